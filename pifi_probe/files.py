@@ -1,0 +1,85 @@
+"""Files written atomically, hashed, and kept in one cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import platformdirs
+
+from pifi_probe.errors import SaveError
+
+__all__ = ["atomic_write", "cache_root", "sha256_file", "write_json", "write_text"]
+
+
+def cache_root() -> Path:
+    """Return the per-user cache folder; ``PIFI_PROBE_CACHE`` overrides it."""
+    override = os.environ.get("PIFI_PROBE_CACHE")
+    return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("pifi_probe"))
+
+
+def sha256_file(path: Path, chunk: int = 1 << 20) -> str:
+    """Return the hexadecimal sha256 of a file, read in chunks of `chunk` bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(chunk):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that takes its name only when it is complete and on disk.
+
+    Parameters
+    ----------
+    path : Path or str
+        The final name; its folder is made when missing.
+    mode : str
+        ``"w"`` (UTF-8 text) or ``"wb"``.
+
+    Raises
+    ------
+    SaveError
+        If the folder cannot be written or the disk is full. An older file of this name stays.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if isinstance(error, SaveError):
+            raise
+        raise SaveError(
+            f"could not write the file: {error.strerror or error}",
+            where=str(path),
+            next="free some space or choose a folder you may write to, then run the same command again",
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` to `path` atomically (UTF-8)."""
+    with atomic_write(path) as file:
+        file.write(text)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON to `path` atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
