@@ -1,0 +1,76 @@
+# Every target makes the virtual environment .venv when it is missing, and again when a pin changed.
+#   PYTHON=...       make .venv from this Python (3.11 or newer)
+#   TORCH_INDEX=...  take torch from this package index, which decides between a CPU and a CUDA build
+# A torch that .venv has, or that the Python used has, is kept.
+
+PYTHON ?=
+TORCH_INDEX ?=
+export PYTHON
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+.PHONY: help demo test test-slow lint bench book lab clean
+
+help:
+	@echo "make demo | test | test-slow | lint | bench | book | lab | clean"
+
+$(READY): pyproject.toml constraints.txt
+	@if ! $(RUN) -c "" 2>/dev/null; then \
+		set -- "$$PYTHON"; \
+		[ -n "$$PYTHON" ] || set -- python3 python python3.13 python3.12 python3.11; \
+		found=; \
+		for python in "$$@"; do \
+			if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+			then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "pifi-probe needs Python 3.11 or newer with venv and ensurepip; looked for: $$*" >&2; \
+			echo "Install it (Debian, Ubuntu: python3 and python3-venv) or name one: make PYTHON=/path/to/python3.11 ..." >&2; \
+			exit 1; \
+		fi; \
+		echo "making $(VENV) with $$("$$found" --version)"; \
+		"$$found" -m venv --clear \
+			$$("$$found" -c 'import importlib.util as u; print("--system-site-packages" * bool(u.find_spec("torch")))') \
+			$(VENV); \
+	fi
+	@$(RUN) -c "import torch" 2>/dev/null || $(RUN) -m pip install \
+		$(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)",-c constraints.txt) "$$(grep '^torch==' constraints.txt)"
+	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	@$(RUN) -m pip install -c $(VENV)/constraints.txt -e ".[dev,book]"
+	@touch $@
+
+demo: $(READY)
+	$(VENV)/bin/pifi-probe demo
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests -m "not slow" -n 2 --dist loadscope
+ifneq ($(NOTEBOOKS),)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --nbval notebooks
+endif
+
+test-slow: $(READY)
+	$(RUN) -m pytest tests -m slow
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(READY)
+	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(RUN) "$$script"; done
+
+book: $(READY)
+ifneq ($(wildcard book/_config.yml),)
+	$(VENV)/bin/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W --keep-going
+else
+	@echo "book/_config.yml is not there yet: no book to build"
+endif
+
+lab: $(READY)
+	$(VENV)/bin/jupyter lab
+
+clean:
+	rm -rf $(VENV) build dist book/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,64 @@
+"""Plug one frozen layer of a large language model into a small one, and find out which layer helps."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pifi_probe.layers.extract import extract
+    from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
+    from pifi_probe.layers.reduce import reduce
+    from pifi_probe.plugin import PiFiConfig, PiFiForSequenceClassification, plug_in
+    from pifi_probe.tasks import Task, load_task
+    from pifi_probe.training import Recipe, RunResult, compare, diagnose, fine_tune
+
+_HOMES = {
+    "extract": "pifi_probe.layers.extract",
+    "FrozenChain": "pifi_probe.layers.frozen",
+    "FrozenLayer": "pifi_probe.layers.frozen",
+    "reduce": "pifi_probe.layers.reduce",
+    "PiFiConfig": "pifi_probe.plugin",
+    "PiFiForSequenceClassification": "pifi_probe.plugin",
+    "plug_in": "pifi_probe.plugin",
+    "Task": "pifi_probe.tasks",
+    "load_task": "pifi_probe.tasks",
+    "Recipe": "pifi_probe.training",
+    "RunResult": "pifi_probe.training",
+    "compare": "pifi_probe.training",
+    "diagnose": "pifi_probe.training",
+    "fine_tune": "pifi_probe.training",
+}
+
+__all__ = [
+    "FrozenChain",
+    "FrozenLayer",
+    "PiFiConfig",
+    "PiFiForSequenceClassification",
+    "Recipe",
+    "RunResult",
+    "Task",
+    "__version__",
+    "compare",
+    "diagnose",
+    "extract",
+    "fine_tune",
+    "load_task",
+    "plug_in",
+    "reduce",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use, so that ``import pifi_probe`` stays quick."""
+    if name == "assets":
+        return importlib.import_module("pifi_probe.assets")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pifi_probe' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,155 @@
+"""`extract`: from ``"MODEL[i]"`` to a `FrozenLayer`, reading that layer's tensors and nothing else."""
+
+from __future__ import annotations
+
+import torch
+from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
+
+from pifi_probe.compat import quiet_transformers
+from pifi_probe.errors import CheckpointError, PlugInError, SpecError
+from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.families import family_of, layer_config
+from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard, strip_shell
+from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, parse
+
+__all__ = ["extract", "pick_device"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def extract(
+    spec: str | LayerSpec | Serial,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    allow_full_download: bool = False,
+) -> FrozenLayer | FrozenChain:
+    """Read one layer of a language model, alone.
+
+    Parameters
+    ----------
+    spec : str
+        ``"MODEL[i]"``, with MODEL a hub id, local folder, ``.gguf`` or ``.safetensors`` file, or embedded
+        name; ``"MODEL[i:j]"`` and ``"A[i] >> B[j]"`` give layers in series.
+    dtype : str or torch.dtype
+        ``"auto"``: the type of the checkpoint, float32 for GGUF.
+    device : str or torch.device
+        ``"auto"`` picks CUDA, then MPS, then the CPU.
+    revision : str, optional
+        Branch, tag or commit of a hub id; the same as ``MODEL@revision[i]``.
+    allow_pickle : bool
+        Read legacy ``.bin`` files too (with ``weights_only=True``).
+    allow_full_download : bool
+        Download whole files when a server does not serve byte ranges.
+
+    Returns
+    -------
+    FrozenLayer or FrozenChain
+        A chain for several layers in series.
+
+    Raises
+    ------
+    SpecError, LayerIndexError, ModelNotFoundError, CheckpointError, UnsupportedFamilyError, HubError
+        Each says what was wrong, where, and what to do next.
+    """
+    parsed = parse(spec) if isinstance(spec, str) else spec
+    if isinstance(parsed, Parallel):
+        raise SpecError(
+            "parallel combinations cannot be extracted as one layer",
+            where=str(parsed),
+            next="extract each branch by itself, or use >> for a series",
+        )
+    opened: dict[tuple[str, str | None], Checkpoint] = {}
+    layers: list[FrozenLayer] = []
+    for part in parsed.parts if isinstance(parsed, Serial) else (parsed,):
+        key = (part.model, part.revision or revision)
+        if key not in opened:
+            opened[key] = open_checkpoint(
+                key[0], key[1], allow_pickle=allow_pickle, allow_full_download=allow_full_download
+            )
+        checkpoint = opened[key]
+        for index in part.indices(int(checkpoint.config.num_hidden_layers)):
+            layers.append(extract_from(checkpoint, index, model=part.model, dtype=dtype, device=device))
+    return layers[0] if len(layers) == 1 else FrozenChain(layers)
+
+
+def extract_from(
+    checkpoint: Checkpoint,
+    index: int,
+    *,
+    model: str,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+) -> FrozenLayer:
+    """Read layer `index` (not negative) of an open checkpoint."""
+    family_of(checkpoint.config)
+    where = f"{model}[{index}]"
+    tensors = checkpoint.read_layer(index)
+    config = layer_config(checkpoint.config, index)
+    stored = _stored_dtype(checkpoint, index)
+    shell = _fill(config, tensors, _resolve_dtype(dtype, tensors), where)
+    card = LayerCard(
+        model=model,
+        revision=checkpoint.revision,
+        index=index,
+        n_layers=int(checkpoint.config.num_hidden_layers),
+        family=config.model_type,
+        dtype=str(shell.dtype).removeprefix("torch."),
+        stored_dtype=stored,
+        licence=checkpoint.licence,
+        gated=checkpoint.gated,
+    )
+    layer = FrozenLayer(strip_shell(shell), card).to(pick_device(device))
+    return layer.with_card(sha256=layer.digest())
+
+
+def _fill(config: PretrainedConfig, tensors: dict[str, torch.Tensor], dtype: torch.dtype, where: str) -> PreTrainedModel:
+    """Load the tensors with transformers' own loader, so that its renames and fusions of weights apply."""
+    with quiet_transformers():
+        shell, info = MODEL_MAPPING[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    family = family_of(config)
+    ours = f"{family.decoder + '.' if family.decoder else ''}{family.layers}.0."
+    missing = sorted(key for key in info["missing_keys"] if ours in key)
+    wrong = sorted(str(item[0]) if isinstance(item, tuple) else str(item) for item in info["mismatched_keys"])
+    if missing or wrong:
+        problem = f"tensors missing: {', '.join(missing[:4])}" if missing else f"tensors of wrong shape: {wrong[:4]}"
+        raise CheckpointError(
+            f"the checkpoint's tensors do not make up the layer: {problem}",
+            where=where,
+            next="check that config.json belongs to these weights, or download the model again",
+        )
+    return shell
+
+
+def _resolve_dtype(dtype: str | torch.dtype, tensors: dict[str, torch.Tensor]) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        # The widest matrix decides: norms are often stored in float32 beside bfloat16 matrices.
+        return max((t for t in tensors.values() if t.is_floating_point()), key=torch.numel).dtype
+    if dtype not in _DTYPES:
+        raise PlugInError(f"unknown dtype {dtype!r}", where="dtype", next=f"use auto or one of {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def _stored_dtype(checkpoint: Checkpoint, index: int) -> str:
+    infos = [checkpoint.tensors[name] for name in checkpoint.layer_names(index)]
+    return max(infos, key=lambda info: info.nbytes).dtype
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """Return the device; ``"auto"`` picks CUDA, then MPS, then the CPU."""
+    if str(device) != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

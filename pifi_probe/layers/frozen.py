@@ -1,0 +1,430 @@
+"""A frozen layer: the family's own code around one layer's weights, and a card that says whose they are."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from pifi_probe.errors import CheckpointError, FrozenLayerError, SaveError
+from pifi_probe.files import write_json
+from pifi_probe.layers.families import Family, family_of
+
+__all__ = ["FrozenChain", "FrozenLayer", "LayerCard"]
+
+WEIGHTS_FILE = "layer.safetensors"
+CARD_FILE = "layer.json"
+
+
+@dataclass(frozen=True)
+class LayerCard:
+    """Whose layer this is.
+
+    Parameters
+    ----------
+    model, revision, index, n_layers
+        Donor model, its revision (commit for the hub), index of the layer and number of layers.
+    family : str
+        ``model_type`` of the donor.
+    dtype, stored_dtype : str
+        Type the layer computes in, and type (or quantisation) it is stored in at the donor's.
+    licence : str or None
+        Licence the donor states; None when it states none.
+    gated : bool
+        True when the donor must be asked for access.
+    sha256 : str
+        Digest over names, shapes, types and bytes of the layer's tensors as they compute.
+    reduced : bool
+        True when only the exact single-token path is kept (see `pifi_probe.layers.reduce`).
+    variant, variant_seed : str, int
+        ``"real"``, or the control made from it: ``"random"``, ``"shuffled"``, ``"unfrozen"``.
+    """
+
+    model: str
+    index: int
+    n_layers: int
+    family: str
+    dtype: str
+    stored_dtype: str
+    revision: str | None = None
+    licence: str | None = None
+    gated: bool = False
+    sha256: str = ""
+    reduced: bool = False
+    variant: str = "real"
+    variant_seed: int = 0
+
+    @property
+    def spec(self) -> str:
+        """The layer's name in the grammar of `pifi_probe.layers.spec`."""
+        return f"{self.model}{'@' + self.revision if self.revision else ''}[{self.index}]"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LayerCard:
+        """Rebuild a card; unknown keys of newer versions are ignored."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+
+class FrozenLayer(nn.Module):
+    """One decoder layer of a language model, frozen, called as its family calls it.
+
+    Made by `pifi_probe.extract`; not by hand.
+
+    Parameters
+    ----------
+    shell : PreTrainedModel
+        The family's base model with this layer as its only one; see `make_shell`.
+    card : LayerCard
+        Whose layer this is.
+    """
+
+    def __init__(self, shell: PreTrainedModel, card: LayerCard) -> None:
+        super().__init__()
+        self.shell = shell
+        self.card = card
+        self._trainable = False
+        self._scale_by_depth()
+        self.freeze()
+
+    def _scale_by_depth(self) -> None:
+        """Divide GPT-2's attention scores by the layer's own depth, which the shell took for the first."""
+        if getattr(self.config, "scale_attn_by_inverse_layer_idx", False):
+            attention: Any = getattr(self.block, self.family.attention)
+            attention.layer_idx = self.card.index
+            base = attention.head_dim**-0.5 if self.config.scale_attn_weights else 1.0
+            attention.scaling = base / (self.card.index + 1)
+
+    @classmethod
+    def skeleton(cls, config: PretrainedConfig, card: LayerCard) -> FrozenLayer:
+        """Build the layer without its weights, in the default dtype and device."""
+        layer = cls(make_shell(config), card)
+        if card.reduced:
+            from pifi_probe.layers.reduce import reduce_structure
+
+            reduce_structure(layer)
+        return layer
+
+    @property
+    def family(self) -> Family:
+        """The row of the layer's family."""
+        return family_of(self.shell.config)
+
+    @property
+    def block(self) -> nn.Module:
+        """The family's own layer module."""
+        return getattr(decoder_of(self.shell, self.family), self.family.layers)[0]
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The donor's configuration, cut down to this one layer."""
+        return self.shell.config
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return int(self.config.hidden_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type the layer computes in."""
+        return next(self.parameters()).dtype
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights of the layer."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the layer's weights in memory."""
+        return sum(p.numel() * p.element_size() for p in self.parameters())
+
+    @property
+    def frozen(self) -> bool:
+        """True when no weight of the layer can be trained."""
+        return not any(p.requires_grad for p in self.parameters())
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Pass hidden states through the layer.
+
+        Parameters
+        ----------
+        hidden_states : Tensor, (batch, seq, hidden_size)
+            In any floating type; computed in the layer's.
+        attention_mask : Tensor, optional
+            (batch, seq) with 1 for tokens and 0 for padding; attention is causal. Or (batch, 1, seq, seq),
+            added to the attention scores as it is, instead of the causal mask.
+
+        Returns
+        -------
+        Tensor, (batch, seq, hidden_size)
+            The layer's output before any final norm, in the type of `hidden_states`.
+
+        Raises
+        ------
+        FrozenLayerError
+            If a weight has become trainable, or a reduced layer is given more than one token.
+        """
+        self._check(hidden_states, attention_mask)
+        states = hidden_states.to(self.dtype)
+        output = self.shell(inputs_embeds=states, attention_mask=attention_mask, use_cache=False)
+        return output.last_hidden_state.to(hidden_states.dtype)
+
+    def _check(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        if not self._trainable and not self.frozen:
+            raise FrozenLayerError(
+                "the frozen layer has trainable weights",
+                where=self.card.spec,
+                next="call layer.freeze(), or ask for the control 'unfrozen' if you mean to train it",
+            )
+        if hidden_states.shape[-1] != self.hidden_size:
+            raise FrozenLayerError(
+                f"hidden states have width {hidden_states.shape[-1]}, the layer expects {self.hidden_size}",
+                where=self.card.spec,
+                next=f"project to {self.hidden_size} first (L_in), as pp.plug_in does",
+            )
+        if self.card.reduced and hidden_states.shape[1] != 1:
+            raise FrozenLayerError(
+                f"a reduced layer takes one token, got {hidden_states.shape[1]}",
+                where=self.card.spec,
+                next="use the full layer from pp.extract for sequences",
+            )
+        alibi = self.family.alibi or getattr(self.config, "alibi", False)
+        if alibi and attention_mask is not None and attention_mask.dim() == 4:
+            raise FrozenLayerError(
+                f"{self.card.family} derives its position bias from a two-dimensional mask",
+                where=self.card.spec,
+                next='use mask="causal" with this family',
+            )
+
+    def freeze(self) -> FrozenLayer:
+        """Make every weight untrainable again."""
+        self._trainable = False
+        self.requires_grad_(False)
+        return self.train(False)
+
+    def unfreeze(self) -> FrozenLayer:
+        """Let the layer be trained: the control ``"unfrozen"``, never part of PiFi."""
+        self._trainable = True
+        self.requires_grad_(True)
+        return self
+
+    def train(self, mode: bool = True) -> FrozenLayer:
+        """Stay in evaluation mode, so that the donor's dropout never acts."""
+        return super().train(False)
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the layer's own tensors with names relative to the layer, sorted by name."""
+        yield from sorted(self.block.state_dict().items())
+
+    def digest(self) -> str:
+        """Return the sha256 over names, shapes, types and bytes of the layer's tensors."""
+        digest = hashlib.sha256()
+        for name, tensor in self.tensors():
+            digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(memoryview(flat.numpy()))
+        return digest.hexdigest()
+
+    def with_card(self, **changes: Any) -> FrozenLayer:
+        """Set fields of the card and return the layer."""
+        self.card = replace(self.card, **changes)
+        return self
+
+    def __rshift__(self, other: FrozenLayer | FrozenChain) -> FrozenChain:
+        return FrozenChain([self]) >> other
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``layer.safetensors`` and ``layer.json`` into `folder` and return it.
+
+        Raises
+        ------
+        SaveError
+            If the folder cannot be written or the disk is full.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        card = replace(self.card, sha256=self.card.sha256 or self.digest())
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors()}
+        temporary = folder / f".{WEIGHTS_FILE}.partial"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, temporary, metadata={"format": "pt"})
+            temporary.replace(folder / WEIGHTS_FILE)
+        except Exception as error:  # safetensors raises its own type for a full disk
+            temporary.unlink(missing_ok=True)
+            raise SaveError(
+                f"could not write the layer: {error}",
+                where=str(folder),
+                next="free some space or choose a folder you may write to",
+            ) from error
+        write_json(folder / CARD_FILE, {"card": asdict(card), "config": self.config.to_dict()})
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> FrozenLayer:
+        """Read a layer written by `save`.
+
+        Raises
+        ------
+        CheckpointError
+            If a file is missing or the weights do not have the digest that the card states.
+        """
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        if not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+            raise CheckpointError(
+                f"no saved layer here: {CARD_FILE} or {WEIGHTS_FILE} is missing",
+                where=str(folder),
+                next="give the folder that FrozenLayer.save wrote",
+            )
+        stored = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        card = LayerCard.from_dict(stored["card"])
+        layer = cls.skeleton(config_from_dict(stored["config"]), card)
+        layer.assign(load_file(folder / WEIGHTS_FILE, device=str(device)))
+        if card.sha256 and layer.digest() != card.sha256:
+            raise CheckpointError(
+                "the weights are not the ones the card describes (sha256 differs)",
+                where=str(folder / WEIGHTS_FILE),
+                next="extract and save the layer again",
+            )
+        return layer.to(device)
+
+    def assign(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put `tensors`, named relative to the layer, in place of its weights."""
+        try:
+            self.block.load_state_dict(dict(tensors), strict=True, assign=True)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the tensors do not fit the layer: {error}",
+                where=self.card.spec,
+                next="check that configuration and weights come from the same model",
+            ) from error
+        self.freeze()
+
+    def __repr__(self) -> str:
+        size = f"{self.n_params:,} weights, {self.nbytes / 2**20:.1f} MiB"
+        state = "frozen" if self.frozen else "TRAINABLE"
+        kind = "" if self.card.variant == "real" else f", {self.card.variant}"
+        path = ", single-token" if self.card.reduced else ""
+        return f"FrozenLayer({self.card.spec}, {self.card.family}, d={self.hidden_size}, {size}, {state}{path}{kind})"
+
+    def _repr_html_(self) -> str:
+        card = self.card
+        rows = {
+            "layer": f"{card.spec} of {card.n_layers}",
+            "family": card.family,
+            "width": self.hidden_size,
+            "weights": f"{self.n_params:,} ({self.nbytes / 2**20:.1f} MiB, {str(self.dtype).removeprefix('torch.')})",
+            "stored as": card.stored_dtype,
+            "licence": card.licence or "not stated",
+            "kind": f"{card.variant}{', single-token path' if card.reduced else ''}",
+            "frozen": "yes" if self.frozen else "no",
+        }
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(key)}</th><td>{html.escape(str(value))}</td></tr>"
+            for key, value in rows.items()
+        )
+        return f"<table><caption>FrozenLayer</caption>{cells}</table>"
+
+
+class FrozenChain(nn.Module):
+    """Frozen layers in series; made by ``a >> b`` or ``pp.extract("M[8:11]")``.
+
+    Parameters
+    ----------
+    layers : sequence of FrozenLayer
+        Of equal hidden size.
+
+    Raises
+    ------
+    FrozenLayerError
+        If the hidden sizes differ.
+    """
+
+    def __init__(self, layers: list[FrozenLayer]) -> None:
+        super().__init__()
+        sizes = {layer.hidden_size for layer in layers}
+        if len(sizes) != 1:
+            raise FrozenLayerError(
+                f"layers in series need equal hidden sizes, got {sorted(sizes)}",
+                where=" >> ".join(layer.card.spec for layer in layers),
+                next="combine them in parallel with | instead",
+            )
+        self.layers = nn.ModuleList(layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return list_of(self)[0].hidden_size
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Pass (batch, seq, hidden_size) through all layers; see `FrozenLayer.forward`."""
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask)
+        return hidden_states
+
+    def __rshift__(self, other: FrozenLayer | FrozenChain) -> FrozenChain:
+        return FrozenChain(list_of(self) + list_of(other))
+
+    def __repr__(self) -> str:
+        return " >> ".join(repr(layer) for layer in self.layers)
+
+
+def list_of(layer: FrozenLayer | FrozenChain) -> list[FrozenLayer]:
+    """Return the frozen layers of a layer or chain, in order."""
+    return [layer] if isinstance(layer, FrozenLayer) else [x for x in layer.layers if isinstance(x, FrozenLayer)]
+
+
+class _Zeros(nn.Module):
+    """Stands where position embeddings were: whatever it is asked, it adds nothing."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.zeros(())
+
+
+class _Untouched(nn.Module):
+    """Stands where a norm or embedding outside of the layer was."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return hidden_states
+
+
+def decoder_of(shell: PreTrainedModel, family: Family) -> nn.Module:
+    """Return the module of the base model that holds the layers."""
+    return getattr(shell, family.decoder) if family.decoder else shell
+
+
+def make_shell(config: PretrainedConfig) -> PreTrainedModel:
+    """Build the family's base model for a one-layer configuration and silence all but the layer."""
+    return strip_shell(MODEL_MAPPING[type(config)](config))
+
+
+def strip_shell(shell: PreTrainedModel) -> PreTrainedModel:
+    """Replace embeddings, position embeddings and final norm, so that only the layer's tensors remain."""
+    family = family_of(shell.config)
+    decoder = decoder_of(shell, family)
+    shell.set_input_embeddings(_Untouched())
+    for name in family.outside:
+        if getattr(decoder, name, None) is not None:
+            setattr(decoder, name, _Untouched())
+    for name in family.zeros:
+        setattr(decoder, name, _Zeros())
+    return shell
+
+
+def config_from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
+    """Rebuild a transformers configuration from its ``to_dict()``."""
+    return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))

@@ -1,0 +1,204 @@
+"""Bytes at an offset, from a file or from anything else that can be read in pieces."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from itertools import groupby
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from pifi_probe.errors import CheckpointError, CorruptFileError
+
+__all__ = ["ByteSource", "FileSource", "TensorInfo", "read_raw"]
+
+_LARGEST_READ = 1 << 30  # bytes in one system call; some systems refuse 2 GiB
+_MOST_BUFFERS = 512  # buffers in one system call; the usual limit is 1024
+
+
+class ByteSource(Protocol):
+    """Something with a size that is read in pieces and counts what it has read.
+
+    Attributes
+    ----------
+    name : str
+        Path or URL, for messages.
+    size : int
+        Length in bytes.
+    bytes_read : int
+        Bytes fetched until now, counted by the source itself.
+    """
+
+    name: str
+    size: int
+    bytes_read: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; `CorruptFileError` when the source ends before."""
+        ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` (bytes, writable) from `offset`; `CorruptFileError` when the source ends before."""
+        ...
+
+    def read_scattered(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Fill several buffers with the bytes that follow one another from `offset` on.
+
+        A source with a cost for each request overrides this to fetch the whole run with one request.
+        """
+        for buffer in buffers:
+            self.read_into(offset, buffer)
+            offset += buffer.nbytes
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one stored tensor lies.
+
+    Parameters
+    ----------
+    name : str
+        Name as stored.
+    dtype : str
+        ``"F32"``, ``"BF16"``, ``"Q4_1"``, ...
+    shape : tuple of int
+        Rows first, as torch has it.
+    source : ByteSource
+        The file that holds it.
+    offset, nbytes : int
+        Its bytes in the file, counted from the start of the file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: ByteSource
+    offset: int
+    nbytes: int
+
+
+class FileSource(ByteSource):
+    """A local file read with positioned reads, so that `bytes_read` is what the kernel counts too.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file. It is opened by the first read and stays open until `close`, or until the source is garbage.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.name = str(path)
+        self.bytes_read = 0
+        self._lock = threading.Lock()
+        self._file: FileIO | None = None
+        if not Path(path).is_file():
+            raise CheckpointError("the file is missing", where=self.name, next="check the path or download it again")
+        self.size = Path(path).stat().st_size
+
+    def close(self) -> None:
+        """Close the file; a later read opens it again."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+            self._file = None
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._check(offset, length)
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self.read_scattered(offset, [buffer])
+
+    def read_scattered(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        self._check(offset, sum(buffer.nbytes for buffer in buffers))
+        left = [buffer.cast("B") for buffer in buffers if buffer.nbytes]
+        while left:
+            try:
+                n = self._read_some(offset, left)
+            except OSError as error:
+                raise CheckpointError(
+                    f"the file cannot be read: {error.strerror}", where=self.name, next="check its permissions and the disk"
+                ) from error
+            if n == 0:
+                raise self._too_short(offset, sum(buffer.nbytes for buffer in left))
+            with self._lock:
+                self.bytes_read += n
+            offset += n
+            left = _drop(left, n)
+
+    def _read_some(self, offset: int, buffers: list[memoryview]) -> int:
+        """Read once, into as many buffers as one call takes; return the number of bytes."""
+        with self._lock:
+            if self._file is None:
+                self._file = FileIO(self.name, "rb")
+            if not hasattr(os, "preadv"):  # Windows, old macOS
+                self._file.seek(offset)
+                return self._file.readinto(buffers[0][:_LARGEST_READ])
+        batch, room = [], _LARGEST_READ
+        for buffer in buffers[:_MOST_BUFFERS]:
+            batch.append(buffer[:room])
+            room -= batch[-1].nbytes
+            if room == 0:
+                break
+        return os.preadv(self._file.fileno(), batch, offset)
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise self._too_short(offset, length)
+
+    def _too_short(self, offset: int, length: int) -> CorruptFileError:
+        return CorruptFileError(
+            f"the file is truncated: bytes {offset} to {offset + length} were asked for, it has {self.size}",
+            where=self.name,
+            next="download the file again",
+        )
+
+
+def _drop(buffers: list[memoryview], n: int) -> list[memoryview]:
+    """Return what remains of `buffers` after their first `n` bytes."""
+    for i, buffer in enumerate(buffers):
+        if n < buffer.nbytes:
+            return [buffer[n:], *buffers[i + 1 :]]
+        n -= buffer.nbytes
+    return []
+
+
+def read_raw(infos: Sequence[TensorInfo]) -> dict[str, torch.Tensor]:
+    """Read stored tensors as bytes, in file order, adjacent ones with one request.
+
+    Returns
+    -------
+    dict
+        Name to a uint8 tensor of shape ``(nbytes,)``. Each has memory of its own, so that dropping one frees it.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for run in _adjacent_runs(infos):
+        tensors = [torch.empty(info.nbytes, dtype=torch.uint8) for info in run]
+        run[0].source.read_scattered(run[0].offset, [memoryview(tensor.numpy()) for tensor in tensors])
+        found.update(zip((info.name for info in run), tensors, strict=True))
+    return found
+
+
+def _adjacent_runs(infos: Sequence[TensorInfo]) -> Iterator[list[TensorInfo]]:
+    """Yield runs of tensors of one source whose bytes follow one another, in file order."""
+    ordered = sorted(infos, key=lambda info: (info.source.name, info.offset, info.nbytes))
+    for _, group in groupby(ordered, key=lambda info: info.source.name):
+        run: list[TensorInfo] = []
+        for info in group:
+            if run and info.offset != run[-1].offset + run[-1].nbytes:
+                yield run
+                run = []
+            run.append(info)
+        yield run

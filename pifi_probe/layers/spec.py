@@ -1,0 +1,134 @@
+"""``"MODEL@revision[i]"``: the one way to name a layer, in Python, the command line and the widget."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pifi_probe.errors import LayerIndexError, SpecError
+
+__all__ = ["LayerSpec", "Parallel", "Serial", "parse"]
+
+GRAMMAR = "MODEL[i], MODEL@revision[i], MODEL[i:j], A[i] >> B[j] (series), A[i] | B[j] (parallel)"
+_ITEM = re.compile(r"^(?P<model>.+?)\[(?P<start>-?\d+)?(?P<colon>:)?(?P<stop>-?\d+)?\]$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer, or consecutive layers in series, of one model.
+
+    Parameters
+    ----------
+    model : str
+        Hub id, local folder, ``.gguf`` or ``.safetensors`` file, or embedded name.
+    index : int or None
+        Layer index; negative counts from the end. None when `start`/`stop` name a range.
+    revision : str or None
+        Branch, tag or commit of a hub id.
+    start, stop : int or None
+        Range ``[start:stop]``; `stop` is left out, as in Python.
+    """
+
+    model: str
+    index: int | None = None
+    revision: str | None = None
+    start: int | None = None
+    stop: int | None = None
+
+    def __str__(self) -> str:
+        name = f"{self.model}@{self.revision}" if self.revision else self.model
+        if self.index is not None:
+            return f"{name}[{self.index}]"
+        return f"{name}[{'' if self.start is None else self.start}:{'' if self.stop is None else self.stop}]"
+
+    def indices(self, n_layers: int) -> list[int]:
+        """Return the layer indices this names in a model of `n_layers` layers.
+
+        Raises
+        ------
+        LayerIndexError
+            If the index is outside of the model, or the range is empty.
+        """
+        valid = f"use an index from 0 to {n_layers - 1}, or from -{n_layers} to -1"
+        if self.index is not None:
+            if not -n_layers <= self.index < n_layers:
+                raise LayerIndexError(
+                    f"layer index {self.index} is out of range: the model has {n_layers} layers",
+                    where=str(self),
+                    next=valid,
+                )
+            return [self.index % n_layers]
+        found = list(range(n_layers))[self.start : self.stop]
+        if not found:
+            raise LayerIndexError(
+                f"the range names no layer of a model with {n_layers} layers", where=str(self), next=valid
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Serial:
+    """Layers one after the other: ``A[i] >> B[j]``."""
+
+    parts: tuple[LayerSpec, ...]
+
+    def __str__(self) -> str:
+        return " >> ".join(str(part) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Layers side by side: ``A[i] | B[j]``; ``>>`` binds tighter than ``|``."""
+
+    parts: tuple[LayerSpec | Serial, ...]
+
+    def __str__(self) -> str:
+        return " | ".join(str(part) for part in self.parts)
+
+
+def parse(text: str) -> LayerSpec | Serial | Parallel:
+    """Parse a layer specification.
+
+    Parameters
+    ----------
+    text : str
+        For instance ``"smollm2-135m[-1]"`` or ``"M[8] >> M[20]"``.
+
+    Raises
+    ------
+    SpecError
+        If `text` does not follow the grammar.
+    """
+    branches = tuple(_parse_series(branch) for branch in text.split("|"))
+    return branches[0] if len(branches) == 1 else Parallel(branches)
+
+
+def _parse_series(text: str) -> LayerSpec | Serial:
+    parts = tuple(_parse_item(part.strip()) for part in text.split(">>"))
+    return parts[0] if len(parts) == 1 else Serial(parts)
+
+
+def _parse_item(text: str) -> LayerSpec:
+    match = _ITEM.match(text)
+    if match is None or (match["colon"] is None and match["start"] is None):
+        raise SpecError(
+            f"{text!r} names no layer" if text else "a layer specification is empty",
+            where="layer specification",
+            next=f"write {GRAMMAR}; for example smollm2-135m[-1]",
+        )
+    model, revision = _split_revision(match["model"].strip())
+    start = int(match["start"]) if match["start"] else None
+    if match["colon"] is None:
+        return LayerSpec(model, index=start, revision=revision)
+    return LayerSpec(model, revision=revision, start=start, stop=int(match["stop"]) if match["stop"] else None)
+
+
+def _split_revision(name: str) -> tuple[str, str | None]:
+    """Split ``model@revision``; a local path may itself contain an ``@``."""
+    if "@" not in name or Path(name).expanduser().exists():
+        return name, None
+    model, _, revision = name.rpartition("@")
+    if not model or not revision:
+        raise SpecError(f"{name!r} has an empty model or revision", where="layer specification", next=f"write {GRAMMAR}")
+    return model, revision

@@ -1,0 +1,94 @@
+"""The model card of a saved or uploaded model, and the check of the donor's licence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pifi_probe.errors import LicenceError
+from pifi_probe.files import write_text
+
+if TYPE_CHECKING:
+    from pifi_probe.plugin.modeling import PiFiPreTrainedModel
+
+__all__ = ["check_licence", "write_model_card"]
+
+_UNKNOWN = ("", "unknown", "other")
+
+
+def _holds_donor_weights(model: PiFiPreTrainedModel) -> bool:
+    return bool(model.config.layers) and (model.config.save_layer or bool(model.config.folded))
+
+
+def check_licence(model: PiFiPreTrainedModel, statement: str | None) -> None:
+    """Refuse to pass on a donor's weights without a known licence; see `push_to_hub`."""
+    if statement or not _holds_donor_weights(model):
+        return
+    for item in model.config.layers:
+        card = item["card"]
+        licence = (card.get("licence") or "").lower()
+        if card.get("gated") or licence in _UNKNOWN:
+            state = "gated" if card.get("gated") else "unknown"
+            raise LicenceError(
+                f"the licence of the donor layer is {state}: its weights may not be passed on without a statement",
+                where=f"{card['model']}[{card['index']}]",
+                next='give licence="..." if the terms allow it, or upload a reference only (config.save_layer=False)',
+            )
+
+
+def write_model_card(model: PiFiPreTrainedModel, folder: Path) -> None:
+    """Write ``README.md``: what the model is, its modes, its donor's licence and how to load it."""
+    config = model.config
+    licences = sorted({item["card"].get("licence") or "not stated" for item in config.layers})
+    licence = model.licence_statement or (licences[0] if len(licences) == 1 else "other")
+    front = ["---", "library_name: pifi_probe", "tags:", "- pifi", "- text-classification"]
+    if licence != "not stated":
+        front.append(f"license: {licence}")
+    lines = [*front, "---", "", f"# {config.slm or 'encoder'} + {config.layer_specs or 'no layer'}", ""]
+    lines += [
+        "A small encoder with one frozen layer of a language model plugged in before its head "
+        "(PiFi, arXiv 2506.07424).",
+        "",
+        "| setting | value |",
+        "|---|---|",
+    ]
+    for name in ("slm", "wiring", "feed", "mask", "scale", "bypass", "pooling", "control", "save_layer"):
+        lines.append(f"| {name} | {_cell(getattr(config, name))} |")
+    lines += ["", "## Donor of the frozen layer", ""]
+    lines += _donor_lines(model) or ["None: this model has no frozen layer."]
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from pifi_probe import PiFiForSequenceClassification",
+        'model = PiFiForSequenceClassification.from_pretrained("this folder or repository")',
+        "```",
+        "",
+    ]
+    write_text(folder / "README.md", "\n".join(lines))
+
+
+def _donor_lines(model: PiFiPreTrainedModel) -> list[str]:
+    lines: list[str] = []
+    for item in model.config.layers:
+        card = item["card"]
+        held = "its weights are in this repository" if _holds_donor_weights(model) else "referenced, not included"
+        if model.config.folded:
+            held = "folded into this model's weights"
+        lines += [
+            f"- layer {card['index']} of {card['n_layers']} of `{_cell(card['model'])}` ({card['family']}), {held}",
+            f"  - licence of the donor: {_cell(card.get('licence') or 'not stated')}"
+            + (" (access to the donor is gated)" if card.get("gated") else ""),
+            f"  - revision {_cell(card.get('revision') or 'not stated')}, sha256 `{card.get('sha256')}`",
+            f"  - kind: {card.get('variant')}",
+            "  - notice: the donor's licence and terms apply to these weights; pass them on only under it.",
+        ]
+    if model.licence_statement:
+        lines.append(f"- licence stated by the uploader: {_cell(model.licence_statement)}")
+    return lines
+
+
+def _cell(value: object) -> str:
+    """Keep user text from breaking the table or the markup."""
+    return str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ").replace("`", "'")

@@ -1,0 +1,118 @@
+"""`PiFiConfig`: everything that a plugged model is, as one JSON-able configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from pifi_probe.errors import PlugInError
+
+__all__ = ["CONTROLS", "WIRINGS", "PiFiConfig"]
+
+WIRINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "paper": {"feed": "pooled", "scale": "paper", "bypass": False, "pooling": "cls", "lr_projection_factor": 1.0},
+        "matched": {
+            "feed": "pooled",
+            "scale": "matched",
+            "bypass": True,
+            "pooling": "auto",
+            "lr_projection_factor": 10.0,
+        },
+    }
+)
+CONTROLS = ("vanilla", "linear", "random", "shuffled", "unfrozen", "mlp")
+_CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "feed": ("pooled", "sequence"),
+        "mask": ("causal", "bidirectional", "paper"),
+        "scale": ("paper", "matched"),
+        "pooling": ("cls", "mean", "last"),
+        "control": (None, *CONTROLS),
+    }
+)
+
+
+class PiFiConfig(PretrainedConfig):
+    """Configuration of a plugged model.
+
+    Parameters
+    ----------
+    encoder : dict
+        Configuration of the small language model, as its ``to_dict()``.
+    layers : list of dict
+        For each frozen layer, in series, its ``card`` and its one-layer ``config``.
+    slm : str
+        Name or path the encoder was loaded from.
+    wiring : str
+        ``"paper"``, ``"matched"``, or ``"custom"`` when a setting was overridden.
+    feed : {"pooled", "sequence"}
+        The pooled vector as a sequence of one (the paper), or all tokens.
+    mask : {"causal", "bidirectional", "paper"}
+        For ``feed="sequence"``: what a token sees. ``"paper"``: everything, padding included, as the paper's
+        code for whole sequences did.
+    scale : {"paper", "matched"}
+        As initialised, or matched by fixed scalar factors to the layer's own input and the encoder's output.
+    bypass : bool
+        ``h + L_out(...)`` with L_out starting at zero, so that step 0 is plain fine-tuning.
+    pooling : {"cls", "mean", "last"}
+    control : str or None
+        The matched control this model is, if any.
+    lr_projection_factor : float
+        Learning rate of L_in and L_out as a multiple of the encoder's, unless the recipe says otherwise.
+    head_dropout : float
+    plugin_width : int
+        Width of the layers' residual stream.
+    save_layer : bool
+        Save the frozen layer's weights, or only a reference (name and sha256) to them.
+    folded : dict or None
+        Shapes of the folded plug-in, when this model is the result of `fold`.
+    """
+
+    model_type = "pifi"
+
+    def __init__(
+        self,
+        encoder: dict[str, Any] | None = None,
+        layers: list[dict[str, Any]] | None = None,
+        slm: str = "",
+        wiring: str = "paper",
+        feed: str = "pooled",
+        mask: str = "causal",
+        scale: str = "paper",
+        bypass: bool = False,
+        pooling: str = "cls",
+        control: str | None = None,
+        lr_projection_factor: float = 1.0,
+        head_dropout: float = 0.2,
+        plugin_width: int = 0,
+        save_layer: bool = True,
+        folded: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.encoder = encoder or {}
+        self.layers = layers or []
+        self.slm = slm
+        self.wiring = wiring
+        self.feed, self.mask, self.scale, self.bypass = feed, mask, scale, bypass
+        self.pooling = pooling
+        self.control = control
+        self.lr_projection_factor = lr_projection_factor
+        self.head_dropout = head_dropout
+        self.plugin_width = plugin_width
+        self.save_layer = save_layer
+        self.folded = folded
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                allowed = ", ".join(str(choice) for choice in choices if choice is not None)
+                raise PlugInError(f"unknown {name} {getattr(self, name)!r}", where=name, next=f"use one of {allowed}")
+        self.hidden_size = self.encoder.get("hidden_size") or self.encoder.get("dim") or self.encoder.get("n_embd") or 0
+
+    @property
+    def layer_specs(self) -> str:
+        """The plugged layers in the grammar of layer specifications; empty for controls without a layer."""
+        return " >> ".join(f"{item['card']['model']}[{item['card']['index']}]" for item in self.layers)

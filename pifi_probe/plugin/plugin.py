@@ -1,0 +1,118 @@
+"""`PlugIn`: ``h -> L_in -> frozen layers -> L_out``, its modes and its controls without a layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pifi_probe.errors import PlugInError
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.plugin.config import PiFiConfig
+
+__all__ = ["PlugIn", "rms"]
+
+
+def rms(states: torch.Tensor) -> torch.Tensor:
+    """Return the root mean square over all entries, as a scalar tensor."""
+    return states.float().square().mean().sqrt()
+
+
+class PlugIn(nn.Module):
+    """``L_out(layers(L_in h))``, or ``h + L_out(...)`` with a bypass (paper, section 3).
+
+    Parameters
+    ----------
+    layers : list of FrozenLayer
+        In series; empty for the controls ``"linear"`` and ``"mlp"``.
+    d_slm : int
+        Width of the encoder.
+    d_llm : int
+        Width of the layers; for the controls without a layer, the width they would have had.
+    config : PiFiConfig
+        Modes; see there.
+
+    Notes
+    -----
+    ``scale="matched"`` multiplies by two fixed numbers, `scale_in` and `scale_out`, which `calibrate` sets
+    from one batch. Scaling the weights instead would freeze them: Adam's steps do not grow with the weight.
+    """
+
+    scale_in: torch.Tensor
+    scale_out: torch.Tensor
+
+    def __init__(self, layers: list[FrozenLayer], d_slm: int, d_llm: int, config: PiFiConfig) -> None:
+        super().__init__()
+        self.L_in = nn.Linear(d_slm, d_llm, bias=False)
+        self.L_out = nn.Linear(d_llm, d_slm, bias=False)
+        self.layers = nn.ModuleList(layers)
+        self.activation = nn.GELU() if config.control == "mlp" else nn.Identity()
+        self.mask, self.bypass, self.matched = config.mask, config.bypass, config.scale == "matched"
+        self.register_buffer("scale_in", torch.ones(()))
+        self.register_buffer("scale_out", torch.ones(()))
+
+    def forward(self, h: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Pass vectors through the plug-in.
+
+        Parameters
+        ----------
+        h : Tensor, (batch, d_slm) or (batch, seq, d_slm)
+            The pooled vector, or all tokens.
+        attention_mask : Tensor, (batch, seq), optional
+            For all tokens: 1 for tokens, 0 for padding.
+
+        Returns
+        -------
+        Tensor, shape of `h`
+        """
+        states = h if h.dim() == 3 else h[:, None]  # (batch, seq or 1, d_slm)
+        out = self.L_out(self.scale_out * self.core(self.scale_in * self.L_in(states), attention_mask))
+        out = out if h.dim() == 3 else out[:, 0]
+        return h + out if self.bypass else out
+
+    def core(self, x: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Pass (batch, seq, d_llm) through the layers, or through what stands for them."""
+        x = self.activation(x)
+        mask = None if attention_mask is None else self._layer_mask(attention_mask)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
+
+    def _layer_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the mask the layer is given: 2-d (it adds causality itself), or 4-d and final."""
+        if self.mask == "causal" or not len(self.layers):
+            return attention_mask
+        dtype = next(self.layers.parameters()).dtype
+        batch, seq = attention_mask.shape
+        scores = torch.zeros(batch, 1, seq, seq, dtype=dtype, device=attention_mask.device)
+        if self.mask == "bidirectional":
+            hidden = attention_mask[:, None, None, :] == 0
+            scores = scores.masked_fill(hidden, torch.finfo(dtype).min)
+        return scores
+
+    @torch.no_grad()
+    def calibrate(self, h: torch.Tensor, attention_mask: torch.Tensor | None, target_rms: float) -> None:
+        """Set the two fixed factors of ``scale="matched"`` from one batch (SELECTION A.2, E2).
+
+        Parameters
+        ----------
+        h : Tensor, (batch, d_slm) or (batch, seq, d_slm)
+            What the encoder gives.
+        attention_mask : Tensor, (batch, seq), optional
+        target_rms : float
+            Root mean square the layer's input has inside its own model.
+        """
+        if not self.matched:
+            return
+        states = h if h.dim() == 3 else h[:, None]
+        x = self.L_in(states)
+        self.scale_in.fill_(target_rms / float(rms(x)))
+        y = self.core(self.scale_in * x, attention_mask)
+        start = y if self.bypass else self.L_out(y)  # with a zero-start L_out there is no output to match yet
+        factor = float(rms(h) / rms(start))
+        if not 0 < factor < float("inf"):
+            raise PlugInError(
+                "the scale of the plug-in cannot be matched: the layer's output is zero or not finite",
+                where="calibration batch",
+                next='use scale="paper", or check the layer with pp.diagnose',
+            )
+        self.scale_out.fill_(factor)

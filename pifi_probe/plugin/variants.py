@@ -1,0 +1,59 @@
+"""The matched controls that keep the layer's shape and take its knowledge away, or let it learn."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.reduce import reduce
+
+__all__ = ["make_variant"]
+
+
+def make_variant(layer: FrozenLayer, variant: str, *, single_token: bool, seed: int = 0) -> FrozenLayer:
+    """Return the layer, or the control made from it.
+
+    Parameters
+    ----------
+    layer : FrozenLayer
+        Left as it is.
+    variant : {"real", "random", "shuffled", "unfrozen"}
+        ``"random"``: each matrix drawn from a normal distribution with that matrix's mean and standard
+        deviation, each vector replaced by its mean. ``"shuffled"``: the entries of each tensor permuted, which
+        keeps its distribution and destroys its structure. ``"unfrozen"``: the same weights, trainable.
+    single_token : bool
+        Reduce to the exact single-token path (not for ``"unfrozen"``, whose weights must stay those of the
+        donor's layer).
+    seed : int
+        Of the random draws.
+
+    Notes
+    -----
+    Source: SELECTION E, controls C3 and C4.
+    """
+    if variant == "unfrozen":
+        return copy.deepcopy(layer).unfreeze().with_card(variant="unfrozen")
+    if variant in ("random", "shuffled"):
+        layer = copy.deepcopy(layer)
+        generator = torch.Generator().manual_seed(seed)
+        change = _redrawn if variant == "random" else _shuffled
+        layer.assign({name: change(tensor, generator) for name, tensor in layer.tensors()})
+        layer.with_card(variant=variant, variant_seed=seed, sha256=layer.digest())
+    return reduce(layer) if single_token else layer
+
+
+def _redrawn(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    if tensor.dim() < 2:
+        return torch.full_like(tensor, float(tensor.float().mean()))
+    values = tensor.float()
+    drawn = torch.randn(tensor.shape, generator=generator) * float(values.std()) + float(values.mean())
+    return drawn.to(device=tensor.device, dtype=tensor.dtype)
+
+
+def _shuffled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+    return tensor.reshape(-1)[order].view(tensor.shape)

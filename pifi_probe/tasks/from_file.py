@@ -1,0 +1,207 @@
+"""Tasks from CSV, TSV, JSONL and parquet files, read with bounded memory per line."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from pifi_probe.errors import TaskError
+from pifi_probe.tasks.columns import MAX_ROWS, MAX_TEXT, Options, Table, build_task, require_columns
+from pifi_probe.tasks.task import Task
+
+__all__ = ["FILE_TYPES", "task_from_file"]
+
+MAX_LINE = 8 * MAX_TEXT  # bytes: a text of MAX_TEXT characters may need several bytes each
+MAX_FILE = 4 << 30  # bytes
+
+Columns = dict[str, list[object]]
+
+
+def task_from_file(path: Path, options: Options) -> Task:
+    """Read a task from one file, or from one file per split where an option names a file.
+
+    Parameters
+    ----------
+    path : Path
+        ``.csv`` (comma, double quotes, header line), ``.tsv`` (tab, no quoting, header line), ``.jsonl`` (one
+        object per line) or ``.parquet``; text is UTF-8.
+    options : Options
+        Columns and splits; a string in `validation` or `test` is a file of the same kinds.
+
+    Raises
+    ------
+    TaskError
+        If a file cannot be read or its rows make no task.
+    """
+    files = {"train": path}
+    for part, value in (("validation", options.validation), ("test", options.test)):
+        if isinstance(value, str):
+            files[part] = Path(value).expanduser()
+    tables = {part: _read(file, options.columns) for part, file in files.items()}
+    source = ", ".join(file.name for file in files.values())
+    return build_task(tables, options, name=path.stem, source=source)
+
+
+def _read(path: Path, wanted: Sequence[str]) -> Table:
+    reader = FILE_TYPES.get(path.suffix.lower())
+    if reader is None:
+        raise TaskError(
+            f"{path.suffix or 'a file without extension'} is no kind of file that is read here",
+            where=str(path),
+            next=f"save it as one of {', '.join(FILE_TYPES)}",
+        )
+    if not path.is_file():
+        raise TaskError("there is no such file", where=str(path), next="check the path")
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise TaskError(
+                "the file is too large", where=str(path), next=f"keep it below {MAX_FILE >> 30} GiB"
+            )
+        columns = reader(path, wanted)
+    except OSError as error:
+        raise TaskError(
+            f"the file cannot be read: {error.strerror or error}", where=str(path), next="check the file"
+        ) from error
+    if not next(iter(columns.values())):
+        raise TaskError("the file has no rows", where=str(path), next="give a file with a header and rows")
+    return Table(path.name, columns)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line numbers (from 1) and decoded lines; never holds more than MAX_LINE bytes of one line."""
+    with path.open("rb") as file:
+        number = 0
+        while raw := file.readline(MAX_LINE + 1):
+            number += 1
+            where = f"{path.name}, line {number}"
+            if len(raw) > MAX_LINE:
+                raise TaskError(
+                    f"the line is longer than {MAX_LINE // 1_000_000} MB",
+                    where=where,
+                    next=f"check the line ends, and keep each text below {MAX_TEXT:,} characters",
+                )
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise TaskError(
+                    f"byte {error.start + 1} of the line is not UTF-8",
+                    where=where,
+                    next="save the file as UTF-8",
+                ) from None
+
+
+def _append(columns: Columns, values: Sequence[object], where: str) -> None:
+    for column, value in zip(columns.values(), values, strict=True):
+        column.append(value)
+    if len(column) > MAX_ROWS:
+        raise TaskError(f"there are more than {MAX_ROWS:,} rows", where=where, next="keep fewer")
+
+
+def _read_csv(path: Path, wanted: Sequence[str]) -> Columns:
+    with _long_fields():
+        # strict: a quote that is never closed is an error, not a text that swallows the rest of the file
+        return _read_delimited(path, wanted, csv.reader((line for _, line in _lines(path)), strict=True))
+
+
+def _read_tsv(path: Path, wanted: Sequence[str]) -> Columns:
+    # text/tab-separated-values (IANA) has no quoting: a quote is a character like any other
+    return _read_delimited(path, wanted, (line.rstrip("\r\n").split("\t") for _, line in _lines(path)))
+
+
+def _read_delimited(path: Path, wanted: Sequence[str], rows: Iterator[list[str]]) -> Columns:
+    columns: Columns = {name: [] for name in wanted}
+    header: list[str] | None = None
+    where: list[int] = []
+    for number, row in enumerate(_csv_errors(rows, path)):
+        if header is None:
+            header = row
+            require_columns(wanted, header, path.name)
+            where = [header.index(name) for name in columns]
+        elif any(row):
+            if len(row) != len(header):
+                raise TaskError(
+                    f"the row has {len(row)} fields, the header {len(header)}",
+                    where=f"{path.name}, row {number}",
+                    next="quote fields that hold a comma or a line end, or save the file as .jsonl",
+                )
+            _append(columns, [row[index] for index in where], path.name)
+    return columns
+
+
+def _csv_errors(rows: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
+    read = 0
+    try:
+        for row in rows:
+            yield row
+            read += 1
+    except csv.Error as error:
+        raise TaskError(
+            f"the file is no CSV: {error}",
+            where=f"{path.name}, after row {max(read - 1, 0)}",
+            next="look for a quote that is not closed, or save the file as .jsonl",
+        ) from None
+
+
+@contextlib.contextmanager
+def _long_fields() -> Iterator[None]:
+    """Allow CSV fields of MAX_TEXT characters; the csv module's limit (131,072) is a global."""
+    before = csv.field_size_limit(MAX_TEXT)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _read_jsonl(path: Path, wanted: Sequence[str]) -> Columns:
+    columns: Columns = {name: [] for name in wanted}
+    checked = False
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise TaskError(
+                f"the line is no JSON: {error}", where=where, next="write one object per line"
+            ) from None
+        if not isinstance(row, dict):
+            raise TaskError(
+                f"the line is a {type(row).__name__}, not an object", where=where, next='write {"text": ...}'
+            )
+        if not checked:
+            require_columns(wanted, list(row), path.name)
+            checked = True
+        _append(columns, [row.get(name) for name in columns], path.name)
+    return columns
+
+
+def _read_parquet(path: Path, wanted: Sequence[str]) -> Columns:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns: Columns = {name: [] for name in wanted}
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        require_columns(wanted, file.schema_arrow.names, path.name)
+        if file.metadata.num_rows > MAX_ROWS:
+            raise TaskError(f"there are more than {MAX_ROWS:,} rows", where=path.name, next="keep fewer")
+        for batch in file.iter_batches(batch_size=4096, columns=list(columns)):
+            for name, column in columns.items():
+                column.extend(batch.column(name).to_pylist())
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise TaskError(
+            f"the file is no valid parquet: {error}", where=path.name, next="write it anew"
+        ) from error
+    return columns
+
+
+FILE_TYPES: dict[str, Callable[[Path, Sequence[str]], Columns]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,39 @@
+"""Fixtures that several test files use."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from pifi_probe import assets
+from pifi_probe.errors import AssetError
+
+
+@functools.cache
+def _missing_assets() -> str:
+    """Return why the embedded assets cannot be had, and how to pull them; empty when they are here."""
+    try:
+        assets.pull()
+    except AssetError as error:
+        return str(error)
+    return ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked ``assets`` where the embedded models and texts cannot be had."""
+    if item.get_closest_marker("assets") and (reason := _missing_assets()):
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of the real MiniLM encoder; for tests marked ``assets``."""
+    return assets.path("minilm-l6")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The GGUF file of the real SmolLM2 decoder; for tests marked ``assets``."""
+    return assets.path("smollm2-135m")
