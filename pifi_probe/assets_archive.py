@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import logging
 import os
@@ -238,14 +239,20 @@ def _raw_entries(archive: Path) -> Iterator[tuple[str, int, bool, _Entry | None]
         with zipfile.ZipFile(archive) as packed:
             for item in packed.infolist():
                 kind = stat.S_IFMT(item.external_attr >> 16)
-                entry = _Entry(item.filename, item.file_size, lambda item=item: packed.open(item))
                 regular = kind in (0, stat.S_IFREG, stat.S_IFDIR)
+                entry = _Entry(item.filename, item.file_size, functools.partial(packed.open, item))
                 yield item.filename, item.file_size, regular, None if item.is_dir() else entry
     else:
         with tarfile.open(archive) as tar:
             for info in tar:
-                entry = _Entry(info.name, info.size, lambda info=info: tar.extractfile(info))
+                entry = _Entry(info.name, info.size, functools.partial(_open_in_tar, tar, info))
                 yield info.name, info.size, info.isfile() or info.isdir(), entry if info.isfile() else None
+
+
+def _open_in_tar(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = tar.extractfile(info)
+    assert file is not None  # a regular file
+    return file
 
 
 def _leaves_folder(name: str) -> bool:

@@ -18,6 +18,7 @@ __all__ = [
     "SaveError",
     "SpecError",
     "TaskError",
+    "TrainingDiverged",
     "UnsupportedFamilyError",
     "UnsupportedFormatError",
 ]
@@ -120,6 +121,10 @@ class TaskError(PifiProbeError, ValueError):
 
 class RecipeError(PifiProbeError, ValueError):
     """A training setting is unknown or out of range."""
+
+
+class TrainingDiverged(PifiProbeError, ArithmeticError):
+    """The loss or a gradient of a run became NaN or infinite."""
 
 
 class PlugInError(PifiProbeError, ValueError):

@@ -40,6 +40,8 @@ def build_wheel(folder, settings=None, metadata=None):
     raise SystemExit("never built")
 """
 
+BUILD_SYSTEM = b'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
@@ -100,7 +102,7 @@ def write_sdist(folder: Path, inner: bytes | None = None) -> Asset:
         for name, content in {
             "backend.py": BACKEND.encode(),
             "PKG-INFO": b"Metadata-Version: 2.1\nName: fake-texts\nVersion: 2.0\n",
-            "pyproject.toml": b'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+            "pyproject.toml": BUILD_SYSTEM,
             "data/texts.tar.gz": inner or tar_of({"texts/good.txt": TEXTS, "texts/other.txt": b"unused"}),
         }.items():
             sdist.writestr(zipfile.ZipInfo(f"fake_texts-2.0/{name}"), content)

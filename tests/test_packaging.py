@@ -98,7 +98,11 @@ case "$*" in
 *sys.version_info*) exit "${OLD:-0}" ;;
 *find_spec*) echo "$SYSTEM" ;;
 *"import torch") [ -n "$TORCH" ] || exit 1 ;;
-"-m venv"*) for last; do :; done; mkdir -p "$last/bin"; cp "$0" "$last/bin/python"; cp "$0" "$last/bin/pifi-probe" ;;
+"-m venv"*)
+    for last; do :; done
+    mkdir -p "$last/bin"
+    cp "$0" "$last/bin/python"
+    cp "$0" "$last/bin/pifi-probe" ;;
 *pytest*) exit "${FAILS:-0}" ;;
 esac
 """

@@ -9,6 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from pifi_probe.compat import quiet_transformers
+
 N_LAYERS = 3
 WIDTH = 32
 WINDOW = 7
@@ -145,7 +147,8 @@ def tiny_config(family: str, **overrides: Any) -> PretrainedConfig:
 def tiny_model(family: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """Return a causal LM of `family` whose norms and biases are random too, in float32 and eval mode."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(family, **overrides), dtype=torch.float32)
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_config(tiny_config(family, **overrides), dtype=torch.float32)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *_stored_buffers(model)]:
             if tensor.dim() > 1:
@@ -167,5 +170,6 @@ def tiny_checkpoint(family: str, folder: Path | str, *, max_shard_size: str = "5
     A small `max_shard_size` (``"40KB"``) gives several shards and an index.
     """
     folder = Path(folder)
-    tiny_model(family, **overrides).save_pretrained(folder, max_shard_size=max_shard_size)
+    with quiet_transformers():
+        tiny_model(family, **overrides).save_pretrained(folder, max_shard_size=max_shard_size)
     return folder

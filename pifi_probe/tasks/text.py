@@ -33,7 +33,7 @@ def normalise(text: str) -> str:
     equals "it's GOOD". A text that has nothing else (":)") is kept as it is, without case and outer space.
     Letters, digits, emoji and combining marks of all scripts stay.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return folded.translate(_removed()) or folded.strip()
 
 

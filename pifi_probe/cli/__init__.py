@@ -1,0 +1,87 @@
+"""The command line; each command calls one public function and prints what it returns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from pifi_probe import __version__
+from pifi_probe.errors import PifiProbeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Plug one frozen layer of a large language model into a small one, and find out which layer helps.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    args : list of str, optional
+        The arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        0 when all went well, 1 when a check failed, 2 for a bad input or option, 130 when interrupted.
+    """
+    _register()
+    _speak_utf8()
+    return _guarded(lambda: app(args=args, prog_name="pifi-probe", standalone_mode=False))
+
+
+def _guarded(call: Callable[[], Any]) -> int:
+    """Turn every foreseen error into one line and an exit code."""
+    import click
+
+    try:
+        code = call()
+    except PifiProbeError as error:
+        typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
+        return 130 if isinstance(error, KeyboardInterrupt) else 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        typer.echo("interrupted; finished results are on disk, run the same command again to go on", err=True)
+        return 130
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return int(code) if isinstance(code, int) else 0
+
+
+def _speak_utf8() -> None:
+    """Print any text anywhere: a terminal that cannot show a character shows a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def _register() -> None:
+    """Attach the commands; each module imports heavy libraries only inside of its commands."""
+    from pifi_probe.cli import assets, demo, doctor, layers, runs
+
+    for module in (assets, demo, doctor, layers, runs):
+        module.register(app)

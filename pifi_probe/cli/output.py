@@ -1,0 +1,34 @@
+"""How commands print: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Json", "console", "print_json", "print_record"]
+
+Json = typer.Option(False, "--json", help="Print JSON for machines.")
+
+
+def console() -> Console:
+    """Return a console that wraps tables to the terminal and never interprets user text as markup."""
+    return Console(markup=False, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_record(title: str, record: Mapping[str, Any]) -> None:
+    """Print a mapping as a table of two columns."""
+    table = Table(title=Text(title), show_header=False, title_justify="left")
+    for key, value in record.items():
+        table.add_row(Text(str(key)), Text(str(value)))
+    console().print(table)

@@ -1,0 +1,108 @@
+"""Every use of transformers' internals, so that a new version of it is met in one file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.utils import logging as transformers_logging
+
+__all__ = ["config_from_dict", "gguf_config_table", "load_config", "name_gguf_tensors", "quiet_transformers"]
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars, load reports and warnings; what was set before comes back."""
+    verbosity = transformers_logging.get_verbosity()
+    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """Return the configuration of a folder, without running code from it.
+
+    Raises
+    ------
+    Exception
+        Whatever transformers raises for an unknown or malformed configuration.
+    """
+    with quiet_transformers():
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return config
+
+
+def config_from_dict(entries: Mapping[str, Any]) -> PretrainedConfig:
+    """Return the configuration of class ``entries["model_type"]`` with these entries."""
+    with quiet_transformers():
+        config: PretrainedConfig = AutoConfig.for_model(**entries)
+    return config
+
+
+def gguf_config_table(model_type: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return transformers' map from GGUF keys (without the architecture) to configuration entries, and defaults.
+
+    Source: ``GGUF_CONFIG_MAPPING`` and ``GGUF_CONFIG_DEFAULTS_MAPPING`` of ``transformers.integrations.ggml``.
+    """
+    from transformers.integrations.ggml import GGUF_CONFIG_DEFAULTS_MAPPING, GGUF_CONFIG_MAPPING
+
+    table = {key: entry for key, entry in GGUF_CONFIG_MAPPING[model_type].items() if entry is not None}
+    return table, dict(GGUF_CONFIG_DEFAULTS_MAPPING.get(model_type, {}))
+
+
+def name_gguf_tensors(
+    architecture: str, entries: dict[str, Any], config: PretrainedConfig, tensors: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Give the GGUF tensors of one layer the names, layout and values that the transformers model has.
+
+    Parameters
+    ----------
+    architecture : str
+        ``general.architecture`` of the file.
+    entries : dict
+        Configuration entries of the whole model; transformers' tensor processors read head counts from it.
+    config : PretrainedConfig
+        Configuration of a model whose only layer is this one.
+    tensors : Mapping
+        ``"blk.0..."`` to float32 tensor.
+
+    Returns
+    -------
+    dict, list of str
+        transformers name (``"model.layers.0..."``) to tensor, and the GGUF names that have no place in the model.
+    """
+    from transformers.modeling_gguf_pytorch_utils import (
+        TENSOR_PROCESSORS,
+        TensorProcessor,
+        get_gguf_hf_weights_map,
+    )
+
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=entries)
+    with quiet_transformers(), torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    names = get_gguf_hf_weights_map(skeleton, processor, model_type=architecture, num_layers=1)
+    found: dict[str, torch.Tensor] = {}
+    unplaced: list[str] = []
+    for name, tensor in tensors.items():
+        if name not in names and name.removesuffix(".weight") not in names:
+            unplaced.append(name)
+            continue
+        weights, target, _ = processor.process(
+            weights=tensor.numpy(), name=name, tensor_key_mapping=names, parsed_parameters={"tensors": found}
+        )
+        if target is not None:  # None: the processor has put it into `found` itself
+            found[names[target]] = torch.from_numpy(weights).contiguous()
+    return found, unplaced

@@ -1,0 +1,150 @@
+"""What stands beside the weights: the configuration and the licence."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from pifi_probe.compat import load_config
+from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedFamilyError, UnsupportedFormatError
+
+__all__ = ["read_config", "read_json", "read_licence", "read_weight_map", "refuse_quantised_names"]
+
+_MAX_JSON = 1 << 28  # bytes; the index of the largest models has about 10 MB
+# Tensors that only quantised checkpoints have beside or in place of a weight.
+_QUANTISED = re.compile(
+    r"\.(qweight|qzeros|SCB|absmax|quant_map|weight_scale_inv|weight_scale|weight_packed|\w+_blocks)$"
+)
+_ANOTHER = "use the model's bfloat16 or float16 checkpoint, or a GGUF file of it"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is no UTF-8 JSON object, or larger than 256 MB.
+    CheckpointError
+        If it cannot be read.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"the file cannot be read: {error.strerror}", where=str(path), next="check the path and its permissions"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(
+            f"the file is no valid JSON: {error}", where=str(path), next="download the file again"
+        ) from error
+    if not isinstance(value, dict):
+        raise CorruptFileError("the file holds no JSON object", where=str(path), next="download the file again")
+    return value
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """Return the configuration of the text decoder described by ``config.json`` in `folder`.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no ``config.json``, or transformers rejects it.
+    UnsupportedFormatError
+        If the configuration names a quantisation (fp8, bitsandbytes, gptq, awq, ...).
+    UnsupportedFamilyError
+        If this transformers does not know the ``model_type``, or the model is no decoder.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            "the folder has no config.json",
+            where=str(folder),
+            next="give the folder of a whole checkpoint: config.json beside the weights",
+        )
+    raw = read_json(path)
+    _refuse_quantised(raw, path)
+    model_type = raw.get("model_type")
+    try:
+        config = load_config(folder).get_text_config(decoder=True)
+    except Exception as error:  # transformers validates with many kinds of exceptions
+        if not isinstance(model_type, str) or "does not recognize this architecture" in str(error) or "auto_map" in raw:
+            raise UnsupportedFamilyError(
+                f"transformers does not know the model type {model_type!r}",
+                where=str(path),
+                next="update transformers; models that bring their own code are not run",
+            ) from error
+        raise CheckpointError(
+            f"transformers rejects the configuration: {error}", where=str(path), next="download the model again"
+        ) from error
+    n_layers = getattr(config, "num_hidden_layers", None)
+    if type(n_layers) is not int or n_layers < 1:
+        raise UnsupportedFamilyError(
+            f"the model type {model_type!r} states no number of decoder layers",
+            where=str(path),
+            next="give a decoder language model",
+        )
+    return config
+
+
+def _refuse_quantised(raw: dict[str, Any], path: Path) -> None:
+    for part in (raw, raw.get("text_config")):
+        settings = part.get("quantization_config") if isinstance(part, dict) else None
+        if settings:
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            method = method or ("bitsandbytes" if "load_in_4bit" in settings else "unknown")
+            raise UnsupportedFormatError(
+                f"the checkpoint is quantised ({method}), which is not read yet", where=str(path), next=_ANOTHER
+            )
+
+
+def refuse_quantised_names(names: Iterable[str], where: str) -> None:
+    """Raise `UnsupportedFormatError` when tensor names betray a quantised checkpoint (GPTQ, AWQ, FP8, ...)."""
+    found = next((name for name in names if _QUANTISED.search(name)), None)
+    if found is not None:
+        raise UnsupportedFormatError(
+            f"the checkpoint is quantised: it holds {found!r}, which is not read yet", where=where, next=_ANOTHER
+        )
+
+
+def read_weight_map(path: Path) -> dict[str, str]:
+    """Read an index of shards (``model.safetensors.index.json``): tensor name to file name.
+
+    Raises
+    ------
+    CorruptFileError
+        If the index has no map, or a file name in it leads out of the folder.
+    """
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CorruptFileError("the index has no weight_map", where=str(path), next="download the file again")
+    for file in set(map(str, weight_map.values())):
+        if re.fullmatch(r"[^/\\:\0]+", file) is None or file in (".", ".."):
+            raise CorruptFileError(
+                f"the index names the file {file!r}, which is not in its folder",
+                where=str(path),
+                next="download the file again",
+            )
+    return {name: str(file) for name, file in weight_map.items()}
+
+
+def read_licence(folder: Path) -> str | None:
+    """Return the licence that the front matter of ``README.md`` states, or None."""
+    try:
+        with (folder / "README.md").open("rb") as file:
+            text = file.read(1 << 16).decode("utf-8", errors="replace")
+    except OSError:
+        return None
+    front = re.match(r"\s*---\s*\n(.*?)\n---", text, re.DOTALL)
+    if front is None:
+        return None
+    entries = dict(re.findall(r"^(license|license_name):[ \t]*(\S.*?)\s*$", front[1], re.MULTILINE))
+    licence = entries.get("license", "").strip("\"'[] ")
+    return (entries.get("license_name", "").strip("\"' ") if licence in ("", "other") else licence) or licence or None

@@ -1,0 +1,126 @@
+"""A GGUF file as a checkpoint: one layer dequantised, under transformers' names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from pifi_probe.compat import name_gguf_tensors
+from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedFormatError
+from pifi_probe.layers.families import layer_config
+from pifi_probe.layers.gguf_config import config_entries, gguf_config
+from pifi_probe.layers.gguf_io import read_header, read_tensors
+from pifi_probe.layers.sharded import check_finite, check_index
+from pifi_probe.layers.sources import ByteSource, TensorInfo
+
+__all__ = ["GGUFCheckpoint"]
+
+_COMPUTED = re.compile(r"\.(attn_rot_embd|rope_freqs)\.weight$")  # frequencies, which the model computes
+
+
+class GGUFCheckpoint:
+    """A `Checkpoint` in one GGUF file.
+
+    Parameters
+    ----------
+    source : ByteSource
+        The file.
+    identity : str
+        Absolute path, or ``"repo@commit"``.
+    revision, licence, gated
+        As in `Checkpoint`; without `licence` the file's ``general.license`` counts.
+
+    Raises
+    ------
+    CorruptFileError, CheckpointError
+        If the header is malformed or the metadata incomplete.
+    UnsupportedFormatError
+        If the version, the architecture or a quantisation is not read, or the file is one part of several.
+    """
+
+    format = "gguf"
+
+    def __init__(
+        self,
+        source: ByteSource,
+        identity: str,
+        revision: str | None = None,
+        licence: str | None = None,
+        gated: bool = False,
+    ) -> None:
+        self._source = source
+        header = read_header(source)
+        if header.metadata.get("split.count", 0) not in (0, 1):
+            raise UnsupportedFormatError(
+                "the GGUF file is one part of several",
+                where=identity,
+                next="merge the parts with llama-gguf-split --merge, then give the merged file",
+            )
+        self.tensors: Mapping[str, TensorInfo] = header.tensors
+        self.config = gguf_config(header, identity)
+        self._entries = config_entries(header, identity)
+        self._architecture = str(header.metadata["general.architecture"])
+        stated = header.metadata.get("general.license")
+        self.identity, self.revision, self.gated = identity, revision, gated
+        self.licence = licence or (stated if isinstance(stated, str) and stated else None)
+
+    @property
+    def bytes_read(self) -> int:
+        return self._source.bytes_read
+
+    def layer_names(self, index: int) -> list[str]:
+        """Return the stored names (``"blk.3.attn_q.weight"``) of layer `index`; raises as `ShardedCheckpoint`."""
+        check_index(index, int(self.config.num_hidden_layers), self.identity)
+        names = [name for name in self.tensors if name.startswith(f"blk.{index}.") and not _COMPUTED.search(name)]
+        if not names:
+            raise CheckpointError(
+                f"no tensor of layer {index} is in the file", where=self.identity, next="download the file again"
+            )
+        return names
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Read tensors by their stored names, dequantised to float32."""
+        return read_tensors([self.tensors[name] for name in names])
+
+    def read_layer(self, index: int) -> dict[str, torch.Tensor]:
+        """Read layer `index` in float32, under transformers' names with 0 in place of its index.
+
+        Raises
+        ------
+        CorruptFileError
+            If the file is truncated, a tensor holds NaN or an infinity, or has a shape that cannot be converted.
+        UnsupportedFormatError
+            If a tensor's type cannot be dequantised or transformers has no place for a tensor.
+        LayerIndexError, CheckpointError, UnsupportedFamilyError
+        """
+        tensors = self.read(self.layer_names(index))
+        for name, tensor in tensors.items():
+            check_finite(name, tensor, self.identity)
+        stored = {f"blk.0.{name.split('.', 2)[2]}": tensor for name, tensor in tensors.items()}
+        return self._named(stored, index)
+
+    def read_stem(self) -> dict[str, torch.Tensor]:
+        """Read what lies outside of the layers in float32, embeddings above all; the output matrix never."""
+        names = [name for name in self.tensors if not name.startswith(("blk.", "output.", "rope_"))]
+        return self._named(self.read(names), 0)
+
+    def _named(self, stored: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+        """Give GGUF tensors the names, layout and values of a transformers model whose only layer is `index`."""
+        config = layer_config(self.config, index)
+        try:
+            found, unplaced = name_gguf_tensors(self._architecture, self._entries, config, stored)
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise CorruptFileError(
+                f"the tensors of layer {index} do not have the shapes that the metadata state: {error}",
+                where=self.identity,
+                next="download the file again",
+            ) from error
+        if unplaced:
+            raise UnsupportedFormatError(
+                f"transformers' {self.config.model_type} has no place for {', '.join(sorted(unplaced)[:3])}",
+                where=self.identity,
+                next="use the model's safetensors checkpoint instead",
+            )
+        return found

@@ -1,0 +1,219 @@
+"""The configuration of a GGUF file: transformers' own tables, and what they leave out.
+
+A GGUF file has no ``config.json``; its metadata say the same under llama.cpp's names. transformers' tables miss
+some of them and then use one checkpoint's default for all, which would change the layer silently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pifi_probe.compat import config_from_dict, gguf_config_table
+from pifi_probe.errors import CheckpointError, UnsupportedFormatError
+from pifi_probe.layers.gguf_io import ArrayInfo, GGUFHeader, read_tensors
+
+__all__ = ["ARCHITECTURES", "config_entries", "gguf_config"]
+
+# general.architecture -> model_type of transformers
+ARCHITECTURES: Mapping[str, str] = {
+    "bloom": "bloom",
+    "falcon": "falcon",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "gpt2": "gpt2",
+    "llama": "llama",
+    "nemotron": "nemotron",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen2moe": "qwen2_moe",
+    "qwen3": "qwen3",
+    "qwen3moe": "qwen3_moe",
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
+}
+_TABLES = {"gemma3_text": "gemma3"}  # model_type -> its name in transformers' table
+
+# Keys that transformers' tables leave out for some architectures, and the entry each one sets where the
+# architecture has it.
+_MORE: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "bloom": (),
+    "falcon": (("attention.layer_norm_epsilon", "layer_norm_epsilon"),),
+    "gemma2": (("attn_logit_softcapping", "attn_logit_softcapping"),),
+    "gemma3": (),
+    "gpt2": (("context_length", "n_positions"), ("feed_forward_length", "n_inner")),
+    "llama": (("attention.key_length", "head_dim"),),
+    "nemotron": (("attention.layer_norm_epsilon", "norm_eps"), ("attention.key_length", "head_dim")),
+    "phi3": (("attention.sliding_window", "sliding_window"),),
+    "qwen2": (),
+    "qwen2moe": (
+        ("expert_feed_forward_length", "moe_intermediate_size"),
+        ("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+    ),
+    "qwen3": (("attention.key_length", "head_dim"),),
+    "qwen3moe": (("expert_feed_forward_length", "moe_intermediate_size"),),
+    "stablelm": (("rope.freq_base", "rope_theta"),),
+    "starcoder2": (("rope.freq_base", "rope_theta"),),
+}
+_PARTIAL_ROTARY = {"nemotron", "phi3", "stablelm"}
+_WIDE_GEMMA = {46, 62}  # layers of the 27B models, which scale attention by width / heads (as llama.cpp has it)
+# Llama 3.1 and 3.2 store their scaled frequencies as a tensor: (factor, low, high, original context)
+_LLAMA3_ROPE = ((8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192))
+
+
+def gguf_config(header: GGUFHeader, where: str) -> Any:
+    """Return the transformers configuration of a GGUF file.
+
+    Raises
+    ------
+    UnsupportedFormatError
+        If the architecture, or its scaling of positions, is not read from GGUF.
+    CheckpointError
+        If the metadata are incomplete or contradict themselves.
+    """
+    entries = config_entries(header, where)
+    try:
+        return config_from_dict(entries)
+    except Exception as error:  # transformers validates with many kinds of exceptions
+        raise CheckpointError(
+            f"the metadata make up no configuration of {entries['model_type']}: {error}",
+            where=where,
+            next="download the file again, or use the safetensors checkpoint",
+        ) from error
+
+
+def config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
+    """Return the entries of the configuration, under transformers' names; raises as `gguf_config` does."""
+    architecture = header.metadata.get("general.architecture")
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
+        raise _unsupported(
+            f"GGUF files of architecture {architecture!r} are not read ({', '.join(sorted(ARCHITECTURES))} are)", where
+        )
+    metadata = {
+        key.removeprefix(f"{architecture}."): value
+        for key, value in header.metadata.items()
+        if key.startswith(f"{architecture}.") and not isinstance(value, ArrayInfo)
+    }
+    model_type = ARCHITECTURES[architecture]
+    if architecture == "llama" and header.metadata.get("general.name") == "mistral":  # as transformers does
+        model_type = "mistral"
+    table, entries = gguf_config_table(_TABLES.get(model_type, model_type))
+    entries["model_type"] = model_type
+    for key, entry in (*table.items(), *_MORE[architecture]):
+        if key in metadata:
+            entries[entry] = metadata[key]
+    _require_sizes(metadata, entries, where)
+    if "attention.head_count_kv" in table:
+        entries.setdefault(table["attention.head_count_kv"], metadata["attention.head_count"])
+    entries["vocab_size"] = _vocabulary(header, metadata)
+    entries["tie_word_embeddings"] = "output.weight" not in header.tensors
+    _set_peculiarities(architecture, header, metadata, entries, where)
+    scaling = _rope_scaling(header, metadata, entries, where)
+    if scaling is not None:
+        entries["rope_scaling"] = scaling
+    return entries
+
+
+def _require_sizes(metadata: Mapping[str, Any], entries: Mapping[str, Any], where: str) -> None:
+    """Check the sizes that everything else is computed from."""
+    for key in ("block_count", "embedding_length", "attention.head_count"):
+        value = metadata.get(key)
+        if type(value) is not int or not 0 < value < 1 << 24:
+            raise CheckpointError(
+                f"the metadata key {key!r} is missing or no positive number: {value!r}"[:200],
+                where=where,
+                next="download the file again, or use the safetensors checkpoint",
+            )
+    per_layer = sorted(entry for entry, value in entries.items() if isinstance(value, list))
+    if per_layer:
+        raise _unsupported(f"the layers differ in {', '.join(per_layer)}, which is not read from GGUF", where)
+
+
+def _vocabulary(header: GGUFHeader, metadata: Mapping[str, Any]) -> int:
+    """Return the number of tokens: stated, or the length of the skipped list, or rows of the embedding."""
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if type(metadata.get("vocab_size")) is int:
+        return int(metadata["vocab_size"])
+    if isinstance(tokens, ArrayInfo):
+        return tokens.length
+    embedding = header.tensors.get("token_embd.weight")
+    return len(tokens) if isinstance(tokens, list) else embedding.shape[0] if embedding else 1
+
+
+def _set_peculiarities(
+    architecture: str, header: GGUFHeader, metadata: Mapping[str, Any], entries: dict[str, Any], where: str
+) -> None:
+    """Set what follows from the tensors or from the architecture itself."""
+    heads, width = metadata["attention.head_count"], metadata["embedding_length"]
+    head_dim = metadata.get("attention.key_length", width // heads)
+    if architecture == "falcon" and metadata.get("attention.head_count_kv") != 1:
+        raise _unsupported("Falcon with several key-value heads is stored in another order, which is not read", where)
+    if architecture == "stablelm":
+        entries["use_qkv_bias"] = _has_tensor(header, "attn_q.bias")
+        entries["use_parallel_residual"] = not _has_tensor(header, "ffn_norm.weight")
+    if architecture == "llama":
+        entries["attention_bias"] = _has_tensor(header, "attn_q.bias")
+        entries["mlp_bias"] = _has_tensor(header, "ffn_down.bias")
+    if architecture in ("gemma2", "gemma3"):
+        entries["query_pre_attn_scalar"] = width // heads if metadata["block_count"] in _WIDE_GEMMA else head_dim
+    if architecture in _PARTIAL_ROTARY and "rope.dimension_count" in metadata:
+        entries["partial_rotary_factor"] = metadata["rope.dimension_count"] / head_dim
+
+
+def _has_tensor(header: GGUFHeader, rest: str) -> bool:
+    return any(name.startswith("blk.") and name.endswith(f".{rest}") for name in header.tensors)
+
+
+def _rope_scaling(
+    header: GGUFHeader, metadata: Mapping[str, Any], entries: Mapping[str, Any], where: str
+) -> dict[str, Any] | None:
+    """Return how positions are scaled beyond the trained context, or None."""
+    if "rope_factors_long.weight" in header.tensors:
+        raise _unsupported("positions are scaled by stored long and short factors, which are not read from GGUF", where)
+    if "rope_freqs.weight" in header.tensors:
+        return _llama3_rope(header, metadata, entries, where)
+    kind, factor = metadata.get("rope.scaling.type", "none"), metadata.get("rope.scaling.factor", 1.0)
+    if "rope.scale_linear" in metadata:  # the key of older files
+        kind, factor = "linear", metadata["rope.scale_linear"]
+    if kind == "none" or factor in (0.0, 1.0):
+        return None
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": factor}
+    if kind == "yarn":
+        original = metadata.get("rope.scaling.original_context_length", metadata.get("context_length"))
+        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+    raise _unsupported(f"positions are scaled by {kind!r}, which is not read from GGUF", where)
+
+
+def _llama3_rope(
+    header: GGUFHeader, metadata: Mapping[str, Any], entries: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Recognise the settings whose frequency divisors the file stores."""
+    stored = read_tensors([header.tensors["rope_freqs.weight"]])["rope_freqs.weight"]
+    for factor, low, high, original in _LLAMA3_ROPE:
+        expected = _llama3_divisors(2 * stored.numel(), entries.get("rope_theta", 10000.0), factor, low, high, original)
+        if torch.allclose(stored.flatten(), expected, rtol=1e-3):
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": original,
+            }
+    raise _unsupported("the stored frequencies (rope_freqs.weight) are none that are known", where)
+
+
+def _llama3_divisors(
+    dim: int, theta: float, factor: float, low: float, high: float, original: int
+) -> torch.Tensor:  # (dim / 2,)
+    """Return what Llama 3.1 divides each rotary frequency by (its published scaling rule)."""
+    wavelength = 2 * math.pi * theta ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    smooth = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0)
+    return (1.0 / ((1.0 - smooth) / factor + smooth)).float()
+
+
+def _unsupported(what: str, where: str) -> UnsupportedFormatError:
+    return UnsupportedFormatError(what, where=where, next="use the model's safetensors checkpoint instead")

@@ -1,0 +1,267 @@
+"""A checkpoint on the hub, of which only the bytes of one layer travel.
+
+The protocol is that of `huggingface_hub`: https://huggingface.co/docs/hub/api
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from huggingface_hub import ModelInfo, constants, try_to_load_from_cache
+
+from pifi_probe.errors import CheckpointError, HubError, SaveError
+from pifi_probe.files import cache_root, write_json
+from pifi_probe.layers.checkpoint import INDEX, Checkpoint, SafetensorsCheckpoint
+from pifi_probe.layers.configs import read_config, read_json, read_weight_map
+from pifi_probe.layers.hub_client import HubClient, HubUnreachable, Patience
+from pifi_probe.layers.hub_source import HubRangeSource
+from pifi_probe.layers.sources import ByteSource, FileSource
+
+__all__ = ["HubRepo", "open_hub_checkpoint"]
+
+_log = logging.getLogger(__name__)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_PICKLE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
+_PICKLE_INDEX = "pytorch_model.bin.index.json"
+
+
+def open_hub_checkpoint(
+    repo: str,
+    revision: str | None = None,
+    *,
+    allow_full_download: bool = False,
+    allow_pickle: bool = False,
+    token: str | bool | None = None,
+    patience: Patience | None = None,
+) -> Checkpoint:
+    """Open a checkpoint on the hub; its configuration and index are read, no tensor yet.
+
+    What is fetched is kept under ``cache_root()/hub``, one file per tensor, so that the same layer is read without
+    a connection the second time.
+
+    Parameters
+    ----------
+    repo : str
+        ``"org/name"`` with safetensors weights, or ``"org/name/file.gguf"``.
+    revision : str, optional
+        Branch, tag or commit; resolved to a commit once, which `identity` and `revision` of the result name.
+    allow_full_download : bool
+        Download whole files when the server does not serve byte ranges, and for legacy ``.bin`` weights.
+    allow_pickle : bool
+        Read legacy ``.bin`` weights (with ``weights_only=True``).
+    token : str or bool, optional
+        As the hub's client has it; None uses the saved one.
+    patience : Patience, optional
+        How transient faults are waited for.
+
+    Raises
+    ------
+    HubError
+        If the model, revision or a file does not exist, is gated, or the hub fails for long.
+    CheckpointError, UnsupportedFormatError, UnsupportedFamilyError
+        As for a local folder.
+    """
+    parts = repo.split("/")
+    gguf = "/".join(parts[2:]) if len(parts) > 2 and repo.endswith(".gguf") else None
+    client = HubClient("/".join(parts[:2]) if gguf else repo, token, patience)
+    opened = HubRepo.open(client, revision, allow_full_download)
+    if gguf is not None:
+        from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
+
+        return GGUFCheckpoint(opened.source(gguf), **opened.provenance())
+    weights = [name for name in opened.files if "/" not in name and name.endswith(".safetensors")]
+    if weights:
+        return _open_safetensors(opened, weights)
+    return _open_pickle(opened, allow_pickle)
+
+
+@dataclass(frozen=True)
+class HubRepo:
+    """A repository at one commit.
+
+    Parameters
+    ----------
+    client : HubClient
+    commit : str
+        Full commit hash.
+    files : Mapping
+        File name to size in bytes.
+    licence : str or None
+    gated : bool
+    allow_full_download : bool
+        Download a whole file when the server does not serve byte ranges.
+    """
+
+    client: HubClient
+    commit: str
+    files: Mapping[str, int]
+    licence: str | None
+    gated: bool
+    allow_full_download: bool = False
+
+    @classmethod
+    def open(
+        cls, client: HubClient, revision: str | None = None, allow_full_download: bool = False
+    ) -> HubRepo:
+        """Resolve `revision` to a commit: by the hub, or without a connection by what is known of it here."""
+        known = _recall(client.repo, revision)
+        if known is None or revision != known["commit"]:  # a commit never changes, a branch may have
+            try:
+                known = _describe(client.info(revision))
+                _remember(client.repo, revision, known)
+            except HubUnreachable:
+                if known is None:
+                    raise
+                _log.warning(
+                    "%s: no connection, the commit known here is used: %s", client.repo, known["commit"]
+                )
+        return cls(client=client, allow_full_download=allow_full_download, **known)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what a `Checkpoint` says about its origin."""
+        return {
+            "identity": f"{self.client.repo}@{self.commit}",
+            "revision": self.commit,
+            "licence": self.licence,
+            "gated": self.gated,
+        }
+
+    def path(self, filename: str) -> Path:
+        """Download a whole file (a small one) and return where it is."""
+        self._require(filename)
+        return self.client.download(filename, self.commit)
+
+    def source(self, filename: str) -> ByteSource:
+        """Return a file to read from: the copy in the hub's own cache when it is whole there, else ranges."""
+        self._require(filename)
+        cached = try_to_load_from_cache(self.client.repo, filename, revision=self.commit)
+        if isinstance(cached, str):
+            return FileSource(cached)
+        cache = _folder(self.client.repo) / self.commit / quote(filename, safe="")
+        size = self.files[filename]
+        return HubRangeSource(self.client, self.commit, filename, size, cache, self._download_whole)
+
+    def total(self, names: list[str]) -> str:
+        """Return the size of some files in words."""
+        files = "1 file" if len(names) == 1 else f"{len(names)} files"
+        return f"{sum(self.files[name] for name in names) / 1e9:.3g} GB ({files})"
+
+    def _download_whole(self, filename: str) -> Path:
+        if not self.allow_full_download:
+            whole = [name for name in self.files if name.endswith(Path(filename).suffix)]
+            raise HubError(
+                f"the server does not serve parts of files; a full download is {self.total(whole)}",
+                where=f"{self.client.repo}@{self.commit[:8]}/{filename} at {constants.ENDPOINT}",
+                next="pass allow_full_download=True (--allow-full-download) to download whole files",
+            )
+        return self.client.download(filename, self.commit)
+
+    def _require(self, filename: str) -> None:
+        if filename not in self.files:
+            alike = [name for name in self.files if name.endswith(Path(filename).suffix)]
+            raise HubError(
+                f"the model has no file {filename!r}",
+                where=f"{self.client.repo}@{self.commit[:8]}",
+                next=f"it has: {', '.join((alike or list(self.files))[:8])}",
+            )
+
+
+def _open_safetensors(repo: HubRepo, weights: list[str]) -> Checkpoint:
+    weight_map = None
+    if INDEX in repo.files:
+        weight_map = read_weight_map(repo.path(INDEX))
+        weights = sorted(set(weight_map.values()))
+        missing = [name for name in weights if name not in repo.files]
+        if missing:
+            raise CheckpointError(
+                f"{len(missing)} of {len(weights)} shards are missing: {', '.join(missing[:3])}",
+                where=repo.provenance()["identity"],
+                next="use another revision of the model, or tell its author",
+            )
+    elif "model.safetensors" in weights:
+        weights = ["model.safetensors"]
+    elif len(weights) > 1:
+        raise CheckpointError(
+            f"the model has {len(weights)} safetensors files and no {INDEX}",
+            where=repo.provenance()["identity"],
+            next="download the one file that you mean, with config.json, and give its path",
+        )
+    config = read_config(repo.path("config.json").parent)
+    sources = {name: repo.source(name) for name in weights}
+    return SafetensorsCheckpoint(config, sources, **repo.provenance(), weight_map=weight_map)
+
+
+def _open_pickle(repo: HubRepo, allow_pickle: bool) -> Checkpoint:
+    """Open legacy weights: they cannot be read in parts, so they are downloaded, when both flags allow it."""
+    weights = [name for name in repo.files if _PICKLE.fullmatch(name)]
+    where = repo.provenance()["identity"]
+    if not weights:
+        others = [name for name in repo.files if name.endswith(".gguf")]
+        raise HubError(
+            "the model has no safetensors weights",
+            where=where,
+            next=f"give the GGUF file itself: {repo.client.repo}/{others[0]}"
+            if others
+            else "choose another model",
+        )
+    if not (allow_pickle and repo.allow_full_download):
+        raise HubError(
+            f"the model has legacy .bin weights only, which need a full download of {repo.total(weights)}",
+            where=where,
+            next="pass allow_full_download=True and allow_pickle=True (--allow-full-download --allow-pickle; they are "
+            "read with weights_only=True), or choose a model or revision with safetensors",
+        )
+    from pifi_probe.layers.pickle_io import PickleCheckpoint
+
+    config = read_config(repo.path("config.json").parent)
+    if _PICKLE_INDEX in repo.files:
+        weights = sorted(set(read_weight_map(repo.path(_PICKLE_INDEX)).values()))
+    return PickleCheckpoint(config, {name: repo.path(name) for name in weights}, **repo.provenance())
+
+
+# --- what is known of a repository without a connection -----------------------------------------------------
+
+
+def _folder(repo: str) -> Path:
+    return cache_root() / "hub" / repo.replace("/", "--")
+
+
+def _describe(info: ModelInfo) -> dict[str, Any]:
+    """Return the fields of `HubRepo` that the hub states."""
+    files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+    return {"commit": info.sha, "files": files, "licence": _licence(info), "gated": bool(info.gated)}
+
+
+def _licence(info: ModelInfo) -> str | None:
+    card = info.card_data.to_dict() if info.card_data else {}
+    licence = card.get("license")
+    if licence in (None, "other"):
+        licence = card.get("license_name") or licence
+    if licence is None:
+        licence = next(
+            (tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")), None
+        )
+    return ", ".join(map(str, licence)) if isinstance(licence, list) else licence
+
+
+def _remember(repo: str, revision: str | None, known: dict[str, Any]) -> None:
+    """Write what the hub said about a revision; a folder that cannot be written costs only the offline use."""
+    try:
+        for name in {revision or "main", known["commit"]}:
+            write_json(_folder(repo) / "revisions" / f"{quote(name, safe='')}.json", known)
+    except SaveError as error:
+        _log.warning("not kept in the cache: %s", error)
+
+
+def _recall(repo: str, revision: str | None) -> dict[str, Any] | None:
+    path = _folder(repo) / "revisions" / f"{quote(revision or 'main', safe='')}.json"
+    try:
+        return read_json(path)
+    except CheckpointError:
+        return None

@@ -1,0 +1,108 @@
+"""Legacy ``.bin`` checkpoints, read without running what they may contain."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig
+
+from pifi_probe.errors import CorruptFileError
+from pifi_probe.layers.configs import refuse_quantised_names
+from pifi_probe.layers.sharded import ShardedCheckpoint
+from pifi_probe.layers.sources import FileSource, TensorInfo
+
+__all__ = ["PickleCheckpoint", "load_state"]
+
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+class PickleCheckpoint(ShardedCheckpoint):
+    """A checkpoint in one or several files written by ``torch.save``.
+
+    The tensors are memory-mapped; those asked for are copied out. `bytes_read` counts the copied bytes, and the
+    offsets in `tensors` are 0: the format has no header to read them from.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        Of the text decoder.
+    paths : Mapping
+        File name to path.
+    identity, revision, licence, gated
+        As in `Checkpoint`.
+
+    Raises
+    ------
+    CorruptFileError
+        If a file is malformed, or holds anything but tensors by name.
+    """
+
+    format = "pickle"
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        paths: Mapping[str, Path],
+        identity: str,
+        revision: str | None = None,
+        licence: str | None = None,
+        gated: bool = False,
+    ) -> None:
+        self._bytes_read = 0
+        self._infos: dict[str, TensorInfo] = {}
+        self._stored: dict[str, torch.Tensor] = {}
+        for path in paths.values():
+            source = FileSource(path)
+            for name, tensor in load_state(path).items():
+                self._stored[name] = tensor
+                dtype = _DTYPES.get(tensor.dtype, str(tensor.dtype))
+                self._infos[name] = TensorInfo(name, dtype, tuple(tensor.shape), source, 0, tensor.nbytes)
+        refuse_quantised_names(self._infos, identity)
+        super().__init__(config, self._infos, identity=identity, revision=revision, licence=licence, gated=gated)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self._infos
+
+    @property
+    def bytes_read(self) -> int:
+        return self._bytes_read
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Copy tensors out of the mapped files, by their stored names."""
+        found = {name: self._stored[name].clone() for name in names}
+        self._bytes_read += sum(tensor.nbytes for tensor in found.values())
+        return found
+
+
+def load_state(path: Path) -> dict[str, torch.Tensor]:
+    """Map the tensors of a ``torch.save`` file into memory, with ``weights_only=True``.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is malformed, contains anything that would run code, or is no dictionary of tensors.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        # UnpicklingError also stands for code in the file: weights_only refuses to run it.
+        raise CorruptFileError(
+            f"the file cannot be read as plain tensors: {str(error).splitlines()[0] if str(error) else error!r}",
+            where=str(path),
+            next="use the model's safetensors checkpoint, or save it again with a current torch",
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
+        raise CorruptFileError(
+            "the file holds no dictionary of tensors", where=str(path), next="use the model's safetensors checkpoint"
+        )
+    return state

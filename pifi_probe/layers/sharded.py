@@ -1,0 +1,176 @@
+"""A checkpoint whose tensors carry transformers' names, in one file or several."""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import torch
+from transformers import PretrainedConfig
+
+from pifi_probe.errors import CheckpointError, CorruptFileError, LayerIndexError
+from pifi_probe.layers.sources import TensorInfo
+
+__all__ = ["ShardedCheckpoint", "check_finite", "check_index", "decoder_prefix"]
+
+_LAYER = re.compile(r"^(?P<prefix>.*?\b(?:layers|h|blocks))\.(?P<i>\d+)\.(?P<rest>.*)$")
+_NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|\bmtp\b")
+# Masks and frequencies that old checkpoints store beside the weights; the model computes them.
+_COMPUTED = re.compile(r"(\.rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias)$")
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.")
+
+
+class ShardedCheckpoint(ABC):
+    """Common part of the checkpoints that store transformers' names.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        Of the text decoder.
+    names : iterable of str
+        All stored tensor names.
+    identity : str
+        ``"repo@commit"`` or an absolute path.
+    revision, licence : str or None
+    gated : bool
+        Whether the hub asks for consent before a download.
+    """
+
+    format: str
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        names: Iterable[str],
+        *,
+        identity: str,
+        revision: str | None = None,
+        licence: str | None = None,
+        gated: bool = False,
+    ) -> None:
+        self.config = config
+        self.identity, self.revision, self.licence, self.gated = identity, revision, licence, gated
+        self._prefix, self._layers = _group_layers(names, int(config.num_hidden_layers), identity)
+
+    @property
+    @abstractmethod
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Name as stored to where it lies."""
+
+    @property
+    @abstractmethod
+    def bytes_read(self) -> int:
+        """Bytes fetched until now."""
+
+    @abstractmethod
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Read tensors by their stored names."""
+
+    def layer_names(self, index: int) -> list[str]:
+        """Return the stored names of the tensors of layer `index` (not negative).
+
+        Raises
+        ------
+        LayerIndexError
+            If the model has no such layer.
+        CheckpointError
+            If the files hold no tensor of it.
+        """
+        check_index(index, int(self.config.num_hidden_layers), self.identity)
+        names = [name for name in self._layers.get(index, ()) if not self._is_computed(name)]
+        if not names:
+            raise CheckpointError(
+                f"no tensor of layer {index} is in the checkpoint",
+                where=self.identity,
+                next="download the missing files; a single shard does not hold the whole model",
+            )
+        return names
+
+    def read_layer(self, index: int) -> dict[str, torch.Tensor]:
+        """Read layer `index`; in the names its index is replaced by 0.
+
+        Raises
+        ------
+        CorruptFileError
+            If a file is truncated, or a tensor holds NaN or an infinity.
+        LayerIndexError, CheckpointError, UnsupportedFormatError
+        """
+        old, new = f"{self._prefix}.{index}.", f"{self._prefix}.0."
+        tensors = self.read(self.layer_names(index))
+        for name, tensor in tensors.items():
+            check_finite(name, tensor, self.tensors[name].source.name)
+        return {new + name.removeprefix(old): tensor for name, tensor in tensors.items()}
+
+    def read_stem(self) -> dict[str, torch.Tensor]:
+        """Read what lies outside of the layers, embeddings above all; the language-model head never."""
+        prefix = f"{self._prefix}."
+        outside = [name for name in self.tensors if not name.startswith(prefix) and not _HEAD.search(name)]
+        return self.read([name for name in outside if not self._is_computed(name)])
+
+    def _is_computed(self, name: str) -> bool:
+        # A mask is four-dimensional (or a scalar); the bias of an attention module is not.
+        return bool(_COMPUTED.search(name)) and ("inv_freq" in name or len(self.tensors[name].shape) in (0, 4))
+
+
+def decoder_prefix(indices: Mapping[str, set[int]], n_layers: int) -> str | None:
+    """Choose among name prefixes the one of the text decoder; None when there is none.
+
+    Parameters
+    ----------
+    indices : Mapping
+        ``"model.layers"`` and the like, to the layer indices stored under it.
+    n_layers : int
+        Layers of the text decoder.
+    """
+
+    def rank(prefix: str) -> tuple[int, bool, bool, bool, bool, int]:
+        found = indices[prefix]
+        return (
+            len(found & set(range(n_layers))),
+            _NOT_TEXT.search(prefix) is None,
+            len(found) == n_layers,
+            "language_model" in prefix,
+            "model" in prefix,
+            -len(prefix),
+        )
+
+    return max(indices, key=rank, default=None)
+
+
+def _group_layers(names: Iterable[str], n_layers: int, identity: str) -> tuple[str, dict[int, list[str]]]:
+    """Return the text decoder's prefix and the names of each of its layers."""
+    groups: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in names:
+        match = _LAYER.match(name)
+        if match and len(match["i"]) <= 6:
+            groups[match["prefix"]][int(match["i"])].append(name)
+    prefix = decoder_prefix({key: set(group) for key, group in groups.items()}, n_layers)
+    if prefix is None:
+        raise CheckpointError(
+            "no tensor is named like part of a decoder layer (model.layers.0...)",
+            where=identity,
+            next="give a checkpoint of a decoder language model that transformers can load",
+        )
+    return prefix, dict(groups[prefix])
+
+
+def check_index(index: int, n_layers: int, where: str) -> None:
+    """Raise `LayerIndexError` unless ``0 <= index < n_layers``."""
+    if not 0 <= index < n_layers:
+        raise LayerIndexError(
+            f"layer index {index} is out of range: the model has {n_layers} layers",
+            where=where,
+            next=f"use an index from 0 to {n_layers - 1}",
+        )
+
+
+def check_finite(name: str, tensor: torch.Tensor, where: str) -> None:
+    """Raise `CorruptFileError` naming the tensor when it holds NaN or an infinity."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return
+    low, high = torch.aminmax(tensor.flatten())  # hands NaN on, and needs no memory of the tensor's size
+    if not (math.isfinite(low.item()) and math.isfinite(high.item())):
+        raise CorruptFileError(f"tensor {name!r} holds NaN or an infinity", where=where, next="download the file again")

@@ -1,0 +1,249 @@
+"""Intervals and paired comparisons over seeds and over test examples.
+
+An arm that ran with S seeds on N test examples is an array (S, N) of per-example scores (correct: 0 or 1, or
+minus the NLL: larger is better). Two arms are compared by the differences of the same seed and example.
+
+Both seeds and examples are samples: another seed or another test sentence would give another mean. The interval
+joins two intervals that each are standard: half-widths of a percentile bootstrap over examples and of Student's t
+over the S seed means are added in squares ("square and add", Zou and Donner 2008). It is never narrower than
+either of the two. Seed noise within an example counts in both, so it errs on the wide side.
+
+How often the 95 % interval holds the truth, with 300 examples (2,000 simulated data sets a row, standard
+deviations of seed, example and rest; `python -m pytest tests/test_stats.py -k coverage` repeats a part):
+
+=====  ==================  ====================  ======================  ==============
+seeds  seed, example, rest  this interval         two-way bootstrap [1]_  examples only
+=====  ==================  ====================  ======================  ==============
+@TABLE@
+=====  ==================  ====================  ======================  ==============
+
+References
+----------
+.. [1] Owen (2007), The pigeonhole bootstrap: seeds and examples are both drawn again. Three seeds drawn again
+   know too little of the fourth, so it is too narrow where seeds matter.
+.. [2] Zou and Donner (2008), Construction of confidence limits about effect measures: a general approach.
+.. [3] Holm (1979), A simple sequentially rejective multiple test procedure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pifi_probe.errors import PifiProbeError
+
+__all__ = ["Interval", "holm", "mean_interval", "paired_difference", "smallest_detectable", "verdict"]
+
+MIN_SEEDS = 3  # below, the spread between seeds cannot be told from chance
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the interval around it, in the unit of the scores.
+
+    Parameters
+    ----------
+    mean, low, high : float
+    p_value : float
+        Two-sided: one minus the level at which the interval begins to touch zero.
+    n_seeds, n_examples : int
+    method : str
+        In words, with what it does not cover.
+    level : float
+        Nominal coverage, in (0, 1).
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    n_seeds: int
+    n_examples: int
+    method: str
+    level: float = 0.95
+
+    @property
+    def over_seeds(self) -> bool:
+        """Whether the interval covers seed noise."""
+        return self.n_seeds >= MIN_SEEDS
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside."""
+        return self.low > 0 or self.high < 0
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, *, level: float = 0.95, n_boot: int = 10_000, seed: int = 0
+) -> Interval:
+    """Return the interval of mean(a) - mean(b), for arms that share seeds and test examples.
+
+    Parameters
+    ----------
+    a, b : array of float, shape (S, N)
+        Scores by seed and example, larger is better; row s of both has the same seed, column n the same example.
+    level : float
+        Nominal coverage.
+    n_boot : int
+        Bootstrap draws over examples; the same draws for all arms of one N and `seed`.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    Interval
+        With fewer than 3 seeds over examples only, as `method` says.
+
+    Raises
+    ------
+    PifiProbeError
+        If the shapes differ, there are fewer than two examples, or a score is NaN or infinite.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape:
+        raise PifiProbeError(
+            f"scores of shapes {first.shape} and {second.shape} cannot be paired",
+            next="run both arms with the same seeds on the same test examples",
+        )
+    return mean_interval(first - second, level=level, n_boot=n_boot, seed=seed)
+
+
+def mean_interval(scores: ArrayLike, *, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> Interval:
+    """Return the interval of the mean of one arm's scores, shape (S, N); see :func:`paired_difference`."""
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 2 or values.shape[0] < 1 or values.shape[1] < 2:
+        raise PifiProbeError(
+            f"scores of shape {values.shape} give no interval", next="give (seeds, examples), at least (1, 2)"
+        )
+    if not np.isfinite(values).all():
+        raise PifiProbeError("a score is NaN or infinite", next="leave out runs that diverged, and say so")
+    n_seeds, n_examples = values.shape
+    limits = _Limits(float(values.mean()), _seed_error(values), n_seeds, _draws(values.mean(axis=0), n_boot, seed))
+    low, high = limits.at(1 - level)
+    return Interval(
+        limits.mean, low, high, limits.p_value(), n_seeds, n_examples, _method(n_seeds, n_boot), level=level
+    )
+
+
+def _method(n_seeds: int, n_boot: int) -> str:
+    examples = f"percentile bootstrap over examples ({n_boot} draws)"
+    if n_seeds >= MIN_SEEDS:
+        return f"{examples} and t over {n_seeds} seeds, added in squares"
+    plural = "seed says" if n_seeds == 1 else "seeds say"
+    return f"{examples} only: {n_seeds} {plural} nothing about seed noise"
+
+
+def _seed_error(values: Floats) -> float:
+    """Return the standard error of the mean over seeds (0 where there are too few to tell)."""
+    if len(values) < MIN_SEEDS:
+        return 0.0
+    return float(values.mean(axis=1).std(ddof=1) / np.sqrt(len(values)))
+
+
+def _draws(scores: Floats, n_boot: int, seed: int, chunk: int = 500) -> Floats:
+    """Return `n_boot` sorted means of N scores drawn with replacement, minus their mean."""
+    rng = np.random.default_rng(seed)
+    means = [
+        scores[rng.integers(len(scores), size=(min(chunk, n_boot - start), len(scores)))].mean(axis=1)
+        for start in range(0, n_boot, chunk)
+    ]
+    return np.sort(np.concatenate(means)) - scores.mean()
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """The limits of the mean for every level; `draws` are sorted deviations over examples."""
+
+    mean: float
+    seed_error: float
+    n_seeds: int
+    draws: Floats
+
+    def at(self, alpha: float) -> tuple[float, float]:
+        """Return the limits with nominal error `alpha`."""
+        from scipy.stats import t
+
+        below, above = np.quantile(self.draws, [alpha / 2, 1 - alpha / 2])
+        seeds = float(t.isf(alpha / 2, self.n_seeds - 1)) * self.seed_error if self.seed_error > 0 else 0.0
+        low = self.mean - np.hypot(min(below, 0.0), seeds)
+        high = self.mean + np.hypot(max(above, 0.0), seeds)
+        return float(low), float(high)
+
+    def p_value(self) -> float:
+        """Return the smallest error at which the limits leave out zero, by bisection."""
+        smallest, largest = 1 / len(self.draws), 1.0
+        if not self._leaves_out_zero(largest):
+            return 1.0
+        for _ in range(40):
+            middle = (smallest * largest) ** 0.5
+            if self._leaves_out_zero(middle):
+                largest = middle
+            else:
+                smallest = middle
+        return largest
+
+    def _leaves_out_zero(self, alpha: float) -> bool:
+        low, high = self.at(alpha)
+        return low > 0 or high < 0
+
+
+def verdict(interval: Interval, unit: str = "points") -> str:
+    """Say in words what an interval of differences means.
+
+    Parameters
+    ----------
+    interval : Interval
+        Of scores where larger is better.
+    unit : str
+        "points" multiplies by 100 (shares become percentage points); any other unit is taken as it is.
+
+    Returns
+    -------
+    str
+        Such as "better by 2.1 points [0.4, 3.9]" or "no difference detectable with 3 seeds".
+    """
+    scale, digits = (100.0, 1) if unit == "points" else (1.0, 3)
+    mean, low, high = (scale * value for value in (interval.mean, interval.low, interval.high))
+    shown = f"[{low:.{digits}f}, {high:.{digits}f}]"
+    if interval.excludes_zero:
+        found = f"{'better' if mean > 0 else 'worse'} by {abs(mean):.{digits}f} {unit} {shown}"
+    else:
+        seeds = "1 seed" if interval.n_seeds == 1 else f"{interval.n_seeds} seeds"
+        found = f"no difference detectable with {seeds} {shown}"
+    if interval.over_seeds:
+        return found
+    says = "1 seed says" if interval.n_seeds == 1 else f"{interval.n_seeds} seeds say"
+    return f"{found}, over examples only: {says} nothing about seed noise"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for being several, in their order [3]_; below 0.05 means found among all of them."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = p[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return [float(value) for value in adjusted]
+
+
+def smallest_detectable(interval: Interval, power: float = 0.8) -> float:
+    """Return about how large a true difference must be to be found with this many seeds and examples.
+
+    The interval's mean half-width times ``(z(level) + z(power)) / z(level)``, z from the normal distribution: a
+    first guess, since the half-width itself is estimated.
+
+    Parameters
+    ----------
+    interval : Interval
+        Of a comparison of the same size and kind.
+    power : float
+        Wanted chance of finding it, in (0, 1).
+    """
+    from scipy.stats import norm
+
+    z = float(norm.isf((1 - interval.level) / 2))
+    return (interval.high - interval.low) / 2 * (z + float(norm.ppf(power))) / z

@@ -1,0 +1,174 @@
+"""`Recipe`: how a model is trained, as one small frozen object that a result carries with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pifi_probe.errors import RecipeError
+
+__all__ = ["Recipe"]
+
+_PRECISIONS = ("float32", "bf16")
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training settings. A recipe, a task and a model give the same numbers again on the same machine.
+
+    The optimiser is Adam without weight decay at a constant learning rate, and the epoch with the best
+    validation accuracy is kept (ties: the lower negative log-likelihood).
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of encoder and head (paper).
+    lr_projection : float, optional
+        Of L_in and L_out. None: `learning_rate` times the wiring's own factor, which is 1 for ``"paper"`` and
+        10 for ``"matched"``.
+    batch_size : int
+        Texts per optimiser step (paper).
+    epochs : int
+        Passes over the training split (paper).
+    max_length : int
+        Tokens per text, the rest is cut off. Stated by the reference code only, not by the paper's summary.
+    label_smoothing : float
+        In [0, 1). Stated by the reference code only.
+    max_grad_norm : float
+        Bound on the Euclidean norm of all gradients together; 0 for none. Stated by the reference code only.
+    seed : int
+        Of the order of the data and of dropout. New weights are drawn by ``plug_in(seed=...)``.
+    precision : {"float32", "bf16"}
+        ``"bf16"``: automatic mixed precision, where the processor has instructions for it.
+    device : {"auto", "cpu", "cuda", "mps"}
+        ``"auto"``: CUDA, else MPS, else CPU.
+
+    Raises
+    ------
+    RecipeError
+        If a value is out of range.
+
+    Notes
+    -----
+    Best epoch by validation accuracy is also a rule of the reference code; its validation split (20 % of the
+    training rows) and its head are settings of the task and of the model.
+
+    Examples
+    --------
+    >>> Recipe(seed=1).replace(epochs=1).epochs
+    1
+    """
+
+    learning_rate: float = 5e-5
+    lr_projection: float | None = None
+    batch_size: int = 32
+    epochs: int = 3
+    max_length: int = 100
+    label_smoothing: float = 0.05
+    max_grad_norm: float = 5.0
+    seed: int = 0
+    precision: str = "float32"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "label_smoothing", "max_grad_norm", "lr_projection"):
+            if getattr(self, name) is not None or name != "lr_projection":
+                self._set_number(name, float)
+        for name in ("batch_size", "epochs", "max_length", "seed"):
+            self._set_number(name, int)
+        self._require("learning_rate", self.learning_rate > 0, "must be above 0")
+        self._require("lr_projection", self.lr_projection is None or self.lr_projection > 0, "must be above 0")
+        self._require("batch_size", self.batch_size >= 1, "must be at least 1")
+        self._require("epochs", self.epochs >= 1, "must be at least 1")
+        self._require("max_length", self.max_length >= 3, "must be at least 3: one token between two special ones")
+        self._require("label_smoothing", 0 <= self.label_smoothing < 1, "must be in [0, 1)")
+        self._require("max_grad_norm", self.max_grad_norm >= 0, "must be 0 (no clipping) or above")
+        self._require("seed", 0 <= self.seed < 2**32, "must be in [0, 2**32)")
+        self._require_choice("precision", _PRECISIONS)
+        self._require_choice("device", _DEVICES)
+
+    def _set_number(self, name: str, kind: type[int] | type[float]) -> None:
+        """Store a plain Python number, so that equal recipes have equal hashes."""
+        value = getattr(self, name)
+        abstract = numbers.Integral if kind is int else numbers.Real
+        good = isinstance(value, abstract) and not isinstance(value, bool) and math.isfinite(value)
+        self._require(name, good, "must be a whole number" if kind is int else "must be a number")
+        object.__setattr__(self, name, kind(value))
+
+    def _require_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        near = difflib.get_close_matches(str(getattr(self, name)), choices, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(choices)}"
+        self._require(name, getattr(self, name) in choices, "is unknown", hint)
+
+    def _require(self, name: str, holds: bool, otherwise: str, hint: str = "") -> None:
+        if not holds:
+            default = next(field.default for field in fields(self) if field.name == name)
+            raise RecipeError(
+                f"{name}={getattr(self, name)!r} {otherwise}",
+                where=f"recipe, {name}",
+                next=hint or f"the default is {default!r}",
+            )
+
+    def replace(self, **changes: Any) -> Recipe:
+        """Return the recipe with some settings changed.
+
+        Raises
+        ------
+        RecipeError
+            If a setting is unknown (the nearest name is proposed) or out of range.
+        """
+        self._check_names(changes)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a dictionary that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Rebuild a recipe; settings that are not named keep their defaults."""
+        cls._check_names(values)
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """Return the settings as JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Rebuild a recipe from `to_json`.
+
+        Raises
+        ------
+        RecipeError
+            If the text is no JSON object, or a setting is unknown or out of range.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"not JSON: {error}", where="recipe", next="write it with Recipe.to_json") from error
+        if not isinstance(values, dict):
+            raise RecipeError("not a JSON object", where="recipe", next="write it with Recipe.to_json")
+        return cls.from_dict(values)
+
+    @property
+    def hash(self) -> str:
+        """Hexadecimal sha256 over all settings, equal on every machine."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def _check_names(cls, values: Mapping[str, Any]) -> None:
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
+                raise RecipeError(f"unknown setting {name!r}", where="recipe", next=hint)
