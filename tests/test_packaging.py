@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
-import importlib.util
-import json
 import os
 import re
 import shutil
@@ -25,6 +23,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import pifi_probe
+from pifi_probe.layers.extract import extract
+from tests.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -210,6 +210,35 @@ def test_a_failing_test_fails_make(checkout):
     assert checkout.make("test", FAILS="1").returncode != 0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a bash script")
+def test_ci_runs_every_check_and_stops_at_the_first_that_fails(checkout):
+    shutil.copytree(ROOT / ".ci", checkout.root / ".ci")
+    for tool in (
+        checkout.root / ".venv/bin/pifi-probe",
+        checkout.stub.parent / "make",
+        checkout.stub.parent / "chromium",
+    ):
+        tool.parent.mkdir(parents=True, exist_ok=True)
+        tool.write_text('#!/bin/sh\necho "$@" >> "$LOG"\n[ "$*" != "$FAILS" ]\n')
+        tool.chmod(0o755)
+
+    def ci(fails: str) -> tuple[int, list[str]]:
+        checkout.log.write_text("")
+        path = f"{checkout.stub.parent}{os.pathsep}{os.environ['PATH']}"
+        run = subprocess.run(
+            ["bash", str(checkout.root / ".ci" / "run")],
+            env=os.environ | {"PATH": path, "LOG": str(checkout.log), "FAILS": fails},
+            stdin=subprocess.DEVNULL,
+        )
+        return run.returncode, checkout.log.read_text().splitlines()
+
+    calls = [".venv/.ready", "assets pull", "test", "test-slow", "lint", "book"]
+    assert ci("nothing") == (0, calls)
+    for count, target in enumerate(calls, start=1):
+        code, made = ci(target)
+        assert code != 0 and made == calls[:count]
+
+
 def test_no_file_of_the_set_up_names_a_registry_host():
     names = [
         "Makefile",
@@ -246,8 +275,8 @@ def test_the_wheel_alone_extracts_a_layer_outside_of_the_repository(tmp_path):
         "pifi_probe",
         f"pifi_probe-{PROJECT['version']}.dist-info",
     }
-    with tarfile.open(sdist) as archive:
-        inside = {name.partition("/")[2] for name in archive.getnames()}
+    with tarfile.open(sdist) as packed:
+        inside = {name.partition("/")[2] for name in packed.getnames()}
     assert {"pyproject.toml", "LICENSE", "README.md", "constraints.txt", "tests/test_packaging.py"} <= inside
 
     fresh = tmp_path / "a fresh environment"
@@ -265,13 +294,18 @@ def test_the_wheel_alone_extracts_a_layer_outside_of_the_repository(tmp_path):
         return done.stdout
 
     run(scripts / "python", "-m", "pip", "install", "--no-deps", "--no-index", wheel)
-    layout = {"base": str(fresh), "platbase": str(fresh)}
     site = Path(
         run(scripts / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     )
     (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    assert layout["base"] in run(scripts / "python", "-c", "import pifi_probe; print(pifi_probe.__file__)")
-    if importlib.util.find_spec("pifi_probe.cli") is None:
-        pytest.skip("the command line is not there yet")
+    home = run(scripts / "python", "-c", "import pifi_probe; print(pifi_probe.__file__)").strip()
+    assert Path(home).is_relative_to(fresh)
 
-    assert json.loads(run(scripts / "pifi-probe", "info", "--json"))
+    model = tiny_checkpoint("llama", tmp_path / "a tiny llama")
+    assert PROJECT["version"] in run(scripts / "pifi-probe", "info", "--json")
+    run(scripts / "pifi-probe", "extract", f"{model}[-1]", "--out", "layer")
+    code = (
+        "from pifi_probe import FrozenLayer; x = FrozenLayer.load('layer'); print(x.hidden_size, x.n_params)"
+    )
+    layer = extract(f"{model}[-1]")
+    assert run(scripts / "python", "-c", code).split() == [str(layer.hidden_size), str(layer.n_params)]

@@ -84,7 +84,9 @@ def test_a_frozen_layer_stays_frozen_under_trainer(bert: Path, layer: FrozenLaye
         str(tmp_path), max_steps=3, learning_rate=1e-2, report_to=[], use_cpu=True, disable_tqdm=True
     )
     Trainer(model, arguments, train_dataset=rows).train()
-    changed = {name.split(".")[0] for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    changed = {
+        name.split(".")[0] for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
     assert changed == {"encoder", "plugin", "head"}
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items() if n.startswith("plugin.layers"))
 
@@ -99,7 +101,10 @@ def test_a_layer_that_became_trainable_is_an_error_not_a_silent_change(bert: Pat
 
 
 def test_step_zero_with_a_bypass_is_plain_fine_tuning(bert: Path, layer: FrozenLayer) -> None:
-    plugged, vanilla = build(bert, layer, wiring="matched"), build(bert, layer, wiring="matched", control="vanilla")
+    plugged, vanilla = (
+        build(bert, layer, wiring="matched"),
+        build(bert, layer, wiring="matched", control="vanilla"),
+    )
     with torch.no_grad():
         assert torch.equal(plugged(**batch()).logits, vanilla(**batch()).logits)
 
@@ -135,7 +140,9 @@ def test_the_paper_wiring_is_the_full_layer_called_on_one_token(bert: Path, laye
         assert torch.allclose(model(**batch()).logits, expected, atol=1e-5)
 
 
-def test_the_shuffled_control_keeps_each_tensors_values_and_the_random_one_its_spread(layer: FrozenLayer) -> None:
+def test_the_shuffled_control_keeps_each_tensors_values_and_the_random_one_its_spread(
+    layer: FrozenLayer,
+) -> None:
     from pifi_probe.plugin.variants import make_variant
 
     real = dict(layer.tensors())
@@ -200,7 +207,9 @@ def test_a_reference_to_a_layer_that_changed_is_refused(bert: Path, tmp_path: Pa
         PiFiForSequenceClassification.from_pretrained(tmp_path / "saved")
 
 
-def test_the_text_classification_pipeline_works_with_label_names(bert: Path, layer: FrozenLayer, tmp_path: Path) -> None:
+def test_the_text_classification_pipeline_works_with_label_names(
+    bert: Path, layer: FrozenLayer, tmp_path: Path
+) -> None:
     build(bert, layer).save_pretrained(tmp_path)
     slm.tiny_tokenizer().save_pretrained(tmp_path)
     answer = pipeline("text-classification", model=str(tmp_path), device="cpu")("the film was good")
@@ -216,9 +225,7 @@ def test_the_model_card_names_donor_licence_and_modes(bert: Path, layer: FrozenL
 
 
 @pytest.mark.parametrize("state", [{"licence": None}, {"licence": "llama3.1", "gated": True}])
-def test_weights_of_unknown_or_gated_licence_are_not_uploaded(
-    state: dict[str, object], bert: Path, llm: Path
-) -> None:
+def test_weights_of_unknown_or_gated_licence_are_not_uploaded(state: dict[str, object], bert: Path, llm: Path) -> None:
     donor = pp.extract(f"{llm}[1]")
     assert isinstance(donor, FrozenLayer)
     model = build(bert, donor.with_card(**state))
@@ -230,7 +237,14 @@ def test_weights_of_unknown_or_gated_licence_are_not_uploaded(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("wiring", "papr"), ("control", "none"), ("feed", "all"), ("mask", "full"), ("scale", "big"), ("pooling", "max")],
+    [
+        ("wiring", "papr"),
+        ("control", "none"),
+        ("feed", "all"),
+        ("mask", "full"),
+        ("scale", "big"),
+        ("pooling", "max"),
+    ],
 )
 def test_an_unknown_mode_is_named_with_the_valid_ones(option: str, value: str, bert: Path, layer: FrozenLayer) -> None:
     with pytest.raises(PlugInError, match=f"unknown {option}.*next: use"):

@@ -130,7 +130,9 @@ _EXTRA: dict[str, dict[str, Any]] = {
 }
 # name of a tiny checkpoint -> model_type, where the two differ
 _VARIANTS = {
-    name: name.rsplit("_", 1)[0] for name in _EXTRA if name.endswith(("_scaled", "_window", "_new", "_alibi", "_serial"))
+    name: name.rsplit("_", 1)[0]
+    for name in _EXTRA
+    if name.endswith(("_scaled", "_window", "_new", "_alibi", "_serial"))
 } | {"stablelm_parallel": "stablelm"}
 
 FAMILIES: tuple[str, ...] = tuple(_EXTRA)
@@ -164,7 +166,9 @@ def _stored_buffers(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
     return [(name, tensor) for name, tensor in model.named_buffers() if name in stored]
 
 
-def tiny_checkpoint(family: str, folder: Path | str, *, max_shard_size: str = "5GB", **overrides: Any) -> Path:
+def tiny_checkpoint(
+    family: str, folder: Path | str, *, max_shard_size: str = "5GB", **overrides: Any
+) -> Path:
     """Save ``tiny_model(family)`` into `folder` as safetensors and return the folder.
 
     A small `max_shard_size` (``"40KB"``) gives several shards and an index.

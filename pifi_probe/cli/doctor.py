@@ -1,4 +1,4 @@
-"""``doctor``: is this machine ready?"""
+"""``doctor``: what this machine has, and what it lacks."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def _pip() -> Finding:
     import importlib.util
 
     well = importlib.util.find_spec("pip") is not None
-    return Finding("pip", well, "present" if well else "missing", "python -m ensurepip (it fetches the embedded assets)")
+    return Finding(
+        "pip", well, "present" if well else "missing", "python -m ensurepip (it fetches the embedded assets)"
+    )
 
 
 def _disk() -> Finding:

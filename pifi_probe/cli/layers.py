@@ -29,9 +29,10 @@ def extract(
 ) -> None:
     """Read one layer of a language model, alone, and save it."""
     import pifi_probe as pp
+    from pifi_probe.layers.frozen import list_of
 
     layer = pp.extract(spec, dtype=dtype, allow_pickle=allow_pickle, allow_full_download=allow_full_download)
-    parts = [layer] if isinstance(layer, pp.FrozenLayer) else list(layer.layers)
+    parts = list_of(layer)
     records = []
     for number, part in enumerate(parts):
         folder = out if len(parts) == 1 else out / str(number)

@@ -10,17 +10,16 @@ from typing import Protocol
 import torch
 from transformers import PretrainedConfig
 
-from pifi_probe.errors import CheckpointError, CorruptFileError, ModelNotFoundError, UnsupportedFormatError
+from pifi_probe.errors import CheckpointError, CorruptFileError, ModelNotFoundError
 from pifi_probe.layers import safetensors_io
-from pifi_probe.layers.configs import read_config, read_licence, read_weight_map, refuse_quantised_names
+from pifi_probe.layers.configs import refuse_quantised_names
 from pifi_probe.layers.sharded import ShardedCheckpoint
-from pifi_probe.layers.sources import ByteSource, FileSource, TensorInfo
+from pifi_probe.layers.sources import ByteSource, TensorInfo
 
 __all__ = ["Checkpoint", "SafetensorsCheckpoint", "open_checkpoint"]
 
 INDEX = "model.safetensors.index.json"
-_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
-_SHARD = re.compile(r"^(?P<stem>.+)-\d{5}-of-(?P<n>\d{5})\.safetensors$")
+_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$|^[\w.-]+/[\w.-]+/[\w./-]+\.gguf$")
 
 
 class Checkpoint(Protocol):
@@ -30,16 +29,12 @@ class Checkpoint(Protocol):
     ----------
     config : PretrainedConfig
         transformers configuration of the text decoder.
-    tensors : Mapping
-        Name as stored to `TensorInfo`.
     format : str
         ``"safetensors"``, ``"gguf"`` or ``"pickle"``.
     identity : str
         ``"repo@commit"`` or an absolute path.
     revision, licence : str or None
     gated : bool
-    bytes_read : int
-        Bytes fetched until now, headers included.
     """
 
     config: PretrainedConfig
@@ -50,9 +45,15 @@ class Checkpoint(Protocol):
     gated: bool
 
     @property
-    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Name as stored to where the tensor lies."""
+        ...
+
     @property
-    def bytes_read(self) -> int: ...
+    def bytes_read(self) -> int:
+        """Bytes fetched until now, headers included."""
+        ...
+
     def layer_names(self, index: int) -> list[str]:
         """Return the stored names of the tensors of layer `index`."""
         ...
@@ -110,16 +111,16 @@ class SafetensorsCheckpoint(ShardedCheckpoint):
         self._sources = sources
         self._tensors = _Tensors(sources, weight_map)
         refuse_quantised_names(self._tensors, identity)
-        super().__init__(
-            config, self._tensors, identity=identity, revision=revision, licence=licence, gated=gated
-        )
+        super().__init__(config, self._tensors, identity=identity, revision=revision, licence=licence, gated=gated)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
+        """Name as stored to where the tensor lies."""
         return self._tensors
 
     @property
     def bytes_read(self) -> int:
+        """Bytes fetched until now, headers included."""
         return sum(source.bytes_read for source in self._sources.values())
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -180,7 +181,7 @@ def open_checkpoint(
     ----------
     model : str
         A local folder, a ``.safetensors`` file with ``config.json`` beside it, a ``.gguf`` file, an embedded
-        name, or a hub id; tried in this order.
+        name, or a hub id (``org/name``, or ``org/name/file.gguf``); tried in this order.
     revision : str, optional
         Branch, tag or commit of a hub id.
     allow_pickle : bool
@@ -208,9 +209,11 @@ def open_checkpoint(
             raise CheckpointError(
                 f"a local checkpoint has no revision {revision!r}", where=model, next="leave the revision out"
             )
-        return _open_local(path.absolute(), allow_pickle)
-    looks_local = model.startswith((".", "~")) or model.endswith((".gguf", ".safetensors", ".bin"))
-    if looks_local or not _HUB_NAME.match(model):
+        from pifi_probe.layers.local import open_local_checkpoint
+
+        return open_local_checkpoint(path.absolute(), allow_pickle=allow_pickle)
+    is_file_name = model.count("/") < 2 and model.endswith((".gguf", ".safetensors", ".bin"))
+    if is_file_name or model.startswith((".", "~")) or not _HUB_NAME.match(model):
         raise ModelNotFoundError(
             f"there is no model {model!r}",
             where="model name",
@@ -219,102 +222,4 @@ def open_checkpoint(
         )
     from pifi_probe.layers.hub import open_hub_checkpoint
 
-    return open_hub_checkpoint(
-        model, revision, allow_pickle=allow_pickle, allow_full_download=allow_full_download
-    )
-
-
-def _open_local(path: Path, allow_pickle: bool) -> Checkpoint:
-    if path.is_dir():
-        return _open_folder(path, allow_pickle)
-    if path.suffix == ".gguf":
-        from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
-
-        return GGUFCheckpoint(FileSource(path), identity=str(path))
-    if path.suffix == ".safetensors":
-        return _open_safetensors(path.parent, [path.name], str(path))
-    if path.suffix in (".bin", ".pt", ".pth"):
-        return _open_pickle(path.parent, [path.name], str(path), allow_pickle)
-    raise UnsupportedFormatError(
-        f"files of type {path.suffix or path.name!r} are not read",
-        where=str(path),
-        next="give a folder, a .safetensors file or a .gguf file",
-    )
-
-
-def _open_folder(folder: Path, allow_pickle: bool) -> Checkpoint:
-    """Open what a folder holds: safetensors before pickle, an index before single files."""
-    if (folder / INDEX).is_file():
-        weight_map = read_weight_map(folder / INDEX)
-        return _open_safetensors(folder, sorted(set(weight_map.values())), str(folder), weight_map)
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    weights = [name for name in names if name.endswith(".safetensors")]
-    if "model.safetensors" in weights:
-        weights = ["model.safetensors"]
-    if len(weights) == 1 or (weights and _is_complete_set(weights, folder)):
-        return _open_safetensors(folder, weights, str(folder))
-    if weights:
-        raise CheckpointError(
-            f"the folder has {len(weights)} safetensors files and no {INDEX}",
-            where=str(folder),
-            next=f"add {INDEX}, or give the one file that you mean",
-        )
-    pickles = [name for name in names if re.fullmatch(r"pytorch_model(-\d+-of-\d+)?\.bin", name)]
-    if pickles:
-        return _open_pickle(folder, pickles, str(folder), allow_pickle)
-    ggufs = [name for name in names if name.endswith(".gguf")]
-    raise CheckpointError(
-        "the folder has no weights (model.safetensors)",
-        where=str(folder),
-        next=f"give the GGUF file itself: {folder / ggufs[0]}" if ggufs else "give the folder of a whole checkpoint",
-    )
-
-
-def _is_complete_set(names: list[str], folder: Path) -> bool:
-    """Tell whether the files are the shards of one checkpoint; raise when some of them are missing."""
-    shards = [match for name in names if (match := _SHARD.match(name))]
-    if len(shards) != len(names) or len({(match["stem"], match["n"]) for match in shards}) != 1:
-        return False
-    n = int(shards[0]["n"])
-    if len(shards) != n:
-        raise CheckpointError(
-            f"{n - len(shards)} of {n} shards are missing", where=str(folder), next="download the missing files"
-        )
-    return True
-
-
-def _open_safetensors(
-    folder: Path, files: list[str], identity: str, weight_map: Mapping[str, str] | None = None
-) -> SafetensorsCheckpoint:
-    config = read_config(folder)
-    _require_files(folder, files)
-    sources = {file: FileSource(folder / file) for file in files}
-    return SafetensorsCheckpoint(config, sources, identity, licence=read_licence(folder), weight_map=weight_map)
-
-
-def _open_pickle(folder: Path, files: list[str], identity: str, allow_pickle: bool) -> Checkpoint:
-    if not allow_pickle:
-        raise UnsupportedFormatError(
-            "the weights are legacy pickle files, which are read only on request",
-            where=identity,
-            next="pass allow_pickle=True (they are read with weights_only=True), or use a safetensors checkpoint",
-        )
-    from pifi_probe.layers.pickle_io import PickleCheckpoint
-
-    index = folder / "pytorch_model.bin.index.json"
-    if len(files) > 1 and index.is_file():
-        files = sorted(set(read_weight_map(index).values()))
-    config = read_config(folder)
-    _require_files(folder, files)
-    paths = {file: folder / file for file in files}
-    return PickleCheckpoint(config, paths, identity, licence=read_licence(folder))
-
-
-def _require_files(folder: Path, files: list[str]) -> None:
-    missing = [file for file in files if not (folder / file).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{len(missing)} of {len(files)} shards are missing: {', '.join(missing[:3])}",
-            where=str(folder),
-            next="download the missing files",
-        )
+    return open_hub_checkpoint(model, revision, allow_pickle=allow_pickle, allow_full_download=allow_full_download)

@@ -11,11 +11,17 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from pifi_probe.compat import load_config
-from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedFamilyError, UnsupportedFormatError
+from pifi_probe.errors import (
+    CheckpointError,
+    CorruptFileError,
+    UnsupportedFamilyError,
+    UnsupportedFormatError,
+)
 
 __all__ = ["read_config", "read_json", "read_licence", "read_weight_map", "refuse_quantised_names"]
 
 _MAX_JSON = 1 << 28  # bytes; the index of the largest models has about 10 MB
+_MAX_LAYERS = 10_000
 # Tensors that only quantised checkpoints have beside or in place of a weight.
 _QUANTISED = re.compile(
     r"\.(qweight|qzeros|SCB|absmax|quant_map|weight_scale_inv|weight_scale|weight_packed|\w+_blocks)$"
@@ -39,7 +45,9 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(
-            f"the file cannot be read: {error.strerror}", where=str(path), next="check the path and its permissions"
+            f"the file cannot be read: {error.strerror}",
+            where=str(path),
+            next="check the path and its permissions",
         ) from error
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(
@@ -70,7 +78,10 @@ def read_config(folder: Path) -> PretrainedConfig:
             next="give the folder of a whole checkpoint: config.json beside the weights",
         )
     raw = read_json(path)
-    _refuse_quantised(raw, path)
+    for part in (raw, raw.get("text_config")):
+        if isinstance(part, dict):
+            _refuse_quantised(part, path)
+            _refuse_absurd(part, path)
     model_type = raw.get("model_type")
     try:
         config = load_config(folder).get_text_config(decoder=True)
@@ -82,7 +93,9 @@ def read_config(folder: Path) -> PretrainedConfig:
                 next="update transformers; models that bring their own code are not run",
             ) from error
         raise CheckpointError(
-            f"transformers rejects the configuration: {error}", where=str(path), next="download the model again"
+            f"transformers rejects the configuration: {error}",
+            where=str(path),
+            next="download the model again",
         ) from error
     n_layers = getattr(config, "num_hidden_layers", None)
     if type(n_layers) is not int or n_layers < 1:
@@ -95,22 +108,34 @@ def read_config(folder: Path) -> PretrainedConfig:
 
 
 def _refuse_quantised(raw: dict[str, Any], path: Path) -> None:
-    for part in (raw, raw.get("text_config")):
-        settings = part.get("quantization_config") if isinstance(part, dict) else None
-        if settings:
-            method = settings.get("quant_method") if isinstance(settings, dict) else None
-            method = method or ("bitsandbytes" if "load_in_4bit" in settings else "unknown")
-            raise UnsupportedFormatError(
-                f"the checkpoint is quantised ({method}), which is not read yet", where=str(path), next=_ANOTHER
+    settings = raw.get("quantization_config")
+    if settings:
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        method = method or ("bitsandbytes" if "load_in_4bit" in settings else "unknown")
+        raise UnsupportedFormatError(
+            f"the checkpoint is quantised ({method}), which is not read yet", where=str(path), next=_ANOTHER
+        )
+
+
+def _refuse_absurd(raw: dict[str, Any], path: Path) -> None:
+    """Refuse a number of layers for which transformers would fill the memory with lists."""
+    for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+        if isinstance(raw.get(key), (int, float)) and raw[key] > _MAX_LAYERS:
+            raise CorruptFileError(
+                f"the configuration claims {key} = {raw[key]}",
+                where=str(path),
+                next="download the model again",
             )
 
 
 def refuse_quantised_names(names: Iterable[str], where: str) -> None:
-    """Raise `UnsupportedFormatError` when tensor names betray a quantised checkpoint (GPTQ, AWQ, FP8, ...)."""
+    """Raise `UnsupportedFormatError` when tensor names betray a quantised checkpoint."""
     found = next((name for name in names if _QUANTISED.search(name)), None)
     if found is not None:
         raise UnsupportedFormatError(
-            f"the checkpoint is quantised: it holds {found!r}, which is not read yet", where=where, next=_ANOTHER
+            f"the checkpoint is quantised: it holds {found!r}, which is not read yet",
+            where=where,
+            next=_ANOTHER,
         )
 
 

@@ -14,7 +14,12 @@ from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, parse
 
 __all__ = ["extract", "pick_device"]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 
 
 def extract(
@@ -105,7 +110,9 @@ def extract_from(
     return layer.with_card(sha256=layer.digest())
 
 
-def _fill(config: PretrainedConfig, tensors: dict[str, torch.Tensor], dtype: torch.dtype, where: str) -> PreTrainedModel:
+def _fill(
+    config: PretrainedConfig, tensors: dict[str, torch.Tensor], dtype: torch.dtype, where: str
+) -> PreTrainedModel:
     """Load the tensors with transformers' own loader, so that its renames and fusions of weights apply."""
     with quiet_transformers():
         shell, info = MODEL_MAPPING[type(config)].from_pretrained(

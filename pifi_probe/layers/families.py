@@ -95,7 +95,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "gpt_neox": Family(outside=("final_layer_norm",), attention="attention", output="dense", value="qkv_per_head"),
         "gptj": Family(layers="h", outside=("ln_f",), attention="attn", output="out_proj"),
         "gpt2": Family(
-            layers="h", outside=("ln_f",), zeros=("wpe",), attention="attn", output="c_proj", value="qkv_concat"
+            layers="h",
+            outside=("ln_f",),
+            zeros=("wpe",),
+            attention="attn",
+            output="c_proj",
+            value="qkv_concat",
         ),
         "opt": Family(
             decoder="decoder",

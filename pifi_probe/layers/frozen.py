@@ -233,7 +233,7 @@ class FrozenLayer(nn.Module):
         for name, tensor in self.tensors():
             digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(memoryview(flat.numpy()))
+            digest.update(flat.numpy().data)
         return digest.hexdigest()
 
     def with_card(self, **changes: Any) -> FrozenLayer:

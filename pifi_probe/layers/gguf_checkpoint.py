@@ -10,7 +10,7 @@ import torch
 from pifi_probe.compat import name_gguf_tensors
 from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedFormatError
 from pifi_probe.layers.families import layer_config
-from pifi_probe.layers.gguf_config import config_entries, gguf_config
+from pifi_probe.layers.gguf_config import gguf_config
 from pifi_probe.layers.gguf_io import read_header, read_tensors
 from pifi_probe.layers.sharded import check_finite, check_index
 from pifi_probe.layers.sources import ByteSource, TensorInfo
@@ -59,8 +59,7 @@ class GGUFCheckpoint:
                 next="merge the parts with llama-gguf-split --merge, then give the merged file",
             )
         self.tensors: Mapping[str, TensorInfo] = header.tensors
-        self.config = gguf_config(header, identity)
-        self._entries = config_entries(header, identity)
+        self.config, self._entries = gguf_config(header, identity)
         self._architecture = str(header.metadata["general.architecture"])
         stated = header.metadata.get("general.license")
         self.identity, self.revision, self.gated = identity, revision, gated
@@ -68,15 +67,18 @@ class GGUFCheckpoint:
 
     @property
     def bytes_read(self) -> int:
+        """Bytes fetched until now, the header included."""
         return self._source.bytes_read
 
     def layer_names(self, index: int) -> list[str]:
-        """Return the stored names (``"blk.3.attn_q.weight"``) of layer `index`; raises as `ShardedCheckpoint`."""
+        """Return the stored names (``"blk.3.attn_q.weight"``) of layer `index`; raises as for safetensors."""
         check_index(index, int(self.config.num_hidden_layers), self.identity)
         names = [name for name in self.tensors if name.startswith(f"blk.{index}.") and not _COMPUTED.search(name)]
         if not names:
             raise CheckpointError(
-                f"no tensor of layer {index} is in the file", where=self.identity, next="download the file again"
+                f"no tensor of layer {index} is in the file",
+                where=self.identity,
+                next="download the file again",
             )
         return names
 
@@ -90,7 +92,7 @@ class GGUFCheckpoint:
         Raises
         ------
         CorruptFileError
-            If the file is truncated, a tensor holds NaN or an infinity, or has a shape that cannot be converted.
+            If the file is truncated, a tensor holds NaN or an infinity, or cannot be converted.
         UnsupportedFormatError
             If a tensor's type cannot be dequantised or transformers has no place for a tensor.
         LayerIndexError, CheckpointError, UnsupportedFamilyError
@@ -107,11 +109,11 @@ class GGUFCheckpoint:
         return self._named(self.read(names), 0)
 
     def _named(self, stored: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
-        """Give GGUF tensors the names, layout and values of a transformers model whose only layer is `index`."""
+        """Give GGUF tensors the names, layout and values of a model whose only layer is `index`."""
         config = layer_config(self.config, index)
         try:
             found, unplaced = name_gguf_tensors(self._architecture, self._entries, config, stored)
-        except (ValueError, RuntimeError, IndexError) as error:
+        except (ValueError, RuntimeError, LookupError, TypeError) as error:
             raise CorruptFileError(
                 f"the tensors of layer {index} do not have the shapes that the metadata state: {error}",
                 where=self.identity,

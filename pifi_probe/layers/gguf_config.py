@@ -1,22 +1,24 @@
 """The configuration of a GGUF file: transformers' own tables, and what they leave out.
 
-A GGUF file has no ``config.json``; its metadata say the same under llama.cpp's names. transformers' tables miss
-some of them and then use one checkpoint's default for all, which would change the layer silently.
+A GGUF file has no ``config.json``; its metadata say the same under llama.cpp's names. transformers' tables
+miss some of them and then use one checkpoint's default for all, which would change the layer silently.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from reprlib import repr as short
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from pifi_probe.compat import config_from_dict, gguf_config_table
-from pifi_probe.errors import CheckpointError, UnsupportedFormatError
+from pifi_probe.errors import CheckpointError, PifiProbeError, UnsupportedFormatError
 from pifi_probe.layers.gguf_io import ArrayInfo, GGUFHeader, read_tensors
 
-__all__ = ["ARCHITECTURES", "config_entries", "gguf_config"]
+__all__ = ["ARCHITECTURES", "gguf_config"]
 
 # general.architecture -> model_type of transformers
 ARCHITECTURES: Mapping[str, str] = {
@@ -59,13 +61,16 @@ _MORE: Mapping[str, tuple[tuple[str, str], ...]] = {
     "starcoder2": (("rope.freq_base", "rope_theta"),),
 }
 _PARTIAL_ROTARY = {"nemotron", "phi3", "stablelm"}
-_WIDE_GEMMA = {46, 62}  # layers of the 27B models, which scale attention by width / heads (as llama.cpp has it)
+_WIDE_GEMMA = {
+    46,
+    62,
+}  # layers of the 27B models, which scale attention by width / heads (as llama.cpp has it)
 # Llama 3.1 and 3.2 store their scaled frequencies as a tensor: (factor, low, high, original context)
 _LLAMA3_ROPE = ((8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192))
 
 
-def gguf_config(header: GGUFHeader, where: str) -> Any:
-    """Return the transformers configuration of a GGUF file.
+def gguf_config(header: GGUFHeader, where: str) -> tuple[PretrainedConfig, dict[str, Any]]:
+    """Return the transformers configuration of a GGUF file, and the entries it was made from.
 
     Raises
     ------
@@ -74,24 +79,25 @@ def gguf_config(header: GGUFHeader, where: str) -> Any:
     CheckpointError
         If the metadata are incomplete or contradict themselves.
     """
-    entries = config_entries(header, where)
     try:
-        return config_from_dict(entries)
+        entries = _config_entries(header, where)
+        return config_from_dict(entries), entries
+    except PifiProbeError:
+        raise
     except Exception as error:  # transformers validates with many kinds of exceptions
         raise CheckpointError(
-            f"the metadata make up no configuration of {entries['model_type']}: {error}",
+            f"the metadata make up no configuration: {error}",
             where=where,
             next="download the file again, or use the safetensors checkpoint",
         ) from error
 
 
-def config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
-    """Return the entries of the configuration, under transformers' names; raises as `gguf_config` does."""
+def _config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
+    """Return the entries of the configuration, under transformers' names."""
     architecture = header.metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        raise _unsupported(
-            f"GGUF files of architecture {architecture!r} are not read ({', '.join(sorted(ARCHITECTURES))} are)", where
-        )
+        supported = ", ".join(sorted(ARCHITECTURES))
+        raise _unsupported(f"GGUF of architecture {short(architecture)} is not read ({supported} are)", where)
     metadata = {
         key.removeprefix(f"{architecture}."): value
         for key, value in header.metadata.items()
@@ -109,6 +115,8 @@ def config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
     if "attention.head_count_kv" in table:
         entries.setdefault(table["attention.head_count_kv"], metadata["attention.head_count"])
     entries["vocab_size"] = _vocabulary(header, metadata)
+    for key, entry in (("bos", "bos"), ("eos", "eos"), ("padding", "pad")):
+        entries[f"{entry}_token_id"] = header.metadata.get(f"tokenizer.ggml.{key}_token_id")
     entries["tie_word_embeddings"] = "output.weight" not in header.tensors
     _set_peculiarities(architecture, header, metadata, entries, where)
     scaling = _rope_scaling(header, metadata, entries, where)
@@ -119,11 +127,15 @@ def config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
 
 def _require_sizes(metadata: Mapping[str, Any], entries: Mapping[str, Any], where: str) -> None:
     """Check the sizes that everything else is computed from."""
-    for key in ("block_count", "embedding_length", "attention.head_count"):
+    for key, most in (
+        ("block_count", 10_000),
+        ("embedding_length", 1 << 24),
+        ("attention.head_count", 1 << 24),
+    ):
         value = metadata.get(key)
-        if type(value) is not int or not 0 < value < 1 << 24:
+        if type(value) is not int or not 0 < value <= most:
             raise CheckpointError(
-                f"the metadata key {key!r} is missing or no positive number: {value!r}"[:200],
+                f"the metadata key {key!r} is missing or no sensible number: {short(value)}",
                 where=where,
                 next="download the file again, or use the safetensors checkpoint",
             )

@@ -68,8 +68,8 @@ def read_header(source: ByteSource) -> GGUFHeader:
     Raises
     ------
     CorruptFileError
-        If the magic is wrong, a count or length is absurd, a name occurs twice, the alignment is no power of two, or
-        a tensor lies outside of the file.
+        If the magic is wrong, a count or length is absurd, a name occurs twice, the alignment is no power of
+        two, or a tensor lies outside of the file.
     UnsupportedFormatError
         If the version is neither 2 nor 3, the file is big-endian, or a tensor has an unknown type.
     """
@@ -163,8 +163,9 @@ def _tensor_info(walk: _Walk, name: str, shape: tuple[int, ...], kind: int, offs
             next="update the gguf package, or use a file quantised as Q8_0, Q6_K, Q5_K, Q4_K or similar",
         )
     dtype, block, size = GGUF_TYPES[kind]
-    if (shape[-1] if shape else 1) % block:
-        walk.corrupt(f"tensor {name!r}: rows of {shape[-1] if shape else 1} values do not fill {dtype} blocks of {block}")
+    columns = shape[-1] if shape else 1
+    if columns % block:
+        walk.corrupt(f"tensor {name!r}: rows of {columns} values do not fill {dtype} blocks of {block}")
     nbytes = math.prod(shape) // block * size
     if offset + nbytes > walk.source.size:
         walk.corrupt(f"the file is truncated: tensor {name!r} ends at byte {offset + nbytes} of {walk.source.size}")
@@ -212,6 +213,8 @@ class _Walk:
         if kind != _ARRAY:
             self.corrupt(f"the metadata hold a value of the unknown type {kind}")
         item, length = self.number("I"), self.number("Q")
+        if item not in _SCALARS and item not in (_STRING, _ARRAY):
+            self.corrupt(f"the metadata hold an array of the unknown type {item}")
         if nesting >= _MAX_NESTING:
             self.corrupt(f"the metadata hold arrays nested more than {_MAX_NESTING} deep")
         smallest = struct.calcsize("<" + _SCALARS[item]) if item in _SCALARS else 8

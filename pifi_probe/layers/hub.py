@@ -18,7 +18,7 @@ from huggingface_hub import ModelInfo, constants, try_to_load_from_cache
 from pifi_probe.errors import CheckpointError, HubError, SaveError
 from pifi_probe.files import cache_root, write_json
 from pifi_probe.layers.checkpoint import INDEX, Checkpoint, SafetensorsCheckpoint
-from pifi_probe.layers.configs import read_config, read_json, read_weight_map
+from pifi_probe.layers.configs import read_config, read_json, read_licence, read_weight_map
 from pifi_probe.layers.hub_client import HubClient, HubUnreachable, Patience
 from pifi_probe.layers.hub_source import HubRangeSource
 from pifi_probe.layers.sources import ByteSource, FileSource
@@ -42,8 +42,8 @@ def open_hub_checkpoint(
 ) -> Checkpoint:
     """Open a checkpoint on the hub; its configuration and index are read, no tensor yet.
 
-    What is fetched is kept under ``cache_root()/hub``, one file per tensor, so that the same layer is read without
-    a connection the second time.
+    What is fetched is kept under ``cache_root()/hub``, one file per tensor, so that the same layer is read
+    without a connection the second time.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class HubRepo:
     commit : str
         Full commit hash.
     files : Mapping
-        File name to size in bytes.
+        File name to size in bytes; None where the server does not list sizes.
     licence : str or None
     gated : bool
     allow_full_download : bool
@@ -100,15 +100,13 @@ class HubRepo:
 
     client: HubClient
     commit: str
-    files: Mapping[str, int]
+    files: Mapping[str, int | None]
     licence: str | None
     gated: bool
     allow_full_download: bool = False
 
     @classmethod
-    def open(
-        cls, client: HubClient, revision: str | None = None, allow_full_download: bool = False
-    ) -> HubRepo:
+    def open(cls, client: HubClient, revision: str | None = None, allow_full_download: bool = False) -> HubRepo:
         """Resolve `revision` to a commit: by the hub, or without a connection by what is known of it here."""
         known = _recall(client.repo, revision)
         if known is None or revision != known["commit"]:  # a commit never changes, a branch may have
@@ -118,9 +116,7 @@ class HubRepo:
             except HubUnreachable:
                 if known is None:
                     raise
-                _log.warning(
-                    "%s: no connection, the commit known here is used: %s", client.repo, known["commit"]
-                )
+                _log.warning("%s: no connection, the commit known here is used: %s", client.repo, known["commit"])
         return cls(client=client, allow_full_download=allow_full_download, **known)
 
     def provenance(self) -> dict[str, Any]:
@@ -145,12 +141,14 @@ class HubRepo:
             return FileSource(cached)
         cache = _folder(self.client.repo) / self.commit / quote(filename, safe="")
         size = self.files[filename]
+        if size is None:
+            size = self.client.attempt(lambda: self.client.locate(filename, self.commit), filename).size or 0
         return HubRangeSource(self.client, self.commit, filename, size, cache, self._download_whole)
 
     def total(self, names: list[str]) -> str:
         """Return the size of some files in words."""
         files = "1 file" if len(names) == 1 else f"{len(names)} files"
-        return f"{sum(self.files[name] for name in names) / 1e9:.3g} GB ({files})"
+        return f"{sum(self.files[name] or 0 for name in names) / 1e9:.3g} GB ({files})"
 
     def _download_whole(self, filename: str) -> Path:
         if not self.allow_full_download:
@@ -206,16 +204,14 @@ def _open_pickle(repo: HubRepo, allow_pickle: bool) -> Checkpoint:
         raise HubError(
             "the model has no safetensors weights",
             where=where,
-            next=f"give the GGUF file itself: {repo.client.repo}/{others[0]}"
-            if others
-            else "choose another model",
+            next=f"give the GGUF file itself: {repo.client.repo}/{others[0]}" if others else "choose another model",
         )
     if not (allow_pickle and repo.allow_full_download):
         raise HubError(
             f"the model has legacy .bin weights only, which need a full download of {repo.total(weights)}",
             where=where,
-            next="pass allow_full_download=True and allow_pickle=True (--allow-full-download --allow-pickle; they are "
-            "read with weights_only=True), or choose a model or revision with safetensors",
+            next="choose a model or revision with safetensors, or pass allow_full_download=True and "
+            "allow_pickle=True (--allow-full-download --allow-pickle)",
         )
     from pifi_probe.layers.pickle_io import PickleCheckpoint
 
@@ -234,7 +230,9 @@ def _folder(repo: str) -> Path:
 
 def _describe(info: ModelInfo) -> dict[str, Any]:
     """Return the fields of `HubRepo` that the hub states."""
-    files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise HubError("the hub names no commit", where=info.id, next="check HF_ENDPOINT and the proxy settings")
+    files = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
     return {"commit": info.sha, "files": files, "licence": _licence(info), "gated": bool(info.gated)}
 
 
@@ -244,14 +242,12 @@ def _licence(info: ModelInfo) -> str | None:
     if licence in (None, "other"):
         licence = card.get("license_name") or licence
     if licence is None:
-        licence = next(
-            (tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")), None
-        )
+        licence = next((tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")), None)
     return ", ".join(map(str, licence)) if isinstance(licence, list) else licence
 
 
 def _remember(repo: str, revision: str | None, known: dict[str, Any]) -> None:
-    """Write what the hub said about a revision; a folder that cannot be written costs only the offline use."""
+    """Write what the hub said about a revision; failing to costs the use without a connection, no more."""
     try:
         for name in {revision or "main", known["commit"]}:
             write_json(_folder(repo) / "revisions" / f"{quote(name, safe='')}.json", known)
@@ -260,8 +256,20 @@ def _remember(repo: str, revision: str | None, known: dict[str, Any]) -> None:
 
 
 def _recall(repo: str, revision: str | None) -> dict[str, Any] | None:
-    path = _folder(repo) / "revisions" / f"{quote(revision or 'main', safe='')}.json"
+    """Return what an earlier call learnt about a revision."""
     try:
-        return read_json(path)
+        known = read_json(_folder(repo) / "revisions" / f"{quote(revision or 'main', safe='')}.json")
     except CheckpointError:
         return None
+    return known if known.keys() == {"commit", "files", "licence", "gated"} else None
+
+
+def _recall_from_client(repo: str, revision: str | None) -> dict[str, Any] | None:
+    """Return what the client's own cache holds, where somebody downloaded the model before."""
+    config = try_to_load_from_cache(repo, "config.json", revision=revision or "main")
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+    return {"commit": folder.name, "files": files, "licence": read_licence(folder), "gated": False}

@@ -199,9 +199,7 @@ class HubClient:
         if isinstance(error, RevisionNotFoundError):
             return HubError("the model has no such revision", where=where, next=self._known_revisions())
         if isinstance(error, EntryNotFoundError):
-            return HubError(
-                "the model has no such file", where=where, next=f"see the files on {page}/tree/main"
-            )
+            return HubError("the model has no such file", where=where, next=f"see the files on {page}/tree/main")
         if isinstance(error, HFValidationError):
             return HubError(
                 "this is no valid name of a model on the hub",
@@ -241,7 +239,7 @@ def _explain_status(error: HfHubHTTPError, where: str) -> HubError:
         return HubError(
             "the hub limits how often it may be asked (HTTP 429)",
             where=where,
-            next=f"run the same command again {wait}: what was fetched is kept; `hf auth login` raises the limit",
+            next=f"run the same command again {wait} (what was fetched is kept); logging in raises the limit",
         )
     if status in _TRANSIENT:
         return HubError(

@@ -26,7 +26,7 @@ _SHOW_PROGRESS = 8 << 20  # bytes
 
 @dataclass
 class _Span:
-    """Bytes ``start`` to ``stop`` of the file: one buffer of the reader, which is one tensor or the header."""
+    """Bytes ``start`` to ``stop`` of the file: one buffer of the reader, a tensor or a part of the header."""
 
     start: int
     stop: int
@@ -67,9 +67,9 @@ class _Run:
 class HubRangeSource(ByteSource):
     """A file on the hub, read by byte ranges and kept on disk.
 
-    Each buffer that a reader asks for, which is one tensor or one part of a header, becomes one file of the cache,
-    written atomically; neighbours that are missing are fetched with one request. What a broken transfer has
-    brought is kept, also of the tensor it broke in.
+    Each buffer that a reader asks for (one tensor, or a part of the header) becomes one file of the cache,
+    written atomically; missing neighbours are fetched with one request. What a broken transfer has brought is
+    kept, also of the tensor in which it broke.
 
     Parameters
     ----------
@@ -112,12 +112,14 @@ class HubRangeSource(ByteSource):
         self._lock = threading.RLock()
 
     def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; raises as `read_scattered`."""
         self._check(offset, length)
         buffer = bytearray(length)
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`; raises as `read_scattered`."""
         self.read_scattered(offset, [buffer])
 
     def read_scattered(self, offset: int, buffers: Sequence[memoryview]) -> None:
@@ -142,7 +144,7 @@ class HubRangeSource(ByteSource):
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise CorruptFileError(
-                f"the file is truncated: bytes {offset} to {offset + length} were asked for, it has {self.size}",
+                f"the file is truncated: bytes {offset} to {offset + length} were asked for, of {self.size}",
                 where=self.name,
                 next="use another revision of the model, or tell its author",
             )
@@ -168,10 +170,10 @@ class HubRangeSource(ByteSource):
         """Fill a span as far as the cache reaches and return the number of bytes."""
         length = span.stop - span.start
         for path, least in ((self._path(span, "bin"), length), (self._path(span, "part"), 0)):
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            with contextlib.suppress(OSError), path.open("rb") as file:
                 size = path.stat().st_size
                 if least <= size <= length:
-                    return file.readinto(span.buffer[:size])  # type: ignore[attr-defined,no-any-return]
+                    return file.readinto(span.buffer[:size])
         return 0
 
     def _keep(self, span: _Span, suffix: str, length: int) -> None:
@@ -219,7 +221,8 @@ class HubRangeSource(ByteSource):
                 bar.update(len(chunk))
                 for span in run.take(chunk):
                     self._keep(span, "bin", span.stop - span.start)
-                    self._path(span, "part").unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        self._path(span, "part").unlink()
         if run.position < run.stop:
             raise Interrupted(f"the answer ended {run.stop - run.position} bytes early")
 

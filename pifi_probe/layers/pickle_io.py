@@ -26,8 +26,8 @@ _DTYPES = {
 class PickleCheckpoint(ShardedCheckpoint):
     """A checkpoint in one or several files written by ``torch.save``.
 
-    The tensors are memory-mapped; those asked for are copied out. `bytes_read` counts the copied bytes, and the
-    offsets in `tensors` are 0: the format has no header to read them from.
+    The tensors are memory-mapped; those asked for are copied out. `bytes_read` counts the copied bytes, and
+    the offsets in `tensors` are 0: the format has no header to read them from.
 
     Parameters
     ----------
@@ -69,10 +69,12 @@ class PickleCheckpoint(ShardedCheckpoint):
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
+        """Name as stored to dtype, shape and file."""
         return self._infos
 
     @property
     def bytes_read(self) -> int:
+        """Bytes copied out until now."""
         return self._bytes_read
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -95,7 +97,7 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         # UnpicklingError also stands for code in the file: weights_only refuses to run it.
         raise CorruptFileError(
-            f"the file cannot be read as plain tensors: {str(error).splitlines()[0] if str(error) else error!r}",
+            f"the file cannot be read as plain tensors: {str(error).partition('. ')[0] or repr(error)}",
             where=str(path),
             next="use the model's safetensors checkpoint, or save it again with a current torch",
         ) from error
@@ -103,6 +105,8 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
     ):
         raise CorruptFileError(
-            "the file holds no dictionary of tensors", where=str(path), next="use the model's safetensors checkpoint"
+            "the file holds no dictionary of tensors",
+            where=str(path),
+            next="use the model's safetensors checkpoint",
         )
     return state

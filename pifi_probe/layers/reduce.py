@@ -43,7 +43,14 @@ class ValueAttention(nn.Module):
     """
 
     def __init__(
-        self, value: nn.Module, output: nn.Linear, *, head_dim: int, repeats: int, clip: float | None, adds_residual: bool
+        self,
+        value: nn.Module,
+        output: nn.Linear,
+        *,
+        head_dim: int,
+        repeats: int,
+        clip: float | None,
+        adds_residual: bool,
     ) -> None:
         super().__init__()
         self.value = value
@@ -162,11 +169,10 @@ def _make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
     return linear
 
 
-def _linear(module: nn.Module) -> nn.Linear:
+def _linear(module: Any) -> nn.Linear:
     """Return the module as a Linear; GPT-2's Conv1D keeps its weight transposed."""
-    if isinstance(module, nn.Linear):
-        return _make_linear(module.weight, module.bias)
-    return _make_linear(module.weight.detach().T, module.bias)  # type: ignore[union-attr, arg-type]
+    weight = module.weight.detach()
+    return _make_linear(weight if isinstance(module, nn.Linear) else weight.T, module.bias)
 
 
 def _head_dim(layer: FrozenLayer) -> int:
@@ -190,7 +196,7 @@ def _separate(layer: FrozenLayer, attention: nn.Module) -> nn.Linear:
 
 
 def _concatenated(layer: FrozenLayer, attention: nn.Module) -> nn.Linear:
-    """Queries, keys and values one after the other (phi3, gpt2, mpt)."""
+    """Take the last rows: queries, keys and values stand one after the other (phi3, gpt2, mpt)."""
     name = next(name for name in ("qkv_proj", "c_attn", "Wqkv") if hasattr(attention, name))
     fused = _linear(getattr(attention, name))
     width = _linear(getattr(attention, layer.family.output)).in_features
@@ -199,13 +205,13 @@ def _concatenated(layer: FrozenLayer, attention: nn.Module) -> nn.Linear:
 
 
 def _per_head(layer: FrozenLayer, attention: nn.Module) -> nn.Linear:
-    """Query, key and value of head 0, then of head 1, and so on (gpt_neox, bloom)."""
+    """Take every third block of rows: query, key and value of head 0, then of head 1 (gpt_neox, bloom)."""
     fused, head_dim = _linear(attention.query_key_value), _head_dim(layer)  # type: ignore[arg-type]
     return _rows(fused, torch.arange(fused.out_features).view(-1, 3, head_dim)[:, 2].reshape(-1))
 
 
 def _falcon(layer: FrozenLayer, attention: nn.Module) -> nn.Linear:
-    """One value head after the queries of each group; one group when all heads share it."""
+    """Take the last head of each group: its queries, one key, one value; all heads may be one group."""
     config, head_dim = layer.config, _head_dim(layer)
     if config.new_decoder_architecture:
         per_group = config.num_attention_heads // config.num_kv_heads + 2
@@ -222,7 +228,9 @@ def _latent(layer: FrozenLayer, attention: nn.Module) -> _LatentValue:
     rows = torch.arange(up.out_features).view(-1, config.qk_nope_head_dim + config.v_head_dim)
     norm: nn.Module = attention.kv_a_layernorm  # type: ignore[assignment]
     return _LatentValue(
-        _rows(down, torch.arange(config.kv_lora_rank)), norm, _rows(up, rows[:, config.qk_nope_head_dim :].reshape(-1))
+        _rows(down, torch.arange(config.kv_lora_rank)),
+        norm,
+        _rows(up, rows[:, config.qk_nope_head_dim :].reshape(-1)),
     )
 
 

@@ -54,8 +54,8 @@ def read_header(source: ByteSource) -> dict[str, TensorInfo]:
     Raises
     ------
     CorruptFileError
-        If the header is longer than the file or than 100 MB, is no JSON object, names a tensor twice or an unknown
-        dtype, or if offsets lie outside of the file, overlap, or contradict dtype and shape.
+        If the header is longer than the file or than 100 MB, is no JSON object, names a tensor twice or an
+        unknown dtype, or if offsets lie outside of the file, overlap, or contradict dtype and shape.
     """
     if source.size < 8:
         _corrupt(source, f"the file has {source.size} bytes, too few for a safetensors header")
@@ -63,7 +63,10 @@ def read_header(source: ByteSource) -> dict[str, TensorInfo]:
     if length > MAX_HEADER:
         _corrupt(source, f"the header claims {length} bytes, more than the {MAX_HEADER} that the format allows")
     if length > source.size - 8:
-        _corrupt(source, f"the header claims {length} bytes, the file has {source.size}: truncated, or no safetensors")
+        _corrupt(
+            source,
+            f"the header claims {length} bytes, the file has {source.size}: truncated, or no safetensors",
+        )
     entries = _parse_json(source, source.read(8, length))
     _check_metadata(source, entries.pop("__metadata__", {}))
     infos = {name: _tensor_info(source, name, entry, 8 + length) for name, entry in entries.items()}

@@ -129,7 +129,7 @@ def decoder_prefix(indices: Mapping[str, set[int]], n_layers: int) -> str | None
     def rank(prefix: str) -> tuple[int, bool, bool, bool, bool, int]:
         found = indices[prefix]
         return (
-            len(found & set(range(n_layers))),
+            sum(i < n_layers for i in found),
             _NOT_TEXT.search(prefix) is None,
             len(found) == n_layers,
             "language_model" in prefix,

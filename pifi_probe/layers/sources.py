@@ -113,15 +113,26 @@ class FileSource(ByteSource):
             self._file = None
 
     def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`."""
         self._check(offset, length)
         buffer = bytearray(length)
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`."""
         self.read_scattered(offset, [buffer])
 
     def read_scattered(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Fill several buffers with the bytes that follow one another from `offset` on.
+
+        Raises
+        ------
+        CorruptFileError
+            If the file ends before.
+        CheckpointError
+            If the file cannot be opened or read.
+        """
         self._check(offset, sum(buffer.nbytes for buffer in buffers))
         left = [buffer.cast("B") for buffer in buffers if buffer.nbytes]
         while left:
@@ -129,7 +140,9 @@ class FileSource(ByteSource):
                 n = self._read_some(offset, left)
             except OSError as error:
                 raise CheckpointError(
-                    f"the file cannot be read: {error.strerror}", where=self.name, next="check its permissions and the disk"
+                    f"the file cannot be read: {error.strerror}",
+                    where=self.name,
+                    next="check its permissions and the disk",
                 ) from error
             if n == 0:
                 raise self._too_short(offset, sum(buffer.nbytes for buffer in left))
@@ -181,12 +194,12 @@ def read_raw(infos: Sequence[TensorInfo]) -> dict[str, torch.Tensor]:
     Returns
     -------
     dict
-        Name to a uint8 tensor of shape ``(nbytes,)``. Each has memory of its own, so that dropping one frees it.
+        Name to a uint8 tensor of shape ``(nbytes,)``. Each has memory of its own: dropping one frees it.
     """
     found: dict[str, torch.Tensor] = {}
     for run in _adjacent_runs(infos):
         tensors = [torch.empty(info.nbytes, dtype=torch.uint8) for info in run]
-        run[0].source.read_scattered(run[0].offset, [memoryview(tensor.numpy()) for tensor in tensors])
+        run[0].source.read_scattered(run[0].offset, [tensor.numpy().data for tensor in tensors])
         found.update(zip((info.name for info in run), tensors, strict=True))
     return found
 

@@ -130,5 +130,7 @@ def _split_revision(name: str) -> tuple[str, str | None]:
         return name, None
     model, _, revision = name.rpartition("@")
     if not model or not revision:
-        raise SpecError(f"{name!r} has an empty model or revision", where="layer specification", next=f"write {GRAMMAR}")
+        raise SpecError(
+            f"{name!r} has an empty model or revision", where="layer specification", next=f"write {GRAMMAR}"
+        )
     return model, revision

@@ -14,7 +14,13 @@ __all__ = ["CONTROLS", "WIRINGS", "PiFiConfig"]
 
 WIRINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "paper": {"feed": "pooled", "scale": "paper", "bypass": False, "pooling": "cls", "lr_projection_factor": 1.0},
+        "paper": {
+            "feed": "pooled",
+            "scale": "paper",
+            "bypass": False,
+            "pooling": "cls",
+            "lr_projection_factor": 1.0,
+        },
         "matched": {
             "feed": "pooled",
             "scale": "matched",

@@ -146,11 +146,15 @@ def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tup
         if error > TOLERANCE:
             reason = f"the folded form differs by {error:.1e}"
         elif form == "auto" and _n_params(z) >= _n_params(grouped):
-            reason = f"the folded form is not smaller: 2 x {plugin.L_in.in_features} is not below {plugin.L_in.out_features}"
+            reason = (
+                f"the folded form is not smaller: 2 x {plugin.L_in.in_features} is not below {plugin.L_in.out_features}"
+            )
         else:
             chosen, reason = z, "both projections folded into the layer"
     if form == "z" and chosen is grouped:
-        raise PlugInError(f"this layer has no exact z-form: {reason}", where=model.config.layer_specs, next="use grouped")
+        raise PlugInError(
+            f"this layer has no exact z-form: {reason}", where=model.config.layer_specs, next="use grouped"
+        )
     return chosen, _report(plugin, chosen, reason or "asked for")
 
 
@@ -284,11 +288,12 @@ def _n_bytes(module: nn.Module) -> int:
 def _n_macs(module: nn.Module) -> int:
     """Count one multiply-accumulate per matrix entry; of routed experts only those that act on a token."""
     total = 0
-    for layer in module.modules():
-        share = 1.0
-        if hasattr(layer, "num_experts"):
-            share = getattr(layer, "top_k", layer.num_experts) / max(1, int(layer.num_experts))  # type: ignore[arg-type, operator]
-        for parameter in layer.parameters(recurse=False):
-            if parameter.dim() >= 2:
-                total += int(parameter.numel() * (share if parameter.dim() == 3 else 1.0))
+    for part in module.modules():
+        experts = int(getattr(part, "num_experts", 1) or 1)
+        active = int(getattr(part, "top_k", experts))
+        for parameter in part.parameters(recurse=False):
+            if parameter.dim() == 2:
+                total += parameter.numel()
+            elif parameter.dim() == 3:
+                total += parameter.numel() * active // experts
     return total

@@ -132,8 +132,9 @@ class PiFiForSequenceClassification(PiFiPreTrainedModel):
     @property
     def frozen_layers(self) -> list[FrozenLayer]:
         """The plugged layers, in series; empty for folded models and for controls without a layer."""
-        layers = self.plugin.layers if isinstance(self.plugin, PlugIn) else []
-        return [layer for layer in layers if isinstance(layer, FrozenLayer)]
+        if not isinstance(self.plugin, PlugIn):
+            return []
+        return [layer for layer in self.plugin.layers if isinstance(layer, FrozenLayer)]
 
     def freeze_layers(self) -> None:
         """Freeze the plugged layers; they stay trainable only in the control ``"unfrozen"``."""

@@ -21,7 +21,9 @@ def device_of(recipe: Recipe) -> torch.device:
         If the machine has no such device, or the device cannot compute in the recipe's precision.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = recipe.device if recipe.device != "auto" else next(kind for kind, there in available.items() if there)
+    name = (
+        recipe.device if recipe.device != "auto" else next(kind for kind, there in available.items() if there)
+    )
     if not available[name]:
         raise RecipeError(
             f"this machine has no {name} device that this PyTorch can use",

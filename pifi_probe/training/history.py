@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ class History:
     best_score: float = float("-inf")
     best_state: dict[str, torch.Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    _since: float | None = None
+
+    def lap(self) -> None:
+        """Start the clock, or add the time since the last lap."""
+        now = time.perf_counter()
+        if self._since is not None:
+            self.seconds += now - self._since
+        self._since = now
 
     def end_epoch(self, model: PreTrainedModel, record: dict[str, Any]) -> None:
         """Add an epoch's record, and keep the weights when its validation is the best so far.
@@ -59,8 +68,11 @@ class History:
 
     def save(self, folder: Path) -> None:
         """Write everything into a checkpoint's folder."""
+        self.lap()
         save_file(self.best_state, folder / "best.safetensors")
-        values = {name: getattr(self, name) for name in ("steps", "epochs", "best_epoch", "best_score", "seconds")}
+        values = {
+            name: getattr(self, name) for name in ("steps", "epochs", "best_epoch", "best_score", "seconds")
+        }
         write_json(folder / "history.json", values)
 
     def load(self, folder: Path) -> None:

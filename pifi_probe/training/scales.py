@@ -12,14 +12,14 @@ from pifi_probe.training.data import EncodedSplit
 
 __all__ = ["plugin_scales"]
 
-N_TEXTS = 64
+N_TEXTS = 16
 
 
 @torch.no_grad()
 def plugin_scales(
     model: PiFiForSequenceClassification, split: EncodedSplit, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, float]:
-    """Measure the plug-in on the first 64 texts of a split.
+    """Measure the plug-in on the first 16 texts of a split.
 
     Parameters
     ----------

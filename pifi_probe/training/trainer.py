@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
 
 from pifi_probe.errors import PifiProbeError, SaveError, TrainingDiverged
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
@@ -31,7 +37,9 @@ def lr_projection_of(model: PiFiForSequenceClassification, recipe: Recipe) -> fl
     return recipe.learning_rate * float(model.config.lr_projection_factor)
 
 
-def training_arguments(recipe: Recipe, device: torch.device, folder: Path, keep_checkpoints: bool) -> TrainingArguments:
+def training_arguments(
+    recipe: Recipe, device: torch.device, folder: Path, keep_checkpoints: bool
+) -> TrainingArguments:
     """Return the recipe as Trainer's arguments; every one that matters is named, since its defaults differ."""
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -107,6 +115,7 @@ class PiFiTrainer(Trainer):
             data_collator=DataCollatorWithPadding(tokenizer),
             callbacks=callbacks,
         )
+        self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make Adam without weight decay over what is trained, L_in and L_out at their own learning rate."""
@@ -178,7 +187,9 @@ class PiFiTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the validation split, record it, and return ``eval_accuracy`` and the other metrics."""
-        logits = predict_logits(self.model, self.eval_dataset, self.tokenizer, precision=self.recipe.precision)
+        logits = predict_logits(
+            self.model, self.eval_dataset, self.tokenizer, precision=self.recipe.precision
+        )
         metrics = classification_metrics(self.eval_dataset.labels, logits)
         record = {"epoch": len(self.history.epochs), **metrics, **self._scales()}
         self.history.end_epoch(self.model, record)
@@ -191,9 +202,11 @@ class PiFiTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Record the untrained plug-in's scale, then train; see ``Trainer.train``."""
-        if not self.history.epochs:
-            self.history.epochs.append({"epoch": 0, **self._scales()})
-        return super().train(*args, **kwargs)
+        self.history.epochs.append({"epoch": 0, **self._scales()})
+        self.history.lap()
+        output = super().train(*args, **kwargs)
+        self.history.lap()
+        return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what is trained into a checkpoint; never the frozen layer."""

@@ -1,0 +1,86 @@
+"""``train`` and ``compare``: single runs, and what their differences are worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pifi_probe.cli.output import Json, console, print_json, print_record
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the commands."""
+    app.command(
+        "train",
+        epilog="Example: pifi-probe train --task movie-reviews --layer 'smollm2-135m[-1]' --also tweets --out runs/last",
+    )(train)
+    app.command("compare", epilog="Example: pifi-probe compare runs/vanilla-0 runs/last-0 --baseline vanilla")(compare)
+
+
+def train(
+    task: str = typer.Option(..., help="Embedded task, CSV, TSV, JSONL or parquet file, or hub id."),
+    out: Path = typer.Option(..., "--out", "-o", help="Folder of the run; result.json is written into it."),
+    slm: str = typer.Option("minilm-l6", help="The small language model."),
+    layer: str = typer.Option("smollm2-135m[-1]", help="The layer, MODEL[i]."),
+    wiring: str = typer.Option("paper", help="paper or matched."),
+    control: str = typer.Option("", help="vanilla, linear, random, shuffled, unfrozen or mlp."),
+    also: list[str] = typer.Option([], help="Further test sets; may be repeated."),
+    text: str = typer.Option("text", help="Column with the text, for files and hub data."),
+    label: str = typer.Option("label", help="Column with the label, for files and hub data."),
+    n_train: int = typer.Option(0, help="Train on so many texts only."),
+    seed: int = typer.Option(0, help="Seed of initialisation, order and dropout."),
+    epochs: int = typer.Option(3, help="Passes over the training texts."),
+    learning_rate: float = typer.Option(5e-5, help="Of encoder and head."),
+    precision: str = typer.Option("float32", help="float32 or bf16."),
+    save_model: bool = typer.Option(False, "--save-model", help="Save the trained model into the folder."),
+    resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the folder."),
+    as_json: bool = Json,
+) -> None:
+    """Train one model and test it."""
+    import pifi_probe as pp
+
+    main = _load_task(task, text, label)
+    main = main.subset(train=n_train) if n_train else main
+    further = [_load_task(name, text, label) for name in also]
+    model = pp.plug_in(slm, layer, task=main, wiring=wiring, control=control or None, seed=seed)
+    recipe = pp.Recipe(seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision)
+    result = pp.fine_tune(model, main, recipe, also=further, out=out, resume=resume, save_model=save_model)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    for name, metrics in result.metrics.items():
+        shown = {key: f"{value:.3f}" for key, value in metrics.items() if isinstance(value, float)}
+        print_record(f"{result.label} on {name}", shown)
+
+
+def _load_task(name: str, text: str, label: str) -> Any:
+    import pifi_probe as pp
+    from pifi_probe.tasks import RATED
+
+    return pp.load_task(name) if name in RATED else pp.load_task(name, text=text, label=label)
+
+
+def compare(
+    runs: list[Path] = typer.Argument(help="Folders of runs, or their result.json files."),
+    baseline: str = typer.Option("vanilla", help="The arm that the others are compared with."),
+    html: Path = typer.Option(None, help="Write a report here."),
+    as_json: bool = Json,
+) -> None:
+    """Compare runs, paired over seeds and test examples."""
+    import pifi_probe as pp
+
+    files = [path / "result.json" if path.is_dir() else path for path in runs]
+    comparison = pp.compare([pp.RunResult.from_json(file) for file in files], baseline=baseline)
+    if html is not None:
+        from pifi_probe.reporting import html as report
+
+        report.report("Comparison", [{"title": "Arms", "table": comparison.frame}], html)
+    if as_json:
+        print_json(comparison.to_dict())
+        return
+    console().print(comparison.to_rich("runs"))
+    console().print(comparison.verdict())

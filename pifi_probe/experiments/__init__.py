@@ -1,0 +1,1 @@
+"""Experiments that run from a name: arms, sizes and seeds as data."""

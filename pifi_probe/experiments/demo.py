@@ -1,0 +1,187 @@
+"""The demo: vanilla, controls and layers of three depths in both wirings, on the embedded models and texts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pifi_probe.errors import RecipeError
+from pifi_probe.files import write_json
+from pifi_probe.layers.extract import extract
+from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
+from pifi_probe.plugin import plug_in
+from pifi_probe.provenance import collect
+from pifi_probe.tasks import Task, load_task
+from pifi_probe.training import Comparison, Recipe, RunResult, compare, fine_tune
+
+__all__ = ["ARMS", "SIZES", "Arm", "Demo", "Size", "run_demo"]
+
+SLM, LLM = "minilm-l6", "smollm2-135m"
+TRAIN_ON, ALSO = "movie-reviews", ("tweets", "product-reviews")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained and tested: texts, seeds, epochs and the indices of `ARMS` that run."""
+
+    train: int
+    validation: int
+    test: int
+    seeds: int
+    epochs: int
+    precision: str = "float32"
+    few_arms: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"{self.train} training, {self.validation} validation and {self.test} test texts per set, "
+            f"{self.seeds} seeds, {self.epochs} epochs, {self.precision}"
+        )
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of run: a wiring, a control or none, and the index of the layer."""
+
+    wiring: str
+    control: str | None
+    index: int
+    always: bool = False
+
+    @property
+    def key(self) -> str:
+        """Part of a file name."""
+        return f"{self.wiring}-{self.control or 'layer'}-{self.index}"
+
+
+SIZES: Mapping[str, Size] = MappingProxyType(
+    {
+        "default": Size(256, 128, 500, seeds=2, epochs=3),
+        "fast": Size(64, 64, 150, seeds=2, epochs=2, few_arms=True),
+        "full": Size(1000, 500, 1000, seeds=3, epochs=3, precision="bf16"),
+    }
+)
+LAST, MIDDLE, FIRST = 29, 15, 0
+ARMS = (
+    Arm("paper", "vanilla", LAST, always=True),
+    Arm("paper", "linear", LAST),
+    Arm("paper", "random", LAST, always=True),
+    Arm("paper", None, LAST, always=True),
+    Arm("paper", None, MIDDLE),
+    Arm("paper", None, FIRST),
+    Arm("matched", "vanilla", LAST, always=True),
+    Arm("matched", "random", LAST),
+    Arm("matched", None, LAST, always=True),
+    Arm("matched", None, MIDDLE),
+)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo found.
+
+    Parameters
+    ----------
+    size : Size
+    comparisons : dict of str to Comparison
+        By wiring, each against its own vanilla encoder.
+    results : list of RunResult
+    folder : Path
+        With one JSON a run, ``comparison.json`` and ``report.html``.
+    """
+
+    size: Size
+    comparisons: dict[str, Comparison]
+    results: list[RunResult]
+    folder: Path
+
+
+def run_demo(
+    folder: str | Path,
+    *,
+    size: str = "default",
+    on_run: Callable[[int, int, RunResult], None] | None = None,
+) -> Demo:
+    """Train every arm with every seed, compare, and write a report.
+
+    Parameters
+    ----------
+    folder : str or Path
+        For results; runs that are finished there are not run again.
+    size : {"default", "fast", "full"}
+    on_run : callable, optional
+        Called with the number of finished runs, the number of all runs, and the run's result.
+
+    Returns
+    -------
+    Demo
+
+    Raises
+    ------
+    RecipeError
+        If `size` is unknown.
+    """
+    if size not in SIZES:
+        raise RecipeError(f"unknown size {size!r}", where="size", next=f"use one of {', '.join(SIZES)}")
+    chosen, root = SIZES[size], Path(folder)
+    train, also = _tasks(chosen)
+    arms = [arm for arm in ARMS if arm.always or not chosen.few_arms]
+    layers = {arm.index: extract(f"{LLM}[{arm.index}]") for arm in arms}
+    results: list[RunResult] = []
+    total = len(arms) * chosen.seeds
+    for seed in range(chosen.seeds):
+        for arm in arms:
+            results.append(_one_run(arm, seed, chosen, train, also, layers[arm.index], root))
+            if on_run is not None:
+                on_run(len(results), total, results[-1])
+    comparisons = {wiring: _compared(results, wiring) for wiring in ("paper", "matched")}
+    demo = Demo(chosen, comparisons, results, root)
+    _write(demo, size)
+    return demo
+
+
+def _tasks(size: Size) -> tuple[Task, list[Task]]:
+    task = load_task(TRAIN_ON)
+    also = [load_task(name) for name in ALSO]
+    small = task.subset(train=size.train, validation=size.validation, test=_at_most(task, size.test))
+    return small, [one.subset(test=_at_most(one, size.test)) for one in also]
+
+
+def _at_most(task: Task, n: int) -> int:
+    return min(n, len(task.splits["test"]))
+
+
+def _one_run(
+    arm: Arm,
+    seed: int,
+    size: Size,
+    train: Task,
+    also: list[Task],
+    layer: FrozenLayer | FrozenChain,
+    root: Path,
+) -> RunResult:
+    model = plug_in(SLM, layer, task=train, wiring=arm.wiring, control=arm.control, seed=seed)
+    recipe = Recipe(seed=seed, epochs=size.epochs, precision=size.precision)
+    return fine_tune(model, train, recipe, also=also, out=root / "runs" / f"{arm.key}-seed{seed}", resume=True)
+
+
+def _compared(results: list[RunResult], wiring: str) -> Comparison:
+    return compare([run for run in results if run.model["wiring"] == wiring], baseline="vanilla")
+
+
+def _write(demo: Demo, size: str) -> None:
+    from pifi_probe.reporting import demo_report
+
+    record: dict[str, Any] = {
+        "command": f"pifi-probe demo{'' if size == 'default' else ' --' + size}",
+        "size": asdict(demo.size),
+        "seconds": sum(sum(run.seconds.values()) for run in demo.results),
+        "provenance": collect(argv=Path(sys.argv[0]).name),
+        "comparisons": {wiring: comparison.to_dict() for wiring, comparison in demo.comparisons.items()},
+    }
+    write_json(demo.folder / "comparison.json", record)
+    demo_report.write(demo.folder / "report.html", demo, record)

@@ -1,0 +1,98 @@
+"""The matched controls of an experiment, each as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pifi_probe.layers.extract import extract
+from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
+from pifi_probe.plugin.build import plug_in
+from pifi_probe.plugin.config import CONTROLS
+from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.tasks.task import Task
+from pifi_probe.training.folder import temporary_run_folder
+from pifi_probe.training.recipe import Recipe
+from pifi_probe.training.result import RunResult
+from pifi_probe.training.run import Run
+
+__all__ = ["controls", "vanilla_best_lr"]
+
+Factory = Callable[[int], PiFiForSequenceClassification]
+
+
+def controls(
+    slm: str, layer: str | FrozenLayer | FrozenChain, task: Task, wiring: str = "paper"
+) -> dict[str, Factory]:
+    """Return a factory for each matched control of a layer.
+
+    Parameters
+    ----------
+    slm : str
+        The small language model, as for `plug_in`.
+    layer : str, FrozenLayer or FrozenChain
+        The layer, extracted once.
+    task : Task
+    wiring : {"paper", "matched"}
+
+    Returns
+    -------
+    dict of str to callable
+        ``"vanilla"``, ``"linear"``, ``"random"``, ``"shuffled"``, ``"unfrozen"`` and ``"mlp"``; each takes a seed
+        and returns a model.
+
+    Examples
+    --------
+    >>> arms = controls("minilm-l6", "smollm2-135m[-1]", task)  # doctest: +SKIP
+    >>> fine_tune(arms["linear"](0), task, Recipe(seed=0))  # doctest: +SKIP
+    """
+    donor = extract(layer) if isinstance(layer, str) else layer
+
+    def factory(control: str) -> Factory:
+        return lambda seed: plug_in(slm, donor, task=task, wiring=wiring, control=control, seed=seed)
+
+    return {control: factory(control) for control in CONTROLS}
+
+
+def vanilla_best_lr(
+    slm: str,
+    task: Task,
+    recipe: Recipe,
+    *,
+    wiring: str = "paper",
+    factors: Sequence[float] = (0.4, 1.0, 2.0),
+    also: Sequence[Task] = (),
+    out: str | Path | None = None,
+) -> RunResult:
+    """Run vanilla fine-tuning at several learning rates and test only the best of them.
+
+    Chosen on the validation split (accuracy, ties by the lower NLL), so that the baseline is tuned as a method
+    with more settings could have been (SELECTION E, controls).
+
+    Parameters
+    ----------
+    slm, task, recipe, wiring, also
+        As for `plug_in` and `fine_tune`; the wiring gives the pooling.
+    factors : sequence of float
+        Multiples of the recipe's learning rate: 2e-5, 5e-5 and 1e-4 with the defaults.
+    out : str or Path, optional
+        A file for the result, written atomically.
+
+    Returns
+    -------
+    RunResult
+        With ``tuned`` set, which `compare` accepts beside runs at the recipe's own rate.
+    """
+    best: Run | None = None
+    for factor in factors:
+        model = plug_in(slm, task=task, wiring=wiring, control="vanilla", seed=recipe.seed)
+        run = Run(model, task, recipe.replace(learning_rate=factor * recipe.learning_rate), tuple(also))
+        with temporary_run_folder() as folder:
+            run.train(folder, keep_checkpoints=False)
+        if best is None or run.history.best_score > best.history.best_score:
+            best = run
+    assert best is not None, "factors is empty"
+    result = best.test(tuned={"learning_rate": best.recipe.learning_rate})
+    if out is not None:
+        result.to_json(out)
+    return result

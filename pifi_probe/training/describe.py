@@ -1,0 +1,77 @@
+"""What a result says about its model: enough to build it again and to tell two arms apart."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.plugin.plugin import PlugIn
+from pifi_probe.training.history import trained_state
+
+__all__ = ["count_parameters", "describe_model", "label_of", "layer_digests", "start_digest"]
+
+_MODES = (
+    "slm",
+    "wiring",
+    "control",
+    "feed",
+    "mask",
+    "scale",
+    "bypass",
+    "pooling",
+    "lr_projection_factor",
+    "head_dropout",
+)
+
+
+def describe_model(model: PiFiForSequenceClassification) -> dict[str, Any]:
+    """Return encoder, wiring, control, modes, layers (specification and sha256) and shapes, and a `label`."""
+    config = model.config
+    values = {name: getattr(config, name) for name in _MODES}
+    layers = [layer.card for layer in model.frozen_layers]
+    values["layers"] = [
+        {"spec": card.spec, "sha256": card.sha256, "variant": card.variant, "reduced": card.reduced}
+        for card in layers
+    ]
+    values["shapes"] = _shapes(model)
+    values["label"] = label_of(values)
+    return values
+
+
+def label_of(description: dict[str, Any]) -> str:
+    """Return the name of an arm, such as ``"paper: smollm2-135m[29]"`` or ``"matched: random smollm2-135m[29]"``."""
+    specs = " >> ".join(layer["spec"] for layer in description["layers"])
+    parts = [description["control"], specs]
+    return f"{description['wiring']}: {' '.join(part for part in parts if part)}"
+
+
+def _shapes(model: PiFiForSequenceClassification) -> dict[str, Any]:
+    shapes: dict[str, Any] = {"encoder": int(model.encoder.config.hidden_size)}
+    if isinstance(model.plugin, PlugIn):
+        shapes["layers"] = [layer.hidden_size for layer in model.frozen_layers]
+        shapes["L_in"] = list(model.plugin.L_in.weight.shape)  # (d_llm, d_slm)
+        shapes["L_out"] = list(model.plugin.L_out.weight.shape)  # (d_slm, d_llm)
+    return shapes
+
+
+def count_parameters(model: PiFiForSequenceClassification) -> dict[str, int]:
+    """Return the numbers of trainable and of frozen weights."""
+    counts = {"trainable": 0, "frozen": 0}
+    for parameter in model.parameters():
+        counts["trainable" if parameter.requires_grad else "frozen"] += parameter.numel()
+    return counts
+
+
+def layer_digests(model: PiFiForSequenceClassification) -> list[str]:
+    """Return the sha256 of every plugged layer as it is now."""
+    return [layer.digest() for layer in model.frozen_layers]
+
+
+def start_digest(model: PiFiForSequenceClassification) -> str:
+    """Return the sha256 over all trained weights and buffers: equal digests start equal runs."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(trained_state(model).items()):
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(-1).numpy()).cast("B") if tensor.numel() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,170 @@
+"""The folder of a run: what it was, its checkpoints while it goes on, its result when it has ended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
+
+from pifi_probe.errors import RecipeError, RunInterrupted, SaveError
+from pifi_probe.files import write_json
+from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.training.history import load_trained_state
+from pifi_probe.training.result import RunResult
+
+__all__ = ["RunFolder", "temporary_run_folder"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run.
+
+    Parameters
+    ----------
+    path : Path
+        Made when the run starts.
+    """
+
+    path: Path
+
+    @property
+    def result_file(self) -> Path:
+        """Written when the run has ended."""
+        return self.path / "result.json"
+
+    @property
+    def model_folder(self) -> Path:
+        """Holds the trained model, if it was asked for."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Holds Trainer's checkpoints while the run goes on."""
+        return self.path / "checkpoints"
+
+    @property
+    def _run_file(self) -> Path:
+        return self.path / "run.json"
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the newest whole checkpoint: Trainer writes its state last."""
+        found = sorted(
+            self.checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1])
+        )
+        whole = [path for path in found if _read(path / "trainer_state.json")]
+        return whole[-1] if whole else None
+
+    def begin(self, identity: dict[str, Any], *, resume: bool) -> str | None:
+        """Return the checkpoint to go on from, or make the folder ready for a new run.
+
+        Raises
+        ------
+        RecipeError
+            If the checkpoint is of another run.
+        """
+        checkpoint = self.last_checkpoint() if resume else None
+        if checkpoint is not None:
+            self._check(_read(self._run_file), identity)
+            return str(checkpoint)
+        self._remove_checkpoints()
+        write_json(self._run_file, identity)
+        return None
+
+    def stored_result(self, identity: dict[str, Any], tests: dict[str, str]) -> RunResult | None:
+        """Return the result of the same run with the same tests (name to fingerprint), if it has ended."""
+        if not self.result_file.is_file():
+            return None
+        result = RunResult.from_json(self.result_file)
+        self._check(result.identity, identity)
+        return result if tests == {name: test.fingerprint for name, test in result.tests.items()} else None
+
+    def end(self, result: RunResult) -> None:
+        """Write the result, and only then remove the checkpoints."""
+        result.to_json(self.result_file)
+        self._remove_checkpoints()
+
+    def save_model(self, model: PiFiForSequenceClassification, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Save the trained model and its tokenizer.
+
+        Raises
+        ------
+        SaveError
+            If the disk is full; the run's checkpoints are still there.
+        """
+        try:
+            model.save_pretrained(self.model_folder)
+            tokenizer.save_pretrained(self.model_folder)
+        except Exception as error:  # safetensors raises a type of its own for a full disk
+            raise SaveError(
+                f"could not write the model: {error}",
+                where=str(self.model_folder),
+                next="free some space, then run the same command with resume=True",
+            ) from error
+
+    def restore_model(self, model: PiFiForSequenceClassification) -> bool:
+        """Put the saved weights into `model`; return False when none were saved."""
+        file = self.model_folder / "model.safetensors"
+        if not file.is_file():
+            return False
+        own = model.state_dict()
+        load_trained_state(model, {name: tensor for name, tensor in load_file(file).items() if name in own})
+        return True
+
+    def interrupted(self) -> RunInterrupted:
+        """Return the error that says how to go on."""
+        checkpoint = self.last_checkpoint()
+        if checkpoint is None:
+            return RunInterrupted("interrupted; no checkpoint had been written", next="start the run again")
+        return RunInterrupted(
+            f"interrupted; the run is kept up to step {checkpoint.name.rsplit('-', 1)[1]}",
+            where=str(self.path),
+            next=f"call fine_tune with the same model, task and recipe, out={str(self.path)!r} and resume=True",
+        )
+
+    def _remove_checkpoints(self) -> None:
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self._run_file.unlink(missing_ok=True)
+
+    def _check(self, stored: dict[str, Any], identity: dict[str, Any]) -> None:
+        for part, value in json.loads(json.dumps(identity)).items():
+            if stored.get(part) != value:
+                raise RecipeError(
+                    f"the folder holds another run: its {part} differs{_difference(stored.get(part), value)}",
+                    where=str(self.path),
+                    next="give the same model, task and recipe, another folder, or resume=False to start anew",
+                )
+
+
+def _difference(stored: Any, own: Any) -> str:
+    if not isinstance(stored, dict) or not isinstance(own, dict):
+        return ""
+    names = [name for name in own if stored.get(name) != own[name]]
+    return f" ({', '.join(f'{name}: {stored.get(name)!r} there, {own[name]!r} here' for name in names[:3])})"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a JSON object, or an empty one where the file is missing or broken off."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+@contextmanager
+def temporary_run_folder() -> Iterator[RunFolder]:
+    """Make a folder that stays only when an interrupt has left a checkpoint in it."""
+    folder = RunFolder(Path(tempfile.mkdtemp(prefix="pifi_probe_run_")))
+    try:
+        yield folder
+    finally:
+        if folder.last_checkpoint() is None:
+            shutil.rmtree(folder.path, ignore_errors=True)

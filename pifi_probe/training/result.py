@@ -1,0 +1,220 @@
+"""`RunResult`: everything that one run found, and everything that is needed to judge it."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pifi_probe.errors import CorruptFileError
+from pifi_probe.files import write_text
+from pifi_probe.tasks.metrics import classification_metrics, per_example
+from pifi_probe.tasks.task import Task
+from pifi_probe.training.recipe import Recipe
+
+__all__ = ["RunResult", "TestResult"]
+
+FORMAT = 1
+SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "nll", "ece")
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """One test split, read once.
+
+    Parameters
+    ----------
+    task : str
+    fingerprint : str
+        sha256 of the rows that were tested: equal fingerprints can be paired example by example.
+    metrics : dict
+        As `pifi_probe.tasks.metrics.classification_metrics` returns them, with ``label_prior`` the class shares
+        of this test split.
+    train_prior : list of float
+        Class shares of the training split. Under domain shift, accuracy mixes transfer with a bias towards the
+        classes that were frequent in training.
+    correct : str
+        A ``0`` or ``1`` per example.
+    nll : str
+        The negative log-likelihood of each example in nats, five significant digits, separated by spaces.
+    note : str
+        What was left out of the test split, if anything.
+    """
+
+    __test__ = False  # not a test case of pytest
+
+    task: str
+    fingerprint: str
+    metrics: dict[str, Any]
+    train_prior: list[float]
+    correct: str
+    nll: str
+    note: str = ""
+
+    @classmethod
+    def of(cls, view: Task, logits: ArrayLike, train_labels: Sequence[int], note: str = "") -> TestResult:
+        """Score the test split of `view`."""
+        labels = view.splits["test"].labels
+        rows = per_example(labels, logits)
+        shares = np.bincount(train_labels, minlength=view.n_labels) / len(train_labels)
+        return cls(
+            task=view.name,
+            fingerprint=view.fingerprint,
+            metrics=classification_metrics(labels, logits),
+            train_prior=shares.tolist(),
+            correct="".join("1" if good else "0" for good in rows["correct"]),
+            nll=" ".join(f"{value:.5g}" for value in rows["nll"]),
+            note=note,
+        )
+
+    def per_example(self, metric: str) -> NDArray[np.float64]:
+        """Return ``"accuracy"`` (0 or 1) or ``"nll"`` (nats) of every example, shape (n,)."""
+        values = list(self.correct) if metric == "accuracy" else self.nll.split()
+        return np.array(values, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What `fine_tune` returns.
+
+    Parameters
+    ----------
+    model : dict
+        Encoder, wiring, control, modes, layers with their sha256, shapes; ``label`` names the arm.
+    recipe : Recipe
+    lr_projection : float
+        Learning rate that L_in and L_out had.
+    task : dict
+        ``name``, ``fingerprint``, ``label_names``, ``language``, ``licence`` and ``sizes`` of the splits.
+    start : str
+        sha256 of the weights the run started from.
+    epochs : list of dict
+        For each epoch, the first before training: validation metrics, ``branch_ratio`` and ``output_ratio`` of
+        the plug-in (see `pifi_probe.training.scales`).
+    best_epoch : int
+        The epoch whose weights were tested.
+    tests : dict of str to TestResult
+        By task name: the run's own task first, then the further ones.
+    curves : dict of str to list of float
+        For each step: ``loss`` (smoothed, nats) and the norms of the gradients before clipping: ``grad_norm`` of
+        all, ``grad_encoder``, ``grad_projections``, ``grad_head``, ``grad_layer``.
+    parameters : dict
+        Numbers of ``trainable`` and ``frozen`` weights.
+    layer_digests : dict
+        sha256 of each plugged layer ``before`` and ``after`` the run.
+    seconds : dict
+        Wall time of ``train`` (with validation) and ``test``.
+    peak_memory : int
+        Highest resident memory of the process during the run, in bytes.
+    provenance : dict
+        Versions, commit, machine, time.
+    tuned : dict
+        Settings that were chosen on the validation split, with their value.
+    """
+
+    model: dict[str, Any]
+    recipe: Recipe
+    lr_projection: float
+    task: dict[str, Any]
+    start: str
+    epochs: list[dict[str, Any]]
+    best_epoch: int
+    tests: dict[str, TestResult]
+    curves: dict[str, list[float]]
+    parameters: dict[str, int]
+    layer_digests: dict[str, list[str]]
+    seconds: dict[str, float]
+    peak_memory: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+    tuned: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Name of the arm, such as ``"paper: smollm2-135m[29]"``; equal for all seeds."""
+        tuned = f" (best {', '.join(self.tuned)})" if self.tuned else ""
+        return f"{self.model['label']}{tuned}"
+
+    @property
+    def seed(self) -> int:
+        """Seed of the recipe."""
+        return self.recipe.seed
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run is: recipe, task, model and start; equal identities give equal numbers on one machine."""
+        task = {name: self.task[name] for name in ("name", "fingerprint")}
+        return {"recipe": self.recipe.to_dict(), "task": task, "model": self.model, "start": self.start}
+
+    @property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Metrics by split: ``"validation"`` at the best epoch, then each test by its task's name."""
+        validation = {name: value for name, value in self.epochs[self.best_epoch].items() if name != "epoch"}
+        return {"validation": validation} | {name: test.metrics for name, test in self.tests.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as values that JSON can hold."""
+        return {"format": FORMAT, "label": self.label} | asdict(self)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return the result as JSON, and write it to `path`, atomically, when one is given.
+
+        Raises
+        ------
+        SaveError
+            If the file cannot be written; an older one of that name stays.
+        """
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> RunResult:
+        """Rebuild a result from a file that `to_json` wrote, or from its text.
+
+        Raises
+        ------
+        CorruptFileError
+            If it is no result of a run.
+        """
+        is_text = isinstance(source, str) and source.lstrip().startswith("{")
+        where = "the given text" if is_text else str(source)
+        try:
+            values = json.loads(str(source) if is_text else Path(source).read_text(encoding="utf-8"))
+            return cls.from_dict(values)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CorruptFileError(
+                f"this is no result of a run: {error}", where=where, next="give a result.json of fine_tune"
+            ) from error
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunResult:
+        """Rebuild a result from `to_dict`."""
+        known = {item.name for item in fields(cls)}
+        kept = {name: value for name, value in values.items() if name in known}
+        kept["recipe"] = Recipe.from_dict(kept["recipe"])
+        kept["tests"] = {name: TestResult(**test) for name, test in kept["tests"].items()}
+        return cls(**kept)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {test.metrics['accuracy']:.1%}" for name, test in self.tests.items())
+        return f"RunResult({self.label}, seed {self.seed}: {scores})"
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("test", "n", *SHOWN))
+        rows = "".join(_row(name, test) for name, test in self.tests.items())
+        counts = f"{self.parameters['trainable']:,} trained, {self.parameters['frozen']:,} frozen weights"
+        caption = f"{self.label}, seed {self.seed}, epoch {self.best_epoch}: {counts}, {self.seconds['train']:.0f} s"
+        return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{rows}</table>"
+
+
+def _row(name: str, test: TestResult) -> str:
+    numbers = [f"{test.metrics[metric]:.3f}" if metric in test.metrics else "" for metric in SHOWN]
+    cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in (name, test.metrics["n"], *numbers))
+    return f"<tr>{cells}</tr>"

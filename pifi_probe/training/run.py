@@ -1,0 +1,268 @@
+"""`fine_tune`: one run, from a plugged model and a task to a result."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from pifi_probe.compat import quiet_transformers
+from pifi_probe.errors import PlugInError, RecipeError, TaskError
+from pifi_probe.plugin.build import tokenizer_for
+from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.provenance import PeakMemory, collect
+from pifi_probe.tasks.task import SPLIT_NAMES, Task, shift_view
+from pifi_probe.training.callbacks import Interrupt, ProgressBar
+from pifi_probe.training.data import encode, predict_logits
+from pifi_probe.training.describe import count_parameters, describe_model, layer_digests, start_digest
+from pifi_probe.training.devices import device_of
+from pifi_probe.training.folder import RunFolder, temporary_run_folder
+from pifi_probe.training.history import History, load_trained_state
+from pifi_probe.training.recipe import Recipe
+from pifi_probe.training.result import RunResult, TestResult
+from pifi_probe.training.trainer import PiFiTrainer, lr_projection_of, training_arguments
+
+__all__ = ["Run", "fine_tune"]
+
+logger = logging.getLogger(__name__)
+
+
+def fine_tune(
+    model: PiFiForSequenceClassification,
+    task: Task,
+    recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
+    *,
+    also: Sequence[Task] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    save_model: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> RunResult:
+    """Train a model on a task, keep its best epoch, and test it once.
+
+    The training split is trained on, the validation split chooses the epoch, and the test splits are read once,
+    at the end. Afterwards `model` has the weights of the best epoch and is in evaluation mode.
+
+    Parameters
+    ----------
+    model : PiFiForSequenceClassification
+        From `plug_in`; trained in place.
+    task : Task
+        With a "train", a "validation" and a "test" split.
+    recipe : Recipe
+    also : sequence of Task
+        Further test sets (domain shift). Texts that also occur in training or validation are left out.
+    out : str or Path, optional
+        A folder for ``result.json`` and, while the run goes on, its checkpoints. None: nothing is kept, unless
+        the run is interrupted.
+    resume : bool
+        Go on from the last checkpoint in `out`, to the same numbers as an uninterrupted run; start anew when
+        there is none. Of a run that had ended, return the stored result; its weights are put into `model` if
+        they were saved.
+    save_model : bool
+        Save the trained model into ``out/model``.
+    callbacks : sequence of TrainerCallback
+        Called as transformers' Trainer does; ``on_evaluate`` gets the validation metrics of each epoch.
+
+    Returns
+    -------
+    RunResult
+
+    Raises
+    ------
+    TaskError
+        If the task lacks a split or a further task does not fit.
+    PlugInError
+        If the model's classes are not the task's.
+    RecipeError
+        If the machine cannot follow the recipe, or `out` holds another run that `resume` would mix in.
+    TrainingDiverged
+        If the loss or a gradient becomes NaN or infinite.
+    RunInterrupted
+        On Ctrl-C; the message says how to go on.
+    SaveError
+        If the disk is full or `out` cannot be written; the checkpoint before is intact.
+
+    Examples
+    --------
+    >>> model = pp.plug_in("minilm-l6", "smollm2-135m[-1]", task=task)  # doctest: +SKIP
+    >>> pp.fine_tune(model, task, pp.Recipe(seed=1), also=[pp.load_task("tweets")])  # doctest: +SKIP
+    """
+    if out is None and (resume or save_model):
+        raise RecipeError(
+            "no folder was given", where="fine_tune(out=...)", next="name the folder of the run"
+        )
+    run = Run(model, task, recipe, tuple(also))
+    if out is None:
+        with temporary_run_folder() as temporary:
+            run.train(temporary, keep_checkpoints=False, callbacks=callbacks)
+        return run.test()
+    folder = RunFolder(Path(out))
+    stored = folder.stored_result(run.identity, run.fingerprints) if resume else None
+    if stored is not None:
+        if not folder.restore_model(model):
+            logger.warning(
+                "%s: the run had ended and its weights were not saved: the model is untrained", out
+            )
+        return stored
+    run.train(folder, resume=resume, callbacks=callbacks)
+    try:
+        result = run.test()
+    except KeyboardInterrupt as error:
+        raise folder.interrupted() from error
+    if save_model:
+        folder.save_model(model, run.tokenizer)
+    folder.end(result)
+    return result
+
+
+@dataclass
+class Run:
+    """One run, whose training and testing can be called apart.
+
+    Parameters
+    ----------
+    model, task, recipe
+        As in `fine_tune`.
+    also : tuple of Task
+        Further test sets.
+    """
+
+    model: PiFiForSequenceClassification
+    task: Task
+    recipe: Recipe
+    also: tuple[Task, ...] = ()
+    history: History = field(default_factory=History)
+
+    def __post_init__(self) -> None:
+        _check(self.model, self.task)
+        self.device = device_of(self.recipe)
+        self.views = {self.task.name: (self.task, "")}
+        for other in self.also:
+            view, report = shift_view(other, self.task)
+            self.views[other.name] = (view, str(report) if report.n_dropped else "")
+        if len(self.views) != 1 + len(self.also):
+            raise TaskError(
+                "two test tasks have the same name", where=", ".join(task.name for task in self.also)
+            )
+        self.tokenizer: PreTrainedTokenizerBase = tokenizer_for(self.model)
+        self.start = start_digest(self.model)
+        self.digests_before = layer_digests(self.model)
+        self.peak_memory = 0
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Name to fingerprint of the test sets."""
+        return {name: view.fingerprint for name, (view, _) in self.views.items()}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a checkpoint to belong to this run."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "task": {"name": self.task.name, "fingerprint": self.task.fingerprint},
+            "model": describe_model(self.model),
+            "start": self.start,
+        }
+
+    def train(
+        self,
+        folder: RunFolder,
+        *,
+        resume: bool = False,
+        keep_checkpoints: bool = True,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        """Train, and put the weights of the best epoch into the model."""
+        checkpoint = folder.begin(self.identity, resume=resume)
+        interrupt, bar = (
+            Interrupt(),
+            ProgressBar(f"{describe_model(self.model)['label']}, seed {self.recipe.seed}"),
+        )
+        with quiet_transformers(), PeakMemory() as memory:
+            trainer = PiFiTrainer(
+                self.model,
+                self.recipe,
+                training_arguments(self.recipe, self.device, folder.checkpoints, keep_checkpoints),
+                encode(self.task.splits["train"], self.tokenizer, self.recipe.max_length),
+                encode(self.task.splits["validation"], self.tokenizer, self.recipe.max_length),
+                self.tokenizer,
+                self.history,
+                [interrupt, bar, *callbacks],
+            )
+            try:
+                with interrupt.listening():
+                    trainer.train(resume_from_checkpoint=checkpoint)
+            except KeyboardInterrupt:
+                interrupt.asked = True
+            finally:
+                bar.close()
+        self.peak_memory = memory.nbytes
+        if interrupt.asked:
+            raise folder.interrupted()
+        load_trained_state(self.model, self.history.best_state)
+        self.model.eval()
+
+    def test(self, tuned: dict[str, Any] | None = None) -> RunResult:
+        """Read the test splits and return the result."""
+        since = time.perf_counter()
+        with quiet_transformers(), PeakMemory() as memory:
+            tests = {name: self._tested(view, note) for name, (view, note) in self.views.items()}
+        sizes = {name: len(self.task.splits[name]) for name in SPLIT_NAMES}
+        return RunResult(
+            model=describe_model(self.model),
+            recipe=self.recipe,
+            lr_projection=lr_projection_of(self.model, self.recipe),
+            task={
+                "name": self.task.name,
+                "fingerprint": self.task.fingerprint,
+                "label_names": list(self.task.label_names),
+                "language": self.task.language,
+                "licence": self.task.licence,
+                "sizes": sizes,
+            },
+            start=self.start,
+            epochs=self.history.epochs,
+            best_epoch=self.history.best_epoch,
+            tests=tests,
+            curves={name: curve for name, curve in self.history.steps.items() if any(curve)},
+            parameters=count_parameters(self.model),
+            layer_digests={"before": self.digests_before, "after": layer_digests(self.model)},
+            seconds={"train": self.history.seconds, "test": time.perf_counter() - since},
+            peak_memory=max(self.peak_memory, memory.nbytes),
+            provenance=collect(),
+            tuned=tuned or {},
+        )
+
+    def _tested(self, view: Task, note: str) -> TestResult:
+        split = encode(view.splits["test"], self.tokenizer, self.recipe.max_length)
+        logits = predict_logits(self.model, split, self.tokenizer, precision=self.recipe.precision)
+        return TestResult.of(view, logits, self.task.splits["train"].labels, note)
+
+
+def _check(model: PiFiForSequenceClassification, task: Task) -> None:
+    if not isinstance(model, PiFiForSequenceClassification) or model.config.folded:
+        raise PlugInError(
+            "this model cannot be trained as a PiFi run",
+            where=type(model).__name__,
+            next="make it with pp.plug_in",
+        )
+    missing = [name for name in SPLIT_NAMES if name not in task.splits]
+    if missing:
+        raise TaskError(
+            f"the task has no {' and no '.join(missing)} split",
+            where=task.name,
+            next="load it with a share for validation and test: load_task(..., validation=0.1, test=0.2)",
+        )
+    classes = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    if classes != list(task.label_names):
+        raise PlugInError(
+            f"the model has the classes {', '.join(classes)}, the task {', '.join(task.label_names)}",
+            where=task.name,
+            next="plug in again with task= this task",
+        )
