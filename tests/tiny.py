@@ -166,9 +166,7 @@ def _stored_buffers(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
     return [(name, tensor) for name, tensor in model.named_buffers() if name in stored]
 
 
-def tiny_checkpoint(
-    family: str, folder: Path | str, *, max_shard_size: str = "5GB", **overrides: Any
-) -> Path:
+def tiny_checkpoint(family: str, folder: Path | str, *, max_shard_size: str = "5GB", **overrides: Any) -> Path:
     """Save ``tiny_model(family)`` into `folder` as safetensors and return the folder.
 
     A small `max_shard_size` (``"40KB"``) gives several shards and an index.

@@ -55,9 +55,7 @@ def tiny_gguf(family: str, path: Path, **metadata: Any) -> Path:
     return path
 
 
-def write_tensors(
-    path: Path, tensors: dict[str, tuple[np.ndarray, gguf.GGMLQuantizationType]], **keys: Any
-) -> Path:
+def write_tensors(path: Path, tensors: dict[str, tuple[np.ndarray, gguf.GGMLQuantizationType]], **keys: Any) -> Path:
     """Write tensors as they are (bytes for quantised types) with a llama header; `keys` adds metadata."""
     writer = gguf.GGUFWriter(path, "llama")
     for key, value in keys.items():
@@ -137,11 +135,7 @@ def _change(tensor: torch.Tensor, name: str, config: Any, architecture: str) -> 
     if architecture == "llama" and ("attn_q." in name or "attn_k." in name):
         n = heads if "attn_q." in name else config.num_key_value_heads
         # rotary halves become neighbours
-        return (
-            tensor.reshape(n, 2, tensor.shape[0] // n // 2, *tensor.shape[1:])
-            .transpose(1, 2)
-            .reshape(tensor.shape)
-        )
+        return tensor.reshape(n, 2, tensor.shape[0] // n // 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
     if architecture in ("gemma2", "gemma3", "nemotron") and name.endswith("norm.weight"):
         return tensor + 1
     if architecture == "gpt2" and tensor.dim() == 2 and "embd" not in name and name != "output.weight":

@@ -50,20 +50,20 @@ def main(args: list[str] | None = None) -> int:
 
 def _guarded(call: Callable[[], Any]) -> int:
     """Turn every foreseen error into one line and an exit code."""
-    import click
+    from typer.exceptions import Abort, Exit, TyperException
 
     try:
         code = call()
     except PifiProbeError as error:
         typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
         return 130 if isinstance(error, KeyboardInterrupt) else 2
-    except click.ClickException as error:
+    except TyperException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, Abort):
         typer.echo("interrupted; finished results are on disk, run the same command again to go on", err=True)
         return 130
-    except click.exceptions.Exit as leave:
+    except Exit as leave:
         return leave.exit_code
     except BrokenPipeError:
         sys.stderr.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from pifi_probe.cli.output import Json, console, print_json
+from pifi_probe.cli.output import Json, console, print_comparison, print_json
 
 if TYPE_CHECKING:
     from pifi_probe.training import RunResult
@@ -43,9 +44,8 @@ def demo(
 
     result = run_demo(out / f"demo-{size}", size=size, on_run=say)
     if as_json:
-        print_json({wiring: comparison.to_dict() for wiring, comparison in result.comparisons.items()})
+        print_json({baseline: asdict(comparison) for baseline, comparison in result.comparisons.items()})
         return
-    for wiring, comparison in result.comparisons.items():
-        terminal.print(comparison.to_rich(f"{wiring} wiring; {result.size}"))
-        terminal.print(comparison.verdict())
+    for comparison in result.comparisons.values():
+        print_comparison(comparison)
     terminal.print(f"report: {result.folder / 'report.html'}")

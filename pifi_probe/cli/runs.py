@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import Json, console, print_json, print_record
+from pifi_probe.cli.output import Json, print_comparison, print_json, print_record
 
 __all__ = ["register"]
 
@@ -16,7 +17,7 @@ def register(app: typer.Typer) -> None:
     """Attach the commands."""
     app.command(
         "train",
-        epilog="Example: pifi-probe train --task movie-reviews --layer 'smollm2-135m[-1]' --also tweets --out runs/last",
+        epilog="Example: pifi-probe train --task movie-reviews --layer 'smollm2-135m[-1]' -o runs/last",
     )(train)
     app.command("compare", epilog="Example: pifi-probe compare runs/vanilla-0 runs/last-0 --baseline vanilla")(compare)
 
@@ -80,7 +81,6 @@ def compare(
 
         report.report("Comparison", [{"title": "Arms", "table": comparison.frame}], html)
     if as_json:
-        print_json(comparison.to_dict())
-        return
-    console().print(comparison.to_rich("runs"))
-    console().print(comparison.verdict())
+        print_json(asdict(comparison))
+    else:
+        print_comparison(comparison)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,10 @@ from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
 from pifi_probe.plugin import plug_in
 from pifi_probe.provenance import collect
 from pifi_probe.tasks import Task, load_task
-from pifi_probe.training import Comparison, Recipe, RunResult, compare, fine_tune
+from pifi_probe.training.compare import Comparison, compare
+from pifi_probe.training.recipe import Recipe
+from pifi_probe.training.result import RunResult
+from pifi_probe.training.run import fine_tune
 
 __all__ = ["ARMS", "SIZES", "Arm", "Demo", "Size", "run_demo"]
 
@@ -62,7 +64,7 @@ SIZES: Mapping[str, Size] = MappingProxyType(
     {
         "default": Size(256, 128, 500, seeds=2, epochs=3),
         "fast": Size(64, 64, 150, seeds=2, epochs=2, few_arms=True),
-        "full": Size(1000, 500, 1000, seeds=3, epochs=3, precision="bf16"),
+        "full": Size(1000, 250, 1000, seeds=3, epochs=3, precision="bf16"),
     }
 )
 LAST, MIDDLE, FIRST = 29, 15, 0
@@ -74,7 +76,7 @@ ARMS = (
     Arm("paper", None, MIDDLE),
     Arm("paper", None, FIRST),
     Arm("matched", "vanilla", LAST, always=True),
-    Arm("matched", "random", LAST),
+    Arm("matched", "random", LAST, always=True),
     Arm("matched", None, LAST, always=True),
     Arm("matched", None, MIDDLE),
 )
@@ -88,7 +90,8 @@ class Demo:
     ----------
     size : Size
     comparisons : dict of str to Comparison
-        By wiring, each against its own vanilla encoder.
+        ``"vanilla"``: every arm against the encoder alone, in its own wiring; ``"random"``: against the
+        random-init layer.
     results : list of RunResult
     folder : Path
         With one JSON a run, ``comparison.json`` and ``report.html``.
@@ -138,7 +141,7 @@ def run_demo(
             results.append(_one_run(arm, seed, chosen, train, also, layers[arm.index], root))
             if on_run is not None:
                 on_run(len(results), total, results[-1])
-    comparisons = {wiring: _compared(results, wiring) for wiring in ("paper", "matched")}
+    comparisons = {baseline: compare(results, baseline) for baseline in ("vanilla", "random")}
     demo = Demo(chosen, comparisons, results, root)
     _write(demo, size)
     return demo
@@ -169,19 +172,12 @@ def _one_run(
     return fine_tune(model, train, recipe, also=also, out=root / "runs" / f"{arm.key}-seed{seed}", resume=True)
 
 
-def _compared(results: list[RunResult], wiring: str) -> Comparison:
-    return compare([run for run in results if run.model["wiring"] == wiring], baseline="vanilla")
-
-
 def _write(demo: Demo, size: str) -> None:
-    from pifi_probe.reporting import demo_report
-
     record: dict[str, Any] = {
         "command": f"pifi-probe demo{'' if size == 'default' else ' --' + size}",
         "size": asdict(demo.size),
         "seconds": sum(sum(run.seconds.values()) for run in demo.results),
-        "provenance": collect(argv=Path(sys.argv[0]).name),
-        "comparisons": {wiring: comparison.to_dict() for wiring, comparison in demo.comparisons.items()},
+        "provenance": collect(),
+        "comparisons": {baseline: asdict(comparison) for baseline, comparison in demo.comparisons.items()},
     }
     write_json(demo.folder / "comparison.json", record)
-    demo_report.write(demo.folder / "report.html", demo, record)

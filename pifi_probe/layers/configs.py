@@ -110,8 +110,8 @@ def read_config(folder: Path) -> PretrainedConfig:
 def _refuse_quantised(raw: dict[str, Any], path: Path) -> None:
     settings = raw.get("quantization_config")
     if settings:
-        method = settings.get("quant_method") if isinstance(settings, dict) else None
-        method = method or ("bitsandbytes" if "load_in_4bit" in settings else "unknown")
+        settings = settings if isinstance(settings, dict) else {}
+        method = settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else "unknown")
         raise UnsupportedFormatError(
             f"the checkpoint is quantised ({method}), which is not read yet", where=str(path), next=_ANOTHER
         )

@@ -114,9 +114,10 @@ class HubRepo:
                 known = _describe(client.info(revision))
                 _remember(client.repo, revision, known)
             except HubUnreachable:
+                known = known or _recall_from_client(client.repo, revision)
                 if known is None:
                     raise
-                _log.warning("%s: no connection, the commit known here is used: %s", client.repo, known["commit"])
+                _log.warning("%s: no connection, using the commit known here: %s", client.repo, known["commit"])
         return cls(client=client, allow_full_download=allow_full_download, **known)
 
     def provenance(self) -> dict[str, Any]:
@@ -272,4 +273,5 @@ def _recall_from_client(repo: str, revision: str | None) -> dict[str, Any] | Non
     folder = Path(config).parent
     paths = [path for path in folder.rglob("*") if path.is_file()]
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
-    return {"commit": folder.name, "files": files, "licence": read_licence(folder), "gated": False}
+    # Whether it is gated is not known here; saying so is the side on which nothing is published by mistake.
+    return {"commit": folder.name, "files": files, "licence": read_licence(folder), "gated": True}

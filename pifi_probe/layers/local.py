@@ -15,7 +15,8 @@ from pifi_probe.layers.sources import FileSource
 
 __all__ = ["open_local_checkpoint"]
 
-_SHARD = re.compile(r"^(?P<stem>.+)-\d{5}-of-(?P<n>\d{5})\.safetensors$")
+_PICKLE_INDEX = "pytorch_model.bin.index.json"
+_SHARD = re.compile(r"^(?P<stem>.+)-\d{5}-of-(?P<n>\d{5})\.(safetensors|bin)$")
 
 
 def open_local_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
@@ -52,8 +53,11 @@ def _open_folder(folder: Path, allow_pickle: bool) -> Checkpoint:
             where=str(folder),
             next=f"add {INDEX}, or give the one file that you mean",
         )
+    if _PICKLE_INDEX in names:
+        files = sorted(set(read_weight_map(folder / _PICKLE_INDEX).values()))
+        return _open_pickle(folder, files, str(folder), allow_pickle)
     pickles = [name for name in names if re.fullmatch(r"pytorch_model(-\d+-of-\d+)?\.bin", name)]
-    if pickles:
+    if len(pickles) == 1 or (pickles and _is_complete_set(pickles, folder)):
         return _open_pickle(folder, pickles, str(folder), allow_pickle)
     ggufs = [name for name in names if name.endswith(".gguf")]
     raise CheckpointError(
@@ -94,9 +98,6 @@ def _open_pickle(folder: Path, files: list[str], identity: str, allow_pickle: bo
             where=identity,
             next="pass allow_pickle=True (no code in them is run), or use a safetensors checkpoint",
         )
-    index = folder / "pytorch_model.bin.index.json"
-    if len(files) > 1 and index.is_file():
-        files = sorted(set(read_weight_map(index).values()))
     config = read_config(folder)
     _require_files(folder, files)
     paths = {file: folder / file for file in files}

@@ -192,7 +192,7 @@ def _rows(linear: nn.Linear, rows: torch.Tensor) -> nn.Linear:
 
 
 def _separate(layer: FrozenLayer, attention: nn.Module) -> nn.Linear:
-    return _linear(attention.v_proj)  # type: ignore[arg-type]
+    return _linear(attention.v_proj)
 
 
 def _concatenated(layer: FrozenLayer, attention: nn.Module) -> nn.Linear:
@@ -206,7 +206,7 @@ def _concatenated(layer: FrozenLayer, attention: nn.Module) -> nn.Linear:
 
 def _per_head(layer: FrozenLayer, attention: nn.Module) -> nn.Linear:
     """Take every third block of rows: query, key and value of head 0, then of head 1 (gpt_neox, bloom)."""
-    fused, head_dim = _linear(attention.query_key_value), _head_dim(layer)  # type: ignore[arg-type]
+    fused, head_dim = _linear(attention.query_key_value), _head_dim(layer)
     return _rows(fused, torch.arange(fused.out_features).view(-1, 3, head_dim)[:, 2].reshape(-1))
 
 
@@ -217,7 +217,7 @@ def _falcon(layer: FrozenLayer, attention: nn.Module) -> nn.Linear:
         per_group = config.num_attention_heads // config.num_kv_heads + 2
     else:
         per_group = config.num_attention_heads + 2 if config.multi_query else 3
-    fused = _linear(attention.query_key_value)  # type: ignore[arg-type]
+    fused = _linear(attention.query_key_value)
     return _rows(fused, torch.arange(fused.out_features).view(-1, per_group, head_dim)[:, -1].reshape(-1))
 
 

@@ -194,8 +194,8 @@ def _why_not_z(plugin: PlugIn) -> str:
 def _fold_z(plugin: PlugIn) -> FoldedPlugIn:
     """Fold in float64, then cast (SELECTION B.2)."""
     layer: Any = plugin.layers[0]
-    block, attention = layer.block, getattr(layer.block, layer.family.attention)
-    assert isinstance(attention, ValueAttention)
+    block: Any = layer.block
+    attention: Any = getattr(block, layer.family.attention)
     gain_in, gain_mid = _gain(block.input_layernorm), _gain(block.post_attention_layernorm)
     l_in = plugin.L_in.weight.double() * plugin.scale_in.double()  # (d_llm, d_slm)
     l_out = plugin.L_out.weight.double() * plugin.scale_out.double()  # (d_slm, d_llm)

@@ -44,9 +44,7 @@ class ProgressBar(TrainerCallback):
             disable=hidden,
         )
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Advance by one step."""
         self.bar.update()
 
@@ -95,9 +93,7 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
         self.asked = True
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop, unless the epoch has just ended: then its validation comes first."""
         if self.asked and not _epoch_is_over(args, state):
             control.should_save = control.should_training_stop = True

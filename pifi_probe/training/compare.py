@@ -2,135 +2,21 @@
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskError
-from pifi_probe.files import write_text
 from pifi_probe.stats import Interval, holm, mean_interval, paired_difference, verdict
+from pifi_probe.training.comparison import Comparison, Row
 from pifi_probe.training.result import RunResult
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["Comparison", "Row", "compare"]
+__all__ = ["Comparison", "compare"]
 
 METRICS = ("accuracy", "nll")
 Arms = dict[str, dict[int, RunResult]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One arm on one test set.
-
-    Parameters
-    ----------
-    test, arm, baseline : str
-        `baseline` is empty for an arm that is one.
-    seeds : tuple of int
-        Of the arm.
-    mean, low, high : float
-        Mean of the metric over seeds and examples, and its interval.
-    difference, difference_low, difference_high, p_value : float or None
-        To the baseline, over the seeds both have; positive is better, for the NLL too. The p-value is adjusted
-        for the number of arms on this test set (Holm).
-    balanced_accuracy, auroc : float or None
-        Means over seeds.
-    verdict : str
-    """
-
-    test: str
-    arm: str
-    baseline: str
-    seeds: tuple[int, ...]
-    mean: float
-    low: float
-    high: float
-    difference: float | None = None
-    difference_low: float | None = None
-    difference_high: float | None = None
-    p_value: float | None = None
-    balanced_accuracy: float | None = None
-    auroc: float | None = None
-    verdict: str = "baseline"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` returns.
-
-    Parameters
-    ----------
-    rows : tuple of Row
-    metric : {"accuracy", "nll"}
-    level : float
-        Nominal coverage of the intervals.
-    sizes : dict
-        Rows of the splits of the task.
-    """
-
-    rows: tuple[Row, ...]
-    metric: str
-    level: float
-    sizes: dict[str, int]
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """One row per test set and arm; the columns are the fields of `Row`."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(row) for row in self.rows])
-
-    def verdict(self) -> str:
-        """Say in words, one line per test set and arm, what was found."""
-        found = [
-            f"{row.test}, {row.arm}: {row.verdict} (against {row.baseline})"
-            for row in self.rows
-            if row.baseline
-        ]
-        return "\n".join(found) or "one arm alone: nothing to compare"
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return the comparison as JSON, and write it to `path`, atomically, when one is given."""
-        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
-        if path is not None:
-            write_text(path, text)
-        return text
-
-    @property
-    def size_note(self) -> str:
-        """What the table was made from: rows of the splits, and seeds."""
-        seeds = sorted({len(row.seeds) for row in self.rows})
-        counts = ", ".join(f"{count} {name}" for name, count in self.sizes.items())
-        return f"{counts} texts; {' to '.join(map(str, seeds[:1] + seeds[1:][-1:]))} seeds; {self.level:.0%} intervals"
-
-    def __str__(self) -> str:
-        return self.verdict()
-
-    def _repr_html_(self) -> str:
-        unit = 100.0 if self.metric == "accuracy" else 1.0
-        digits = 1 if self.metric == "accuracy" else 3
-        head = "".join(f"<th>{name}</th>" for name in ("test", "arm", self.metric, "difference", "verdict"))
-        body = "".join(_html_row(row, unit, digits) for row in self.rows)
-        return f"<table><caption>{html.escape(self.size_note)}</caption><tr>{head}</tr>{body}</table>"
-
-
-def _html_row(row: Row, unit: float, digits: int) -> str:
-    def shown(middle: float | None, low: float | None, high: float | None) -> str:
-        if middle is None or low is None or high is None:
-            return ""
-        return f"{unit * middle:.{digits}f} [{unit * low:.{digits}f}, {unit * high:.{digits}f}]"
-
-    difference = shown(row.difference, row.difference_low, row.difference_high)
-    cells = (row.test, row.arm, shown(row.mean, row.low, row.high), difference, row.verdict)
-    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
 
 
 def compare(
@@ -172,9 +58,7 @@ def compare(
     if not runs:
         raise PifiProbeError("no runs were given", where="compare", next="give the results of pp.fine_tune")
     if metric not in METRICS:
-        raise PifiProbeError(
-            f"unknown metric {metric!r}", where="compare", next=f"use one of {', '.join(METRICS)}"
-        )
+        raise PifiProbeError(f"unknown metric {metric!r}", where="compare", next=f"use one of {', '.join(METRICS)}")
     _check_alike(runs)
     arms = _grouped(runs)
     bases = {arm: _baseline_of(arm, arms, baseline) for arm in arms}
@@ -271,64 +155,51 @@ def _scores(runs: dict[int, RunResult], seeds: Iterable[int], test: str, metric:
 
 
 def _rows_of(test: str, arms: Arms, bases: dict[str, str], metric: str, level: float) -> list[Row]:
-    differences: dict[str, Interval] = {}
-    for arm, base in bases.items():
-        if arm != base:
-            shared = [seed for seed in arms[arm] if seed in arms[base]]
-            if not shared:
-                raise RecipeError(
-                    "the arms share no seed", where=f"{arm} and {base}", next="run both with one seed"
-                )
-            pair = [_scores(arms[name], shared, test, metric) for name in (arm, base)]
-            differences[arm] = paired_difference(*pair, level=level)
-    adjusted = dict(zip(differences, holm([found.p_value for found in differences.values()]), strict=True))
-    return [
-        _row(test, arm, arms[arm], bases[arm], differences.get(arm), adjusted, metric=metric, level=level)
-        for arm in arms
-    ]
-
-
-def _row(
-    test: str,
-    arm: str,
-    runs: dict[int, RunResult],
-    base: str,
-    found: Interval | None,
-    adjusted: dict[str, float],
-    *,
-    metric: str,
-    level: float,
-) -> Row:
-    scores = _scores(runs, runs, test, metric)
-    own = mean_interval(scores if metric == "accuracy" else -scores, level=level)
-    values = {
-        "test": test,
-        "arm": arm,
-        "baseline": "",
-        "seeds": tuple(runs),
-        "mean": own.mean,
-        "low": own.low,
-        "high": own.high,
-        "balanced_accuracy": _mean(runs, test, "balanced_accuracy"),
-        "auroc": _mean(runs, test, "auroc"),
+    found = {
+        arm: _difference(test, arms, arm, base, metric=metric, level=level)
+        for arm, base in bases.items()
+        if arm != base
     }
-    if found is None:
-        return Row(**values)
-    values |= {
-        "baseline": base,
-        "difference": found.mean,
-        "difference_low": found.low,
-        "difference_high": found.high,
-        "p_value": adjusted[arm],
-        "verdict": _words(found, adjusted[arm], len(adjusted), metric),
-    }
-    return Row(**values)
+    adjusted = holm([interval.p_value for interval in found.values()])
+    p_values = dict(zip(found, adjusted, strict=True))
+    rows = []
+    for arm, runs in arms.items():
+        scores = _scores(runs, runs, test, metric)
+        own = mean_interval(scores if metric == "accuracy" else -scores, level=level)
+        difference = found.get(arm)
+        rows.append(
+            Row(
+                test=test,
+                arm=arm,
+                baseline=bases[arm] if difference else "",
+                seeds=tuple(runs),
+                mean=own.mean,
+                low=own.low,
+                high=own.high,
+                difference=difference.mean if difference else None,
+                difference_low=difference.low if difference else None,
+                difference_high=difference.high if difference else None,
+                p_value=p_values.get(arm),
+                balanced_accuracy=_mean(runs, test, "balanced_accuracy"),
+                auroc=_mean(runs, test, "auroc"),
+                verdict=_words(difference, p_values[arm], len(found), metric) if difference else "baseline",
+            )
+        )
+    return rows
 
 
-def _words(found: Interval, adjusted: float, n_arms: int, metric: str) -> str:
+def _difference(test: str, arms: Arms, arm: str, base: str, *, metric: str, level: float) -> Interval:
+    shared = [seed for seed in arms[arm] if seed in arms[base]]
+    if not shared:
+        raise RecipeError("the arms share no seed", where=f"{arm} and {base}", next="run both with the same seeds")
+    own, other = (_scores(arms[name], shared, test, metric) for name in (arm, base))
+    return paired_difference(own, other, level=level)
+
+
+def _words(found: Interval, p_value: float, n_arms: int, metric: str) -> str:
     words = verdict(found, "points" if metric == "accuracy" else "nats")
-    if found.excludes_zero and adjusted >= 1 - found.level:
-        return f"{words} taken alone, but not detectable among {n_arms} arms (Holm p = {adjusted:.2f})"
+    if found.excludes_zero and p_value >= 1 - found.level:
+        return f"{words} taken alone; not detectable among {n_arms} arms (Holm p = {p_value:.2f})"
     return words
 
 

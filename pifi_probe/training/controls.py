@@ -21,9 +21,7 @@ __all__ = ["controls", "vanilla_best_lr"]
 Factory = Callable[[int], PiFiForSequenceClassification]
 
 
-def controls(
-    slm: str, layer: str | FrozenLayer | FrozenChain, task: Task, wiring: str = "paper"
-) -> dict[str, Factory]:
+def controls(slm: str, layer: str | FrozenLayer | FrozenChain, task: Task, wiring: str = "paper") -> dict[str, Factory]:
     """Return a factory for each matched control of a layer.
 
     Parameters

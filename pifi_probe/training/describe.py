@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import torch
+
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.training.history import trained_state
@@ -31,8 +33,7 @@ def describe_model(model: PiFiForSequenceClassification) -> dict[str, Any]:
     values = {name: getattr(config, name) for name in _MODES}
     layers = [layer.card for layer in model.frozen_layers]
     values["layers"] = [
-        {"spec": card.spec, "sha256": card.sha256, "variant": card.variant, "reduced": card.reduced}
-        for card in layers
+        {"spec": card.spec, "sha256": card.sha256, "variant": card.variant, "reduced": card.reduced} for card in layers
     ]
     values["shapes"] = _shapes(model)
     values["label"] = label_of(values)
@@ -73,5 +74,5 @@ def start_digest(model: PiFiForSequenceClassification) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(trained_state(model).items()):
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(-1).numpy()).cast("B") if tensor.numel() else b"")
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -21,9 +23,7 @@ def device_of(recipe: Recipe) -> torch.device:
         If the machine has no such device, or the device cannot compute in the recipe's precision.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = (
-        recipe.device if recipe.device != "auto" else next(kind for kind, there in available.items() if there)
-    )
+    name = recipe.device if recipe.device != "auto" else next(kind for kind, there in available.items() if there)
     if not available[name]:
         raise RecipeError(
             f"this machine has no {name} device that this PyTorch can use",
@@ -45,7 +45,7 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        abilities = torch.cpu.get_capabilities()
+        abilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch cannot say
         return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16") or abilities.get("bf16"))
     return False
 

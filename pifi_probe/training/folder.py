@@ -56,9 +56,7 @@ class RunFolder:
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint: Trainer writes its state last."""
-        found = sorted(
-            self.checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1])
-        )
+        found = sorted(self.checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
         whole = [path for path in found if _read(path / "trainer_state.json")]
         return whole[-1] if whole else None
 

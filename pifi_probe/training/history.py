@@ -70,9 +70,7 @@ class History:
         """Write everything into a checkpoint's folder."""
         self.lap()
         save_file(self.best_state, folder / "best.safetensors")
-        values = {
-            name: getattr(self, name) for name in ("steps", "epochs", "best_epoch", "best_score", "seconds")
-        }
+        values = {name: getattr(self, name) for name in ("steps", "epochs", "best_epoch", "best_score", "seconds")}
         write_json(folder / "history.json", values)
 
     def load(self, folder: Path) -> None:

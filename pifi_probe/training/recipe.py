@@ -85,14 +85,10 @@ class Recipe:
         for name in ("batch_size", "epochs", "max_length", "seed"):
             self._set_number(name, int)
         self._require("learning_rate", self.learning_rate > 0, "must be above 0")
-        self._require(
-            "lr_projection", self.lr_projection is None or self.lr_projection > 0, "must be above 0"
-        )
+        self._require("lr_projection", self.lr_projection is None or self.lr_projection > 0, "must be above 0")
         self._require("batch_size", self.batch_size >= 1, "must be at least 1")
         self._require("epochs", self.epochs >= 1, "must be at least 1")
-        self._require(
-            "max_length", self.max_length >= 3, "must be at least 3: one token between two special ones"
-        )
+        self._require("max_length", self.max_length >= 3, "must be at least 3: one token between two special ones")
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "must be in [0, 1)")
         self._require("max_grad_norm", self.max_grad_norm >= 0, "must be 0 (no clipping) or above")
         self._require("seed", 0 <= self.seed < 2**32, "must be in [0, 2**32)")
@@ -158,9 +154,7 @@ class Recipe:
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
-            raise RecipeError(
-                f"not JSON: {error}", where="recipe", next="write it with Recipe.to_json"
-            ) from error
+            raise RecipeError(f"not JSON: {error}", where="recipe", next="write it with Recipe.to_json") from error
         if not isinstance(values, dict):
             raise RecipeError("not a JSON object", where="recipe", next="write it with Recipe.to_json")
         return cls.from_dict(values)

@@ -110,8 +110,8 @@ class RunResult:
         sha256 of each plugged layer ``before`` and ``after`` the run.
     seconds : dict
         Wall time of ``train`` (with validation) and ``test``.
-    peak_memory : int
-        Highest resident memory of the process during the run, in bytes.
+    peak_memory : dict
+        The most memory held during the run, in bytes: ``rss_bytes`` of the process, and ``cuda_bytes`` or None.
     provenance : dict
         Versions, commit, machine, time.
     tuned : dict
@@ -130,7 +130,7 @@ class RunResult:
     parameters: dict[str, int]
     layer_digests: dict[str, list[str]]
     seconds: dict[str, float]
-    peak_memory: int
+    peak_memory: dict[str, int | None]
     provenance: dict[str, Any] = field(default_factory=dict)
     tuned: dict[str, Any] = field(default_factory=dict)
 

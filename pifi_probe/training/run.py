@@ -94,9 +94,7 @@ def fine_tune(
     >>> pp.fine_tune(model, task, pp.Recipe(seed=1), also=[pp.load_task("tweets")])  # doctest: +SKIP
     """
     if out is None and (resume or save_model):
-        raise RecipeError(
-            "no folder was given", where="fine_tune(out=...)", next="name the folder of the run"
-        )
+        raise RecipeError("no folder was given", where="fine_tune(out=...)", next="name the folder of the run")
     run = Run(model, task, recipe, tuple(also))
     if out is None:
         with temporary_run_folder() as temporary:
@@ -106,9 +104,7 @@ def fine_tune(
     stored = folder.stored_result(run.identity, run.fingerprints) if resume else None
     if stored is not None:
         if not folder.restore_model(model):
-            logger.warning(
-                "%s: the run had ended and its weights were not saved: the model is untrained", out
-            )
+            logger.warning("%s: the run had ended and its weights were not saved: the model is untrained", out)
         return stored
     run.train(folder, resume=resume, callbacks=callbacks)
     try:
@@ -147,13 +143,11 @@ class Run:
             view, report = shift_view(other, self.task)
             self.views[other.name] = (view, str(report) if report.n_dropped else "")
         if len(self.views) != 1 + len(self.also):
-            raise TaskError(
-                "two test tasks have the same name", where=", ".join(task.name for task in self.also)
-            )
+            raise TaskError("two test tasks have the same name", where=", ".join(task.name for task in self.also))
         self.tokenizer: PreTrainedTokenizerBase = tokenizer_for(self.model)
         self.start = start_digest(self.model)
         self.digests_before = layer_digests(self.model)
-        self.peak_memory = 0
+        self.memory = PeakMemory()
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -202,7 +196,7 @@ class Run:
                 interrupt.asked = True
             finally:
                 bar.close()
-        self.peak_memory = memory.nbytes
+        self.memory = memory
         if interrupt.asked:
             raise folder.interrupted()
         load_trained_state(self.model, self.history.best_state)
@@ -234,7 +228,10 @@ class Run:
             parameters=count_parameters(self.model),
             layer_digests={"before": self.digests_before, "after": layer_digests(self.model)},
             seconds={"train": self.history.seconds, "test": time.perf_counter() - since},
-            peak_memory=max(self.peak_memory, memory.nbytes),
+            peak_memory={
+                "rss_bytes": max(self.memory.rss_bytes, memory.rss_bytes),
+                "cuda_bytes": max(self.memory.cuda_bytes or 0, memory.cuda_bytes or 0) or None,
+            },
             provenance=collect(),
             tuned=tuned or {},
         )

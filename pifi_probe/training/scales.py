@@ -47,12 +47,13 @@ def plugin_scales(
     model.eval()
     states, mask = model.encode(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
     if model.config.feed == "pooled":
-        states, mask = pool(states, mask, model.config.pooling)[:, None], None  # (batch, 1, d_slm)
+        states = pool(states, mask, model.config.pooling)[:, None]  # (batch, 1, d_slm)
+        mask = mask.new_ones(len(mask), 1)
     x = plugin.scale_in * plugin.L_in(states)  # (batch, seq, d_llm)
-    y = plugin.core(x, mask)
+    y = plugin.core(x, mask if model.config.feed == "sequence" else None)
     added = plugin.L_out(plugin.scale_out * y)
     model.train(was_training)
-    tokens = slice(None) if mask is None else mask.bool()
+    tokens = mask.bool()
     scales = {"output_ratio": float(rms(added[tokens]) / rms(states[tokens]))}
     if len(plugin.layers):
         x, y = x[tokens].float(), y[tokens].float()

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
+    TrainerControl,
     TrainingArguments,
 )
 
@@ -37,9 +38,7 @@ def lr_projection_of(model: PiFiForSequenceClassification, recipe: Recipe) -> fl
     return recipe.learning_rate * float(model.config.lr_projection_factor)
 
 
-def training_arguments(
-    recipe: Recipe, device: torch.device, folder: Path, keep_checkpoints: bool
-) -> TrainingArguments:
+def training_arguments(recipe: Recipe, device: torch.device, folder: Path, keep_checkpoints: bool) -> TrainingArguments:
     """Return the recipe as Trainer's arguments; every one that matters is named, since its defaults differ."""
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -93,6 +92,8 @@ class PiFiTrainer(Trainer):
     Underscored methods are Trainer's own (transformers 5.23): it has no public hook for clipping, for the order
     of the data and for checkpoints.
     """
+
+    control: TrainerControl
 
     def __init__(
         self,
@@ -187,9 +188,7 @@ class PiFiTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the validation split, record it, and return ``eval_accuracy`` and the other metrics."""
-        logits = predict_logits(
-            self.model, self.eval_dataset, self.tokenizer, precision=self.recipe.precision
-        )
+        logits = predict_logits(self.model, self.eval_dataset, self.tokenizer, precision=self.recipe.precision)
         metrics = classification_metrics(self.eval_dataset.labels, logits)
         record = {"epoch": len(self.history.epochs), **metrics, **self._scales()}
         self.history.end_epoch(self.model, record)

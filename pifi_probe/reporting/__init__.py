@@ -1,0 +1,1 @@
+"""Plots, tables and pages from plain frames and dicts; no room below is imported here."""

@@ -1,0 +1,233 @@
+"""Plots from plain frames: colours that colour-blind readers tell apart, each with a shape of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from pifi_probe.errors import PifiProbeError
+from pifi_probe.reporting.tables import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["COLOURS", "depth_curve", "forest", "learning_curves", "to_svg"]
+
+# hues of Okabe and Ito (2008), Color Universal Design, where needed made darker or lighter:
+# each has a contrast of at least 3:1 to a white and to a nearly black page
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B8629A", "#A67C00", "#2E8BC0", "#7A7A7A")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+INK = "#1b1b1c"  # of text and axes; becomes the colour of the page's text in an SVG
+MAX_LABEL = 60
+
+
+def depth_curve(
+    frame: pd.DataFrame, *, value_label: str = "difference to vanilla (points)", depth_label: str = "layer"
+) -> Figure:
+    """Plot a value against the depth of the layer.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``depth`` (number), ``series`` and ``mean``, and where known ``low`` and ``high``. A row without a
+        depth (NaN), such as a control, becomes a dashed line across.
+    value_label, depth_label : str
+        Names of the axes.
+
+    Raises
+    ------
+    PifiProbeError
+        If a column is missing or there is nothing to plot.
+    """
+    rows = _checked(frame, ("depth", "series", "mean"), "mean")
+    with _style():
+        figure, (axes,) = _figure(7.0, 4.0, 1)
+        looks = _looks(rows["series"])
+        aside = 0.012 * (rows["depth"].max() - rows["depth"].min())  # so that intervals do not hide each other
+        for place, (series, own) in enumerate(rows.groupby("series", sort=False)):
+            colour, marker = looks[series]
+            curve = own.dropna(subset="depth").sort_values("depth")
+            for level in own.loc[own["depth"].isna(), "mean"]:
+                axes.axhline(level, color=colour, linestyle="--", linewidth=1.2)
+            if len(curve):
+                x = curve["depth"] + aside * (place - (len(looks) - 1) / 2)
+                axes.errorbar(x, curve["mean"], yerr=_bars(curve), color=colour, marker=marker, capsize=3)
+        low, high = axes.get_ylim()
+        if low < 0 < high:
+            axes.axhline(0, color=INK, linewidth=0.8)
+        axes.set_xlabel(printable(depth_label))
+        axes.set_ylabel(printable(value_label))
+        _legend(figure, axes, looks, dashed=set(rows.loc[rows["depth"].isna(), "series"]))
+    return figure
+
+
+def forest(frame: pd.DataFrame, *, value_label: str = "difference to vanilla (points)") -> Figure:
+    """Plot arms against their differences, with intervals: one panel per group.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``arm``, ``mean``, ``low`` and ``high``; optionally ``group`` (such as the test set). Rows without
+        a mean are left out. A marker is filled where the interval leaves out zero.
+    value_label : str
+        Name of the axis.
+
+    Raises
+    ------
+    PifiProbeError
+        If a column is missing or there is nothing to plot.
+    """
+    rows = _checked(frame, ("arm", "mean", "low", "high"), "mean")
+    rows = rows if "group" in rows else rows.assign(group="")
+    arms, groups = list(dict.fromkeys(rows["arm"])), list(dict.fromkeys(rows["group"]))
+    with _style():
+        figure, panels = _figure(3.0 + 2.6 * len(groups), 1.2 + 0.34 * len(arms), len(groups), sharex=True, sharey=True)
+        for axes, (colour, marker), group in zip(panels, _looks(rows["group"]).values(), groups, strict=True):
+            own = rows[rows["group"] == group]
+            for row in own.itertuples():
+                position = arms.index(row.arm)
+                found = row.low > 0 or row.high < 0
+                axes.plot([row.low, row.high], [position, position], color=colour, linewidth=1.6)
+                axes.plot(row.mean, position, marker, color=colour, fillstyle="full" if found else "none")
+            axes.axvline(0, color=INK, linewidth=0.8)
+            axes.set_title(printable(group)[:MAX_LABEL])
+        panels[0].set_yticks(range(len(arms)), [printable(arm)[:MAX_LABEL] for arm in arms])
+        panels[0].set_ylim(len(arms) - 0.5, -0.5)
+        figure.supxlabel(printable(value_label), fontsize="medium")
+    return figure
+
+
+def learning_curves(
+    frame: pd.DataFrame, *, value_label: str = "validation accuracy", step_label: str = "step"
+) -> Figure:
+    """Plot a value against training steps: the mean over seeds, and a band from the lowest to the highest.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``step``, ``value`` and ``series``; rows of equal step and series are seeds.
+    value_label, step_label : str
+        Names of the axes.
+
+    Raises
+    ------
+    PifiProbeError
+        If a column is missing or there is nothing to plot.
+    """
+    rows = _checked(frame, ("step", "value", "series"), "value")
+    with _style():
+        figure, (axes,) = _figure(7.0, 4.0, 1)
+        looks = _looks(rows["series"])
+        for series, own in rows.groupby("series", sort=False):
+            colour, marker = looks[series]
+            curve = own.groupby("step")["value"].agg(["mean", "min", "max"])
+            axes.plot(curve.index, curve["mean"], color=colour, marker=marker)
+            axes.fill_between(curve.index, curve["min"], curve["max"], color=colour, alpha=0.2, linewidth=0)
+        axes.set_xlabel(printable(step_label))
+        axes.set_ylabel(printable(value_label))
+        _legend(figure, axes, looks)
+    return figure
+
+
+def to_svg(figure: Figure, alt: str) -> str:
+    """Return a figure as an ``<svg>`` element to be put into a page.
+
+    It has a transparent ground, takes the colour of the page's text, holds no date, and its identifiers do not
+    collide with those of another figure.
+
+    Parameters
+    ----------
+    figure : Figure
+    alt : str
+        What the figure shows, in words, for readers who do not see it.
+    """
+    buffer = io.StringIO()
+    with _style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's own fonts will have it
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL).replace(INK, "currentColor")
+    prefix = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{prefix}-", tag[0]), svg)
+    label = escape(printable(alt), quote=True)
+    least = f"{0.7 * figure.get_figwidth():.1f}in"  # narrower, its letters would be too small to read
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" style="min-width: {least}" ', 1)
+
+
+def _checked(frame: pd.DataFrame, columns: Sequence[str], value: str) -> pd.DataFrame:
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise PifiProbeError(
+            f"the frame has no column {missing[0]!r}", where=f"columns {', '.join(map(str, frame))}", next="rename one"
+        )
+    rows = frame.dropna(subset=value)
+    if not len(rows):
+        raise PifiProbeError("there is nothing to plot", where=f"column {value!r}", next="give rows with values")
+    return rows
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    style: dict[Any, Any] = {
+        **dict.fromkeys(inked, INK),
+        "text.parse_math": False,  # a label such as "$x" is text
+        "svg.fonttype": "none",
+        "svg.hashsalt": "pifi_probe",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": INK,
+        "grid.alpha": 0.12,
+        "lines.linewidth": 1.8,
+        "lines.markersize": 6.5,
+        "legend.frameon": False,
+    }
+    with matplotlib.rc_context(style):
+        yield
+
+
+def _figure(width: float, height: float, panels: int, **options: Any) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, panels, squeeze=False, **options)[0])
+
+
+def _looks(series: pd.Series[Any]) -> dict[Any, tuple[str, str]]:
+    """Give every series a colour and a marker, in order of appearance."""
+    looks = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
+    return dict(zip(dict.fromkeys(series), looks, strict=False))
+
+
+def _bars(rows: pd.DataFrame) -> Any:
+    """Return the lengths of error bars, (2, n), or None without intervals."""
+    if "low" not in rows or "high" not in rows:
+        return None
+    return [(rows["mean"] - rows["low"]).clip(lower=0), (rows["high"] - rows["mean"]).clip(lower=0)]
+
+
+def _legend(
+    figure: Figure, axes: Axes, looks: dict[Any, tuple[str, str]], dashed: frozenset[Any] | set[Any] = frozenset()
+) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colour, marker="" if name in dashed else marker, linestyle="--" if name in dashed else "-")
+        for name, (colour, marker) in looks.items()
+    ]
+    names = [printable(name)[:MAX_LABEL] for name in looks]
+    figure.legend(handles, names, loc="outside upper left", ncols=min(3, len(names)))

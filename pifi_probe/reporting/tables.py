@@ -1,0 +1,71 @@
+"""Tables from plain frames, for the terminal and for a page; cells are text, never markup."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+__all__ = ["printable", "to_html", "to_rich"]
+
+LONG = 40  # characters: a cell that must not become a narrow column of single words
+
+
+def to_rich(frame: pd.DataFrame, title: str = "") -> Table:
+    """Return a frame as a table for the terminal; the index is left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(printable(title)) if title else None)
+    for column in frame:
+        table.add_column(Text(printable(column)), justify="right" if _is_numeric(frame[column]) else "left")
+    for row in frame.itertuples(index=False, name=None):
+        table.add_row(*(Text(_cell(value)) for value in row))
+    return table
+
+
+def to_html(frame: pd.DataFrame, caption: str = "") -> str:
+    """Return a frame as an HTML ``<table>``, everything escaped; the index is left out.
+
+    Cells of number columns have the class ``number``, and those of more than 40 characters ``long``.
+    """
+    numeric = [_is_numeric(frame[column]) for column in frame]
+    head = "".join(_tag("th", printable(name), number) for name, number in zip(frame, numeric, strict=True))
+    body = "\n".join(
+        "<tr>" + "".join(_tag("td", _cell(value), number) for value, number in zip(row, numeric, strict=True)) + "</tr>"
+        for row in frame.itertuples(index=False, name=None)
+    )
+    above = f"<caption>{escape(printable(caption))}</caption>" if caption else ""
+    return f"<table>{above}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+
+
+def _tag(tag: str, text: str, number: bool) -> str:
+    kind = ' class="number"' if number else ' class="long"' if len(text) > LONG else ""
+    scope = ' scope="col"' if tag == "th" else ""
+    return f"<{tag}{scope}{kind}>{escape(text)}</{tag}>"
+
+
+def printable(value: object) -> str:
+    """Return a value as text in which control characters (of terminals, of XML) are replaced."""
+    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in str(value))
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "\u2013"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    if isinstance(value, numbers.Real):
+        return f"{float(value):,.3f}"
+    return printable(value)
+
+
+def _is_numeric(column: pd.Series[Any]) -> bool:
+    return column.dtype.kind in "iuf"

@@ -1,0 +1,156 @@
+"""`Comparison`: a table of arms and test sets, with intervals and verdicts."""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pifi_probe.files import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+__all__ = ["Comparison", "Row"]
+
+HEADINGS = ("test", "arm", "seeds", "mean", "difference", "balanced accuracy", "AUROC", "verdict")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm on one test set.
+
+    Parameters
+    ----------
+    test, arm, baseline : str
+        `baseline` is the label of the arm it is compared with; empty for an arm that is one.
+    seeds : tuple of int
+        Of the arm.
+    mean, low, high : float
+        Mean of the metric over seeds and examples, and its interval.
+    difference, difference_low, difference_high : float or None
+        To the baseline, over the seeds both have; positive is better, for the NLL too.
+    p_value : float or None
+        Two-sided, adjusted for the number of arms on this test set (Holm).
+    balanced_accuracy, auroc : float or None
+        Means over seeds.
+    verdict : str
+        In words.
+    """
+
+    test: str
+    arm: str
+    baseline: str
+    seeds: tuple[int, ...]
+    mean: float
+    low: float
+    high: float
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    p_value: float | None
+    balanced_accuracy: float | None
+    auroc: float | None
+    verdict: str
+
+    def cells(self, metric: str) -> tuple[str, ...]:
+        """Return the row as text, one cell for each of `HEADINGS`; accuracies in percent."""
+        return (
+            self.test,
+            self.arm,
+            str(len(self.seeds)),
+            _interval(self.mean, self.low, self.high, metric),
+            _interval(self.difference, self.difference_low, self.difference_high, metric, sign="+"),
+            _percent(self.balanced_accuracy),
+            _percent(self.auroc),
+            self.verdict,
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `pifi_probe.compare` returns.
+
+    Parameters
+    ----------
+    rows : tuple of Row
+        By test set, then by arm.
+    metric : {"accuracy", "nll"}
+    level : float
+        Nominal coverage of the intervals.
+    sizes : dict
+        Rows of the task's splits.
+    """
+
+    rows: tuple[Row, ...]
+    metric: str
+    level: float
+    sizes: dict[str, int]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per test set and arm; the columns are the fields of `Row`."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    @property
+    def size(self) -> str:
+        """What the table was made from: rows of the splits, seeds, level."""
+        seeds = sorted({len(row.seeds) for row in self.rows})
+        spread = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        counts = ", ".join(f"{count} {name}" for name, count in self.sizes.items())
+        return f"{counts} texts; seeds: {spread}; {self.level:.0%} intervals"
+
+    def verdict(self) -> str:
+        """Say in words, one line per test set and arm, what was found."""
+        found = [f"{row.test}, {row.arm}: {row.verdict} (against {row.baseline})" for row in self.rows if row.baseline]
+        return "\n".join(found) or "one arm alone: nothing to compare"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as values that JSON can hold."""
+        return asdict(self) | {"size": self.size}
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return the comparison as JSON, and write it to `path`, atomically, when one is given."""
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    def to_rich(self, title: str = "") -> Table:
+        """Return the table for a terminal."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title or None, caption=f"{self.metric}; {self.size}")
+        for heading in HEADINGS:
+            table.add_column(heading)
+        for row in self.rows:
+            table.add_row(*(Text(cell) for cell in row.cells(self.metric)))  # Text: names may hold [markup]
+        return table
+
+    def __str__(self) -> str:
+        return self.verdict()
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row.cells(self.metric))}</tr>"
+            for row in self.rows
+        )
+        return f"<table><caption>{self.metric}; {html.escape(self.size)}</caption><tr>{head}</tr>{body}</table>"
+
+
+def _interval(middle: float | None, low: float | None, high: float | None, metric: str, sign: str = "") -> str:
+    if middle is None or low is None or high is None:
+        return ""
+    scale, digits = (100.0, 1) if metric == "accuracy" else (1.0, 3)
+    return f"{scale * middle:{sign}.{digits}f} [{scale * low:{sign}.{digits}f}, {scale * high:{sign}.{digits}f}]"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"

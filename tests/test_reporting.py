@@ -1,0 +1,251 @@
+"""Plots, tables and pages: readable by everyone, and every text of a user is only text."""
+
+from __future__ import annotations
+
+import io
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from pifi_probe.errors import PifiProbeError, SaveError
+from pifi_probe.reporting import html, plots, tables
+
+ATTACK = "<script>alert('1')</script> \"& $\\frac _x [red]\x1b[31m\x00"
+VOID = {"meta", "br", "img", "link"}
+
+
+def depth_frame() -> pd.DataFrame:
+    rows = [
+        {"depth": depth, "series": series, "mean": depth / 10 - 1, "low": depth / 10 - 2, "high": depth / 10}
+        for series in ("movies", ATTACK)
+        for depth in (0, 15, 29)
+    ]
+    return pd.DataFrame([*rows, {"depth": np.nan, "series": "_control", "mean": -0.5, "low": -1, "high": 0}])
+
+
+def forest_frame() -> pd.DataFrame:
+    rows = [("last", "movies", 2.0, 1.0, 3.0), (ATTACK, "movies", 0.1, -1.0, 1.2), ("last", ATTACK, np.nan, 0, 0)]
+    return pd.DataFrame(rows, columns=["arm", "group", "mean", "low", "high"])
+
+
+def curve_frame() -> pd.DataFrame:
+    rows = [(step, ATTACK, step / 10 + seed / 100) for step in range(5) for seed in range(3)]
+    return pd.DataFrame(rows, columns=["step", "series", "value"])
+
+
+FIGURES = {
+    "depth": lambda: plots.depth_curve(depth_frame()),
+    "forest": lambda: plots.forest(forest_frame()),
+    "curves": lambda: plots.learning_curves(curve_frame()),
+}
+
+
+class Page(HTMLParser):
+    """A page read back: its elements with attributes, its text, and whether all of them are closed."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    sections: list[html.Section] = [
+        {"title": ATTACK, "text": ATTACK, "table": forest_frame().rename(columns={"arm": ATTACK})},
+        *({"title": name, "figure": make(), "alt": f"{name} {ATTACK}"} for name, make in FIGURES.items()),  # type: ignore[list-item]
+    ]
+    path = tmp_path / "out" / "report.html"
+    html.report(ATTACK, sections, path, provenance={"command": ATTACK})
+    return path.read_text(encoding="utf-8")
+
+
+class TestPlots:
+    @pytest.mark.parametrize("name", FIGURES)
+    def test_a_plot_is_a_figure_that_can_be_drawn_whatever_its_labels(self, name: str) -> None:
+        figure = FIGURES[name]()
+        assert isinstance(figure, Figure)
+        figure.savefig(io.BytesIO(), format="png", dpi=40)
+
+    def test_every_series_is_in_the_legend_even_with_an_underscore(self) -> None:
+        figure = plots.depth_curve(depth_frame())
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert names == ["movies", tables.printable(ATTACK), "_control"]
+
+    def test_a_row_without_depth_is_a_line_across(self) -> None:
+        axes = plots.depth_curve(depth_frame()).axes[0]
+        dashed = [line for line in axes.get_lines() if line.get_linestyle() == "--"]
+        assert [list(line.get_ydata()) for line in dashed] == [[-0.5, -0.5]]
+
+    def test_error_bars_reach_from_low_to_high(self) -> None:
+        axes = plots.depth_curve(depth_frame()).axes[0]
+        ends = axes.collections[0].get_segments()[0][:, 1]  # type: ignore[attr-defined]
+        assert ends.tolist() == pytest.approx([-2.0, 0.0])
+
+    def test_markers_are_filled_where_the_interval_leaves_out_zero(self) -> None:
+        axes = plots.forest(forest_frame()).axes[0]
+        styles = [line.get_fillstyle() for line in axes.get_lines() if line.get_marker() == "o"]
+        assert styles == ["full", "none"]
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["last", tables.printable(ATTACK)]
+
+    def test_learning_curves_show_mean_and_range_over_seeds(self) -> None:
+        axes = plots.learning_curves(curve_frame()).axes[0]
+        assert list(axes.get_lines()[0].get_ydata()) == pytest.approx([0.01, 0.11, 0.21, 0.31, 0.41])
+        band = axes.collections[0].get_paths()[0].vertices
+        assert np.asarray(band)[:, 1].max() == pytest.approx(0.42)
+
+    def test_series_differ_in_colour_and_shape_and_colours_are_seen_on_light_and_dark_pages(self) -> None:
+        looks = plots._looks(pd.Series(range(50)))
+        assert len(set(looks.values())) == 50
+
+        def luminance(colour: str) -> float:
+            parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+            linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+            return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+        for colour in plots.COLOURS:
+            own, dark = luminance(colour), luminance("#14161a")
+            assert 1.05 / (own + 0.05) >= 3
+            assert (own + 0.05) / (dark + 0.05) >= 3
+
+    def test_no_plot_depends_on_or_changes_the_users_style(self) -> None:
+        import matplotlib
+
+        before = dict(matplotlib.rcParams)
+        plots.to_svg(plots.forest(forest_frame()), "x")
+        assert dict(matplotlib.rcParams) == before
+
+    @pytest.mark.parametrize("plot", [plots.depth_curve, plots.forest, plots.learning_curves])
+    def test_a_frame_without_the_columns_or_rows_is_refused(self, plot: Any) -> None:
+        with pytest.raises(PifiProbeError, match="no column"):
+            plot(pd.DataFrame({"x": [1]}))
+        columns = ["depth", "series", "mean", "arm", "low", "high", "step", "value"]
+        with pytest.raises(PifiProbeError, match="nothing to plot"):
+            plot(pd.DataFrame(columns=columns, dtype=float))
+
+
+class TestSvg:
+    @pytest.mark.parametrize("name", FIGURES)
+    def test_it_is_an_image_with_words_on_a_transparent_ground_in_the_pages_own_ink(self, name: str) -> None:
+        svg = plots.to_svg(FIGURES[name](), f"what {ATTACK} shows")
+        root = ElementTree.fromstring(svg)
+        assert root.get("role") == "img"
+        assert root.get("aria-label") == f"what {tables.printable(ATTACK)} shows"
+        assert "currentColor" in svg
+        assert plots.INK not in svg
+        assert "#ffffff" not in svg
+        assert not [element for element in root.iter() if "script" in str(element.tag)]
+
+    def test_the_same_figure_gives_the_same_bytes_and_others_share_no_identifier(self) -> None:
+        one, again, other = (
+            plots.to_svg(plots.forest(frame), "alt")
+            for frame in (forest_frame(), forest_frame(), forest_frame().assign(mean=0.0))
+        )
+        assert one == again
+        identifiers = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, other)]
+        assert identifiers[0]
+        assert not identifiers[0] & identifiers[1]
+        assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', one)) <= identifiers[0]
+
+
+class TestTables:
+    def test_the_terminal_table_shows_markup_and_control_characters_as_text(self) -> None:
+        console = Console(width=200, file=io.StringIO(), force_terminal=True, color_system=None)
+        console.print(tables.to_rich(forest_frame(), title=ATTACK))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert shown.count("[red]") == 3
+        assert "\x1b[31m" not in shown
+        assert "2.000" in shown
+        assert "\u2013" in shown
+
+    def test_the_html_table_escapes_everything(self) -> None:
+        source = tables.to_html(forest_frame().rename(columns={"arm": ATTACK}), caption=ATTACK)
+        page = Page(source)
+        assert {tag for tag, _ in page.elements} == {"table", "caption", "thead", "tbody", "tr", "th", "td"}
+        assert page.text.count("<script>alert('1')</script>") == 4
+        assert not page.open
+
+    def test_values_are_shown_for_people(self) -> None:
+        frame = pd.DataFrame(
+            {"a": [1234567], "b": [True], "c": [None], "d": [0.12345], "e": [float("nan")], "f": ["x"]}
+        )
+        cells = re.findall(r"<td[^>]*>([^<]*)</td>", tables.to_html(frame))
+        assert cells == ["1,234,567", "yes", "\u2013", "0.123", "\u2013", "x"]
+
+    def test_numbers_stand_right_and_long_texts_have_room(self) -> None:
+        source = tables.to_html(pd.DataFrame({"n": [1.5], "t": ["word " * 20]}))
+        assert '<td class="number">1.500</td>' in source
+        assert '<td class="long">' in source
+
+
+class TestReport:
+    def test_it_is_whole_html_in_which_no_text_became_markup(self, page: str) -> None:
+        read = Page(page)
+        assert not read.open
+        assert not [tag for tag, _ in read.elements if tag in ("script", "link", "img", "iframe", "object", "b")]
+        assert not [key for _, attributes in read.elements for key in attributes if key.startswith("on")]
+        assert read.text.count("<script>alert('1')</script>") >= 6
+
+    def test_it_needs_no_other_file(self, page: str) -> None:
+        for _, attributes in Page(page).elements:
+            assert "src" not in attributes
+            assert all((attributes.get(key) or "#").startswith("#") for key in ("href", "xlink:href"))
+        assert "@import" not in page
+        assert "default-src 'none'" in page
+
+    def test_it_fits_light_and_dark_narrow_and_wide(self, page: str) -> None:
+        elements = Page(page).elements
+        names = {attributes.get("name"): attributes.get("content") for tag, attributes in elements if tag == "meta"}
+        assert names["viewport"] == "width=device-width, initial-scale=1"
+        assert "@media (prefers-color-scheme: dark)" in page
+        wide = [attributes for tag, attributes in elements if tag == "div"]
+        assert len(wide) == 4
+        assert all(one["class"] == "scroll" and one["tabindex"] == "0" and one["aria-label"] for one in wide)
+
+    def test_every_plot_is_an_image_with_words(self, page: str) -> None:
+        images = [attributes for tag, attributes in Page(page).elements if tag == "svg"]
+        assert [image["role"] for image in images] == ["img"] * 3
+        assert [str(image["aria-label"]).split()[0] for image in images] == list(FIGURES)
+
+    def test_provenance_is_folded_at_the_end(self, page: str) -> None:
+        assert page.index("<details>") > page.rindex("</section>")
+        assert "&#34;command&#34;" in page
+
+    def test_a_figure_without_words_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(PifiProbeError, match="no alt text"):
+            html.report("t", [{"figure": FIGURES["forest"]()}], tmp_path / "r.html")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_report_that_cannot_be_written_leaves_the_old_one(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("old")
+        with pytest.raises(SaveError):
+            html.report("t", [], tmp_path / "file" / "r.html")
+        assert (tmp_path / "file").read_text() == "old"
