@@ -107,8 +107,6 @@ def test_nothing_is_nan_nothing_warns_and_all_is_json(rows: list[tuple[int, list
         ([], np.zeros((0, 2)), "do not fit"),
     ],
 )
-def test_predictions_that_have_no_metrics_are_refused(
-    labels: list[float], logits: object, reason: str
-) -> None:
+def test_predictions_that_have_no_metrics_are_refused(labels: list[float], logits: object, reason: str) -> None:
     with pytest.raises(PifiProbeError, match=reason):
         classification_metrics(labels, logits)  # type: ignore[arg-type]

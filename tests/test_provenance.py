@@ -81,9 +81,7 @@ def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path: Path) -> None
     assert provenance._git(package) is None
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "somebody else's")
-    assert provenance._git(package) is None, (
-        "an installed copy inside of another checkout is not that checkout"
-    )
+    assert provenance._git(package) is None, "an installed copy inside of another checkout is not that checkout"
     git("add", ".")
     git("commit", "-q", "-m", "ours")
     assert provenance._git(package) == {"commit": git("rev-parse", "HEAD"), "dirty": False}

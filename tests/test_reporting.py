@@ -103,7 +103,7 @@ class TestPlots:
     def test_a_row_without_depth_is_a_line_across(self) -> None:
         axes = plots.depth_curve(depth_frame()).axes[0]
         dashed = [line for line in axes.get_lines() if line.get_linestyle() == "--"]
-        assert [list(line.get_ydata()) for line in dashed] == [[-0.5, -0.5]]
+        assert [np.asarray(line.get_ydata()).tolist() for line in dashed] == [[-0.5, -0.5]]
 
     def test_error_bars_reach_from_low_to_high(self) -> None:
         axes = plots.depth_curve(depth_frame()).axes[0]
@@ -118,7 +118,7 @@ class TestPlots:
 
     def test_learning_curves_show_mean_and_range_over_seeds(self) -> None:
         axes = plots.learning_curves(curve_frame()).axes[0]
-        assert list(axes.get_lines()[0].get_ydata()) == pytest.approx([0.01, 0.11, 0.21, 0.31, 0.41])
+        assert np.asarray(axes.get_lines()[0].get_ydata()).tolist() == pytest.approx([0.01, 0.11, 0.21, 0.31, 0.41])
         band = axes.collections[0].get_paths()[0].vertices
         assert np.asarray(band)[:, 1].max() == pytest.approx(0.42)
 

@@ -32,18 +32,14 @@ def arms(mean: float, n_seeds: int = 3, n_examples: int = 400) -> tuple[Floats, 
 
 
 @pytest.mark.parametrize("n_seeds", [3, 5])
-@pytest.mark.parametrize(
-    "deviations", [(0.0, 0.0, 0.4), (0.0, 0.3, 0.3), (0.02, 0.2, 0.35), (0.05, 0.2, 0.3)]
-)
+@pytest.mark.parametrize("deviations", [(0.0, 0.0, 0.4), (0.0, 0.3, 0.3), (0.02, 0.2, 0.35), (0.05, 0.2, 0.3)])
 def test_coverage_is_at_least_nominal_whatever_the_seeds_do(
     n_seeds: int, deviations: tuple[float, float, float]
 ) -> None:
     rng = np.random.default_rng(n_seeds)
     held = 0
     for _ in range(200):
-        interval = mean_interval(
-            draw(rng, n_seeds, 200, *deviations), n_boot=300, seed=int(rng.integers(1 << 30))
-        )
+        interval = mean_interval(draw(rng, n_seeds, 200, *deviations), n_boot=300, seed=int(rng.integers(1 << 30)))
         held += interval.low <= 0 <= interval.high
     # of 200 data sets, 95 % +- three binomial standard errors is 181 to 199; wider than nominal is allowed
     assert held >= 181
@@ -77,9 +73,7 @@ def test_one_seed_gives_the_bootstrap_of_scipy() -> None:
 
     scores = np.random.default_rng(0).exponential(size=(1, 150))
     ours = mean_interval(scores, n_boot=20_000)
-    theirs = bootstrap(
-        (scores[0],), np.mean, n_resamples=20_000, method="percentile", rng=1
-    ).confidence_interval
+    theirs = bootstrap((scores[0],), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
     width = theirs.high - theirs.low
     assert ours.low == pytest.approx(theirs.low, abs=0.02 * width)
     assert ours.high == pytest.approx(theirs.high, abs=0.02 * width)
@@ -156,9 +150,7 @@ def test_a_difference_of_the_smallest_detectable_size_is_found_about_as_often_as
     rng = np.random.default_rng(0)
     size = smallest_detectable(mean_interval(draw(rng, 1, 400, 0.0, 0.0, 0.3)))
     assert size == pytest.approx((1.96 + 0.84) * 0.3 / 20, rel=0.1)
-    found = sum(
-        mean_interval(draw(rng, 1, 400, 0.0, 0.0, 0.3) + size, n_boot=300).excludes_zero for _ in range(200)
-    )
+    found = sum(mean_interval(draw(rng, 1, 400, 0.0, 0.0, 0.3) + size, n_boot=300).excludes_zero for _ in range(200))
     assert 140 <= found <= 185
 
 

@@ -129,9 +129,7 @@ class TestFiles:
         task = load_task(write_jsonl(tmp_path / "t.jsonl", rows))
         assert task.label_names == names
         numbers = {
-            text: label
-            for split in task.splits.values()
-            for text, label in zip(split.texts, split.labels, strict=True)
+            text: label for split in task.splits.values() for text, label in zip(split.texts, split.labels, strict=True)
         }
         first = next(row for row in rows if row["label"] == values[0])
         assert names[numbers[first["text"]]] in (str(values[0]), str(values[0]).removesuffix(".0"))
@@ -195,9 +193,7 @@ class TestBadFiles:
         assert "one class only: 'x'" in refused(write_csv(tmp_path / "t.csv", [(t, "x") for t, _ in ROWS]))
 
     def test_empty_text_names_the_row(self, tmp_path: Path) -> None:
-        assert "row 3, column 'text'" in refused(
-            write_csv(tmp_path / "t.csv", [*ROWS[:2], ("  ", "bad"), *ROWS])
-        )
+        assert "row 3, column 'text'" in refused(write_csv(tmp_path / "t.csv", [*ROWS[:2], ("  ", "bad"), *ROWS]))
 
     @pytest.mark.parametrize("value", [None, float("nan"), "", "NaN"])
     def test_missing_label_names_the_row(self, tmp_path: Path, value: Any) -> None:
@@ -210,8 +206,7 @@ class TestBadFiles:
     @pytest.mark.parametrize(("value", "reason"), [(1.5, "fraction"), ("2.5", "fraction"), ([1], "list")])
     def test_a_label_that_is_no_class(self, tmp_path: Path, value: Any, reason: str) -> None:
         rows = [
-            {"text": f"t{n}", "label": value if n else type(value)((1,) if reason == "list" else 1.0)}
-            for n in range(9)
+            {"text": f"t{n}", "label": value if n else type(value)((1,) if reason == "list" else 1.0)} for n in range(9)
         ]
         assert reason in refused(write_jsonl(tmp_path / "t.jsonl", rows))
 
@@ -271,9 +266,7 @@ class TestBadFiles:
         path = write_jsonl(tmp_path / "t.jsonl", [{"text": "\ud800", "label": "a"}])
         assert "row 1" in refused(path)
 
-    @pytest.mark.parametrize(
-        "line", ["{'text': 1}", "[" * 100_000, '{"a": ' + "9" * 5000, "3", '{"text": "a"']
-    )
+    @pytest.mark.parametrize("line", ["{'text': 1}", "[" * 100_000, '{"a": ' + "9" * 5000, "3", '{"text": "a"'])
     def test_malformed_json_names_the_line(self, tmp_path: Path, line: str) -> None:
         path = write_jsonl(tmp_path / "t.jsonl", [{"text": "t", "label": "a"}])
         path.write_text(path.read_text() + "\n" + line)
@@ -366,10 +359,7 @@ class TestTask:
         assert task.fingerprint != make_task(["a", "b", "c"], label_names=("bad", "fine")).fingerprint
 
     def test_a_repr_shows_sizes_and_no_texts(self) -> None:
-        assert (
-            repr(make_task(["secret", "b"]))
-            == "Task('made', single, 2 classes, train=2, test=2, language='en')"
-        )
+        assert repr(make_task(["secret", "b"])) == "Task('made', single, 2 classes, train=2, test=2, language='en')"
 
     @pytest.mark.parametrize(
         "change",
@@ -445,9 +435,7 @@ class TestRated:
     def test_ratings_become_two_classes_without_neutral_and_repeated_sentences(self, ratings: Path) -> None:
         task = rated_task("tweets", ratings)
         rows = {
-            text: label
-            for split in task.splits.values()
-            for text, label in zip(split.texts, split.labels, strict=True)
+            text: label for split in task.splits.values() for text, label in zip(split.texts, split.labels, strict=True)
         }
         assert len(rows) == 42
         assert rows["sentence 1"] == 0

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pifi_probe.errors import RecipeError
+from pifi_probe.experiments.report import write_report
 from pifi_probe.files import write_json
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
@@ -181,3 +182,10 @@ def _write(demo: Demo, size: str) -> None:
         "comparisons": {baseline: asdict(comparison) for baseline, comparison in demo.comparisons.items()},
     }
     write_json(demo.folder / "comparison.json", record)
+    write_report(
+        demo.folder / "report.html",
+        size=str(demo.size),
+        comparisons=demo.comparisons,
+        results=demo.results,
+        record=record,
+    )

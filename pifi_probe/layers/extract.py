@@ -94,7 +94,9 @@ def extract_from(
     tensors = checkpoint.read_layer(index)
     config = layer_config(checkpoint.config, index)
     stored = _stored_dtype(checkpoint, index)
-    shell = _fill(config, tensors, _resolve_dtype(dtype, tensors), where)
+    target = _resolve_dtype(dtype, tensors)
+    _widen(tensors, target)
+    shell = _fill(config, tensors, target, where)
     card = LayerCard(
         model=model,
         revision=checkpoint.revision,
@@ -146,6 +148,19 @@ def _resolve_dtype(dtype: str | torch.dtype, tensors: dict[str, torch.Tensor]) -
     if dtype not in _DTYPES:
         raise PlugInError(f"unknown dtype {dtype!r}", where="dtype", next=f"use auto or one of {', '.join(_DTYPES)}")
     return _DTYPES[dtype]
+
+
+def _widen(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    """Convert one tensor after the other, so that the stored and the wider form of a layer never coexist.
+
+    Only to float32 and float64: of shorter types transformers keeps some tensors in float32.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        return
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            tensors[name] = tensor.to(dtype)
+            del tensor
 
 
 def _stored_dtype(checkpoint: Checkpoint, index: int) -> str:

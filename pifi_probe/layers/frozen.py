@@ -6,6 +6,7 @@ import hashlib
 import html
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class LayerCard:
     gated : bool
         True when the donor must be asked for access.
     sha256 : str
-        Digest over names, shapes, types and bytes of the layer's tensors as they compute.
+        Digest over names, shapes, types and digests of the layer's tensors as they compute.
     reduced : bool
         True when only the exact single-token path is kept (see `pifi_probe.layers.reduce`).
     variant, variant_seed : str, int
@@ -228,13 +229,10 @@ class FrozenLayer(nn.Module):
         yield from sorted(self.block.state_dict().items())
 
     def digest(self) -> str:
-        """Return the sha256 over names, shapes, types and bytes of the layer's tensors."""
-        digest = hashlib.sha256()
-        for name, tensor in self.tensors():
-            digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(flat.numpy().data)
-        return digest.hexdigest()
+        """Return the sha256 over names, shapes, types and sha256 of the layer's tensors."""
+        with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+            lines = pool.map(_fingerprint, self.tensors())
+            return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def with_card(self, **changes: Any) -> FrozenLayer:
         """Set fields of the card and return the layer."""
@@ -386,6 +384,12 @@ class FrozenChain(nn.Module):
 def list_of(layer: FrozenLayer | FrozenChain) -> list[FrozenLayer]:
     """Return the frozen layers of a layer or chain, in order."""
     return [layer] if isinstance(layer, FrozenLayer) else [x for x in layer.layers if isinstance(x, FrozenLayer)]
+
+
+def _fingerprint(named: tuple[str, torch.Tensor]) -> str:
+    name, tensor = named
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|{hashlib.sha256(flat.numpy().data).hexdigest()}"
 
 
 class _Zeros(nn.Module):

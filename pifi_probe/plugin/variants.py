@@ -47,9 +47,9 @@ def make_variant(layer: FrozenLayer, variant: str, *, single_token: bool, seed: 
 def _redrawn(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     if not tensor.is_floating_point():
         return tensor
+    values = tensor.double()  # sums in float32 depend on the number of threads
     if tensor.dim() < 2:
-        return torch.full_like(tensor, float(tensor.float().mean()))
-    values = tensor.float()
+        return torch.full_like(tensor, float(values.mean()))
     drawn = torch.randn(tensor.shape, generator=generator) * float(values.std()) + float(values.mean())
     return drawn.to(device=tensor.device, dtype=tensor.dtype)
 

@@ -89,7 +89,5 @@ def load_task(
     raise TaskError(
         "no task, file or folder has this name",
         where=name,
-        next=f"did you mean {near[0]!r}?"
-        if near
-        else f"use {', '.join(RATED)}, a file, or a hub id owner/name",
+        next=f"did you mean {near[0]!r}?" if near else f"use {', '.join(RATED)}, a file, or a hub id owner/name",
     )

@@ -90,9 +90,7 @@ def require_columns(wanted: Iterable[str], present: Sequence[str], where: str) -
             )
 
 
-def build_task(
-    tables: Mapping[str, Table], options: Options, name: str, source: str, licence: str = "unknown"
-) -> Task:
+def build_task(tables: Mapping[str, Table], options: Options, name: str, source: str, licence: str = "unknown") -> Task:
     """Check all values and return the task.
 
     Parameters
@@ -107,9 +105,7 @@ def build_task(
         For a text that is empty, too long or no text; a label that is missing, fractional or unknown to the
         training split; one class only; too few or too many rows; a given split that shares texts.
     """
-    rows = {
-        part: _read_rows(table, options, part if len(tables) > 1 else "") for part, table in tables.items()
-    }
+    rows = {part: _read_rows(table, options, part if len(tables) > 1 else "") for part, table in tables.items()}
     if options.split is not None:
         rows = _by_split_column(rows["train"], tables["train"], options.split)
     if not rows.get("train"):
@@ -143,9 +139,7 @@ class _Row(NamedTuple):
 def _read_rows(table: Table, options: Options, prefix: str) -> list[_Row]:
     texts = table.columns[options.text]
     if len(texts) > MAX_ROWS:
-        raise TaskError(
-            f"{len(texts):,} rows are too many", where=table.where, next=f"keep {MAX_ROWS:,} rows at most"
-        )
+        raise TaskError(f"{len(texts):,} rows are too many", where=table.where, next=f"keep {MAX_ROWS:,} rows at most")
     pairs = table.columns[options.pair] if options.pair else [None] * len(texts)
     labels = _label_names(table, options.label)
     rows = []
@@ -162,13 +156,9 @@ def _checked_text(value: object, column: str, where: str) -> str:
     if value is None or value != value or (isinstance(value, str) and not value.strip()):
         raise TaskError("the text is empty", where=where, next="remove the row or fill in the text")
     if not isinstance(value, str):
-        raise TaskError(
-            f"the text is a {type(value).__name__}, not a string", where=where, next="name a text column"
-        )
+        raise TaskError(f"the text is a {type(value).__name__}, not a string", where=where, next="name a text column")
     if len(value) > MAX_TEXT:
-        raise TaskError(
-            f"the text has {len(value):,} characters", where=where, next=f"keep {MAX_TEXT:,} at most"
-        )
+        raise TaskError(f"the text has {len(value):,} characters", where=where, next=f"keep {MAX_TEXT:,} at most")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -207,9 +197,7 @@ def _label_name(value: object, ratings: bool, class_names: tuple[str, ...] | Non
     number = float(value) if ratings and isinstance(value, str) else value
     if isinstance(number, float):
         if not number.is_integer():
-            raise TaskError(
-                f"the label {value} is a fraction", where=where, next="turn ratings into classes first"
-            )
+            raise TaskError(f"the label {value} is a fraction", where=where, next="turn ratings into classes first")
         number = int(number)
     if not isinstance(number, (str, int)):
         raise TaskError(
@@ -271,9 +259,7 @@ def _carve(rows: list[_Row], fractions: Mapping[str, float], seed: int) -> dict[
     """Divide the training rows among "train" and the splits that are missing."""
     if sum(fractions.values()) >= 1:
         raise TaskError("validation and test together take all rows", where="options validation and test")
-    keys = row_keys(
-        [row.text for row in rows], None if rows[0].pair is None else [row.pair or "" for row in rows]
-    )
+    keys = row_keys([row.text for row in rows], None if rows[0].pair is None else [row.pair or "" for row in rows])
     parts = assign_splits(keys, [row.label for row in rows], fractions, salt=str(seed))
     carved: dict[str, list[_Row]] = {"train": [], **{part: [] for part in fractions}}
     for row, part in zip(rows, parts, strict=True):

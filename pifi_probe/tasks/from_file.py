@@ -57,9 +57,7 @@ def _read(path: Path, wanted: Sequence[str]) -> Table:
         raise TaskError("there is no such file", where=str(path), next="check the path")
     try:
         if path.stat().st_size > MAX_FILE:
-            raise TaskError(
-                "the file is too large", where=str(path), next=f"keep it below {MAX_FILE >> 30} GiB"
-            )
+            raise TaskError("the file is too large", where=str(path), next=f"keep it below {MAX_FILE >> 30} GiB")
         columns = reader(path, wanted)
     except OSError as error:
         raise TaskError(
@@ -165,9 +163,7 @@ def _read_jsonl(path: Path, wanted: Sequence[str]) -> Columns:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise TaskError(
-                f"the line is no JSON: {error}", where=where, next="write one object per line"
-            ) from None
+            raise TaskError(f"the line is no JSON: {error}", where=where, next="write one object per line") from None
         if not isinstance(row, dict):
             raise TaskError(
                 f"the line is a {type(row).__name__}, not an object", where=where, next='write {"text": ...}'
@@ -193,9 +189,7 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Columns:
             for name, column in columns.items():
                 column.extend(batch.column(name).to_pylist())
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise TaskError(
-            f"the file is no valid parquet: {error}", where=path.name, next="write it anew"
-        ) from error
+        raise TaskError(f"the file is no valid parquet: {error}", where=path.name, next="write it anew") from error
     return columns
 
 

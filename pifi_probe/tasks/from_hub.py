@@ -12,9 +12,7 @@ from pifi_probe.tasks.task import SPLIT_NAMES, Task
 __all__ = ["task_from_hub"]
 
 
-def task_from_hub(
-    name: str, options: Options, config: str | None = None, revision: str | None = None
-) -> Task:
+def task_from_hub(name: str, options: Options, config: str | None = None, revision: str | None = None) -> Task:
     """Load a data set with :func:`datasets.load_dataset` and make it a task.
 
     Parameters
@@ -54,9 +52,7 @@ def _choose_splits(present: list[str], options: Options) -> dict[str, str]:
     if options.split is not None:
         return {"train": "train"}
     chosen = {part: part for part in SPLIT_NAMES if part in present}
-    named = {
-        part: value for part in ("validation", "test") if isinstance(value := getattr(options, part), str)
-    }
+    named = {part: value for part in ("validation", "test") if isinstance(value := getattr(options, part), str)}
     others = {part: split for part, split in chosen.items() if split not in named.values()}
     return {"train": "train", **others, **named}
 

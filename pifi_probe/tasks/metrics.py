@@ -110,21 +110,13 @@ def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float
 
 def _checked(labels: ArrayLike, logits: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     truth, scores = np.asarray(labels), np.asarray(logits, dtype=np.float64)
-    if (
-        truth.ndim != 1
-        or scores.ndim != 2
-        or len(truth) != len(scores)
-        or scores.shape[1] < 2
-        or not len(truth)
-    ):
+    if truth.ndim != 1 or scores.ndim != 2 or len(truth) != len(scores) or scores.shape[1] < 2 or not len(truth):
         raise PifiProbeError(
             f"labels of shape {truth.shape} and logits of shape {scores.shape} do not fit",
             next="give (N,) labels and (N, K) logits, N >= 1 and K >= 2",
         )
     if truth.dtype.kind not in "iu" or truth.min() < 0 or truth.max() >= scores.shape[1]:
-        raise PifiProbeError(
-            f"labels must be whole numbers from 0 to {scores.shape[1] - 1}", next="check the labels"
-        )
+        raise PifiProbeError(f"labels must be whole numbers from 0 to {scores.shape[1] - 1}", next="check the labels")
     broken = int((~np.isfinite(scores)).any(axis=1).sum())
     if broken:
         raise PifiProbeError(

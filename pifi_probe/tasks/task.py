@@ -45,9 +45,7 @@ class Split:
     pairs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        lengths = {
-            len(column) for column in (self.texts, self.labels, self.ids, self.pairs) if column is not None
-        }
+        lengths = {len(column) for column in (self.texts, self.labels, self.ids, self.pairs) if column is not None}
         if len(lengths) != 1:
             raise TaskError(
                 f"the columns of a split have different lengths: {sorted(lengths)}",
@@ -55,9 +53,7 @@ class Split:
             )
         if len(set(self.ids)) != len(self.ids):
             twice = Counter(self.ids).most_common(1)[0][0]
-            raise TaskError(
-                "an identifier occurs twice in a split", where=twice, next="give every row its own"
-            )
+            raise TaskError("an identifier occurs twice in a split", where=twice, next="give every row its own")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -125,9 +121,7 @@ class Task:
         for name, split in self.splits.items():
             self._require(name in SPLIT_NAMES, f"unknown split {name!r}; splits are {', '.join(SPLIT_NAMES)}")
             self._require(len(split) > 0, f"the {name} split has no rows")
-            self._require(
-                (split.pairs is not None) == (self.kind == "pair"), f"{name} does not fit a {self.kind} task"
-            )
+            self._require((split.pairs is not None) == (self.kind == "pair"), f"{name} does not fit a {self.kind} task")
             in_range = min(split.labels) >= 0 and max(split.labels) < self.n_labels
             self._require(in_range, f"the {name} split has a label outside of 0 to {self.n_labels - 1}")
 
@@ -137,9 +131,7 @@ class Task:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}={len(split)}" for name, split in self.splits.items())
-        return (
-            f"Task({self.name!r}, {self.kind}, {self.n_labels} classes, {sizes}, language={self.language!r})"
-        )
+        return f"Task({self.name!r}, {self.kind}, {self.n_labels} classes, {sizes}, language={self.language!r})"
 
     @property
     def n_labels(self) -> int:
@@ -189,9 +181,7 @@ class Task:
                 raise TaskError(
                     f"{wanted} rows of the {name} split were asked for, it has {available}",
                     where=self.name,
-                    next=f"ask for {self.n_labels} (one per class) to {available}"
-                    if available
-                    else "ask for no rows",
+                    next=f"ask for {self.n_labels} (one per class) to {available}" if available else "ask for no rows",
                 )
             splits[name] = splits[name].take(sorted(_nested_order(splits[name], seed)[:wanted]))
         return replace(self, splits=splits)
@@ -199,9 +189,7 @@ class Task:
 
 def _nested_order(split: Split, seed: int) -> list[int]:
     """Order all rows so that every prefix has the classes in the split's own shares."""
-    draw = sorted(
-        range(len(split)), key=lambda row: hashlib.sha256(f"{seed}\0{split.ids[row]}".encode()).digest()
-    )
+    draw = sorted(range(len(split)), key=lambda row: hashlib.sha256(f"{seed}\0{split.ids[row]}".encode()).digest())
     sizes, seen, position = Counter(split.labels), Counter[int](), dict[int, float]()
     for row in draw:
         label = split.labels[row]
@@ -272,10 +260,7 @@ def shift_view(test_task: Task, train_task: Task) -> tuple[Task, ShiftReport]:
         raise TaskError("the task has no test split", where=where, next="load it with a test split")
     test = test_task.splits["test"]
     seen = {
-        key
-        for name in ("train", "validation")
-        if name in train_task.splits
-        for key in train_task.splits[name].keys
+        key for name in ("train", "validation") if name in train_task.splits for key in train_task.splits[name].keys
     }
     kept = [row for row, key in enumerate(test.keys) if key not in seen]
     dropped = sorted(set(range(len(test))) - set(kept))

@@ -34,7 +34,8 @@ def normalise(text: str) -> str:
     Letters, digits, emoji and combining marks of all scripts stay.
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return folded.translate(_removed()) or folded.strip()
+    # a mark may now stand next to its letter: compose them
+    return unicodedata.normalize("NFC", folded.translate(_removed())) or folded.strip()
 
 
 def row_keys(texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:

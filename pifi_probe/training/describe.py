@@ -31,10 +31,8 @@ def describe_model(model: PiFiForSequenceClassification) -> dict[str, Any]:
     """Return encoder, wiring, control, modes, layers (specification and sha256) and shapes, and a `label`."""
     config = model.config
     values = {name: getattr(config, name) for name in _MODES}
-    layers = [layer.card for layer in model.frozen_layers]
-    values["layers"] = [
-        {"spec": card.spec, "sha256": card.sha256, "variant": card.variant, "reduced": card.reduced} for card in layers
-    ]
+    names = ("spec", "model", "revision", "index", "sha256", "variant", "reduced")
+    values["layers"] = [{name: getattr(layer.card, name) for name in names} for layer in model.frozen_layers]
     values["shapes"] = _shapes(model)
     values["label"] = label_of(values)
     return values

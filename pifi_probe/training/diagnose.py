@@ -1,0 +1,181 @@
+"""`diagnose`: why a run or a model may not do what the paper reports."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from pifi_probe.compat import quiet_transformers
+from pifi_probe.errors import PifiProbeError
+from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.plugin.build import tokenizer_for
+from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.tasks.task import Split, Task
+from pifi_probe.training.data import encode
+from pifi_probe.training.describe import describe_model
+from pifi_probe.training.result import RunResult
+from pifi_probe.training.scales import plugin_scales
+from pifi_probe.training.signatures import (
+    Check,
+    LayerState,
+    check_controls,
+    check_dimensions,
+    check_frozen,
+    check_gradients,
+    check_language,
+    check_scale,
+)
+
+__all__ = ["Diagnosis", "diagnose"]
+
+N_TEXTS = 300
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` returns.
+
+    Parameters
+    ----------
+    subject : str
+        Label of the arm.
+    checks : tuple of Check
+    """
+
+    subject: str
+    checks: tuple[Check, ...]
+
+    @property
+    def status(self) -> str:
+        """The worst status of all checks: ``"ok"``, ``"warn"`` or ``"fail"``."""
+        found = {check.status for check in self.checks}
+        return next((status for status in ("fail", "warn") if status in found), "ok")
+
+    def __getitem__(self, name: str) -> Check:
+        return next(check for check in self.checks if check.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as values that JSON can hold."""
+        return {"status": self.status} | asdict(self)
+
+    def __str__(self) -> str:
+        lines = [self.subject]
+        for check in self.checks:
+            lines.append(f"  {check.status:8}{check.name}: {check.finding}")
+            lines += [f"          -> {check.advice}"] if check.advice else []
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{heading}</th>" for heading in ("status", "check", "finding", "advice"))
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in _cells(check))}</tr>" for check in self.checks
+        )
+        return f"<table><caption>{html.escape(self.subject)}</caption><tr>{head}</tr>{rows}</table>"
+
+
+def _cells(check: Check) -> tuple[str, str, str, str]:
+    return check.status, check.name, check.finding, check.advice
+
+
+def diagnose(
+    run_or_model: RunResult | PiFiForSequenceClassification,
+    *,
+    runs: Sequence[RunResult] = (),
+    task: Task | None = None,
+) -> Diagnosis:
+    """Check a run or a model for the failure signatures that the paper names.
+
+    Parameters
+    ----------
+    run_or_model : RunResult or PiFiForSequenceClassification
+    runs : sequence of RunResult
+        Further seeds of the same arm, and the controls it is compared with.
+    task : Task, optional
+        Its texts are read for the language of the donor and, for a model, for the scale of the plug-in. For poor
+        results under domain shift, give the task of the other domain.
+
+    Returns
+    -------
+    Diagnosis
+        What cannot be checked is "skipped", with the reason.
+
+    Examples
+    --------
+    >>> pp.diagnose(run, runs=controls, task=pp.load_task("tweets"))  # doctest: +SKIP
+    """
+    if isinstance(run_or_model, RunResult):
+        about, label = run_or_model.model, run_or_model.label
+        curves, bound = run_or_model.curves, run_or_model.recipe.max_grad_norm
+        arm = [run_or_model, *(run for run in runs if run.label == label and run.seed != run_or_model.seed)]
+    else:
+        about = describe_model(run_or_model)
+        label, curves, bound, arm = about["label"], {}, 0.0, []
+    dimensions = check_dimensions(about["shapes"])
+    checks = (
+        check_frozen(_layer_states(run_or_model, about)),
+        check_controls(arm, runs),
+        dimensions,
+        _language(about, task),
+        check_gradients(curves, bound),
+        check_scale(_ratios(run_or_model, task) if dimensions.status != "fail" else []),
+    )
+    return Diagnosis(label, checks)
+
+
+def _layer_states(subject: RunResult | PiFiForSequenceClassification, about: dict[str, Any]) -> list[LayerState]:
+    if isinstance(subject, RunResult):
+        found = zip(subject.layer_digests["before"], subject.layer_digests["after"], strict=True)
+        return [
+            LayerState(layer["spec"], layer["variant"], layer["sha256"], digests)
+            for layer, digests in zip(about["layers"], found, strict=True)
+        ]
+    return [
+        LayerState(one.card.spec, one.card.variant, one.card.sha256, (one.digest(),), trainable=not one.frozen)
+        for one in subject.frozen_layers
+    ]
+
+
+def _language(about: dict[str, Any], task: Task | None) -> Check:
+    name = "language of the donor"
+    if not about["layers"]:
+        return Check(name, "skipped", "there is no layer of a donor")
+    if task is None:
+        return Check(name, "skipped", "give task= to read its texts")
+    layer = about["layers"][0]
+    try:
+        tokenizer = _donor_tokenizer(layer["model"], layer["revision"])
+    except (PifiProbeError, OSError, ValueError) as error:
+        return Check(name, "skipped", f"the donor's tokenizer could not be loaded: {error}")
+    split = _some_split(task)
+    texts = [*split.texts[:N_TEXTS], *(split.pairs or ())[:N_TEXTS]]
+    return check_language(tokenizer, texts, layer["model"])
+
+
+def _donor_tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
+    checkpoint = open_checkpoint(model, revision)
+    path = Path(checkpoint.identity)
+    with quiet_transformers():
+        if checkpoint.format == "gguf":
+            return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        if path.exists():
+            return AutoTokenizer.from_pretrained(path if path.is_dir() else path.parent)
+        return AutoTokenizer.from_pretrained(model, revision=checkpoint.revision)
+
+
+def _ratios(subject: RunResult | PiFiForSequenceClassification, task: Task | None) -> list[float]:
+    if isinstance(subject, RunResult):
+        return [epoch["branch_ratio"] for epoch in subject.epochs if "branch_ratio" in epoch]
+    if task is None:
+        return []
+    tokenizer = tokenizer_for(subject)
+    scales = plugin_scales(subject, encode(_some_split(task), tokenizer, max_length=100), tokenizer)
+    return [scales["branch_ratio"]] if "branch_ratio" in scales else []
+
+
+def _some_split(task: Task) -> Split:
+    return next(task.splits[name] for name in ("test", "validation", "train") if name in task.splits)
