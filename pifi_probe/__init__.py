@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pifi_probe.layers.reduce import reduce
     from pifi_probe.plugin import PiFiConfig, PiFiForSequenceClassification, plug_in
     from pifi_probe.tasks import Task, load_task
-    from pifi_probe.training import Recipe, RunResult, compare, diagnose, fine_tune
+    from pifi_probe.training import Recipe, RunResult, fine_tune
+    from pifi_probe.training.compare import compare as compare
+    from pifi_probe.training.diagnose import diagnose as diagnose
 
 _HOMES = {
     "extract": "pifi_probe.layers.extract",

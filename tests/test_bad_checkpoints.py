@@ -117,7 +117,7 @@ def test_weights_in_float8_are_named(llama: Path) -> None:
 
 def test_a_listed_shard_that_is_missing_is_named(shards: Path) -> None:
     os.remove(shards / "model-00003-of-00004.safetensors")
-    refused(shards, "model-00003-of-00004.safetensors")
+    refused(shards, "1 of 4 shards are missing: model-00003-of-00004.safetensors")
     os.remove(shards / INDEX)
     refused(shards, "1 of 4 shards")
 

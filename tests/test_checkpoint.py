@@ -130,6 +130,7 @@ def test_layers_of_a_vision_tower_are_not_taken_for_the_decoders(tmp_path: Path)
         ({"visual.blocks": range(32), "model.layers": range(4)}, "model.layers"),
         ({"model.layers": range(5), "draft.layers": range(2)}, "model.layers"),  # one more, for several tokens
         ({"model.layers": range(4), "model.language_model.layers": range(4)}, "model.language_model.layers"),
+        ({"visual.blocks": range(4), "text.layers": range(5)}, "text.layers"),
         ({"h": range(4)}, "h"),
         ({"encoder.layers": range(24), "decoder.layers": range(4)}, "decoder.layers"),
         ({}, None),
@@ -218,11 +219,17 @@ def test_a_layer_of_smollm2_is_read_within_two_seconds(smollm2: Path) -> None:
     assert checkpoint.bytes_read < 5_000_000  # of 98 MB
 
 
-def test_transformers_is_quiet_inside_and_as_before_after() -> None:
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    with pytest.raises(KeyError), quiet_transformers():
-        assert not transformers_logging.is_progress_bar_enabled()
-        assert transformers_logging.get_verbosity() > transformers_logging.ERROR
-        raise KeyError
-    assert transformers_logging.get_verbosity() == verbosity
-    assert transformers_logging.is_progress_bar_enabled() == bars
+@pytest.mark.parametrize("bars", [True, False])
+def test_transformers_is_quiet_inside_and_as_before_after(bars: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = transformers_logging.get_verbosity()
+    monkeypatch.setattr(transformers_logging, "_tqdm_active", bars)
+    transformers_logging.set_verbosity_info()
+    try:
+        with pytest.raises(KeyError), quiet_transformers():
+            assert not transformers_logging.is_progress_bar_enabled()
+            assert transformers_logging.get_verbosity() > transformers_logging.ERROR
+            raise KeyError
+        assert transformers_logging.get_verbosity() == transformers_logging.INFO
+        assert transformers_logging.is_progress_bar_enabled() == bars
+    finally:
+        transformers_logging.set_verbosity(before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ def test_what_only_the_reference_code_states_is_marked() -> None:
     sections = Recipe.__doc__.split(" : ")
     for name in ("max_length", "label_smoothing", "max_grad_norm"):
         text = next(after for before, after in zip(sections, sections[1:], strict=False) if before.endswith(name))
-        assert "reference code only" in text.split("\n    " + "seed")[0]
+        assert "reference code only" in text
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(seed=7, lr_projection=1e-3, precision="bf16", device="cpu")])
@@ -40,7 +42,8 @@ def test_a_recipe_survives_json(recipe: Recipe) -> None:
 
 
 def test_equal_settings_have_equal_hashes_whatever_their_types() -> None:
-    assert Recipe(max_grad_norm=5, seed=np.int64(1)).hash == Recipe(seed=1).hash
+    whole: Any = np.int64(1)
+    assert Recipe(max_grad_norm=5, seed=whole).hash == Recipe(seed=1).hash
     assert Recipe(learning_rate=np.float64(1e-4)).to_json() == Recipe(learning_rate=1e-4).to_json()
 
 

@@ -20,7 +20,7 @@ _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_moe": ("qwen2moe", {}),
     "qwen3": ("qwen3", {}),
     "qwen3_moe": ("qwen3moe", {"mlp_only_layers": [], "norm_topk_prob": True}),
-    "gemma2": ("gemma2", {"query_pre_attn_scalar": 8, "tie_word_embeddings": True}),
+    "gemma2": ("gemma2", {"query_pre_attn_scalar": 8, "attn_logit_softcapping": 3.0, "tie_word_embeddings": True}),
     "gemma3_text": ("gemma3", {"query_pre_attn_scalar": 8, "layer_types": None}),
     "gpt2": ("gpt2", {"n_inner": 48}),
     "bloom": ("bloom", {}),
@@ -102,6 +102,8 @@ def _write_sizes(writer: gguf.GGUFWriter, config: Any, architecture: str) -> Non
             (writer.add_layer_norm_rms_eps if rms else writer.add_layer_norm_eps)(getattr(config, name))
     if getattr(config, "sliding_window", None):
         writer.add_sliding_window(config.sliding_window)
+    if getattr(config, "attn_logit_softcapping", None):
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
     if hasattr(config, "num_experts"):
         writer.add_expert_count(config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)

@@ -58,8 +58,8 @@ def _guarded(call: Callable[[], Any]) -> int:
         typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
         return 130 if isinstance(error, KeyboardInterrupt) else 2
     except TyperException as error:
-        error.show()
-        return error.exit_code
+        error.show()  # type: ignore[attr-defined]  # every usage error has it
+        return 2
     except (KeyboardInterrupt, Abort):
         typer.echo("interrupted; finished results are on disk, run the same command again to go on", err=True)
         return 130

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pifi_probe.cli.output import Json, console, print_comparison, print_json
+from pifi_probe.cli.output import Json, console, print_json
 
 if TYPE_CHECKING:
     from pifi_probe.training import RunResult
@@ -46,6 +46,6 @@ def demo(
     if as_json:
         print_json({baseline: asdict(comparison) for baseline, comparison in result.comparisons.items()})
         return
-    for comparison in result.comparisons.values():
-        print_comparison(comparison)
+    for baseline, comparison in result.comparisons.items():
+        terminal.print(comparison.to_rich(f"against {baseline}"))
     terminal.print(f"report: {result.folder / 'report.html'}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import Json, print_comparison, print_json, print_record
+from pifi_probe.cli.output import Json, console, print_json, print_record
 
 __all__ = ["register"]
 
@@ -83,4 +83,4 @@ def compare(
     if as_json:
         print_json(asdict(comparison))
     else:
-        print_comparison(comparison)
+        console().print(comparison.to_rich(f"against {baseline}"))

@@ -16,10 +16,7 @@ from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
 from pifi_probe.plugin import plug_in
 from pifi_probe.provenance import collect
 from pifi_probe.tasks import Task, load_task
-from pifi_probe.training.compare import Comparison, compare
-from pifi_probe.training.recipe import Recipe
-from pifi_probe.training.result import RunResult
-from pifi_probe.training.run import fine_tune
+from pifi_probe.training import Comparison, Recipe, RunResult, compare, fine_tune
 
 __all__ = ["ARMS", "SIZES", "Arm", "Demo", "Size", "run_demo"]
 

@@ -10,8 +10,7 @@ import pandas as pd
 
 from pifi_probe.reporting import plots
 from pifi_probe.reporting.html import Section, report
-from pifi_probe.training.compare import Comparison
-from pifi_probe.training.result import RunResult
+from pifi_probe.training import Comparison, RunResult
 
 __all__ = ["write_report"]
 
@@ -82,7 +81,7 @@ def _differences(baseline: str, comparison: Comparison) -> Section:
     )
     return {
         "title": f"Against the {'encoder alone' if baseline == 'vanilla' else baseline + '-init layer'}",
-        "text": comparison.size_note,
+        "text": comparison.size,
         "figure": plots.forest(differences, value_label=f"difference to {baseline} (points)"),
         "alt": f"Differences in accuracy of every arm to {baseline}, in points with intervals, one panel per test set.",
         "table": _table(frame),

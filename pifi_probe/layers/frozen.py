@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import html
 import json
@@ -261,7 +262,8 @@ class FrozenLayer(nn.Module):
             save_file(tensors, temporary, metadata={"format": "pt"})
             temporary.replace(folder / WEIGHTS_FILE)
         except Exception as error:  # safetensors raises its own type for a full disk
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise SaveError(
                 f"could not write the layer: {error}",
                 where=str(folder),

@@ -33,7 +33,7 @@ class ProgressBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar, unless the output is a file or a pipe."""
-        hidden = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        hidden = not (sys.stderr.isatty() or _in_notebook())
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -109,3 +109,8 @@ class Interrupt(TrainerCallback):
 
 def _epoch_is_over(args: TrainingArguments, state: TrainerState) -> bool:
     return state.global_step % round(state.max_steps / args.num_train_epochs) == 0
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

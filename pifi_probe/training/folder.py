@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from pifi_probe.training.history import load_trained_state
 from pifi_probe.training.result import RunResult
 
 __all__ = ["RunFolder", "temporary_run_folder"]
+
+
+_FREE_SPACE = "free some space, then run the same command with resume=True"
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,17 @@ class RunFolder:
         return result if tests == {name: test.fingerprint for name, test in result.tests.items()} else None
 
     def end(self, result: RunResult) -> None:
-        """Write the result, and only then remove the checkpoints."""
-        result.to_json(self.result_file)
+        """Write the result, and only then remove the checkpoints.
+
+        Raises
+        ------
+        SaveError
+            If the disk is full; the run's checkpoints are still there.
+        """
+        try:
+            result.to_json(self.result_file)
+        except SaveError as error:
+            raise SaveError(error.what, where=error.where, next=_FREE_SPACE) from error
         self._remove_checkpoints()
 
     def save_model(self, model: PiFiForSequenceClassification, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -104,7 +116,7 @@ class RunFolder:
             raise SaveError(
                 f"could not write the model: {error}",
                 where=str(self.model_folder),
-                next="free some space, then run the same command with resume=True",
+                next=_FREE_SPACE,
             ) from error
 
     def restore_model(self, model: PiFiForSequenceClassification) -> bool:
@@ -129,7 +141,8 @@ class RunFolder:
 
     def _remove_checkpoints(self) -> None:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        self._run_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._run_file.unlink()
 
     def _check(self, stored: dict[str, Any], identity: dict[str, Any]) -> None:
         for part, value in json.loads(json.dumps(identity)).items():
@@ -157,7 +170,7 @@ def _read(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-@contextmanager
+@contextlib.contextmanager
 def temporary_run_folder() -> Iterator[RunFolder]:
     """Make a folder that stays only when an interrupt has left a checkpoint in it."""
     folder = RunFolder(Path(tempfile.mkdtemp(prefix="pifi_probe_run_")))

@@ -187,7 +187,7 @@ class Run:
                 encode(self.task.splits["validation"], self.tokenizer, self.recipe.max_length),
                 self.tokenizer,
                 self.history,
-                [interrupt, bar, *callbacks],
+                [bar, *callbacks, interrupt],
             )
             try:
                 with interrupt.listening():
@@ -243,7 +243,7 @@ class Run:
 
 
 def _check(model: PiFiForSequenceClassification, task: Task) -> None:
-    if not isinstance(model, PiFiForSequenceClassification) or model.config.folded:
+    if not isinstance(model, PiFiForSequenceClassification) or model.config.folded or model.fold_report:
         raise PlugInError(
             "this model cannot be trained as a PiFi run",
             where=type(model).__name__,

@@ -1,0 +1,229 @@
+"""One layer out of a checkpoint of Llama-3.1-8B shape, against loading the model for it.
+
+The checkpoint is random, 8 of the 32 layers with the whole vocabulary (5.6 GB), and deleted afterwards; --full
+writes all 32 layers (16 GB). Each contestant runs in a fresh process and is measured after imports, until every
+page of the layer is in memory: a memory-mapped file costs nothing before its pages are touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from _checkpoint import llama_8b, llama_tiny, size_of, write_checkpoint
+from _common import Usage, in_child, limit_memory, parser, ratio, record, spread, target
+from torch import nn
+
+OURS, OURS_32 = "pp.extract, bfloat16 as stored", "pp.extract, float32"
+LOAD, LOAD_32 = "from_pretrained, bfloat16 as stored", "from_pretrained, float32"
+OFFLOAD, ACCELERATE = "from_pretrained, device_map with disk", "accelerate, load_checkpoint_in_model with disk"
+# baseline of each arm, in the same type
+ARMS = {OURS: OURS, LOAD: OURS, OFFLOAD: OURS, ACCELERATE: OURS, OURS_32: OURS_32, LOAD_32: OURS_32}
+
+
+def main() -> None:
+    """Write the checkpoint, run the contestants, record."""
+    options = parser(__doc__)
+    options.add_argument("--full", action="store_true", help="all 32 layers")
+    options.add_argument("--rounds", type=int, default=5)
+    chosen = options.parse_args()
+    if chosen.child:
+        print(json.dumps(measure(**json.loads(chosen.child))))
+        return
+    config = llama_tiny(3) if chosen.quick else llama_8b(32 if chosen.full else 8)
+    rounds = 1 if chosen.quick else chosen.rounds
+    size = size_of(config)
+    room = shutil.disk_usage(tempfile.gettempdir()).free
+    if room < 2.2 * size:  # accelerate's offload folder is a second copy
+        raise SystemExit(f"needs {2.2 * size / 1e9:.0f} GB in {tempfile.gettempdir()}, which has {room / 1e9:.0f}")
+    with tempfile.TemporaryDirectory(prefix="pifi-extract-") as name:
+        folder = write_checkpoint(Path(name) / "model", config, seed=chosen.seed)
+        runs = compete(folder, size, rounds)
+        layer = layer_bytes(folder)
+    settings = {
+        "layers": config.num_hidden_layers,
+        "rounds": rounds,
+        "checkpoint_bytes": size,
+        **layer,
+    }
+    record(
+        "extract_full" if chosen.full else "extract",
+        chosen,
+        settings,
+        targets=targets(runs, layer, 20 if chosen.full else 8),
+        rows=[row(arm, state, found, runs) for state, arms in runs.items() for arm, found in arms.items()],
+        measurements=runs,
+    )
+
+
+def compete(folder: Path, size: int, rounds: int) -> dict[str, dict[str, Any]]:
+    """Run every arm in every state of the page cache, `rounds` times in turn; ``failed`` ends an arm."""
+    memory = psutil.virtual_memory()
+    limit = int(0.9 * memory.available) + size  # mapped pages of the files can be given back at any time
+    states = ["cold"] if hasattr(os, "posix_fadvise") and rounds > 1 else []
+    states += ["warm"] if size < memory.available / 3 else []  # else the files and a copy do not fit together
+    runs: dict[str, dict[str, Any]] = {state: {arm: [] for arm in ARMS} for state in states}
+    for i in range(rounds):
+        for state in states:
+            for arm in list(ARMS)[i:] + list(ARMS)[:i]:
+                if isinstance(runs[state][arm], dict):
+                    continue
+                found = in_child(__file__, {"arm": arm, "state": state, "folder": str(folder), "limit": limit})
+                print(f"round {i + 1}, {state}, {arm}: {found.get('failed') or round(found['seconds'], 3)}")
+                if "failed" in found:
+                    runs[state][arm] = found
+                else:
+                    runs[state][arm].append(found)
+    return runs
+
+
+def measure(arm: str, state: str, folder: str, limit: int) -> dict[str, Any]:
+    """Measure one arm in this fresh process."""
+    import transformers.models.llama.modeling_llama
+
+    import pifi_probe.layers.extract  # noqa: F401
+
+    set_page_cache(Path(folder), state)
+    limit_memory(limit)
+    with tempfile.TemporaryDirectory(dir=Path(folder).parent) as scratch:
+        usage = Usage()
+        layer = EXTRACTORS[arm](folder, scratch)
+        for parameter in layer.parameters():
+            parameter.detach().reshape(-1)[::1024].sum()  # touches every page
+        found: dict[str, Any] = usage.until_now()
+    assert isinstance(layer, transformers.models.llama.modeling_llama.LlamaDecoderLayer)
+    return found | {"layer_bytes": sum(p.numel() * p.element_size() for p in layer.parameters())}
+
+
+def set_page_cache(folder: Path, state: str) -> None:
+    """Drop the files from the page cache, or read them into it."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb", buffering=0) as file:
+            if state == "cold":
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            else:
+                buffer = bytearray(1 << 24)
+                while file.readinto(buffer):
+                    pass
+
+
+def ours(dtype: str) -> Callable[[str, str], nn.Module]:
+    def run(folder: str, scratch: str) -> nn.Module:
+        import pifi_probe as pp
+
+        layer = pp.extract(f"{folder}[-1]", dtype=dtype)
+        assert isinstance(layer, pp.FrozenLayer)
+        return layer.block
+
+    return run
+
+
+def load(dtype: str) -> Callable[[str, str], nn.Module]:
+    """Load the model and keep one layer, as the reference code of the paper does.
+
+    That code names no dtype; the transformers it asks for (4.44) then loads in float32, transformers 5 as stored.
+    """
+
+    def run(folder: str, scratch: str) -> nn.Module:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).model.layers[-1]
+
+    return run
+
+
+def load_with_offload(folder: str, scratch: str) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    places = all_but_last_on_disk(AutoConfig.from_pretrained(folder).num_hidden_layers)
+    model = AutoModelForCausalLM.from_pretrained(folder, device_map=places, offload_folder=scratch)
+    return model.model.layers[-1]
+
+
+def load_with_accelerate(folder: str, scratch: str) -> nn.Module:
+    from accelerate import init_empty_weights, load_checkpoint_in_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder)
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
+    places = all_but_last_on_disk(config.num_hidden_layers)
+    load_checkpoint_in_model(model, folder, device_map=places, dtype=config.dtype, offload_folder=scratch)
+    return model.model.layers[-1]
+
+
+def all_but_last_on_disk(n_layers: int) -> dict[str, str]:
+    layers = {f"model.layers.{i}": "disk" for i in range(n_layers - 1)}
+    rest = dict.fromkeys(("model.embed_tokens", "model.norm", "lm_head"), "disk")
+    return rest | layers | {f"model.layers.{n_layers - 1}": "cpu", "model.rotary_emb": "cpu"}
+
+
+EXTRACTORS: dict[str, Callable[[str, str], nn.Module]] = {
+    OURS: ours("auto"),
+    OURS_32: ours("float32"),
+    LOAD: load("auto"),
+    LOAD_32: load("float32"),
+    OFFLOAD: load_with_offload,
+    ACCELERATE: load_with_accelerate,
+}
+
+
+def layer_bytes(folder: Path) -> dict[str, int]:
+    """Return the bytes of the layer as stored, and those of the headers that lead to it, by the reader's count."""
+    from pifi_probe.layers.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(str(folder))
+    index = int(checkpoint.config.num_hidden_layers) - 1
+    stored = sum(checkpoint.tensors[name].nbytes for name in checkpoint.layer_names(index))
+    checkpoint.read_layer(index)
+    return {"layer_bytes": stored, "header_bytes": checkpoint.bytes_read - stored}
+
+
+def targets(runs: dict[str, dict[str, Any]], layer: dict[str, int], faster: float) -> list[dict[str, Any]]:
+    """Return the table of targets; a contestant that failed has no ratio."""
+    found = []
+    for arm in (OURS, OURS_32):
+        worst = [run for arms in runs.values() if isinstance(arms[arm], list) for run in arms[arm]]
+        asked = [run["bytes_asked"] / layer["layer_bytes"] for run in worst if run["bytes_asked"] is not None]
+        if asked and arm == OURS:
+            found.append(target("bytes read / bytes of the layer, headers included", max(asked), most=1.01))
+        peak = max(run["peak_bytes"] / run["layer_bytes"] for run in worst)
+        found.append(target(f"peak memory above the start / bytes of the layer ({arm})", peak, most=1.3))
+    for arm in (LOAD_32, LOAD):
+        for state, arms in runs.items():
+            if isinstance(arms[arm], list):
+                times = ratio(seconds(arms[arm]), seconds(arms[ARMS[arm]]))
+                found.append(target(f"time of {arm} / ours, {state} page cache", times["median"], least=faster))
+    return found
+
+
+def row(arm: str, state: str, found: Any, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    cells: dict[str, Any] = {"page cache": state, "contestant": arm}
+    if isinstance(found, dict):
+        return cells | dict.fromkeys(COLUMNS) | {"seconds": f"failed: {found['failed'][:60]}"}
+    base = runs[state][ARMS[arm]]
+    cells["seconds"] = spread(seconds(found))
+    cells["time / ours"] = ratio(seconds(found), seconds(base))
+    for column, key in (("peak MB", "peak_bytes"), ("MB by read calls", "bytes_asked"), ("MB from disk", "bytes_from_disk")):
+        values = [run[key] / 1e6 for run in found if run[key] is not None]
+        cells[column] = max(values) if values else None
+    return cells
+
+
+COLUMNS = ("seconds", "time / ours", "peak MB", "MB by read calls", "MB from disk")
+
+
+def seconds(found: list[dict[str, float]]) -> list[float]:
+    return [run["seconds"] for run in found]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""A PiFi model before and after `fold`: latency, weights, bytes and multiply-accumulates (MACs).
+
+In float32, on texts of 64 tokens, for one text and for 32. Before: the model as it is trained, its layer already
+in the single-token form. Before and after take turns in every round. MACs are of the plug-in, for one text.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import interleave, parser, ratio, record, spread, target
+from _models import LARGE, LENGTH, SMALL, TINY, batch_of, donor, plugged, write_donor
+from torch import nn
+
+BEFORE, AFTER = "before", "after"
+SIZES = (1, 32)
+ROUNDS = {SMALL: 200, LARGE: 40, TINY: 10}
+CALLS = 10  # of the plug-in alone in one round
+
+
+def main() -> None:
+    """Measure every pair, record."""
+    options = parser(__doc__).parse_args()
+    targets, rows, measurements = [], [], {}
+    for pair in (TINY,) if options.quick else (SMALL, LARGE):
+        with tempfile.TemporaryDirectory(prefix="pifi-fold-") as folder:
+            write_donor(pair, Path(folder), options.seed)
+            layer = donor(pair, Path(folder))
+        model = plugged(pair, layer, options.seed).eval()
+        folded = model.fold()
+        report = folded.fold_report.to_dict() | {"whole_layer": layer.n_params}
+        whole = {size: whole_model(model, folded, pair, size, options.seed) for size in SIZES}
+        alone = {size: plugin_alone(model, folded, pair, size, options.seed) for size in SIZES}
+        targets += targets_of(pair, report, whole)
+        rows += rows_of(pair, report, whole, alone)
+        measurements[pair] = {"report": report, "model_seconds": whole, "plugin_seconds": alone}
+    settings = {"batch": SIZES, "length": LENGTH, "rounds": ROUNDS, "calls": CALLS, "dtype": "float32"}
+    record("fold", options, settings, targets=targets, rows=rows, measurements=measurements)
+
+
+def whole_model(model: nn.Module, folded: nn.Module, pair: str, size: int, seed: int) -> dict[str, list[float]]:
+    """Return the seconds of one pass of the whole model, before and after."""
+    batch = batch_of(pair, size, seed)
+    del batch["labels"]
+    return interleave(
+        {BEFORE: calls(model, 1, **batch), AFTER: calls(folded, 1, **batch)}, ROUNDS[pair], seed=seed
+    )
+
+
+def plugin_alone(model: Any, folded: Any, pair: str, size: int, seed: int) -> dict[str, list[float]]:
+    """Return the seconds of one pass of the plug-in, before and after."""
+    generator = torch.Generator().manual_seed(seed)
+    h = torch.randn(size, model.plugin.L_in.in_features, generator=generator)
+    arms = {BEFORE: calls(model.plugin, CALLS, h=h), AFTER: calls(folded.plugin, CALLS, h=h)}
+    times = interleave(arms, ROUNDS[pair], seed=seed)
+    return {arm: [t / CALLS for t in seconds] for arm, seconds in times.items()}
+
+
+def calls(module: nn.Module, n: int, **inputs: torch.Tensor) -> Callable[[], None]:
+    """Return `n` passes without gradients, as a function."""
+
+    @torch.inference_mode()
+    def run() -> None:
+        for _ in range(n):
+            module(**inputs)
+
+    return run
+
+
+def targets_of(
+    pair: str, report: dict[str, Any], whole: dict[int, dict[str, list[float]]]
+) -> list[dict[str, Any]]:
+    """Return this pair's lines of the table of targets."""
+    found = []
+    if pair != SMALL:
+        fewer = report["params_before"] / report["params_after"]
+        found.append(target(f"{pair}: weights of the plug-in before / after", fewer, least=3))
+    for size, times in whole.items():
+        # Where folding changes nothing the ratio is 1 up to noise: slower is what lies above 1 in 3 of 4 rounds.
+        slower = ratio(times[AFTER], times[BEFORE])["q25"]
+        found.append(target(f"{pair}: latency of the model after / before, batch {size}, lower quartile", slower, most=1))
+    return found
+
+
+def rows_of(
+    pair: str,
+    report: dict[str, Any],
+    whole: dict[int, dict[str, list[float]]],
+    alone: dict[int, dict[str, list[float]]],
+) -> list[dict[str, Any]]:
+    """Return this pair's rows, before and after."""
+    rows = []
+    for arm in (BEFORE, AFTER):
+        cells: dict[str, Any] = {"pair": pair, "fold": arm if arm == BEFORE else f"after ({report['form']} form)"}
+        cells |= {"weights": report[f"params_{arm}"], "MB": report[f"bytes_{arm}"] / 1e6, "MACs": report[f"macs_{arm}"]}
+        for size in SIZES:
+            cells[f"plug-in, ms, batch {size}"] = spread(1e3 * t for t in alone[size][arm])
+            cells[f"model, ms, batch {size}"] = spread(1e3 * t for t in whole[size][arm])
+            cells[f"model / before, batch {size}"] = ratio(whole[size][arm], whole[size][BEFORE])
+        rows.append(cells)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

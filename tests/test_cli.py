@@ -1,0 +1,202 @@
+"""The command line: exit codes, one-line errors, and output for machines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pifi_probe.cli import main
+from tests import slm, tiny
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return slm.tiny_slm_folder(tmp_path_factory.mktemp("slm"))
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    rows = [
+        f"the {slm.WORDS[8 + n % 4]} was {slm.WORDS[n % 8]} {n},{'good' if n % 8 < 4 else 'bad'}" for n in range(80)
+    ]
+    file = tmp_path / "words.csv"
+    file.write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return file
+
+
+def one_error_line(args: list[str], capsys: Captured) -> str:
+    assert main(args) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ") and "| next: " in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [[], ["extract"], ["info"], ["train"], ["compare"], ["demo"], ["doctor"], ["assets"], ["assets", "pull"]],
+)
+def test_every_command_has_help_and_the_leaves_an_example(args: list[str], capsys: Captured) -> None:
+    assert main([*args, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Usage" in shown
+    if args and args != ["assets"]:
+        assert "Example: pifi-probe" in " ".join(shown.split())
+
+
+def test_an_unknown_command_is_a_usage_error(capsys: Captured) -> None:
+    assert main(["nosuch"]) == 2
+    assert "nosuch" in capsys.readouterr().err
+
+
+def test_extract_saves_the_layer_and_says_so_in_json(llm: Path, tmp_path: Path, capsys: Captured) -> None:
+    assert main(["extract", f"{llm}[-1]", "--out", str(tmp_path / "layer"), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["index"] == 2 and (tmp_path / "layer" / "layer.safetensors").is_file()
+    assert main(["extract", f"{llm}[0:2]", "--out", str(tmp_path / "two")]) == 0
+    assert (tmp_path / "two" / "1" / "layer.json").is_file()
+
+
+def test_info_says_what_a_layer_costs_before_anything_is_read(llm: Path, capsys: Captured) -> None:
+    assert main(["info", str(llm), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["layers"] == 3 and record["hidden size"] == 32 and record["supported"] == "yes"
+    assert record["bytes of one layer"] == 4 * record["weights of one layer"]
+
+
+def test_train_and_compare_work_from_files(
+    llm: Path, bert: Path, words: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    for control in ("vanilla", ""):
+        for seed in ("0", "1"):
+            args = ["train", "--task", str(words), "--slm", str(bert), "--layer", f"{llm}[1]", "--epochs", "1"]
+            args += ["--control", control, "--seed", seed, "--out", str(tmp_path / f"{control}-{seed}"), "--json"]
+            assert main(args) == 0
+    capsys.readouterr()
+    runs = [str(tmp_path / f"{control}-{seed}") for control in ("vanilla", "") for seed in "01"]
+    assert main(["compare", *runs, "--json", "--html", str(tmp_path / "report.html")]) == 0
+    comparison = json.loads(capsys.readouterr().out)
+    assert len(comparison["rows"]) == 2
+    assert "2 seeds" in comparison["rows"][1]["verdict"]
+    assert "<table" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert main(["compare", *runs]) == 0
+    assert "verdict" in capsys.readouterr().out
+
+
+def test_doctor_fails_when_an_asset_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("PIFI_PROBE_CACHE", str(tmp_path))
+    assert main(["doctor", "--json"]) == 1
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert not findings["embedded assets"]["well"] and findings["embedded assets"]["next"] == "pifi-probe assets pull"
+    assert findings["Python"]["well"]
+
+
+# -- bad input: one line that says what, where and what next; exit code 2 --------------------------------------------
+
+
+def test_an_index_out_of_range(llm: Path, capsys: Captured) -> None:
+    assert "the model has 3 layers" in one_error_line(["extract", f"{llm}[3]"], capsys)
+
+
+def test_an_unknown_model(capsys: Captured) -> None:
+    assert "no-such-model.gguf" in one_error_line(["extract", "no-such-model.gguf[0]"], capsys)
+
+
+def test_a_folder_without_a_configuration(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert "config.json" in one_error_line(["extract", f"{tmp_path}[0]"], capsys)
+
+
+def test_a_shard_that_is_listed_but_missing(tmp_path: Path, capsys: Captured) -> None:
+    folder = tiny.tiny_checkpoint("llama", tmp_path, max_shard_size="40KB")
+    next(iter(sorted(folder.glob("*-00001-of-*.safetensors")))).unlink()
+    assert "missing" in one_error_line(["extract", f"{folder}[0]"], capsys)
+
+
+def test_a_truncated_file(tmp_path: Path, capsys: Captured) -> None:
+    folder = tiny.tiny_checkpoint("llama", tmp_path)
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "model.safetensors" in one_error_line(["extract", f"{folder}[0]"], capsys)
+
+
+def test_a_header_longer_than_the_file(tmp_path: Path, capsys: Captured) -> None:
+    folder = tiny.tiny_checkpoint("llama", tmp_path)
+    (folder / "model.safetensors").write_bytes((10**12).to_bytes(8, "little") + b"{}")
+    assert "header" in one_error_line(["extract", f"{folder}[0]"], capsys)
+
+
+@pytest.mark.parametrize("start", [b"GGML", b"GGUF" + b"\x03\0\0\0" + b"\xff" * 16])
+def test_a_gguf_with_bad_magic_or_absurd_counts(start: bytes, tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(start + b"\0" * 64)
+    assert "model.gguf" in one_error_line(["extract", f"{file}[0]"], capsys)
+
+
+def test_a_tensor_with_nan(tmp_path: Path, capsys: Captured) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny.tiny_checkpoint("llama", tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "mlp.up_proj" in one_error_line(["extract", f"{folder}[0]"], capsys)
+    assert main(["extract", f"{folder}[1]", "--out", str(tmp_path / "layer")]) == 0, "other layers are fine"
+
+
+@pytest.mark.parametrize(
+    ("rows", "word"),
+    [
+        ("review,label\ngood,1\n", "text"),
+        ("text,label\ngood,1\nfine,1\nbad,1\n", "class"),
+        ("text,label\n,1\nbad,0\n", "empty"),
+    ],
+)
+def test_a_task_file_that_is_no_task(rows: str, word: str, tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "task.csv"
+    file.write_text(rows, encoding="utf-8")
+    assert word in one_error_line(["train", "--task", str(file), "--out", str(tmp_path / "run")], capsys)
+
+
+def test_a_folder_one_may_not_write_to(llm: Path, tmp_path: Path, capsys: Captured) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("not a folder", encoding="utf-8")
+    assert "could not write" in one_error_line(["extract", f"{llm}[0]", "--out", str(blocker / "layer")], capsys)
+
+
+def test_an_unknown_dtype_and_a_bad_specification(llm: Path, capsys: Captured) -> None:
+    assert "bfloat16" in one_error_line(["extract", f"{llm}[0]", "--dtype", "int4"], capsys)
+    assert "MODEL[i]" in one_error_line(["extract", str(llm)], capsys)
+
+
+_FULL_DISK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from pifi_probe.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file-size limit")
+def test_a_full_disk_while_saving_leaves_nothing_half_written(llm: Path, tmp_path: Path) -> None:
+    args = ["extract", f"{llm}[0]", "--out", str(tmp_path / "layer")]
+    done = subprocess.run([sys.executable, "-c", _FULL_DISK, *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "could not write" in done.stderr and "Traceback" not in done.stderr
+    assert list((tmp_path / "layer").iterdir()) == []
