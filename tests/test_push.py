@@ -25,7 +25,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
 
 
 def card_of(hub: HubServer, name: str) -> str:
-    stored = hub.repo("model", name, TOKEN)
+    stored = hub.repo("models", name, TOKEN)
     return stored.commits[stored.resolve("main")]["README.md"].decode()
 
 

@@ -9,7 +9,7 @@ from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import CheckpointError, PlugInError, SpecError
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.families import family_of, layer_config
-from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard, strip_shell
+from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard, decoder_of, strip_shell
 from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, parse
 
 __all__ = ["extract", "pick_device"]
@@ -116,6 +116,7 @@ def _fill(
     config: PretrainedConfig, tensors: dict[str, torch.Tensor], dtype: torch.dtype, where: str
 ) -> PreTrainedModel:
     """Load the tensors with transformers' own loader, so that its renames and fusions of weights apply."""
+    _refuse_absurd_width(config, tensors, where)
     with quiet_transformers():
         shell, info = MODEL_MAPPING[type(config)].from_pretrained(
             None,
@@ -137,6 +138,22 @@ def _fill(
             next="check that config.json belongs to these weights, or download the model again",
         )
     return shell
+
+
+def _refuse_absurd_width(config: PretrainedConfig, tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Refuse a configuration far larger than the stored tensors before anything of its size is allocated."""
+    family = family_of(config)
+    with torch.device("meta"):
+        shell = MODEL_MAPPING[type(config)](config)
+    layer = getattr(decoder_of(shell, family), family.layers)[0]
+    expected, stored = sum(p.numel() for p in layer.parameters()), sum(t.numel() for t in tensors.values())
+    if expected > 2 * stored:
+        raise CheckpointError(
+            f"the checkpoint's tensors do not make up the layer: {stored:,} weights are stored, and the "
+            f"configuration asks for {expected:,}",
+            where=where,
+            next="check that config.json belongs to these weights, or download the model again",
+        )
 
 
 def _resolve_dtype(dtype: str | torch.dtype, tensors: dict[str, torch.Tensor]) -> torch.dtype:
