@@ -18,7 +18,7 @@ from torch import nn
 
 BEFORE, AFTER = "before", "after"
 SIZES = (1, 32)
-ROUNDS = {SMALL: 200, LARGE: 40, TINY: 10}
+ROUNDS = {SMALL: 40, LARGE: 8, TINY: 10}
 CALLS = 10  # of the plug-in alone in one round
 
 

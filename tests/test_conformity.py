@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import pifi_probe as pp
 from pifi_probe.layers.families import FAMILIES
-from pifi_probe.layers.frozen import FrozenLayer, decoder_of
+from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.reduce import reduction_error
+from pifi_probe.layers.shell import decoder_of
 from tests import tiny
 
 TOLERANCE = 1e-5

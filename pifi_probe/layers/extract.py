@@ -9,7 +9,8 @@ from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import CheckpointError, PlugInError, SpecError
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.families import family_of, layer_config
-from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard, decoder_of, strip_shell
+from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard
+from pifi_probe.layers.shell import decoder_of, strip_shell
 from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, parse
 
 __all__ = ["extract", "pick_device"]

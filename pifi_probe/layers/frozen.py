@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import PretrainedConfig, PreTrainedModel
 
+from pifi_probe.compat import config_from_dict
 from pifi_probe.errors import CheckpointError, FrozenLayerError, SaveError
 from pifi_probe.files import write_json
 from pifi_probe.layers.families import Family, family_of
+from pifi_probe.layers.shell import decoder_of, make_shell
 
 __all__ = ["FrozenChain", "FrozenLayer", "LayerCard"]
 
@@ -392,45 +393,3 @@ def _fingerprint(named: tuple[str, torch.Tensor]) -> str:
     name, tensor = named
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|{hashlib.sha256(flat.numpy().data).hexdigest()}"
-
-
-class _Zeros(nn.Module):
-    """Stands where position embeddings were: whatever it is asked, it adds nothing."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return torch.zeros(())
-
-
-class _Untouched(nn.Module):
-    """Stands where a norm or embedding outside of the layer was."""
-
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return hidden_states
-
-
-def decoder_of(shell: PreTrainedModel, family: Family) -> nn.Module:
-    """Return the module of the base model that holds the layers."""
-    return getattr(shell, family.decoder) if family.decoder else shell
-
-
-def make_shell(config: PretrainedConfig) -> PreTrainedModel:
-    """Build the family's base model for a one-layer configuration and silence all but the layer."""
-    return strip_shell(MODEL_MAPPING[type(config)](config))
-
-
-def strip_shell(shell: PreTrainedModel) -> PreTrainedModel:
-    """Replace embeddings, position embeddings and final norm, so that only the layer's tensors remain."""
-    family = family_of(shell.config)
-    decoder = decoder_of(shell, family)
-    shell.set_input_embeddings(_Untouched())
-    for name in family.outside:
-        if getattr(decoder, name, None) is not None:
-            setattr(decoder, name, _Untouched())
-    for name in family.zeros:
-        setattr(decoder, name, _Zeros())
-    return shell
-
-
-def config_from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
-    """Rebuild a transformers configuration from its ``to_dict()``."""
-    return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))

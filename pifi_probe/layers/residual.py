@@ -17,7 +17,8 @@ from pifi_probe.files import cache_root, write_json
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.families import family_of
-from pifi_probe.layers.frozen import LayerCard, decoder_of
+from pifi_probe.layers.frozen import LayerCard
+from pifi_probe.layers.shell import decoder_of
 
 __all__ = ["residual_rms"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +13,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from pifi_probe.compat import config_from_dict
 from pifi_probe.errors import CheckpointError
-from pifi_probe.layers.frozen import FrozenLayer, LayerCard, config_from_dict
+from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.fold import FoldedPlugIn, FoldReport, fold_plugin
 from pifi_probe.plugin.plugin import PlugIn
@@ -67,27 +69,52 @@ class PiFiPreTrainedModel(PreTrainedModel):
         model.freeze_layers()
         return loaded
 
-    def push_to_hub(self, repo_id: str, *, licence: str | None = None, **kwargs: Any) -> Any:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        licence: str | None = None,
+        private: bool | None = None,
+        commit_message: str = "Upload model",
+        token: str | bool | None = None,
+    ) -> str:
         """Upload the model with its card.
 
         Parameters
         ----------
         repo_id : str
-            ``"name/repository"``.
+            ``"name/repository"``; made when missing.
         licence : str, optional
             Your statement of the licence under which the donor's weights may be passed on; needed when the
             donor's is unknown or gated.
+        private : bool, optional
+            For a new repository.
+        commit_message : str
+        token : str or bool, optional
+            As in `huggingface_hub`; by default the one you are logged in with.
+
+        Returns
+        -------
+        str
+            Address of the commit.
 
         Raises
         ------
         LicenceError
             If the upload holds a donor's weights whose licence is unknown or gated, and `licence` is not given.
         """
+        from huggingface_hub import HfApi
+
         from pifi_probe.plugin.card import check_licence
 
         check_licence(self, licence)
         self.licence_statement = licence
-        return super().push_to_hub(repo_id, **kwargs)
+        api = HfApi(token=token)
+        # transformers' own method would replace our card, and with it the donor's licence, by an empty template.
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message).commit_url)
 
 
 class PiFiForSequenceClassification(PiFiPreTrainedModel):
