@@ -28,9 +28,7 @@ _LOAD = os.getloadavg()[0]  # of the machine before this script adds to it
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return the options that all benchmarks have."""
-    options = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help="tiny models: does the script work at all?")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path, help="write the JSON here, and leave results/ and README.md alone")

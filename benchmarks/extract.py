@@ -212,7 +212,11 @@ def row(arm: str, state: str, found: Any, runs: dict[str, dict[str, Any]]) -> di
     base = runs[state][ARMS[arm]]
     cells["seconds"] = spread(seconds(found))
     cells["time / ours"] = ratio(seconds(found), seconds(base))
-    for column, key in (("peak MB", "peak_bytes"), ("MB by read calls", "bytes_asked"), ("MB from disk", "bytes_from_disk")):
+    for column, key in (
+        ("peak MB", "peak_bytes"),
+        ("MB by read calls", "bytes_asked"),
+        ("MB from disk", "bytes_from_disk"),
+    ):
         values = [run[key] / 1e6 for run in found if run[key] is not None]
         cells[column] = max(values) if values else None
     return cells

@@ -46,9 +46,7 @@ def whole_model(model: nn.Module, folded: nn.Module, pair: str, size: int, seed:
     """Return the seconds of one pass of the whole model, before and after."""
     batch = batch_of(pair, size, seed)
     del batch["labels"]
-    return interleave(
-        {BEFORE: calls(model, 1, **batch), AFTER: calls(folded, 1, **batch)}, ROUNDS[pair], seed=seed
-    )
+    return interleave({BEFORE: calls(model, 1, **batch), AFTER: calls(folded, 1, **batch)}, ROUNDS[pair], seed=seed)
 
 
 def plugin_alone(model: Any, folded: Any, pair: str, size: int, seed: int) -> dict[str, list[float]]:
@@ -71,9 +69,7 @@ def calls(module: nn.Module, n: int, **inputs: torch.Tensor) -> Callable[[], Non
     return run
 
 
-def targets_of(
-    pair: str, report: dict[str, Any], whole: dict[int, dict[str, list[float]]]
-) -> list[dict[str, Any]]:
+def targets_of(pair: str, report: dict[str, Any], whole: dict[int, dict[str, list[float]]]) -> list[dict[str, Any]]:
     """Return this pair's lines of the table of targets."""
     found = []
     if pair != SMALL:
@@ -82,7 +78,9 @@ def targets_of(
     for size, times in whole.items():
         # Where folding changes nothing the ratio is 1 up to noise: slower is what lies above 1 in 3 of 4 rounds.
         slower = ratio(times[AFTER], times[BEFORE])["q25"]
-        found.append(target(f"{pair}: latency of the model after / before, batch {size}, lower quartile", slower, most=1))
+        found.append(
+            target(f"{pair}: latency of the model after / before, batch {size}, lower quartile", slower, most=1)
+        )
     return found
 
 

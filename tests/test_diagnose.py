@@ -161,7 +161,11 @@ def test_even_gradients_are_not_complained_of() -> None:
 
 @pytest.mark.parametrize(
     ("norms", "status", "says"),
-    [([2.0] * 9 + [90.0], "warn", "45 times its median at step 10"), ([2.0, float("nan")], "fail", "grad_norm")],
+    [
+        ([2.0] * 9 + [90.0], "warn", "45 times its median at step 10"),
+        ([2.0, float("nan")], "fail", "grad_norm"),
+        ([22.0, 30.0, 19.0], "warn", "clipping bound 5 acts most of the time"),
+    ],
 )
 def test_gradients_that_jump_or_are_no_numbers_are_found(norms: list[float], status: str, says: str) -> None:
     check = diagnose(curves(norms))[GRADIENTS]

@@ -11,25 +11,10 @@ import pandas as pd
 from pifi_probe.reporting import plots
 from pifi_probe.reporting.html import Section, report
 from pifi_probe.training import Comparison, RunResult
+from pifi_probe.training.comparison import HEADINGS
 
 __all__ = ["write_report"]
 
-_COLUMNS = {
-    "test": "test set",
-    "arm": "arm",
-    "mean": "accuracy",
-    "low": "low",
-    "high": "high",
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "difference": "difference",
-    "difference_low": "diff. low",
-    "difference_high": "diff. high",
-    "p_value": "p (Holm)",
-    "verdict": "verdict",
-}
-_SHARES = ("mean", "low", "high", "balanced_accuracy", "auroc")
-_POINTS = ("difference", "difference_low", "difference_high")
 _LIMITS = (
     "One small encoder, one 135M language model in 4-bit weights, short English sentences: this says nothing about "
     "larger models, other languages or harder tasks. Accuracy under domain shift mixes transfer with a bias towards "
@@ -84,18 +69,12 @@ def _differences(baseline: str, comparison: Comparison) -> Section:
         "text": comparison.size,
         "figure": plots.forest(differences, value_label=f"difference to {baseline} (points)"),
         "alt": f"Differences in accuracy of every arm to {baseline}, in points with intervals, one panel per test set.",
-        "table": _table(frame),
+        "table": _table(comparison),
     }
 
 
-def _table(frame: pd.DataFrame) -> pd.DataFrame:
-    shown = frame.copy()
-    for name in _SHARES:
-        shown[name] = [f"{100 * value:.1f} %" if pd.notna(value) else "" for value in shown[name]]
-    for name in _POINTS:
-        shown[name] = [f"{100 * value:+.1f}" if pd.notna(value) else "" for value in shown[name]]
-    shown["p_value"] = [f"{value:.3f}" if pd.notna(value) else "" for value in shown["p_value"]]
-    return shown[list(_COLUMNS)].rename(columns=_COLUMNS)
+def _table(comparison: Comparison) -> pd.DataFrame:
+    return pd.DataFrame([row.cells(comparison.metric) for row in comparison.rows], columns=list(HEADINGS))
 
 
 def _depth(comparison: Comparison) -> Section:

@@ -32,8 +32,8 @@ class ProgressBar(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the bar, unless the output is a file or a pipe."""
-        hidden = not (sys.stderr.isatty() or _in_notebook())
+        """Open the bar, unless the output is a file or a pipe, or ``TQDM_DISABLE`` is set."""
+        hidden: dict[str, Any] = {} if sys.stderr.isatty() or _in_notebook() else {"disable": True}
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -41,7 +41,7 @@ class ProgressBar(TrainerCallback):
             unit="step",
             leave=False,
             dynamic_ncols=True,
-            disable=hidden,
+            **hidden,
         )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
