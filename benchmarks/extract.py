@@ -7,7 +7,6 @@ page of the layer is in memory: a memory-mapped file costs nothing before its pa
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 from _checkpoint import llama_8b, llama_tiny, size_of, write_checkpoint
 from _common import Usage, in_child, limit_memory, parser, ratio, record, spread, target
 from torch import nn
