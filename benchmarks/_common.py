@@ -138,8 +138,14 @@ def target(what: str, measured: float, *, most: float | None = None, least: floa
     return {"what": what, "to reach": bound, "measured": measured, "holds": holds}
 
 
-def record(name: str, options: argparse.Namespace, settings: Mapping[str, Any], **body: Any) -> None:
-    """Print a result's tables; write it with its provenance unless it is a quick one; keep README.md in step.
+def record(
+    name: str,
+    options: argparse.Namespace,
+    settings: Mapping[str, Any],
+    measurements: Mapping[str, Any],
+    tables: Mapping[str, Any],
+) -> None:
+    """Print a result; write it with its provenance unless it is a quick one; keep README.md in step.
 
     Parameters
     ----------
@@ -147,11 +153,13 @@ def record(name: str, options: argparse.Namespace, settings: Mapping[str, Any], 
         Of the file in ``results/``.
     options, settings
         Of this run.
-    **body
-        ``rows`` (the arms, a flat dict each), ``targets`` (see `target`), ``measurements`` (all single values).
+    measurements
+        All single values.
+    tables
+        What follows from them: ``targets`` (see `target`) and ``rows`` (the arms, a flat dict each).
     """
     made = collect(seed=options.seed, load_average=round(_LOAD, 2), settings=dict(settings))
-    result = {"benchmark": name, **made, **body}
+    result = {"benchmark": name, **made, **tables, "measurements": measurements}
     print(markdown(result))
     if options.out is not None:
         write_json(options.out, result)

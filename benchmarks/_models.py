@@ -12,6 +12,7 @@ from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import pifi_probe as pp
+from pifi_probe.compat import quiet_transformers
 from pifi_probe.tasks import Split, Task
 
 BATCH, LENGTH = 32, 64
@@ -35,7 +36,8 @@ def donor(pair: str, folder: Path) -> pp.FrozenLayer:
 def encoder(pair: str, seed: int) -> PreTrainedModel:
     """Return the pair's encoder: the real MiniLM, or BERT with random weights."""
     if pair == SMALL:
-        return AutoModel.from_pretrained(pp.assets.path("minilm-l6"), add_pooling_layer=False)
+        with quiet_transformers():
+            return AutoModel.from_pretrained(pp.assets.path("minilm-l6"), add_pooling_layer=False)
     torch.manual_seed(seed)
     tiny = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     return BertModel(BertConfig(**tiny if pair == TINY else {}), add_pooling_layer=False)

@@ -45,21 +45,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pifi-extract-") as name:
         folder = write_checkpoint(Path(name) / "model", config, seed=chosen.seed)
         runs = compete(folder, size, rounds)
-        layer = layer_bytes(folder)
-    settings = {
-        "layers": config.num_hidden_layers,
-        "rounds": rounds,
-        "checkpoint_bytes": size,
-        **layer,
-    }
-    record(
-        "extract_full" if chosen.full else "extract",
-        chosen,
-        settings,
-        targets=targets(runs, layer, 20 if chosen.full else 8),
-        rows=[row(arm, state, found, runs) for state, arms in runs.items() for arm, found in arms.items()],
-        measurements=runs,
-    )
+        bytes_of_layer = layer_bytes(folder)
+    settings = {"layers": config.num_hidden_layers, "rounds": rounds, "checkpoint_bytes": size, **bytes_of_layer}
+    name = "extract_full" if chosen.full else "extract"
+    record(name, chosen, settings, runs, tables(runs, settings))
 
 
 def compete(folder: Path, size: int, rounds: int) -> dict[str, dict[str, Any]]:
@@ -185,21 +174,34 @@ def layer_bytes(folder: Path) -> dict[str, int]:
     return {"layer_bytes": stored, "header_bytes": checkpoint.bytes_read - stored}
 
 
-def targets(runs: dict[str, dict[str, Any]], layer: dict[str, int], faster: float) -> list[dict[str, Any]]:
-    """Return the table of targets; a contestant that failed has no ratio."""
+def tables(runs: dict[str, dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return targets and rows; a contestant that failed has no ratio."""
+    return {
+        "targets": size_targets(runs, settings["layer_bytes"]) + time_targets(runs, settings["layers"]),
+        "rows": [row(arm, state, found, runs) for state, arms in runs.items() for arm, found in arms.items()],
+    }
+
+
+def size_targets(runs: dict[str, dict[str, Any]], stored: int) -> list[dict[str, Any]]:
     found = []
     for arm in (OURS, OURS_32):
-        worst = [run for arms in runs.values() if isinstance(arms[arm], list) for run in arms[arm]]
-        asked = [run["bytes_asked"] / layer["layer_bytes"] for run in worst if run["bytes_asked"] is not None]
-        if asked and arm == OURS:
-            found.append(target("bytes read / bytes of the layer, headers included", max(asked), most=1.01))
-        peak = max(run["peak_bytes"] / run["layer_bytes"] for run in worst)
-        found.append(target(f"peak memory above the start / bytes of the layer ({arm})", peak, most=1.3))
+        all_runs = [run for arms in runs.values() for run in arms[arm]]
+        asked = [run["bytes_asked"] / stored for run in all_runs if run["bytes_asked"] is not None]
+        if asked:
+            found.append(target(f"{arm}: bytes read / bytes of the layer, headers included", max(asked), most=1.01))
+        peak = max(run["peak_bytes"] / run["layer_bytes"] for run in all_runs)
+        found.append(target(f"{arm}: peak memory above the start / bytes of the layer", peak, most=1.3))
+    return found
+
+
+def time_targets(runs: dict[str, dict[str, Any]], n_layers: int) -> list[dict[str, Any]]:
+    found = []
     for arm in (LOAD_32, LOAD):
         for state, arms in runs.items():
             if isinstance(arms[arm], list):
-                times = ratio(seconds(arms[arm]), seconds(arms[ARMS[arm]]))
-                found.append(target(f"time of {arm} / ours, {state} page cache", times["median"], least=faster))
+                times = ratio(seconds(arms[arm]), seconds(arms[ARMS[arm]]))["median"]
+                least = 20 if n_layers == 32 else 8
+                found.append(target(f"{arm}: time / ours, {state} page cache", times, least=least))
     return found
 
 
@@ -208,8 +210,7 @@ def row(arm: str, state: str, found: Any, runs: dict[str, dict[str, Any]]) -> di
     if isinstance(found, dict):
         return cells | dict.fromkeys(COLUMNS) | {"seconds": f"failed: {found['failed'][:60]}"}
     base = runs[state][ARMS[arm]]
-    cells["seconds"] = spread(seconds(found))
-    cells["time / ours"] = ratio(seconds(found), seconds(base))
+    cells |= {"seconds": spread(seconds(found)), "time / ours": ratio(seconds(found), seconds(base))}
     for column, key in (
         ("peak MB", "peak_bytes"),
         ("MB by read calls", "bytes_asked"),

@@ -18,14 +18,14 @@ from torch import nn
 
 BEFORE, AFTER = "before", "after"
 SIZES = (1, 32)
-ROUNDS = {SMALL: 40, LARGE: 8, TINY: 10}
+ROUNDS = {SMALL: 100, LARGE: 30, TINY: 10}
 CALLS = 10  # of the plug-in alone in one round
 
 
 def main() -> None:
     """Measure every pair, record."""
     options = parser(__doc__).parse_args()
-    targets, rows, measurements = [], [], {}
+    measurements = {}
     for pair in (TINY,) if options.quick else (SMALL, LARGE):
         with tempfile.TemporaryDirectory(prefix="pifi-fold-") as folder:
             write_donor(pair, Path(folder), options.seed)
@@ -33,13 +33,13 @@ def main() -> None:
         model = plugged(pair, layer, options.seed).eval()
         folded = model.fold()
         report = folded.fold_report.to_dict() | {"whole_layer": layer.n_params}
-        whole = {size: whole_model(model, folded, pair, size, options.seed) for size in SIZES}
-        alone = {size: plugin_alone(model, folded, pair, size, options.seed) for size in SIZES}
-        targets += targets_of(pair, report, whole)
-        rows += rows_of(pair, report, whole, alone)
-        measurements[pair] = {"report": report, "model_seconds": whole, "plugin_seconds": alone}
+        measurements[pair] = {
+            "report": report,
+            "model_seconds": {str(n): whole_model(model, folded, pair, n, options.seed) for n in SIZES},
+            "plugin_seconds": {str(n): plugin_alone(model, folded, pair, n, options.seed) for n in SIZES},
+        }
     settings = {"batch": SIZES, "length": LENGTH, "rounds": ROUNDS, "calls": CALLS, "dtype": "float32"}
-    record("fold", options, settings, targets=targets, rows=rows, measurements=measurements)
+    record("fold", options, settings, measurements, tables(measurements, settings))
 
 
 def whole_model(model: nn.Module, folded: nn.Module, pair: str, size: int, seed: int) -> dict[str, list[float]]:
@@ -69,38 +69,41 @@ def calls(module: nn.Module, n: int, **inputs: torch.Tensor) -> Callable[[], Non
     return run
 
 
-def targets_of(pair: str, report: dict[str, Any], whole: dict[int, dict[str, list[float]]]) -> list[dict[str, Any]]:
-    """Return this pair's lines of the table of targets."""
-    found = []
+def tables(measurements: dict[str, dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return targets and rows."""
+    return {
+        "targets": [line for pair, found in measurements.items() for line in targets_of(pair, found)],
+        "rows": [row(pair, arm, found) for pair, found in measurements.items() for arm in (BEFORE, AFTER)],
+    }
+
+
+def targets_of(pair: str, found: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = []
     if pair != SMALL:
-        fewer = report["params_before"] / report["params_after"]
-        found.append(target(f"{pair}: weights of the plug-in before / after", fewer, least=3))
-    for size, times in whole.items():
-        # Where folding changes nothing the ratio is 1 up to noise: slower is what lies above 1 in 3 of 4 rounds.
+        fewer = found["report"]["params_before"] / found["report"]["params_after"]
+        lines.append(target(f"{pair}: weights of the plug-in before / after", fewer, least=3))
+    for size, times in found["model_seconds"].items():
+        # Where folding changes nothing the ratio is 1 up to noise: slower is what is above 1 in 3 of 4 rounds.
         slower = ratio(times[AFTER], times[BEFORE])["q25"]
-        found.append(
-            target(f"{pair}: latency of the model after / before, batch {size}, lower quartile", slower, most=1)
-        )
-    return found
+        lines.append(target(f"{pair}: latency after / before, batch {size}, lower quartile", slower, most=1))
+    return lines
 
 
-def rows_of(
-    pair: str,
-    report: dict[str, Any],
-    whole: dict[int, dict[str, list[float]]],
-    alone: dict[int, dict[str, list[float]]],
-) -> list[dict[str, Any]]:
-    """Return this pair's rows, before and after."""
-    rows = []
-    for arm in (BEFORE, AFTER):
-        cells: dict[str, Any] = {"pair": pair, "fold": arm if arm == BEFORE else f"after ({report['form']} form)"}
-        cells |= {"weights": report[f"params_{arm}"], "MB": report[f"bytes_{arm}"] / 1e6, "MACs": report[f"macs_{arm}"]}
-        for size in SIZES:
-            cells[f"plug-in, ms, batch {size}"] = spread(1e3 * t for t in alone[size][arm])
-            cells[f"model, ms, batch {size}"] = spread(1e3 * t for t in whole[size][arm])
-            cells[f"model / before, batch {size}"] = ratio(whole[size][arm], whole[size][BEFORE])
-        rows.append(cells)
-    return rows
+def row(pair: str, arm: str, found: dict[str, Any]) -> dict[str, Any]:
+    report = found["report"]
+    cells = {
+        "pair": pair,
+        "fold": arm if arm == BEFORE else f"after ({report['form']} form)",
+        "weights": report[f"params_{arm}"],
+        "MB": report[f"bytes_{arm}"] / 1e6,
+        "MACs": report[f"macs_{arm}"],
+    }
+    for size, times in found["model_seconds"].items():
+        alone = found["plugin_seconds"][size]
+        cells[f"plug-in, ms, batch {size}"] = spread(1e3 * t for t in alone[arm])
+        cells[f"model, ms, batch {size}"] = spread(1e3 * t for t in times[arm])
+        cells[f"model / before, batch {size}"] = ratio(times[arm], times[BEFORE])
+    return cells
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pifi_probe.layers.families import family_of
 from pifi_probe.layers.frozen import LayerCard
 from pifi_probe.layers.shell import decoder_of
 
-__all__ = ["residual_rms"]
+__all__ = ["donor_tokenizer", "residual_rms"]
 
 # Plain sentences of several registers: the profile is a property of the model, not of the user's task.
 _TEXTS = (
@@ -88,7 +88,7 @@ def _key(checkpoint: Checkpoint) -> str:
 @torch.no_grad()
 def measure_profile(checkpoint: Checkpoint, model: str) -> list[float]:
     """Return the median token root mean square at the input of every layer."""
-    tokenizer = _tokenizer(checkpoint)
+    tokenizer = donor_tokenizer(checkpoint)
     batch = tokenizer(list(_TEXTS), padding=True, return_tensors="pt")
     mask = batch["attention_mask"]  # (batch, seq), right-padded
     inner = mask.clone()
@@ -128,10 +128,20 @@ def embed(checkpoint: Checkpoint, input_ids: torch.Tensor, attention_mask: torch
     return caught[0]
 
 
-def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+def donor_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a checkpoint, local or on the hub, with a padding token.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the checkpoint has none that transformers can load.
+    """
     path = Path(checkpoint.identity)
     with quiet_transformers():
-        if checkpoint.format == "gguf":
+        if not path.exists():
+            repository = checkpoint.identity.partition("@")[0]
+            tokenizer = AutoTokenizer.from_pretrained(repository, revision=checkpoint.revision)
+        elif checkpoint.format == "gguf":
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         else:
             tokenizer = AutoTokenizer.from_pretrained(path if path.is_dir() else path.parent)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.residual import donor_tokenizer
 from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks.task import Split, Task
@@ -148,23 +145,12 @@ def _language(about: dict[str, Any], task: Task | None) -> Check:
         return Check(name, "skipped", "give task= to read its texts")
     layer = about["layers"][0]
     try:
-        tokenizer = _donor_tokenizer(layer["model"], layer["revision"])
+        tokenizer = donor_tokenizer(open_checkpoint(layer["model"], layer["revision"]))
     except (PifiProbeError, OSError, ValueError) as error:
         return Check(name, "skipped", f"the donor's tokenizer could not be loaded: {error}")
     split = _some_split(task)
     texts = [*split.texts[:N_TEXTS], *(split.pairs or ())[:N_TEXTS]]
     return check_language(tokenizer, texts, layer["model"])
-
-
-def _donor_tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
-    checkpoint = open_checkpoint(model, revision)
-    path = Path(checkpoint.identity)
-    with quiet_transformers():
-        if checkpoint.format == "gguf":
-            return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        if path.exists():
-            return AutoTokenizer.from_pretrained(path if path.is_dir() else path.parent)
-        return AutoTokenizer.from_pretrained(model, revision=checkpoint.revision)
 
 
 def _ratios(subject: RunResult | PiFiForSequenceClassification, task: Task | None) -> list[float]:

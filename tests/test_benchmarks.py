@@ -1,0 +1,129 @@
+"""The benchmarks run, and their recorded numbers are those in benchmarks/README.md. Nothing is timed here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "benchmarks"
+SCRIPTS = ("extract", "train_step", "fold")
+RECORDED = [path.stem for path in sorted((FOLDER / "results").glob("*.json")) if path.stem.startswith(SCRIPTS)]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of the benchmarks' folder as its scripts see it."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def module(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return module
+
+
+def recorded(name: str) -> dict[str, Any]:
+    return dict(json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def test_every_benchmark_has_a_recorded_result() -> None:
+    assert set(SCRIPTS) <= set(RECORDED)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_readme_shows_the_recorded_numbers(name: str, load: Any) -> None:
+    common = load("_common")
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert common.filled(text, name, common.markdown(recorded(name))) == text
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_targets_and_rows_follow_from_the_single_measurements(name: str, load: Any) -> None:
+    result = recorded(name)
+    script = load(next(script for script in SCRIPTS if name.startswith(script)))
+    again = json.loads(json.dumps(script.tables(result["measurements"], result["settings"])))
+    assert again == {"targets": result["targets"], "rows": result["rows"]}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorded_result_says_how_it_was_made(name: str) -> None:
+    result = recorded(name)
+    assert result["command"].split()[0].startswith(next(script for script in SCRIPTS if name.startswith(script)))
+    assert "--quick" not in result["command"]
+    assert {"torch", "transformers", "pifi_probe", "python"} <= set(result["versions"])
+    assert {"cpu", "cores", "threads", "memory_bytes"} <= set(result["machine"])
+    assert isinstance(result["seed"], int) and result["load_average"] >= 0
+    assert result["date"] and result["git"]["commit"]
+    assert "/tmp/" not in json.dumps(result) and str(Path.home()) not in json.dumps(result)
+
+
+def test_a_checkpoint_is_written_that_transformers_can_load(load: Any, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    checkpoint = load("_checkpoint")
+    config = checkpoint.llama_tiny(2)
+    folder = checkpoint.write_checkpoint(tmp_path / "a", config, seed=0, max_shard=300_000)
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 2
+    stored: Mapping[str, torch.Tensor] = {k: v for shard in shards for k, v in load_file(shard).items()}
+    loaded = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert stored.keys() == loaded.keys()
+    assert all(torch.equal(stored[name], loaded[name]) for name in stored)
+    assert sum(tensor.nbytes for tensor in stored.values()) == checkpoint.size_of(config)
+    again = checkpoint.write_checkpoint(tmp_path / "b", config, seed=0, max_shard=300_000)
+    assert [shard.read_bytes() for shard in shards] == [(again / shard.name).read_bytes() for shard in shards]
+
+
+def test_every_arm_has_its_turn_in_every_round(load: Any) -> None:
+    calls: list[str] = []
+    arms = {name: lambda name=name: calls.append(name) for name in "abc"}
+    seconds = load("_common").interleave(arms, 5, seed=0, warmup=1)
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 5, "b": 5, "c": 5}
+    rounds = [calls[i : i + 3] for i in range(0, len(calls), 3)]
+    assert len(rounds) == 6 and all(sorted(turn) == ["a", "b", "c"] for turn in rounds)
+    assert len({tuple(turn) for turn in rounds}) > 1
+
+
+def test_the_paper_s_wiring_computes_what_pifi_computes(load: Any, tmp_path: Path) -> None:
+    models = load("_models")
+    models.write_donor(models.TINY, tmp_path, 0)
+    layer = models.donor(models.TINY, tmp_path)
+    ours, paper = models.plugged(models.TINY, layer, 0), models.paper_wiring(models.TINY, layer, 0).eval()
+    assert ours.plugin.layers[0].card.reduced and hasattr(paper.plugin.layer.self_attn, "q_proj")
+    for name in ("L_in", "L_out"):
+        getattr(paper.plugin, name).load_state_dict(getattr(ours.plugin, name).state_dict())
+    batch = models.batch_of(models.TINY, 4, 0)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(**batch).logits, paper(**batch).logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_quick_run_gives_a_whole_result_and_touches_no_recorded_one(script: str, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in [*FOLDER.glob("results/*.json"), FOLDER / "README.md"]}
+    out = tmp_path / "result.json"
+    command = [sys.executable, str(FOLDER / f"{script}.py"), "--quick", "--seed", "1", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert result["seed"] == 1 and result["targets"] and result["rows"] and result["measurements"]
+    assert "failed" not in out.read_text(encoding="utf-8")
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.slow
+def test_a_contestant_that_needs_more_memory_than_the_limit_fails_alone(load: Any, tmp_path: Path) -> None:
+    checkpoint, common, extract = load("_checkpoint"), load("_common"), load("extract")
+    folder = checkpoint.write_checkpoint(tmp_path / "model", checkpoint.llama_tiny(1), seed=0)
+    task = {"arm": extract.LOAD_32, "state": "warm", "folder": str(folder), "limit": 1 << 20}
+    assert set(common.in_child(extract.__file__, task)) == {"failed"}
