@@ -26,31 +26,31 @@ TRAIN_ON, ALSO = "movie-reviews", ("tweets", "product-reviews")
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained and tested: texts, seeds, epochs and the indices of `ARMS` that run."""
+    """How much is trained and tested; arms above `level` are left out."""
 
+    level: int
     train: int
     validation: int
     test: int
     seeds: int
     epochs: int
     precision: str = "float32"
-    few_arms: bool = False
 
     def __str__(self) -> str:
         return (
-            f"{self.train} training, {self.validation} validation and {self.test} test texts per set, "
+            f"{self.train} training, {self.validation} validation and at most {self.test} test texts per set, "
             f"{self.seeds} seeds, {self.epochs} epochs, {self.precision}"
         )
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One kind of run: a wiring, a control or none, and the index of the layer."""
+    """One kind of run: a wiring, a control or none, the index of the layer, and the level from which it runs."""
 
     wiring: str
     control: str | None
     index: int
-    always: bool = False
+    level: int = 0
 
     @property
     def key(self) -> str:
@@ -58,25 +58,26 @@ class Arm:
         return f"{self.wiring}-{self.control or 'layer'}-{self.index}"
 
 
+FAST, DEFAULT, FULL = 0, 1, 2
 SIZES: Mapping[str, Size] = MappingProxyType(
     {
-        "default": Size(256, 128, 500, seeds=2, epochs=3),
-        "fast": Size(64, 64, 150, seeds=2, epochs=2, few_arms=True),
-        "full": Size(1000, 250, 1000, seeds=3, epochs=3, precision="bf16"),
+        "fast": Size(FAST, 64, 64, 100, seeds=2, epochs=2),
+        "default": Size(DEFAULT, 256, 128, 500, seeds=2, epochs=3),
+        "full": Size(FULL, 1000, 250, 1000, seeds=3, epochs=3, precision="bf16"),
     }
 )
 LAST, MIDDLE, FIRST = 29, 15, 0
 ARMS = (
-    Arm("paper", "vanilla", LAST, always=True),
-    Arm("paper", "linear", LAST),
-    Arm("paper", "random", LAST, always=True),
-    Arm("paper", None, LAST, always=True),
-    Arm("paper", None, MIDDLE),
-    Arm("paper", None, FIRST),
-    Arm("matched", "vanilla", LAST, always=True),
-    Arm("matched", "random", LAST, always=True),
-    Arm("matched", None, LAST, always=True),
-    Arm("matched", None, MIDDLE),
+    Arm("paper", "vanilla", LAST),
+    Arm("paper", "linear", LAST, DEFAULT),
+    Arm("paper", "random", LAST),
+    Arm("paper", None, LAST),
+    Arm("paper", None, MIDDLE, DEFAULT),
+    Arm("paper", None, FIRST, DEFAULT),
+    Arm("matched", "vanilla", LAST),
+    Arm("matched", "random", LAST),
+    Arm("matched", None, LAST),
+    Arm("matched", None, MIDDLE, FULL),
 )
 
 
@@ -130,7 +131,7 @@ def run_demo(
         raise RecipeError(f"unknown size {size!r}", where="size", next=f"use one of {', '.join(SIZES)}")
     chosen, root = SIZES[size], Path(folder)
     train, also = _tasks(chosen)
-    arms = [arm for arm in ARMS if arm.always or not chosen.few_arms]
+    arms = [arm for arm in ARMS if arm.level <= chosen.level]
     layers = {arm.index: extract(f"{LLM}[{arm.index}]") for arm in arms}
     results: list[RunResult] = []
     total = len(arms) * chosen.seeds
@@ -157,17 +158,24 @@ def _at_most(task: Task, n: int) -> int:
 
 
 def _one_run(
-    arm: Arm,
-    seed: int,
-    size: Size,
-    train: Task,
-    also: list[Task],
-    layer: FrozenLayer | FrozenChain,
-    root: Path,
+    arm: Arm, seed: int, size: Size, train: Task, also: list[Task], layer: FrozenLayer | FrozenChain, root: Path
 ) -> RunResult:
-    model = plug_in(SLM, layer, task=train, wiring=arm.wiring, control=arm.control, seed=seed)
+    """Return the stored result of a run, or make and store it."""
+    file = root / "runs" / f"{arm.key}-seed{seed}" / "result.json"
     recipe = Recipe(seed=seed, epochs=size.epochs, precision=size.precision)
-    return fine_tune(model, train, recipe, also=also, out=root / "runs" / f"{arm.key}-seed{seed}", resume=True)
+    if file.is_file():
+        stored = RunResult.from_json(file)
+        if stored.recipe != recipe or stored.task["fingerprint"] != train.fingerprint:
+            raise RecipeError(
+                "the folder holds a run with another recipe or other texts",
+                where=str(file),
+                next="name another folder with --out, or remove this one",
+            )
+        return stored
+    model = plug_in(SLM, layer, task=train, wiring=arm.wiring, control=arm.control, seed=seed)
+    result = fine_tune(model, train, recipe, also=also)
+    result.to_json(file)
+    return result
 
 
 def _write(demo: Demo, size: str) -> None:
