@@ -151,7 +151,7 @@ def reduce_structure(layer: FrozenLayer) -> None:
         adds_residual=layer.card.family == "bloom",
     )
     setattr(layer.block, family.attention, reduced)
-    layer.card = layer.card.__class__(**{**layer.card.__dict__, "reduced": True})
+    layer.with_card(reduced=True)
     layer.freeze()
 
 
