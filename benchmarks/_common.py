@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,7 +28,8 @@ _LOAD = os.getloadavg()[0]  # of the machine before this script adds to it
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return the options that all benchmarks have."""
+    """Return the options that all benchmarks have; a request to stop now removes the temporary folders too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help="tiny models: does the script work at all?")
     options.add_argument("--seed", type=int, default=0)

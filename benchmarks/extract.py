@@ -31,7 +31,7 @@ def main() -> None:
     """Write the checkpoint, run the contestants, record."""
     options = parser(__doc__)
     options.add_argument("--full", action="store_true", help="all 32 layers")
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--rounds", type=int, default=3)
     chosen = options.parse_args()
     if chosen.child:
         print(json.dumps(measure(**json.loads(chosen.child))))

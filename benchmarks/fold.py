@@ -18,7 +18,7 @@ from torch import nn
 
 BEFORE, AFTER = "before", "after"
 SIZES = (1, 32)
-ROUNDS = {SMALL: 100, LARGE: 30, TINY: 10}
+ROUNDS = {SMALL: 60, LARGE: 20, TINY: 10}
 CALLS = 10  # of the plug-in alone in one round
 
 
