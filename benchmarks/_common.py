@@ -172,9 +172,9 @@ def record(
 
 def filled(text: str, name: str, tables: str) -> str:
     """Return `text` with `tables` between the marks of the result `name`."""
-    begin, end = f"<!-- {name}: begin -->\n", f"\n<!-- {name}: end -->"
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     head, rest = text.split(begin, 1)
-    return head + begin + tables + end + rest.split(end, 1)[1]
+    return f"{head}{begin}{tables}\n{end}{rest.split(end, 1)[1]}"
 
 
 def markdown(result: Mapping[str, Any]) -> str:

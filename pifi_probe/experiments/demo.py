@@ -17,6 +17,7 @@ from pifi_probe.plugin import plug_in
 from pifi_probe.provenance import collect
 from pifi_probe.tasks import Task, load_task
 from pifi_probe.training import Comparison, Recipe, RunResult, compare, fine_tune
+from pifi_probe.training.controls import vanilla_best_lr
 
 __all__ = ["ARMS", "SIZES", "Arm", "Demo", "Size", "run_demo"]
 
@@ -45,17 +46,21 @@ class Size:
 
 @dataclass(frozen=True)
 class Arm:
-    """One kind of run: a wiring, a control or none, the index of the layer, and the level from which it runs."""
+    """One kind of run: a wiring, a control or none, the index of the layer, and the level from which it runs.
+
+    A tuned arm is vanilla at the best of three learning rates.
+    """
 
     wiring: str
     control: str | None
     index: int
     level: int = 0
+    tuned: bool = False
 
     @property
     def key(self) -> str:
         """Part of a file name."""
-        return f"{self.wiring}-{self.control or 'layer'}-{self.index}"
+        return f"{self.wiring}-{self.control or 'layer'}-{'tuned' if self.tuned else self.index}"
 
 
 FAST, DEFAULT, FULL = 0, 1, 2
@@ -69,6 +74,7 @@ SIZES: Mapping[str, Size] = MappingProxyType(
 LAST, MIDDLE, FIRST = 29, 15, 0
 ARMS = (
     Arm("paper", "vanilla", LAST),
+    Arm("paper", "vanilla", LAST, FULL, tuned=True),
     Arm("paper", "linear", LAST, DEFAULT),
     Arm("paper", "random", LAST),
     Arm("paper", None, LAST),
@@ -165,13 +171,18 @@ def _one_run(
     recipe = Recipe(seed=seed, epochs=size.epochs, precision=size.precision)
     if file.is_file():
         stored = RunResult.from_json(file)
-        if stored.recipe != recipe or stored.task["fingerprint"] != train.fingerprint:
+        if (
+            stored.recipe.replace(learning_rate=recipe.learning_rate) != recipe
+            or stored.task["fingerprint"] != train.fingerprint
+        ):
             raise RecipeError(
                 "the folder holds a run with another recipe or other texts",
                 where=str(file),
                 next="name another folder with --out, or remove this one",
             )
         return stored
+    if arm.tuned:
+        return vanilla_best_lr(SLM, train, recipe, wiring=arm.wiring, also=also, out=file)
     model = plug_in(SLM, layer, task=train, wiring=arm.wiring, control=arm.control, seed=seed)
     result = fine_tune(model, train, recipe, also=also)
     result.to_json(file)

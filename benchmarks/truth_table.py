@@ -1,0 +1,164 @@
+"""The truth table: full PiFi runs for every layer and every control, which selectors are judged by.
+
+Writes one JSON a run below ``book/_studies/truth/<table>/`` and skips the finished ones, so it can be killed and
+started again at any moment, and several processes may share the work. Seeds come first, then layers in an order that
+spreads over the depth, so that a partial table is a balanced one.
+
+    python benchmarks/truth_table.py movie-reviews-matched     # go on with a table
+    python benchmarks/truth_table.py --check                   # do 400 texts rank 5 layers as 1,000 texts do?
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from filelock import FileLock, Timeout
+from scipy.stats import kendalltau, spearmanr
+
+from pifi_probe.files import write_json
+from pifi_probe.layers.extract import extract
+from pifi_probe.plugin import plug_in
+from pifi_probe.provenance import collect
+from pifi_probe.tasks import Task, load_task
+from pifi_probe.training import Recipe, RunResult, fine_tune
+
+STUDIES = Path(__file__).resolve().parent.parent / "book" / "_studies" / "truth"
+SLM, LLM, N_LAYERS = "minilm-l6", "smollm2-135m", 30
+SHIFT = ("tweets", "product-reviews")
+CHECKED = (0, 8, 15, 22, 29)  # layers of the check of the small size
+CONTROLS = (
+    ("vanilla", 29),
+    ("linear", 29),
+    ("random", 29),
+    ("shuffled", 29),
+    ("random", 15),
+    ("shuffled", 15),
+    ("mlp", 29),
+    ("unfrozen", 29),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A task, a wiring, and how much is trained and tested."""
+
+    task: str
+    wiring: str
+    also: tuple[str, ...] = ()
+    layers: tuple[int, ...] = tuple(range(N_LAYERS))
+    controls: tuple[tuple[str, int], ...] = CONTROLS
+    seeds: int = 3
+    train: int = 400
+    validation: int = 400
+    test: int = 1000
+    precision: str = "bf16"
+
+
+TABLES = MappingProxyType(
+    {
+        "movie-reviews-matched": Table("movie-reviews", "matched", SHIFT),
+        "movie-reviews-paper": Table("movie-reviews", "paper", SHIFT),
+        "check-1000": Table("movie-reviews", "matched", SHIFT, layers=CHECKED, controls=CONTROLS[:1], train=1000),
+    }
+)
+
+
+def main() -> None:
+    """Go on with a table, or check the small size."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("table", nargs="?", choices=list(TABLES), default="movie-reviews-matched")
+    options.add_argument("--check", action="store_true", help="compare 5 layers at 400 texts with 1,000 texts")
+    options.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
+    chosen = options.parse_args()
+    names = ["movie-reviews-matched", "check-1000"] if chosen.check else [chosen.table]
+    for name in names:
+        table = TABLES[name]
+        if chosen.check:
+            table = replace(table, layers=CHECKED, controls=CONTROLS[:1])
+        fill(name, table, chosen.seeds or range(table.seeds))
+    if chosen.check:
+        check(*names)
+
+
+def fill(name: str, table: Table, seeds: Sequence[int]) -> None:
+    """Make every run of a table that is not there yet and that no other process is making."""
+    task, also = tasks_of(table)
+    runs = list(arms(table))
+    for seed in seeds:
+        for control, index in runs:
+            file = STUDIES / name / f"{control or 'layer'}-{index:02d}-seed{seed}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with FileLock(f"{file}.lock", timeout=0):
+                    if not file.is_file():
+                        run = one_run(table, task, also, control, index, seed)
+                        run.to_json(file)
+                        print(f"{name} {run!r}", flush=True)
+            except Timeout:
+                continue
+            Path(f"{file}.lock").unlink(missing_ok=True)
+
+
+def one_run(table: Table, task: Task, also: Sequence[Task], control: str | None, index: int, seed: int) -> RunResult:
+    """Train and test one arm with one seed."""
+    layer = extract(f"{LLM}[{index}]")
+    model = plug_in(SLM, layer, task=task, wiring=table.wiring, control=control, seed=seed)
+    return fine_tune(model, task, Recipe(seed=seed, precision=table.precision), also=also)
+
+
+def arms(table: Table) -> Iterator[tuple[str | None, int]]:
+    """Yield the controls, then the layers in an order that spreads over the depth."""
+    yield from table.controls
+    for index in sorted(table.layers, key=spread_key):
+        yield None, index
+
+
+def spread_key(index: int) -> tuple[bool, int]:
+    """Order the last layer first and the others by their reversed bits."""
+    return index != N_LAYERS - 1, int(f"{index:05b}"[::-1], 2)
+
+
+def tasks_of(table: Table) -> tuple[Task, list[Task]]:
+    """Return the task and its shift tests, cut to the table's size."""
+    task = load_task(table.task)
+    size = {"train": table.train, "validation": table.validation, "test": table.test}
+    small = task.subset(**{split: min(n, len(task.splits[split])) for split, n in size.items()})
+    others = [load_task(other) for other in table.also]
+    return small, [other.subset(test=min(table.test, len(other.splits["test"]))) for other in others]
+
+
+def scores(name: str, layers: Sequence[int], seeds: int) -> np.ndarray:
+    """Return validation NLL and test accuracies, (seeds, layers, 2)."""
+    found = np.empty((seeds, len(layers), 2))
+    for seed in range(seeds):
+        for place, index in enumerate(layers):
+            run = RunResult.from_json(STUDIES / name / f"layer-{index:02d}-seed{seed}.json")
+            found[seed, place] = -run.metrics["validation"]["nll"], run.tests["movie-reviews"].metrics["accuracy"]
+    return found
+
+
+def check(small: str, large: str) -> None:
+    """Print and record how alike two sizes rank the checked layers, beside how alike the seeds of one size do."""
+    first, second = scores(small, CHECKED, 3), scores(large, CHECKED, 3)
+    record: dict[str, object] = {"layers": CHECKED, "sizes": [small, large], "provenance": collect()}
+    for place, metric in enumerate(("validation NLL", "test accuracy")):
+        a, b = first[..., place], second[..., place]
+        between = [kendalltau(a[i], a[j]).statistic for i in range(3) for j in range(i)]
+        record[metric] = {
+            "mean by layer, 400 texts": a.mean(0).tolist(),
+            "mean by layer, 1,000 texts": b.mean(0).tolist(),
+            "Kendall tau of the means": kendalltau(a.mean(0), b.mean(0)).statistic,
+            "Spearman rho of the means": spearmanr(a.mean(0), b.mean(0)).statistic,
+            "mean Kendall tau between two seeds of 400 texts": float(np.mean(between)),
+        }
+        print(metric, record[metric])
+    write_json(STUDIES / "check.json", record)
+
+
+if __name__ == "__main__":
+    main()
