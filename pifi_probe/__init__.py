@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
     from pifi_probe.layers.reduce import reduce
     from pifi_probe.plugin import PiFiConfig, PiFiForSequenceClassification, plug_in
+    from pifi_probe.probing.own import probe
+    from pifi_probe.probing.plugin_probe import probe_plugin
+    from pifi_probe.probing.table import ProbeTable
     from pifi_probe.tasks import Task, load_task
     from pifi_probe.training import Recipe, RunResult, fine_tune
     from pifi_probe.training.compare import compare as compare
@@ -25,6 +28,9 @@ _HOMES = {
     "PiFiConfig": "pifi_probe.plugin",
     "PiFiForSequenceClassification": "pifi_probe.plugin",
     "plug_in": "pifi_probe.plugin",
+    "probe": "pifi_probe.probing.own",
+    "probe_plugin": "pifi_probe.probing.plugin_probe",
+    "ProbeTable": "pifi_probe.probing.table",
     "Task": "pifi_probe.tasks",
     "load_task": "pifi_probe.tasks",
     "Recipe": "pifi_probe.training",
@@ -41,6 +47,7 @@ __all__ = [
     "FrozenLayer",
     "PiFiConfig",
     "PiFiForSequenceClassification",
+    "ProbeTable",
     "Recipe",
     "RunResult",
     "Task",
@@ -51,6 +58,8 @@ __all__ = [
     "fine_tune",
     "load_task",
     "plug_in",
+    "probe",
+    "probe_plugin",
     "reduce",
 ]
 

@@ -6,6 +6,8 @@ __all__ = [
     "AssetError",
     "CheckpointError",
     "CorruptFileError",
+    "EstimatorError",
+    "FeatureError",
     "FrozenLayerError",
     "HubError",
     "LayerIndexError",
@@ -16,6 +18,7 @@ __all__ = [
     "RecipeError",
     "RunInterrupted",
     "SaveError",
+    "SearchError",
     "SpecError",
     "TaskError",
     "TrainingDiverged",
@@ -119,6 +122,14 @@ class TaskError(PifiProbeError, ValueError):
     """A task's data are unusable: columns, labels, splits or texts."""
 
 
+class EstimatorError(PifiProbeError, ValueError):
+    """An estimator is unknown or badly registered, or its features or labels are unusable."""
+
+
+class FeatureError(PifiProbeError, ValueError):
+    """Features cannot be computed: a bad option, NaN or infinite activations, or too little memory."""
+
+
 class RecipeError(PifiProbeError, ValueError):
     """A training setting is unknown or out of range."""
 
@@ -129,6 +140,10 @@ class TrainingDiverged(PifiProbeError, ArithmeticError):
 
 class PlugInError(PifiProbeError, ValueError):
     """Encoder, layer and task do not fit together."""
+
+
+class SearchError(PifiProbeError, ValueError):
+    """A search's space, strategy or budget is unusable."""
 
 
 class LicenceError(PifiProbeError, PermissionError):

@@ -62,8 +62,11 @@ class Checkpoint(Protocol):
         """Read layer `index` under transformers' names, with 0 in place of its index."""
         ...
 
-    def read_stem(self) -> dict[str, torch.Tensor]:
-        """Read what lies outside of the layers under transformers' names; the language-model head never."""
+    def read_stem(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Read what the decoder has outside of its layers, under transformers' names; the head never.
+
+        Of the token embeddings only the rows of `tokens` (int64, ascending) are read.
+        """
         ...
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -126,6 +129,10 @@ class SafetensorsCheckpoint(ShardedCheckpoint):
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Read tensors by their stored names, in their stored dtype."""
         return safetensors_io.read_tensors([self._tensors[name] for name in names])
+
+    def read_rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Read some rows of a matrix (indices ascending), piece by piece."""
+        return safetensors_io.read_rows(self._tensors[name], rows)
 
 
 class _Tensors(Mapping[str, TensorInfo]):

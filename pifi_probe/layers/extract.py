@@ -88,8 +88,9 @@ def extract_from(
     model: str,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
+    digest: bool = True,
 ) -> FrozenLayer:
-    """Read layer `index` (not negative) of an open checkpoint."""
+    """Read layer `index` (not negative) of an open checkpoint; without `digest` its card names no sha256."""
     family_of(checkpoint.config)
     where = f"{model}[{index}]"
     tensors = checkpoint.read_layer(index)
@@ -110,7 +111,7 @@ def extract_from(
         gated=checkpoint.gated,
     )
     layer = FrozenLayer(strip_shell(shell), card).to(pick_device(device))
-    return layer.with_card(sha256=layer.digest())
+    return layer.with_card(sha256=layer.digest()) if digest else layer
 
 
 def _fill(

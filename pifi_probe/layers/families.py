@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 
 from pifi_probe.errors import UnsupportedFamilyError
 
-__all__ = ["FAMILIES", "Family", "family_of", "layer_config"]
+__all__ = ["FAMILIES", "Family", "family_of", "layer_config", "stem_config"]
 
 ValuePath = Literal["v_proj", "qkv_concat", "qkv_per_head", "falcon", "mla"]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -34,7 +34,9 @@ class Family:
     layers : str
         Attribute of the decoder with the list of layers.
     outside : tuple of str
-        Modules of the decoder after or before the layers that become the identity.
+        Modules of the decoder after the layers that become the identity.
+    before : tuple of str
+        Modules of the decoder between the embeddings and the layers; in a shell they become the identity too.
     zeros : tuple of str
         Modules of the decoder whose output is added to the input embeddings; they become zero.
     neutral : Mapping
@@ -53,6 +55,7 @@ class Family:
     decoder: str = ""
     layers: str = "layers"
     outside: tuple[str, ...] = ("norm",)
+    before: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     neutral: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     attention: str = "self_attn"
@@ -104,13 +107,15 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         ),
         "opt": Family(
             decoder="decoder",
-            outside=("final_layer_norm", "project_in", "project_out"),
+            outside=("final_layer_norm", "project_out"),
+            before=("project_in",),
             zeros=("embed_positions",),
             output="out_proj",
         ),
         "bloom": Family(
             layers="h",
-            outside=("ln_f", "word_embeddings_layernorm"),
+            outside=("ln_f",),
+            before=("word_embeddings_layernorm",),
             attention="self_attention",
             output="dense",
             value="qkv_per_head",
@@ -167,6 +172,18 @@ def layer_config(config: PretrainedConfig, index: int) -> PretrainedConfig:
     for name, value in family_of(config).neutral.items():
         setattr(one, name, value)
     return one
+
+
+def stem_config(config: PretrainedConfig, vocab_size: int) -> PretrainedConfig:
+    """Return the configuration of the model without any layer, with embeddings of `vocab_size` tokens."""
+    stem = copy.deepcopy(config)
+    for name in _PER_LAYER:
+        if getattr(config, name, None) is not None:
+            setattr(stem, name, [])
+    stem.num_hidden_layers = 0
+    stem.vocab_size = vocab_size
+    stem.pad_token_id = None
+    return stem
 
 
 def _keep_expert_layer(config: PretrainedConfig, one: PretrainedConfig, index: int) -> None:

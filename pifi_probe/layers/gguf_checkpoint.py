@@ -11,12 +11,13 @@ from pifi_probe.compat import name_gguf_tensors
 from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedFormatError
 from pifi_probe.layers.families import layer_config
 from pifi_probe.layers.gguf_config import gguf_config
-from pifi_probe.layers.gguf_io import read_header, read_tensors
+from pifi_probe.layers.gguf_io import read_header, read_rows, read_tensors
 from pifi_probe.layers.sharded import check_finite, check_index
 from pifi_probe.layers.sources import ByteSource, TensorInfo
 
 __all__ = ["GGUFCheckpoint"]
 
+_EMBEDDING = "token_embd.weight"
 _COMPUTED = re.compile(r"\.(attn_rot_embd|rope_freqs)\.weight$")  # frequencies, which the model computes
 
 
@@ -103,10 +104,16 @@ class GGUFCheckpoint:
         stored = {f"blk.0.{name.split('.', 2)[2]}": tensor for name, tensor in tensors.items()}
         return self._named(stored, index)
 
-    def read_stem(self) -> dict[str, torch.Tensor]:
-        """Read what lies outside of the layers in float32, embeddings above all; the output matrix never."""
-        names = [name for name in self.tensors if not name.startswith(("blk.", "output.", "rope_"))]
-        return self._named(self.read(names), 0)
+    def read_stem(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Read what lies outside of the layers in float32, embeddings above all; the output matrix never.
+
+        Of the token embeddings only the rows of `tokens` (int64, ascending) are read.
+        """
+        names = [name for name in self.tensors if not name.startswith(("blk.", "output.", "rope_", _EMBEDDING))]
+        found = self.read(names)
+        if _EMBEDDING in self.tensors:
+            found[_EMBEDDING] = read_rows(self.tensors[_EMBEDDING], tokens)
+        return self._named(found, 0)
 
     def _named(self, stored: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
         """Give GGUF tensors the names, layout and values of a model whose only layer is `index`."""

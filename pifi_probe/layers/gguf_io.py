@@ -18,9 +18,9 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from pifi_probe.errors import CorruptFileError, UnsupportedFormatError
-from pifi_probe.layers.sources import ByteSource, TensorInfo, read_raw
+from pifi_probe.layers.sources import ByteSource, TensorInfo, read_raw, read_raw_rows
 
-__all__ = ["GGUF_TYPES", "ArrayInfo", "GGUFHeader", "read_header", "read_tensors"]
+__all__ = ["GGUF_TYPES", "ArrayInfo", "GGUFHeader", "read_header", "read_rows", "read_tensors"]
 
 # type id -> (name, values in a block, bytes of a block)
 GGUF_TYPES = MappingProxyType({int(kind): (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()})
@@ -110,6 +110,11 @@ def read_tensors(infos: Iterable[TensorInfo]) -> dict[str, torch.Tensor]:
     infos = list(infos)
     raw = read_raw(infos)
     return {info.name: _dequantize(info, raw.pop(info.name)) for info in infos}
+
+
+def read_rows(info: TensorInfo, rows: torch.Tensor) -> torch.Tensor:
+    """Read and dequantise some rows of a matrix, piece by piece; parameters as in `read_raw_rows`."""
+    return _dequantize(*read_raw_rows(info, rows))
 
 
 def _dequantize(info: TensorInfo, raw: torch.Tensor) -> torch.Tensor:

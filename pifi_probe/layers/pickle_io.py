@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from pifi_probe.errors import CorruptFileError
 from pifi_probe.layers.configs import refuse_quantised_names
 from pifi_probe.layers.sharded import ShardedCheckpoint
-from pifi_probe.layers.sources import FileSource, TensorInfo
+from pifi_probe.layers.sources import FileSource, TensorInfo, check_rows
 
 __all__ = ["PickleCheckpoint", "load_state"]
 
@@ -81,6 +81,13 @@ class PickleCheckpoint(ShardedCheckpoint):
         """Copy tensors out of the mapped files, by their stored names."""
         found = {name: self._stored[name].clone() for name in names}
         self._bytes_read += sum(tensor.nbytes for tensor in found.values())
+        return found
+
+    def read_rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Copy some rows of a matrix out of the mapped file."""
+        check_rows(self._infos[name], rows)
+        found = self._stored[name][rows]
+        self._bytes_read += found.nbytes
         return found
 
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import MODEL_MAPPING, AutoTokenizer, PreTrainedTokenizerBase
 
-from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import PlugInError
 from pifi_probe.files import cache_root, write_json
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
-from pifi_probe.layers.extract import extract_from
-from pifi_probe.layers.families import family_of
 from pifi_probe.layers.frozen import LayerCard
-from pifi_probe.layers.shell import decoder_of
+from pifi_probe.layers.stream import Batch, stream
+from pifi_probe.layers.tokenizer import donor_tokenizer
 
-__all__ = ["donor_tokenizer", "residual_rms"]
+__all__ = ["residual_rms"]
 
 # Plain sentences of several registers: the profile is a property of the model, not of the user's task.
 _TEXTS = (
@@ -85,67 +80,17 @@ def _key(checkpoint: Checkpoint) -> str:
     return hashlib.sha256(json.dumps([state, _TEXTS]).encode()).hexdigest()[:32]
 
 
-@torch.no_grad()
 def measure_profile(checkpoint: Checkpoint, model: str) -> list[float]:
     """Return the median token root mean square at the input of every layer."""
     tokenizer = donor_tokenizer(checkpoint)
-    batch = tokenizer(list(_TEXTS), padding=True, return_tensors="pt")
-    mask = batch["attention_mask"]  # (batch, seq), right-padded
-    inner = mask.clone()
-    inner[:, 0] = 0
-    states = embed(checkpoint, batch["input_ids"], mask)  # (batch, seq, d_llm)
+    encoded = tokenizer(list(_TEXTS), padding=True, return_tensors="pt")
+    batch = Batch(encoded["input_ids"], encoded["attention_mask"])  # right-padded
+    inner = batch.attention_mask.bool()
+    inner[:, 0] = False
     profile: list[float] = []
-    for index in range(int(checkpoint.config.num_hidden_layers)):
-        tokens = states[inner.bool()].float()  # (tokens, d_llm)
-        profile.append(float(tokens.square().mean(-1).sqrt().median()))
-        states = extract_from(checkpoint, index, model=model, dtype="float32")(states, mask)
-    return profile
 
+    def visit(point: int, index: int, states: torch.Tensor) -> None:
+        profile.append(float(states[inner].square().mean(-1).sqrt().median()))
 
-def embed(checkpoint: Checkpoint, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Return what the model's first layer is given: (batch, seq, d_llm), by the family's own code."""
-    config = copy.deepcopy(checkpoint.config)
-    family = family_of(config)
-    config.num_hidden_layers = 1
-    for name in ("layer_types", "no_rope_layers", "mlp_layer_types"):
-        if getattr(config, name, None) is not None:
-            setattr(config, name, list(getattr(config, name))[:1])
-    tensors = {**checkpoint.read_stem(), **checkpoint.read_layer(0)}
-    with quiet_transformers():
-        stem = MODEL_MAPPING[type(config)].from_pretrained(
-            None, config=config, state_dict=tensors, dtype=torch.float32, ignore_mismatched_sizes=True
-        )
-    first = getattr(decoder_of(stem, family), family.layers)[0]
-    caught: list[torch.Tensor] = []
-
-    def catch(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught.append(args[0] if args else kwargs["hidden_states"])
-
-    handle = first.register_forward_pre_hook(catch, with_kwargs=True)
-    with torch.no_grad():
-        stem.eval()(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    handle.remove()
-    return caught[0]
-
-
-def donor_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a checkpoint, local or on the hub, with a padding token.
-
-    Raises
-    ------
-    OSError, ValueError
-        If the checkpoint has none that transformers can load.
-    """
-    path = Path(checkpoint.identity)
-    with quiet_transformers():
-        if not path.exists():
-            repository = checkpoint.identity.partition("@")[0]
-            tokenizer = AutoTokenizer.from_pretrained(repository, revision=checkpoint.revision)
-        elif checkpoint.format == "gguf":
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(path if path.is_dir() else path.parent)
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    stream(checkpoint, [batch], visit, model=model, progress=False)
+    return profile[:-1]  # the last point is the output of the last layer

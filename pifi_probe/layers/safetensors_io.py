@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import torch
 
 from pifi_probe.errors import CorruptFileError, UnsupportedFormatError
-from pifi_probe.layers.sources import ByteSource, TensorInfo, read_raw
+from pifi_probe.layers.sources import ByteSource, TensorInfo, read_raw, read_raw_rows
 
-__all__ = ["BITS", "MAX_HEADER", "read_header", "read_tensors"]
+__all__ = ["BITS", "MAX_HEADER", "read_header", "read_rows", "read_tensors"]
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
 _MAX_RANK = 64  # of a torch tensor
@@ -86,14 +86,25 @@ def read_tensors(infos: Iterable[TensorInfo]) -> dict[str, torch.Tensor]:
     """
     infos = list(infos)
     for info in infos:
-        if info.dtype not in _TORCH:
-            raise UnsupportedFormatError(
-                f"tensor {info.name!r} is stored as {info.dtype}, which is not read yet",
-                where=info.source.name,
-                next="use the model's bfloat16 or float16 checkpoint, or a GGUF file of it",
-            )
+        _refuse_short_types(info)
     raw = read_raw(infos)
     return {info.name: raw[info.name].view(_TORCH[info.dtype]).reshape(info.shape) for info in infos}
+
+
+def read_rows(info: TensorInfo, rows: torch.Tensor) -> torch.Tensor:
+    """Read some rows of a matrix, piece by piece; parameters as in `read_raw_rows`, errors as in `read_tensors`."""
+    _refuse_short_types(info)
+    found, raw = read_raw_rows(info, rows)
+    return raw.view(_TORCH[found.dtype]).reshape(found.shape)
+
+
+def _refuse_short_types(info: TensorInfo) -> None:
+    if info.dtype not in _TORCH:
+        raise UnsupportedFormatError(
+            f"tensor {info.name!r} is stored as {info.dtype}, which is not read yet",
+            where=info.source.name,
+            next="use the model's bfloat16 or float16 checkpoint, or a GGUF file of it",
+        )
 
 
 def _corrupt(source: ByteSource, what: str) -> NoReturn:

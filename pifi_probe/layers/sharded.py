@@ -21,6 +21,7 @@ _NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|\bmtp\b")
 # Masks and frequencies that old checkpoints store beside the weights; the model computes them.
 _COMPUTED = re.compile(r"(\.rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias)$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.")
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 
 
 class ShardedCheckpoint(ABC):
@@ -69,6 +70,10 @@ class ShardedCheckpoint(ABC):
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Read tensors by their stored names."""
 
+    @abstractmethod
+    def read_rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Read some rows of a matrix (indices ascending), without the whole of it in memory."""
+
     def layer_names(self, index: int) -> list[str]:
         """Return the stored names of the tensors of layer `index` (not negative).
 
@@ -104,11 +109,29 @@ class ShardedCheckpoint(ABC):
             check_finite(name, tensor, self.tensors[name].source.name)
         return {new + name.removeprefix(old): tensor for name, tensor in tensors.items()}
 
-    def read_stem(self) -> dict[str, torch.Tensor]:
-        """Read what lies outside of the layers, embeddings above all; the language-model head never."""
-        prefix = f"{self._prefix}."
-        outside = [name for name in self.tensors if not name.startswith(prefix) and not _HEAD.search(name)]
-        return self.read([name for name in outside if not self._is_computed(name)])
+    def read_stem(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Read what the decoder has outside of its layers, embeddings above all; the language-model head never.
+
+        Parameters
+        ----------
+        tokens : Tensor, (n,), int64
+            The rows of the token embeddings to read, ascending.
+
+        Raises
+        ------
+        CheckpointError
+            If a token has no embedding.
+        """
+        decoder = self._prefix.rpartition(".")[0]
+        decoder += "." if decoder else ""
+        names = [
+            name
+            for name in self.tensors
+            if name.startswith(decoder) and not name.startswith(f"{self._prefix}.") and not _HEAD.search(name)
+        ]
+        embeddings = [name for name in names if _EMBEDDING.search(name)]
+        found = self.read([name for name in names if name not in embeddings and not self._is_computed(name)])
+        return found | {name: self.read_rows(name, tokens) for name in embeddings}
 
     def _is_computed(self, name: str) -> bool:
         # A mask is four-dimensional (or a scalar); the bias of an attention module is not.

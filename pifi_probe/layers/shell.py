@@ -10,7 +10,7 @@ from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from pifi_probe.layers.families import Family, family_of
 
-__all__ = ["decoder_of", "make_shell", "strip_shell"]
+__all__ = ["decoder_of", "make_shell", "strip_shell", "strip_stem"]
 
 
 class _Zeros(nn.Module):
@@ -42,9 +42,20 @@ def strip_shell(shell: PreTrainedModel) -> PreTrainedModel:
     family = family_of(shell.config)
     decoder = decoder_of(shell, family)
     shell.set_input_embeddings(_Untouched())
-    for name in family.outside:
-        if getattr(decoder, name, None) is not None:
-            setattr(decoder, name, _Untouched())
+    _silence(decoder, (*family.before, *family.outside))
     for name in family.zeros:
         setattr(decoder, name, _Zeros())
     return shell
+
+
+def strip_stem(stem: PreTrainedModel) -> PreTrainedModel:
+    """Replace what a model without layers does after them, so that it returns what its first layer was given."""
+    family = family_of(stem.config)
+    _silence(decoder_of(stem, family), family.outside)
+    return stem
+
+
+def _silence(decoder: nn.Module, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(decoder, name, None) is not None:
+            setattr(decoder, name, _Untouched())

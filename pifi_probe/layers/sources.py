@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from itertools import groupby
 from pathlib import Path
@@ -15,9 +15,10 @@ import torch
 
 from pifi_probe.errors import CheckpointError, CorruptFileError
 
-__all__ = ["ByteSource", "FileSource", "TensorInfo", "read_raw"]
+__all__ = ["ByteSource", "FileSource", "TensorInfo", "check_rows", "read_raw", "read_raw_rows"]
 
 _LARGEST_READ = 1 << 30  # bytes in one system call; some systems refuse 2 GiB
+_ROWS_AT_ONCE = 1 << 24  # bytes of a tensor of which only some rows are wanted
 _MOST_BUFFERS = 512  # buffers in one system call; the usual limit is 1024
 
 
@@ -202,6 +203,51 @@ def read_raw(infos: Sequence[TensorInfo]) -> dict[str, torch.Tensor]:
         run[0].source.read_scattered(run[0].offset, [tensor.numpy().data for tensor in tensors])
         found.update(zip((info.name for info in run), tensors, strict=True))
     return found
+
+
+def read_raw_rows(info: TensorInfo, rows: torch.Tensor) -> tuple[TensorInfo, torch.Tensor]:
+    """Read some rows of a stored matrix as bytes, piece by piece, so that the matrix is never in memory.
+
+    Parameters
+    ----------
+    info : TensorInfo
+        A matrix whose rows are stored one after the other.
+    rows : Tensor, (n,), int64
+        Indices of rows, ascending.
+
+    Returns
+    -------
+    TensorInfo, Tensor
+        Name, type and shape ``(n, columns)`` of what was read, and its bytes, uint8 of shape ``(nbytes,)``.
+
+    Raises
+    ------
+    CheckpointError
+        If the matrix has no such row.
+    """
+    check_rows(info, rows)
+    size = info.nbytes // info.shape[0]
+    step = max(1, _ROWS_AT_ONCE // size)
+    found = torch.empty(len(rows), size, dtype=torch.uint8)
+    piece = torch.empty(min(step, info.shape[0]), size, dtype=torch.uint8)
+    for start in range(0, info.shape[0], step):
+        stop = min(start + step, info.shape[0])
+        low, high = (int(i) for i in torch.searchsorted(rows, torch.tensor([start, stop])))
+        if low < high:
+            info.source.read_into(info.offset + start * size, piece[: stop - start].reshape(-1).numpy().data)
+            found[low:high] = piece[rows[low:high] - start]
+    shape = (len(rows), *info.shape[1:])
+    return replace(info, shape=shape, nbytes=found.numel()), found.reshape(-1)
+
+
+def check_rows(info: TensorInfo, rows: torch.Tensor) -> None:
+    """Raise `CheckpointError` unless every row index is one of the tensor's."""
+    if int(rows.max()) >= info.shape[0]:
+        raise CheckpointError(
+            f"the tokenizer gives token {int(rows.max())}, and {info.name!r} has {info.shape[0]} rows",
+            where=info.source.name,
+            next="use the tokenizer that belongs to this checkpoint",
+        )
 
 
 def _adjacent_runs(infos: Sequence[TensorInfo]) -> Iterator[list[TensorInfo]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from pifi_probe.progress import bar_options
 
 __all__ = ["Interrupt", "ProgressBar"]
 
@@ -33,7 +34,6 @@ class ProgressBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar, unless the output is a file or a pipe, or ``TQDM_DISABLE`` is set."""
-        hidden: dict[str, Any] = {} if sys.stderr.isatty() or _in_notebook() else {"disable": True}
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -41,7 +41,7 @@ class ProgressBar(TrainerCallback):
             unit="step",
             leave=False,
             dynamic_ncols=True,
-            **hidden,
+            **bar_options(),
         )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -109,8 +109,3 @@ class Interrupt(TrainerCallback):
 
 def _epoch_is_over(args: TrainingArguments, state: TrainerState) -> bool:
     return state.global_step % round(state.max_steps / args.num_train_epochs) == 0
-
-
-def _in_notebook() -> bool:
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.layers.checkpoint import open_checkpoint
-from pifi_probe.layers.residual import donor_tokenizer
+from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks.task import Split, Task

@@ -1,0 +1,304 @@
+"""Scores of all layers of SmolLM2-135M on 1,000 movie reviews, against what else computes them.
+
+Every contestant has a fresh process and an empty cache; the clock starts after imports and stops when all scores
+are there, reading the model included. Memory is all that the process held at its peak. A contestant that cannot
+be installed or fails is listed with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psutil
+from _common import Usage, parser, ratio, record, spread, target
+from _rivals import Unavailable, python_of
+
+from pifi_probe.provenance import shorten_paths
+
+ALL, ALL_16 = "ours, all default scores", "ours, all default scores, bf16"
+H, RIDGE, LOGISTIC = "ours, H-score", "ours, ridge", "ours, logistic"
+PASS, PASS_16 = "one length-sorted forward pass", "one length-sorted forward pass, bf16"
+RANKER, LMPROBE, LOOP = "transformer-ranker, H-score", "lmprobe, ridge", "plain loop, logistic"
+RIVALS = {RANKER: ("transformer-ranker", "0.2.0"), LMPROBE: ("lmprobe", "0.10.3")}
+OURS: dict[str, dict[str, Any]] = {
+    ALL: {},
+    ALL_16: {"precision": "bf16"},
+    H: {"estimators": ["hscore"], "n_permutations": 0},
+    RIDGE: {"estimators": ["ridge_accuracy"], "n_permutations": 0},
+    LOGISTIC: {"estimators": ["logistic_accuracy"], "n_permutations": 0},
+}
+ARMS = (ALL, PASS, H, RANKER, RIDGE, LMPROBE, LOGISTIC, LOOP, ALL_16, PASS_16)
+TASK, MODEL, LENGTH, BATCH, BATCH_TOKENS, FOLDS = "movie-reviews", "smollm2-135m", 100, 32, 4096, 5
+Rows = tuple[list[str], list[int]]
+
+
+def main() -> None:
+    """Convert the model once, run the contestants, record."""
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=1)
+    chosen = options.parse_args()
+    if chosen.child:
+        print(json.dumps(measure(**json.loads(chosen.child))))
+        return
+    n, rounds = (48, 1) if chosen.quick else (1000, chosen.rounds)
+    with tempfile.TemporaryDirectory(prefix="pifi-probes-") as scratch:
+        child({"arm": "convert", "n": n, "seed": chosen.seed}, scratch, sys.executable)
+        runs = compete(scratch, n, rounds, chosen.seed)
+    settings = {"n": n, "rounds": rounds, "max_length": LENGTH, "rivals": [f"{a} {b}" for a, b in RIVALS.values()]}
+    record("probe_sweep", chosen, settings, runs, tables(runs, settings))
+
+
+def compete(scratch: str, n: int, rounds: int, seed: int) -> dict[str, Any]:
+    """Run every arm `rounds` times in turn; one that failed is left out of the further rounds."""
+    runs: dict[str, Any] = {arm: [] for arm in ARMS}
+    for i in range(rounds):
+        for arm in ARMS[i % len(ARMS) :] + ARMS[: i % len(ARMS)]:
+            if isinstance(runs[arm], dict):
+                continue
+            try:
+                python = str(python_of(*RIVALS[arm])) if arm in RIVALS else sys.executable
+                found = child({"arm": arm, "n": n, "seed": seed}, scratch, python)
+                runs[arm].append(found)
+                print(f"round {i + 1}, {arm}: {found['seconds']:.1f} s, {found['peak_bytes'] / 1e9:.2f} GB", flush=True)
+            except Unavailable as reason:
+                runs[arm] = {"skipped": str(reason)}
+                print(f"round {i + 1}, {arm}: {reason}", flush=True)
+    return runs
+
+
+def child(task: Mapping[str, Any], scratch: str, python: str) -> dict[str, Any]:
+    """Run one arm in a fresh process with empty caches of features; return the JSON of its last line."""
+    with tempfile.TemporaryDirectory(dir=scratch) as empty:
+        places = {"PIFI_PROBE_FEATURES": f"{empty}/ours", "LMPROBE_CACHE_DIR": f"{empty}/lmprobe"}
+        environment = os.environ | places | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+        command = [python, __file__, "--child", json.dumps({**task, "folder": f"{scratch}/model"})]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise Unavailable(f"it failed: {shorten_paths(last)[:300]}".replace("|", ";"))
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def measure(arm: str, n: int, seed: int, folder: str) -> dict[str, Any]:
+    """Measure one arm in this fresh process."""
+    rows = rows_of(n, seed)
+    if arm == "convert":
+        return convert(folder)
+    call = CONTESTANTS[arm]()  # imports
+    start = psutil.Process().memory_info().rss
+    usage = Usage()
+    scores = call(rows, folder) if arm not in OURS else call(n, seed)
+    used = usage.until_now()
+    peak = start + int(used["peak_bytes"] or 0)
+    return {"seconds": used["seconds"], "cpu_seconds": used["cpu_seconds"], "peak_bytes": peak, **scores}
+
+
+def rows_of(n: int, seed: int) -> Rows:
+    """Return texts and labels, the same for all."""
+    from pifi_probe.probing.rows import scoring_rows
+    from pifi_probe.tasks import load_task
+
+    rows = scoring_rows(load_task(TASK), n, "train", seed)
+    return list(rows.texts), list(rows.labels)
+
+
+def convert(folder: str) -> dict[str, Any]:
+    """Write the model as a folder of float32 safetensors, for contestants that read no GGUF."""
+    import torch
+
+    model, tokenizer = whole_model(torch.float32, head=True)
+    settings = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    plain = type(model)(type(model.config)(**settings))  # the loaded one says that it is quantised
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {}
+
+
+def whole_model(dtype: Any, head: bool = False) -> tuple[Any, Any]:
+    """Load the whole model from its GGUF file, as transformers does."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+    from pifi_probe import assets
+
+    file = assets.path(MODEL)
+    kind = AutoModelForCausalLM if head else AutoModel
+    model = kind.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return model, tokenizer
+
+
+def ours(arm: str) -> Callable[[], Callable[..., dict[str, Any]]]:
+    def prepare() -> Callable[..., dict[str, Any]]:
+        import transformers.models.llama.modeling_llama  # noqa: F401
+
+        import pifi_probe as pp
+        import pifi_probe.probing.own  # noqa: F401
+
+        def run(n: int, seed: int) -> dict[str, Any]:
+            options = {"max_length": LENGTH, "batch_tokens": BATCH_TOKENS, "n_folds": FOLDS, "seed": seed}
+            table = pp.probe(MODEL, pp.load_task(TASK), n=n, **options, **OURS[arm])
+            larger = {name: kind.larger_is_better for name, kind in table.kinds.items()}
+            scores = {name: table.series(name)["value"].tolist() for name in table.estimators}
+            return {"scores": scores, "larger_is_better": larger, "parts": table.provenance["seconds"]}
+
+        return run
+
+    return prepare
+
+
+def forward_pass(bf16: bool) -> Callable[[], Callable[..., dict[str, Any]]]:
+    def prepare() -> Callable[..., dict[str, Any]]:
+        import time
+
+        import torch
+        import transformers.models.llama.modeling_llama  # noqa: F401
+
+        from pifi_probe.probing.tokens import buckets
+
+        @torch.no_grad()
+        def run(rows: Rows, folder: str) -> dict[str, Any]:
+            model, tokenizer = whole_model(torch.float32)
+            start = time.perf_counter()
+            ids = tokenizer(rows[0], truncation=True, max_length=LENGTH)["input_ids"]
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                for batch in buckets([len(one) for one in ids], BATCH_TOKENS):
+                    padded = tokenizer.pad({"input_ids": [ids[row] for row in batch]}, return_tensors="pt")
+                    model(**padded, use_cache=False)
+            return {"parts": {"pass": time.perf_counter() - start}}
+
+        return run
+
+    return prepare
+
+
+def plain_loop() -> Callable[..., dict[str, Any]]:
+    import numpy as np
+    import torch
+    import transformers.models.llama.modeling_llama  # noqa: F401
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    @torch.no_grad()
+    def run(rows: Rows, folder: str) -> dict[str, Any]:
+        model, tokenizer = whole_model(torch.float32)
+        texts, labels = rows
+        pooled = []
+        for start in range(0, len(texts), BATCH):
+            batch = tokenizer(
+                texts[start : start + BATCH], padding=True, truncation=True, max_length=LENGTH, return_tensors="pt"
+            )
+            states = model(**batch, output_hidden_states=True).hidden_states
+            mask = batch["attention_mask"][:, :, None]
+            pooled.append(np.stack([((h * mask).sum(1) / mask.sum(1)).numpy() for h in states]))
+        features = np.concatenate(pooled, axis=1)  # (points, N, d_llm)
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        scores = [float(cross_val_score(probe, x, labels, cv=FOLDS).mean()) for x in features]
+        return {"scores": {"accuracy": scores}}
+
+    return run
+
+
+def transformer_ranker() -> Callable[..., dict[str, Any]]:
+    import transformers.models.llama.modeling_llama  # noqa: F401
+    from datasets import Dataset
+    from transformer_ranker import TransformerRanker
+
+    def run(rows: Rows, folder: str) -> dict[str, Any]:
+        ranker = TransformerRanker(Dataset.from_dict({"text": rows[0], "label": rows[1]}))
+        result = ranker.run([folder], estimator="hscore", layer_aggregator="bestlayer", batch_size=BATCH, device="cpu")
+        return {"scores": {"best": list(result.scores.values())}}
+
+    return run
+
+
+def lmprobe() -> Callable[..., dict[str, Any]]:
+    import transformers.models.llama.modeling_llama  # noqa: F401
+    from lmprobe import Probe
+
+    def run(rows: Rows, folder: str) -> dict[str, Any]:
+        texts, labels = rows
+        halves = [[text for text, label in zip(texts, labels, strict=True) if label == wanted] for wanted in (1, 0)]
+        options = {"pooling": "mean", "classifier": "ridge", "device": "cpu", "dtype": "float32", "batch_size": BATCH}
+        swept = Probe.sweep_layers(folder, *halves, layers="all", **options)
+        return {"scores": {"layers": swept.layers}}
+
+    return run
+
+
+CONTESTANTS: dict[str, Callable[[], Callable[..., dict[str, Any]]]] = {
+    **{arm: ours(arm) for arm in OURS},
+    PASS: forward_pass(bf16=False),
+    PASS_16: forward_pass(bf16=True),
+    RANKER: transformer_ranker,
+    LMPROBE: lmprobe,
+    LOOP: plain_loop,
+}
+
+
+def tables(runs: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return targets and rows; a contestant that was skipped has no ratio."""
+    found = {arm: own for arm, own in runs.items() if isinstance(own, list)}
+    seconds = {arm: [run["seconds"] for run in own] for arm, own in found.items()}
+    alone = {arm: [run["parts"]["pass"] for run in found[arm]] for arm in (PASS, PASS_16) if arm in found}
+    lines = []
+    for arm, other in ((ALL, PASS), (ALL_16, PASS_16)):
+        if arm in found and other in found:
+            against = ratio(seconds[arm], alone[other])["median"]
+            lines.append(target(f"{arm} / {other}, its loading not counted", against, most=1.25))
+    for arm, other, least in ((H, RANKER, 1.5), (RIDGE, LMPROBE, 2.5), (LOGISTIC, LOOP, 5.0)):
+        if arm in found and other in found:
+            lines.append(target(f"time: {other} / {arm}", ratio(seconds[other], seconds[arm])["median"], least=least))
+    peaks = {arm: max(run["peak_bytes"] for run in own) for arm, own in found.items()}
+    others = [peaks[arm] for arm in (RANKER, LMPROBE, LOOP, PASS) if arm in peaks]
+    if ALL in peaks and others:
+        lines.append(
+            target(
+                "peak memory: ours, all default scores / the lowest of the others", peaks[ALL] / min(others), most=1.0
+            )
+        )
+    return {"targets": lines, "rows": [row(arm, runs[arm], runs) for arm in ARMS]}
+
+
+def row(arm: str, own: Any, runs: dict[str, Any]) -> dict[str, Any]:
+    names = ("seconds", "x one forward pass", "peak GB", "order of layers against float32", "remark")
+    if isinstance(own, dict):
+        return {"contestant": arm, **dict.fromkeys(names), "remark": own["skipped"]}
+    baseline = runs[PASS]
+    passes = [run["parts"]["pass"] for run in baseline] if isinstance(baseline, list) else None
+    seconds = [run["seconds"] for run in own]
+    agreement = agreement_of(own[0], runs[ALL][0]) if arm == ALL_16 and isinstance(runs[ALL], list) else None
+    values = (spread(seconds), ratio(seconds, passes) if passes else None, max(r["peak_bytes"] for r in own) / 1e9)
+    return {"contestant": arm, **dict(zip(names, (*values, agreement, REMARKS.get(arm, "")), strict=True))}
+
+
+REMARKS = {
+    ALL: "with intervals, 100 label permutations and best sets",
+    RANKER: "30 layers, score of the best only; loads the model twice",
+    LMPROBE: "30 layers, fitted only: it holds nothing out",
+    LOOP: f"31 points, {FOLDS} folds",
+}
+
+
+def agreement_of(half: dict[str, Any], full: dict[str, Any]) -> str:
+    """Return the lowest and the highest Kendall's tau of one score in two precisions, over the scores."""
+    from pifi_probe.ranking import rank_agreement
+
+    found = {name: rank_agreement(half["scores"][name], full["scores"][name])["kendall"] for name in full["scores"]}
+    lowest, highest = min(found, key=lambda name: found[name]), max(found, key=lambda name: found[name])
+    return f"Kendall {found[lowest]:.2f} ({lowest}) to {found[highest]:.2f} ({highest})"
+
+
+if __name__ == "__main__":
+    main()

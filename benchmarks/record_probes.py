@@ -1,0 +1,70 @@
+"""The recorded probe tables of both families, for three tasks, with their plots.
+
+Writes book/_studies/probes/TASK-FAMILY.json, .csv, .html and two .svg plots. A table that is there already is kept
+(--again makes it anew), and features come from the cache, so that an interrupted recording goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pifi_probe as pp
+from pifi_probe.files import write_text
+from pifi_probe.reporting.plots import to_svg
+
+OUT = Path(__file__).resolve().parent.parent / "book" / "_studies" / "probes"
+TASKS = ("movie-reviews", "tweets", "product-reviews")
+FAMILIES = ("own-state", "plug-in")
+LLM, SLM, N = "smollm2-135m", "minilm-l6", 1000
+
+
+def main() -> None:
+    """Record what is missing."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    options.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    options.add_argument("--n", type=int, default=N, help="texts of the training split")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--out", type=Path, default=OUT)
+    options.add_argument("--again", action="store_true", help="make tables anew that are there already")
+    chosen = options.parse_args()
+    for task in chosen.tasks:
+        for family in chosen.families:
+            file = chosen.out / f"{task}-{family}.json"
+            if file.is_file() and not chosen.again:
+                print(f"kept {file.name}", flush=True)
+                continue
+            table = measure(family, task, chosen.n, chosen.seed)
+            write(table, file)
+            print(f"wrote {file.name}: {table!r}", flush=True)
+
+
+def measure(family: str, task: str, n: int, seed: int) -> pp.ProbeTable:
+    """Return one table."""
+    loaded = pp.load_task(task)
+    if family == "own-state":
+        return pp.probe(LLM, loaded, n=n, seed=seed)
+    return pp.probe_plugin(LLM, loaded, slm=SLM, n=n, seed=seed)
+
+
+def write(table: pp.ProbeTable, file: Path) -> None:
+    """Write a table and what shows it; the JSON last, since it says that all is there."""
+    table.to_csv(file.with_suffix(".csv"))
+    table.report(file.with_suffix(".html"))
+    for name, figure in (("curves", table.plot()), ("heatmap", table.heatmap())):
+        write_text(file.with_name(f"{file.stem}-{name}.svg"), standalone(figure, f"{table!r}: {name}"))
+    table.to_json(file)
+
+
+def standalone(figure: Any, alt: str) -> str:
+    """Return a plot as a file of its own: its ink follows the reader's colour scheme, on no ground."""
+    style = "<style>:root { color: #1b1b1c } @media (prefers-color-scheme: dark) { :root { color: #e8e8ea } }</style>"
+    svg = to_svg(figure, alt)
+    head = svg.index(">") + 1
+    return svg[:head] + style + svg[head:] + "\n"
+
+
+if __name__ == "__main__":
+    main()

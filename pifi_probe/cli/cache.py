@@ -1,0 +1,57 @@
+"""``cache``: the features that probing keeps on disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from pifi_probe.cli.output import Json, print_json, print_record
+
+__all__ = ["register"]
+
+group = typer.Typer(help="Show and delete the cached features of language models.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the command group."""
+    app.add_typer(group, name="cache")
+
+
+@group.command("list", epilog="Example: pifi-probe cache list --json")
+def list_all(as_json: bool = Json) -> None:
+    """List cached features, what they were made from, and how much room they take."""
+    from pifi_probe.probing.cache import cache_entries, features_root
+
+    entries = cache_entries()
+    if as_json:
+        print_json([asdict(entry) | {"last_used": entry.last_used.isoformat()} for entry in entries])
+        return
+    if not entries:
+        typer.echo(f"no features in {features_root()}")
+    for entry in entries:
+        shown: dict[str, Any] = {
+            "model": entry.key.get("model_name"),
+            "pooling": entry.key.get("pooling"),
+            "precision": entry.key.get("precision"),
+            "points": f"{entry.points_done} of {entry.n_points}",
+            "size": f"{entry.bytes / 1e6:,.1f} MB",
+            "last used": f"{entry.last_used:%Y-%m-%d %H:%M} UTC",
+        }
+        print_record(entry.name, shown)
+
+
+@group.command(epilog="Example: pifi-probe cache clear")
+def clear(
+    names: list[str] = typer.Argument(None, help="Names, or their beginnings; without one, all entries."),
+    as_json: bool = Json,
+) -> None:
+    """Delete cached features; those that a running process is writing stay."""
+    from pifi_probe.probing.cache import clear_cache
+
+    freed = clear_cache(names or None)
+    if as_json:
+        print_json({"bytes": freed})
+    else:
+        typer.echo(f"{freed / 1e6:,.1f} MB freed")

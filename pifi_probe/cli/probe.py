@@ -1,0 +1,51 @@
+"""``probe``: a score for every layer of a model, with intervals and a null."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from pifi_probe.cli.output import Json, console
+from pifi_probe.cli.runs import _load_task
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the command."""
+    app.command("probe", epilog="Example: pifi-probe probe smollm2-135m --task movie-reviews --html probe.html")(probe)
+
+
+def probe(
+    model: str = typer.Argument(help="Hub id, folder, .gguf or .safetensors file, or embedded name."),
+    task: str = typer.Option(..., help="Embedded task, CSV, TSV, JSONL or parquet file, or hub id."),
+    slm: str = typer.Option("", help="Score layers as plug-ins of this small model, not the model's own states."),
+    estimators: str = typer.Option("default", help="default, all, or names with commas between."),
+    n: int = typer.Option(1000, "--n", "-n", help="Texts, drawn by class."),
+    split: str = typer.Option("train", help="train or validation; never test."),
+    text: str = typer.Option("text", help="Column with the text, for files and hub data."),
+    label: str = typer.Option("label", help="Column with the label, for files and hub data."),
+    seed: int = typer.Option(0, help="Seed of the draws."),
+    out: Path = typer.Option(None, "--out", "-o", help="Write the whole table here as JSON."),
+    csv: Path = typer.Option(None, help="Write the rows here as CSV."),
+    html: Path = typer.Option(None, help="Write a report with plots here."),
+    as_json: bool = Json,
+) -> None:
+    """Score every layer of a language model on a task: held out, with intervals and permuted labels."""
+    import pifi_probe as pp
+
+    loaded = _load_task(task, text, label)
+    if slm:
+        table = pp.probe_plugin(model, loaded, slm=slm, estimators=estimators, n=n, split=split, seed=seed)
+    else:
+        table = pp.probe(model, loaded, estimators=estimators, n=n, split=split, seed=seed)
+    for path, write in ((out, table.to_json), (csv, table.to_csv), (html, table.report)):
+        if path is not None:
+            write(path)
+    if as_json:
+        typer.echo(table.to_json())
+        return
+    console().print(table.to_rich())
+    for note in table.notes:
+        console().print(f"- {note}")

@@ -1,0 +1,119 @@
+"""Classifiers without a fit: nearest neighbours and nearest class mean, each leaving the example itself out."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from pifi_probe.probing.estimators.classes import Codes, Floats, chance, class_means, indicators
+from pifi_probe.probing.estimators.registry import Scored, estimator
+from pifi_probe.probing.spectrum import Spectrum
+
+__all__ = ["knn", "nearest_mean", "neighbour_weights"]
+
+N_NEIGHBOURS = 10
+TIE = 1e-9  # similarities nearer than this are equal: no rank may hang on rounding
+
+
+def neighbour_weights(gram: Floats, k: int) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
+    """Find each example's k nearest others by the cosine of centred features.
+
+    Parameters
+    ----------
+    gram : ndarray, shape (N, N), float64
+        Inner products of centred features.
+    k : int
+        At most N-1 are taken.
+
+    Returns
+    -------
+    weights, similarities : csr_array, shape (N, N)
+        Rows of weights add up to k. Others that tie at the edge of the neighbourhood share what is left of it,
+        so that the order of examples does not matter. Similarities have the same entries.
+    """
+    n = len(gram)
+    k = min(k, n - 1)
+    lengths = np.sqrt(np.maximum(np.diagonal(gram), 0))
+    scale = np.where(lengths > 1e-7 * lengths.max(initial=0), 1 / np.where(lengths > 0, lengths, 1), 0)
+    cosine = gram * scale * scale[:, None]
+    np.fill_diagonal(cosine, -np.inf)
+    edge = np.partition(cosine, n - k, axis=1)[:, n - k]
+    rows, columns = np.nonzero(cosine >= edge[:, None] - TIE)
+    found = cosine[rows, columns]
+    inside = found > edge[rows] + TIE
+    places = k - np.bincount(rows, inside, n)  # left for those that tie
+    share = places / np.bincount(rows, ~inside, n)
+    weights = np.where(inside, 1.0, share[rows])
+    where, shape = (rows, columns), (n, n)
+    return scipy.sparse.csr_array((weights, where), shape), scipy.sparse.csr_array((found, where), shape)
+
+
+def _neighbours_correct(spectrum: Spectrum, labels: Codes, k: int = N_NEIGHBOURS) -> Floats:
+    """Which examples the vote gets right, shape (P, N)."""
+    weights, similarities = neighbour_weights(spectrum.gram, k)
+    votes = weights + weights * similarities / (4 * k)  # equal votes go to the nearer class
+    onehot = indicators(labels)
+    counted = (votes @ onehot.reshape(spectrum.n, -1)).reshape(onehot.shape)
+    return (labels == counted.argmax(axis=2).T).astype(np.float64)
+
+
+def _knn_permuted(spectrum: Spectrum, labels: Codes) -> Floats:
+    if not spectrum.rank:
+        return np.full(len(labels), chance(labels[0]).value)
+    return _neighbours_correct(spectrum, labels).mean(axis=1)
+
+
+@estimator(
+    title="k nearest neighbours",
+    unit="accuracy",
+    range="[0, 1]; chance is the share of the largest class",
+    cost="N² log N",
+    source="Fix and Hodges 1951; as a score of representations Sorkhei et al. 2025, arXiv 2503.18528",
+    in_default=True,
+    permuted=_knn_permuted,
+    min_per_class=2,
+)
+def knn(features: Floats, labels: Codes, *, spectrum: Spectrum, k: int = N_NEIGHBOURS) -> Scored:
+    """Share of examples that the vote of their k nearest others (cosine, centred) gets right.
+
+    A class of k/2 examples or fewer cannot win a vote: lower k where classes are that small.
+    """
+    if not spectrum.rank:
+        return chance(labels)
+    return Scored.mean(_neighbours_correct(spectrum, labels[None], k)[0])
+
+
+def _means_correct(spectrum: Spectrum, labels: Codes) -> NDArray[np.bool_]:
+    """Which examples lie nearest to the mean of their own class, shape (P, N)."""
+    classes = class_means(spectrum, labels)
+    products = np.einsum("nk,pkc->pnc", spectrum.components(), classes.means, optimize=True)
+    distances = spectrum.squared_norms[:, None] - 2 * products + (classes.means**2).sum(axis=1)[:, None, :]
+    own = labels[:, :, None]
+    counts = np.take_along_axis(classes.counts, labels, axis=1)
+    without = np.take_along_axis(distances, own, axis=2)[:, :, 0] * (counts / (counts - 1)) ** 2
+    np.put_along_axis(distances, own, without[:, :, None], axis=2)
+    return distances.argmin(axis=2) == labels
+
+
+def _nearest_mean_permuted(spectrum: Spectrum, labels: Codes) -> Floats:
+    if not spectrum.rank:
+        return np.full(len(labels), chance(labels[0]).value)
+    return _means_correct(spectrum, labels).mean(axis=1)
+
+
+@estimator(
+    title="nearest class mean",
+    unit="accuracy",
+    range="[0, 1]; chance is 1/K",
+    cost="4 N² K",
+    source="Tibshirani et al. 2002; as a score of representations Mensink et al. 2013",
+    in_default=True,
+    permuted=_nearest_mean_permuted,
+    min_per_class=2,
+)
+def nearest_mean(features: Floats, labels: Codes, *, spectrum: Spectrum) -> Scored:
+    """Share of examples nearer to the mean of the others of their class than to any other class mean."""
+    if not spectrum.rank:
+        return chance(labels)
+    return Scored.mean(_means_correct(spectrum, labels[None])[0])

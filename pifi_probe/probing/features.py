@@ -1,0 +1,315 @@
+"""Pooled states of texts at every depth of a language model, and pooled vectors of a small one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from pifi_probe.errors import FeatureError
+from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.spec import LayerSpec, parse
+from pifi_probe.layers.stream import Batch, stream
+from pifi_probe.layers.tokenizer import donor_tokenizer
+from pifi_probe.plugin.build import load_encoder, tokenizer_for
+from pifi_probe.plugin.config import PiFiConfig
+from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.plugin.pooling import pool, resolve_pooling
+from pifi_probe.probing.cache import file_sha256
+from pifi_probe.probing.feature_set import FeatureKey, Features, Save, collect
+from pifi_probe.probing.rows import scoring_rows
+from pifi_probe.probing.tokens import Tokens, buckets, context_of, fill_template, tokenise, tokenizer_digest
+from pifi_probe.tasks.task import Split
+from pifi_probe.training.devices import autocast, device_of
+from pifi_probe.training.recipe import Recipe
+
+__all__ = ["POOLINGS", "FeatureKey", "Features", "llm_features", "pool_tokens", "scoring_rows", "slm_features"]
+
+POOLINGS = ("mean", "last")
+POSITION = "point p is the input of layer p, the last point the output of the last layer, before the final norm"
+
+
+def llm_features(
+    llm: str,
+    rows: Split,
+    *,
+    kind: str = "single",
+    pooling: str = "mean",
+    normalise: bool = True,
+    drop_first: bool = True,
+    max_length: int = 100,
+    template: str | None = None,
+    precision: str = "float32",
+    device: str = "auto",
+    batch_tokens: int = 4096,
+    budget: int | None = None,
+    cache: bool = True,
+    progress: bool = True,
+) -> Features:
+    """Return pooled states of a language model at every point of its residual stream, in one pass over its weights.
+
+    Parameters
+    ----------
+    llm : str
+        Hub id (``org/name`` or ``org/name@revision``), local folder or file, or embedded name.
+    rows : Split
+        As `scoring_rows` draws them.
+    kind : {"single", "pair"}
+        Of the task; a pair becomes one text by `template`.
+    pooling : {"mean", "last"}
+        Mean over tokens, or the last token.
+    normalise : bool
+        Divide every token by its own root mean square before pooling. A few tokens with massive activations would
+        else decide the mean: without it, middle layers cannot even be predicted from another model's vectors
+        (SELECTION A.1).
+    drop_first : bool
+        Leave out the first token of texts with more than one: it serves attention as a sink, has a norm up to a
+        hundred times the others', and knows nothing of the text (SELECTION 0.3).
+    max_length : int
+        Tokens after which a text is cut; at most the model's context.
+    template : str, optional
+        Text given to the model, with ``{text}`` and, for pairs, ``{pair}``. None: the text; for pairs one line
+        each.
+    precision : {"float32", "bf16"}
+        ``"bf16"``: automatic mixed precision, where the processor has instructions for it.
+    device : {"auto", "cpu", "cuda", "mps"}
+    batch_tokens : int
+        Tokens of one batch, padding included; batches hold texts of like length.
+    budget : int, optional
+        Bytes for hidden states in memory, see `pifi_probe.layers.stream.stream`.
+    cache : bool
+        Keep the features on disk, and take them from there. A killed call goes on after its last finished layer.
+    progress : bool
+        Show layers done, time left and bytes read, in a terminal or a notebook.
+
+    Returns
+    -------
+    Features
+        L + 1 points of (N, d_llm), float32.
+
+    Raises
+    ------
+    FeatureError
+        If an option is bad, or activations are NaN or infinite (the layer is named).
+    RecipeError
+        If this machine lacks the device, or the device the precision.
+    CheckpointError, HubError, UnsupportedFamilyError
+        As for `pifi_probe.extract`.
+    """
+    _check(pooling in POOLINGS, f"unknown pooling {pooling!r}", f"use {' or '.join(POOLINGS)}")
+    _check(kind == ("single" if rows.pairs is None else "pair"), f"the rows are not of kind {kind!r}", "use task.kind")
+    _check(max_length >= 1 and batch_tokens >= 1, "max_length and batch_tokens are at least 1", "leave them out")
+    place = device_of(Recipe(device=device, precision=precision))
+    spec = parse(f"{llm}[0]")
+    assert isinstance(spec, LayerSpec)
+    checkpoint = open_checkpoint(spec.model, spec.revision)
+    tokenizer = donor_tokenizer(checkpoint)
+    texts, template = fill_template(rows, template)
+    identity = tokenizer_digest(tokenizer)
+    tokens = tokenise(tokenizer, texts, min(max_length, context_of(checkpoint.config)))
+    key = FeatureKey(
+        model=_content_of(checkpoint),
+        tokenizer=identity,
+        rows=_rows_digest(rows),
+        precision=precision,
+        pooling=pooling,
+        template=template,
+        normalise=normalise,
+        drop_first=drop_first,
+        max_length=tokens.limit,
+    )
+
+    def compute(save: Save, folder: Path | None) -> None:
+        order = buckets(tokens.lengths, batch_tokens)
+        batches = [Batch(*tokens.padded(batch)) for batch in order]
+        pooled = np.empty((len(rows), int(checkpoint.config.hidden_size)), dtype=np.float32)
+
+        def visit(point: int, i: int, states: torch.Tensor) -> None:
+            mask = batches[i].attention_mask.to(states.device)
+            pooled[order[i]] = pool_tokens(states, mask, pooling, normalise, drop_first).cpu().numpy()
+            if i == len(order) - 1:
+                save(point, pooled.copy())
+
+        stream(
+            checkpoint,
+            batches,
+            visit,
+            model=llm,
+            folder=folder,
+            budget=budget,
+            precision=precision,
+            device=place,
+            progress=progress,
+        )
+
+    shape = (len(rows), int(checkpoint.config.hidden_size))
+    points = collect(key, int(checkpoint.config.num_hidden_layers) + 1, shape, compute, llm if cache else None)
+    handling = {"normalise": normalise, "drop_first": drop_first, "template": template}
+    info = {"family": "own-state", "position": POSITION, **handling}
+    return Features(points, rows, info | _info(llm, key, tokens, place))
+
+
+def slm_features(
+    slm: str | PreTrainedModel,
+    rows: Split,
+    *,
+    pooling: str = "auto",
+    max_length: int = 100,
+    precision: str = "float32",
+    device: str = "auto",
+    batch_tokens: int = 4096,
+    cache: bool = True,
+) -> Features:
+    """Return the vectors that ``plug_in(wiring="matched")`` feeds into L_in: encoder and pooling, in evaluation mode.
+
+    Parameters
+    ----------
+    slm : str or PreTrainedModel
+        As in `pifi_probe.plug_in`.
+    rows : Split
+    pooling : {"auto", "cls", "mean", "last"}
+        As in `PiFiConfig`; nothing is normalised.
+    max_length, precision, device, batch_tokens, cache
+        As in `llm_features`.
+
+    Returns
+    -------
+    Features
+        One point of (N, d_slm), float32.
+
+    Raises
+    ------
+    ModelNotFoundError, PlugInError, RecipeError, FeatureError
+    """
+    _check(max_length >= 1 and batch_tokens >= 1, "max_length and batch_tokens are at least 1", "leave them out")
+    place = device_of(Recipe(device=device, precision=precision))
+    encoder, name, source = load_encoder(slm)
+    how = resolve_pooling(pooling, encoder.config, source)
+    config = PiFiConfig(encoder=encoder.config.to_dict(), slm=name, control="vanilla", pooling=how)
+    model = PiFiForSequenceClassification(config, encoder=encoder).eval()
+    tokenizer = tokenizer_for(model)
+    identity = tokenizer_digest(tokenizer)
+    pairs = None if rows.pairs is None else list(rows.pairs)
+    tokens = tokenise(tokenizer, list(rows.texts), min(max_length, context_of(encoder.config)), pairs)
+    key = FeatureKey(
+        model=_weights_digest(encoder),
+        tokenizer=identity,
+        rows=_rows_digest(rows),
+        precision=precision,
+        pooling=how,
+        template="",
+        normalise=False,
+        drop_first=False,
+        max_length=tokens.limit,
+        kind="slm",
+    )
+
+    @torch.no_grad()
+    def compute(save: Save, folder: Path | None) -> None:
+        vectors = np.empty((len(rows), int(config.hidden_size)), dtype=np.float32)
+        model.to(place)
+        for batch in buckets(tokens.lengths, batch_tokens):
+            ids, mask = (tensor.to(place) for tensor in tokens.padded(batch))
+            types = tokens.padded_types(batch)
+            with autocast(precision, place):
+                states, mask = model.encode(ids, mask, None if types is None else types.to(place))
+                vectors[batch] = pool(states, mask, how).float().cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise FeatureError(
+                "the encoder's vectors hold NaN or infinite values", where=name, next="check its weights"
+            )
+        save(0, vectors)
+
+    points = collect(key, 1, (len(rows), int(config.hidden_size)), compute, name if cache else None)
+    return Features(points, rows, {"family": "encoder"} | _info(name, key, tokens, place))
+
+
+def pool_tokens(
+    states: torch.Tensor, mask: torch.Tensor, pooling: str, normalise: bool, drop_first: bool
+) -> torch.Tensor:
+    """Pool the tokens of texts.
+
+    Parameters
+    ----------
+    states : Tensor of float32, (batch, seq, d)
+    mask : Tensor, (batch, seq)
+        1 for tokens, 0 for padding, on either side.
+    pooling : {"mean", "last"}
+    normalise : bool
+        Divide every token by its root mean square first.
+    drop_first : bool
+        Leave out the first token, unless it is the only one.
+
+    Returns
+    -------
+    Tensor, (batch, d)
+    """
+    mask = mask.bool()
+    if drop_first:
+        first = mask & (mask.long().cumsum(1) == 1)
+        mask = mask & ~(first & (mask.sum(1, keepdim=True) > 1))
+    if pooling == "last":
+        mask = mask & (mask.long().flip(1).cumsum(1).flip(1) == 1)
+    factors = mask / mask.sum(1, keepdim=True)  # (batch, seq)
+    if normalise:
+        factors = factors / states.square().mean(-1).sqrt().clamp_min(torch.finfo(states.dtype).tiny)
+    return torch.bmm(factors[:, None], states)[:, 0]
+
+
+def _info(model: str, key: FeatureKey, tokens: Tokens, device: torch.device) -> dict[str, Any]:
+    """Return what was done, for tables and provenance."""
+    notes = []
+    if tokens.n_cut:
+        notes.append(f"{tokens.n_cut} of {len(tokens.lengths)} texts were cut after {tokens.limit} tokens")
+    if key.precision != "float32":
+        notes.append("computed in bf16 mixed precision; the residual stream stays in float32")
+    return {
+        "model": model,
+        "content": key.model,
+        "pooling": key.pooling,
+        "precision": key.precision,
+        "device": device.type,
+        "max_length": tokens.limit,
+        "n_tokens": sum(tokens.lengths),
+        "n_cut": tokens.n_cut,
+        "features": key.digest,
+        "notes": notes,
+    }
+
+
+def _content_of(checkpoint: Checkpoint) -> str:
+    """Return ``"repo@commit"``, or a digest over the contents of the local files that make up the checkpoint."""
+    path = Path(checkpoint.identity)
+    if not path.exists():
+        return checkpoint.identity
+    folder = path if path.is_dir() else path.parent
+    files = {Path(info.source.name) for info in checkpoint.tensors.values()}
+    if checkpoint.format != "gguf":
+        files.add(folder / "config.json")
+    lines = "\n".join(f"{file.name} {file_sha256(file)}" for file in sorted(files))
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def _weights_digest(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256(model.config.to_json_string().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _rows_digest(rows: Split) -> str:
+    digest = hashlib.sha256()
+    for row in zip(rows.ids, rows.texts, rows.pairs or [None] * len(rows), strict=True):
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _check(holds: bool, otherwise: str, next: str) -> None:
+    if not holds:
+        raise FeatureError(otherwise, where="features", next=next)

@@ -1,0 +1,281 @@
+"""Own-state probing: what a language model knows of a task at every depth, from its own states on its own tokens."""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from pifi_probe.errors import EstimatorError
+from pifi_probe.probing.building import Measured, build_table
+from pifi_probe.probing.estimators import Estimator, as_labels, resolve
+from pifi_probe.probing.features import Features, llm_features
+from pifi_probe.probing.intervals import N_FIFTHS, stratified_fifths
+from pifi_probe.probing.linear import CVResult, cross_validated
+from pifi_probe.probing.null import permutation_null
+from pifi_probe.probing.rows import scoring_rows
+from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.progress import bar_options
+from pifi_probe.provenance import PeakMemory, collect
+from pifi_probe.tasks import Task
+
+if TYPE_CHECKING:
+    from pifi_probe.probing.table import ProbeTable
+
+__all__ = ["probe"]
+
+LOGISTIC = ("logistic_accuracy", "logistic_nll")
+MIN_PER_FIFTH = 2  # examples of each class that a fifth needs
+POSITION = (
+    "depth p is the input of layer p; the last depth is the output of the last layer; all before the model's final norm"
+)
+
+
+def probe(
+    llm: str,
+    task: Task,
+    *,
+    n: int = 1000,
+    estimators: str | Sequence[str] = "default",
+    split: str = "train",
+    pooling: str = "mean",
+    normalise: bool = True,
+    drop_first: bool = True,
+    max_length: int = 100,
+    template: str | None = None,
+    n_permutations: int = 100,
+    n_folds: int = 5,
+    precision: str = "float32",
+    device: str = "auto",
+    batch_tokens: int = 4096,
+    budget: int | None = None,
+    cache: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> ProbeTable:
+    """Score the pooled states of a language model at every depth, held out, in one pass over its weights.
+
+    Parameters
+    ----------
+    llm : str
+        Hub id, local folder, ``.gguf`` or ``.safetensors`` file, or embedded name; one layer is in memory at a time.
+    task : Task
+    n : int
+        Examples, drawn by class; with one `seed`, smaller draws are among larger ones.
+    estimators : str or sequence of str
+        "default", "all", or names from `pifi_probe.probing.estimators`. Those that compare two feature sets do not
+        apply here.
+    split : {"train", "validation"}
+        The test split is refused: a layer that was chosen on it could not be tested any more.
+    pooling : {"mean", "last"}
+        Over the tokens of a text.
+    normalise : bool
+        Divide every token by its own root mean square before averaging. Without it a few tokens with massive
+        activations (norms hundreds of times larger) are the average.
+    drop_first : bool
+        Leave out the first token, unless it is the only one: it is an attention sink, the same for every text.
+    max_length : int
+        Longer texts are cut to so many tokens, counted in a note.
+    template : str, optional
+        With ``{text}`` (and ``{pair}``); by default the text alone.
+    n_permutations : int
+        Label permutations of the null, the same for all depths; 0 leaves it out.
+    n_folds : int
+        Folds of the logistic probe.
+    precision : {"float32", "bf16"}
+        Of the pass through the model; scores are computed in float64.
+    device : str
+        "auto", "cpu", "cuda", ...
+    batch_tokens : int
+        Tokens in one batch, padding included.
+    budget : int, optional
+        Bytes of hidden states to hold in memory; beyond it they go to disk. By default a quarter of what is free.
+    cache : bool
+        Keep pooled features on disk (``PIFI_PROBE_FEATURES``, or the cache folder), so that a killed pass goes on
+        and other estimators need no second one.
+    seed : int
+        Of the draws of rows, folds, permutations and fifths.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    ProbeTable
+        L + 1 depths for each estimator.
+
+    Raises
+    ------
+    TaskError, EstimatorError
+        If the split is the test split, or the rows or estimators cannot be used; before the pass.
+    PifiProbeError
+        As `llm_features`.
+
+    Examples
+    --------
+    >>> table = probe("smollm2-135m", load_task("movie-reviews"), n=200)  # doctest: +SKIP
+    >>> table.best_set("ridge_accuracy")  # doctest: +SKIP
+    """
+    chosen = applicable(estimators)
+    rows = scoring_rows(task, n, split, seed)
+    labels = as_labels(rows.labels, min_per_class=max(each.min_per_class for each in chosen))
+    with PeakMemory() as memory:
+        start = time.perf_counter()
+        features = llm_features(
+            llm,
+            rows,
+            kind=task.kind,
+            pooling=pooling,
+            normalise=normalise,
+            drop_first=drop_first,
+            max_length=max_length,
+            template=template,
+            precision=precision,
+            device=device,
+            batch_tokens=batch_tokens,
+            budget=budget,
+            cache=cache,
+            progress=progress,
+        )
+        middle = time.perf_counter()
+        measured = score_points(
+            features, labels, chosen, n_permutations=n_permutations, n_folds=n_folds, seed=seed, progress=progress
+        )
+        end = time.perf_counter()
+    info = {
+        "llm": llm,
+        "task": task.name,
+        "split": split,
+        "n": len(rows),
+        "classes": {task.label_names[label]: rows.labels.count(label) for label in sorted(set(rows.labels))},
+        "question": "what the model itself knows at this depth, not what the layer would do to an encoder's vectors",
+        "position": POSITION,
+        "pooling": pooling,
+        "tokens": _tokens(normalise, drop_first),
+        "template": features.info["template"],
+        "max_length": features.info["max_length"],
+        "precision": precision,
+        "held out": f"leave one out, or {n_folds} folds (logistic)",
+        "null": f"{n_permutations} label permutations, the same for all depths" if n_permutations else "none",
+        "seed": seed,
+        "notes": [*features.info["notes"], *_notes(chosen, n_permutations)],
+    }
+    made = collect(
+        task=task.fingerprint,
+        features=features.info,
+        seconds={"features": round(middle - start, 3), "scores": round(end - middle, 3)},
+        peak_memory=memory.rss_bytes,
+    )
+    return build_table("own-state", measured, info, provenance=made)
+
+
+def _tokens(normalise: bool, drop_first: bool) -> str:
+    """Say what was done to the tokens of a text before they were pooled."""
+    scaled = "each divided by its own root mean square" if normalise else "as they are"
+    return f"{scaled}; the first one {'left out' if drop_first else 'kept'}"
+
+
+def applicable(wanted: str | Sequence[str]) -> list[Estimator]:
+    """Return the estimators that need one feature set; raise EstimatorError when a named one needs two."""
+    chosen = resolve(wanted)
+    pairs = [each.name for each in chosen if each.family == "pair"]
+    if pairs and wanted not in ("default", "all"):
+        raise EstimatorError(
+            f"{pairs[0]} compares two feature sets, and own states are one",
+            where="probe",
+            next="leave it out, or use probe_plugin",
+        )
+    return [each for each in chosen if each.family != "pair"]
+
+
+def score_points(
+    features: Features,
+    labels: NDArray[np.int64],
+    chosen: Sequence[Estimator],
+    *,
+    n_permutations: int,
+    n_folds: int,
+    seed: int,
+    progress: bool = False,
+) -> list[Measured]:
+    """Score every point of `features` with every estimator; one point is in memory at a time."""
+    measured: list[Measured] = []
+    single = [each for each in chosen if each.name not in LOGISTIC]
+    fifths = stratified_fifths(labels, seed)
+
+    def spectra() -> Iterator[Spectrum]:
+        for point in tqdm(range(features.n_points), desc="scores", leave=False, **bar_options(progress)):
+            states = features[point]  # (N, d_llm)
+            spectrum = Spectrum.of(states)
+            parts = _fifths(states, labels, fifths) if single else []
+            for each in single:
+                place = _place(features, point)
+                measured.append(_score(each, states, labels, spectrum, parts, place, n_permutations, seed))
+            yield spectrum
+
+    if len(single) < len(chosen):
+        names = [f"depth {point}" for point in range(features.n_points)]
+        results = cross_validated(spectra(), labels, n_folds=n_folds, seed=seed, names=names)
+        measured += [row for point, one in enumerate(results) for row in _logistic(one, _place(features, point))]
+    else:
+        collections.deque(spectra(), maxlen=0)
+    order = {each.name: i for i, each in enumerate(chosen)}
+    return sorted((one for one in measured if one.estimator in order), key=lambda one: order[one.estimator])
+
+
+def _place(features: Features, point: int) -> dict[str, Any]:
+    """Return depth, layer and position of a point: the input of layer `point`, or the output of the last one."""
+    last = features.n_points - 1
+    return {
+        "depth": point,
+        "layer": min(point, last - 1),
+        "position": "input" if point < last else "output",
+    }
+
+
+Part = tuple[NDArray[np.float32], NDArray[np.int64], Spectrum]
+
+
+def _fifths(states: NDArray[np.float32], labels: NDArray[np.int64], fifths: NDArray[np.int64]) -> list[Part]:
+    """Return features, labels and spectrum of each fifth; none where a class is too small to be in all of them."""
+    if np.bincount(labels).min() < N_FIFTHS * MIN_PER_FIFTH:
+        return []
+    kept = [fifths == number for number in range(N_FIFTHS)]
+    return [(states[rows], labels[rows], Spectrum.of(states[rows])) for rows in kept]
+
+
+def _score(
+    each: Estimator,
+    states: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    spectrum: Spectrum,
+    parts: list[Part],
+    place: dict[str, Any],
+    n_permutations: int,
+    seed: int,
+) -> Measured:
+    scored = each.score(states, labels, spectrum=spectrum)
+    fifths = null = None
+    if scored.per_example is None and parts:
+        fifths = np.array([each(x, y, spectrum=part) for x, y, part in parts])
+    if n_permutations and each.null and each.needs_labels:
+        null = permutation_null(each, states, labels, spectrum, n=n_permutations, seed=seed)
+    return Measured(each.name, scored.value, **place, per_example=scored.per_example, fifths=fifths, null=null)
+
+
+def _logistic(result: CVResult, place: dict[str, Any]) -> list[Measured]:
+    """Return both scores of one cross-validated fit."""
+    note = "" if result.converged else "a logistic fit did not converge: its score is not reliable"
+    scores = zip(LOGISTIC, (result.correct.astype(np.float64), result.nll), strict=True)
+    return [Measured(name, float(parts.mean()), **place, per_example=parts, note=note) for name, parts in scores]
+
+
+def _notes(chosen: Sequence[Estimator], n_permutations: int) -> list[str]:
+    without = [each.name for each in chosen if each.name in LOGISTIC or (each.needs_labels and not each.null)]
+    if not n_permutations or not without:
+        return []
+    return [f"No null for {', '.join(without)}: fitting again for each permutation would cost more than all the rest."]

@@ -1,0 +1,317 @@
+"""Plug-in probing: what a layer, as a function of an encoder's vectors, adds to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from pifi_probe.errors import EstimatorError, LayerIndexError, PlugInError, TaskError
+from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.extract import pick_device
+from pifi_probe.layers.spec import LayerSpec, parse
+from pifi_probe.plugin.config import WIRINGS
+from pifi_probe.probing.building import Measured, build_table
+from pifi_probe.probing.estimators import as_labels
+from pifi_probe.probing.feature_set import Features
+from pifi_probe.probing.features import llm_features, scoring_rows, slm_features
+from pifi_probe.probing.frozen_slm import LEARNING_RATE, Vectors
+from pifi_probe.probing.gains import Scorer, applicable, gain_kinds
+from pifi_probe.probing.layer_scores import Alignment, LayerScores, PluginScores, layers_of
+from pifi_probe.probing.projections import MIN_PAIRS, PROJECTIONS
+from pifi_probe.probing.tail_scores import KINDS, NTK, RIDGES, NTKScores, TrainedScores
+from pifi_probe.probing.warm import other_rows, warm_encoder
+from pifi_probe.progress import bar_options
+from pifi_probe.provenance import PeakMemory, collect
+from pifi_probe.tasks.task import Split, Task
+
+if TYPE_CHECKING:
+    from pifi_probe.probing.table import ProbeTable
+
+__all__ = ["probe_plugin"]
+
+QUESTION = "what the layer adds to an encoder's vectors, not what the language model knows at this depth"
+POSITION = "depth i is layer i as a function of its input, point i of the residual stream; before the final norm"
+TOKENS = "each vector is a sequence of one token; x is scaled to the layer's own input, z = layer(x) - x"
+NULL = "of a gain: the same gain of the layer with its weights shuffled"
+
+
+def probe_plugin(
+    llm: str,
+    task: Task,
+    *,
+    slm: str | PreTrainedModel = "minilm-l6",
+    n: int = 1000,
+    layers: str | Sequence[int] = "all",
+    projections: Sequence[str] = PROJECTIONS,
+    n_draws: int = 4,
+    estimators: str | Sequence[str] = "default",
+    trained: bool = True,
+    ntk: bool = True,
+    seeds: Sequence[int] = (0, 1, 2),
+    epochs: int = 3,
+    wiring: str = "matched",
+    split: str = "train",
+    warm_up: float = 0.0,
+    n_alignment: int | None = None,
+    max_length: int = 100,
+    n_permutations: int = 100,
+    n_folds: int = 5,
+    precision: str = "float32",
+    device: str = "auto",
+    batch_tokens: int = 4096,
+    budget: int | None = None,
+    cache: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> ProbeTable:
+    """Score every layer of a language model as a plug-in for an encoder, next to its controls.
+
+    Without training: the encoder's vectors h are projected to the layer's width and size, ``z = layer(x) - x`` is
+    what the layer makes of them, and a score is the gain of h and z together over h alone. A layer whose weights are
+    shuffled gets a gain too, from being nonlinear and wide; the row to read is ``real - shuffled``. With training:
+    `frozen_slm`, for the layer and the controls "vanilla" (head only), "linear", "random" and "shuffled".
+
+    Parameters
+    ----------
+    llm : str
+        Hub id, local folder or file, or embedded name; one layer is in memory at a time (and its twins).
+    task : Task
+        With a validation split if `trained`.
+    slm : str or PreTrainedModel
+        The encoder, as in `plug_in`.
+    n : int
+        Scored rows, drawn by class; the trained proxy is fitted to as many rows of the training split.
+    layers : "all" or sequence of int
+        Negative ones count from the end.
+    projections : sequence of {"random", "moment", "ridge", "procrustes"}
+        How vectors come to the layer's width; see `pifi_probe.probing.projections`. All but "random" need the
+        language model's states of `n_alignment` other training texts, without their labels.
+    n_draws : int
+        Random projections (each with another shuffled twin) that are averaged.
+    estimators : str or sequence of str
+        "default", "all", or names: any that uses labels (its gain is measured), "usable_information" (by definition
+        the gain in the logistic probe's negative log-likelihood), "cka" and "mutual_knn" (of the encoder's vectors
+        and the language model's states at the layer's input).
+    trained, ntk : bool
+        Measure the trained proxy, and kernel regression with the tangent kernel of the model at its start.
+    seeds : sequence of int
+        Of the trained proxy: at least three, so that its intervals cover them. The first is the tangent kernel's.
+    epochs : int
+        Of the trained proxy; the best one by held-out negative log-likelihood counts.
+    wiring : {"matched", "paper"}
+        Of the trained proxy and the tangent kernel, and the encoder's pooling.
+    split : {"train", "validation"}
+        Of the scored rows; the test split is refused.
+    warm_up : float
+        Epochs of vanilla fine-tuning before everything else, on rows that are not scored; 0 for the raw encoder.
+    n_alignment : int, optional
+        At most so many texts for alignment; by default `n`.
+    max_length : int
+        Tokens after which a text is cut.
+    n_permutations : int
+        Of the labels, for the scores of the encoder alone; the null of a gain is the shuffled layer.
+    n_folds : int
+        As in `pifi_probe.probe`.
+    precision, batch_tokens, budget, cache
+        Of the passes through encoder and language model, as in `pifi_probe.probe`.
+    device : str
+        "auto", "cpu", "cuda", ...
+    seed : int
+        Of the draws of rows, projections, twins, folds and permutations.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    ProbeTable
+        Arms "encoder" (h alone), "real", "shuffled" and "real - shuffled" for each estimator and projection; for the
+        trained proxy "vanilla", "linear", "real", "random", "shuffled", "real - shuffled" and "real - vanilla".
+
+    Raises
+    ------
+    TaskError, EstimatorError, PlugInError, LayerIndexError
+        If rows, estimators, options or layers cannot be used; before any pass.
+    PifiProbeError
+        As `extract` and `fine_tune`.
+
+    Notes
+    -----
+    Sources: SELECTION A.1 to A.5. Random projections carry little signal of the layer: trust no row that is not
+    compared with its shuffled twin.
+
+    Examples
+    --------
+    >>> probe_plugin("smollm2-135m", load_task("movie-reviews"), n=200, layers=[0, 15, -1])  # doctest: +SKIP
+    """
+    chosen, likeness = applicable(estimators)
+    _check(projections, n_draws, seeds, wiring, warm_up)
+    spec = parse(f"{llm}[0]")
+    assert isinstance(spec, LayerSpec)
+    checkpoint = open_checkpoint(spec.model, spec.revision)
+    indices = _indices(layers, spec, int(checkpoint.config.num_hidden_layers))
+    paired = bool(likeness or set(projections) - {"random"})
+    rows = _draw_rows(task, n, split, seed, trained=trained, n_alignment=(n_alignment or n) if paired else 0)
+    labels = as_labels(rows["scored"].labels, min_per_class=max((each.min_per_class for each in chosen), default=1))
+    place = pick_device(device)
+    passes: dict[str, Any] = {
+        "max_length": max_length,
+        "precision": precision,
+        "device": place.type,
+        "batch_tokens": batch_tokens,
+        "cache": cache,
+    }
+    times = [time.perf_counter()]
+    with PeakMemory() as memory:
+        encoder, regime = slm, "raw: the encoder as it comes"
+        if warm_up:
+            encoder, regime = warm_encoder(
+                slm, task, rows["fitted"], warm_up, wiring=wiring, max_length=max_length, seed=seed
+            )
+        pooling = str(WIRINGS[wiring]["pooling"])
+        vectors = {name: slm_features(encoder, of, pooling=pooling, **passes) for name, of in rows.items()}
+        alignment = None
+        if paired:
+            of = rows["aligned"]
+            states = llm_features(llm, of, kind=task.kind, budget=budget, progress=progress, **passes)
+            alignment = Alignment(np.array(vectors["aligned"][0]), states, likeness)
+        times.append(time.perf_counter())
+        h = np.array(vectors["scored"][0])
+        scorer = Scorer(rows["scored"], labels, chosen, n_folds, seed)
+        parts: list[LayerScores] = [] if alignment is None else [alignment]
+        if chosen:
+            parts.append(PluginScores(h, scorer, tuple(projections), n_draws, alignment, n_permutations, seed))
+        if ntk:
+            parts.append(NTKScores(h, replace(scorer, chosen=RIDGES), task.n_labels, wiring, seeds[0]))
+        if trained:
+            train, score = (Vectors(vectors[name][0], rows[name].labels) for name in ("fitted", "validation"))
+            width = int(checkpoint.config.hidden_size)
+            parts.append(TrainedScores(train, score, task.n_labels, width, wiring, tuple(seeds), epochs, place.type))
+        measured = [row for part in parts for row in part.controls()]
+        read = layers_of(checkpoint, spec.model, indices, place)
+        for one in tqdm(read, total=len(indices), desc="layers", leave=False, **bar_options(progress)):
+            measured += [row for part in parts for row in part.measure(one)]
+        times.append(time.perf_counter())
+    info = {
+        "llm": llm,
+        "slm": slm if isinstance(slm, str) else vectors["scored"].info["model"],
+        "task": task.name,
+        "split": split,
+        "n": len(rows["scored"]),
+        "classes": {name: rows["scored"].labels.count(label) for label, name in enumerate(task.label_names)},
+        "question": QUESTION,
+        "position": POSITION,
+        "tokens": TOKENS,
+        "pooling": f"{vectors['scored'].info['pooling']} (encoder)",
+        "regime": regime,
+        "projections": list(projections),
+        "draws": n_draws if "random" in projections else 0,
+        "held out": f"leave one out, or {n_folds} folds (logistic); trained: the task's validation split",
+        "null": NULL + (f"; of the encoder alone: {n_permutations} label permutations" if n_permutations else ""),
+        "seed": seed,
+        **_about_alignment(alignment, measured),
+        **_about_training(trained, rows, wiring, seeds, epochs),
+        "notes": _notes(vectors, alignment, projections, trained, ntk),
+    }
+    seconds = {name: round(times[i + 1] - times[i], 3) for i, name in enumerate(("features", "scores"))}
+    made = collect(task=task.fingerprint, seconds=seconds, peak_memory=memory.rss_bytes)
+    kinds = KINDS | gain_kinds(chosen) | gain_kinds(RIDGES, NTK, "tangent kernel: ")
+    return build_table("plug-in", measured, info, kinds=kinds, provenance=made)
+
+
+def _check(projections: Sequence[str], n_draws: int, seeds: Sequence[int], wiring: str, warm_up: float) -> None:
+    """Refuse options before anything is computed."""
+    unknown = [name for name in projections if name not in PROJECTIONS]
+    if unknown or not projections or isinstance(projections, str):
+        raise EstimatorError(
+            f"unknown projections {unknown or projections!r}",
+            where="projections",
+            next=f"give a list of some of {', '.join(PROJECTIONS)}",
+        )
+    if n_draws < 1 or not len(seeds) or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise EstimatorError(
+            f"n_draws={n_draws}, seeds={list(seeds)!r}", where="probe_plugin", next="give a draw and different seeds"
+        )
+    if wiring not in WIRINGS:
+        raise PlugInError(f"unknown wiring {wiring!r}", where="wiring", next=f"use one of {', '.join(WIRINGS)}")
+    if not 0 <= warm_up < float("inf"):
+        raise EstimatorError(f"warm_up={warm_up}", where="probe_plugin", next="give a number of epochs, 0 for none")
+
+
+def _indices(layers: str | Sequence[int], spec: LayerSpec, n_layers: int) -> list[int]:
+    """Return the layers that are asked for, each once, in the order of depth."""
+    if layers == "all":
+        return list(range(n_layers))
+    if isinstance(layers, str) or not len(layers):
+        raise LayerIndexError(f"layers={layers!r}", where="probe_plugin", next='give "all" or a list of indices')
+    return sorted({replace(spec, index=int(one)).indices(n_layers)[0] for one in layers})
+
+
+def _draw_rows(task: Task, n: int, split: str, seed: int, *, trained: bool, n_alignment: int) -> dict[str, Split]:
+    """Draw the rows that are scored, fitted to, validated on and aligned on; no row is in two of the last three."""
+    rows = {"scored": scoring_rows(task, n, split, seed)}
+    rows["fitted"] = rows["scored"] if split == "train" else scoring_rows(task, n, "train", seed)
+    if trained:
+        rows["validation"] = scoring_rows(task, None, "validation", seed)
+    if n_alignment:
+        rows["aligned"] = other_rows(task, rows["fitted"], n_alignment, seed)
+        if len(rows["aligned"]) < MIN_PAIRS:
+            raise TaskError(
+                f"{len(rows['aligned'])} training rows are left to align the two models on, {MIN_PAIRS} are needed",
+                where=task.name,
+                next='score fewer rows, or use projections=["random"] and no estimator that compares the models',
+            )
+    return rows
+
+
+def _about_alignment(alignment: Alignment | None, measured: Sequence[Measured]) -> dict[str, Any]:
+    if alignment is None:
+        return {}
+    states = alignment.states.info
+    told = {key: states[key] for key in ("pooling", "normalise", "drop_first", "template") if key in states}
+    found: dict[str, dict[str, float]] = {}
+    for one in measured:
+        if one.estimator == "alignment_r2":
+            found.setdefault(one.projection, {})[str(one.layer)] = round(one.value, 4)
+    return {"alignment": {"n": len(alignment.h), "texts": "training rows that are not scored", **told, "r2": found}}
+
+
+def _about_training(
+    trained: bool, rows: Mapping[str, Split], wiring: str, seeds: Sequence[int], epochs: int
+) -> dict[str, Any]:
+    if not trained:
+        return {"wiring": wiring}
+    sizes = {"fitted": len(rows["fitted"]), "held out of them": "a fifth", "scored": len(rows["validation"])}
+    return {
+        "wiring": wiring,
+        "trained": {**sizes, "seeds": list(seeds), "epochs": epochs, "learning_rate": LEARNING_RATE},
+    }
+
+
+def _notes(
+    vectors: Mapping[str, Features],
+    alignment: Alignment | None,
+    projections: Sequence[str],
+    trained: bool,
+    ntk: bool,
+) -> list[str]:
+    """Return what a reader must know, one sentence each."""
+    notes = [
+        "Rows real and shuffled are gains over the encoder alone; only real - shuffled speaks of the layer's knowledge."
+    ]
+    if "random" in projections:
+        notes.append("Random projections carry little signal of a layer: their directions mean nothing to it.")
+    if trained:
+        notes.append("Frozen-SLM rows are scores, but for the differences real - shuffled and real - vanilla.")
+    if ntk:
+        notes.append("The tangent kernel is that of projections and head at their start, the encoder frozen.")
+    notes.append("Permuted labels are no null of a gain: then the encoder knows nothing either, and all gains vanish.")
+    notes += [f"Encoder, {name} rows: {note}" for name, of in vectors.items() for note in of.info.get("notes", [])]
+    if alignment is not None:
+        notes += [f"Language model, aligned rows: {note}" for note in alignment.states.info.get("notes", [])]
+    return notes

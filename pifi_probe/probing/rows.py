@@ -1,0 +1,48 @@
+"""Which rows of a task are scored: the one place that draws them."""
+
+from __future__ import annotations
+
+from pifi_probe.errors import TaskError
+from pifi_probe.tasks.task import Split, Task
+
+__all__ = ["scoring_rows"]
+
+
+def scoring_rows(task: Task, n: int | None = 1000, split: str = "train", seed: int = 0) -> Split:
+    """Draw the rows that a scoring or search function may see.
+
+    Parameters
+    ----------
+    task : Task
+    n : int, optional
+        Rows wanted, drawn by class; draws of one `seed` are nested (see `Task.subset`). None: the whole split.
+    split : {"train", "validation"}
+        Never the test split: a layer that was chosen on it would be tested on what it was chosen by.
+    seed : int
+        Another seed draws other rows.
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    TaskError
+        If the test split is asked for, or the split is missing or has fewer rows.
+    """
+    if split == "test":
+        raise TaskError(
+            "the test split cannot be used to score or choose layers: its result would then no longer be held out",
+            where=task.name,
+            next='use split="train" or "validation", and test the chosen layer once with pp.fine_tune',
+        )
+    if split not in task.splits:
+        usable = [name for name in task.splits if name != "test"]
+        raise TaskError(
+            f"the task has no split {split!r} to score layers on",
+            where=task.name,
+            next=f"use one of {', '.join(usable)}" if usable else "load the task with a train split",
+        )
+    if n is None:
+        return task.splits[split]
+    return task.subset(**{split: n}, seed=seed).splits[split]

@@ -1,0 +1,306 @@
+"""`ProbeTable`: what was measured at every layer, and what it is worth."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pifi_probe.errors import CorruptFileError, PifiProbeError
+from pifi_probe.files import write_text
+from pifi_probe.probing.building import DTYPES, Kind, Measured, build_table, series_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+__all__ = ["Kind", "Measured", "ProbeTable", "build_table"]
+
+FORMAT = 1
+HEADLINE = "real - shuffled"
+CHANCE = (
+    "Curves that are smooth over depth agree by chance: over 30 layers, |Kendall| between two unrelated smooth curves "
+    "exceeds 0.44, 0.64 or 0.83 in one case of 20, where neighbours within 2, 4 or 8 layers are alike. Two estimators "
+    "that read the same features are not independent witnesses either."
+)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ProbeTable:
+    """What `pifi_probe.probe` and `pifi_probe.probe_plugin` return.
+
+    Parameters
+    ----------
+    family : {"own-state", "plug-in"}
+        States of the language model itself, or a layer as a function of the encoder's vectors. The scores of the
+        two families answer different questions and are never put into one table.
+    frame : DataFrame
+        One row per layer and estimator (and projection and arm, for plug-ins):
+
+        - ``family``, ``estimator``, ``projection``, ``arm``; ``depth`` (0 to L; missing for a control without a
+          layer), ``layer`` and ``position`` ("input" or "output" of that layer);
+        - ``value`` with ``low``, ``high`` (95 %) and ``interval`` (how it was made);
+        - under permuted labels: ``null_mean``, ``null_high`` (the better 5 % begin there), ``p_value`` of this
+          layer alone, ``p_adjusted`` for having looked at all layers, ``selectivity`` (value minus null mean,
+          larger is better);
+        - ``in_best_set``: whether the layer cannot be told from the best of its series (95 %, corrected for the
+          number of layers);
+        - ``n`` (examples), ``unit``, ``note``.
+    kinds : dict of str to Kind
+        Title, unit and direction of every estimator.
+    per_example : dict of str to array, float32, shape (rows, N) or (rows, S, N)
+        By series (``"knn"``, or ``"ridge_accuracy, random, real - shuffled"``), in the frame's order.
+    info : dict
+        What was measured: pooling, position convention, token handling, number of examples, split, notes.
+    provenance : dict
+        Versions, commit, machine, command, date, wall time.
+    """
+
+    family: str
+    frame: pd.DataFrame
+    kinds: dict[str, Kind]
+    per_example: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def estimators(self) -> list[str]:
+        """Names of the estimators, in the order of the frame."""
+        return list(self.kinds)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know: notes of the table, then those of its rows, each once."""
+        return list(dict.fromkeys([*self.info.get("notes", []), *(note for note in self.frame["note"] if note)]))
+
+    def kind(self, estimator: str) -> Kind:
+        """Return title, unit and direction of an estimator; raises `PifiProbeError` where the table lacks it."""
+        if estimator not in self.kinds:
+            raise PifiProbeError(
+                f"the table has no estimator {estimator!r}", next=f"choose one of {', '.join(self.kinds)}"
+            )
+        return self.kinds[estimator]
+
+    def rank(self, estimator: str, *, projection: str | None = None, arm: str | None = None) -> pd.DataFrame:
+        """Return the layers by their score, the best first.
+
+        Parameters
+        ----------
+        estimator : str
+        projection : str, optional
+            Needed where a plug-in table has several.
+        arm : str, optional
+            By default the layer itself, or "real - shuffled" where that was measured.
+
+        Returns
+        -------
+        DataFrame
+            Rows of `frame` with a depth and a value.
+
+        Raises
+        ------
+        PifiProbeError
+            If there is no such series, or several.
+        """
+        own = self.series(estimator, projection=projection, arm=arm).dropna(subset=["depth", "value"])
+        larger = self.kinds[estimator].larger_is_better
+        return own.sort_values("value", ascending=not larger, kind="stable").reset_index(drop=True)
+
+    def best_set(self, estimator: str, *, projection: str | None = None, arm: str | None = None) -> list[int]:
+        """Return the depths that cannot be told from the best, shallowest first; arguments as in `rank`."""
+        own = self.series(estimator, projection=projection, arm=arm)
+        return sorted(int(depth) for depth in own.loc[own["in_best_set"], "depth"])
+
+    def series(self, estimator: str, *, projection: str | None = None, arm: str | None = None) -> pd.DataFrame:
+        """Return the rows of one series in the frame's order; arguments and errors as in `rank`."""
+        self.kind(estimator)
+        own = self.frame[self.frame["estimator"] == estimator]
+        own = own[own["projection"] == self._one_of(own, "projection", projection)]
+        arms = list(dict.fromkeys(own["arm"]))
+        own = own[own["arm"] == self._one_of(own, "arm", arm or _headline(arms))]
+        return own.reset_index(drop=True)
+
+    def _one_of(self, rows: pd.DataFrame, column: str, wanted: str | None) -> str:
+        found = list(dict.fromkeys(rows[column]))
+        if wanted is None and len(found) == 1:
+            return str(found[0])
+        if wanted not in found:
+            raise PifiProbeError(
+                f"the table has no {column} {wanted!r} here" if wanted else f"the table has several: {column}",
+                where=str(rows["estimator"].iloc[0]),
+                next=f"pass {column}= one of {', '.join(map(str, found))}",
+            )
+        return str(wanted)
+
+    def headlines(self) -> pd.DataFrame:
+        """Return the rows of `frame` that answer the table's question: one arm for each estimator and projection."""
+        chosen = self.frame.groupby(["estimator", "projection"], sort=False)["arm"].transform(
+            lambda arms: _headline(list(dict.fromkeys(arms)))
+        )
+        return self.frame[(self.frame["arm"] == chosen) & self.frame["depth"].notna()]
+
+    def agreement(self) -> pd.DataFrame:
+        """Return how alike the estimators rank the layers.
+
+        Returns
+        -------
+        DataFrame
+            A row for each pair of series (columns ``a``, ``b``): ``kendall``, ``spearman`` (1: the same order from
+            best to worst) and ``n``, the layers counted. ``attrs["warning"]`` says what such a number is worth.
+        """
+        import pandas as pd
+
+        from pifi_probe.ranking import rank_agreement
+
+        curves = self._curves()
+        pairs = itertools.combinations(curves.columns, 2)
+        rows = [{"a": a, "b": b, **rank_agreement(curves[a].to_numpy(), curves[b].to_numpy())} for a, b in pairs]
+        found = pd.DataFrame(rows, columns=["a", "b", "kendall", "spearman", "n"])
+        found.attrs["warning"] = CHANCE
+        return found
+
+    def _curves(self) -> pd.DataFrame:
+        """Return a column for each headline series, larger being better, with the depth as index."""
+        rows = self.headlines()
+        sign = rows["estimator"].map(lambda name: 1.0 if self.kinds[name].larger_is_better else -1.0)
+        name = [series_name(*parts) for parts in zip(rows["estimator"], rows["projection"], _quiet(rows), strict=True)]
+        signed = rows.assign(series=name, signed=rows["value"] * sign.astype(float))
+        return signed.pivot(index="depth", columns="series", values="signed")[list(dict.fromkeys(name))]
+
+    def summary(self) -> pd.DataFrame:
+        """Return a row per estimator for people: best layers, what cannot be told from them, and the null."""
+        from pifi_probe.probing.summary import summary
+
+        return summary(self)
+
+    def plot(self, estimators: list[str] | None = None) -> Figure:
+        """Plot scores against depth, one panel per estimator, with intervals, the null and the best set."""
+        from pifi_probe.probing.summary import curves
+
+        return curves(self, estimators)
+
+    def heatmap(self) -> Figure:
+        """Plot layers against estimators: how far each score lies from the best, in half-widths of its interval."""
+        from pifi_probe.probing.summary import heatmap
+
+        return heatmap(self)
+
+    def report(self, path: str | Path) -> None:
+        """Write tables and plots as one HTML file; raises `SaveError` if it cannot be written."""
+        from pifi_probe.probing.summary import write_report
+
+        write_report(self, path)
+
+    def to_rich(self) -> Table:
+        """Return `summary` as a table for the terminal."""
+        from pifi_probe.probing.summary import caption
+        from pifi_probe.reporting.tables import to_rich
+
+        return to_rich(self.summary(), title=caption(self))
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return `frame` as CSV, and write it to `path`, atomically, when one is given."""
+        text = self.frame.to_csv(index=False, lineterminator="\n")
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return everything as JSON, and write it to `path`, atomically, when one is given."""
+        text = json.dumps(self._to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    def _to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "family": self.family,
+            "info": self.info,
+            "kinds": {name: asdict(kind) for name, kind in self.kinds.items()},
+            "frame": {name: _plain(self.frame[name]) for name in DTYPES},
+            "per_example": {name: _packed(array) for name, array in self.per_example.items()},
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> ProbeTable:
+        """Rebuild a table from a file that `to_json` wrote, or from its text; every value comes back exactly.
+
+        Raises
+        ------
+        CorruptFileError
+            If it is no table of probes.
+        """
+        is_text = isinstance(source, str) and source.lstrip().startswith("{")
+        try:
+            values = json.loads(str(source) if is_text else Path(source).read_text(encoding="utf-8"))
+            return cls._from_dict(values)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
+            raise CorruptFileError(
+                f"this is no table of probes: {error}",
+                where="the given text" if is_text else str(source),
+                next="give a file that ProbeTable.to_json wrote",
+            ) from error
+
+    @classmethod
+    def _from_dict(cls, values: Mapping[str, Any]) -> ProbeTable:
+        import pandas as pd
+
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']}, not {FORMAT}")
+        return cls(
+            family=values["family"],
+            frame=pd.DataFrame({name: values["frame"][name] for name in DTYPES}).astype(DTYPES),
+            kinds={name: Kind(**kind) for name, kind in values["kinds"].items()},
+            per_example={name: _unpacked(packed) for name, packed in values["per_example"].items()},
+            info=values["info"],
+            provenance=values["provenance"],
+        )
+
+    def __repr__(self) -> str:
+        from pifi_probe.probing.summary import caption
+
+        return f"ProbeTable({caption(self)}; {len(self.frame)} rows)"
+
+    def _repr_html_(self) -> str:
+        from pifi_probe.probing.summary import to_html
+
+        return to_html(self)
+
+
+def _headline(arms: list[str]) -> str | None:
+    """Return the arm that answers the question, or None where none of them does more than another."""
+    if HEADLINE in arms:
+        return HEADLINE
+    return "real" if "real" in arms else arms[0] if len(arms) == 1 else None
+
+
+def _quiet(rows: pd.DataFrame) -> list[str]:
+    """Return arms without the word that every headline has."""
+    return ["" if arm in (HEADLINE, "real") else arm for arm in rows["arm"]]
+
+
+def _plain(column: pd.Series[Any]) -> list[Any]:
+    """Return a column as values that JSON can hold, missing ones as None."""
+    return [None if missing else value for value, missing in zip(column.tolist(), column.isna(), strict=True)]
+
+
+def _packed(array: NDArray[np.float32]) -> dict[str, Any]:
+    """Return an array as text: shape, and its little-endian bytes, compressed."""
+    raw = np.ascontiguousarray(array, dtype="<f4").tobytes()
+    return {"shape": list(array.shape), "float32": base64.b64encode(zlib.compress(raw, 9)).decode("ascii")}
+
+
+def _unpacked(packed: Mapping[str, Any]) -> NDArray[np.float32]:
+    raw = zlib.decompress(base64.b64decode(packed["float32"], validate=True))
+    return np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(packed["shape"])

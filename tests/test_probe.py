@@ -1,0 +1,245 @@
+"""Own-state probing: every depth once, held out, in one pass; the test split is never read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import pifi_probe as pp
+from pifi_probe.errors import EstimatorError, PifiProbeError, TaskError
+from pifi_probe.probing import estimators, own
+from pifi_probe.probing.intervals import stratified_fifths
+from pifi_probe.probing.null import permutation_null
+from pifi_probe.tasks import Split, Task
+from tests import slm, tiny
+
+N_LAYERS, WIDTH = tiny.N_LAYERS, tiny.WIDTH
+ONE_CALL = {"progress": False, "n_permutations": 9, "n": 40}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIFI_PROBE_FEATURES", str(tmp_path / "features"))
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
+    slm.tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return slm.tiny_task(120)
+
+
+class Planted:
+    """Features of which only some depths know the labels."""
+
+    def __init__(self, labels: NDArray[np.int64], strength: tuple[float, ...], seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(size=(len(labels), 12))
+        self._points = []
+        for level in strength:
+            states = noise + 0.1 * rng.normal(size=noise.shape)
+            states[:, 0] += level * (2 * labels - 1)
+            self._points.append(states.astype(np.float32))
+        self.n_points = len(strength)
+
+    def __len__(self) -> int:
+        return self.n_points
+
+    def __getitem__(self, point: int) -> NDArray[np.float32]:
+        return self._points[point]
+
+
+def scored(strength: tuple[float, ...], names: str, n: int = 100, **options: Any) -> list[own.Measured]:
+    labels = np.arange(n) % 2
+    settings = {"n_permutations": 19, "n_folds": 5, "seed": 0} | options
+    return own.score_points(Planted(labels, strength), labels, estimators.resolve(names), **settings)  # type: ignore[arg-type]
+
+
+def with_logistic(llm: str, task: Task) -> pp.ProbeTable:
+    return pp.probe(llm, task, estimators="knn,logistic_nll", **ONE_CALL)
+
+
+class TestProbe:
+    def test_there_is_a_row_for_every_depth_and_estimator(self, llm: str, task: Task) -> None:
+        table = pp.probe(llm, task, estimators="ridge_accuracy,logme,effective_rank", **ONE_CALL)
+        assert table.family == "own-state"
+        assert table.estimators == ["ridge_accuracy", "logme", "effective_rank"]
+        for _, rows in table.frame.groupby("estimator"):
+            assert rows["depth"].tolist() == list(range(N_LAYERS + 1))
+            assert rows["layer"].tolist() == [*range(N_LAYERS), N_LAYERS - 1]
+            assert rows["position"].tolist() == ["input"] * N_LAYERS + ["output"]
+        assert set(table.frame["n"]) == {40}
+        assert table.frame[["value", "low", "high"]].notna().all(axis=None)
+
+    def test_its_scores_are_those_of_the_pooled_states_of_the_whole_model(self, llm: str, task: Task) -> None:
+        table = pp.probe(llm, task, estimators="ridge_mse,logme", normalise=False, drop_first=False, **ONE_CALL)
+        model = tiny.tiny_model("llama")
+        rows = task.subset(train=40).splits["train"]
+        batch = slm.tiny_tokenizer()(list(rows.texts), padding=True, return_tensors="pt")
+        kept = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            states = model.model(**kept, output_hidden_states=True).hidden_states
+        mask = kept["attention_mask"][:, :, None]
+        for depth in range(N_LAYERS):  # transformers gives the last one after the final norm
+            features = ((states[depth] * mask).sum(1) / mask.sum(1)).numpy()
+            for name in table.estimators:
+                expected = getattr(estimators, name)(features, rows.labels)
+                assert table.series(name)["value"][depth] == pytest.approx(expected, rel=2e-3)
+
+    def test_it_says_what_was_measured(self, llm: str, task: Task) -> None:
+        table = pp.probe(llm, task, estimators="knn", max_length=5, **ONE_CALL)
+        info = table.info
+        assert info["task"] == "words" and info["split"] == "train" and info["n"] == 40
+        assert info["pooling"] == "mean"
+        assert info["tokens"] == "each divided by its own root mean square; the first one left out"
+        assert "before the model's final norm" in info["position"]
+        assert info["classes"] == {"bad": 20, "good": 20}
+        assert any("cut" in note for note in table.notes)
+        shown = table._repr_html_()
+        assert not any("No null" in note for note in table.notes)
+        assert any("No null for logistic_nll" in note for note in with_logistic(llm, task).notes)
+        for words in ("<b>pooling</b>: mean", "the first one left out", "<b>split</b>: train", "s final norm"):
+            assert words in shown
+        assert table.provenance["task"] == task.fingerprint
+        assert table.provenance["seconds"]["features"] > 0 and table.provenance["peak_memory"] > 0
+
+    def test_the_same_call_gives_the_same_numbers_and_needs_no_second_pass(
+        self, llm: str, task: Task, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = pp.probe(llm, task, estimators="ridge_accuracy,hscore", **ONE_CALL)
+        monkeypatch.setattr("pifi_probe.probing.features.stream", lambda *_, **__: pytest.fail("a second pass"))
+        again = pp.probe(llm, task, estimators="ridge_accuracy,hscore", **ONE_CALL)
+        pd.testing.assert_frame_equal(first.frame, again.frame, check_exact=True)
+
+    def test_another_seed_draws_other_rows(self, llm: str, task: Task) -> None:
+        values = [pp.probe(llm, task, estimators="ridge_mse", seed=seed, **ONE_CALL).frame["value"] for seed in (0, 1)]
+        assert (values[0] != values[1]).any()
+
+    def test_without_permutations_there_is_no_null(self, llm: str, task: Task) -> None:
+        table = pp.probe(llm, task, estimators="ridge_accuracy", **ONE_CALL | {"n_permutations": 0})
+        assert table.frame[["null_mean", "p_value", "selectivity"]].isna().all(axis=None)
+        assert table.info["null"] == "none"
+
+    def test_labels_that_mean_nothing_are_found_out(self, llm: str) -> None:
+        rng = np.random.default_rng(0)
+        task = slm.tiny_task(120)
+        split = task.splits["train"]
+        shuffled = Split(split.texts, tuple(int(x) for x in rng.permutation(split.labels)), split.ids)
+        told = pp.probe(llm, task, estimators="ridge_accuracy", **ONE_CALL | {"n": 120, "n_permutations": 49})
+        noise = pp.probe(
+            llm,
+            replace(task, splits={"train": shuffled}),
+            estimators="ridge_accuracy",
+            **ONE_CALL | {"n": 120, "n_permutations": 49},
+        )
+        assert told.frame["p_adjusted"].min() == pytest.approx(1 / 50)
+        assert noise.frame["p_adjusted"].min() > 0.05
+
+
+class TestRefusals:
+    def test_the_test_split_is_refused_and_the_error_says_why(self, llm: str, task: Task) -> None:
+        with pytest.raises(TaskError, match="no longer be held out"):
+            pp.probe(llm, task, split="test")
+
+    @pytest.mark.parametrize(
+        ("names", "message"), [("ridge_acuracy", "ridge_accuracy"), ("cka", "two feature sets"), ([], "no estimator")]
+    )
+    def test_estimators_that_cannot_be_used_are_refused_before_the_pass(
+        self, task: Task, names: Any, message: str
+    ) -> None:
+        with pytest.raises(EstimatorError, match=message):
+            pp.probe("there-is-no-such-model", task, estimators=names)
+
+    def test_rows_that_cannot_be_scored_are_refused_before_the_pass(self) -> None:
+        texts = tuple(f"text {row}" for row in range(12))
+        alone = Split(texts, (0,) * 11 + (1,), texts)
+        task = Task("rare", "single", ("a", "b"), "en", {"train": alone})
+        with pytest.raises(PifiProbeError, match="class 1 has 1"):
+            pp.probe("there-is-no-such-model", task, n=12)
+        with pytest.raises(PifiProbeError, match="1 rows"):
+            pp.probe("there-is-no-such-model", task, n=1)
+        one = Task("one", "single", ("a", "b"), "en", {"train": Split(texts, (0,) * 12, texts)})
+        with pytest.raises(PifiProbeError, match="every label is"):
+            pp.probe("there-is-no-such-model", one, n=12)
+
+    def test_default_leaves_out_what_compares_two_feature_sets(self) -> None:
+        assert "cka" in estimators.names(default_only=True)
+        names = [each.name for each in own.applicable("default")]
+        assert "cka" not in names and "mutual_knn" not in names
+        assert {"ridge_accuracy", "ridge_mse", "logme", "hscore", "knn", "nearest_mean"} <= set(names)
+
+
+class TestScores:
+    def test_the_depth_that_knows_the_labels_is_found(self) -> None:
+        for name in ("ridge_accuracy", "logme", "hscore", "knn", "nearest_mean"):
+            values = [one.value for one in scored((0.0, 0.3, 3.0), name)]
+            assert np.argmax(values) == 2
+
+    def test_every_score_and_null_is_that_of_the_estimator_itself(self) -> None:
+        labels = np.arange(100) % 2
+        features = Planted(labels, (0.2, 1.0))
+        for one in scored((0.2, 1.0), "ridge_mse,hscore"):
+            states = features[one.depth or 0]
+            assert one.value == pytest.approx(estimators.get(one.estimator)(states, labels))
+            null = permutation_null(one.estimator, states, labels, n=19, seed=0)
+            np.testing.assert_allclose(one.null, null)
+
+    def test_scores_without_examples_are_made_on_five_fifths(self) -> None:
+        labels = np.arange(100) % 2
+        fifths = stratified_fifths(labels, 0)
+        one = scored((1.0,), "logme")[0]
+        states = Planted(labels, (1.0,))[0]
+        expected = [estimators.logme(states[fifths == k], labels[fifths == k]) for k in range(5)]
+        np.testing.assert_allclose(one.fifths, expected)
+        assert one.per_example is None
+
+    def test_scores_of_examples_need_no_fifths(self) -> None:
+        one = scored((1.0,), "knn")[0]
+        assert one.fifths is None
+        assert one.per_example is not None and one.per_example.mean() == pytest.approx(one.value)
+
+    def test_a_class_too_small_for_fifths_leaves_out_the_interval_only(self) -> None:
+        one = scored((1.0,), "logme", n=18)[0]
+        assert one.fifths is None and np.isfinite(one.value)
+
+    def test_estimators_without_labels_have_no_null(self) -> None:
+        one = scored((1.0,), "effective_rank")[0]
+        assert one.null is None and one.fifths is not None
+
+    def test_the_logistic_probe_of_all_depths_is_that_of_each(self) -> None:
+        labels = np.arange(100) % 2
+        found = scored((1.0, 0.2), "logistic_nll,knn,logistic_accuracy")
+        assert [one.estimator for one in found] == ["logistic_nll"] * 2 + ["knn"] * 2 + ["logistic_accuracy"] * 2
+        first = Planted(labels, (1.0,))[0]
+        for one in (found[0], found[4]):
+            assert one.value == pytest.approx(estimators.get(one.estimator)(first, labels))
+            assert one.per_example is not None and one.per_example.mean() == pytest.approx(one.value)
+            assert one.null is None
+
+    def test_only_the_logistic_score_that_is_asked_for_comes_back(self) -> None:
+        assert {one.estimator for one in scored((1.0,), "logistic_nll")} == {"logistic_nll"}
+
+    def test_a_fit_that_did_not_converge_is_noted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = own.cross_validated
+
+        def stuck(*args: Any, **options: Any) -> list[Any]:
+            return [replace(one, converged=False) for one in real(*args, **options)]
+
+        monkeypatch.setattr(own, "cross_validated", stuck)
+        assert "did not converge" in scored((1.0,), "logistic_nll")[0].note
+
+    def test_rows_come_by_estimator_in_the_order_asked_for(self) -> None:
+        found = [(one.estimator, one.depth) for one in scored((0.0, 1.0), "logme,ridge_accuracy")]
+        assert found == [("logme", 0), ("logme", 1), ("ridge_accuracy", 0), ("ridge_accuracy", 1)]
