@@ -142,7 +142,12 @@ def test_another_tokenizer_is_another_address(llm: str, read: list[int], tmp_pat
 def test_a_file_is_hashed_once_for_each_state_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
     original = cache.sha256_file
-    monkeypatch.setattr(cache, "sha256_file", lambda path: hashed.append(path) or original(path))
+
+    def spy(path: Path) -> str:
+        hashed.append(path)
+        return original(path)
+
+    monkeypatch.setattr(cache, "sha256_file", spy)
     file = tmp_path / "x"
     for content in (b"one", b"three"):
         file.write_bytes(content)

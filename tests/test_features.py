@@ -100,7 +100,7 @@ def test_features_know_their_rows_and_what_was_done(llm: str) -> None:
     features = llm_features(llm, ROWS)
     assert features.ids == ROWS.ids and features.labels.tolist() == list(ROWS.labels)
     assert features[0].shape == (24, tiny.WIDTH) and features[0].dtype == np.float32
-    assert len(list(features)) == tiny.N_LAYERS + 1
+    assert len(features) == tiny.N_LAYERS + 1
     assert np.array_equal(features[-1], features[tiny.N_LAYERS])
     said = {"family": "own-state", "pooling": "mean", "normalise": True, "drop_first": True, "precision": "float32"}
     assert said.items() <= features.info.items() and "before the final norm" in features.info["position"]
@@ -160,11 +160,12 @@ def test_a_template_takes_texts_literally() -> None:
         ({"batch_tokens": 0}, FeatureError, "batch_tokens"),
         ({"precision": "fp8"}, RecipeError, "precision='fp8'"),
         ({"device": "tpu"}, RecipeError, "device='tpu'"),
+        ({"llm": "a[0] >> b"}, FeatureError, "a model is wanted, not layers"),
     ],
 )
 def test_bad_options_are_one_line(options: dict[str, Any], kind: type[PifiProbeError], message: str, llm: str) -> None:
     with pytest.raises(kind, match=message) as caught:
-        llm_features(llm, ROWS, **options)
+        llm_features(**{"llm": llm, "rows": ROWS} | options)
     assert "next:" in str(caught.value) and "\n" not in str(caught.value)
 
 

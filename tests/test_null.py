@@ -10,7 +10,7 @@ from pifi_probe.probing import estimators
 from pifi_probe.probing.estimators import registry
 from pifi_probe.probing.null import permutation_null, permutations
 from pifi_probe.probing.spectrum import Spectrum
-from tests.test_estimators import better, sample
+from tests.planted import better, sample
 
 BATCHED = [name for name in estimators.names() if estimators.get(name).permuted is not None]
 

@@ -96,7 +96,7 @@ class Entry:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                _log.info("another process is computing these features, waiting for it: %s", self.folder)
+                _log.warning("another process is computing these features, waiting for it: %s", self.folder)
                 lock.acquire()
             write_json(self.folder / _KEY, {"key": self._key, "n_points": self._n_points, "shape": self._shape})
         except (OSError, NotImplementedError) as error:

@@ -105,8 +105,9 @@ def llm_features(
     _check(kind == ("single" if rows.pairs is None else "pair"), f"the rows are not of kind {kind!r}", "use task.kind")
     _check(max_length >= 1 and batch_tokens >= 1, "max_length and batch_tokens are at least 1", "leave them out")
     place = device_of(Recipe(device=device, precision=precision))
-    spec = parse(f"{llm}[0]")
-    assert isinstance(spec, LayerSpec)
+    spec = parse(f"{llm}[0]")  # splits off a revision
+    if not isinstance(spec, LayerSpec):
+        raise FeatureError("a model is wanted, not layers", where=llm, next="give the model's name alone")
     checkpoint = open_checkpoint(spec.model, spec.revision)
     tokenizer = donor_tokenizer(checkpoint)
     texts, template = fill_template(rows, template)

@@ -32,8 +32,9 @@ def _rate(x: Floats, precision: float) -> float:
 def transrate(features: Floats, labels: Codes, *, spectrum: Spectrum, precision: float = 1.0) -> float:
     """Coding rate of all features minus the mean rate of each class: R(Z) - Σ_c (n_c/N) R(Z_c).
 
-    Of 64 principal components, or N/4K where that is fewer, divided by their common RMS, at a `precision` of that size:
-    the released 1e-4 without scaling, of all D columns, counts how many directions a class of n_c < D examples can span.
+    Of 64 principal components, or N/4K where that is fewer, divided by their common RMS, at a `precision` of that
+    size: the released 1e-4 without scaling, of all D columns, counts how many directions a class of n_c < D examples
+    can span.
     Classes are centred on their own means: about the common mean, two equal classes on both sides of it have the rate
     of all, however far apart they are.
     """

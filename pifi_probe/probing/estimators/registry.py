@@ -87,8 +87,9 @@ def get(name: str) -> Estimator:
 
 
 def names(default_only: bool = False) -> list[str]:
-    """Return the names of all estimators, or only of those that are on by default, in order of registration."""
-    return [name for name, known in _REGISTRY.items() if known.in_default or not default_only]
+    """Return the names of all estimators, those that are on by default first, or only of these."""
+    default = [name for name, known in _REGISTRY.items() if known.in_default]
+    return default if default_only else default + [name for name in _REGISTRY if name not in default]
 
 
 def resolve(wanted: str | Sequence[str]) -> list[Estimator]:
