@@ -11,6 +11,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+BENCHMARKS := extract train_step fold stream_memory estimators probe_sweep
 
 .PHONY: help demo test test-slow lint bench book lab clean
 
@@ -60,7 +61,7 @@ lint: $(READY)
 	$(RUN) -m mypy
 
 bench: $(READY)
-	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(RUN) "$$script"; done
+	@set -e; for name in $(BENCHMARKS); do echo "$$name"; $(RUN) benchmarks/$$name.py; done
 
 book: $(READY)
 ifneq ($(wildcard book/_config.yml),)
