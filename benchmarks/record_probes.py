@@ -55,7 +55,7 @@ def write(table: pp.ProbeTable, file: Path) -> None:
     table.report(file.with_suffix(".html"))
     for name, figure in (("curves", table.plot()), ("heatmap", table.heatmap())):
         write_text(file.with_name(f"{file.stem}-{name}.svg"), standalone(figure, f"{table!r}: {name}"))
-    table.to_json(file)
+    table.to_json(file, per_example=table.family == "own-state")  # a plug-in table has some 30 MB of them
 
 
 def standalone(figure: Any, alt: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -18,7 +20,7 @@ def features(n: int, dim: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("n", "dim"), SHAPES)
-def test_eigenvalues_are_those_of_the_centred_and_scaled_gram_matrix(n, dim):
+def test_eigenvalues_are_those_of_the_centred_and_scaled_gram_matrix(n: int, dim: int) -> None:
     x = features(n, dim)
     spectrum = Spectrum.of(x)
     x = x - x.mean(axis=0)
@@ -32,47 +34,54 @@ def test_eigenvalues_are_those_of_the_centred_and_scaled_gram_matrix(n, dim):
 
 
 @pytest.mark.parametrize(("n", "dim"), SHAPES)
-def test_eigenvectors_are_orthonormal_and_of_mean_zero(n, dim):
+def test_eigenvectors_are_orthonormal_and_of_mean_zero(n: int, dim: int) -> None:
     spectrum = Spectrum.of(features(n, dim))
     np.testing.assert_allclose(spectrum.vectors.T @ spectrum.vectors, np.eye(spectrum.rank), atol=1e-10)
     np.testing.assert_allclose(spectrum.vectors.mean(axis=0), 0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("n", "dim"), SHAPES)
-def test_components_are_those_of_a_principal_component_analysis(n, dim):
+def test_components_are_those_of_a_principal_component_analysis(n: int, dim: int) -> None:
     x = features(n, dim)
     ours = Spectrum.of(x).components(5)
     theirs = PCA(5, svd_solver="full").fit_transform(x) / (x - x.mean(axis=0)).std()
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-8)
 
 
-def test_fewer_components_than_asked_for_come_where_the_rank_is_lower():
+def test_fewer_components_than_asked_for_come_where_the_rank_is_lower() -> None:
     assert Spectrum.of(features(10, 40)).components(20).shape == (10, 9)
 
 
 @pytest.mark.parametrize(("shape", "side"), [((30, 200), 30), ((200, 30), 30)])
-def test_the_smaller_of_the_two_matrices_is_decomposed(monkeypatch, shape, side):
+def test_the_smaller_of_the_two_matrices_is_decomposed(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], side: int
+) -> None:
     seen = []
     real = scipy.linalg.eigh
-    monkeypatch.setattr(scipy.linalg, "eigh", lambda matrix, **how: seen.append(matrix.shape) or real(matrix, **how))
+
+    def watched(matrix: Any, **how: Any) -> Any:
+        seen.append(matrix.shape)
+        return real(matrix, **how)
+
+    monkeypatch.setattr(scipy.linalg, "eigh", watched)
     Spectrum.of(features(*shape))
     assert seen == [(side, side)]
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
-def test_scale_does_not_matter_however_extreme(scale):
+def test_scale_does_not_matter_however_extreme(scale: float) -> None:
     x = features(20, 30)
     np.testing.assert_allclose(Spectrum.of(x * scale).values, Spectrum.of(x).values, rtol=1e-9)
 
 
-def test_a_large_offset_costs_little_precision():
+def test_a_large_offset_costs_little_precision() -> None:
     x = features(20, 30)
     np.testing.assert_allclose(Spectrum.of(x + 1e7).values, Spectrum.of(x).values, rtol=1e-6)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e-30, 1e30, -7.3e8])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_constant_features_have_an_empty_spectrum(constant, dtype):
+def test_constant_features_have_an_empty_spectrum(constant: float, dtype: Any) -> None:
     x = np.full((50, 8), constant, dtype) * np.linspace(1, 2, 8, dtype=dtype)
     spectrum = Spectrum.of(x)
     assert spectrum.rank == 0
@@ -81,26 +90,26 @@ def test_constant_features_have_an_empty_spectrum(constant, dtype):
     assert spectrum.components().shape == (50, 0)
 
 
-def test_duplicate_examples_and_columns_lower_the_rank():
+def test_duplicate_examples_and_columns_lower_the_rank() -> None:
     x = features(10, 6)
     assert Spectrum.of(np.repeat(x, 3, axis=0)).rank == 6
     assert Spectrum.of(np.tile(x, (1, 5))).rank == 6
 
 
-def test_float32_and_integers_are_taken():
+def test_float32_and_integers_are_taken() -> None:
     x = features(20, 30)
     assert Spectrum.of(x.astype(np.float32)).values.dtype == np.float64
     assert Spectrum.of(np.arange(12).reshape(4, 3)).rank == 1
 
 
-def test_the_features_are_left_as_they_were():
+def test_the_features_are_left_as_they_were() -> None:
     x = features(20, 30)
     before = x.copy()
     Spectrum.of(x)
     np.testing.assert_array_equal(x, before)
 
 
-def test_a_nan_is_named_by_row_and_column():
+def test_a_nan_is_named_by_row_and_column() -> None:
     x = features(20, 30)
     x[7, 4] = np.nan
     x[9, 0] = np.inf
@@ -111,6 +120,6 @@ def test_a_nan_is_named_by_row_and_column():
 @pytest.mark.parametrize(
     "bad", [np.zeros(5), np.zeros((2, 3, 4)), np.zeros((1, 4)), np.zeros((5, 0)), [["a", "b"], ["c", "d"]], None]
 )
-def test_what_is_no_matrix_is_refused(bad):
+def test_what_is_no_matrix_is_refused(bad: Any) -> None:
     with pytest.raises(EstimatorError):
         Spectrum.of(bad)

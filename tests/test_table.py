@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pytest
 from pifi_probe.errors import CorruptFileError, PifiProbeError, SaveError
 from pifi_probe.probing import intervals, summary
 from pifi_probe.probing.table import Kind, Measured, ProbeTable, build_table
+from pifi_probe.reporting import depths
+from pifi_probe.reporting.plots import INK, to_svg
 
 N = 200
 KINDS = {
@@ -165,6 +168,21 @@ class TestRanking:
         with pytest.raises(PifiProbeError, match="no arm 'linear'"):
             table.rank("hit", projection="ridge", arm="linear")
 
+    def test_a_difference_between_arms_has_a_p_value_corrected_for_the_number_of_layers(self) -> None:
+        rng = np.random.default_rng(0)
+        gains = [rng.normal(shift, 1.0, N) for shift in (0.0, 0.0, 0.0, 0.5)]
+        measured = [
+            Measured("hit", float(gain.mean()), d, d, arm="real - shuffled", per_example=gain)
+            for d, gain in enumerate(gains)
+        ]
+        measured.append(Measured("hit", 0.1, 0, 0, arm="real", per_example=np.full(N, 0.1)))
+        table = build_table("plug-in", measured, INFO, kinds=KINDS)
+        rows = table.series("hit")
+        assert rows["p_adjusted"][3] < 0.01 and rows["p_adjusted"][:3].min() > 0.05
+        assert (rows["p_adjusted"] >= rows["p_value"]).all()
+        assert table.series("hit", arm="real")["p_value"].isna().all()
+        assert table.summary()["arm"].tolist() == ["real - shuffled"]
+
     def test_a_control_without_a_layer_is_in_no_best_set(self) -> None:
         frame = plug_in_table().frame
         control = frame[frame["depth"].isna()]
@@ -225,6 +243,16 @@ class TestStatistics:
         strong = intervals.adjusted_p_values(np.full(12, 9.0), rng.normal(size=(12, 59)))
         assert strong.tolist() == pytest.approx([1 / 60] * 12)
 
+    def test_p_values_of_differences_are_those_of_their_intervals(self) -> None:
+        values, half = np.array([1.96, -1.96, 0.0, 5.0]), np.full(4, 1.96)
+        p_values = intervals.difference_p_values(values, half, half, by_fifths=False)
+        np.testing.assert_allclose(p_values, [0.05, 0.05, 1.0, 5.7e-7], rtol=0.02)
+        by_fifths = intervals.difference_p_values(values, half, half, by_fifths=True)
+        assert by_fifths[:2].tolist() == pytest.approx([0.05, 0.05]) and by_fifths[3] > 1e-3
+        one_sided = intervals.difference_p_values(np.array([1.0]), np.array([1.0]), np.array([9.0]), by_fifths=False)
+        assert one_sided[0] == pytest.approx(0.05)
+        assert np.isnan(intervals.difference_p_values(values, half * np.nan, half * np.nan, by_fifths=False)).all()
+
 
 class TestDisk:
     @pytest.mark.parametrize(
@@ -239,6 +267,12 @@ class TestDisk:
             assert again.per_example.keys() == table.per_example.keys()
             assert all(np.array_equal(again.per_example[name], table.per_example[name]) for name in table.per_example)
             assert again.to_json() == text
+
+    def test_scores_of_examples_can_be_left_out_of_the_file(self, table: ProbeTable, tmp_path: Path) -> None:
+        table.to_json(tmp_path / "table.json", per_example=False)
+        again = ProbeTable.from_json(tmp_path / "table.json")
+        assert again.per_example == {} and table.per_example
+        pd.testing.assert_frame_equal(again.frame, table.frame, check_exact=True)
 
     def test_json_is_strict(self, table: ProbeTable) -> None:
         def refuse(constant: str) -> None:
@@ -329,6 +363,7 @@ class TestShown:
 
     def test_the_terminal_has_the_same_summary(self, table: ProbeTable) -> None:
         shown = table.to_rich()
+        assert "arm" not in table.summary()
         assert [str(column.header) for column in shown.columns] == list(table.summary().columns)
         assert shown.row_count == 3
 
@@ -373,5 +408,25 @@ class TestShown:
         page = (tmp_path / "report.html").read_text(encoding="utf-8")
         assert page.count("<svg ") == 2
         assert "agree by chance" in html.unescape(page)
-        assert "test split was never read" in page and "How these numbers were made" in page
+        assert "its test split was never read" in page and "How these numbers were made" in page
         assert not re.search(r"<(image|script|link)\b", page)
+
+
+class TestPlots:
+    @pytest.mark.parametrize("plot", [depths.depth_panels, depths.depth_heatmap])
+    def test_a_frame_without_the_columns_or_rows_is_refused(self, plot: Any) -> None:
+        with pytest.raises(PifiProbeError, match="no column"):
+            plot(pd.DataFrame({"x": [1]}))
+        columns = ["panel", "series", "depth", "value", "row", "behind"]
+        with pytest.raises(PifiProbeError, match="nothing to plot"):
+            plot(pd.DataFrame(columns=columns, dtype=float))
+
+    def test_names_of_users_are_text_and_the_ink_is_the_pages_own(self, table: ProbeTable) -> None:
+        kinds = {"hit": Kind(ATTACK, ATTACK, True)}
+        measured = [Measured("hit", 0.5, d, d, fifths=np.arange(5.0), projection=ATTACK) for d in range(3)]
+        hostile = build_table("own-state", measured, INFO, kinds=kinds)
+        for figure in (hostile.plot(), hostile.heatmap(), table.plot(), table.heatmap()):
+            svg = to_svg(figure, ATTACK)
+            tags = {str(element.tag).rpartition("}")[2] for element in ElementTree.fromstring(svg).iter()}
+            assert not tags & {"script", "image"}
+            assert "currentColor" in svg and INK not in svg and "#ffffff" not in svg

@@ -15,10 +15,11 @@ from pifi_probe.probing.intervals import (
     N_FIFTHS,
     adjusted_p_values,
     best_by_fifths,
+    difference_p_values,
     example_half_widths,
     fifth_half_width,
 )
-from pifi_probe.stats import MIN_SEEDS
+from pifi_probe.stats import MIN_SEEDS, holm
 
 if TYPE_CHECKING:
     from pifi_probe.probing.table import ProbeTable
@@ -184,7 +185,7 @@ def _rows(family: str, own: list[Measured], kind: Kind, n: int) -> list[dict[str
     sign = 1.0 if kind.larger_is_better else -1.0
     below, above, words = _interval(own)
     best = _best_set(own, sign)
-    adjusted = _adjusted(own, sign)
+    p_values, adjusted = _p_values(own, sign, below, above, words)
     return [
         {
             "family": family,
@@ -199,6 +200,7 @@ def _rows(family: str, own: list[Measured], kind: Kind, n: int) -> list[dict[str
             "high": one.value + above[i],
             "interval": words,
             **_null_columns(one, sign),
+            "p_value": p_values[i],
             "p_adjusted": adjusted[i],
             "in_best_set": bool(best[i]),
             "n": n if one.per_example is None else one.per_example.shape[-1],
@@ -285,20 +287,26 @@ def _best_set(own: list[Measured], sign: float) -> NDArray[np.bool_]:
 
 def _null_columns(one: Measured, sign: float) -> dict[str, float]:
     if one.null is None:
-        return dict.fromkeys(("null_mean", "null_high", "p_value", "selectivity"), np.nan)
+        return dict.fromkeys(("null_mean", "null_high", "selectivity"), np.nan)
     null = np.asarray(one.null, dtype=np.float64)
     return {
         "null_mean": float(null.mean()),
         "null_high": float(sign * np.quantile(sign * null, 0.95)),
-        "p_value": float((1 + (sign * null >= sign * one.value).sum()) / (1 + len(null))),
         "selectivity": float(sign * (one.value - null.mean())),
     }
 
 
-def _adjusted(own: list[Measured], sign: float) -> Floats:
-    """Return the p-values of a series, corrected for the number of its layers; NaN without a null."""
-    p_values = np.full(len(own), np.nan)
-    if any(one.null is None for one in own) or not all(np.isfinite(one.value) for one in own):
-        return p_values
-    nulls = np.stack([np.asarray(one.null, dtype=np.float64) for one in own])
-    return adjusted_p_values(sign * np.array([one.value for one in own]), sign * nulls)
+def _p_values(own: list[Measured], sign: float, below: Floats, above: Floats, words: str) -> tuple[Floats, Floats]:
+    """Return the p-value of each row alone, and corrected for the number of layers; NaN where there is no null."""
+    values, nowhere = np.array([one.value for one in own]), np.full(len(own), np.nan)
+    nulls = [one.null for one in own if one.null is not None]
+    if not np.isfinite(values).all():
+        return nowhere, nowhere
+    if len(nulls) == len(own):
+        drawn = sign * np.stack(nulls)
+        reached = (drawn >= sign * values[:, None]).sum(axis=1)
+        return (1 + reached) / (1 + drawn.shape[1]), adjusted_p_values(sign * values, drawn)
+    if " - " in own[0].arm and np.isfinite(below).all():
+        alone = difference_p_values(values, below, above, by_fifths=words == BY_FIFTHS)
+        return alone, np.array(holm(alone.tolist()))
+    return nowhere, nowhere

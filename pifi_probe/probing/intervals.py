@@ -23,6 +23,7 @@ __all__ = [
     "N_FIFTHS",
     "adjusted_p_values",
     "best_by_fifths",
+    "difference_p_values",
     "example_half_widths",
     "fifth_half_width",
     "stratified_fifths",
@@ -130,4 +131,23 @@ def adjusted_p_values(values: Floats, nulls: Floats) -> Floats:
     largest = ((nulls - middle[:, None]) / spread[:, None]).max(axis=0)  # (P,)
     found = (values - middle) / spread
     p_values: Floats = (1 + (largest[None, :] >= found[:, None]).sum(axis=1)) / (1 + nulls.shape[1])
+    return p_values
+
+
+def difference_p_values(values: Floats, below: Floats, above: Floats, *, by_fifths: bool) -> Floats:
+    """Return two-sided p-values of no difference between two arms, from 95 % intervals; NaN without an interval.
+
+    Parameters
+    ----------
+    values, below, above : array of float, shape (A,)
+        Differences, and how far below and above them their intervals reach.
+    by_fifths : bool
+        Whether the intervals are those of `fifth_half_width` (t with 4 degrees of freedom; else normal).
+    """
+    from scipy.stats import norm, t
+
+    shape = t(N_FIFTHS - 1) if by_fifths else norm
+    half = np.where(values > 0, below, above)  # the side on which zero lies
+    distance = np.abs(values) / np.where(half > 0, half, np.where(values == 0, np.inf, 1e-300))
+    p_values: Floats = np.where(np.isnan(half), np.nan, 2 * shape.sf(distance * shape.ppf((1 + LEVEL) / 2)))
     return p_values

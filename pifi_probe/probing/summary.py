@@ -24,12 +24,13 @@ _READING = (
     "Best depth: where the score is best. Among the best: the depths that cannot be told from it (95 %, corrected for "
     "the number of depths); the true best is one of them, and a pick inside of the set is as good as the data can say. "
     "Permuted labels: the same score when labels mean nothing, its mean and where its better 5 % begin. p: how often "
-    "permuted labels reach the best score at any depth."
+    "permuted labels reach the best score at any depth; of a difference between two arms, how often chance alone makes "
+    "one so large (corrected for the number of depths)."
 )
 _LIMITS = (
-    "A score says how well these features predict these labels on held-out examples. It was not trained into PiFi, "
-    "and whether it tells which layer helps there is a question of its own. The examples are those of one split of "
-    "one task; the test split was never read."
+    "A score says how well these features predict these labels on held-out examples. No encoder was fine-tuned with a "
+    "layer for it, and whether it tells which layer helps there is a question of its own. The examples are those of "
+    "one task; its test split was never read."
 )
 
 
@@ -69,7 +70,8 @@ def summary(table: ProbeTable) -> pd.DataFrame:
 
     rows = table.headlines()
     lines = [_line(table, own) for _, own in rows.groupby(["estimator", "projection"], sort=False)]
-    return pd.DataFrame(lines)
+    found = pd.DataFrame(lines)
+    return found if (rows["arm"] != "real").any() else found.drop(columns="arm")
 
 
 def _line(table: ProbeTable, own: pd.DataFrame) -> dict[str, str]:
@@ -78,7 +80,7 @@ def _line(table: ProbeTable, own: pd.DataFrame) -> dict[str, str]:
     name = _title(table, first)
     values = own.dropna(subset="value")
     if not len(values):
-        return dict(zip(_COLUMNS, [name, *["\u2013"] * (len(_COLUMNS) - 1)], strict=True))
+        return dict(zip(_COLUMNS, [name, first["arm"], *["\u2013"] * (len(_COLUMNS) - 2)], strict=True))
     best = values.iloc[int(values["value"].argmax() if kind.larger_is_better else values["value"].argmin())]
     interval = "" if _missing(best["low"]) else f" [{_number(best['low'])}, {_number(best['high'])}]"
     null = "\u2013" if _missing(best["null_mean"]) else f"{_number(best['null_mean'])}; {_number(best['null_high'])}"
@@ -86,11 +88,11 @@ def _line(table: ProbeTable, own: pd.DataFrame) -> dict[str, str]:
     among = f"{ranges(chosen)} ({len(chosen)} of {len(values)})"
     p_value = "\u2013" if _missing(best["p_adjusted"]) else f"{best['p_adjusted']:.2g}"
     score = f"{_number(best['value'])}{interval} {kind.unit}".strip()
-    return dict(zip(_COLUMNS, [name, str(best["depth"]), score, among, null, p_value], strict=True))
+    return dict(zip(_COLUMNS, [name, first["arm"], str(best["depth"]), score, among, null, p_value], strict=True))
 
 
 QUIET = ("real", "real - shuffled")  # arms that go without saying
-_COLUMNS = ("estimator", "best depth", "score there", "among the best", "permuted labels: mean; best 5 %", "p")
+_COLUMNS = ("estimator", "arm", "best depth", "score there", "among the best", "permuted labels: mean; best 5 %", "p")
 
 
 def _missing(value: Any) -> bool:

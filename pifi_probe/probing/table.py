@@ -7,7 +7,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +49,9 @@ class ProbeTable:
         - ``family``, ``estimator``, ``projection``, ``arm``; ``depth`` (0 to L; missing for a control without a
           layer), ``layer`` and ``position`` ("input" or "output" of that layer);
         - ``value`` with ``low``, ``high`` (95 %) and ``interval`` (how it was made);
-        - under permuted labels: ``null_mean``, ``null_high`` (the better 5 % begin there), ``p_value`` of this
-          layer alone, ``p_adjusted`` for having looked at all layers, ``selectivity`` (value minus null mean,
-          larger is better);
+        - under permuted labels: ``null_mean``, ``null_high`` (the better 5 % begin there), ``selectivity`` (value
+          minus null mean, larger is better); ``p_value`` of this layer alone and ``p_adjusted`` for having looked at
+          all layers, for a difference between arms that of no difference;
         - ``in_best_set``: whether the layer cannot be told from the best of its series (95 %, corrected for the
           number of layers);
         - ``n`` (examples), ``unit``, ``note``.
@@ -214,9 +214,13 @@ class ProbeTable:
             write_text(path, text)
         return text
 
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return everything as JSON, and write it to `path`, atomically, when one is given."""
-        text = json.dumps(self._to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    def to_json(self, path: str | Path | None = None, *, per_example: bool = True) -> str:
+        """Return everything as JSON, and write it to `path`, atomically, when one is given.
+
+        The scores of single examples are most of a large table; ``per_example=False`` leaves them out.
+        """
+        table = self if per_example else replace(self, per_example={})
+        text = json.dumps(table._to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         if path is not None:
             write_text(path, text)
         return text

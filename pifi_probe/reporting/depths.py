@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def depth_panels(frame: pd.DataFrame, *, depth_label: str = "depth") -> Figure:
         grid = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
         for axes, panel in zip(grid, panels, strict=False):
             _panel(axes, rows[rows["panel"] == panel], looks)
-            axes.set_title(printable(panel)[:MAX_LABEL], fontsize="medium", loc="left")
+            axes.set_title(textwrap.fill(printable(panel)[:MAX_LABEL], 44), fontsize="medium", loc="left")
         for axes in grid[len(panels) :]:
             axes.remove()
         for axes in grid[max(0, len(panels) - columns) : len(panels)]:
@@ -78,6 +79,9 @@ def _panel(axes: Axes, rows: pd.DataFrame, looks: dict[Any, tuple[str, str]]) ->
         best = curve["best"].to_numpy(dtype=bool) if "best" in curve else np.zeros(len(curve), dtype=bool)
         axes.plot(x[best], curve["value"][best], marker, color=colour, markersize=4.5)
         axes.plot(x[~best], curve["value"][~best], marker, color=colour, markersize=2.5, fillstyle="none")
+    low, high = axes.get_ylim()
+    if low < 0 < high:
+        axes.axhline(0, color=INK, linewidth=0.8)
     if "unit" in rows:
         axes.set_ylabel(printable(rows["unit"].iloc[0]))
 
