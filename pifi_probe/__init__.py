@@ -10,8 +10,17 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pifi_probe.layers.extract import extract
     from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
+    from pifi_probe.layers.parallel import FrozenParallel
     from pifi_probe.layers.reduce import reduce
-    from pifi_probe.plugin import PiFiConfig, PiFiForSequenceClassification, plug_in
+    from pifi_probe.plugin import (
+        PiFiConfig,
+        PiFiForConditionalGeneration,
+        PiFiForMultipleChoice,
+        PiFiForQuestionAnswering,
+        PiFiForSequenceClassification,
+        PiFiForTokenClassification,
+        plug_in,
+    )
     from pifi_probe.probing.own import probe
     from pifi_probe.probing.plugin_probe import probe_plugin
     from pifi_probe.probing.table import ProbeTable
@@ -24,9 +33,14 @@ _HOMES = {
     "extract": "pifi_probe.layers.extract",
     "FrozenChain": "pifi_probe.layers.frozen",
     "FrozenLayer": "pifi_probe.layers.frozen",
+    "FrozenParallel": "pifi_probe.layers.parallel",
     "reduce": "pifi_probe.layers.reduce",
     "PiFiConfig": "pifi_probe.plugin",
+    "PiFiForConditionalGeneration": "pifi_probe.plugin",
+    "PiFiForMultipleChoice": "pifi_probe.plugin",
+    "PiFiForQuestionAnswering": "pifi_probe.plugin",
     "PiFiForSequenceClassification": "pifi_probe.plugin",
+    "PiFiForTokenClassification": "pifi_probe.plugin",
     "plug_in": "pifi_probe.plugin",
     "probe": "pifi_probe.probing.own",
     "probe_plugin": "pifi_probe.probing.plugin_probe",
@@ -45,8 +59,13 @@ _MODULES = ("assets", "errors")
 __all__ = [
     "FrozenChain",
     "FrozenLayer",
+    "FrozenParallel",
     "PiFiConfig",
+    "PiFiForConditionalGeneration",
+    "PiFiForMultipleChoice",
+    "PiFiForQuestionAnswering",
     "PiFiForSequenceClassification",
+    "PiFiForTokenClassification",
     "ProbeTable",
     "Recipe",
     "RunResult",

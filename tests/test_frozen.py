@@ -13,7 +13,6 @@ from pifi_probe.errors import (
     CheckpointError,
     FrozenLayerError,
     PlugInError,
-    SpecError,
     UnsupportedFamilyError,
 )
 from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
@@ -121,11 +120,6 @@ def test_a_range_is_a_series_of_layers(folder: Path) -> None:
     for index in range(3):
         one_by_one = pp.extract(f"{folder}[{index}]")(one_by_one)
     assert torch.equal(chain(x), one_by_one)
-
-
-def test_a_parallel_specification_is_refused_by_extract(folder: Path) -> None:
-    with pytest.raises(SpecError, match="parallel"):
-        pp.extract(f"{folder}[0] | {folder}[1]")
 
 
 def test_an_unknown_family_says_what_to_add_and_where(tmp_path: Path) -> None:

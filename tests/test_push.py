@@ -58,6 +58,20 @@ def test_a_pushed_model_comes_back_equal_with_its_card(
     assert "license: apache-2.0" in card and "layer 1 of 3" in card
 
 
+def test_a_pushed_combination_of_two_models_comes_back_equal(
+    hub: HubServer, donor: FrozenLayer, tmp_path: Path
+) -> None:
+    wide = pp.extract(f"{tiny.tiny_checkpoint('gemma', tmp_path / 'wide', hidden_size=48)}[0]")
+    both = donor.with_card(licence="apache-2.0") | wide.with_card(licence="mit")
+    model = pp.plug_in(str(slm.tiny_slm_folder(tmp_path / "slm")), both, task=slm.tiny_task())
+    torch.nn.init.normal_(model.plugin.further[0].L_out.weight)
+    model.push_to_hub("owner/combined")
+    again = pp.PiFiForSequenceClassification.from_pretrained("owner/combined")
+    assert torch.allclose(logits(again), logits(model), atol=1e-6)
+    card = card_of(hub, "owner/combined")
+    assert "license: other" in card and "[1] | " in card and "licence of the donor: mit" in card
+
+
 def test_an_unknown_licence_is_refused_before_anything_is_sent(
     hub: HubServer, donor: FrozenLayer, tmp_path: Path
 ) -> None:

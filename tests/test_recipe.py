@@ -16,6 +16,7 @@ def test_the_defaults_are_those_of_the_paper_and_of_its_reference_code() -> None
     assert values == {
         "learning_rate": 5e-5,
         "lr_projection": None,
+        "lr_gate": 1e-2,
         "batch_size": 32,
         "epochs": 3,
         "max_length": 100,
@@ -51,6 +52,7 @@ def test_every_setting_changes_the_hash() -> None:
     changes = {
         "learning_rate": 1e-4,
         "lr_projection": 1e-4,
+        "lr_gate": 1e-3,
         "batch_size": 8,
         "epochs": 1,
         "max_length": 50,
@@ -61,7 +63,7 @@ def test_every_setting_changes_the_hash() -> None:
         "device": "cpu",
     }
     assert changes.keys() == Recipe().to_dict().keys()
-    assert len({Recipe().replace(**{name: value}).hash for name, value in changes.items()} | {Recipe().hash}) == 11
+    assert len({Recipe().replace(**{name: value}).hash for name, value in changes.items()} | {Recipe().hash}) == 12
 
 
 def test_replace_leaves_the_original_as_it_was() -> None:
@@ -91,6 +93,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest_one(wrong: dict[str, objec
         {"learning_rate": None},
         {"learning_rate": "5e-5"},
         {"lr_projection": -1e-3},
+        {"lr_gate": 0},
         {"batch_size": 0},
         {"batch_size": 8.5},
         {"epochs": 0},

@@ -21,10 +21,11 @@ from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks import Split, Task
 from pifi_probe.tasks.metrics import classification_metrics
 from pifi_probe.training import Recipe, RunResult, devices, fine_tune
-from pifi_probe.training import run as run_module
 from pifi_probe.training.data import LengthGroupedOrder, encode, predict_logits
 from pifi_probe.training.history import History
 from pifi_probe.training.trainer import PiFiTrainer
+from pifi_probe.training.work import classes
+from pifi_probe.training.work.classes import by_correct_answers
 from tests import slm
 from tests.runs import RECIPE, TASK, Parts, other_domain
 
@@ -138,7 +139,7 @@ def test_splits_are_read_in_their_turn_and_the_test_split_once_at_the_end(
         log.append(next(name for name, own in TASK.splits.items() if own is split))
         return encode(split, *args)
 
-    monkeypatch.setattr(run_module, "encode", recorded)
+    monkeypatch.setattr(classes, "encode", recorded)
     fine_tune(parts.model(), TASK, RECIPE, callbacks=[Spy("on_train_end", lambda *args, **kwargs: log.append("end"))])
     assert log == ["train", "validation", "end", "test"]
 
@@ -159,7 +160,8 @@ def test_the_best_epoch_has_the_highest_accuracy_and_then_the_lowest_nll(parts: 
     for epoch, (accuracy, nll) in enumerate(scores, start=1):
         with torch.no_grad():
             model.get_parameter("head.0.bias").fill_(epoch)
-        history.end_epoch(model, {"epoch": epoch, "accuracy": accuracy, "nll": nll, "n": 20})
+        record = {"epoch": epoch, "accuracy": accuracy, "nll": nll, "n": 20}
+        history.end_epoch(model, record, by_correct_answers(record))
     assert history.best_epoch == 3
     assert (history.best_state["head.0.bias"] == 3).all(), "the weights are those of that epoch"
 

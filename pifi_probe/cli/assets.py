@@ -28,7 +28,7 @@ def _record(status: AssetStatus) -> dict[str, Any]:
         "also": ", ".join(asset.aliases),
         "what": asset.title,
         "package": f"{asset.package}=={asset.version}",
-        "bytes": asset.nbytes,
+        "bytes": sum(one.nbytes for one in asset.packages),
         "licence": asset.licence,
         "terms": asset.terms,
         "present": status.cached,

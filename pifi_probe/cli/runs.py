@@ -23,15 +23,18 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    task: str = typer.Option(..., help="Embedded task, CSV, TSV, JSONL or parquet file, or hub id."),
+    task: str = typer.Option(..., help="Embedded or named task, CSV, TSV, JSONL or parquet file, or hub id."),
     out: Path = typer.Option(..., "--out", "-o", help="Folder of the run; result.json is written into it."),
     slm: str = typer.Option("minilm-l6", help="The small language model."),
-    layer: str = typer.Option("smollm2-135m[-1]", help="The layer, MODEL[i]."),
+    layer: str = typer.Option("smollm2-135m[-1]", help="MODEL[i], or several: A[i] >> B[j], A[i] | B[j]."),
+    combine: str = typer.Option("", help="Of several layers: serial, gated-serial, mix, unshared or gated."),
     wiring: str = typer.Option("paper", help="paper or matched."),
     control: str = typer.Option("", help="vanilla, linear, random, shuffled, unfrozen or mlp."),
     also: list[str] = typer.Option([], help="Further test sets; may be repeated."),
     text: str = typer.Option("text", help="Column with the text, for files and hub data."),
     label: str = typer.Option("label", help="Column with the label, for files and hub data."),
+    kind: str = typer.Option("", help="Kind of the task, for files and hub data: seen from the columns when empty."),
+    language: str = typer.Option("en", help="Language of the texts, for files and hub data; a translation: en-de."),
     n_train: int = typer.Option(0, help="Train on so many texts only."),
     seed: int = typer.Option(0, help="Seed of initialisation, order and dropout."),
     epochs: int = typer.Option(3, help="Passes over the training texts."),
@@ -44,10 +47,12 @@ def train(
     """Train one model and test it."""
     import pifi_probe as pp
 
-    main = _load_task(task, text, label)
+    main = _load_task(task, text, label, kind, language)
     main = main.subset(train=n_train) if n_train else main
-    further = [_load_task(name, text, label) for name in also]
-    model = pp.plug_in(slm, layer, task=main, wiring=wiring, control=control or None, seed=seed)
+    further = [_load_task(name, text, label, kind, language) for name in also]
+    model = pp.plug_in(
+        slm, layer, task=main, wiring=wiring, combine=combine or None, control=control or None, seed=seed
+    )
     recipe = pp.Recipe(seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision)
     result = pp.fine_tune(model, main, recipe, also=further, out=out, resume=resume, save_model=save_model)
     if as_json:
@@ -58,16 +63,19 @@ def train(
         print_record(f"{result.label} on {name}", shown)
 
 
-def _load_task(name: str, text: str, label: str) -> Any:
+def _load_task(name: str, text: str, label: str, kind: str = "", language: str = "en") -> Any:
     import pifi_probe as pp
-    from pifi_probe.tasks import RATED
+    from pifi_probe.tasks import EMBEDDED, HUB_TASKS
 
-    return pp.load_task(name) if name in RATED else pp.load_task(name, text=text, label=label)
+    if name in EMBEDDED or name in HUB_TASKS:
+        return pp.load_task(name)
+    return pp.load_task(name, text=text, label=label, kind=kind or None, language=language)
 
 
 def compare(
     runs: list[Path] = typer.Argument(help="Folders of runs, or their result.json files."),
     baseline: str = typer.Option("vanilla", help="The arm that the others are compared with."),
+    metric: str = typer.Option("", help="A score of every example, such as nll; the task's main one when empty."),
     html: Path = typer.Option(None, help="Write a report here."),
     as_json: bool = Json,
 ) -> None:
@@ -75,7 +83,7 @@ def compare(
     import pifi_probe as pp
 
     files = [path / "result.json" if path.is_dir() else path for path in runs]
-    comparison = pp.compare([pp.RunResult.from_json(file) for file in files], baseline=baseline)
+    comparison = pp.compare([pp.RunResult.from_json(file) for file in files], baseline=baseline, metric=metric or None)
     if html is not None:
         from pifi_probe.reporting import html as report
 

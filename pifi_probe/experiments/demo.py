@@ -12,7 +12,7 @@ from pifi_probe.errors import RecipeError
 from pifi_probe.experiments.report import write_report
 from pifi_probe.files import write_json
 from pifi_probe.layers.extract import extract
-from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
+from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.plugin import plug_in
 from pifi_probe.provenance import collect
 from pifi_probe.tasks import Task, load_task
@@ -164,7 +164,7 @@ def _at_most(task: Task, n: int) -> int:
 
 
 def _one_run(
-    arm: Arm, seed: int, size: Size, train: Task, also: list[Task], layer: FrozenLayer | FrozenChain, root: Path
+    arm: Arm, seed: int, size: Size, train: Task, also: list[Task], layer: FrozenLayers, root: Path
 ) -> RunResult:
     """Return the stored result of a run, or make and store it."""
     file = root / "runs" / f"{arm.key}-seed{seed}" / "result.json"

@@ -6,10 +6,11 @@ import torch
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from pifi_probe.compat import quiet_transformers
-from pifi_probe.errors import CheckpointError, PlugInError, SpecError
+from pifi_probe.errors import CheckpointError, PlugInError
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.families import family_of, layer_config
 from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard
+from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel
 from pifi_probe.layers.shell import decoder_of, strip_shell
 from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, parse
 
@@ -24,21 +25,22 @@ _DTYPES = {
 
 
 def extract(
-    spec: str | LayerSpec | Serial,
+    spec: str | LayerSpec | Serial | Parallel,
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
     revision: str | None = None,
     allow_pickle: bool = False,
     allow_full_download: bool = False,
-) -> FrozenLayer | FrozenChain:
+) -> FrozenLayers:
     """Read one layer of a language model, alone.
 
     Parameters
     ----------
     spec : str
         ``"MODEL[i]"``, with MODEL a hub id, local folder, ``.gguf`` or ``.safetensors`` file, or embedded
-        name; ``"MODEL[i:j]"`` and ``"A[i] >> B[j]"`` give layers in series.
+        name; ``"MODEL[i:j]"`` and ``"A[i] >> B[j]"`` give layers in series, ``"A[i] | B[j]"`` layers side by
+        side.
     dtype : str or torch.dtype
         ``"auto"``: the type of the checkpoint, float32 for GGUF.
     device : str or torch.device
@@ -52,8 +54,8 @@ def extract(
 
     Returns
     -------
-    FrozenLayer or FrozenChain
-        A chain for several layers in series.
+    FrozenLayer, FrozenChain or FrozenParallel
+        A chain for several layers in series, a parallel set for layers side by side.
 
     Raises
     ------
@@ -61,24 +63,27 @@ def extract(
         Each says what was wrong, where, and what to do next.
     """
     parsed = parse(spec) if isinstance(spec, str) else spec
-    if isinstance(parsed, Parallel):
-        raise SpecError(
-            "parallel combinations cannot be extracted as one layer",
-            where=str(parsed),
-            next="extract each branch by itself, or use >> for a series",
-        )
     opened: dict[tuple[str, str | None], Checkpoint] = {}
-    layers: list[FrozenLayer] = []
-    for part in parsed.parts if isinstance(parsed, Serial) else (parsed,):
+
+    def open_once(part: LayerSpec) -> Checkpoint:
         key = (part.model, part.revision or revision)
         if key not in opened:
             opened[key] = open_checkpoint(
                 key[0], key[1], allow_pickle=allow_pickle, allow_full_download=allow_full_download
             )
-        checkpoint = opened[key]
-        for index in part.indices(int(checkpoint.config.num_hidden_layers)):
-            layers.append(extract_from(checkpoint, index, model=part.model, dtype=dtype, device=device))
-    return layers[0] if len(layers) == 1 else FrozenChain(layers)
+        return opened[key]
+
+    def series(branch: LayerSpec | Serial) -> FrozenLayer | FrozenChain:
+        layers: list[FrozenLayer] = []
+        for part in branch.parts if isinstance(branch, Serial) else (branch,):
+            checkpoint = open_once(part)
+            for index in part.indices(int(checkpoint.config.num_hidden_layers)):
+                layers.append(extract_from(checkpoint, index, model=part.model, dtype=dtype, device=device))
+        return layers[0] if len(layers) == 1 else FrozenChain(layers)
+
+    if isinstance(parsed, Parallel):
+        return FrozenParallel([series(branch) for branch in parsed.parts])
+    return series(parsed)
 
 
 def extract_from(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,6 +21,9 @@ from pifi_probe.errors import CheckpointError, FrozenLayerError, SaveError
 from pifi_probe.files import write_json
 from pifi_probe.layers.families import Family, family_of
 from pifi_probe.layers.shell import decoder_of, make_shell
+
+if TYPE_CHECKING:
+    from pifi_probe.layers.parallel import FrozenParallel
 
 __all__ = ["FrozenChain", "FrozenLayer", "LayerCard"]
 
@@ -244,6 +247,9 @@ class FrozenLayer(nn.Module):
     def __rshift__(self, other: FrozenLayer | FrozenChain) -> FrozenChain:
         return FrozenChain([self]) >> other
 
+    def __or__(self, other: FrozenLayer | FrozenChain | FrozenParallel) -> FrozenParallel:
+        return _side_by_side(self, other)
+
     def save(self, folder: str | Path) -> Path:
         """Write ``layer.safetensors`` and ``layer.json`` into `folder` and return it.
 
@@ -378,15 +384,31 @@ class FrozenChain(nn.Module):
         return hidden_states
 
     def __rshift__(self, other: FrozenLayer | FrozenChain) -> FrozenChain:
+        if not isinstance(other, (FrozenLayer, FrozenChain)):
+            return NotImplemented
         return FrozenChain(list_of(self) + list_of(other))
+
+    def __or__(self, other: FrozenLayer | FrozenChain | FrozenParallel) -> FrozenParallel:
+        return _side_by_side(self, other)
 
     def __repr__(self) -> str:
         return " >> ".join(repr(layer) for layer in self.layers)
 
 
-def list_of(layer: FrozenLayer | FrozenChain) -> list[FrozenLayer]:
-    """Return the frozen layers of a layer or chain, in order."""
-    return [layer] if isinstance(layer, FrozenLayer) else [x for x in layer.layers if isinstance(x, FrozenLayer)]
+def list_of(layer: FrozenLayer | FrozenChain | FrozenParallel) -> list[FrozenLayer]:
+    """Return the frozen layers of a layer, a chain or a parallel set, in order."""
+    if isinstance(layer, FrozenLayer):
+        return [layer]
+    parts: Any = layer.layers if isinstance(layer, FrozenChain) else layer.branches
+    return [one for part in parts for one in list_of(part)]
+
+
+def _side_by_side(
+    first: FrozenLayer | FrozenChain, other: FrozenLayer | FrozenChain | FrozenParallel
+) -> FrozenParallel:
+    from pifi_probe.layers.parallel import FrozenParallel
+
+    return FrozenParallel([first]) | other
 
 
 def _fingerprint(named: tuple[str, torch.Tensor]) -> str:

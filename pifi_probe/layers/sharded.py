@@ -166,14 +166,18 @@ def decoder_prefix(indices: Mapping[str, set[int]], n_layers: int) -> str | None
 def _group_layers(names: Iterable[str], n_layers: int, identity: str) -> tuple[str, dict[int, list[str]]]:
     """Return the text decoder's prefix and the names of each of its layers."""
     groups: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    is_encoder = False
     for name in names:
+        is_encoder |= ".layer." in name and "encoder." in name
         match = _LAYER.match(name)
         if match and len(match["i"]) <= 6:
             groups[match["prefix"]][int(match["i"])].append(name)
     prefix = decoder_prefix({key: set(group) for key, group in groups.items()}, n_layers)
     if prefix is None:
         raise CheckpointError(
-            "no tensor is named like part of a decoder layer (model.layers.0...)",
+            "this is an encoder, such as BERT: a layer is taken from a decoder, which reads from left to right"
+            if is_encoder
+            else "no tensor is named like part of a decoder layer (model.layers.0...)",
             where=identity,
             next="give a checkpoint of a decoder language model that transformers can load",
         )

@@ -1,15 +1,22 @@
 """From layers to a model a user trains."""
 
 from pifi_probe.plugin.build import plug_in, tokenizer_for
-from pifi_probe.plugin.config import CONTROLS, WIRINGS, PiFiConfig
+from pifi_probe.plugin.config import COMBINATIONS, CONTROLS, WIRINGS, PiFiConfig
+from pifi_probe.plugin.generation import PiFiForConditionalGeneration
+from pifi_probe.plugin.heads import PiFiForMultipleChoice, PiFiForQuestionAnswering, PiFiForTokenClassification
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
 
 __all__ = [
+    "COMBINATIONS",
     "CONTROLS",
     "WIRINGS",
     "PiFiConfig",
+    "PiFiForConditionalGeneration",
+    "PiFiForMultipleChoice",
+    "PiFiForQuestionAnswering",
     "PiFiForSequenceClassification",
+    "PiFiForTokenClassification",
     "PlugIn",
     "plug_in",
     "tokenizer_for",

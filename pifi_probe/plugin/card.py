@@ -9,10 +9,17 @@ from pifi_probe.errors import LicenceError
 from pifi_probe.files import write_text
 
 if TYPE_CHECKING:
+    from pifi_probe.plugin.config import PiFiConfig
     from pifi_probe.plugin.modeling import PiFiPreTrainedModel
 
 __all__ = ["check_licence", "write_model_card"]
 
+_TAGS = {
+    "PiFiForMultipleChoice": "multiple-choice",
+    "PiFiForQuestionAnswering": "question-answering",
+    "PiFiForTokenClassification": "token-classification",
+    "PiFiForConditionalGeneration": "text2text-generation",
+}
 _UNKNOWN = ("", "unknown", "other")
 
 
@@ -41,18 +48,18 @@ def write_model_card(model: PiFiPreTrainedModel, folder: Path) -> None:
     config = model.config
     licences = sorted({item["card"].get("licence") or "not stated" for item in config.layers})
     licence = model.licence_statement or (licences[0] if len(licences) == 1 else "other")
-    front = ["---", "library_name: pifi_probe", "tags:", "- pifi", "- text-classification"]
+    tag = _TAGS.get(type(model).__name__, "text-classification")
+    front = ["---", "library_name: pifi_probe", "tags:", "- pifi", f"- {tag}"]
     if licence != "not stated":
         front.append(f"license: {licence}")
-    lines = [*front, "---", "", f"# {config.slm or 'encoder'} + {config.layer_specs or 'no layer'}", ""]
+    lines = [*front, "---", "", f"# {config.slm or 'encoder'} + {_layers(config)}", ""]
     lines += [
-        "A small encoder with one frozen layer of a language model plugged in before its head "
-        "(PiFi, arXiv 2506.07424).",
+        f"A small encoder with {_number(config)} plugged in before its head (PiFi, arXiv 2506.07424).",
         "",
         "| setting | value |",
         "|---|---|",
     ]
-    for name in ("slm", "wiring", "feed", "mask", "scale", "bypass", "pooling", "control", "save_layer"):
+    for name in ("slm", "wiring", "feed", "mask", "scale", "bypass", "pooling", "control", "combine", "save_layer"):
         lines.append(f"| {name} | {_cell(getattr(config, name))} |")
     lines += ["", "## Donor of the frozen layer", ""]
     lines += _donor_lines(model) or ["None: this model has no frozen layer."]
@@ -61,12 +68,23 @@ def write_model_card(model: PiFiPreTrainedModel, folder: Path) -> None:
         "## Use",
         "",
         "```python",
-        "from pifi_probe import PiFiForSequenceClassification",
-        'model = PiFiForSequenceClassification.from_pretrained("this folder or repository")',
+        f"from pifi_probe import {type(model).__name__}",
+        f'model = {type(model).__name__}.from_pretrained("this folder or repository")',
         "```",
         "",
     ]
     write_text(folder / "README.md", "\n".join(lines))
+
+
+def _layers(config: PiFiConfig) -> str:
+    """Name the layers, and how they are combined where the name does not say it."""
+    shown = config.layer_specs or "no layer"
+    return shown if config.combine in (None, "serial") else f"{shown} ({config.combine})"
+
+
+def _number(config: PiFiConfig) -> str:
+    n = len(config.layers)
+    return f"{n} frozen layers of language models" if n > 1 else "one frozen layer of a language model"
 
 
 def _donor_lines(model: PiFiPreTrainedModel) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import PretrainedConfig
 
 from pifi_probe.errors import PlugInError
 
-__all__ = ["CONTROLS", "WIRINGS", "PiFiConfig"]
+__all__ = ["COMBINATIONS", "CONTROLS", "WIRINGS", "PiFiConfig"]
 
 WIRINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -31,6 +32,7 @@ WIRINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 CONTROLS = ("vanilla", "linear", "random", "shuffled", "unfrozen", "mlp")
+COMBINATIONS = ("serial", "gated-serial", "mix", "unshared", "gated")
 _CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "feed": ("pooled", "sequence"),
@@ -38,6 +40,7 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "scale": ("paper", "matched"),
         "pooling": ("cls", "mean", "last"),
         "control": (None, *CONTROLS),
+        "combine": (None, *COMBINATIONS),
     }
 )
 
@@ -48,9 +51,9 @@ class PiFiConfig(PretrainedConfig):
     Parameters
     ----------
     encoder : dict
-        Configuration of the small language model, as its ``to_dict()``.
+        Configuration of the small language model, as its ``to_dict()``; for generation of the encoder-decoder.
     layers : list of dict
-        For each frozen layer, in series, its ``card`` and its one-layer ``config``.
+        For each frozen layer, branch after branch, its ``card`` and its one-layer ``config``.
     slm : str
         Name or path the encoder was loaded from.
     wiring : str
@@ -67,6 +70,10 @@ class PiFiConfig(PretrainedConfig):
     pooling : {"cls", "mean", "last"}
     control : str or None
         The matched control this model is, if any.
+    combine : {None, "serial", "gated-serial", "mix", "unshared", "gated"}
+        How several layers are combined, see `pifi_probe.plugin.combine`; None for one layer or none.
+    branches : list of int
+        The number of layers in each branch; empty for one layer or none.
     lr_projection_factor : float
         Learning rate of L_in and L_out as a multiple of the encoder's, unless the recipe says otherwise.
     head_dropout : float
@@ -74,6 +81,8 @@ class PiFiConfig(PretrainedConfig):
         Width of the layers' residual stream.
     save_layer : bool
         Save the frozen layer's weights, or only a reference (name and sha256) to them.
+    generation : dict or None
+        How an encoder-decoder writes: its ``generation_config``.
     folded : dict or None
         Shapes of the folded plug-in, when this model is the result of `fold`.
     """
@@ -92,10 +101,13 @@ class PiFiConfig(PretrainedConfig):
         bypass: bool = False,
         pooling: str = "cls",
         control: str | None = None,
+        combine: str | None = None,
+        branches: list[int] | None = None,
         lr_projection_factor: float = 1.0,
         head_dropout: float = 0.2,
         plugin_width: int = 0,
         save_layer: bool = True,
+        generation: dict[str, Any] | None = None,
         folded: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -107,18 +119,44 @@ class PiFiConfig(PretrainedConfig):
         self.feed, self.mask, self.scale, self.bypass = feed, mask, scale, bypass
         self.pooling = pooling
         self.control = control
+        self.combine, self.branches = combine, branches or []
         self.lr_projection_factor = lr_projection_factor
         self.head_dropout = head_dropout
         self.plugin_width = plugin_width
         self.save_layer = save_layer
+        self.generation = generation
         self.folded = folded
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 allowed = ", ".join(str(choice) for choice in choices if choice is not None)
                 raise PlugInError(f"unknown {name} {getattr(self, name)!r}", where=name, next=f"use one of {allowed}")
-        self.hidden_size = self.encoder.get("hidden_size") or self.encoder.get("dim") or self.encoder.get("n_embd") or 0
+        inner = self.encoder.get("encoder", self.encoder)  # an EncoderDecoderModel has two configurations
+        widths = (inner.get(name) for name in ("hidden_size", "d_model", "dim", "n_embd"))
+        self.hidden_size = next((width for width in widths if width), 0)
 
     @property
     def layer_specs(self) -> str:
         """The plugged layers in the grammar of layer specifications; empty for controls without a layer."""
-        return " >> ".join(f"{item['card']['model']}[{item['card']['index']}]" for item in self.layers)
+        names = [f"{item['card']['model']}[{item['card']['index']}]" for item in self.layers]
+        return join_specs(names, self.combine, self.branches)
+
+
+def join_specs(specs: Sequence[str], combine: str | None, branches: Sequence[int]) -> str:
+    """Join the names of layers in the grammar of layer specifications.
+
+    Parameters
+    ----------
+    specs : sequence of str
+        One for each layer, branch after branch.
+    combine, branches
+        As in `PiFiConfig`.
+
+    Examples
+    --------
+    >>> join_specs(["A[3]", "A[4]", "B[7]"], "mix", [2, 1])
+    'A[3] >> A[4] | B[7]'
+    """
+    if combine in (None, "serial", "gated-serial"):
+        return " >> ".join(specs)
+    rest = iter(specs)
+    return " | ".join(" >> ".join(islice(rest, n)) for n in branches)

@@ -135,6 +135,13 @@ def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tup
             where='feed="sequence"',
             next='train with feed="pooled" (the paper\'s wiring), or deploy the model unfolded',
         )
+    if model.config.combine not in (None, "serial"):
+        raise PlugInError(
+            f"a combination of layers ({model.config.combine}) cannot be folded: one layer folds, and so does a plain "
+            "series",
+            where=model.config.layer_specs,
+            next="deploy the model as it is; its layers are already in their single-token form",
+        )
     if form not in ("auto", "z", "grouped"):
         raise PlugInError(f"unknown form {form!r}", where="form", next="use auto, z or grouped")
     grouped = _grouped(plugin)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -9,7 +11,7 @@ from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.config import PiFiConfig
 
-__all__ = ["PlugIn", "rms"]
+__all__ = ["PlugIn", "output_scale", "rms"]
 
 
 def rms(states: torch.Tensor) -> torch.Tensor:
@@ -64,24 +66,29 @@ class PlugIn(nn.Module):
         -------
         Tensor, shape of `h`
         """
-        states = h if h.dim() == 3 else h[:, None]  # (batch, seq or 1, d_slm)
-        out = self.L_out(self.scale_out * self.core(self.scale_in * self.L_in(states), attention_mask))
+        out = self.through(h if h.dim() == 3 else h[:, None], attention_mask)  # (batch, seq or 1, d_slm)
         out = out if h.dim() == 3 else out[:, 0]
         return h + out if self.bypass else out
 
+    def through(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Return what the plug-in makes of (batch, seq, d_slm), before the bypass."""
+        return self.L_out(self.scale_out * self.core(self.scale_in * self.L_in(states), attention_mask))
+
     def core(self, x: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Pass (batch, seq, d_llm) through the layers, or through what stands for them."""
-        x = self.activation(x)
-        mask = None if attention_mask is None else self._layer_mask(attention_mask)
-        for layer in self.layers:
-            x = layer(x, mask)
+        return self.series(self.layers, self.activation(x), attention_mask)
+
+    def series(self, layers: Iterable[nn.Module], x: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Pass (batch, seq, d_llm) through layers one after the other."""
+        for layer in layers:
+            x = layer(x, None if attention_mask is None else self._layer_mask(layer, attention_mask))
         return x
 
-    def _layer_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
+    def _layer_mask(self, layer: nn.Module, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the mask the layer is given: 2-d (it adds causality itself), or 4-d and final."""
-        if self.mask == "causal" or not len(self.layers):
+        if self.mask == "causal":
             return attention_mask
-        dtype = next(self.layers.parameters()).dtype
+        dtype = next(layer.parameters()).dtype
         batch, seq = attention_mask.shape
         scores = torch.zeros(batch, 1, seq, seq, dtype=dtype, device=attention_mask.device)
         if self.mask == "bidirectional":
@@ -89,30 +96,50 @@ class PlugIn(nn.Module):
             scores = scores.masked_fill(hidden, torch.finfo(dtype).min)
         return scores
 
+    def projections(self) -> dict[str, nn.Linear]:
+        """Return the trained maps by the names of the streams they are drawn from."""
+        return {"L_in": self.L_in, "L_out": self.L_out}
+
+    def zero_start(self) -> None:
+        """Set to zero what the modes let start at zero."""
+        if self.bypass:
+            nn.init.zeros_(self.L_out.weight)
+
     @torch.no_grad()
-    def calibrate(self, h: torch.Tensor, attention_mask: torch.Tensor | None, target_rms: float) -> None:
-        """Set the two fixed factors of ``scale="matched"`` from one batch (SELECTION A.2, E2).
+    def calibrate(self, h: torch.Tensor, attention_mask: torch.Tensor | None, *target_rms: float) -> None:
+        """Set the fixed factors of ``scale="matched"`` from one batch (SELECTION A.2, E2).
 
         Parameters
         ----------
         h : Tensor, (batch, d_slm) or (batch, seq, d_slm)
             What the encoder gives.
         attention_mask : Tensor, (batch, seq), optional
-        target_rms : float
-            Root mean square the layer's input has inside its own model.
+        *target_rms : float
+            Root mean square the input of each branch has inside its own model; here the first one's.
         """
         if not self.matched:
             return
         states = h if h.dim() == 3 else h[:, None]
         x = self.L_in(states)
-        self.scale_in.fill_(target_rms / float(rms(x)))
+        self.scale_in.fill_(target_rms[0] / float(rms(x)))
         y = self.core(self.scale_in * x, attention_mask)
-        start = y if self.bypass else self.L_out(y)  # with a zero-start L_out there is no output to match yet
-        factor = float(rms(h) / rms(start))
-        if not 0 < factor < float("inf"):
-            raise PlugInError(
-                "the scale of the plug-in cannot be matched: the layer's output is zero or not finite",
-                where="calibration batch",
-                next='use scale="paper", or check the layer with pp.diagnose',
-            )
-        self.scale_out.fill_(factor)
+        # with a zero-start L_out there is no output to match yet
+        self.scale_out.fill_(output_scale(h, y if self.bypass else self.L_out(y)))
+
+
+def output_scale(h: torch.Tensor, y: torch.Tensor) -> float:
+    """Return the factor that gives `y` the root mean square of `h`.
+
+    Raises
+    ------
+    PlugInError
+        If `y` is zero or not finite.
+    """
+    factor = float(rms(h) / rms(y))
+    if not 0 < factor < float("inf"):
+        raise PlugInError(
+            "the scale of the plug-in cannot be matched: the layer's output is zero or not finite",
+            where="calibration batch",
+            next='use scale="paper", or check the layer with pp.diagnose',
+        )
+    return factor

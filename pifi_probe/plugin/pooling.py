@@ -14,7 +14,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPIN
 
 from pifi_probe.errors import PlugInError
 
-__all__ = ["Pooling", "left_padding_positions", "pool", "resolve_pooling"]
+__all__ = ["Pooling", "left_padding_positions", "must_turn", "pool", "resolve_pooling"]
 
 Pooling = Literal["cls", "mean", "last"]
 
@@ -62,6 +62,8 @@ def resolve_pooling(how: str, config: PretrainedConfig, folder: Path | None) -> 
 
 def is_decoder(config: PretrainedConfig) -> bool:
     """Return True for a causal language model, which sees only what stands to the left."""
+    if config.is_encoder_decoder:
+        return False
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
 
 
@@ -89,6 +91,14 @@ def left_padding_positions(encoder: nn.Module, attention_mask: torch.Tensor) -> 
     if "position_ids" not in inspect.signature(_forward(encoder)).parameters:
         return None
     return (attention_mask.long().cumsum(1) - 1).clamp_min(0)
+
+
+def must_turn(encoder: nn.Module, attention_mask: torch.Tensor) -> bool:
+    """Return True when left padding would move the positions of an encoder that takes no others."""
+    config: PretrainedConfig = encoder.config
+    if bool(attention_mask[:, 0].all()) or config.model_type in _COUNT_THEMSELVES:
+        return False
+    return bool(config.is_encoder_decoder) and "position_ids" not in inspect.signature(_forward(encoder)).parameters
 
 
 def _forward(module: nn.Module) -> Callable[..., object]:

@@ -28,8 +28,15 @@ def scoring_rows(task: Task, n: int | None = 1000, split: str = "train", seed: i
     Raises
     ------
     TaskError
-        If the test split is asked for, or the split is missing or has fewer rows.
+        If the task has no class for each row, the test split is asked for, or the split is missing or has fewer
+        rows.
     """
+    if not task.has_row_classes:
+        raise TaskError(
+            f"layers are scored by one class a row, and this task is of kind {task.kind!r}",
+            where=task.name,
+            next="compare layers on it by training: pp.plug_in, pp.fine_tune and pp.compare",
+        )
     if split == "test":
         raise TaskError(
             "the test split cannot be used to score or choose layers: its result would then no longer be held out",

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 from pifi_probe.errors import TaskError
 from pifi_probe.tasks.columns import Options
-from pifi_probe.tasks.from_file import FILE_TYPES, task_from_file
-from pifi_probe.tasks.from_hub import task_from_hub
-from pifi_probe.tasks.rated import RATED, task_from_asset
-from pifi_probe.tasks.task import ShiftReport, Split, Task, shift_view
+from pifi_probe.tasks.embedded import EMBEDDED, task_from_asset
+from pifi_probe.tasks.from_file import FILE_TYPES, file_type, task_from_file
+from pifi_probe.tasks.from_hub import named_task, task_from_hub
+from pifi_probe.tasks.hub_table import HUB_TASKS
+from pifi_probe.tasks.kinds import KINDS
+from pifi_probe.tasks.rated import RATED
+from pifi_probe.tasks.shift import ShiftReport, shift_view
+from pifi_probe.tasks.task import Split, Task
 
-__all__ = ["RATED", "ShiftReport", "Split", "Task", "load_task", "shift_view"]
+__all__ = ["EMBEDDED", "HUB_TASKS", "KINDS", "RATED", "ShiftReport", "Split", "Task", "load_task", "shift_view"]
 
 
 def load_task(
@@ -21,6 +26,9 @@ def load_task(
     text: str = "text",
     label: str = "label",
     pair: str | None = None,
+    items: str | None = None,
+    group: str | None = None,
+    kind: str | None = None,
     split: str | None = None,
     validation: float | str = 0.1,
     test: float | str = 0.2,
@@ -29,17 +37,27 @@ def load_task(
     config: str | None = None,
     revision: str | None = None,
     allow_overlap: bool = False,
+    drop_overlap: bool = False,
 ) -> Task:
     """Load a task.
 
     Parameters
     ----------
     name_or_path : str or Path
-        An embedded task (``movie-reviews``, ``tweets``, ``product-reviews``, ``news-editorials``), a file
-        (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``), a local folder that `datasets` reads, or a hub id
-        ``owner/name``. Embedded tasks have fixed columns, splits and language, and take no further argument.
+        An embedded task (a key of `EMBEDDED`, such as ``movie-reviews``), a named task of the hub (a key of
+        `HUB_TASKS`, such as ``sst2``), a file (``.csv``, ``.tsv``, ``.jsonl``, ``.jsonl.gz``, ``.parquet``), a
+        local folder that `datasets` reads, or a hub id ``owner/name``. Embedded and named tasks have fixed
+        columns, splits and language; named ones take `seed` and `revision`, embedded ones nothing.
     text, label, pair : str
-        Columns of the text, the class (strings, whole numbers or booleans) and, for pairs, the second text.
+        Columns of the text, the label (for classes strings, whole numbers or booleans) and the second text. What
+        is not named is looked for under its usual names; see `pifi_probe.tasks.layouts`.
+    items : str, optional
+        Column of the choices, or of the words.
+    group : str, optional
+        Column of what a row belongs to: carved splits share no group. See `Task.held_out`.
+    kind : str, optional
+        "single", "pair", "regression", "multiple-choice", "qa", "token-classification" or "seq2seq"; inferred
+        from the columns, but for "regression".
     split : str, optional
         A column that says "train", "validation" or "test".
     validation, test : float or str
@@ -53,6 +71,9 @@ def load_task(
         Configuration and commit of a hub data set.
     allow_overlap : bool
         Accept given splits that share texts (normalised) with another split.
+    drop_overlap : bool
+        Drop rows of given test and validation splits whose text is also in an earlier split (or twice in their
+        own), and say so in the task's notes.
 
     Returns
     -------
@@ -71,8 +92,22 @@ def load_task(
     >>> load_task("nyu-mll/glue", config="mrpc", text="sentence1", pair="sentence2")  # doctest: +SKIP
     """
     name = str(name_or_path)
-    options = Options(text, label, pair, split, validation, test, seed, language, allow_overlap)
-    if name in RATED:
+    options = Options(
+        text=text,
+        label=label,
+        pair=pair,
+        split=split,
+        validation=validation,
+        test=test,
+        seed=seed,
+        language=language,
+        allow_overlap=allow_overlap,
+        kind=kind,
+        items=items,
+        group=group,
+        drop_overlap=drop_overlap,
+    )
+    if name in EMBEDDED:
         if options != Options() or config is not None or revision is not None:
             raise TaskError(
                 "an embedded task has fixed columns, splits and language",
@@ -80,14 +115,22 @@ def load_task(
                 next="load it by its name alone, and use Task.subset for fewer rows",
             )
         return task_from_asset(name)
+    if name in HUB_TASKS:
+        if replace(options, seed=0) != Options() or config is not None:
+            raise TaskError(
+                "a named task has fixed columns, splits and language",
+                where=name,
+                next=f"load it by its name, or name columns of the repository {HUB_TASKS[name].repo!r}",
+            )
+        return named_task(name, seed=seed, revision=revision)
     path = Path(name).expanduser()
-    if path.suffix.lower() in FILE_TYPES or path.is_file():
+    if file_type(path) in FILE_TYPES or path.is_file():
         return task_from_file(path, options)
     if path.is_dir() or name.count("/") == 1:
         return task_from_hub(name, options, config=config, revision=revision)
-    near = difflib.get_close_matches(name, RATED, n=1)
+    near = difflib.get_close_matches(name, [*EMBEDDED, *HUB_TASKS], n=1)
     raise TaskError(
         "no task, file or folder has this name",
         where=name,
-        next=f"did you mean {near[0]!r}?" if near else f"use {', '.join(RATED)}, a file, or a hub id owner/name",
+        next=f"did you mean {near[0]!r}?" if near else f"use {', '.join(EMBEDDED)}, a file, or a hub id owner/name",
     )

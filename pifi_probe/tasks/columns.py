@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pifi_probe.errors import TaskError
+from pifi_probe.tasks.kinds import KINDS
+from pifi_probe.tasks.labels import (
+    MAX_TEXT,
+    answers,
+    checked_text,
+    choices,
+    class_name,
+    in_order,
+    look_like_numbers,
+    rating,
+)
+from pifi_probe.tasks.layouts import Columns, resolve
+from pifi_probe.tasks.rows import Row, keys_of, to_split, without_repeats
 from pifi_probe.tasks.splitting import assign_splits, refuse_overlap
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
-from pifi_probe.tasks.text import row_keys
+from pifi_probe.tasks.text import normalise
 
-__all__ = ["MAX_ROWS", "MAX_TEXT", "Options", "Table", "build_task", "require_columns"]
+__all__ = ["MAX_ROWS", "MAX_TEXT", "Options", "Table", "build_task"]
 
-MAX_TEXT = 1_000_000  # characters
 MAX_ROWS = 1_000_000
 
 
@@ -32,6 +41,10 @@ class Options:
     seed: int = 0
     language: str = "en"
     allow_overlap: bool = False
+    kind: str | None = None
+    items: str | None = None
+    group: str | None = None
+    drop_overlap: bool = False
 
     def __post_init__(self) -> None:
         if self.split is not None and (isinstance(self.validation, str) or isinstance(self.test, str)):
@@ -41,10 +54,10 @@ class Options:
                 next="give one of the two",
             )
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns to read."""
-        return [name for name in (self.text, self.label, self.pair, self.split) if name is not None]
+    def columns(self, present: Sequence[str], where: str) -> Columns:
+        """Return the kind and the columns to read, given those there are; raises TaskError if one is missing."""
+        asked = Columns("", self.text, self.label, self.pair, self.items, group=self.group, split=self.split)
+        return resolve(asked, self.kind, present, where)
 
     def fraction(self, name: str) -> float:
         """Share of the rows for a split that the source does not have; raises TaskError outside of (0, 1)."""
@@ -66,158 +79,155 @@ class Table:
     ----------
     where : str
         For messages.
+    roles : Columns
+        The kind, and which column is what.
     columns : mapping of str to list
-        One list for each of ``Options.columns``.
+        One list for each of ``roles.names``.
     class_names : tuple of str, optional
         If given, labels are indices into it.
     """
 
     where: str
-    columns: Mapping[str, Sequence[object]]
+    roles: Columns
+    columns: Mapping[str, Sequence[object]] = field(repr=False)
     class_names: tuple[str, ...] | None = None
 
 
-def require_columns(wanted: Iterable[str], present: Sequence[str], where: str) -> None:
-    """Raise TaskError for the first wanted column that is not present, with the nearest name."""
-    for name in wanted:
-        if name not in present:
-            near = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
-            listed = ", ".join(present[:20]) + (", ..." if len(present) > 20 else "")
-            raise TaskError(
-                f"there is no column {name!r}; the columns are: {listed}",
-                where=where,
-                next=f"did you mean {near[0]!r}?" if near else "name the columns with text= and label=",
-            )
-
-
-def build_task(tables: Mapping[str, Table], options: Options, name: str, source: str, licence: str = "unknown") -> Task:
+def build_task(
+    tables: Mapping[str, Table],
+    options: Options,
+    name: str,
+    source: str,
+    licence: str = "unknown",
+) -> Task:
     """Check all values and return the task.
 
     Parameters
     ----------
     tables : mapping of str to Table
         "train", and "validation" and "test" where the source has them; splits that are missing are carved
-        from "train" by a hash of the normalised text, so that no text is in two splits.
+        from "train" by a hash of the normalised text, so that no text is in two splits (for kind "qa": no
+        context; with ``options.group``: no group).
 
     Raises
     ------
     TaskError
-        For a text that is empty, too long or no text; a label that is missing, fractional or unknown to the
-        training split; one class only; too few or too many rows; a given split that shares texts.
+        For a text that is empty, too long or no text; a label that is missing or does not fit its kind or is
+        unknown to the training split; one class only; too few or too many rows; a given split that shares texts.
     """
-    rows = {part: _read_rows(table, options, part if len(tables) > 1 else "") for part, table in tables.items()}
+    roles = tables["train"].roles
+    kind = KINDS[roles.kind]
+    rows = {part: _read_rows(table, part if len(tables) > 1 else "") for part, table in tables.items()}
     if options.split is not None:
         rows = _by_split_column(rows["train"], tables["train"], options.split)
     if not rows.get("train"):
         raise TaskError("there are no rows to train on", where=source, next="give a file or split with rows")
-    classes = tables["train"].class_names or _in_order(row.label for part in rows.values() for row in part)
-    _check_classes(rows, classes, source)
-    given = [part for part in rows if part != "train"]
+    given, notes = [part for part in rows if part != "train"], []
+    if options.drop_overlap:
+        notes = _drop_overlap(rows)
+    classes: tuple[str, ...] = ()
+    if kind.classes:
+        classes = tables["train"].class_names or in_order(
+            name for part in rows.values() for row in part for name in _names(row)
+        )
+        _check_classes(rows, classes, source)
     missing = {part: options.fraction(part) for part in ("validation", "test") if part not in rows}
-    rows |= _carve(rows["train"], missing, options.seed)
-    splits = {part: _to_split(rows[part], classes, part, source) for part in SPLIT_NAMES}
-    if not options.allow_overlap:
+    if missing:
+        rows |= _carve(rows["train"], missing, options, roles)
+    splits = {part: _to_split(rows.get(part, []), classes, part, source) for part in SPLIT_NAMES}
+    if not options.allow_overlap and not options.drop_overlap:
         refuse_overlap(splits, given, source)
-    return Task(
-        name=name,
-        kind="single" if options.pair is None else "pair",
-        label_names=classes,
-        language=options.language,
-        splits=splits,
-        source=source,
-        licence=licence,
-    )
+    return Task(name, roles.kind, classes, options.language, splits, source, licence, tuple(notes))
 
 
-class _Row(NamedTuple):
-    id: str
-    text: str
-    pair: str | None
-    label: str
+def _names(row: Row) -> tuple[str, ...]:
+    """Return the names of a row's class, or of its words' classes."""
+    return (row.label,) if isinstance(row.label, str) else row.label
 
 
-def _read_rows(table: Table, options: Options, prefix: str) -> list[_Row]:
-    texts = table.columns[options.text]
-    if len(texts) > MAX_ROWS:
-        raise TaskError(f"{len(texts):,} rows are too many", where=table.where, next=f"keep {MAX_ROWS:,} rows at most")
-    pairs = table.columns[options.pair] if options.pair else [None] * len(texts)
-    labels = _label_names(table, options.label)
+def _read_rows(table: Table, prefix: str) -> list[Row]:
+    roles = table.roles
+    n_rows = len(table.columns[roles.label])
+    if n_rows > MAX_ROWS:
+        raise TaskError(f"{n_rows:,} rows are too many", where=table.where, next=f"keep {MAX_ROWS:,} rows at most")
+    ratings = KINDS[roles.kind].classes and look_like_numbers(table.columns[roles.label])
     rows = []
-    for number, (text, pair, label) in enumerate(zip(texts, pairs, labels, strict=True), start=1):
-        where = f"{table.where}, row {number}"
-        second = None if options.pair is None else _checked_text(pair, options.pair, where)
+    for number in range(1, n_rows + 1):
+        values = {name: column[number - 1] for name, column in table.columns.items()}
         identifier = f"{prefix}:{number}" if prefix else str(number)
-        rows.append(_Row(identifier, _checked_text(text, options.text, where), second, label))
+        rows.append(_read_row(values, table, ratings, identifier, f"{table.where}, row {number}"))
     return rows
 
 
-def _checked_text(value: object, column: str, where: str) -> str:
-    where = f"{where}, column {column!r}"
-    if value is None or value != value or (isinstance(value, str) and not value.strip()):
-        raise TaskError("the text is empty", where=where, next="remove the row or fill in the text")
-    if not isinstance(value, str):
-        raise TaskError(f"the text is a {type(value).__name__}, not a string", where=where, next="name a text column")
-    if len(value) > MAX_TEXT:
-        raise TaskError(f"the text has {len(value):,} characters", where=where, next=f"keep {MAX_TEXT:,} at most")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+def _read_row(values: Mapping[str, object], table: Table, ratings: bool, identifier: str, where: str) -> Row:
+    roles, names = table.roles, table.class_names
+    value, at = values[roles.label], f"{where}, column {roles.label!r}"
+    group = None if roles.group is None else str(values[roles.group])
+    if roles.kind == "token-classification":
+        assert roles.items is not None
+        words, tags = _tagged(values[roles.items], value, names, where, at)
+        return Row(identifier, " ".join(words), tags, items=words, group=group)
+    assert roles.text is not None
+    text = checked_text(values[roles.text], roles.text, where)
+    if roles.before is not None and isinstance(values[roles.before], str) and str(values[roles.before]).strip():
+        text = f"{checked_text(values[roles.before], roles.before, where)}\n{text}"
+    pair = None if roles.pair is None else checked_text(values[roles.pair], roles.pair, where)
+    row = Row(identifier, text, None, pair=pair, group=group)
+    if roles.kind == "regression":
+        return row._replace(label=rating(value, at))
+    if roles.kind == "multiple-choice":
+        assert roles.items is not None
+        items, right = choices(values[roles.items], value, where)
+        return row._replace(items=items, label=right)
+    if roles.kind == "qa":
+        start = None if roles.start is None else values[roles.start]
+        return row._replace(label=answers(value, start, pair or "", where))
+    if roles.kind == "seq2seq":
+        return row._replace(label=_target(value, roles.label, where))
+    return row._replace(label=class_name(value, ratings, names, at))
+
+
+def _target(value: object, column: str, where: str) -> str:
+    if value is None or (isinstance(value, str) and not value.strip()):
         raise TaskError(
-            "the text holds half a character (a lone surrogate)", where=where, next="save it anew"
-        ) from None
-    return value
-
-
-def _label_names(table: Table, column: str) -> list[str]:
-    """Return each row's label as a name: classes by their index, whole numbers without a point."""
-    values = table.columns[column]
-    ratings = _are_numbers(values)
-    return [
-        _label_name(value, ratings, table.class_names, f"{table.where}, row {number}, column {column!r}")
-        for number, value in enumerate(values, start=1)
-    ]
-
-
-def _are_numbers(values: Sequence[object]) -> bool:
-    """Whether all labels read as numbers with a decimal point, as spreadsheets write whole numbers."""
-    return all(isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", value) for value in values)
-
-
-def _label_name(value: object, ratings: bool, class_names: tuple[str, ...] | None, where: str) -> str:
-    if value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan")):
-        raise TaskError("the label is missing", where=where, next="remove the row or fill in the label")
-    if class_names is not None:
-        if not isinstance(value, int) or not 0 <= value < len(class_names):
-            raise TaskError(
-                f"the label {value} is no class (-1 marks rows without a label)",
-                where=where,
-                next='name a split with labels, such as test="validation", or let one be carved: test=0.2',
-            )
-        return class_names[value]
-    number = float(value) if ratings and isinstance(value, str) else value
-    if isinstance(number, float):
-        if not number.is_integer():
-            raise TaskError(f"the label {value} is a fraction", where=where, next="turn ratings into classes first")
-        number = int(number)
-    if not isinstance(number, (str, int)):
-        raise TaskError(
-            f"the label is a {type(value).__name__}",
-            where=where,
-            next="use strings, whole numbers or true/false",
+            "the target is empty",
+            where=f"{where}, column {column!r}",
+            next="remove the row or fill in the target",
         )
-    return str(number).strip()
+    return checked_text(value, column, where)
 
 
-def _in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Sort class names: as numbers if all are whole numbers, else as text."""
-    different = set(names)
-    if all(re.fullmatch(r"[+-]?\d+", name) for name in different):
-        return tuple(sorted(different, key=lambda name: (int(name), name)))
-    return tuple(sorted(different))
+def _tagged(
+    words: object, tags: object, names: tuple[str, ...] | None, where: str, at: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if not isinstance(words, list) or not isinstance(tags, list) or not words or len(words) != len(tags):
+        sizes = [len(each) if isinstance(each, list) else type(each).__name__ for each in (words, tags)]
+        raise TaskError(
+            f"words and labels do not fit: {sizes[0]} and {sizes[1]}",
+            where=where,
+            next="give two lists of equal length (from .jsonl or .parquet)",
+        )
+    return (
+        tuple(checked_text(word, f"word {number}", where) for number, word in enumerate(words)),
+        tuple(class_name(tag, False, names, at) for tag in tags),
+    )
 
 
-def _by_split_column(rows: list[_Row], table: Table, column: str) -> dict[str, list[_Row]]:
-    parts: dict[str, list[_Row]] = {}
+def _drop_overlap(rows: dict[str, list[Row]]) -> list[str]:
+    """Leave out rows that an earlier split has too; return a note for each split that lost some."""
+    notes, known = [], set(keys_of(rows["train"]))
+    for part in ("test", "validation"):
+        if part in rows:
+            kept = without_repeats(rows[part], known)
+            if len(kept) < len(rows[part]):
+                notes.append(f"{len(rows[part]) - len(kept)} of {len(rows[part])} {part} rows dropped: repeated texts")
+            rows[part] = kept
+            known |= set(keys_of(kept))
+    return notes
+
+
+def _by_split_column(rows: list[Row], table: Table, column: str) -> dict[str, list[Row]]:
+    parts: dict[str, list[Row]] = {}
     for number, (row, part) in enumerate(zip(rows, table.columns[column], strict=True), start=1):
         if part not in SPLIT_NAMES:
             raise TaskError(
@@ -229,8 +239,8 @@ def _by_split_column(rows: list[_Row], table: Table, column: str) -> dict[str, l
     return parts
 
 
-def _check_classes(rows: Mapping[str, list[_Row]], classes: tuple[str, ...], where: str) -> None:
-    trained = {row.label for row in rows["train"]}
+def _check_classes(rows: Mapping[str, list[Row]], classes: tuple[str, ...], where: str) -> None:
+    trained = {name for row in rows["train"] for name in _names(row)}
     if len(trained) < 2:
         only = next(iter(trained))
         raise TaskError(
@@ -239,7 +249,7 @@ def _check_classes(rows: Mapping[str, list[_Row]], classes: tuple[str, ...], whe
             next="give rows of at least two classes",
         )
     for part, members in rows.items():
-        unknown = sorted({row.label for row in members} - trained)
+        unknown = sorted({name for row in members for name in _names(row)} - trained)
         if unknown:
             raise TaskError(
                 f"the {part} split has labels that no training row has: {', '.join(unknown[:5])}",
@@ -247,7 +257,7 @@ def _check_classes(rows: Mapping[str, list[_Row]], classes: tuple[str, ...], whe
                 next="add training rows of these classes or remove the rows",
             )
     n_rows = sum(len(members) for members in rows.values())
-    if n_rows < 3 * len(classes):
+    if n_rows < 3 * len(classes) and isinstance(rows["train"][0].label, str):
         raise TaskError(
             f"{n_rows} rows are too few for {len(classes)} classes",
             where=where,
@@ -255,29 +265,34 @@ def _check_classes(rows: Mapping[str, list[_Row]], classes: tuple[str, ...], whe
         )
 
 
-def _carve(rows: list[_Row], fractions: Mapping[str, float], seed: int) -> dict[str, list[_Row]]:
+def _carve(rows: list[Row], fractions: Mapping[str, float], options: Options, roles: Columns) -> dict[str, list[Row]]:
     """Divide the training rows among "train" and the splits that are missing."""
     if sum(fractions.values()) >= 1:
         raise TaskError("validation and test together take all rows", where="options validation and test")
-    keys = row_keys([row.text for row in rows], None if rows[0].pair is None else [row.pair or "" for row in rows])
-    parts = assign_splits(keys, [row.label for row in rows], fractions, salt=str(seed))
-    carved: dict[str, list[_Row]] = {"train": [], **{part: [] for part in fractions}}
+    if roles.group is not None:
+        keys = [str(row.group) for row in rows]
+    elif roles.kind == "qa":
+        keys = [normalise(row.pair or "") for row in rows]
+    else:
+        keys = keys_of(rows)
+    by_class = roles.kind in ("single", "pair") and roles.group is None
+    parts = assign_splits(keys, [row.label if by_class else 0 for row in rows], fractions, salt=str(options.seed))
+    carved: dict[str, list[Row]] = {"train": [], **{part: [] for part in fractions}}
     for row, part in zip(rows, parts, strict=True):
         carved[part].append(row)
     return carved
 
 
-def _to_split(rows: list[_Row], classes: tuple[str, ...], part: str, where: str) -> Split:
-    if len({row.label for row in rows}) < (2 if part == "train" else 1):
+def _to_split(rows: list[Row], classes: tuple[str, ...], part: str, where: str) -> Split:
+    enough = len({name for row in rows for name in _names(row)}) >= (2 if part == "train" else 1) if classes else rows
+    if not enough:
         raise TaskError(
             f"too few different texts are left for the {part} split",
             where=where,
             next="give more rows, or less alike",
         )
-    index = {name: number for number, name in enumerate(classes)}
-    return Split(
-        texts=tuple(row.text for row in rows),
-        labels=tuple(index[row.label] for row in rows),
-        ids=tuple(row.id for row in rows),
-        pairs=None if rows[0].pair is None else tuple(row.pair or "" for row in rows),
-    )
+    return to_split([row._replace(label=_indexed(row.label, classes)) for row in rows] if classes else rows)
+
+
+def _indexed(label: str | tuple[str, ...], classes: tuple[str, ...]) -> int | tuple[int, ...]:
+    return classes.index(label) if isinstance(label, str) else tuple(classes.index(name) for name in label)

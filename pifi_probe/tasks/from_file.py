@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pifi_probe.errors import TaskError
-from pifi_probe.tasks.columns import MAX_ROWS, MAX_TEXT, Options, Table, build_task, require_columns
+from pifi_probe.tasks.columns import MAX_ROWS, MAX_TEXT, Options, Table, build_task
+from pifi_probe.tasks.layouts import Columns as Roles
+from pifi_probe.tasks.layouts import require_columns
 from pifi_probe.tasks.task import Task
 
-__all__ = ["FILE_TYPES", "task_from_file"]
+__all__ = ["FILE_TYPES", "file_type", "task_from_file"]
 
 MAX_LINE = 8 * MAX_TEXT  # bytes: a text of MAX_TEXT characters may need several bytes each
 MAX_FILE = 4 << 30  # bytes
 
 Columns = dict[str, list[object]]
+Choose = Callable[[Sequence[str]], Sequence[str]]  # from the columns there are to those to read
 
 
 def task_from_file(path: Path, options: Options) -> Task:
@@ -27,7 +32,7 @@ def task_from_file(path: Path, options: Options) -> Task:
     ----------
     path : Path
         ``.csv`` (comma, double quotes, header line), ``.tsv`` (tab, no quoting, header line), ``.jsonl`` (one
-        object per line) or ``.parquet``; text is UTF-8.
+        object per line, also ``.jsonl.gz``) or ``.parquet``; text is UTF-8.
     options : Options
         Columns and splits; a string in `validation` or `test` is a file of the same kinds.
 
@@ -40,13 +45,20 @@ def task_from_file(path: Path, options: Options) -> Task:
     for part, value in (("validation", options.validation), ("test", options.test)):
         if isinstance(value, str):
             files[part] = Path(value).expanduser()
-    tables = {part: _read(file, options.columns) for part, file in files.items()}
+    train = _read(path, lambda present: options.columns(present, path.name))
+    tables = {part: train if file is path else _read(file, lambda _: train.roles) for part, file in files.items()}
     source = ", ".join(file.name for file in files.values())
-    return build_task(tables, options, name=path.stem, source=source)
+    return build_task(tables, options, name=path.name.split(".")[0], source=source)
 
 
-def _read(path: Path, wanted: Sequence[str]) -> Table:
-    reader = FILE_TYPES.get(path.suffix.lower())
+def file_type(path: Path) -> str:
+    """Return the extension in lower case; ``.jsonl.gz`` is one."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    return "".join(suffixes) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
+
+
+def _read(path: Path, roles_of: Callable[[Sequence[str]], Roles]) -> Table:
+    reader = FILE_TYPES.get(file_type(path))
     if reader is None:
         raise TaskError(
             f"{path.suffix or 'a file without extension'} is no kind of file that is read here",
@@ -55,26 +67,37 @@ def _read(path: Path, wanted: Sequence[str]) -> Table:
         )
     if not path.is_file():
         raise TaskError("there is no such file", where=str(path), next="check the path")
+    found: list[Roles] = []
+
+    def choose(present: Sequence[str]) -> Sequence[str]:
+        found.append(roles_of(present))
+        require_columns(found[0].names, present, path.name)
+        return found[0].names
+
     try:
         if path.stat().st_size > MAX_FILE:
             raise TaskError("the file is too large", where=str(path), next=f"keep it below {MAX_FILE >> 30} GiB")
-        columns = reader(path, wanted)
-    except OSError as error:
+        columns = reader(path, choose)
+    except (OSError, EOFError, zlib.error) as error:
         raise TaskError(
-            f"the file cannot be read: {error.strerror or error}", where=str(path), next="check the file"
+            f"the file cannot be read: {getattr(error, 'strerror', None) or error}",
+            where=str(path),
+            next="check the file",
         ) from error
-    if not next(iter(columns.values())):
+    if not columns or not next(iter(columns.values())):
         raise TaskError("the file has no rows", where=str(path), next="give a file with a header and rows")
-    return Table(path.name, columns)
+    return Table(path.name, found[0], columns)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield line numbers (from 1) and decoded lines; never holds more than MAX_LINE bytes of one line."""
-    with path.open("rb") as file:
-        number = 0
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        number = total = 0
         while raw := file.readline(MAX_LINE + 1):
-            number += 1
+            number, total = number + 1, total + len(raw)
             where = f"{path.name}, line {number}"
+            if total > MAX_FILE:
+                raise TaskError("the file is too large", where=where, next=f"keep it below {MAX_FILE >> 30} GiB")
             if len(raw) > MAX_LINE:
                 raise TaskError(
                     f"the line is longer than {MAX_LINE // 1_000_000} MB",
@@ -98,25 +121,25 @@ def _append(columns: Columns, values: Sequence[object], where: str) -> None:
         raise TaskError(f"there are more than {MAX_ROWS:,} rows", where=where, next="keep fewer")
 
 
-def _read_csv(path: Path, wanted: Sequence[str]) -> Columns:
+def _read_csv(path: Path, choose: Choose) -> Columns:
     with _long_fields():
         # strict: a quote that is never closed is an error, not a text that swallows the rest of the file
-        return _read_delimited(path, wanted, csv.reader((line for _, line in _lines(path)), strict=True))
+        return _read_delimited(path, choose, csv.reader((line for _, line in _lines(path)), strict=True))
 
 
-def _read_tsv(path: Path, wanted: Sequence[str]) -> Columns:
+def _read_tsv(path: Path, choose: Choose) -> Columns:
     # text/tab-separated-values (IANA) has no quoting: a quote is a character like any other
-    return _read_delimited(path, wanted, (line.rstrip("\r\n").split("\t") for _, line in _lines(path)))
+    return _read_delimited(path, choose, (line.rstrip("\r\n").split("\t") for _, line in _lines(path)))
 
 
-def _read_delimited(path: Path, wanted: Sequence[str], rows: Iterator[list[str]]) -> Columns:
-    columns: Columns = {name: [] for name in wanted}
+def _read_delimited(path: Path, choose: Choose, rows: Iterator[list[str]]) -> Columns:
+    columns: Columns = {}
     header: list[str] | None = None
     where: list[int] = []
     for number, row in enumerate(_csv_errors(rows, path)):
         if header is None:
             header = row
-            require_columns(wanted, header, path.name)
+            columns = {name: [] for name in choose(header)}
             where = [header.index(name) for name in columns]
         elif any(row):
             if len(row) != len(header):
@@ -153,9 +176,8 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _read_jsonl(path: Path, wanted: Sequence[str]) -> Columns:
-    columns: Columns = {name: [] for name in wanted}
-    checked = False
+def _read_jsonl(path: Path, choose: Choose) -> Columns:
+    columns: Columns = {}
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -168,21 +190,19 @@ def _read_jsonl(path: Path, wanted: Sequence[str]) -> Columns:
             raise TaskError(
                 f"the line is a {type(row).__name__}, not an object", where=where, next='write {"text": ...}'
             )
-        if not checked:
-            require_columns(wanted, list(row), path.name)
-            checked = True
+        if not columns:
+            columns = {name: [] for name in choose(list(row))}
         _append(columns, [row.get(name) for name in columns], path.name)
     return columns
 
 
-def _read_parquet(path: Path, wanted: Sequence[str]) -> Columns:
+def _read_parquet(path: Path, choose: Choose) -> Columns:
     import pyarrow
     import pyarrow.parquet
 
-    columns: Columns = {name: [] for name in wanted}
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        require_columns(wanted, file.schema_arrow.names, path.name)
+        columns: Columns = {name: [] for name in choose(file.schema_arrow.names)}
         if file.metadata.num_rows > MAX_ROWS:
             raise TaskError(f"there are more than {MAX_ROWS:,} rows", where=path.name, next="keep fewer")
         for batch in file.iter_batches(batch_size=4096, columns=list(columns)):
@@ -193,9 +213,10 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Columns:
     return columns
 
 
-FILE_TYPES: dict[str, Callable[[Path, Sequence[str]], Columns]] = {
+FILE_TYPES: dict[str, Callable[[Path, Choose], Columns]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,
+    ".jsonl.gz": _read_jsonl,
     ".parquet": _read_parquet,
 }

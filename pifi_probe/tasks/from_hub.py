@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pifi_probe.errors import TaskError
-from pifi_probe.tasks.columns import MAX_ROWS, Options, Table, build_task, require_columns
+from pifi_probe.tasks.columns import MAX_ROWS, Options, Table, build_task
+from pifi_probe.tasks.hub_table import HUB_TASKS
+from pifi_probe.tasks.layouts import Columns, require_columns
 from pifi_probe.tasks.task import SPLIT_NAMES, Task
 
-__all__ = ["task_from_hub"]
+__all__ = ["named_task", "task_from_hub"]
 
 
 def task_from_hub(name: str, options: Options, config: str | None = None, revision: str | None = None) -> Task:
@@ -39,7 +41,8 @@ def task_from_hub(name: str, options: Options, config: str | None = None, revisi
             where=name,
             next='name an existing one, such as test="validation"',
         )
-    tables = {part: _table(dataset[split], f"{name} ({split})", options) for part, split in chosen.items()}
+    roles = options.columns(dataset["train"].column_names, f"{name} (train)")
+    tables = {part: _table(dataset[split], f"{name} ({split})", roles) for part, split in chosen.items()}
     licence = str(dataset["train"].info.license or "unknown")
     short = name.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
     source = "/".join(filter(None, (short if Path(name).is_dir() else name, config)))
@@ -79,10 +82,55 @@ def _load(name: str, config: str | None, revision: str | None) -> Any:
         ) from error
 
 
-def _table(dataset: Any, where: str, options: Options) -> Table:
-    require_columns(options.columns, dataset.column_names, where)
+def named_task(name: str, *, seed: int = 0, revision: str | None = None) -> Task:
+    """Load a task of :data:`HUB_TASKS`.
+
+    Rows of the test and validation splits whose text is also in an earlier split are dropped, and the task's
+    notes say how many.
+
+    Parameters
+    ----------
+    name : str
+        A key of `HUB_TASKS`.
+    seed : int
+        Another seed carves other splits, where the data set lacks some.
+    revision : str, optional
+        Commit of the data set.
+
+    Raises
+    ------
+    TaskError
+        If the data set cannot be had, or is not what the table says.
+    """
+    row = HUB_TASKS[name]
+    revision = revision or row.revision
+    dataset = _load(row.repo, row.config, revision)
+    splits = {part: getattr(row, part) for part in SPLIT_NAMES if getattr(row, part)}
+    lost = [split for split in splits.values() if split not in dataset]
+    if lost:
+        raise TaskError(
+            f"the data set has no split {lost[0]!r} any more; its splits are: {', '.join(dataset)}",
+            where=f"{name}: {row.repo}",
+            next="name an older commit with revision=, or load the repository itself with its columns",
+        )
+    roles = Columns(row.kind, row.text or None, row.label, row.pair, row.items, group=row.group)
+    tables = {}
+    for part, split in splits.items():
+        rows = dataset[split]
+        if row.unlabelled:
+            rows = rows.select([number for number, label in enumerate(rows[row.label]) if label != -1])
+        tables[part] = _table(rows, f"{row.repo} ({split})", roles, row.classes)
+    licence = str(dataset[row.train].info.license or "unknown")
+    source = "/".join(filter(None, (row.repo, row.config))) + (f"@{revision}" if revision else "")
+    options = Options(seed=seed, language=row.language, drop_overlap=True)
+    return build_task(tables, options, name, source, licence)
+
+
+def _table(dataset: Any, where: str, roles: Columns, classes: tuple[str, ...] = ()) -> Table:
+    require_columns(roles.names, dataset.column_names, where)
     if len(dataset) > MAX_ROWS:
         raise TaskError(f"there are more than {MAX_ROWS:,} rows", where=where, next="choose a smaller split")
-    columns = {column: list(dataset[column]) for column in options.columns}
-    class_names = getattr(dataset.features[options.label], "names", None)
-    return Table(where, columns, None if class_names is None else tuple(class_names))
+    columns = {column: list(dataset[column]) for column in roles.names}
+    feature = dataset.features[roles.label]
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return Table(where, roles, columns, tuple(names) if names else classes or None)

@@ -11,7 +11,7 @@ from pifi_probe.tasks.splitting import assign_splits
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
 from pifi_probe.tasks.text import row_keys
 
-__all__ = ["RATED", "rated_task", "task_from_asset"]
+__all__ = ["FRACTIONS", "RATED", "rated_sentences", "rated_task"]
 
 RATED = {
     "movie-reviews": "movieReviewSnippets_GroundTruth.txt",
@@ -30,21 +30,6 @@ class _Rated:
     text: str
 
 
-def task_from_asset(name: str) -> Task:
-    """Return an embedded task; its files are fetched and verified on first use.
-
-    Raises
-    ------
-    AssetError
-        If the files cannot be had.
-    TaskError
-        If a file is not what it should be.
-    """
-    from pifi_probe import assets
-
-    return rated_task(name, Path(assets.path(name)))
-
-
 def rated_task(name: str, folder: Path) -> Task:
     """Return the task `name` of :data:`RATED` from the folder that holds the four rating files.
 
@@ -57,7 +42,7 @@ def rated_task(name: str, folder: Path) -> Task:
     Hutto and Gilbert (2014), VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media
     Text, ICWSM.
     """
-    rated = _read(folder / RATED[name])
+    rated = rated_sentences(name, folder)
     clear = [row for row in rated if abs(row.rating) >= NEUTRAL]
     keys = row_keys([row.text for row in clear], None)
     first = dict(reversed(list(zip(keys, clear, strict=True))))
@@ -81,9 +66,9 @@ def rated_task(name: str, folder: Path) -> Task:
     )
 
 
-def _read(path: Path) -> list[_Rated]:
+def rated_sentences(name: str, folder: Path) -> list[_Rated]:
     """Read lines of id, rating and text; quotes are text, HTML entities (some double) are undone."""
-    rows = []
+    path, rows = folder / RATED[name], []
     try:
         lines = path.read_bytes().decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -66,5 +66,5 @@ def refuse_overlap(splits: Mapping[str, Split], names: Iterable[str], where: str
                 raise TaskError(
                     f'{len(shared)} texts of the {name} split are also in the {other} split: "{example}"',
                     where=where,
-                    next="remove them from one of the two, or pass allow_overlap=True to keep them",
+                    next="remove them, or pass drop_overlap=True to leave them out, or allow_overlap=True to keep them",
                 )

@@ -1,4 +1,4 @@
-"""A task: texts with class labels, in splits that share no text."""
+"""A task: texts with labels, in splits that share no text."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pifi_probe.errors import TaskError
+from pifi_probe.tasks.kinds import KINDS, Kind
 from pifi_probe.tasks.text import row_keys
 
-__all__ = ["SPLIT_NAMES", "ShiftReport", "Split", "Task", "shift_view"]
+__all__ = ["SPLIT_NAMES", "Split", "Task"]
 
 SPLIT_NAMES = ("train", "validation", "test")
-MAX_SHIFT_OVERLAP = 0.2
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,13 +26,19 @@ class Split:
     Parameters
     ----------
     texts : tuple of str, length n
-        The text of each row; the first text of a pair.
-    labels : tuple of int, length n
-        Class indices into ``Task.label_names``.
+        The text of each row; the first text of a pair; the question of kinds "multiple-choice" and "qa".
+    labels : tuple, length n
+        By the task's kind. "single" and "pair": int, an index into ``Task.label_names``. "regression": float.
+        "multiple-choice": int, the index of the right choice. "qa": a tuple of answers (start, text), `start` a
+        character of the context. "token-classification": a tuple of int, one per word. "seq2seq": str.
     ids : tuple of str, length n
         One identifier per row, unique within the split.
     pairs : tuple of str, length n, optional
-        The second text of each row, for tasks of kind "pair".
+        The second text of each row, for tasks of kind "pair"; the context, for kind "qa".
+    items : tuple of tuple of str, length n, optional
+        The choices of each row, or its words, for kinds "multiple-choice" and "token-classification".
+    groups : tuple of str, length n, optional
+        What each row belongs to (a film, an exam); see `Task.held_out`.
 
     Raises
     ------
@@ -40,12 +47,15 @@ class Split:
     """
 
     texts: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
     ids: tuple[str, ...]
     pairs: tuple[str, ...] | None = None
+    items: tuple[tuple[str, ...], ...] | None = None
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        lengths = {len(column) for column in (self.texts, self.labels, self.ids, self.pairs) if column is not None}
+        columns = (self.texts, self.labels, self.ids, self.pairs, self.items, self.groups)
+        lengths = {len(column) for column in columns if column is not None}
         if len(lengths) != 1:
             raise TaskError(
                 f"the columns of a split have different lengths: {sorted(lengths)}",
@@ -74,23 +84,25 @@ class Split:
             labels=tuple(self.labels[row] for row in chosen),
             ids=tuple(self.ids[row] for row in chosen),
             pairs=None if self.pairs is None else tuple(self.pairs[row] for row in chosen),
+            items=None if self.items is None else tuple(self.items[row] for row in chosen),
+            groups=None if self.groups is None else tuple(self.groups[row] for row in chosen),
         )
 
 
 @dataclass(frozen=True, repr=False)
 class Task:
-    """Texts with class labels.
+    """Texts with labels.
 
     Parameters
     ----------
     name : str
         For messages and tables; does not change the fingerprint.
-    kind : {"single", "pair"}
-        Whether a row has one text or two.
+    kind : {"single", "pair", "regression", "multiple-choice", "qa", "token-classification", "seq2seq"}
+        What a row and its label are; see `Split`.
     label_names : tuple of str, length K >= 2
-        Names of the classes, in the order of their indices.
+        Names of the classes, in the order of their indices; empty for kinds without classes.
     language : str
-        Code of the texts' language, such as "en".
+        Code of the texts' language, such as "en"; for a translation, both: "en-de".
     splits : mapping of str to Split
         Some of "train", "validation" and "test"; none of them empty.
     source, licence : str
@@ -114,16 +126,25 @@ class Task:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._require(self.kind in ("single", "pair"), f"a task's kind is single or pair, not {self.kind!r}")
+        self._require(self.kind in KINDS, f"a task's kind is one of {', '.join(KINDS)}, not {self.kind!r}")
+        kind = KINDS[self.kind]
         self._require(len(set(self.label_names)) == len(self.label_names), "two classes have the same name")
-        self._require(self.n_labels >= 2, f"a task needs at least two classes, this one has {self.n_labels}")
+        if kind.classes:
+            self._require(self.n_labels >= 2, f"a task needs at least two classes, this one has {self.n_labels}")
+        else:
+            self._require(not self.label_names, f"a {self.kind} task has no classes")
         self._require(bool(self.splits), "a task needs at least one split")
         for name, split in self.splits.items():
             self._require(name in SPLIT_NAMES, f"unknown split {name!r}; splits are {', '.join(SPLIT_NAMES)}")
             self._require(len(split) > 0, f"the {name} split has no rows")
-            self._require((split.pairs is not None) == (self.kind == "pair"), f"{name} does not fit a {self.kind} task")
-            in_range = min(split.labels) >= 0 and max(split.labels) < self.n_labels
-            self._require(in_range, f"the {name} split has a label outside of 0 to {self.n_labels - 1}")
+            self._check_split(name, split, kind)
+
+    def _check_split(self, name: str, split: Split, kind: Kind) -> None:
+        fits = kind.pair in (None, split.pairs is not None) and kind.items == (split.items is not None)
+        self._require(fits, f"{name} does not fit a {self.kind} task")
+        for row in range(len(split)):
+            wrong = kind.wrong_label(split, row, self.n_labels)
+            self._require(not wrong, f"the {name} split {wrong} (row {split.ids[row]})" if wrong else "")
 
     def _require(self, holds: bool, otherwise: str) -> None:
         if not holds:
@@ -131,11 +152,12 @@ class Task:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}={len(split)}" for name, split in self.splits.items())
-        return f"Task({self.name!r}, {self.kind}, {self.n_labels} classes, {sizes}, language={self.language!r})"
+        classes = f"{self.n_labels} classes, " if self.label_names else ""
+        return f"Task({self.name!r}, {self.kind}, {classes}{sizes}, language={self.language!r})"
 
     @property
     def n_labels(self) -> int:
-        """Number of classes K."""
+        """Number of classes K; 0 for kinds without classes."""
         return len(self.label_names)
 
     @functools.cached_property
@@ -147,7 +169,9 @@ class Task:
             if name in self.splits:
                 digest.update(f"\n{name}\n".encode())
                 split = self.splits[name]
-                for row in zip(split.ids, split.texts, split.pairs or split.ids, split.labels, strict=True):
+                items = () if split.items is None else (split.items,)
+                columns = (split.ids, split.texts, split.pairs or split.ids, split.labels, *items)
+                for row in zip(*columns, strict=True):
                     digest.update(json.dumps(row).encode() + b"\n")
         return digest.hexdigest()
 
@@ -177,104 +201,79 @@ class Task:
             if wanted is None:
                 continue
             available = len(splits[name]) if name in splits else 0
-            if not self.n_labels <= wanted <= available:
+            least = max(1, self.n_labels) if self.has_row_classes else 1
+            if not least <= wanted <= available:
                 raise TaskError(
                     f"{wanted} rows of the {name} split were asked for, it has {available}",
                     where=self.name,
-                    next=f"ask for {self.n_labels} (one per class) to {available}" if available else "ask for no rows",
+                    next=f"ask for {least} (one per class) to {available}" if available else "ask for no rows",
                 )
-            splits[name] = splits[name].take(sorted(_nested_order(splits[name], seed)[:wanted]))
+            strata = splits[name].labels if self.has_row_classes else (0,) * available
+            splits[name] = splits[name].take(sorted(_nested_order(splits[name], strata, seed)[:wanted]))
         return replace(self, splits=splits)
 
+    @property
+    def has_row_classes(self) -> bool:
+        """Whether every row has one class, so that shares of classes mean something."""
+        return self.kind in ("single", "pair")
 
-def _nested_order(split: Split, seed: int) -> list[int]:
-    """Order all rows so that every prefix has the classes in the split's own shares."""
+    def held_out(self, *groups: str) -> Task:
+        """Return the task with the rows of these groups as its test split and without them elsewhere.
+
+        Parameters
+        ----------
+        groups : str
+            Among the ``Split.groups`` of this task, such as the names of exams.
+
+        Returns
+        -------
+        Task
+            All other rows are divided into "train" and "validation" (10 %, by a hash of the identifiers).
+
+        Raises
+        ------
+        TaskError
+            If the task has no groups, or no row is in one of these groups, or none is in another.
+        """
+        rows = [(name, row) for name in self.splits for row in range(len(self.splits[name]))]
+        known = {group for split in self.splits.values() for group in split.groups or ()}
+        unknown = sorted(set(groups) - known)
+        if not groups or unknown or known == set(groups):
+            raise TaskError(
+                f"{', '.join(unknown or groups) or 'nothing'} cannot be held out",
+                where=self.name,
+                next=f"name some, not all, of: {', '.join(sorted(known))}" if known else "load it with group=",
+            )
+        parts: dict[str, list[tuple[str, int]]] = {"train": [], "validation": [], "test": []}
+        for name, row in rows:
+            split = self.splits[name]
+            held = split.groups is not None and split.groups[row] in groups
+            draw = hashlib.sha256(f"held out:{split.ids[row]}".encode()).digest()[0]
+            parts["test" if held else "validation" if draw < 26 else "train"].append((name, row))  # 26 of 256
+        return replace(self, splits={part: _gathered(self.splits, chosen) for part, chosen in parts.items()})
+
+
+def _gathered(splits: Mapping[str, Split], rows: Iterable[tuple[str, int]]) -> Split:
+    """Return rows of several splits as one split; identifiers get the name of their split where they clash."""
+    chosen = list(rows)
+    ids = [splits[name].ids[row] for name, row in chosen]
+    if len(set(ids)) != len(ids):
+        ids = [f"{name}:{splits[name].ids[row]}" for name, row in chosen]
+    first = next(iter(splits.values()))
+
+    def column(field: str) -> Any:
+        return tuple(getattr(splits[name], field)[row] for name, row in chosen)
+
+    optional = {field: column(field) for field in ("pairs", "items", "groups") if getattr(first, field) is not None}
+    return Split(texts=column("texts"), labels=column("labels"), ids=tuple(ids), **optional)
+
+
+def _nested_order(split: Split, strata: Sequence[Any], seed: int) -> list[int]:
+    """Order all rows so that every prefix has the strata (the classes) in the split's own shares."""
     draw = sorted(range(len(split)), key=lambda row: hashlib.sha256(f"{seed}\0{split.ids[row]}".encode()).digest())
-    sizes, seen, position = Counter(split.labels), Counter[int](), dict[int, float]()
+    sizes, seen, position = Counter(strata), Counter[Any](), dict[int, float]()
     for row in draw:
-        label = split.labels[row]
+        label = strata[row]
         position[row] = seen[label] / sizes[label]
         seen[label] += 1
     return sorted(draw, key=lambda row: position[row])
-
-
-@dataclass(frozen=True)
-class ShiftReport:
-    """What was dropped to make a fair test of domain shift."""
-
-    test_name: str
-    train_name: str
-    n_before: int
-    n_dropped: int
-    example: str | None = None
-
-    @property
-    def share(self) -> float:
-        """Share of the test rows that were dropped, in [0, 1]."""
-        return self.n_dropped / self.n_before
-
-    def __str__(self) -> str:
-        return (
-            f"{self.n_dropped} of {self.n_before} test texts of {self.test_name} ({self.share:.1%}) "
-            f"also occur in the training data of {self.train_name} and were dropped"
-        )
-
-
-def shift_view(test_task: Task, train_task: Task) -> tuple[Task, ShiftReport]:
-    """Return the test split of one task, made ready for a model trained on another.
-
-    Rows whose text equals (normalised) a text of the training or validation split of `train_task` are
-    dropped, and labels are mapped by name to the classes of `train_task`.
-
-    Parameters
-    ----------
-    test_task : Task
-        Gives the test split.
-    train_task : Task
-        What the model was trained on.
-
-    Returns
-    -------
-    view : Task
-        Only a "test" split, with the label names of `train_task`.
-    report : ShiftReport
-        How many rows were dropped, and one of them.
-
-    Raises
-    ------
-    TaskError
-        If kinds or label names disagree, or more than 20 % of the rows would be dropped: then the two tasks
-        are not two domains.
-    """
-    where = f"{test_task.name} as a shift test of {train_task.name}"
-    if test_task.kind != train_task.kind:
-        raise TaskError(f"a {test_task.kind} task cannot test a {train_task.kind} task", where=where)
-    unknown = [name for name in test_task.label_names if name not in train_task.label_names]
-    if unknown:
-        raise TaskError(
-            f"label names disagree: {', '.join(unknown)} not among {', '.join(train_task.label_names)}",
-            where=where,
-            next="rename the labels of one task so that equal names mean equal classes",
-        )
-    if "test" not in test_task.splits:
-        raise TaskError("the task has no test split", where=where, next="load it with a test split")
-    test = test_task.splits["test"]
-    seen = {
-        key for name in ("train", "validation") if name in train_task.splits for key in train_task.splits[name].keys
-    }
-    kept = [row for row, key in enumerate(test.keys) if key not in seen]
-    dropped = sorted(set(range(len(test))) - set(kept))
-    report = ShiftReport(
-        test_task.name, train_task.name, len(test), len(dropped), test.texts[dropped[0]] if dropped else None
-    )
-    if report.share > MAX_SHIFT_OVERLAP:
-        raise TaskError(
-            f"{report.n_dropped} of {report.n_before} test texts ({report.share:.0%}) are training texts",
-            where=where,
-            next=f"choose a task that shares at most {MAX_SHIFT_OVERLAP:.0%} of its texts",
-        )
-    classes = [train_task.label_names.index(name) for name in test_task.label_names]
-    view = test.take(kept)
-    view = replace(view, labels=tuple(classes[label] for label in view.labels))
-    notes = (*test_task.notes, str(report)) if dropped else test_task.notes
-    return replace(test_task, label_names=train_task.label_names, splits={"test": view}, notes=notes), report

@@ -24,10 +24,12 @@ class ProgressBar(TrainerCallback):
     ----------
     label : str
         Shown before the bar.
+    metric : str
+        The validation metric that is shown after an epoch.
     """
 
-    def __init__(self, label: str) -> None:
-        self.label = label
+    def __init__(self, label: str, metric: str = "accuracy") -> None:
+        self.label, self.metric = label, metric
         self.bar: Any = None
 
     def on_train_begin(
@@ -56,9 +58,9 @@ class ProgressBar(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show the validation accuracy."""
+        """Show the validation metric."""
         if metrics:
-            self.bar.set_postfix(validation=f"{metrics['eval_accuracy']:.1%}")
+            self.bar.set_postfix({f"validation {self.metric}": f"{metrics[f'eval_{self.metric}']:.3f}"})
 
     def close(self) -> None:
         """Remove the bar, however the run ended."""

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskError
 from pifi_probe.stats import Interval, holm, mean_interval, paired_difference, verdict
 from pifi_probe.training.comparison import Comparison, Row
-from pifi_probe.training.result import RunResult
+from pifi_probe.training.result import SHARES, RunResult
 
 __all__ = ["Comparison", "compare"]
 
-METRICS = ("accuracy", "nll")
+_UNITS = {"nll": "nats"}  # of scores where smaller is better
 Arms = dict[str, dict[int, RunResult]]
 
 
 def compare(
-    results: Iterable[RunResult], baseline: str = "vanilla", *, metric: str = "accuracy", level: float = 0.95
+    results: Iterable[RunResult], baseline: str = "vanilla", *, metric: str | None = None, level: float = 0.95
 ) -> Comparison:
     """Compare the arms of an experiment.
 
@@ -33,7 +33,10 @@ def compare(
         Of one task, one encoder and one recipe but for the seed.
     baseline : str
         A control, such as "vanilla" or "linear", or the label of an arm.
-    metric : {"accuracy", "nll"}
+    metric : str, optional
+        A score that every example has: "accuracy" or "nll" for classes and choices, "squared_error" or
+        "absolute_error", "f1" or "exact_match" of answers, "token_accuracy", "chrf" or "nll" of written text. None:
+        the first of these for the kind of the task. Differences are positive where an arm is better.
     level : float
         Nominal coverage of the intervals.
 
@@ -57,8 +60,10 @@ def compare(
     runs = list(results)
     if not runs:
         raise PifiProbeError("no runs were given", where="compare", next="give the results of pp.fine_tune")
-    if metric not in METRICS:
-        raise PifiProbeError(f"unknown metric {metric!r}", where="compare", next=f"use one of {', '.join(METRICS)}")
+    known = next(iter(runs[0].tests.values())).score_names
+    metric = metric or known[0]
+    if metric not in known:
+        raise PifiProbeError(f"unknown metric {metric!r}", where="compare", next=f"use one of {', '.join(known)}")
     _check_alike(runs)
     arms = _grouped(runs)
     bases = {arm: _baseline_of(arm, arms, baseline) for arm in arms}
@@ -150,7 +155,7 @@ def _model(arms: Arms, arm: str) -> dict[str, Any]:
 
 def _scores(runs: dict[int, RunResult], seeds: Iterable[int], test: str, metric: str) -> NDArray[np.float64]:
     """Return (seeds, examples), larger is better."""
-    sign = 1.0 if metric == "accuracy" else -1.0
+    sign = 1.0 if metric in SHARES else -1.0
     return np.stack([sign * runs[seed].tests[test].per_example(metric) for seed in seeds])
 
 
@@ -165,7 +170,7 @@ def _rows_of(test: str, arms: Arms, bases: dict[str, str], metric: str, level: f
     rows = []
     for arm, runs in arms.items():
         scores = _scores(runs, runs, test, metric)
-        own = mean_interval(scores if metric == "accuracy" else -scores, level=level)
+        own = mean_interval(scores if metric in SHARES else -scores, level=level)
         difference = found.get(arm)
         rows.append(
             Row(
@@ -197,7 +202,7 @@ def _difference(test: str, arms: Arms, arm: str, base: str, *, metric: str, leve
 
 
 def _words(found: Interval, p_value: float, n_arms: int, metric: str) -> str:
-    words = verdict(found, "points" if metric == "accuracy" else "nats")
+    words = verdict(found, "points" if metric in SHARES else _UNITS.get(metric, metric.replace("_", " ")))
     if found.excludes_zero and p_value >= 1 - found.level:
         return f"{words} taken alone; not detectable among {n_arms} arms (Holm p = {p_value:.2f})"
     return words

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.files import write_text
+from pifi_probe.training.result import SHARES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +58,7 @@ class Row:
     verdict: str
 
     def cells(self, metric: str) -> tuple[str, ...]:
-        """Return the row as text, one cell for each of `HEADINGS`; accuracies in percent."""
+        """Return the row as text, one cell for each of `HEADINGS`; shares in percent."""
         return (
             self.test,
             self.arm,
@@ -78,7 +79,7 @@ class Comparison:
     ----------
     rows : tuple of Row
         By test set, then by arm.
-    metric : {"accuracy", "nll"}
+    metric : str
     level : float
         Nominal coverage of the intervals.
     sizes : dict
@@ -148,7 +149,7 @@ class Comparison:
 def _interval(middle: float | None, low: float | None, high: float | None, metric: str, sign: str = "") -> str:
     if middle is None or low is None or high is None:
         return ""
-    scale, digits = (100.0, 1) if metric == "accuracy" else (1.0, 3)
+    scale, digits = (100.0, 1) if metric in SHARES else (1.0, 3)
     return f"{scale * middle:{sign}.{digits}f} [{scale * low:{sign}.{digits}f}, {scale * high:{sign}.{digits}f}]"
 
 

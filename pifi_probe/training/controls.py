@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pifi_probe.layers.extract import extract
-from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
+from pifi_probe.layers.frozen import list_of
+from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel, branches_of
 from pifi_probe.plugin.build import plug_in
 from pifi_probe.plugin.config import CONTROLS
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
@@ -16,20 +17,20 @@ from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.result import RunResult
 from pifi_probe.training.run import Run
 
-__all__ = ["controls", "vanilla_best_lr"]
+__all__ = ["controls", "controls_at_equal_k", "vanilla_best_lr"]
 
 Factory = Callable[[int], PiFiForSequenceClassification]
 
 
-def controls(slm: str, layer: str | FrozenLayer | FrozenChain, task: Task, wiring: str = "paper") -> dict[str, Factory]:
+def controls(slm: str, layer: str | FrozenLayers, task: Task, wiring: str = "paper") -> dict[str, Factory]:
     """Return a factory for each matched control of a layer.
 
     Parameters
     ----------
     slm : str
         The small language model, as for `plug_in`.
-    layer : str, FrozenLayer or FrozenChain
-        The layer, extracted once.
+    layer : str, FrozenLayer, FrozenChain or FrozenParallel
+        The layer or layers, extracted once.
     task : Task
     wiring : {"paper", "matched"}
 
@@ -50,6 +51,45 @@ def controls(slm: str, layer: str | FrozenLayer | FrozenChain, task: Task, wirin
         return lambda seed: plug_in(slm, donor, task=task, wiring=wiring, control=control, seed=seed)
 
     return {control: factory(control) for control in CONTROLS}
+
+
+def controls_at_equal_k(
+    slm: str, layers: str | FrozenLayers, task: Task, wiring: str = "paper", combine: str | None = None
+) -> dict[str, Factory]:
+    """Return a factory for each control that has as many parts as a combination (SELECTION D, a, b and d).
+
+    The fourth one, c, is `pifi_probe.training.ensemble.ensemble` of k seeds of the best single layer.
+
+    Parameters
+    ----------
+    slm : str
+        The small language model, as for `plug_in`.
+    layers : str, FrozenChain or FrozenParallel
+        The combination, extracted once.
+    task : Task
+    wiring : {"paper", "matched"}
+    combine : str, optional
+        As for `plug_in`.
+
+    Returns
+    -------
+    dict of str to callable
+        ``"repeated"``: the first layer k times, each with projections of its own; ``"shuffled"``: the
+        combination of shuffled layers; ``"mlp"``: a trainable MLP with as many weights as the projections. Each
+        takes a seed and returns a model.
+    """
+    donor = extract(layers) if isinstance(layers, str) else layers
+    branches = branches_of(donor)
+    parts = branches if len(branches) > 1 else list_of(donor)
+    repeated = FrozenParallel([parts[0]] * len(parts))
+
+    def factory(control: str) -> Factory:
+        return lambda seed: plug_in(slm, donor, task=task, wiring=wiring, combine=combine, control=control, seed=seed)
+
+    return {
+        "repeated": lambda seed: plug_in(slm, repeated, task=task, wiring=wiring, combine="unshared", seed=seed),
+        **{control: factory(control) for control in ("shuffled", "mlp")},
+    }
 
 
 def vanilla_best_lr(

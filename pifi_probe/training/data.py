@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +27,11 @@ class EncodedSplit(Dataset[dict[str, Any]]):
     ----------
     columns : mapping of str to list
         What the tokenizer gives: for each name, one list of ints per row, not padded.
-    labels : tuple of int, length n
+    labels : tuple, length n
     """
 
-    columns: Mapping[str, list[list[int]]]
-    labels: tuple[int, ...]
+    columns: Mapping[str, Sequence[Any]]
+    labels: tuple[Any, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,9 +39,13 @@ class EncodedSplit(Dataset[dict[str, Any]]):
     def __getitem__(self, row: int) -> dict[str, Any]:
         return self.inputs(row) | {"labels": self.labels[row]}
 
-    def inputs(self, row: int) -> dict[str, list[int]]:
+    def inputs(self, row: int) -> dict[str, Any]:
         """Return one row without its label."""
         return {name: column[row] for name, column in self.columns.items()}
+
+    def flat(self, row: int) -> dict[str, Any]:
+        """Return one row as one text, for what reads texts only."""
+        return self.inputs(row)
 
     @property
     def lengths(self) -> list[int]:

@@ -6,7 +6,11 @@ import hashlib
 from typing import Any
 
 import torch
+from torch import nn
 
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.plugin.combine import Unshared
+from pifi_probe.plugin.config import join_specs
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.training.history import trained_state
@@ -28,30 +32,49 @@ _MODES = (
 
 
 def describe_model(model: PiFiForSequenceClassification) -> dict[str, Any]:
-    """Return encoder, wiring, control, modes, layers (specification and sha256) and shapes, and a `label`."""
+    """Return encoder, wiring, control, modes, layers (specification and sha256) and shapes, and a `label`.
+
+    Combinations with trained weights also have ``combine`` and ``branches``.
+    """
     config = model.config
     values = {name: getattr(config, name) for name in _MODES}
     names = ("spec", "model", "revision", "index", "sha256", "variant", "reduced")
     values["layers"] = [{name: getattr(layer.card, name) for name in names} for layer in model.frozen_layers]
     values["shapes"] = _shapes(model)
+    if config.combine not in (None, "serial"):
+        values |= {"combine": config.combine, "branches": config.branches}
     values["label"] = label_of(values)
     return values
 
 
 def label_of(description: dict[str, Any]) -> str:
-    """Return the name of an arm, such as ``"paper: smollm2-135m[29]"`` or ``"matched: random smollm2-135m[29]"``."""
-    specs = " >> ".join(layer["spec"] for layer in description["layers"])
-    parts = [description["control"], specs]
+    """Return the name of an arm, such as ``"paper: random smollm2-135m[29]"`` or ``"matched: A[3] | A[20] (mix)"``."""
+    combine = description.get("combine")
+    specs = join_specs([layer["spec"] for layer in description["layers"]], combine, description.get("branches", []))
+    width = "" if specs or not combine else f"of width {description['shapes']['L_in'][0]}"
+    parts = [description["control"], specs or width, f"({combine})" if combine else ""]
     return f"{description['wiring']}: {' '.join(part for part in parts if part)}"
 
 
 def _shapes(model: PiFiForSequenceClassification) -> dict[str, Any]:
     shapes: dict[str, Any] = {"encoder": int(model.encoder.config.hidden_size)}
-    if isinstance(model.plugin, PlugIn):
-        shapes["layers"] = [layer.hidden_size for layer in model.frozen_layers]
-        shapes["L_in"] = list(model.plugin.L_in.weight.shape)  # (d_llm, d_slm)
-        shapes["L_out"] = list(model.plugin.L_out.weight.shape)  # (d_slm, d_llm)
+    plugin = model.plugin
+    if isinstance(plugin, PlugIn):
+        layers = plugin.branch(0) if isinstance(plugin, Unshared) else model.frozen_layers
+        shapes |= _branch_shapes(layers, plugin.L_in, plugin.L_out)
+    if isinstance(plugin, Unshared):
+        shapes["further"] = [
+            _branch_shapes(plugin.branch(j), own.L_in, own.L_out) for j, own in enumerate(plugin.own, start=1)
+        ]
     return shapes
+
+
+def _branch_shapes(layers: list[FrozenLayer], inner: nn.Linear, outer: nn.Linear) -> dict[str, Any]:
+    return {
+        "layers": [layer.hidden_size for layer in layers],
+        "L_in": list(inner.weight.shape),  # (d_llm, d_slm)
+        "L_out": list(outer.weight.shape),  # (d_slm, d_llm)
+    }
 
 
 def count_parameters(model: PiFiForSequenceClassification) -> dict[str, int]:

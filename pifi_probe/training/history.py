@@ -16,7 +16,7 @@ from pifi_probe.files import write_json
 
 __all__ = ["History", "load_trained_state", "trained_state"]
 
-STEP_CURVES = ("loss", "grad_norm", "grad_encoder", "grad_projections", "grad_head", "grad_layer")
+STEP_CURVES = ("loss", "grad_norm", "grad_encoder", "grad_projections", "grad_gates", "grad_head", "grad_layer")
 
 
 @dataclass
@@ -55,13 +55,9 @@ class History:
             self.seconds += now - self._since
         self._since = now
 
-    def end_epoch(self, model: PreTrainedModel, record: dict[str, Any]) -> None:
-        """Add an epoch's record, and keep the weights when its validation is the best so far.
-
-        The score orders by correct answers, then by negative log-likelihood.
-        """
+    def end_epoch(self, model: PreTrainedModel, record: dict[str, Any], score: float) -> None:
+        """Add an epoch's record, and keep the weights when its validation `score` is the best so far."""
         self.epochs.append(record)
-        score = round(record["accuracy"] * record["n"]) + 1 / (1 + record["nll"])
         if score > self.best_score:
             self.best_score, self.best_epoch = score, record["epoch"]
             self.best_state = trained_state(model)

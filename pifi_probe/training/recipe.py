@@ -34,6 +34,9 @@ class Recipe:
     lr_projection : float, optional
         Of L_in and L_out. None: `learning_rate` times the wiring's own factor, which is 1 for ``"paper"`` and
         10 for ``"matched"``.
+    lr_gate : float
+        Of the gates and mixing weights of a combination of layers. High, because a few numbers that start at 0
+        have far to go (SELECTION D); single layers have none.
     batch_size : int
         Texts per optimiser step (paper).
     epochs : int
@@ -69,6 +72,7 @@ class Recipe:
 
     learning_rate: float = 5e-5
     lr_projection: float | None = None
+    lr_gate: float = 1e-2
     batch_size: int = 32
     epochs: int = 3
     max_length: int = 100
@@ -79,13 +83,14 @@ class Recipe:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "label_smoothing", "max_grad_norm", "lr_projection"):
+        for name in ("learning_rate", "lr_gate", "label_smoothing", "max_grad_norm", "lr_projection"):
             if getattr(self, name) is not None or name != "lr_projection":
                 self._set_number(name, float)
         for name in ("batch_size", "epochs", "max_length", "seed"):
             self._set_number(name, int)
         self._require("learning_rate", self.learning_rate > 0, "must be above 0")
         self._require("lr_projection", self.lr_projection is None or self.lr_projection > 0, "must be above 0")
+        self._require("lr_gate", self.lr_gate > 0, "must be above 0")
         self._require("batch_size", self.batch_size >= 1, "must be at least 1")
         self._require("epochs", self.epochs >= 1, "must be at least 1")
         self._require("max_length", self.max_length >= 3, "must be at least 3: one token between two special ones")

@@ -21,7 +21,11 @@ from pifi_probe.training.recipe import Recipe
 __all__ = ["RunResult", "TestResult"]
 
 FORMAT = 1
-SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "nll", "ece")
+SHOWN = (
+    *("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "chance", "pearson", "spearman", "squared_error"),
+    *("exact_match", "f1", "token_accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "nll", "ece"),
+)
+SHARES = ("accuracy", "exact_match", "f1", "token_accuracy", "chrf")  # scores in [0, 1], larger is better
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,18 @@ class TestResult:
         sha256 of the rows that were tested: equal fingerprints can be paired example by example.
     metrics : dict
         As `pifi_probe.tasks.metrics.classification_metrics` returns them, with ``label_prior`` the class shares
-        of this test split.
+        of this test split; for other kinds as `row_metrics` and `text_metrics` of `pifi_probe.tasks` do.
     train_prior : list of float
-        Class shares of the training split. Under domain shift, accuracy mixes transfer with a bias towards the
-        classes that were frequent in training.
+        Class shares of the training split; empty for kinds without classes. Under domain shift, accuracy mixes
+        transfer with a bias towards the classes that were frequent in training.
     correct : str
-        A ``0`` or ``1`` per example.
+        A ``0`` or ``1`` per example; empty for kinds without classes.
     nll : str
         The negative log-likelihood of each example in nats, five significant digits, separated by spaces.
     note : str
         What was left out of the test split, if anything.
+    scores : dict of str to str
+        For kinds without classes: for each score the value of every example, written as `nll` is.
     """
 
     __test__ = False  # not a test case of pytest
@@ -56,6 +62,7 @@ class TestResult:
     correct: str
     nll: str
     note: str = ""
+    scores: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, view: Task, logits: ArrayLike, train_labels: Sequence[int], note: str = "") -> TestResult:
@@ -69,14 +76,33 @@ class TestResult:
             metrics=classification_metrics(labels, logits),
             train_prior=shares.tolist(),
             correct="".join("1" if good else "0" for good in rows["correct"]),
-            nll=" ".join(f"{value:.5g}" for value in rows["nll"]),
+            nll=_written(rows["nll"]),
             note=note,
         )
 
+    @classmethod
+    def scored(
+        cls, view: Task, metrics: dict[str, Any], scores: Mapping[str, NDArray[np.float64]], note: str = ""
+    ) -> TestResult:
+        """Return the result of a kind without classes, from the metrics and every row's own scores."""
+        written = {name: _written(values) for name, values in scores.items()}
+        return cls(view.name, view.fingerprint, metrics, [], "", "", note, written)
+
+    @property
+    def score_names(self) -> list[str]:
+        """What `per_example` knows, the main one first."""
+        return list(self.scores) or ["accuracy", "nll"]
+
     def per_example(self, metric: str) -> NDArray[np.float64]:
-        """Return ``"accuracy"`` (0 or 1) or ``"nll"`` (nats) of every example, shape (n,)."""
+        """Return one of `score_names` of every example, shape (n,); an accuracy is 0 or 1, an ``"nll"`` in nats."""
+        if self.scores:
+            return np.array(self.scores[metric].split(), dtype=np.float64)
         values = list(self.correct) if metric == "accuracy" else self.nll.split()
         return np.array(values, dtype=np.float64)
+
+
+def _written(values: NDArray[np.float64]) -> str:
+    return " ".join(f"{value:.5g}" for value in values)
 
 
 @dataclass(frozen=True)
@@ -103,7 +129,7 @@ class RunResult:
         By task name: the run's own task first, then the further ones.
     curves : dict of str to list of float
         For each step: ``loss`` (smoothed, nats) and the norms of the gradients before clipping: ``grad_norm`` of
-        all, ``grad_encoder``, ``grad_projections``, ``grad_head``, ``grad_layer``.
+        all, ``grad_encoder``, ``grad_projections``, ``grad_gates``, ``grad_head``, ``grad_layer``.
     parameters : dict
         Numbers of ``trainable`` and ``frozen`` weights.
     layer_digests : dict
@@ -203,18 +229,25 @@ class RunResult:
         return cls(**kept)
 
     def __repr__(self) -> str:
-        scores = ", ".join(f"{name} {test.metrics['accuracy']:.1%}" for name, test in self.tests.items())
-        return f"RunResult({self.label}, seed {self.seed}: {scores})"
+        scores = (f"{name} {describe_score(test.score_names[0], test)}" for name, test in self.tests.items())
+        return f"RunResult({self.label}, seed {self.seed}: {', '.join(scores)})"
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("test", "n", *SHOWN))
-        rows = "".join(_row(name, test) for name, test in self.tests.items())
+        shown = [name for name in SHOWN if any(name in test.metrics for test in self.tests.values())]
+        head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("test", "n", *shown))
+        rows = "".join(_row(name, test, shown) for name, test in self.tests.items())
         counts = f"{self.parameters['trainable']:,} trained, {self.parameters['frozen']:,} frozen weights"
         caption = f"{self.label}, seed {self.seed}, epoch {self.best_epoch}: {counts}, {self.seconds['train']:.0f} s"
         return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{rows}</table>"
 
 
-def _row(name: str, test: TestResult) -> str:
-    numbers = [f"{test.metrics[metric]:.3f}" if metric in test.metrics else "" for metric in SHOWN]
+def describe_score(metric: str, test: TestResult) -> str:
+    """Return a test's mean of a score as text, shares in percent."""
+    value = float(test.per_example(metric).mean()) if metric not in test.metrics else float(test.metrics[metric])
+    return f"{value:.1%}" if metric in SHARES else f"{metric.replace('_', ' ')} {value:.3g}"
+
+
+def _row(name: str, test: TestResult, shown: Sequence[str]) -> str:
+    numbers = [f"{test.metrics[metric]:.3f}" if metric in test.metrics else "" for metric in shown]
     cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in (name, test.metrics["n"], *numbers))
     return f"<tr>{cells}</tr>"

@@ -13,12 +13,13 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import PlugInError, RecipeError, TaskError
-from pifi_probe.plugin.build import tokenizer_for
-from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.plugin.base import PiFiPreTrainedModel
+from pifi_probe.plugin.build import MODELS, tokenizer_for
 from pifi_probe.provenance import PeakMemory, collect
-from pifi_probe.tasks.task import SPLIT_NAMES, Task, shift_view
+from pifi_probe.tasks.shift import shift_view
+from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
 from pifi_probe.training.callbacks import Interrupt, ProgressBar
-from pifi_probe.training.data import encode, predict_logits
+from pifi_probe.training.data import EncodedSplit
 from pifi_probe.training.describe import count_parameters, describe_model, layer_digests, start_digest
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.folder import RunFolder, temporary_run_folder
@@ -26,6 +27,7 @@ from pifi_probe.training.history import History, load_trained_state
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.result import RunResult, TestResult
 from pifi_probe.training.trainer import PiFiTrainer, lr_projection_of, training_arguments
+from pifi_probe.training.work import work_of
 
 __all__ = ["Run", "fine_tune"]
 
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def fine_tune(
-    model: PiFiForSequenceClassification,
+    model: PiFiPreTrainedModel,
     task: Task,
     recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
     *,
@@ -50,7 +52,7 @@ def fine_tune(
 
     Parameters
     ----------
-    model : PiFiForSequenceClassification
+    model : PiFiPreTrainedModel
         From `plug_in`; trained in place.
     task : Task
         With a "train", a "validation" and a "test" split.
@@ -129,7 +131,7 @@ class Run:
         Further test sets.
     """
 
-    model: PiFiForSequenceClassification
+    model: PiFiPreTrainedModel
     task: Task
     recipe: Recipe
     also: tuple[Task, ...] = ()
@@ -138,6 +140,7 @@ class Run:
     def __post_init__(self) -> None:
         _check(self.model, self.task)
         self.device = device_of(self.recipe)
+        self.work = work_of(self.task)
         self.views = {self.task.name: (self.task, "")}
         for other in self.also:
             view, report = shift_view(other, self.task)
@@ -176,18 +179,20 @@ class Run:
         checkpoint = folder.begin(self.identity, resume=resume)
         interrupt, bar = (
             Interrupt(),
-            ProgressBar(f"{describe_model(self.model)['label']}, seed {self.recipe.seed}"),
+            ProgressBar(f"{describe_model(self.model)['label']}, seed {self.recipe.seed}", self.work.shown),
         )
         with quiet_transformers(), PeakMemory() as memory:
             trainer = PiFiTrainer(
                 self.model,
                 self.recipe,
                 training_arguments(self.recipe, self.device, folder.checkpoints, keep_checkpoints),
-                encode(self.task.splits["train"], self.tokenizer, self.recipe.max_length),
-                encode(self.task.splits["validation"], self.tokenizer, self.recipe.max_length),
+                self._encoded(self.task.splits["train"]),
+                self._encoded(self.task.splits["validation"]),
                 self.tokenizer,
                 self.history,
                 [bar, *callbacks, interrupt],
+                self.work,
+                self.task.splits["validation"],
             )
             try:
                 with interrupt.listening():
@@ -214,6 +219,7 @@ class Run:
             lr_projection=lr_projection_of(self.model, self.recipe),
             task={
                 "name": self.task.name,
+                "kind": self.task.kind,
                 "fingerprint": self.task.fingerprint,
                 "label_names": list(self.task.label_names),
                 "language": self.task.language,
@@ -237,13 +243,18 @@ class Run:
         )
 
     def _tested(self, view: Task, note: str) -> TestResult:
-        split = encode(view.splits["test"], self.tokenizer, self.recipe.max_length)
-        logits = predict_logits(self.model, split, self.tokenizer, precision=self.recipe.precision)
-        return TestResult.of(view, logits, self.task.splits["train"].labels, note)
+        split = view.splits["test"]
+        found = self.work.predict(self.model, self._encoded(split), self.tokenizer, precision=self.recipe.precision)
+        if view.has_row_classes:
+            return TestResult.of(view, found, self.task.splits["train"].labels, note)
+        return TestResult.scored(view, self.work.metrics(split, found), self.work.scores(split, found), note)
+
+    def _encoded(self, split: Split) -> EncodedSplit:
+        return self.work.encode(split, self.tokenizer, self.recipe.max_length)
 
 
-def _check(model: PiFiForSequenceClassification, task: Task) -> None:
-    if not isinstance(model, PiFiForSequenceClassification) or model.config.folded or model.fold_report:
+def _check(model: PiFiPreTrainedModel, task: Task) -> None:
+    if not isinstance(model, PiFiPreTrainedModel) or model.config.folded or model.fold_report:
         raise PlugInError(
             "this model cannot be trained as a PiFi run",
             where=type(model).__name__,
@@ -256,6 +267,17 @@ def _check(model: PiFiForSequenceClassification, task: Task) -> None:
             where=task.name,
             next="load it with a share for validation and test: load_task(..., validation=0.1, test=0.2)",
         )
+    wanted = MODELS[task.kind]
+    if type(model) is not wanted or (model.config.problem_type == "regression") != (task.kind == "regression"):
+        raise PlugInError(
+            f"a {type(model).__name__} of other labels cannot be trained on a {task.kind} task"
+            if type(model) is wanted
+            else f"a {type(model).__name__} cannot be trained on a {task.kind} task, which needs {wanted.__name__}",
+            where=task.name,
+            next="plug in again with task= this task",
+        )
+    if not task.label_names:
+        return
     classes = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if classes != list(task.label_names):
         raise PlugInError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.plugin import PlugIn, rms
 from pifi_probe.plugin.pooling import pool
 from pifi_probe.training.data import EncodedSplit
@@ -17,13 +17,13 @@ N_TEXTS = 16
 
 @torch.no_grad()
 def plugin_scales(
-    model: PiFiForSequenceClassification, split: EncodedSplit, tokenizer: PreTrainedTokenizerBase
+    model: PiFiPreTrainedModel, split: EncodedSplit, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, float]:
     """Measure the plug-in on the first 16 texts of a split.
 
     Parameters
     ----------
-    model : PiFiForSequenceClassification
+    model : PiFiPreTrainedModel
     split : EncodedSplit
     tokenizer : PreTrainedTokenizerBase
 
@@ -31,7 +31,8 @@ def plugin_scales(
     -------
     dict
         ``branch_ratio``: median over tokens of ``||layer(x) - x|| / ||x||``, x the layer's input; only for
-        models with a frozen (or unfrozen) layer. ``output_ratio``: root mean square of what the plug-in adds or
+        models with a frozen (or unfrozen) layer; of the first branch in the combinations "unshared" and "gated".
+        ``output_ratio``: root mean square of what the plug-in adds or
         puts in place of h, over that of h. Empty without a plug-in.
 
     Notes
@@ -41,7 +42,7 @@ def plugin_scales(
     plugin = model.plugin
     if not isinstance(plugin, PlugIn):
         return {}
-    rows = [split.inputs(row) for row in range(min(N_TEXTS, len(split)))]
+    rows = [split.flat(row) for row in range(min(N_TEXTS, len(split)))]
     batch = DataCollatorWithPadding(tokenizer)(rows).to(model.device)
     was_training = model.training
     model.eval()
@@ -49,13 +50,14 @@ def plugin_scales(
     if model.config.feed == "pooled":
         states = pool(states, mask, model.config.pooling)[:, None]  # (batch, 1, d_slm)
         mask = mask.new_ones(len(mask), 1)
-    x = plugin.scale_in * plugin.L_in(states)  # (batch, seq, d_llm)
-    y = plugin.core(x, mask if model.config.feed == "sequence" else None)
-    added = plugin.L_out(plugin.scale_out * y)
+    layer_mask = mask if model.config.feed == "sequence" else None
+    added = plugin.through(states, layer_mask)
     model.train(was_training)
     tokens = mask.bool()
     scales = {"output_ratio": float(rms(added[tokens]) / rms(states[tokens]))}
     if len(plugin.layers):
+        x = plugin.scale_in * plugin.L_in(states)  # (batch, seq, d_llm)
+        y = plugin.core(x, layer_mask)
         x, y = x[tokens].float(), y[tokens].float()
         scales["branch_ratio"] = float(((y - x).norm(dim=-1) / x.norm(dim=-1)).median())
     return scales

@@ -131,23 +131,33 @@ def check_dimensions(shapes: dict[str, Any]) -> Check:
     name = "dimensions"
     if "L_in" not in shapes:
         return Check(name, "skipped", "there is no plug-in", shapes)
-    d_slm, (inner, first), (last, outer) = shapes["encoder"], shapes["L_in"], shapes["L_out"]
-    widths = shapes["layers"] or [inner]
+    branches = (shapes, *shapes.get("further", ()))
+    d_slm, widths = shapes["encoder"], [branch["layers"] or branch["L_in"][:1] for branch in branches]
+    inner, outer = (" and ".join(str(width[place]) for width in widths) for place in (0, -1))
+    wrong = [
+        words
+        for branch, width in zip(branches, widths, strict=True)
+        for words in _wrong_dimensions(d_slm, width, branch["L_in"], branch["L_out"])
+    ]
+    if wrong:
+        advice = f"L_in maps {d_slm} to {inner}, L_out back; make the model with pp.plug_in"
+        return Check(name, "fail", "; ".join(wrong), shapes, advice)
+    return Check(name, "ok", f"L_in {d_slm} to {inner}, L_out {outer} to {d_slm}", shapes)
+
+
+def _wrong_dimensions(d_slm: int, widths: list[int], l_in: list[int], l_out: list[int]) -> list[str]:
+    """Say what is wrong with the (out, in) shapes around one branch."""
     wrong = [
         f"{what} is {found}, should be {wanted}"
         for what, found, wanted in (
-            ("the input of L_in", first, d_slm),
-            ("the output of L_in", inner, widths[0]),
-            ("the input of L_out", outer, widths[-1]),
-            ("the output of L_out", last, d_slm),
+            ("the input of L_in", l_in[1], d_slm),
+            ("the output of L_in", l_in[0], widths[0]),
+            ("the input of L_out", l_out[1], widths[-1]),
+            ("the output of L_out", l_out[0], d_slm),
         )
         if found != wanted
     ]
-    wrong += ["layers in series have unlike widths"] if len(set(widths)) > 1 else []
-    if wrong:
-        advice = f"L_in maps {d_slm} to {widths[0]}, L_out back; make the model with pp.plug_in"
-        return Check(name, "fail", "; ".join(wrong), shapes, advice)
-    return Check(name, "ok", f"L_in {d_slm} to {widths[0]}, L_out {widths[-1]} to {d_slm}", shapes)
+    return wrong + (["layers in series have unlike widths"] if len(set(widths)) > 1 else [])
 
 
 def check_language(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], donor: str) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
-    DataCollatorWithPadding,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
@@ -20,18 +20,22 @@ from transformers import (
 )
 
 from pifi_probe.errors import PifiProbeError, SaveError, TrainingDiverged
-from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.tasks.metrics import classification_metrics
-from pifi_probe.training.data import EncodedSplit, LengthGroupedOrder, predict_logits
+from pifi_probe.plugin.base import PiFiPreTrainedModel
+from pifi_probe.plugin.combine import GATES
+from pifi_probe.tasks.task import Split
+from pifi_probe.training.data import EncodedSplit, LengthGroupedOrder
 from pifi_probe.training.devices import autocast
 from pifi_probe.training.history import History, load_trained_state, trained_state
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.scales import plugin_scales
+from pifi_probe.training.work import Work
 
 __all__ = ["PiFiTrainer", "lr_projection_of", "training_arguments"]
 
+_DECODER = re.compile(r"^seq2seq\.(model\.)?(decoder|lm_head|enc_to_dec_proj)\b")
 
-def lr_projection_of(model: PiFiForSequenceClassification, recipe: Recipe) -> float:
+
+def lr_projection_of(model: PiFiPreTrainedModel, recipe: Recipe) -> float:
     """Return the learning rate of L_in and L_out: the recipe's, or the wiring's multiple of the encoder's."""
     if recipe.lr_projection is not None:
         return recipe.lr_projection
@@ -77,7 +81,7 @@ class PiFiTrainer(Trainer):
 
     Parameters
     ----------
-    model : PiFiForSequenceClassification
+    model : PiFiPreTrainedModel
     recipe : Recipe
     arguments : TrainingArguments
         From `training_arguments`.
@@ -86,6 +90,10 @@ class PiFiTrainer(Trainer):
     history : History
         Filled while training.
     callbacks : list of TrainerCallback
+    work : Work
+        Of the task's kind.
+    held : Split
+        The validation split as text.
 
     Notes
     -----
@@ -97,7 +105,7 @@ class PiFiTrainer(Trainer):
 
     def __init__(
         self,
-        model: PiFiForSequenceClassification,
+        model: PiFiPreTrainedModel,
         recipe: Recipe,
         arguments: TrainingArguments,
         train: EncodedSplit,
@@ -105,22 +113,25 @@ class PiFiTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         history: History,
         callbacks: list[Any],
+        work: Work,
+        held: Split,
     ) -> None:
         self.recipe, self.tokenizer, self.history = recipe, tokenizer, history
+        self.work, self.held = work, held
         self.parts = trainable_parts(model)
         super().__init__(
             model=model,
             args=arguments,
             train_dataset=train,
             eval_dataset=validation,
-            data_collator=DataCollatorWithPadding(tokenizer),
+            data_collator=work.collate(tokenizer),
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make Adam without weight decay over what is trained, L_in and L_out at their own learning rate."""
-        rates = {"projections": lr_projection_of(self.model, self.recipe)}
+        """Make Adam without weight decay over what is trained, with rates of their own for projections and gates."""
+        rates = {"projections": lr_projection_of(self.model, self.recipe), "gates": self.recipe.lr_gate}
         groups = [
             {"params": members, "lr": rates.get(part, self.recipe.learning_rate)}
             for part, members in self.parts.items()
@@ -139,13 +150,11 @@ class PiFiTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Return the cross-entropy with label smoothing, in float32."""
-        labels = inputs.pop("labels")
-        with autocast(self.recipe.precision, labels.device):
-            outputs = model(**inputs)
-        loss = nn.functional.cross_entropy(
-            outputs.logits.float(), labels, label_smoothing=self.args.label_smoothing_factor
-        )
+        """Return the loss of the task's kind, in float32."""
+        targets = {name: inputs.pop(name) for name in self.work.targets}
+        with autocast(self.recipe.precision, inputs["input_ids"].device):
+            outputs = self.work.outputs(model, inputs, targets)
+        loss = self.work.loss(outputs, targets, self.args.label_smoothing_factor)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -188,10 +197,11 @@ class PiFiTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the validation split, record it, and return ``eval_accuracy`` and the other metrics."""
-        logits = predict_logits(self.model, self.eval_dataset, self.tokenizer, precision=self.recipe.precision)
-        metrics = classification_metrics(self.eval_dataset.labels, logits)
+        precision = self.recipe.precision
+        found = self.work.predict(self.model, self.eval_dataset, self.tokenizer, precision=precision, final=False)
+        metrics = self.work.metrics(self.held, found)
         record = {"epoch": len(self.history.epochs), **metrics, **self._scales()}
-        self.history.end_epoch(self.model, record)
+        self.history.end_epoch(self.model, record, self.work.quality(metrics))
         values = {f"eval_{name}": value for name, value in metrics.items() if isinstance(value, float)}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, values)
         return values
@@ -239,9 +249,9 @@ class PiFiTrainer(Trainer):
         self.history.load(folder)
 
 
-def trainable_parts(model: PiFiForSequenceClassification) -> dict[str, list[nn.Parameter]]:
-    """Return the trainable weights by part: encoder, projections, head, and a layer that is trained on purpose."""
-    parts: dict[str, list[nn.Parameter]] = {"encoder": [], "projections": [], "head": [], "layer": []}
+def trainable_parts(model: PiFiPreTrainedModel) -> dict[str, list[nn.Parameter]]:
+    """Return the trainable weights by part; "layer" is one that is trained on purpose, "gates" are a combination's."""
+    parts: dict[str, list[nn.Parameter]] = {"encoder": [], "projections": [], "gates": [], "head": [], "layer": []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parts[_part_of(name)].append(parameter)
@@ -249,6 +259,8 @@ def trainable_parts(model: PiFiForSequenceClassification) -> dict[str, list[nn.P
 
 
 def _part_of(name: str) -> str:
+    if name.startswith(GATES):
+        return "gates"
     if name.startswith("plugin."):
         return "layer" if name.startswith("plugin.layers.") else "projections"
-    return "head" if name.startswith("head.") else "encoder"
+    return "head" if name.startswith("head.") or _DECODER.search(name) else "encoder"

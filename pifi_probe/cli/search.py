@@ -1,0 +1,148 @@
+"""``search``: find the layer that helps an encoder most, under a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pifi_probe.cli.output import Json, console, print_json
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the command."""
+    app.command(
+        "search",
+        epilog="Example: pifi-probe search --task movie-reviews --strategy fast --budget 5m --study s.db",
+    )(search)
+
+
+def search(
+    task: str = typer.Option(..., help="Embedded task, CSV, TSV, JSONL or parquet file, or hub id."),
+    slm: str = typer.Option("minilm-l6", help="The small language model."),
+    llm: list[str] = typer.Option(["smollm2-135m"], help="The donor; may be repeated."),
+    strategy: str = typer.Option("auto", help="auto, fast, or another; see the documentation."),
+    budget: str = typer.Option("12", help="Full runs (12), '20 trials', or a time (45m, 2h)."),
+    study: str = typer.Option("s.db", help="File or database URL; '#name' picks one of several studies in it."),
+    seeds: int = typer.Option(3, help="Seeds of a sweep, and fresh ones to confirm the choice."),
+    wiring: str = typer.Option("matched", help="matched or paper."),
+    layers: str = typer.Option("", help="Only these layers, such as 0,10,20 or 0:30:3."),
+    max_length: int = typer.Option(1, help="The most layers in a combination."),
+    design: list[str] = typer.Option(["mix"], help="Design of combinations; may be repeated."),
+    epochs: int = typer.Option(3, help="Of a full run."),
+    learning_rate: float = typer.Option(5e-5, help="Of encoder and head in a full run."),
+    precision: str = typer.Option("float32", help="float32 or bf16."),
+    n_train: int = typer.Option(0, help="Train on so many texts only."),
+    text: str = typer.Option("text", help="Column with the text, for files and hub data."),
+    label: str = typer.Option("label", help="Column with the label, for files and hub data."),
+    executor: str = typer.Option("local", help="local, processes or ray."),
+    workers: int = typer.Option(1, help="Trials that run at the same time."),
+    confirm: bool = typer.Option(True, help="Run the choice and its controls again on fresh seeds."),
+    as_json: bool = Json,
+) -> None:
+    """Search, showing every trial; the first Ctrl-C pauses and saves."""
+    from pifi_probe.selection.budget import Budget
+    from pifi_probe.selection.store import Store
+
+    Budget.parse(budget)
+    columns = {} if (text, label) == ("text", "label") else {"text": text, "label": label}
+    indices = _indices(layers)
+    _begin(Store.open(study), {"name_or_path": task, **columns}, n_train)  # on disk before anything slow
+
+    import pifi_probe as pp
+    from pifi_probe.cli.live import Live
+
+    with Live(quiet=as_json) as live:
+        found = pp.search(
+            load(study),
+            slm,
+            llm,
+            strategy=strategy,
+            budget=budget,
+            seeds=seeds,
+            wiring=wiring,
+            layers=indices,
+            max_length=max_length,
+            designs=design,
+            recipe=pp.Recipe(epochs=epochs, learning_rate=learning_rate, precision=precision),
+            study=study,
+            executor=executor,
+            workers=workers,
+            confirm=confirm,
+            on_event=live,
+        )
+    finish(found, study, live.reason, as_json=as_json)
+
+
+def _begin(store: Any, source: dict[str, str], n_train: int) -> None:
+    """Note where the texts come from, unless the study holds a search already; that one decides."""
+    if store.noted("settings") is None:
+        store.note("source", source)
+        store.note("n_train", n_train)
+        return
+    stored = store.noted("source"), store.noted("n_train")
+    if stored[0] is not None and stored != (source, n_train):
+        from pifi_probe.errors import SearchError
+
+        raise SearchError(
+            f"the study was made with another task: {stored[0]['name_or_path']}, n_train={stored[1]} there; "
+            f"{source['name_or_path']}, n_train={n_train} here",
+            where=str(store.address),
+            next="give the same task, or name another study file",
+        )
+
+
+def load(study: str | Path) -> Any:
+    """Return the task that a study was given on the command line.
+
+    Raises
+    ------
+    TaskError
+        If it cannot be loaded here.
+    """
+    from pifi_probe.selection.database import Address
+    from pifi_probe.selection.store import Store
+    from pifi_probe.tasks import load_task
+
+    store = Store(Address.parse(study), create=False)
+    source, n_train = store.noted("source"), store.noted("n_train")
+    if source is None:
+        source = {"name_or_path": store.noted("settings", {"task": {"name": ""}})["task"]["name"]}
+    task = load_task(**source)
+    return task.subset(train=n_train) if n_train else task
+
+
+def finish(study: Any, name: str, reason: str, *, as_json: bool) -> None:
+    """Print what was found; leave with 130 when the search was paused."""
+    result = study.result
+    if as_json:
+        print_json({"state": reason or "finished", "result": None if result is None else result.to_dict()})
+    else:
+        show(study)
+    if reason == "paused":
+        typer.echo(f"paused and saved; go on with: pifi-probe study resume {name}", err=True)
+        raise typer.Exit(130)
+
+
+def show(study: Any) -> None:
+    """Print the table of candidates and the verdict."""
+    from pifi_probe.reporting.tables import to_rich
+
+    result, terminal = study.result, console()
+    terminal.print(to_rich(study.leaderboard().drop(columns=["sd"]), f"{study.settings.task['name']}, {study.budget}"))
+    terminal.print("no trial is complete yet" if result is None else result.verdict)
+
+
+def _indices(text: str) -> list[int] | None:
+    """Read ``"0,10,20"`` or ``"0:30:3"``."""
+    if not text:
+        return None
+    try:
+        if ":" in text:
+            return list(range(*(int(part) for part in text.split(":"))))
+        return [int(part) for part in text.split(",")]
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter("write 0,10,20 or 0:30:3", param_hint="--layers") from error

@@ -1,0 +1,293 @@
+"""What all plugged models share: how they are built, saved, loaded and uploaded, and the encoder at their start."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+
+from pifi_probe.compat import config_from_dict
+from pifi_probe.errors import CheckpointError
+from pifi_probe.layers.frozen import FrozenLayer, LayerCard
+from pifi_probe.plugin.combine import make_plugin
+from pifi_probe.plugin.config import PiFiConfig
+from pifi_probe.plugin.fold import FoldedPlugIn, FoldReport
+from pifi_probe.plugin.plugin import PlugIn
+from pifi_probe.plugin.pooling import left_padding_positions, must_turn, pool
+
+__all__ = ["Head", "PiFiEncoderModel", "PiFiPreTrainedModel", "describe", "encoder_of", "run_encoder"]
+
+_LAYER_PREFIX = "plugin.layers."
+
+
+class Head(nn.Sequential):
+    """The paper's head: Linear(d, d), Dropout, GELU, Linear(d, K) (as in its reference code)."""
+
+    def __init__(self, d_slm: int, n_labels: int, dropout: float) -> None:
+        super().__init__(nn.Linear(d_slm, d_slm), nn.Dropout(dropout), nn.GELU(), nn.Linear(d_slm, n_labels))
+
+
+class PiFiPreTrainedModel(PreTrainedModel):
+    """What every plugged model shares: how it is built, saved, loaded and uploaded."""
+
+    config_class = PiFiConfig
+    base_model_prefix = "encoder"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    main_input_name = "input_ids"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave each part as its constructor made it: PyTorch's defaults, as in the paper's code."""
+
+    def init_weights(self) -> None:
+        """Tie weights only: encoder and layer come with theirs, and drawing them anew would lose them."""
+        self.tie_weights(recompute_mapping=False)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Write the model; without the frozen layer's weights when ``config.save_layer`` is False."""
+        if not self.config.save_layer and self.config.layers:
+            state = kwargs.pop("state_dict", None) or self.state_dict()
+            kwargs["state_dict"] = {key: value for key, value in state.items() if not key.startswith(_LAYER_PREFIX)}
+        super().save_pretrained(save_directory, **kwargs)
+        from pifi_probe.plugin.card import write_model_card
+
+        write_model_card(self, Path(save_directory))
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; a frozen layer that was saved as a reference is read from its donor again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if not model.config.save_layer and model.config.layers:
+            model.restore_layers()
+        model.freeze_layers()
+        return loaded
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        licence: str | None = None,
+        private: bool | None = None,
+        commit_message: str = "Upload model",
+        token: str | bool | None = None,
+    ) -> str:
+        """Upload the model with its card.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``"name/repository"``; made when missing.
+        licence : str, optional
+            Your statement of the licence under which the donor's weights may be passed on; needed when the
+            donor's is unknown or gated.
+        private : bool, optional
+            For a new repository.
+        commit_message : str
+        token : str or bool, optional
+            As in `huggingface_hub`; by default the one you are logged in with.
+
+        Returns
+        -------
+        str
+            Address of the commit.
+
+        Raises
+        ------
+        LicenceError
+            If the upload holds a donor's weights whose licence is unknown or gated, and `licence` is not given.
+        """
+        from huggingface_hub import HfApi
+
+        from pifi_probe.plugin.card import check_licence
+
+        check_licence(self, licence)
+        self.licence_statement = licence
+        api = HfApi(token=token)
+        # transformers' own method would replace our card, and with it the donor's licence, by an empty template.
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message).commit_url)
+
+    encoder: Any
+    plugin: PlugIn | FoldedPlugIn | None
+    fold_report: FoldReport | None = None
+    licence_statement: str | None = None
+
+    def encode(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the encoder's token vectors (batch, seq, d_slm) and the mask (batch, seq) they were made with."""
+        return run_encoder(self.encoder, input_ids, attention_mask, token_type_ids, inputs_embeds)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the encoder's input embeddings."""
+        embeddings: nn.Module = self.encoder.get_input_embeddings()
+        return embeddings
+
+    def new_plugin(self, layers: list[FrozenLayer] | None, d_slm: int) -> PlugIn | FoldedPlugIn | None:
+        """Return the plug-in that the configuration says, with skeletons where no layers are given."""
+        if self.config.folded:
+            return FoldedPlugIn(**self.config.folded)
+        if self.config.control == "vanilla":
+            return None
+        layers = layers if layers is not None else [_skeleton(item) for item in self.config.layers]
+        return make_plugin(layers, d_slm, self.config)
+
+    @property
+    def frozen_layers(self) -> list[FrozenLayer]:
+        """The plugged layers, branch after branch; empty for folded models and for controls without a layer."""
+        if not isinstance(self.plugin, PlugIn):
+            return []
+        return [layer for layer in self.plugin.layers if isinstance(layer, FrozenLayer)]
+
+    def freeze_layers(self) -> None:
+        """Freeze the plugged layers; they stay trainable only in the control ``"unfrozen"``."""
+        for layer in self.frozen_layers:
+            if layer.card.variant == "unfrozen":
+                layer.unfreeze()
+            else:
+                layer.freeze()
+
+    def restore_layers(self) -> None:
+        """Read the referenced layers from their donors and check that they are the same.
+
+        Raises
+        ------
+        CheckpointError
+            If the donor's layer no longer has the stored sha256.
+        """
+        from pifi_probe.layers.extract import extract
+        from pifi_probe.plugin.variants import make_variant
+
+        for layer in self.frozen_layers:
+            card = layer.card
+            donor = extract(card.spec, dtype=card.dtype, device=layer.shell.device)
+            assert isinstance(donor, FrozenLayer)
+            again = make_variant(donor, card.variant, single_token=card.reduced, seed=card.variant_seed)
+            if again.digest() != card.sha256 and card.variant != "unfrozen":
+                raise CheckpointError(
+                    "the donor's layer is not the one this model was trained with (sha256 differs)",
+                    where=card.spec,
+                    next="name the revision that was used, or ask for the model saved with save_layer=True",
+                )
+            layer.assign(dict(again.tensors()))
+
+
+class PiFiEncoderModel(PiFiPreTrainedModel):
+    """Encoder, plug-in and head; the heads differ in `n_outputs` and ``forward``.
+
+    Parameters
+    ----------
+    config : PiFiConfig
+    encoder : PreTrainedModel, optional
+        Made from the configuration, untrained, when not given.
+    layers : list of FrozenLayer, optional
+        Likewise.
+    """
+
+    def __init__(
+        self,
+        config: PiFiConfig,
+        encoder: PreTrainedModel | None = None,
+        layers: list[FrozenLayer] | None = None,
+    ) -> None:
+        super().__init__(config)
+        made = encoder if encoder is not None else AutoModel.from_config(config_from_dict(config.encoder))
+        self.encoder = encoder_of(made)
+        d_slm = int(self.encoder.config.hidden_size)
+        self.plugin = self.new_plugin(layers, d_slm)
+        self.head = Head(d_slm, self.n_outputs, config.head_dropout)
+        self.post_init()
+        self.freeze_layers()
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers that the head gives for each vector."""
+        return int(self.config.num_labels)
+
+    def pooled_output(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return what the head sees: (batch, d_slm)."""
+        states, mask = self.encode(input_ids, attention_mask, token_type_ids, inputs_embeds)
+        if self.plugin is None:
+            return pool(states, mask, self.config.pooling)
+        if self.config.feed == "sequence":
+            return pool(self.plugin(states, mask), mask, self.config.pooling)
+        return self.plugin(pool(states, mask, self.config.pooling))
+
+
+def describe(layer: FrozenLayer) -> dict[str, Any]:
+    """Return what a configuration stores of a layer: its card and its one-layer configuration."""
+    return {"card": asdict(layer.card), "config": layer.config.to_dict()}
+
+
+def _skeleton(item: Mapping[str, Any]) -> FrozenLayer:
+    return FrozenLayer.skeleton(config_from_dict(item["config"]), LayerCard.from_dict(item["card"]))
+
+
+def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model, or the encoder of one that is encoder and decoder."""
+    encoder: Any = model.get_encoder() if model.config.is_encoder_decoder else model
+    return model if encoder is None else encoder  # an encoder alone keeps the configuration of both
+
+
+def run_encoder(
+    encoder: nn.Module,
+    input_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    token_type_ids: torch.Tensor | None = None,
+    inputs_embeds: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return an encoder's token vectors (batch, seq, d_slm) and the mask (batch, seq); padding changes nothing.
+
+    Encoders that count positions from the left end and take no others get left-padded rows turned round: their
+    padding goes to the right, and the vectors come back in the order of the input.
+    """
+    tokens = input_ids if input_ids is not None else inputs_embeds
+    assert tokens is not None, "input_ids or inputs_embeds"
+    mask = attention_mask if attention_mask is not None else tokens.new_ones(tokens.shape[:2], dtype=torch.long)
+    config: Any = encoder.config
+    extra: dict[str, Any] = {"inputs_embeds": inputs_embeds}
+    if token_type_ids is not None and getattr(config, "type_vocab_size", False):
+        extra["token_type_ids"] = token_type_ids
+    positions = left_padding_positions(encoder, mask)
+    order: torch.Tensor | None = None
+    if positions is not None:
+        extra["position_ids"] = positions
+    elif must_turn(encoder, mask):
+        order = mask.long().argsort(dim=1, descending=True, stable=True)  # tokens first, in their order
+        input_ids, mask = _turned(input_ids, order), mask.gather(1, order)
+        extra = {name: _turned(value, order) for name, value in extra.items()}
+    if getattr(config, "use_cache", None) and "use_cache" in inspect.signature(encoder.forward).parameters:
+        extra["use_cache"] = False
+    states = encoder(input_ids=input_ids, attention_mask=mask, **extra).last_hidden_state
+    if order is not None:
+        back = order.argsort(dim=1)
+        states, mask = _turned(states, back), mask.gather(1, back)
+    return states, mask
+
+
+def _turned(values: torch.Tensor | None, order: torch.Tensor) -> torch.Tensor | None:
+    """Return (batch, seq, ...) with the tokens of each row in another order (batch, seq)."""
+    if values is None:
+        return None
+    index = order if values.dim() == 2 else order[..., None].expand_as(values)
+    return values.gather(1, index)

@@ -1,0 +1,211 @@
+"""`PiFiForConditionalGeneration`: the layer between the encoder and the decoder of a model that writes text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    BertLMHeadModel,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+
+from pifi_probe.compat import config_from_dict
+from pifi_probe.errors import PlugInError
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.plugin.base import PiFiPreTrainedModel, encoder_of
+from pifi_probe.plugin.config import PiFiConfig
+
+__all__ = ["DECODER_LAYERS", "PiFiForConditionalGeneration", "with_decoder"]
+
+DECODER_LAYERS = 2
+
+
+class PiFiForConditionalGeneration(PiFiPreTrainedModel):
+    """``Enc -> H -> L_in -> frozen LLM layer -> L_out -> Dec``, on all tokens of the input (paper, generation).
+
+    Parameters
+    ----------
+    config : PiFiConfig
+        With the configuration of the whole encoder-decoder as ``encoder``.
+    encoder : PreTrainedModel, optional
+        The whole encoder-decoder: T5, mT5, BART, mBART, Marian, Pegasus or `EncoderDecoderModel`. Made from the
+        configuration, untrained, when not given.
+    layers : list of FrozenLayer, optional
+        Likewise.
+
+    Notes
+    -----
+    The decoder sees the encoder's padding as the encoder did. The encoder and the layer run once for each input,
+    whatever the number of beams and of steps.
+    """
+
+    def __init__(
+        self,
+        config: PiFiConfig,
+        encoder: PreTrainedModel | None = None,
+        layers: list[FrozenLayer] | None = None,
+    ) -> None:
+        super().__init__(config)
+        made = encoder if encoder is not None else _made(config_from_dict(config.encoder))
+        self.seq2seq = made
+        if config.generation:
+            self.seq2seq.generation_config = GenerationConfig.from_dict(config.generation)
+        self.plugin = self.new_plugin(layers, int(self.encoder.config.hidden_size))
+        self.post_init()
+        self.freeze_layers()
+
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """The encoder alone."""
+        return encoder_of(self.seq2seq)
+
+    def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Return the encoder alone, without the plug-in."""
+        return self.encoder
+
+    def source(
+        self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple[BaseModelOutput, torch.Tensor]:
+        """Return what the decoder attends to, (batch, seq, d_slm), and the mask (batch, seq)."""
+        states, mask = self.encode(input_ids, attention_mask, kwargs.get("token_type_ids"), kwargs.get("inputs_embeds"))
+        if self.plugin is not None:
+            states = self.plugin(states, mask)
+        return BaseModelOutput(last_hidden_state=states), mask
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput | tuple[torch.Tensor, ...]:
+        """Score targets given their inputs, with the target's earlier tokens at hand.
+
+        Parameters
+        ----------
+        input_ids, attention_mask, token_type_ids : Tensor, (batch, seq)
+        labels : Tensor, (batch, target_seq), int64, optional
+            -100 where there is no token. With labels, ``loss`` is the mean cross-entropy in nats per token.
+        **kwargs
+            For the decoder, such as ``decoder_input_ids``, which `labels` otherwise give.
+
+        Returns
+        -------
+        Seq2SeqLMOutput
+            With ``logits`` (batch, target_seq, vocabulary).
+        """
+        outputs, mask = self.source(
+            input_ids, attention_mask, token_type_ids=token_type_ids, inputs_embeds=inputs_embeds
+        )
+        kwargs.pop("num_items_in_batch", None)
+        if labels is not None and "decoder_input_ids" not in kwargs:
+            kwargs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+        logits = self.seq2seq(
+            encoder_outputs=outputs, attention_mask=mask, use_cache=False, return_dict=True, **kwargs
+        ).logits  # (batch, target_seq, vocabulary)
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float().transpose(1, 2), labels)
+        if return_dict is False:
+            return (logits,) if loss is None else (loss, logits)
+        return Seq2SeqLMOutput(loss=loss, logits=logits, encoder_last_hidden_state=outputs.last_hidden_state)
+
+    def can_generate(self) -> bool:
+        """Return True: `generate` writes text."""
+        return True
+
+    def generate(
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """Write text; as ``generate`` of transformers, with its beams, sampling and cache.
+
+        Parameters
+        ----------
+        input_ids, attention_mask : Tensor, (batch, seq)
+        **kwargs
+            Of transformers' ``generate``, such as ``num_beams`` and ``max_new_tokens``.
+
+        Returns
+        -------
+        Tensor, (batch, target_seq), int64
+        """
+        kwargs.pop("labels", None)
+        types, embeds = kwargs.pop("token_type_ids", None), kwargs.pop("inputs_embeds", None)
+        with torch.no_grad():
+            outputs, mask = self.source(input_ids, attention_mask, token_type_ids=types, inputs_embeds=embeds)
+        return self.seq2seq.generate(encoder_outputs=outputs, attention_mask=mask, **kwargs)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return the decoder's inputs for labels (batch, target_seq): shifted by one."""
+        shifted: torch.Tensor = self.seq2seq.prepare_decoder_input_ids_from_labels(labels)
+        return shifted
+
+
+def _made(config: Any) -> PreTrainedModel:
+    if isinstance(config, EncoderDecoderConfig):
+        return EncoderDecoderModel(config=config)
+    model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config)
+    return model
+
+
+def with_decoder(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncoderDecoderModel:
+    """Return an encoder with a small new decoder, untrained but for its token embeddings.
+
+    The decoder has 2 BERT layers with cross-attention, of the encoder's width and vocabulary; its token embeddings,
+    which also are its output weights, start as the encoder's.
+
+    Parameters
+    ----------
+    encoder : PreTrainedModel
+        Its own weights are used, not copied.
+    tokenizer : PreTrainedTokenizerBase
+        Gives the tokens a target starts and ends with.
+
+    Raises
+    ------
+    PlugInError
+        If the tokenizer has no such tokens.
+    """
+    first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    last = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if first is None or last is None or tokenizer.pad_token_id is None:
+        raise PlugInError(
+            "the tokenizer has no tokens for start, end and padding, which a decoder needs",
+            where=type(tokenizer).__name__,
+            next="take another encoder, or an encoder-decoder such as T5 or BART",
+        )
+    width, vocabulary = int(encoder.config.hidden_size), encoder.get_input_embeddings().weight
+    decoder = BertLMHeadModel(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=width,
+            num_hidden_layers=DECODER_LAYERS,
+            num_attention_heads=max(n for n in (1, 2, 4, 6, 8, 12) if width % n == 0),
+            intermediate_size=4 * width,
+            is_decoder=True,
+            add_cross_attention=True,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    if vocabulary.shape[1] == width:
+        with torch.no_grad():
+            decoder.get_input_embeddings().weight.copy_(vocabulary)
+    model = EncoderDecoderModel(encoder=encoder, decoder=decoder)
+    tokens = {"decoder_start_token_id": first, "eos_token_id": last, "pad_token_id": tokenizer.pad_token_id}
+    for name, value in tokens.items():
+        setattr(model.config, name, value)
+    model.generation_config = GenerationConfig(**tokens)
+    return model
+
+
+AutoModelForSeq2SeqLM.register(PiFiConfig, PiFiForConditionalGeneration)

@@ -1,0 +1,117 @@
+"""From a name to an encoder, an encoder-decoder or a tokenizer."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from pifi_probe import assets
+from pifi_probe.compat import quiet_transformers
+from pifi_probe.errors import ModelNotFoundError, PlugInError
+from pifi_probe.plugin.base import PiFiPreTrainedModel, encoder_of
+from pifi_probe.plugin.generation import with_decoder
+from pifi_probe.plugin.pooling import is_decoder
+
+__all__ = ["load_encoder", "load_encoder_decoder", "stream", "tokenizer_for"]
+
+
+def load_encoder(slm: str | PreTrainedModel) -> tuple[PreTrainedModel, str, Path | None]:
+    """Return the encoder in float32, its name, and its folder where it has one; of an encoder-decoder its encoder."""
+    if isinstance(slm, PreTrainedModel):
+        name = str(getattr(slm.config, "_name_or_path", "") or slm.config.model_type)
+        return copy.deepcopy(encoder_of(slm)), name, Path(name) if Path(name).is_dir() else None
+    source = _source_of(slm)
+    encoder = encoder_of(_loaded(AutoModel, slm, source))
+    return encoder, slm, Path(source) if Path(source).is_dir() else None
+
+
+def load_encoder_decoder(slm: str | PreTrainedModel, seed: int) -> tuple[PreTrainedModel, str, Path | None]:
+    """Return an encoder-decoder in float32, its name, and its folder where it has one.
+
+    An encoder gets a new decoder, drawn from `seed`.
+    """
+    if isinstance(slm, PreTrainedModel) and slm.can_generate() and slm.config.is_encoder_decoder:
+        name = str(getattr(slm.config, "_name_or_path", "") or slm.config.model_type)
+        return copy.deepcopy(slm), name, Path(name) if Path(name).is_dir() else None
+    source = _source_of(slm if isinstance(slm, str) else str(slm.config._name_or_path))
+    if isinstance(slm, str) and _is_encoder_decoder(source):
+        return _loaded(AutoModelForSeq2SeqLM, slm, source), slm, Path(source) if Path(source).is_dir() else None
+    encoder, name, folder = load_encoder(slm)
+    if is_decoder(encoder.config):
+        raise PlugInError(
+            "a decoder alone cannot read a whole text and write another here",
+            where=name,
+            next="take an encoder-decoder such as T5 or BART, or an encoder, which gets a new decoder",
+        )
+    with stream(seed, "decoder"):
+        return with_decoder(encoder, _tokenizer(source)), name, folder
+
+
+def _is_encoder_decoder(source: str) -> bool:
+    try:
+        with quiet_transformers():
+            return bool(AutoConfig.from_pretrained(source).is_encoder_decoder)
+    except (OSError, ValueError):
+        return False  # loading it says why
+
+
+def _loaded(cls: Any, slm: str, source: str) -> PreTrainedModel:
+    try:
+        with quiet_transformers():
+            options = _no_pooler(source) if cls is AutoModel else {}
+            model: PreTrainedModel = cls.from_pretrained(source, dtype=torch.float32, **options)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"the small language model could not be loaded: {error}",
+            where=slm,
+            next="give a hub id, a folder with config.json and safetensors, or an embedded name such as minilm-l6",
+        ) from error
+    return model
+
+
+def _no_pooler(source: str) -> dict[str, Any]:
+    """Leave out BERT-like pooling layers, which PiFi never uses and which would count as trained."""
+    cls = MODEL_MAPPING[type(AutoConfig.from_pretrained(source))]
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(cls.__init__).parameters else {}
+
+
+def tokenizer_for(model: PiFiPreTrainedModel) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model's encoder, with a padding token."""
+    return _tokenizer(_source_of(model.config.slm))
+
+
+def _tokenizer(source: str) -> PreTrainedTokenizerBase:
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _source_of(slm: str) -> str:
+    return str(assets.path(slm)) if assets.is_asset(slm) else slm
+
+
+@contextmanager
+def stream(seed: int, part: str) -> Iterator[None]:
+    """Draw from a stream that depends on the seed and the part's name alone."""
+    digest = hashlib.sha256(f"{seed}:{part}".encode()).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(digest[:7], "big"))
+        yield

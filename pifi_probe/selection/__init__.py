@@ -1,0 +1,1 @@
+"""Which layer to plug in: candidates, strategies, and how sure the choice is."""

@@ -1,0 +1,64 @@
+"""What the trials say: the candidate to choose, whether layers differ at all, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pifi_probe.selection.budget import Spent
+from pifi_probe.selection.choice import default_layer, layer_seed_table, selected, top_rung
+from pifi_probe.selection.result import Belief, SearchResult, confirmation_cost, failures, gains_of
+from pifi_probe.selection.space import Candidate, Space
+from pifi_probe.selection.store import Record
+from pifi_probe.selection.trials import RUNGS, Strategy, Trial
+
+__all__ = ["conclude", "pick"]
+
+
+def pick(strategy: Strategy, trials: Sequence[Trial], space: Space) -> tuple[Candidate | None, bool, str]:
+    """Return the choice, whether it is the default layer for want of an effect, and the effect in words.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        That has observed the trials.
+    trials : sequence of Trial
+        Finished, of selection.
+    space : Space
+    """
+    chosen = strategy.choose()
+    if chosen is None:
+        return None, False, ""
+    for rung in reversed(RUNGS):
+        layers, _, table = layer_seed_table(trials, rung, space)
+        if layers:
+            effect = layer_effect(table)
+            words = f"{effect.verdict} ({rung} runs, {table.shape[0]} layers, {table.shape[1]} seeds)"
+            if effect.something_to_select or space.max_length > 1:
+                return chosen, False, words
+            return default_layer(space), True, words
+    return chosen, False, ""
+
+
+def conclude(strategy: Strategy, records: Sequence[Record], space: Space, spent: Spent) -> SearchResult | None:
+    """Return what a search found so far; None before a trial of selection is complete."""
+    trials = selected(records)
+    rung = top_rung(trials)
+    chosen, default, effect = pick(strategy, trials, space)
+    if chosen is None or rung is None:
+        return None
+    posterior, regret = _posterior(trials, rung, chosen, space)
+    confirm_rung, cost, seconds = confirmation_cost(records)
+    return SearchResult(
+        chosen=chosen,
+        default=default,
+        rung=rung,
+        effect=effect,
+        posterior=posterior,
+        expected_regret=regret,
+        gains=gains_of(records, chosen, space),
+        confirm_rung=confirm_rung,
+        confirm_cost=cost,
+        confirm_seconds=seconds,
+        spent=spent,
+        failed=failures(records),
+    )

@@ -1,0 +1,184 @@
+"""Opens the database of a study, and turns what a database can say into errors a user understands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pifi_probe.errors import CorruptFileError, PifiProbeError, SaveError, SearchError
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage, RDBStorage
+
+__all__ = ["DEFAULT_NAME", "Address", "database_errors", "open_storage"]
+
+DEFAULT_NAME = "search"
+_LOCK_SECONDS = 30
+_CREATION_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a study lies.
+
+    Parameters
+    ----------
+    url : str
+        SQLAlchemy URL; empty for a study in memory.
+    name : str
+        Of the study in the database.
+    file : Path or None
+        The SQLite file, if it is one.
+    """
+
+    url: str
+    name: str = DEFAULT_NAME
+    file: Path | None = None
+
+    @classmethod
+    def parse(cls, study: str | Path | None) -> Address:
+        """Read a file name or a database URL; ``#name`` at its end picks one of several studies in it."""
+        if study is None:
+            return cls("")
+        text, name = str(study), DEFAULT_NAME
+        if "#" in text and not Path(text).exists():
+            text, _, name = text.rpartition("#")
+        if text.startswith("sqlite:///"):
+            text = text.removeprefix("sqlite:///")
+        if "://" in text:
+            return cls(text, name or DEFAULT_NAME)
+        file = Path(text).expanduser().absolute()
+        return cls(f"sqlite:///{file.as_posix()}", name or DEFAULT_NAME, file)
+
+    def __str__(self) -> str:
+        """Name for messages and commands, without a password."""
+        if not self.url:
+            return "in memory"
+        suffix = "" if self.name == DEFAULT_NAME else f"#{self.name}"
+        if self.file is not None:
+            return f"{_relative(self.file)}{suffix}"
+        from sqlalchemy.engine import make_url
+
+        return make_url(self.url).render_as_string(hide_password=True) + suffix
+
+
+def open_storage(address: Address, *, create: bool, lock_seconds: float = _LOCK_SECONDS) -> BaseStorage:
+    """Open a study's database.
+
+    Parameters
+    ----------
+    address : Address
+    create : bool
+        Make the file when it is missing.
+    lock_seconds : float
+        How long to wait for another program that has locked the file.
+
+    Raises
+    ------
+    SearchError
+        If it is missing, locked or cannot be reached.
+    CorruptFileError
+        If the file is no database, or a damaged one.
+    SaveError
+        If it cannot be written.
+    """
+    import optuna
+
+    if not address.url:
+        return optuna.storages.InMemoryStorage()
+    if address.file is not None:
+        _prepare(address.file, create)
+    options = {"connect_args": {"timeout": lock_seconds}} if address.file is not None else {"pool_pre_ping": True}
+    with database_errors(address):
+        try:
+            return optuna.storages.get_storage(_connected(address.url, options))
+        except ImportError as error:
+            raise SearchError(
+                f"the driver of this database is not installed: {error.__cause__ or error}",
+                where=str(address),
+                next="for PostgreSQL: pip install psycopg, and start the URL with postgresql+psycopg://",
+            ) from error
+        except RuntimeError as error:
+            raise SearchError(
+                f"the study was made by another version of Optuna: {error}",
+                where=str(address),
+                next="upgrade it with `optuna storage upgrade`, or name another file",
+            ) from error
+
+
+def _connected(url: str, options: dict[str, Any]) -> RDBStorage:
+    """Connect, and make the tables; once more when another process makes them at the same moment."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import DBAPIError
+
+    for _ in range(_CREATION_ATTEMPTS):
+        try:
+            return RDBStorage(url, engine_kwargs=options)
+        except DBAPIError as error:
+            if not any(sign in str(error.orig).lower() for sign in ("already exists", "unique")):
+                raise
+            time.sleep(0.1)
+    return RDBStorage(url, engine_kwargs=options)
+
+
+def _prepare(file: Path, create: bool) -> None:
+    if not create and not file.is_file():
+        raise SearchError("there is no study", where=_relative(file), next="name the file that the search was given")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    except OSError as error:
+        raise SaveError(
+            f"the study cannot be written: {error.strerror or error}",
+            where=_relative(file),
+            next="choose a file in a folder you may write to",
+        ) from error
+
+
+def _relative(file: Path) -> str:
+    try:
+        return file.relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return str(file)
+
+
+@contextmanager
+def database_errors(address: Address) -> Iterator[None]:
+    """Turn a database's own errors into typed ones."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        if isinstance(cause, ArgumentError):
+            raise SearchError(
+                f"this is no address of a study: {cause}", where=address.url, next="give a file or a database URL"
+            ) from error
+        raise _translated(str(getattr(cause, "orig", None) or cause), address) from error
+
+
+def _translated(message: str, address: Address) -> PifiProbeError:
+    text, where = message.lower(), str(address)
+    if "locked" in text:
+        return SearchError(
+            "the study is locked by another program", where=where, next="close that program, then run this again"
+        )
+    if any(sign in text for sign in ("full", "readonly", "read-only", "i/o error", "no space", "unable to open")):
+        return SaveError(
+            f"the study could not be written: {message}",
+            where=where,
+            next="free some space or make the file writable, then resume; every finished trial is kept",
+        )
+    if any(sign in text for sign in ("not a database", "malformed", "no such table", "no such column", "corrupt")):
+        return CorruptFileError(
+            f"this is no study, or a damaged one: {message}",
+            where=where,
+            next="restore the file from a copy, or name another one",
+        )
+    return SearchError(f"the database failed: {message}", where=where, next="check its address and that it runs")

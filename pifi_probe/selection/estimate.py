@@ -1,0 +1,148 @@
+"""How much time and memory a search will take, before it starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pifi_probe.selection.budget import Budget, Spent
+
+__all__ = ["Estimate", "Measure", "Work", "estimate"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a full run takes on this machine.
+
+    Parameters
+    ----------
+    full_seconds : float
+        Wall time.
+    memory_bytes : int
+        The most resident memory.
+    """
+
+    full_seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a search will take.
+
+    Parameters
+    ----------
+    full_seconds : float
+        Of one full run.
+    select_cost, confirm_cost : float
+        In full runs: at most what is left of the budget, and the confirmation on fresh seeds, which comes on top.
+    select_seconds, confirm_seconds : float
+    memory_bytes : int
+        Of each process that runs trials.
+    """
+
+    full_seconds: float
+    select_cost: float
+    confirm_cost: float
+    select_seconds: float
+    confirm_seconds: float
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        text = (
+            f"a full run takes about {_time(self.full_seconds)}; selection at most {_cost(self.select_cost)} "
+            f"(about {_time(self.select_seconds)})"
+        )
+        if self.confirm_cost:
+            text += f", then confirmation about {_cost(self.confirm_cost)} ({_time(self.confirm_seconds)})"
+        return f"{text}; memory about {self.memory_bytes / 2**30:.1f} GiB a process"
+
+
+def estimate(measure: Measure, budget: Budget, spent: Spent, confirm_cost: float, slots: int = 1) -> Estimate:
+    """Return the estimate of what is left of a search.
+
+    Parameters
+    ----------
+    measure : Measure
+    budget : Budget
+    spent : Spent
+    confirm_cost : float
+        In full runs.
+    slots : int
+        Trials that run at the same time.
+    """
+    left = budget.left(spent)
+    cost = left / measure.full_seconds * slots if budget.unit == "seconds" else left  # a trial is at most a full run
+    seconds = left if budget.unit == "seconds" else left * measure.full_seconds / slots
+    return Estimate(
+        measure.full_seconds,
+        cost,
+        confirm_cost,
+        seconds,
+        confirm_cost * measure.full_seconds / slots,
+        measure.memory_bytes,
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of training, from which the cost of each rung follows.
+
+    Parameters
+    ----------
+    encoder, block : float
+        Weights of the whole encoder without embeddings, and of the blocks that "last-block" trains.
+    layer : float
+        Weights of a donor's layer that a single token meets.
+    tail : float
+        Weights of projections and head.
+    tokens : float
+        Mean length of a text.
+    train, validation, test : int
+        Texts of each split.
+    frozen_train, frozen_score : int
+        Texts that the rungs "estimator" and "frozen" use.
+    epochs, frozen_epochs : int
+    """
+
+    encoder: float
+    block: float
+    layer: float
+    tail: float
+    tokens: float
+    train: int
+    validation: int
+    test: int
+    frozen_train: int
+    frozen_score: int
+    epochs: int
+    frozen_epochs: int
+
+    def cost(self, rung: str, n_layers: int = 1) -> float:
+        """Return the cost of a trial with this many layers, in full runs with one layer."""
+        return self._work(rung, n_layers) / self._work("full", 1)
+
+    def _work(self, rung: str, n: int) -> float:
+        if rung == "estimator":  # one pass, and the spectrum of a Gram matrix
+            return self.frozen_train * n * self.layer + self.frozen_train**3 / 3
+        if rung == "frozen":
+            train = self.frozen_epochs * self.frozen_train * (2 * n * self.layer + 3 * self.tail)
+            return train + self.frozen_score * (n * self.layer + self.tail)
+        trained = self.block if rung == "last-block" else self.encoder
+        epochs = 1 if rung == "short" else self.epochs
+        step = 3 * trained * self.tokens + 2 * n * self.layer + 3 * self.tail
+        score = trained * self.tokens + n * self.layer + self.tail
+        tested = self.test if rung == "full" else 0
+        return epochs * (self.train * step + self.validation * score) + tested * score
+
+
+def _time(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "an unknown time"
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _cost(cost: float) -> str:
+    return f"{cost:.1f} C" if cost < 10 else f"{cost:.0f} C"

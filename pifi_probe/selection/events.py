@@ -1,0 +1,92 @@
+"""What a search tells while it runs: one small record an event, for the command line and the widget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pifi_probe.selection.budget import Spent
+from pifi_probe.selection.estimate import Estimate
+from pifi_probe.selection.trials import Proposal, Trial
+
+__all__ = [
+    "Estimated",
+    "Event",
+    "Failed",
+    "Finished",
+    "OnEvent",
+    "Phase",
+    "Started",
+    "Stopped",
+    "TrialFinished",
+    "TrialStarted",
+]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events; they come from the thread that runs the search."""
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """The study is on disk and open; `study` can be paused and stopped from another thread from now on."""
+
+    study: Any
+
+
+@dataclass(frozen=True)
+class Estimated(Event):
+    """Time and memory that the search will take, before its first trial."""
+
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Phase(Event):
+    """A part of the search begins: ``"select"`` or ``"confirm"``."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class TrialStarted(Event):
+    """A trial is on disk as running."""
+
+    proposal: Proposal
+    number: int
+
+
+@dataclass(frozen=True)
+class TrialFinished(Event):
+    """A trial is on disk as complete; `share` of the budget is spent."""
+
+    trial: Trial
+    spent: Spent
+    share: float
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """A trial failed and is in the table with its message; the search goes on."""
+
+    trial: Trial
+    message: str
+
+
+@dataclass(frozen=True)
+class Stopped(Event):
+    """The search left off early: ``"paused"`` or ``"stopped"``."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """Nothing is left to do; `why` in words."""
+
+    why: str
+
+
+OnEvent = Callable[[Event], None]

@@ -1,0 +1,88 @@
+"""Writes the choice of a search into a folder that stands alone."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pifi_probe.errors import SearchError
+from pifi_probe.files import write_json, write_text
+from pifi_probe.plugin.build import plug_in
+from pifi_probe.provenance import collect
+from pifi_probe.reporting.html import Section, report
+from pifi_probe.selection.space import Candidate
+from pifi_probe.tasks.task import Task
+from pifi_probe.training.recipe import Recipe
+from pifi_probe.training.run import fine_tune
+
+if TYPE_CHECKING:
+    from pifi_probe.selection.study import Study
+
+__all__ = ["export"]
+
+logger = logging.getLogger(__name__)
+
+PLOTS = {
+    "depth": "validation NLL over the depth of the layer, with what the search believes between the measured layers",
+    "regret": "how far the choice was from the final one, against what had been spent",
+}
+
+
+def export(study: Study, chosen: Candidate, task: Task, folder: Path) -> Path:
+    """Train the choice with the recipe's seed 0, and write everything; see `Study.export`."""
+    settings = study.settings
+    options: dict[str, Any] = dict(chosen.modes)
+    if len(chosen.layers) > 1:
+        options["combine"] = chosen.design
+    model = plug_in(settings.slm, chosen.spec, task=task, wiring=settings.wiring, seed=0, **options)
+    fine_tune(model, task, Recipe.from_dict(settings.recipe), out=folder, resume=True, save_model=True)
+    _describe(study, folder)
+    return folder
+
+
+def _describe(study: Study, folder: Path) -> None:
+    result = study.result
+    assert result is not None
+    board = study.leaderboard()
+    record = {"settings": settings_of(study), "result": result.to_dict(), "trials": board.to_dict("records")}
+    write_json(folder / "search.json", record)
+    write_text(folder / "trials.csv", board.to_csv(index=False))
+    try:
+        write_text(folder / "train.py", study.to_code())
+    except SearchError as error:
+        logger.warning("%s", error)
+    sections: list[Section] = [{"title": "Result", "text": result.verdict}]
+    sections += [{"title": kind.capitalize(), "figure": study.plot(kind), "alt": alt} for kind, alt in PLOTS.items()]
+    sections.append({"title": "Trials", "table": board})
+    report(f"Search on {study.settings.task['name']}", sections, folder / "report.html", collect(**record))
+    card = folder / "model" / "README.md"
+    write_text(card, _with_report(card.read_text(encoding="utf-8"), study, result.verdict))
+
+
+def settings_of(study: Study) -> dict[str, object]:
+    """Return settings, budget and what was spent."""
+    spent = study.spent
+    amounts = {"cost": spent.cost, "trials": spent.trials, "seconds": spent.seconds}
+    return {**study.settings.to_dict(), "budget": str(study.budget), "spent": amounts}
+
+
+def _with_report(card: str, study: Study, verdict: str) -> str:
+    """Return a model card with the search's report as its last section, in place of an older one."""
+    title = "## How this layer was found"
+    settings = study.settings
+    how = (
+        f"Searched with `pifi_probe` on {settings.task['name']} ({_sizes(settings.task['sizes'])}), strategy "
+        f"{settings.strategy['name']}, budget {study.budget}, wiring {settings.wiring}."
+    )
+    lines = [card.partition(title)[0].rstrip(), "", title, "", how, "", *(f"- {line}" for line in verdict.splitlines())]
+    board = study.leaderboard()
+    lines += ["", "| candidate | rung | phase | seeds | validation NLL |", "|---|---|---|---|---|"]
+    for row in board.itertuples():
+        label = str(row.candidate).replace("|", "\\|")
+        lines.append(f"| {label} | {row.rung} | {row.phase} | {row.seeds} | {row.nll:.4f} |")
+    return "\n".join([*lines, ""])
+
+
+def _sizes(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{n} {split}" for split, n in sizes.items())

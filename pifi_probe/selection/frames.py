@@ -1,0 +1,212 @@
+"""The tables and plots of a search, from its records."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pifi_probe.errors import SearchError
+from pifi_probe.selection.choice import selected, top_rung
+from pifi_probe.selection.result import SearchResult
+from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
+from pifi_probe.selection.store import CONFIRM, Record
+from pifi_probe.selection.trials import RUNGS, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from pifi_probe.training.result import RunResult
+
+__all__ = ["confirmed_runs", "leaderboard", "plot"]
+
+NLL = "validation NLL (nats)"
+
+
+def leaderboard(records: Iterable[Record], result: SearchResult | None) -> pd.DataFrame:
+    """Return one row per candidate, rung and phase.
+
+    Columns: ``candidate``, ``rung``, ``phase``, ``seeds`` (complete), ``nll`` and its ``sd`` over seeds,
+    ``accuracy`` on the validation split, ``p_best`` (single layers), ``cost`` in full runs, ``message`` of a failure.
+    The highest rung comes first, and the lowest NLL within it.
+    """
+    import pandas as pd
+
+    groups: dict[tuple[str, Candidate, str], list[Trial]] = defaultdict(list)
+    for record in records:
+        groups[record.phase, record.trial.candidate, record.trial.rung].append(record.trial)
+    sure = {belief.label: belief.p_best for belief in result.posterior} if result is not None else {}
+    rows = [_row(phase, candidate, rung, trials, sure) for (phase, candidate, rung), trials in groups.items()]
+    columns = ["candidate", "rung", "phase", "seeds", "nll", "sd", "accuracy", "p_best", "cost", "message"]
+    frame = pd.DataFrame(rows, columns=columns)
+    order = frame.assign(height=[-RUNGS.index(rung) for rung in frame["rung"]])
+    return order.sort_values(["height", "phase", "nll"], kind="stable").drop(columns="height").reset_index(drop=True)
+
+
+def _row(
+    phase: str, candidate: Candidate, rung: str, trials: Sequence[Trial], sure: dict[str, float]
+) -> dict[str, object]:
+    outcomes = [t.outcome for t in trials if t.state == "complete" and t.outcome is not None]
+    values = [outcome.value for outcome in outcomes]
+    accuracies = [outcome.accuracy for outcome in outcomes if outcome.accuracy is not None]
+    messages = [t.outcome.message for t in trials if t.outcome is not None and t.outcome.message]
+    return {
+        "candidate": candidate.label,
+        "rung": rung,
+        "phase": phase,
+        "seeds": len(values),
+        "nll": float(np.mean(values)) if values else math.nan,
+        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
+        "accuracy": float(np.mean(accuracies)) if accuracies else math.nan,
+        "p_best": sure.get(candidate.label, math.nan),
+        "cost": math.fsum(outcome.cost for outcome in outcomes),
+        "message": messages[0] if messages else "",
+    }
+
+
+def confirmed_runs(records: Iterable[Record]) -> list[RunResult]:
+    """Return the full runs of the confirmation.
+
+    Raises
+    ------
+    SearchError
+        If there are none.
+    """
+    from pifi_probe.training.result import RunResult
+
+    done = [r.trial for r in records if r.phase == CONFIRM and r.trial.rung == "full" and r.trial.state == "complete"]
+    runs = [RunResult.from_dict(t.outcome.result) for t in done if t.outcome is not None and t.outcome.result]
+    if not runs:
+        raise SearchError(
+            "the choice was not confirmed with full runs",
+            where="Study.compare",
+            next="read study.result.gains, or search with a strategy that makes full runs",
+        )
+    return runs
+
+
+def plot(kind: str, records: Sequence[Record], result: SearchResult | None, space: Space) -> Figure:
+    """Plot a search; see `Study.plot`."""
+    kinds: dict[str, Callable[[Sequence[Trial], SearchResult, Space], Figure]] = {
+        "depth": _depth,
+        "regret": _regret,
+        "rungs": _rungs,
+        "pareto": _pareto,
+    }
+    if kind not in kinds:
+        raise SearchError(f"unknown plot {kind!r}", where="kind", next=f"use one of {', '.join(kinds)}")
+    if result is None:
+        raise SearchError("there is nothing to plot: no trial is complete", where="Study.plot", next="resume the study")
+    done = [trial for trial in selected(records) if trial.state == "complete"]
+    return kinds[kind](done, result, space)
+
+
+def _depth(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figure:
+    """Plot what was measured on the highest rung, the controls, and the posterior band."""
+    import pandas as pd
+
+    from pifi_probe.reporting.searches import depth_with_band
+
+    measured = [
+        {"depth": space.depth(t.candidate), "series": _series(t, space), "value": t.outcome.value}
+        for t in trials
+        if t.rung == result.rung and t.outcome is not None and t.candidate.design != ONE_SHOT
+    ]
+    band = [
+        {
+            "depth": belief.depth,
+            "mean": belief.mean,
+            "low": belief.mean - 2 * belief.sd,
+            "high": belief.mean + 2 * belief.sd,
+        }
+        for belief in result.posterior
+    ]
+    return depth_with_band(pd.DataFrame(measured), pd.DataFrame(band), value_label=f"{NLL}, {result.rung} runs")
+
+
+def _series(trial: Trial, space: Space) -> str:
+    if trial.candidate.control is not None:
+        return trial.candidate.control
+    if trial.candidate.design != "single":
+        return trial.candidate.design
+    return trial.candidate.layers[0].rpartition("[")[0] if len(space.models) > 1 else "layer"
+
+
+def _regret(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figure:
+    """Plot the final mean NLL of whoever led at each moment, above that of the final best."""
+    import pandas as pd
+
+    from pifi_probe.reporting.searches import steps
+
+    top = top_rung(trials)
+    final = _means(t for t in trials if t.rung == top)
+    best = min(final.values())
+    rows, cost = [], 0.0
+    for number, trial in enumerate(trials):
+        cost += trial.outcome.cost if trial.outcome is not None else 0.0
+        so_far = _means(t for t in trials[: number + 1] if t.rung == top)
+        if so_far:
+            leader = min(so_far, key=lambda candidate: so_far[candidate])
+            rows.append({"cost": cost, "value": final[leader] - best})
+    return steps(pd.DataFrame(rows), x_label="spent (full runs)", value_label=f"{NLL} above the final best")
+
+
+def _rungs(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figure:
+    """Plot each rung against the next one that was used."""
+    import pandas as pd
+
+    from pifi_probe.ranking import rank_agreement
+    from pifi_probe.reporting.searches import scatter_panels
+
+    used = [rung for rung in RUNGS if any(trial.rung == rung for trial in trials)]
+    rows: list[dict[str, object]] = []
+    for lower, upper in zip(used, used[1:], strict=False):
+        below, above = (_means(t for t in trials if t.rung == rung) for rung in (lower, upper))
+        both = [candidate for candidate in below if candidate in above]
+        found = rank_agreement([below[c] for c in both], [above[c] for c in both]) if len(both) > 1 else {}
+        panel = f"{lower} to {upper}: Kendall {found.get('kendall', math.nan):.2f} (n={len(both)})"
+        rows += [{"panel": panel, "x": below[c], "y": above[c], "series": "candidate"} for c in both]
+    if not rows:
+        raise SearchError("no candidate was run on two rungs", where='plot("rungs")', next="resume the study")
+    return scatter_panels(pd.DataFrame(rows), x_label="lower rung", y_label=NLL)
+
+
+def _pareto(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figure:
+    """Plot NLL against latency on the highest rung; filled: nothing is better in both."""
+    import pandas as pd
+
+    from pifi_probe.reporting.searches import scatter_panels
+
+    own = [t for t in trials if t.rung == result.rung and t.outcome is not None and t.outcome.latency is not None]
+    latency: dict[Candidate, list[float]] = defaultdict(list)
+    for trial in own:
+        if trial.outcome is not None and trial.outcome.latency is not None:
+            latency[trial.candidate].append(trial.outcome.latency)
+    values = _means(own)
+    points = {candidate: (float(np.median(latency[candidate])), values[candidate]) for candidate in values}
+    if not points:
+        raise SearchError("no latency was measured", where='plot("pareto")', next="resume the study")
+    rows = [
+        {
+            "panel": "",
+            "x": x,
+            "y": y,
+            "series": "control" if candidate.control else candidate.design,
+            "best": not any((a <= x and b < y) or (a < x and b <= y) for a, b in points.values()),
+        }
+        for candidate, (x, y) in points.items()
+    ]
+    return scatter_panels(pd.DataFrame(rows), x_label="one text (ms)", y_label=NLL)
+
+
+def _means(trials: Iterable[Trial]) -> dict[Candidate, float]:
+    """Return the mean value of each candidate that may be chosen, and of controls."""
+    values: dict[Candidate, list[float]] = defaultdict(list)
+    for trial in trials:
+        if trial.outcome is not None and trial.candidate.design != ONE_SHOT:
+            values[trial.candidate].append(trial.outcome.value)
+    return {candidate: float(np.mean(own)) for candidate, own in values.items()}

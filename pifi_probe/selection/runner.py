@@ -1,0 +1,313 @@
+"""`Runner`: proposes, claims, runs and commits one trial after the other, until the budget or the ideas are spent."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from types import FrameType
+
+from pifi_probe.errors import AssetError, HubError, ModelNotFoundError, PifiProbeError, SaveError, SearchError
+from pifi_probe.selection import events
+from pifi_probe.selection.budget import Budget, Spent
+from pifi_probe.selection.evaluator import Evaluator
+from pifi_probe.selection.executors import Executor
+from pifi_probe.selection.store import CONFIRM, LIVE_SESSIONS, SELECT, Claim, Record, Store
+from pifi_probe.selection.trials import Outcome, Proposal, Strategy
+
+__all__ = ["Runner"]
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+BEAT_SECONDS = 15.0
+_OF_THIS_MACHINE = (ModelNotFoundError, AssetError, HubError, SaveError)  # another process could run the trial
+
+
+class Runner:
+    """Works on a study until nothing is left to do, or until it is told to leave off.
+
+    Parameters
+    ----------
+    store : Store
+    evaluator : Evaluator
+    make_strategy : callable
+        Returns a new strategy, which is then told of all finished trials.
+    budget : Budget
+        Of selection.
+    executor : Executor
+    confirmations : callable
+        From all records to the runs that confirm the choice; empty when there is nothing to confirm.
+    on_event : callable, optional
+    full_seconds : float, optional
+        Of a full run, for budgets of time; measured from the first full trial when not known.
+    beat_seconds : float
+        Between two signs of life.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        evaluator: Evaluator,
+        make_strategy: Callable[[], Strategy],
+        budget: Budget,
+        executor: Executor,
+        confirmations: Callable[[list[Record]], list[Proposal]],
+        on_event: events.OnEvent | None = None,
+        full_seconds: float | None = None,
+        beat_seconds: float = BEAT_SECONDS,
+    ) -> None:
+        self.store, self.evaluator, self.make_strategy = store, evaluator, make_strategy
+        self.budget, self.executor, self.confirmations = budget, executor, confirmations
+        self.full_seconds, self.beat_seconds = full_seconds, beat_seconds
+        self._tell: events.OnEvent = on_event or (lambda event: None)
+        self._asked = ""  # "paused" or "stopped"
+        self._cancelled = False
+        self._wake = threading.Event()
+        self._running: dict[Future[Outcome], Claim] = {}
+        self._claims: list[Claim] = []
+        self._idle: list[tuple[int, str]] | None = None  # trials as they were when there was nothing to do but wait
+        self._session = secrets.token_hex(8)
+        self._began = time.monotonic()
+
+    # From any thread
+
+    def pause(self) -> None:
+        """Leave off after the current training step; the running trial is given back."""
+        self._ask("paused")
+
+    def stop(self) -> None:
+        """Leave off as `pause` does, for good."""
+        self._ask("stopped")
+
+    def cancel(self) -> None:
+        """Leave the running trial off after its current step, count it as failed, and go on with the next one."""
+        self._cancelled = True
+        self.executor.interrupt(True)
+
+    def _ask(self, what: str) -> None:
+        self._asked = what
+        self.executor.interrupt(True)
+        self._wake.set()
+
+    def _told_to_stop(self) -> bool:
+        return bool(self._asked) or self._cancelled
+
+    # In the thread that runs the search
+
+    def run(self) -> str:
+        """Work; return ``"paused"``, ``"stopped"`` or ``"finished"``.
+
+        Raises
+        ------
+        SearchError
+            If the budget is smaller than the first trial.
+        SaveError
+            If the disk is full; every finished trial is kept.
+        ModelNotFoundError, AssetError, HubError
+            If this machine lacks what a trial needs; the trial is given back.
+        """
+        self._began = time.monotonic()
+        LIVE_SESSIONS.add(self._session)
+        why = ""
+        try:
+            with self._listening(), self._beating():
+                why = self._phase(SELECT)
+                if not self._asked:
+                    self._phase(CONFIRM)
+        finally:
+            self.executor.close()
+            with suppress(PifiProbeError):  # a full disk: whoever goes on finds that this session is over
+                self._give_back()
+            LIVE_SESSIONS.discard(self._session)
+        if self._asked:
+            self._tell(events.Stopped(self._asked))
+            return self._asked
+        self._tell(events.Finished(why))
+        return "finished"
+
+    def _phase(self, phase: str) -> str:
+        """Run the trials of a phase; return why it is over."""
+        begun = False
+        while not self._asked:
+            if len(self._running) >= self.executor.slots:
+                self._collect(block=True)
+                continue
+            self.store.free_the_dead()
+            proposal, why = self._next(phase)
+            if proposal is not None:
+                if not begun:
+                    self._tell(events.Phase(phase))
+                    begun = True
+                self._begin(proposal, phase)
+                self._collect(block=False)
+            elif self._running:
+                self._collect(block=True)
+            elif why:
+                return why
+            else:  # others are at work on this study
+                self._wake.wait(POLL_SECONDS)
+        self._collect_all()
+        return ""
+
+    def _next(self, phase: str) -> tuple[Proposal | None, str]:
+        """Return the next run; with none, why the phase is over, or nothing when trials are still running."""
+        records = self.store.records()
+        state = [(record.trial.number, record.trial.state) for record in records]
+        if state == self._idle:
+            return None, ""
+        proposal, why = self._confirmation(records) if phase == CONFIRM else self._selection(records)
+        busy = any(record.trial.state == "running" for record in records)
+        self._idle = state if busy and proposal is None else None
+        return proposal, "" if busy or proposal is not None else why
+
+    def _confirmation(self, records: list[Record]) -> tuple[Proposal | None, str]:
+        if any(r.trial.state == "running" and r.phase == SELECT for r in records):
+            return None, ""  # the choice may still change
+        known = {record.trial.identity for record in records}
+        left = (p for p in self.confirmations(records) if p.identity not in known)
+        return next(left, None), "confirmed"
+
+    def _selection(self, records: list[Record]) -> tuple[Proposal | None, str]:
+        strategy = self.make_strategy()
+        running = []
+        for record in records:
+            trial = record.trial
+            if record.phase == SELECT and trial.state == "running":
+                running.append(Proposal(trial.candidate, trial.rung, trial.seed, trial.why))
+            elif record.phase == SELECT:
+                strategy.observe(trial)
+        spent = self.store.spent()
+        proposal = strategy.propose(running, self._left(spent))
+        if proposal is None:
+            return None, f"{strategy.name}: nothing more to try"
+        reserved = sum(self.evaluator.cost(one.candidate, one.rung) for one in running)
+        planned = Spent(spent.cost + reserved, spent.trials + len(running), spent.seconds)
+        cost = self.evaluator.cost(proposal.candidate, proposal.rung)
+        seconds = None if self.full_seconds is None else cost * self.full_seconds
+        if self.budget.fits(planned, cost, seconds):
+            return proposal, ""
+        if not spent.trials and not running:
+            takes = f"{cost:.3g} C" if seconds is None else f"{cost:.3g} C, about {seconds:.0f} s"
+            raise SearchError(
+                f"the budget of {self.budget} is smaller than the first trial ({takes})",
+                where=f"{proposal.candidate.label}, {proposal.rung} run",
+                next='raise budget=, use strategy="fast", or fewer texts (task.subset)',
+            )
+        return None, f"the budget of {self.budget} is spent"
+
+    def _left(self, spent: Spent) -> float:
+        """Return what is left in full runs, as far as that is known."""
+        if self.budget.unit == "C":
+            return self.budget.left(spent)
+        if self.budget.unit == "seconds" and self.full_seconds:
+            return self.budget.left(spent) / self.full_seconds
+        return math.inf
+
+    def _begin(self, proposal: Proposal, phase: str) -> None:
+        claim = self.store.claim(proposal, phase, self._session)
+        if claim is None:
+            return
+        self._claims.append(claim)
+        self._tell(events.TrialStarted(proposal, claim.number))
+        self._running[self.executor.submit(self.evaluator, proposal, self._told_to_stop)] = claim
+
+    def _collect(self, *, block: bool) -> None:
+        """Commit what has ended; with `block`, wait for it, but not longer than a moment."""
+        done, _ = wait(self._running, timeout=POLL_SECONDS if block else 0, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=lambda one: self._running[one].number):
+            self._commit(self._running.pop(future), future)
+        if self._cancelled and not self._running:
+            self._cancelled = False
+            self.executor.interrupt(bool(self._asked))
+
+    def _collect_all(self) -> None:
+        while self._running:
+            self._collect(block=True)
+
+    def _commit(self, claim: Claim, future: Future[Outcome]) -> None:
+        error = future.exception()
+        if isinstance(error, BrokenExecutor):
+            logger.warning("the worker of %s died; the trial will be run again", claim.proposal.candidate.label)
+            self._give_back(claim, died=True)
+            return
+        if isinstance(error, KeyboardInterrupt) and not self._cancelled:
+            self._asked = self._asked or "paused"
+            self._give_back(claim)
+            return
+        if isinstance(error, _OF_THIS_MACHINE):
+            self._give_back(claim)
+            raise error
+        elapsed = time.monotonic() - self._began
+        outcome = future.result() if error is None else Outcome(math.nan, message=_message(error))
+        if error is None and not math.isfinite(outcome.value):
+            outcome = replace(outcome, message=outcome.message or f"its value is {outcome.value}")
+        trial = self.store.finish(claim, outcome, elapsed)
+        self._claims.remove(claim)
+        if outcome.message:
+            logger.debug("%s failed", claim.proposal.candidate.label, exc_info=error)
+            self._tell(events.Failed(trial, outcome.message))
+            return
+        if trial.rung == "full":
+            self.full_seconds = outcome.seconds / outcome.cost if outcome.cost else self.full_seconds
+        spent = self.store.spent()
+        self._tell(events.TrialFinished(trial, spent, self.budget.share(spent)))
+
+    def _give_back(self, claim: Claim | None = None, *, died: bool = False) -> None:
+        """Free a trial, or all that are still ours."""
+        for one in [claim] if claim is not None else list(self._claims):
+            self._claims.remove(one)
+            self.store.release(one, died=died)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Let the first Ctrl-C pause, and the second one interrupt at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._asked:
+                raise KeyboardInterrupt
+            self.pause()
+
+        before = signal.signal(signal.SIGINT, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Show from a second thread that this process is alive."""
+        over = threading.Event()
+
+        def beat() -> None:
+            count = 0
+            while not over.wait(self.beat_seconds):
+                count += 1
+                try:
+                    self.store.beat(list(self._claims), count)
+                except (SearchError, SaveError) as error:
+                    logger.warning("no sign of life could be written: %s", error)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "cancelled"
+    return str(error) or type(error).__name__

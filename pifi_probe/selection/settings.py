@@ -1,0 +1,119 @@
+"""`Settings`: what a search is; stored with the study, and compared when somebody goes on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pifi_probe.errors import SearchError
+from pifi_probe.selection.space import Modes, Space
+
+if TYPE_CHECKING:
+    from pifi_probe.tasks.task import Task
+    from pifi_probe.training.recipe import Recipe
+
+__all__ = ["Settings", "make_space"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a search is, but for its budget and where it runs.
+
+    Parameters
+    ----------
+    task : dict
+        ``name``, ``fingerprint`` and ``sizes`` of the splits.
+    slm : str
+    llms : list of str
+    wiring : str
+    recipe : dict
+        `Recipe.to_dict` without ``seed`` and ``device``, which belong to a trial and to a machine.
+    space : dict
+        `Space.to_dict`.
+    strategy : dict
+        ``name`` and ``options``.
+    seeds : int
+        For each candidate of a sweep, and of the confirmation.
+    """
+
+    task: dict[str, Any]
+    slm: str
+    llms: list[str]
+    wiring: str
+    recipe: dict[str, Any]
+    space: dict[str, Any]
+    strategy: dict[str, Any]
+    seeds: int
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        slm: str,
+        space: Space,
+        *,
+        wiring: str,
+        recipe: Recipe,
+        strategy: str,
+        options: Mapping[str, Any],
+        seeds: int,
+    ) -> Settings:
+        """Describe a search."""
+        from pifi_probe.plugin.config import WIRINGS
+
+        if wiring not in WIRINGS:
+            raise SearchError(f"unknown wiring {wiring!r}", where="wiring", next=f"use one of {', '.join(WIRINGS)}")
+        if seeds < 1:
+            raise SearchError(f"seeds={seeds}", where="seeds", next="give at least 1; 3 show the noise of seeds")
+        sizes = {name: len(split) for name, split in task.splits.items()}
+        kept = {name: value for name, value in recipe.to_dict().items() if name not in ("seed", "device")}
+        return cls(
+            {"name": task.name, "fingerprint": task.fingerprint, "sizes": sizes},
+            slm,
+            [name for name, _ in space.models],
+            wiring,
+            kept,
+            space.to_dict(),
+            {"name": strategy, "options": dict(options)},
+            seeds,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return values that JSON can hold."""
+        return asdict(self)
+
+
+def make_space(
+    llm: str | Sequence[str],
+    layers: Sequence[int] | Mapping[str, Sequence[int]] | None,
+    max_length: int,
+    designs: Sequence[str],
+    modes: Sequence[Mapping[str, object]],
+) -> Space:
+    """Return the space of a search; opens each model to count its layers.
+
+    Raises
+    ------
+    SearchError, LayerIndexError
+        If the space is empty or a layer is outside of its model.
+    ModelNotFoundError, CheckpointError, HubError
+        If a model cannot be opened.
+    """
+    from pifi_probe.layers.checkpoint import open_checkpoint
+    from pifi_probe.layers.spec import LayerSpec, parse
+
+    names = [llm] if isinstance(llm, str) else list(llm)
+    models = []
+    for name in names:
+        spec = parse(f"{name}[0]")
+        assert isinstance(spec, LayerSpec)
+        checkpoint = open_checkpoint(spec.model, spec.revision)
+        models.append((name, int(checkpoint.config.num_hidden_layers)))
+    chosen: tuple[tuple[int, ...], ...] = ()
+    if isinstance(layers, Mapping):
+        chosen = tuple(tuple(layers.get(name, range(n))) for name, n in models)
+    elif layers is not None:
+        chosen = tuple(tuple(layers) for _ in models)
+    alternatives: tuple[Modes, ...] = tuple(tuple(sorted(one.items())) for one in modes) or ((),)
+    return Space(tuple(models), chosen, max_length, tuple(designs), alternatives)

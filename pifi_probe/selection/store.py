@@ -1,0 +1,364 @@
+"""`Store`: every trial of a search in one Optuna study, so that a kill loses at most what is running.
+
+A trial is written as running before it starts, and its whole outcome is committed before the next one starts.
+Several processes may share a study. Whoever starts a trial looks afterwards whether the same run was begun before
+with a lower number, and then gives way, so that no run is made twice. Who runs a trial counts up a number in the
+study; who sees it stand still for `grace` seconds of its own monotonic clock takes that process for dead and frees
+the trial: no clocks are compared, so they may differ or run backwards.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pifi_probe.errors import CorruptFileError, SearchError
+from pifi_probe.selection.budget import Spent
+from pifi_probe.selection.database import Address, database_errors, open_storage
+from pifi_probe.selection.space import Candidate
+from pifi_probe.selection.trials import RUNGS, Outcome, Proposal, Trial
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+__all__ = ["CONFIRM", "SELECT", "Claim", "Record", "Store"]
+
+SELECT, CONFIRM = "select", "confirm"
+MAX_DEATHS = 5  # processes that a trial may kill before it counts as failed
+LIVE_SESSIONS: set[str] = set()  # of this process
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process runs."""
+
+    id: int
+    number: int
+    proposal: Proposal
+    phase: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A stored trial, with what only the search itself needs to know.
+
+    Parameters
+    ----------
+    trial : Trial
+    phase : {"select", "confirm"}
+    session : str
+        Of the process that ran it.
+    elapsed : float
+        Seconds from the start of that session to the end of the trial, by the session's monotonic clock.
+    """
+
+    trial: Trial
+    phase: str
+    session: str
+    elapsed: float
+
+
+class Store:
+    """The study on disk.
+
+    Parameters
+    ----------
+    address : Address
+    create : bool
+        Make it when it is missing.
+    grace : float
+        Seconds without a sign of life after which another process counts as dead.
+    lock_seconds : float
+        How long to wait for a locked file.
+
+    Attributes
+    ----------
+    storage : optuna.storages.BaseStorage
+        For Optuna's own tools, such as its dashboard.
+
+    Raises
+    ------
+    SearchError, CorruptFileError, SaveError
+        If it is missing, locked, damaged or cannot be written.
+    """
+
+    def __init__(
+        self, address: Address, *, create: bool = True, grace: float = 90.0, lock_seconds: float = 30.0
+    ) -> None:
+        self.address, self.grace = address, grace
+        self._signs: dict[int, tuple[int, float]] = {}  # trial id -> last count, when it was first seen
+        self.storage = open_storage(address, create=create, lock_seconds=lock_seconds)
+        with database_errors(address):
+            self._study = self._find(create)
+
+    @classmethod
+    def open(cls, study: str | Path | None, *, create: bool = True) -> Store:
+        """Open a file, a database URL, or (None) a study in memory."""
+        return cls(Address.parse(study), create=create)
+
+    def _find(self, create: bool) -> int:
+        from optuna import logging
+        from optuna.exceptions import DuplicatedStudyError
+        from optuna.study import StudyDirection
+
+        names = {study.study_name: study._study_id for study in self.storage.get_all_studies()}
+        if self.address.name in names:
+            return names[self.address.name]
+        if not create:
+            known = f"it holds {', '.join(names)}" if names else "it is empty"
+            raise SearchError(
+                f"there is no study {self.address.name!r}: {known}",
+                where=str(self.address),
+                next="pick one with #name" if names else "start the search again",
+            )
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.WARNING)
+        try:
+            return self.storage.create_new_study([StudyDirection.MINIMIZE], self.address.name)
+        except DuplicatedStudyError:  # made by another process in this moment
+            return self.storage.get_study_id_from_name(self.address.name)
+        finally:
+            logging.set_verbosity(verbosity)
+
+    # What belongs to the study as a whole
+
+    def note(self, name: str, value: Any) -> None:
+        """Store a JSON value under a name."""
+        with database_errors(self.address):
+            self.storage.set_study_user_attr(self._study, name, value)
+
+    def noted(self, name: str, default: Any = None) -> Any:
+        """Return what `note` stored."""
+        with database_errors(self.address):
+            return self.storage.get_study_user_attrs(self._study).get(name, default)
+
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """Store what the search is, or check that the stored search is the same.
+
+        Raises
+        ------
+        SearchError
+            If it is another one; the difference is shown.
+        """
+        stored = self.noted("settings")
+        if stored is None:
+            self.note("settings", dict(settings))
+            stored = self.noted("settings")
+        differences = _differences(stored, dict(settings))
+        if differences:
+            raise SearchError(
+                f"the study was made with other settings: {'; '.join(differences[:4])}",
+                where=str(self.address),
+                next="give the same settings, or name another study file",
+            )
+
+    # Trials
+
+    def records(self) -> list[Record]:
+        """Return complete, failed and running trials in the order of their numbers."""
+        stored = self._stored()
+        deaths = Counter(_identity(trial) for trial in stored if trial.user_attrs.get("died"))
+        records: dict[tuple[str, str, int], Record] = {}
+        for trial in stored:
+            record = _record(trial)
+            if record is None and deaths[_identity(trial)] >= MAX_DEATHS:
+                record = _record(trial, f"it killed its process {MAX_DEATHS} times (out of memory?)")
+            if record is None:
+                continue
+            known = records.get(_identity(trial))
+            if known is None or known.trial.state == "running" != record.trial.state:
+                records[_identity(trial)] = record
+        return sorted(records.values(), key=lambda record: record.trial.number)
+
+    def spent(self) -> Spent:
+        """Return what selection has taken."""
+        records = [r for r in self.records() if r.phase == SELECT and r.trial.outcome is not None]
+        sessions: dict[str, float] = {}
+        for record in records:
+            sessions[record.session] = max(sessions.get(record.session, 0.0), record.elapsed)
+        cost = math.fsum(record.trial.outcome.cost for record in records if record.trial.outcome)
+        return Spent(cost, len(records), math.fsum(sessions.values()))
+
+    def claim(self, proposal: Proposal, phase: str, session: str) -> Claim | None:
+        """Write a trial as running; None when another process has begun or finished the same run."""
+        import optuna
+
+        params, distributions = _parameters(proposal)
+        template = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            params=params,
+            distributions=distributions,
+            user_attrs={
+                "candidate": proposal.candidate.to_dict(),
+                "label": proposal.candidate.label,
+                "why": proposal.why,
+                "phase": phase,
+                "worker": {"host": platform.node(), "pid": os.getpid(), "session": session},
+            },
+        )
+        with database_errors(self.address):
+            trial_id = self.storage.create_new_trial(self._study, template)
+            number = self.storage.get_trial_number_from_id(trial_id)
+        claim = Claim(trial_id, number, proposal, phase)
+        identity = (proposal.candidate.key, proposal.rung, proposal.seed)
+        if any(_identity(t) == identity and t.number < number and _record(t) for t in self._stored()):
+            self.release(claim)
+            return None
+        return claim
+
+    def finish(self, claim: Claim, outcome: Outcome, elapsed: float) -> Trial:
+        """Commit an outcome; a failure is an outcome with a message."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        values = {"outcome": outcome.to_dict(), "elapsed": elapsed}  # together: a commit takes long on some disks
+        with database_errors(self.address):
+            try:
+                self.storage.set_trial_user_attr(claim.id, "done", values)
+                self._end(claim.id, outcome)
+            except UpdateFinishedTrialError:  # we had been taken for dead: the outcome is good all the same
+                again = self.claim(claim.proposal, claim.phase, self._session_of(claim))
+                if again is not None:
+                    self.storage.set_trial_user_attr(again.id, "done", values)
+                    self._end(again.id, outcome)
+        state = "failed" if outcome.message else "complete"
+        proposal = claim.proposal
+        return Trial(proposal.candidate, proposal.rung, proposal.seed, state, outcome, claim.number, proposal.why)
+
+    def _end(self, trial_id: int, outcome: Outcome) -> None:
+        from optuna.trial import TrialState
+
+        if outcome.message:
+            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        else:
+            self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [outcome.value])
+
+    def _session_of(self, claim: Claim) -> str:
+        return str(self.storage.get_trial(claim.id).user_attrs["worker"]["session"])
+
+    def release(self, claim: Claim, *, died: bool = False) -> None:
+        """Give a running trial back, as if it had never begun; `died`: it ended the process that ran it."""
+        self._free(claim.id, died=died)
+
+    def beat(self, claims: Iterable[Claim], count: int) -> None:
+        """Show that the process that runs these trials is alive; `count` grows from call to call."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        with database_errors(self.address):
+            for claim in claims:
+                try:
+                    self.storage.set_trial_user_attr(claim.id, "beat", count)
+                except UpdateFinishedTrialError:
+                    continue
+
+    def free_the_dead(self) -> int:
+        """Free the running trials of processes that are gone; return how many there were."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        dead = [t for t in self._stored() if t.state == TrialState.RUNNING and self._is_dead(t)]
+        for trial in dead:
+            done = trial.user_attrs.get("done")
+            if done is None:
+                self._free(trial._trial_id, died=True)
+                continue
+            with database_errors(self.address), suppress(UpdateFinishedTrialError):
+                self._end(trial._trial_id, Outcome.from_dict(done["outcome"]))  # killed before its last commit
+        return len(dead)
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        import psutil
+
+        worker, count = trial.user_attrs["worker"], int(trial.user_attrs.get("beat", 0))
+        if worker["host"] == platform.node():
+            if worker["pid"] == os.getpid():
+                return worker["session"] not in LIVE_SESSIONS
+            if not psutil.pid_exists(worker["pid"]):
+                return True
+        now = time.monotonic()
+        last, since = self._signs.setdefault(trial._trial_id, (count, now))
+        if last != count:
+            self._signs[trial._trial_id] = (count, now)
+            return False
+        return now - since > self.grace
+
+    def _free(self, trial_id: int, *, died: bool = False) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        with database_errors(self.address):
+            try:
+                if died:
+                    self.storage.set_trial_user_attr(trial_id, "died", True)
+                self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            except UpdateFinishedTrialError:  # freed or finished by another process
+                return
+
+    def _stored(self) -> list[FrozenTrial]:
+        with database_errors(self.address):
+            return self.storage.get_all_trials(self._study, deepcopy=False)
+
+
+def _identity(trial: FrozenTrial) -> tuple[str, str, int]:
+    try:
+        key = Candidate.from_dict(trial.user_attrs["candidate"]).key
+        return key, trial.params["rung"], trial.params["seed"]
+    except KeyError as error:
+        raise CorruptFileError(
+            f"trial {trial.number} was not written by a search: it lacks {error}",
+            next="name a study file that pifi-probe made",
+        ) from error
+
+
+def _record(trial: FrozenTrial, message: str = "") -> Record | None:
+    """Return a stored trial, or None for one that was given back; with a `message`, count it as failed."""
+    values = trial.user_attrs
+    done = values.get("done", {}) if trial.state.is_finished() else {}
+    outcome = Outcome.from_dict(done["outcome"]) if done else None
+    if outcome is None and message:
+        outcome = Outcome(math.nan, message=message)
+    if outcome is None and trial.state.is_finished():
+        return None
+    state = "running" if outcome is None else "failed" if outcome.message else "complete"
+    candidate = Candidate.from_dict(values["candidate"])
+    found = Trial(
+        candidate, trial.params["rung"], trial.params["seed"], state, outcome, trial.number, values.get("why", "")
+    )
+    return Record(found, values["phase"], values["worker"]["session"], done.get("elapsed", 0.0))
+
+
+def _parameters(proposal: Proposal) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what optuna-dashboard plots: rung, seed, design, and the index of every layer."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    params: dict[str, Any] = {"rung": proposal.rung, "seed": proposal.seed}
+    distributions: dict[str, Any] = {"rung": CategoricalDistribution(RUNGS), "seed": IntDistribution(0, 2**31)}
+    for place, layer in enumerate(proposal.candidate.layers if proposal.candidate.design != "one-shot" else (), 1):
+        params[f"layer {place}"] = int(layer.rpartition("[")[2].rstrip("]"))
+        distributions[f"layer {place}"] = IntDistribution(0, 1023)
+    return params, distributions
+
+
+def _differences(stored: Any, own: Any, name: str = "") -> list[str]:
+    """Return what differs, ``"recipe.epochs: 3 there, 5 here"``."""
+    if isinstance(stored, Mapping) and isinstance(own, Mapping):
+        names = [*stored, *(key for key in own if key not in stored)]
+        return [
+            difference
+            for key in names
+            for difference in _differences(stored.get(key), own.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    plain = [list(value) if isinstance(value, tuple) else value for value in (stored, own)]
+    return [] if plain[0] == plain[1] else [f"{name}: {_shown(stored)} there, {_shown(own)} here"]
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

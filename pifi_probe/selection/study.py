@@ -1,0 +1,363 @@
+"""`Study`: leave a search off at any moment, go on, and read what it found."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pifi_probe.errors import SearchError
+from pifi_probe.selection import events
+from pifi_probe.selection.beliefs import conclude, pick
+from pifi_probe.selection.budget import Budget, Spent
+from pifi_probe.selection.choice import confirmations, selected
+from pifi_probe.selection.database import Address
+from pifi_probe.selection.estimate import Estimate, estimate
+from pifi_probe.selection.evaluator import Evaluator
+from pifi_probe.selection.executors import Executor, make_executor
+from pifi_probe.selection.result import SearchResult
+from pifi_probe.selection.runner import Runner
+from pifi_probe.selection.settings import Settings
+from pifi_probe.selection.space import Candidate, Space
+from pifi_probe.selection.store import Record, Store
+from pifi_probe.selection.trials import Proposal, Strategy, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from pifi_probe.tasks.task import Task
+    from pifi_probe.training.comparison import Comparison
+
+__all__ = ["Study", "make_evaluator"]
+
+
+def make_evaluator(settings: Settings, task: Task, device: str = "auto") -> Evaluator:
+    """Return what runs the trials of a search."""
+    from pifi_probe.selection.evaluate import PiFiEvaluator
+    from pifi_probe.selection.parts import Parts
+    from pifi_probe.training.recipe import Recipe
+
+    space = Space.from_dict(settings.space)
+    recipe = Recipe.from_dict({**settings.recipe, "device": device})
+    parts = Parts(task, settings.slm, tuple(settings.llms), settings.wiring, recipe)
+    return PiFiEvaluator(parts, plain=space.max_length == 1 and space.modes == ((),))
+
+
+class Study:
+    """A search on disk: what was tried, what was found, and the means to go on.
+
+    Parameters
+    ----------
+    store : Store
+        Of a search whose settings are known.
+    evaluator : Evaluator, optional
+        Runs trials; without one the study can only be read.
+    on_event : callable, optional
+
+    Raises
+    ------
+    SearchError
+        If the study holds no search.
+    """
+
+    def __init__(
+        self, store: Store, evaluator: Evaluator | None = None, on_event: events.OnEvent | None = None
+    ) -> None:
+        self.store, self.evaluator, self.on_event = store, evaluator, on_event
+        self.task: Task | None = None
+        values = store.noted("settings")
+        if values is None:
+            raise SearchError(
+                "the study holds no search yet", where=str(store.address), next="start it with pifi-probe search"
+            )
+        self.settings = Settings(**values)
+        self.space = Space.from_dict(self.settings.space)
+        self._runner: Runner | None = None
+        self._asked = ""
+
+    @classmethod
+    def open(cls, study: str | Path, task: Task | None = None, on_event: events.OnEvent | None = None) -> Study:
+        """Open a study that a search has made.
+
+        Parameters
+        ----------
+        study : str or Path
+            File or database URL.
+        task : Task, optional
+            Needed to go on; without it the study can only be read.
+        on_event : callable, optional
+
+        Raises
+        ------
+        SearchError
+            If there is none, or the task is another one.
+        """
+        store = Store(Address.parse(study), create=False)
+        found = cls(store, on_event=on_event)
+        if task is not None:
+            sizes = {name: len(split) for name, split in task.splits.items()}
+            own = {"name": task.name, "fingerprint": task.fingerprint, "sizes": sizes}
+            store.settle(replace(found.settings, task=own).to_dict())
+            found.task, found.evaluator = task, make_evaluator(found.settings, task)
+        return found
+
+    # Going on and leaving off
+
+    def resume(
+        self, *, budget: str | float | Budget | None = None, executor: str | Executor = "local", workers: int = 1
+    ) -> SearchResult | None:
+        """Spend what is left of the budget, and confirm the choice; return what was found.
+
+        Parameters
+        ----------
+        budget : str or float, optional
+            A new budget for the whole study; None: the stored one.
+        executor, workers
+            As in `search`.
+
+        Raises
+        ------
+        SearchError
+            If the study was opened without a task, or the budget is smaller than one trial.
+        """
+        amount = self._settle_budget(budget)
+        self._tell(events.Started(self))
+        if self.is_over():
+            self._tell(events.Finished(f"nothing is left to do within the budget of {amount}"))
+            return self.result
+        if self.evaluator is None:
+            raise SearchError(
+                "the study was opened without its task", where=str(self.store.address), next="give Study.open(task=...)"
+            )
+        self.evaluator.check()
+        where = make_executor(executor, workers)
+        expected = self.estimate(amount, where.slots)
+        self._tell(events.Estimated(expected))
+        self._runner = Runner(
+            self.store,
+            self.evaluator,
+            self._strategy,
+            amount,
+            where,
+            self._confirmations,
+            self.on_event,
+            expected.full_seconds,
+        )
+        if self._asked:
+            self._runner.pause()
+        try:
+            state = self._runner.run()
+        finally:
+            self._runner, self._asked = None, ""
+        if state == "stopped":
+            self.store.note("stopped", True)
+        return self.result
+
+    def is_over(self, budget: str | float | None = None) -> bool:
+        """Return whether nothing is left to do within the stored or a new budget; loads no model."""
+        amount = self.budget if budget is None else Budget.parse(budget)
+        if self.store.noted("stopped") and str(amount) == self.store.noted("budget"):
+            return True
+        self.store.free_the_dead()
+        records = self.store.records()
+        if any(record.trial.state == "running" for record in records):
+            return False
+        known = {record.trial.identity for record in records}
+        left = amount.left(self.spent)
+        spent = left <= 0 or self._informed(records).propose((), math.inf) is None
+        return spent and all(run.identity in known for run in self._confirmations(records))
+
+    def _settle_budget(self, budget: str | float | Budget | None) -> Budget:
+        if budget is None:
+            return self.budget
+        amount = Budget.parse(budget)
+        if str(amount) != self.store.noted("budget"):
+            self.store.note("budget", str(amount))
+            self.store.note("stopped", False)
+        return amount
+
+    @property
+    def budget(self) -> Budget:
+        """What the selection may spend in all."""
+        return Budget.parse(self.store.noted("budget", "12"))
+
+    def pause(self) -> None:
+        """Leave off within one training step; from any thread. `resume` goes on."""
+        self._asked = "paused"
+        if self._runner is not None:
+            self._runner.pause()
+
+    def stop(self) -> None:
+        """Leave off within one training step, for good: only a new budget makes `resume` go on."""
+        if self._runner is not None:
+            self._runner.stop()
+        else:
+            self.store.note("stopped", True)
+
+    def cancel(self) -> None:
+        """Leave the running trial off within one training step, and go on with the next one."""
+        if self._runner is not None:
+            self._runner.cancel()
+
+    def estimate(self, budget: str | float | Budget | None = None, slots: int = 1) -> Estimate:
+        """Return time and memory that are still needed, from a few timed training steps."""
+        if self.evaluator is None:
+            raise SearchError("the study was opened without its task", next="give Study.open(task=...)")
+        amount = self.budget if budget is None else Budget.parse(budget)
+        return estimate(self.evaluator.measure(), amount, self.spent, self._confirm_cost(), slots)
+
+    def _confirm_cost(self) -> float:
+        """Return the cost of confirming any layer on the rung that the strategy ends with."""
+        assert self.evaluator is not None
+        if not self.store.noted("confirm", True):
+            return 0.0
+        rung = "frozen" if self.settings.strategy["name"] == "fast" else "full"
+        assumed = Trial(self.space.singles()[0], rung, 0, "complete", None, 0)
+        runs = confirmations([assumed], assumed.candidate, self.space, self.settings.seeds)
+        return sum(self.evaluator.cost(run.candidate, run.rung) for run in runs)
+
+    def _strategy(self) -> Strategy:
+        from pifi_probe.selection.strategies import make_strategy  # brings scikit-learn
+
+        name, options = self.settings.strategy["name"], self.settings.strategy["options"]
+        return make_strategy(name, self.space, seeds=self.settings.seeds, **options)
+
+    def _informed(self, records: Sequence[Record]) -> Strategy:
+        strategy = self._strategy()
+        for trial in selected(records):
+            strategy.observe(trial)
+        return strategy
+
+    def _confirmations(self, records: list[Record]) -> list[Proposal]:
+        if not self.store.noted("confirm", True):
+            return []
+        chosen, _, _ = pick(self._informed(records), selected(records), self.space)
+        return confirmations(selected(records), chosen, self.space, self.settings.seeds)
+
+    def _tell(self, event: events.Event) -> None:
+        if self.on_event is not None:
+            self.on_event(event)
+
+    # What was found
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All complete, failed and running trials, those of the confirmation too, by number."""
+        return [record.trial for record in self.store.records()]
+
+    @property
+    def spent(self) -> Spent:
+        """What the selection has taken so far."""
+        return self.store.spent()
+
+    @property
+    def result(self) -> SearchResult | None:
+        """What was found so far; None before the first trial is complete."""
+        records = self.store.records()
+        return conclude(self._informed(records), records, self.space, self.store.spent())
+
+    @property
+    def best(self) -> Candidate | None:
+        """The candidate chosen so far."""
+        result = self.result
+        return None if result is None else result.chosen
+
+    def leaderboard(self) -> pd.DataFrame:
+        """Return one row per candidate and rung: seeds, mean validation NLL, accuracy, cost; the best first."""
+        from pifi_probe.selection.frames import leaderboard
+
+        return leaderboard(self.store.records(), self.result)
+
+    def compare(self, baseline: str = "vanilla") -> Comparison:
+        """Compare the choice with its controls on fresh seeds and test texts; see `pifi_probe.compare`.
+
+        Raises
+        ------
+        SearchError
+            If it was not confirmed with full runs; ``result.gains`` has what a frozen encoder says.
+        """
+        from pifi_probe.selection.frames import confirmed_runs
+        from pifi_probe.training.compare import compare
+
+        return compare(confirmed_runs(self.store.records()), baseline)
+
+    def plot(self, kind: str = "depth") -> Figure:
+        """Plot the search.
+
+        Parameters
+        ----------
+        kind : {"depth", "regret", "rungs", "pareto"}
+            NLL over depth with the posterior; how far the choice was from the final one, against what was spent;
+            how alike neighbouring rungs rank; NLL against latency.
+
+        Raises
+        ------
+        SearchError
+            If there is no such plot, or not yet anything to plot.
+        """
+        from pifi_probe.selection.frames import plot
+
+        return plot(kind, self.store.records(), self.result, self.space)
+
+    def to_code(self) -> str:
+        """Return a script that trains the choice."""
+        from pifi_probe.selection.code import to_code
+
+        return to_code(self.settings, self._chosen(), self.source)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Arguments of `load_task` that give the task, as far as the study knows."""
+        return dict(self.store.noted("source", {"name_or_path": self.settings.task["name"]}))
+
+    def export(self, folder: str | Path) -> Path:
+        """Train the choice once more, and write it with its card, the report, the trials and the script.
+
+        Parameters
+        ----------
+        folder : str or Path
+            An interrupted export goes on where it was.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        SearchError
+            If nothing was chosen yet, or the study was opened without its task.
+        """
+        from pifi_probe.selection.export import export
+
+        if self.task is None:
+            raise SearchError("the study was opened without its task", next="give Study.open(task=...)")
+        return export(self, self._chosen(), self.task, Path(folder))
+
+    def _chosen(self) -> Candidate:
+        chosen = self.best
+        if chosen is None:
+            raise SearchError(
+                "nothing was chosen yet: no trial is complete", where=str(self.store.address), next="resume the study"
+            )
+        return chosen
+
+    def __repr__(self) -> str:
+        done = len(selected(self.store.records()))
+        return f"Study({self.store.address}, {self.settings.strategy['name']}: {done} trials, chosen: {self._label()})"
+
+    def _label(self) -> str:
+        best = self.best
+        return "nothing yet" if best is None else best.label
+
+    def _repr_html_(self) -> str:
+        from pifi_probe.reporting.tables import to_html
+
+        result = self.result
+        text = "nothing yet" if result is None else result.verdict
+        lines = "<br>".join(html.escape(line) for line in text.splitlines())
+        return f"<p>{lines}</p>{to_html(self.leaderboard()) if result is not None else ''}"

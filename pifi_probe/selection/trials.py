@@ -1,0 +1,140 @@
+"""What a search does and learns: `Proposal`, `Outcome`, `Trial`, and the protocol of strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from pifi_probe.selection.space import Candidate
+
+__all__ = ["COSTS", "RUNGS", "Outcome", "Proposal", "Strategy", "Trial"]
+
+RUNGS = ("estimator", "frozen", "last-block", "short", "full")
+COSTS = MappingProxyType({"estimator": 0.001, "frozen": 0.003, "last-block": 0.25, "short": 1 / 3, "full": 1.0})
+"""What a trial of each rung costs, in full runs, until it has been measured (SELECTION A.3.24 to 26)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial found.
+
+    Parameters
+    ----------
+    value : float
+        Validation NLL in nats, lower is better; on the rung "estimator" minus the score.
+    accuracy : float or None
+        On the validation split, a share.
+    cost : float
+        In full runs.
+    seconds : float
+        Wall time.
+    result : dict or None
+        ``RunResult.to_dict()``, or what the frozen run found; for a one-shot run ``{"weights": {layer: share}}``.
+    message : str
+        Why it failed, if it did.
+    latency : float or None
+        Milliseconds for one text, where it was measured.
+    bytes : int or None
+        Size of the plugged model, where it is known.
+    """
+
+    value: float
+    accuracy: float | None = None
+    cost: float = 0.0
+    seconds: float = 0.0
+    result: dict[str, Any] | None = None
+    message: str = ""
+    latency: float | None = None
+    bytes: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Outcome:
+        """Rebuild an outcome from `to_dict`."""
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to run next, and why, in words."""
+
+    candidate: Candidate
+    rung: str
+    seed: int
+    why: str = ""
+
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        """Candidate, rung and seed: two proposals that agree in them are the same run."""
+        return self.candidate.key, self.rung, self.seed
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a candidate on a rung with a seed.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    rung : str
+        One of `RUNGS`.
+    seed : int
+    state : {"complete", "failed", "running"}
+    outcome : Outcome or None
+        None while it runs.
+    number : int
+        Order in which trials were started.
+    why : str
+        Why this one came next.
+    """
+
+    candidate: Candidate
+    rung: str
+    seed: int
+    state: str
+    outcome: Outcome | None
+    number: int
+    why: str = ""
+
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        """Candidate, rung and seed."""
+        return self.candidate.key, self.rung, self.seed
+
+
+class Strategy(Protocol):
+    """Decides what to run next.
+
+    A strategy is a pure function of space, options, seed, and the finished trials it was told of, taken by number:
+    a search resumes by building it anew and telling it all of them. It never proposes what is running or was
+    observed, nor a candidate that failed on that rung.
+    """
+
+    name: str
+
+    def observe(self, trial: Trial) -> None:
+        """Take note of a finished trial, complete or failed."""
+
+    def propose(self, running: Sequence[Proposal], left: float) -> Proposal | None:
+        """Return the next run.
+
+        Parameters
+        ----------
+        running : sequence of Proposal
+            What other workers are doing.
+        left : float
+            Budget that is left, in full runs; infinite when it is counted otherwise.
+
+        Returns
+        -------
+        Proposal or None
+            None: nothing more to do now; with nothing running, the strategy is done.
+        """
+
+    def choose(self) -> Candidate | None:
+        """Return the candidate that it would pick now, never a control; None before anything is known."""

@@ -1,0 +1,181 @@
+"""From values as read to labels, by kind; every bad value is named by row and column."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from string import ascii_uppercase
+from typing import NoReturn
+
+from pifi_probe.errors import TaskError
+from pifi_probe.tasks.kinds import MAX_CHOICES
+
+__all__ = ["MAX_TEXT", "answers", "checked_text", "choices", "class_name", "in_order", "look_like_numbers", "rating"]
+
+MAX_TEXT = 1_000_000  # characters
+_MISSING = ("", "nan")
+
+
+def checked_text(value: object, column: str, where: str) -> str:
+    """Return a text, or raise TaskError for one that is empty, too long or none."""
+    where = f"{where}, column {column!r}"
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        raise TaskError("the text is empty", where=where, next="remove the row or fill in the text")
+    if not isinstance(value, str):
+        raise TaskError(f"the text is a {type(value).__name__}, not a string", where=where, next="name a text column")
+    if len(value) > MAX_TEXT:
+        raise TaskError(f"the text has {len(value):,} characters", where=where, next=f"keep {MAX_TEXT:,} at most")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise TaskError(
+            "the text holds half a character (a lone surrogate)", where=where, next="save it anew"
+        ) from None
+    return value
+
+
+def look_like_numbers(values: Sequence[object]) -> bool:
+    """Whether all labels read as numbers with a decimal point, as spreadsheets write whole numbers."""
+    return all(isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", value) for value in values)
+
+
+def _missing(where: str) -> NoReturn:
+    raise TaskError("the label is missing", where=where, next="remove the row or fill in the label")
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value != value or (isinstance(value, str) and value.strip().lower() in _MISSING)
+
+
+def class_name(value: object, ratings: bool, class_names: tuple[str, ...] | None, where: str) -> str:
+    """Return a label as the name of a class: an index by its name, a whole number without a point."""
+    if _is_missing(value):
+        _missing(where)
+    if class_names is not None:
+        if not isinstance(value, int) or not 0 <= value < len(class_names):
+            raise TaskError(
+                f"the label {value} is no class (-1 marks rows without a label)",
+                where=where,
+                next='name a split with labels, such as test="validation", or let one be carved: test=0.2',
+            )
+        return class_names[value]
+    number = float(value) if ratings and isinstance(value, str) else value
+    if isinstance(number, float):
+        if not number.is_integer():
+            raise TaskError(
+                f"the label {value} is a fraction",
+                where=where,
+                next='turn ratings into classes first, or load them as numbers: kind="regression"',
+            )
+        number = int(number)
+    if not isinstance(number, (str, int)):
+        raise TaskError(
+            f"the label is a {type(value).__name__}",
+            where=where,
+            next="use strings, whole numbers or true/false",
+        )
+    return str(number).strip()
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort class names: as numbers if all are whole numbers, else as text; "O", no entity, comes first."""
+    different = set(names)
+    if all(re.fullmatch(r"[+-]?\d+", name) for name in different):
+        return tuple(sorted(different, key=lambda name: (int(name), name)))
+    return tuple(sorted(different, key=lambda name: (name != "O", name)))
+
+
+def rating(value: object, where: str) -> float:
+    """Return a finite number."""
+    if _is_missing(value):
+        _missing(where)
+    try:
+        number = float(value)  # type: ignore[arg-type]  # whatever it is, float decides
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise TaskError(
+            f"{value!r} is no number", where=where, next="give numbers, or load classes without kind="
+        ) from None
+    return number
+
+
+def choices(value: object, label: object, where: str) -> tuple[tuple[str, ...], int]:
+    """Return the choices of a row and the index of the right one.
+
+    Choices are a list of strings, or ``{"text": [...], "label": [...]}``. The right one is named by its label, by
+    its letter, by its index from 0, or by its text.
+    """
+    marks: list[str] = []
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        marks, value = [str(mark) for mark in value.get("label") or []], value["text"]
+    if not isinstance(value, list) or not 2 <= len(value) <= MAX_CHOICES:
+        found = f"{len(value)} choices" if isinstance(value, list) else f"a {type(value).__name__}"
+        raise TaskError(
+            f"a row needs 2 to {MAX_CHOICES} choices, this one has {found}",
+            where=where,
+            next="give a list of strings (from .jsonl or .parquet), or make it a task with classes",
+        )
+    texts = tuple(checked_text(choice, f"choice {number}", where) for number, choice in enumerate(value))
+    return texts, _index_of(label, texts, marks, where)
+
+
+def _index_of(label: object, texts: tuple[str, ...], marks: list[str], where: str) -> int:
+    if isinstance(label, list) and len(label) == 1:
+        label = label[0]
+    if _is_missing(label):
+        _missing(where)
+    index = -1
+    if isinstance(label, int) and not isinstance(label, bool):
+        index = label
+    elif isinstance(label, str):
+        name = label.strip()
+        ways: tuple[Callable[[], int], ...] = (
+            lambda: marks.index(name),
+            lambda: texts.index(label),
+            lambda: ascii_uppercase.index(name.upper() if len(name) == 1 else "none"),
+            lambda: int(name),
+        )
+        index = next((found for way in ways if (found := _tried(way)) >= 0), -1)
+    if not 0 <= index < len(texts):
+        raise TaskError(
+            f"the answer {label!r} is none of the {len(texts)} choices",
+            where=where,
+            next="give the letter, the index from 0 or the text of the right choice",
+        )
+    return index
+
+
+def _tried(way: Callable[[], int]) -> int:
+    try:
+        return way()
+    except ValueError:
+        return -1
+
+
+def answers(value: object, start: object, context: str, where: str) -> tuple[tuple[int, str], ...]:
+    """Return the answers to a question as (start, text), each checked against its context."""
+    if isinstance(value, dict):
+        start, value = value.get("answer_start"), value.get("text")
+    texts, starts = (each if isinstance(each, list) else [each] for each in (value, start))
+    if not texts or texts == [None]:
+        raise TaskError(
+            "the question has no answer",
+            where=where,
+            next="remove questions that cannot be answered: each needs a span of its context",
+        )
+    if len(texts) != len(starts):
+        raise TaskError(f"{len(texts)} answers have {len(starts)} starts", where=where, next="give one start each")
+    found = []
+    for text, first in zip(texts, starts, strict=True):
+        given = checked_text(text, "answer", where)
+        place = int(first) if isinstance(first, (int, str)) and str(first).strip().isdigit() else -1
+        if place < 0 or context[place : place + len(given)] != given:
+            raise TaskError(
+                f"the answer {given[:60]!r} is not in its context at {first}",
+                where=where,
+                next="count the start in characters from 0, and give the answer as it stands in the context",
+            )
+        found.append((place, given))
+    return tuple(found)

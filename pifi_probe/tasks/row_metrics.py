@@ -1,0 +1,142 @@
+"""Metrics of numbers, choices and tags, and each row's own score."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pifi_probe.errors import PifiProbeError
+
+__all__ = ["choice_metrics", "choice_scores", "rating_metrics", "rating_scores", "tag_metrics", "tag_scores"]
+
+Scores = dict[str, NDArray[np.float64]]
+
+
+def rating_metrics(ratings: ArrayLike, predicted: ArrayLike) -> dict[str, Any]:
+    """Return the metrics of predicted numbers.
+
+    Parameters
+    ----------
+    ratings, predicted : array of float, shape (N,)
+
+    Returns
+    -------
+    dict
+        ``pearson`` and ``spearman`` correlation (absent, with the reason in ``undefined``, where one side is
+        constant), ``squared_error`` and ``absolute_error`` (means) and ``n``.
+
+    Raises
+    ------
+    PifiProbeError
+        If a prediction is NaN or infinite.
+    """
+    from scipy import stats
+
+    truth, guess = _finite(ratings, predicted)
+    values: dict[str, Any] = {name: float(column.mean()) for name, column in rating_scores(truth, guess).items()}
+    constant = len(truth) < 2 or np.ptp(truth) == 0 or np.ptp(guess) == 0
+    if not constant:
+        values["pearson"] = float(stats.pearsonr(truth, guess).statistic)
+        values["spearman"] = float(stats.spearmanr(truth, guess).statistic)
+    undefined = dict.fromkeys(("pearson", "spearman"), "the ratings or the predictions are constant")
+    return values | {"n": len(truth), "undefined": undefined if constant else {}}
+
+
+def rating_scores(ratings: ArrayLike, predicted: ArrayLike) -> Scores:
+    """Return ``squared_error`` and ``absolute_error`` of every row, shape (N,)."""
+    truth, guess = _finite(ratings, predicted)
+    return {"squared_error": (guess - truth) ** 2, "absolute_error": np.abs(guess - truth)}
+
+
+def _finite(ratings: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    truth, guess = np.asarray(ratings, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+    broken = int((~np.isfinite(guess)).sum())
+    if truth.shape != guess.shape or not len(truth) or broken:
+        raise PifiProbeError(
+            f"{broken} of {len(guess)} predictions are NaN or infinite" if broken else "shapes do not fit",
+            next="the training has diverged: lower the learning rate, or train in float32",
+        )
+    return truth, guess
+
+
+def choice_metrics(labels: Sequence[int], logits: Sequence[ArrayLike]) -> dict[str, Any]:
+    """Return the metrics of chosen answers.
+
+    Parameters
+    ----------
+    labels : sequence of int, length N
+        Indices of the right choices.
+    logits : sequence of arrays, length N
+        The scores of each row's choices; rows may differ in length.
+
+    Returns
+    -------
+    dict
+        ``accuracy``, ``nll`` (nats per row), ``chance`` (the accuracy of guessing) and ``n``.
+    """
+    values: dict[str, Any] = {name: float(column.mean()) for name, column in choice_scores(labels, logits).items()}
+    chance = float(np.mean([1 / len(np.asarray(row)) for row in logits]))
+    return values | {"chance": chance, "n": len(labels), "undefined": {}}
+
+
+def choice_scores(labels: Sequence[int], logits: Sequence[ArrayLike]) -> Scores:
+    """Return ``accuracy`` (0 or 1; the lowest index wins a tie) and ``nll`` (nats) of every row, shape (N,)."""
+    from scipy.special import log_softmax
+
+    rows = [np.asarray(row, dtype=np.float64) for row in logits]
+    broken = sum(not np.isfinite(row).all() for row in rows)
+    if broken:
+        raise PifiProbeError(
+            f"{broken} of {len(rows)} predictions are NaN or infinite",
+            next="the training has diverged: lower the learning rate, or train in float32",
+        )
+    right = np.array([float(row.argmax() == label) for row, label in zip(rows, labels, strict=True)])
+    nll = np.array([-log_softmax(row)[label] for row, label in zip(rows, labels, strict=True)])
+    return {"accuracy": right, "nll": nll}
+
+
+def tag_metrics(
+    labels: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]], names: Sequence[str]
+) -> dict[str, Any]:
+    """Return the metrics of tagged words.
+
+    Parameters
+    ----------
+    labels, predicted : sequence of sequences of int
+        For each row the tag of each word.
+    names : sequence of str
+        Names of the tags. "O", "B-..." and "I-..." mean entities.
+
+    Returns
+    -------
+    dict
+        ``token_accuracy`` (the mean over rows of a row's share of right tags), ``f1`` and ``n`` (rows). With names
+        of entities, ``f1``, ``precision`` and ``recall`` are of whole entities (seqeval, as in CoNLL); with other
+        tags ``f1`` is the mean over tags.
+    """
+    truth, guess = ([[names[tag] for tag in row] for row in rows] for rows in (labels, predicted))
+    accuracy = float(tag_scores(labels, predicted)["token_accuracy"].mean())
+    values: dict[str, Any] = {"token_accuracy": accuracy, "n": len(labels), "undefined": {}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tags that are never predicted: 0, as documented
+        if all(name == "O" or name[:2] in ("B-", "I-") for name in names):
+            from seqeval import metrics
+
+            for score in ("precision", "recall", "f1"):
+                values[score] = float(getattr(metrics, f"{score}_score")(truth, guess, zero_division=0))
+        else:
+            from sklearn.metrics import f1_score
+
+            flat = ([tag for row in rows for tag in row] for rows in (truth, guess))
+            values["f1"] = float(f1_score(*flat, average="macro", zero_division=0.0))
+    return values
+
+
+def tag_scores(labels: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]]) -> Scores:
+    """Return ``token_accuracy``, the share of right tags, of every row, shape (N,)."""
+    pairs = zip(labels, predicted, strict=True)
+    return {"token_accuracy": np.array([np.mean([a == b for a, b in zip(x, y, strict=True)]) for x, y in pairs])}

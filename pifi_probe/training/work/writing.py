@@ -1,0 +1,121 @@
+"""Kind "seq2seq": a text in, a text out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from pifi_probe.plugin.base import PiFiPreTrainedModel
+from pifi_probe.plugin.generation import PiFiForConditionalGeneration
+from pifi_probe.tasks.task import Split
+from pifi_probe.tasks.text_metrics import written_metrics, written_scores
+from pifi_probe.training.data import EncodedSplit
+from pifi_probe.training.work.base import Batch, Scores, Work, batches_of, evaluating
+
+__all__ = ["Writing", "Written"]
+
+NONE = -100
+N_BEAMS = 4
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was predicted.
+
+    Parameters
+    ----------
+    nll : array, shape (N,)
+        Nats per token of each target.
+    tokens : array of int, shape (N,)
+        Tokens of each target.
+    texts : tuple of str
+        What the model wrote; empty during validation.
+    """
+
+    nll: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+    texts: tuple[str, ...] = ()
+
+
+class Writing(Work):
+    """A text for each text. Validation scores the given targets; only the test writes, with 4 beams."""
+
+    shown = "nll"
+
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
+        """Tokenise texts and targets, both cut off after `max_length` tokens."""
+        encoded = dict(tokenizer(list(split.texts), truncation=True, max_length=max_length))
+        targets = tokenizer(text_target=list(split.labels), truncation=True, max_length=max_length)["input_ids"]
+        return EncodedSplit(encoded, tuple(targets))
+
+    def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Batch]:
+        """Return what pads texts on the tokenizer's side, and targets on the right with -100."""
+        pad = super().collate(tokenizer)
+
+        def collated(rows: list[dict[str, Any]]) -> Batch:
+            inputs = pad([{name: value for name, value in row.items() if name != "labels"} for row in rows])
+            targets = [torch.tensor(row["labels"]) for row in rows]
+            return {**inputs, "labels": pad_sequence(targets, batch_first=True, padding_value=NONE)}
+
+        return collated
+
+    def outputs(self, model: nn.Module, inputs: Batch, targets: Batch) -> Any:
+        """Return logits (batch, target_seq, vocabulary), given the target's earlier tokens."""
+        assert isinstance(model, PiFiForConditionalGeneration)
+        shifted = model.prepare_decoder_input_ids_from_labels(targets["labels"])
+        return model(**inputs, decoder_input_ids=shifted)
+
+    def loss(self, outputs: Any, targets: Batch, smoothing: float) -> torch.Tensor:
+        """Return the cross-entropy in nats per token, with label smoothing."""
+        logits = outputs.logits.float().transpose(1, 2)  # (batch, vocabulary, target_seq)
+        return nn.functional.cross_entropy(logits, targets["labels"], label_smoothing=smoothing)
+
+    def predict(
+        self,
+        model: PiFiPreTrainedModel,
+        split: EncodedSplit,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        precision: str = "float32",
+        final: bool = True,
+    ) -> Written:
+        """Score the given targets and, in the end, write, up to 8 tokens more than the longest target has."""
+        nll, tokens = np.zeros(len(split)), np.zeros(len(split), dtype=np.int64)
+        texts = [""] * len(split)
+        longest = max(len(ids) for ids in split.labels)
+        with evaluating(model, precision):
+            for rows, batch in batches_of(split, self.collate(tokenizer), model.device):
+                labels = batch.pop("labels")
+                logits = self.outputs(model, batch, {"labels": labels}).logits.float().transpose(1, 2)
+                losses = nn.functional.cross_entropy(logits, labels, reduction="none")  # (batch, target_seq)
+                tokens[rows] = (labels != NONE).sum(1).cpu().numpy()
+                nll[rows] = losses.sum(1).cpu().numpy() / tokens[rows]
+                if final:
+                    ids = model.generate(**batch, num_beams=N_BEAMS, max_new_tokens=longest + 8)
+                    for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+                        texts[row] = text.strip()
+        return Written(nll, tokens, tuple(texts) if final else ())
+
+    def metrics(self, split: Split, predictions: Written) -> dict[str, Any]:
+        """Return ``nll`` (nats per token of all targets) and, of what was written, see `written_metrics`."""
+        mean = float((predictions.nll * predictions.tokens).sum() / predictions.tokens.sum())
+        values = {"nll": mean, "n": len(split)}
+        if not predictions.texts:
+            return values
+        return values | written_metrics(split.labels, predictions.texts, self.task.language)
+
+    def scores(self, split: Split, predictions: Written) -> Scores:
+        """Return ``chrf`` of what was written and ``nll`` per token, of every row."""
+        return {**written_scores(split.labels, predictions.texts), "nll": predictions.nll}
+
+    def quality(self, metrics: Mapping[str, Any]) -> float:
+        """Order by negative log-likelihood per token: writing after every epoch would take longer than training."""
+        return -float(metrics["nll"])
