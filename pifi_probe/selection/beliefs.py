@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.choice import default_layer, layer_seed_table, selected, top_rung
+from pifi_probe.selection.gate import layer_effect
+from pifi_probe.selection.gp import fit_depths, places, seed_adjusted
 from pifi_probe.selection.result import Belief, SearchResult, confirmation_cost, failures, gains_of
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import Record
@@ -62,3 +64,36 @@ def conclude(strategy: Strategy, records: Sequence[Record], space: Space, spent:
         spent=spent,
         failed=failures(records),
     )
+
+
+def _posterior(
+    trials: Sequence[Trial], rung: str, chosen: Candidate, space: Space
+) -> tuple[tuple[Belief, ...], float | None]:
+    """Return what is believed of every single layer, and the expected regret of the choice."""
+    if space.max_length > 1 or space.modes != ((),):
+        return (), None
+    layers = space.singles()
+    values = {
+        (layers.index(t.candidate), t.seed): t.outcome.value
+        for t in trials
+        if t.rung == rung and t.state == "complete" and t.outcome is not None and t.candidate in layers
+    }
+    if len({layer for layer, _ in values}) < 2:
+        return (), None
+    rows, means, variances = seed_adjusted(values)
+    measured = rows.astype(int)
+    names = [name for name, _ in space.models]
+    grid = places([(names.index(one.layers[0].rpartition("[")[0]), space.depth(one)) for one in layers])
+    found = fit_depths(grid[measured], means, variances, grid)
+    shares = found.p_best
+    beliefs = tuple(
+        Belief(
+            label=one.label,
+            depth=space.depth(one),
+            mean=float(found.mean[i]),
+            sd=float(found.sd[i]),
+            p_best=float(shares[i]),
+        )
+        for i, one in enumerate(layers)
+    )
+    return beliefs, found.regret(layers.index(chosen)) if chosen in layers else None

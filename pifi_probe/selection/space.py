@@ -193,9 +193,7 @@ class Space:
         ]
 
     def _all_layers(self) -> list[str]:
-        return [
-            f"{name}[{i}]" for (name, _), indices in zip(self.models, self.layers, strict=True) for i in indices
-        ]
+        return [f"{name}[{i}]" for (name, _), indices in zip(self.models, self.layers, strict=True) for i in indices]
 
     def all(self) -> Iterator[Candidate]:
         """Yield singles, then pairs, and so on, each set of layers once per design (the shallowest layer first)."""

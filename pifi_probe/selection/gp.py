@@ -1,0 +1,131 @@
+"""A Gaussian process over depth: what measured layers say of the others (SELECTION C.1)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Posterior", "fit_depths", "places", "seed_adjusted"]
+
+Array = NDArray[np.float64]
+N_DRAWS = 512
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What is believed of every layer; lower values are better.
+
+    Parameters
+    ----------
+    mean, sd : array (layers,)
+    draws : array (draws, layers)
+        Joint samples.
+    """
+
+    mean: Array
+    sd: Array
+    draws: Array
+
+    @property
+    def p_best(self) -> Array:
+        """Share of the draws in which each layer is the best, (layers,)."""
+        winners = np.bincount(self.draws.argmin(1), minlength=len(self.mean))
+        return np.asarray(winners / len(self.draws), dtype=np.float64)
+
+    def regret(self, index: int) -> float:
+        """Return how much higher a layer is expected to be than the best one."""
+        return float((self.draws[:, index] - self.draws.min(1)).mean())
+
+
+def places(layers: Sequence[tuple[int, float]]) -> Array:
+    """Return coordinates (layers, 1 + models) from model numbers and depths; one model: (layers, 1)."""
+    n_models = 1 + max(model for model, _ in layers)
+    depth = np.array([[depth] for _, depth in layers], dtype=np.float64)
+    if n_models == 1:
+        return depth
+    return np.hstack([depth, np.eye(n_models)[[model for model, _ in layers]]])
+
+
+def seed_adjusted(values: Mapping[tuple[int, int], float]) -> tuple[Array, Array, Array]:
+    """Return layers, their means without what the seeds share, and the variance of each mean.
+
+    Layers are measured with different seeds; an additive model of layers and seeds, by least squares, makes their
+    means comparable. The variance is that of the residuals over all layers; NaN where nothing was repeated.
+
+    Parameters
+    ----------
+    values : mapping of (layer, seed) to float
+
+    Returns
+    -------
+    tuple of array
+        Layers (sorted), means and variances, each (layers,).
+    """
+    layers, seeds = (sorted({key[axis] for key in values}) for axis in (0, 1))
+    keys = list(values)
+    design = np.zeros((len(keys), len(layers) + len(seeds)))
+    for row, (layer, seed) in enumerate(keys):
+        design[row, layers.index(layer)] = design[row, len(layers) + seeds.index(seed)] = 1.0
+    y = np.array([values[key] for key in keys], dtype=np.float64)
+    solution = np.linalg.lstsq(design, y, rcond=None)[0]
+    shift = solution[len(layers) :].mean()
+    free = len(keys) - int(np.linalg.matrix_rank(design))
+    noise = float(((y - design @ solution) ** 2).sum()) / free if free > 0 else float("nan")
+    counts = design[:, : len(layers)].sum(0)
+    return np.array(layers, dtype=np.float64), solution[: len(layers)] + shift, noise / counts
+
+
+def fit_depths(
+    x: Array, y: Array, variance: Array, grid: Array, prior: tuple[Array, Array] | None = None, seed: int = 0
+) -> Posterior:
+    """Fit a Gaussian process (Matern 5/2; length scale and nugget by marginal likelihood).
+
+    Parameters
+    ----------
+    x, y, variance : array
+        Coordinates (n, k) as from `places`, values (n,), and the noise variance of each (NaN: unknown, the nugget
+        alone).
+    grid : array (m, k)
+        Where to predict.
+    prior : tuple of array, optional
+        A cheap score at `x` (n,) and at `grid` (m,): its regression line is the mean of the process.
+    seed : int
+        Of the draws.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    line_x, line_grid = _line(y, prior, len(grid))
+    rest = y - line_x
+    spread = float(rest.std()) or max(float(np.abs(y).max()), 1.0) * 1e-6
+    scales = [0.2] + [1.0] * (x.shape[1] - 1)
+    bounds = [(0.03, 2.0)] + [(0.3, 10.0)] * (x.shape[1] - 1)
+    kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(scales, bounds, nu=2.5) + WhiteKernel(0.1, (1e-4, 2.0))
+    noise = np.nan_to_num(variance, nan=0.0) / spread**2 + 1e-8
+    process = GaussianProcessRegressor(kernel, alpha=noise, optimizer="fmin_l_bfgs_b" if len(y) > 3 else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process.fit(x, rest / spread)
+    mean, covariance = process.predict(grid, return_cov=True)
+    covariance = covariance - process.kernel_.k2.noise_level * np.eye(len(grid))  # the layer itself, without the nugget
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    root = vectors * np.sqrt(np.clip(values, 0, None))
+    normal = np.random.default_rng(seed).standard_normal((N_DRAWS, len(grid)))
+    draws = line_grid + spread * (mean + normal @ root.T)
+    return Posterior(line_grid + spread * mean, spread * np.sqrt((root**2).sum(1)), draws)
+
+
+def _line(y: Array, prior: tuple[Array, Array] | None, m: int) -> tuple[Array, Array]:
+    """Return the process's mean at the measured places and on the grid."""
+    flat = np.full(len(y), y.mean()), np.full(m, y.mean())
+    if prior is None or len(y) < 3 or float(np.std(prior[0])) == 0:
+        return flat
+    slope, offset = np.polyfit(prior[0], y, 1)
+    if slope <= 0:  # both are better when lower: a line that falls says that the score is worth nothing here
+        return flat
+    return slope * prior[0] + offset, slope * prior[1] + offset

@@ -1,0 +1,45 @@
+"""Strategies, by name: what a search runs next, from what it has seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pifi_probe.errors import SearchError
+from pifi_probe.selection.space import Space
+from pifi_probe.selection.strategies.base import Base
+from pifi_probe.selection.strategies.depth import Grid, Thompson
+from pifi_probe.selection.strategies.one_shot import OneShot
+from pifi_probe.selection.strategies.optuna_samplers import NSGA2, TPE
+from pifi_probe.selection.strategies.plain import Exhaustive, Fast, Last, Middle, Random, TwoThirds
+from pifi_probe.selection.strategies.sets import Auto, Greedy, Halving
+
+__all__ = ["STRATEGIES", "make_strategy"]
+
+_ALL = (Auto, Fast, Last, TwoThirds, Middle, Random, Grid, Exhaustive, Halving, Thompson, Greedy, OneShot, TPE, NSGA2)
+STRATEGIES: dict[str, type[Base]] = {kind.name: kind for kind in _ALL}
+
+
+def make_strategy(name: str, space: Space, *, seeds: int = 3, **options: Any) -> Base:
+    """Return a strategy that has seen nothing yet.
+
+    Parameters
+    ----------
+    name : str
+        A key of `STRATEGIES`.
+    space : Space
+    seeds : int
+        Runs of a candidate on the rung that decides.
+    **options
+        ``seed`` of the strategy's own random numbers.
+
+    Raises
+    ------
+    SearchError
+        If there is no such strategy or option.
+    """
+    if name not in STRATEGIES:
+        raise SearchError(f"unknown strategy {name!r}", where="strategy", next=f"use one of {', '.join(STRATEGIES)}")
+    unknown = sorted(options.keys() - {"seed"})
+    if unknown:
+        raise SearchError(f"unknown options: {', '.join(unknown)}", where=f"strategy {name}", next="give seed= or none")
+    return STRATEGIES[name](space, seeds, **options)

@@ -1,0 +1,99 @@
+"""What all strategies share: the table of what was observed, and the choice by it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
+from pifi_probe.selection.trials import RUNGS, Proposal, Trial
+
+__all__ = ["Base"]
+
+
+class Base:
+    """A strategy that proposes the first run of a plan that has not been made.
+
+    The plan is a pure function of what was observed, so that a search resumes by observing its trials again.
+
+    Parameters
+    ----------
+    space : Space
+    seeds : int
+        Runs of a candidate on the rung that decides.
+    seed : int
+        Of the strategy's own random numbers.
+    """
+
+    name = ""
+    rung = "full"
+
+    def __init__(self, space: Space, seeds: int = 3, seed: int = 0) -> None:
+        self.space, self.seeds, self.seed = space, seeds, seed
+        self.trials: list[Trial] = []
+        self._seen: set[tuple[str, str, int]] = set()
+        self._failed: set[tuple[Candidate, str]] = set()
+
+    def observe(self, trial: Trial) -> None:
+        """Take note of a finished trial."""
+        if trial.state == "running" or trial.candidate.control is not None:
+            return
+        self.trials.append(trial)
+        self._seen.add(trial.identity)
+        if trial.state == "failed":
+            self._failed.add((trial.candidate, trial.rung))
+
+    def propose(self, running: Sequence[Proposal], left: float) -> Proposal | None:
+        """Return the next run of the plan, or None when there is nothing to do now."""
+        busy = self._seen | {one.identity for one in running}
+        for proposal in self.plan():
+            failed = (proposal.candidate, proposal.rung) in self._failed
+            if not failed and proposal.identity not in busy:
+                return proposal
+        return None
+
+    def plan(self) -> Iterable[Proposal]:
+        """Return the runs to make, in order, those already made too; may stop where an answer is awaited."""
+        raise NotImplementedError(self.name)
+
+    def choose(self) -> Candidate | None:
+        """Return the best on the highest rung: of the candidates with the most seeds, that with the lowest mean."""
+        for rung in reversed(RUNGS):
+            means, counts = self.means(rung), self.counts(rung)
+            if means:
+                most = max(counts.values())
+                sure = [candidate for candidate in means if counts[candidate] == most]
+                return min(sure, key=lambda candidate: means[candidate])
+        return None
+
+    def outcomes(self, rung: str) -> dict[Candidate, dict[int, float]]:
+        """Return the values of complete trials by candidate and seed."""
+        found: dict[Candidate, dict[int, float]] = defaultdict(dict)
+        for trial in self.trials:
+            whole = trial.state == "complete" and trial.outcome is not None and trial.candidate.design != ONE_SHOT
+            if whole and trial.rung == rung and trial.outcome is not None and np.isfinite(trial.outcome.value):
+                found[trial.candidate][trial.seed] = trial.outcome.value
+        return dict(found)
+
+    def means(self, rung: str) -> dict[Candidate, float]:
+        """Return the mean value of each candidate."""
+        return {candidate: float(np.mean(list(own.values()))) for candidate, own in self.outcomes(rung).items()}
+
+    def counts(self, rung: str) -> dict[Candidate, int]:
+        """Return the number of seeds of each candidate."""
+        return {candidate: len(own) for candidate, own in self.outcomes(rung).items()}
+
+    def works(self, candidate: Candidate, rung: str) -> bool:
+        """Return whether a candidate has not failed on a rung."""
+        return (candidate, rung) not in self._failed
+
+    def all_seeds(self, candidate: Candidate, rung: str, why: str, first: int = 0) -> Iterable[Proposal]:
+        """Yield the runs of a candidate with all seeds."""
+        for seed in range(first, self.seeds):
+            yield Proposal(candidate, rung, seed, why)
+
+    def waits(self, proposals: Iterable[Proposal]) -> bool:
+        """Return whether some of these runs are still to be made."""
+        return any(p.identity not in self._seen and self.works(p.candidate, p.rung) for p in proposals)

@@ -1,0 +1,102 @@
+"""Strategies for combinations and ladders: greedy forward selection, successive halving, and the default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from pifi_probe.selection.ladder import may_prune
+from pifi_probe.selection.space import Candidate
+from pifi_probe.selection.strategies.base import Base
+from pifi_probe.selection.strategies.depth import Thompson
+from pifi_probe.selection.trials import Proposal
+
+__all__ = ["Auto", "Greedy", "Halving"]
+
+KEPT = 2  # extensions of a set that get full runs
+
+
+class Halving(Base):
+    """All layers on the frozen rung, the better half on the short one, the better half of those on the full one.
+
+    A rung drops candidates only as far as the budget demands: until its ranking is known to agree with the next
+    rung's (`may_prune`), what it put last is run last instead of never.
+    """
+
+    name = "halving"
+    ladder = ("frozen", "short", "full")
+
+    def plan(self) -> Iterable[Proposal]:
+        """Yield the rungs one after another; then, where a rung may not prune, what it had put last."""
+        field = self.space.singles()
+        late: list[Candidate] = []
+        for height, rung in enumerate(self.ladder):
+            seeds = self.seeds if rung in ("frozen", "full") else 1
+            runs = [Proposal(one, rung, s, f"halving: {len(field)} on {rung}") for s in range(seeds) for one in field]
+            yield from runs
+            if self.waits(runs):
+                return
+            if height + 1 < len(self.ladder):
+                means = self.means(rung)
+                order = sorted((one for one in field if one in means), key=lambda one: means[one])
+                keep = max(1, math.ceil(len(order) / (2 if height else 4)))
+                late, field = order[keep:] + late, order[:keep]
+        if not may_prune(self.means("short"), self.means("full")):
+            for one in late:
+                yield from self.all_seeds(one, "full", "put last by a rung that is not known to rank well")
+
+
+class Greedy(Base):
+    """Forward selection: the best single layer, then the best layer beside it, as long as the NLL falls."""
+
+    name = "greedy"
+
+    def plan(self) -> Iterable[Proposal]:
+        """Yield level after level: all on the frozen rung, the best few in full."""
+        yield from self.levels(self.space.singles())
+
+    def levels(self, field: list[Candidate]) -> Iterable[Proposal]:
+        """Yield the runs of a level and of the levels that follow."""
+        leader = math.inf
+        while field:
+            cheap = [Proposal(one, "frozen", 0, f"sets of {len(one.layers)}: cheap order") for one in field]
+            yield from cheap
+            if self.waits(cheap):
+                return
+            means = self.means("frozen")
+            best = sorted((one for one in field if one in means), key=lambda one: means[one])[:KEPT]
+            runs = [p for one in best for p in self.all_seeds(one, "full", "the best of its length")]
+            yield from runs
+            if self.waits(runs):
+                return
+            full = self.means("full")
+            known = [one for one in best if one in full]
+            if not known or min(full[one] for one in known) >= leader:
+                return
+            winner = min(known, key=lambda one: full[one])
+            leader, field = full[winner], self.space.extensions(winner)
+
+
+class Auto(Thompson):
+    """The default: frozen-encoder sweep, Thompson sampling over depth, race of the leaders; then sets, if asked for.
+
+    With 30 layers and 3 seeds it takes about 12 full runs and the sweep (SELECTION C.2).
+    """
+
+    name = "auto"
+
+    def after(self) -> Iterable[Proposal]:
+        """Yield extensions of the best layer where sets may be chosen, then what more budget buys."""
+        if self.space.max_length > 1:
+            means = self.means(self.rung)
+            leaders = [one for one in self.ranked()[:3] if one in means]
+            greedy = Greedy(self.space, self.seeds, self.seed)
+            for trial in self.trials:
+                greedy.observe(trial)
+            if leaders:
+                more = self.space.extensions(min(leaders, key=lambda one: means[one]))
+                runs = list(greedy.levels(more))
+                yield from runs
+                if self.waits(runs):
+                    return
+        yield from super().after()
