@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pifi_probe.probing.own import probe
     from pifi_probe.probing.plugin_probe import probe_plugin
     from pifi_probe.probing.table import ProbeTable
+    from pifi_probe.selection.search import search
+    from pifi_probe.selection.study import Study
     from pifi_probe.tasks import Task, load_task
     from pifi_probe.training import Recipe, RunResult, fine_tune
     from pifi_probe.training.compare import compare as compare
@@ -45,6 +47,8 @@ _HOMES = {
     "probe": "pifi_probe.probing.own",
     "probe_plugin": "pifi_probe.probing.plugin_probe",
     "ProbeTable": "pifi_probe.probing.table",
+    "search": "pifi_probe.selection.search",
+    "Study": "pifi_probe.selection.study",
     "Task": "pifi_probe.tasks",
     "load_task": "pifi_probe.tasks",
     "Recipe": "pifi_probe.training",
@@ -69,6 +73,7 @@ __all__ = [
     "ProbeTable",
     "Recipe",
     "RunResult",
+    "Study",
     "Task",
     "__version__",
     "compare",
@@ -80,6 +85,7 @@ __all__ = [
     "probe",
     "probe_plugin",
     "reduce",
+    "search",
 ]
 
 

@@ -1,8 +1,9 @@
-"""A search whose trials take 50 ms, in this process or as ``python -m tests.search_stub FILE BUDGET``."""
+"""A search whose trials take 50 ms, in this process or as ``python -m tests.search_stub FILE LOG``."""
 
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,9 @@ from pifi_probe.selection.store import Record, Store
 from pifi_probe.selection.trials import Outcome, Proposal, Trial
 
 SPACE = Space((("llm", 10),))
+FIRST = Proposal(SPACE.singles()[0], "full", 0, "first")
+N_TRIALS = 30  # of `Sweep`
+ROOT = Path(__file__).parent.parent
 SECONDS = 0.05
 STEP = 0.002
 
@@ -124,6 +128,19 @@ def runner(
         on_event,
         **options,
     )
+
+
+def in_memory() -> Store:
+    return Store.open(None)
+
+
+def identities(store: Store, state: str = "complete") -> list[tuple[str, str, int]]:
+    return [record.trial.identity for record in store.records() if record.trial.state == state]
+
+
+def start(file: Path, log: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.search_stub", str(file), str(log)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def test_info_says_what_a_layer_costs_before_anything_is_read(llm: Path, capsys:
     assert main(["info", str(llm), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["layers"] == 3 and record["hidden size"] == 32 and record["supported"] == "yes"
-    assert record["bytes of one layer"] == 4 * record["weights of one layer"]
+    assert record["layer bytes"] == 4 * record["layer weights"]
 
 
 def test_train_and_compare_work_from_files(

@@ -1,16 +1,11 @@
-"""Tests of the search's engine: kills, twins, budgets, pauses, and everything that can go wrong with a disk."""
+"""Tests of the search's engine: budgets, pauses, failures, and everything that can go wrong with a disk."""
 
 from __future__ import annotations
 
 import math
-import os
-import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,160 +17,13 @@ from pifi_probe.errors import CorruptFileError, ModelNotFoundError, SaveError, S
 from pifi_probe.selection import events
 from pifi_probe.selection.budget import Budget, Spent
 from pifi_probe.selection.database import Address
-from pifi_probe.selection.executors import Processes, make_executor
+from pifi_probe.selection.executors import make_executor
 from pifi_probe.selection.space import Candidate
-from pifi_probe.selection.store import CONFIRM, LIVE_SESSIONS, MAX_DEATHS, SELECT, Store
+from pifi_probe.selection.store import CONFIRM, SELECT, Store
 from pifi_probe.selection.trials import Outcome, Proposal
-from tests.search_stub import SPACE, StubEvaluator, runner, value
+from tests.search_stub import N_TRIALS, SPACE, StubEvaluator, identities, in_memory, runner, start
 
-ROOT = Path(__file__).parent.parent
 QUICK = StubEvaluator(seconds=0.0)
-N_TRIALS = 30
-FIRST = Proposal(SPACE.singles()[0], "full", 0, "first")
-
-
-def in_memory() -> Store:
-    return Store.open(None)
-
-
-def identities(store: Store, state: str = "complete") -> list[tuple[str, str, int]]:
-    return [record.trial.identity for record in store.records() if record.trial.state == state]
-
-
-def start(file: Path, log: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.search_stub", str(file), str(log)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-# Kills and company
-
-
-def test_twenty_random_kills_lose_at_most_the_running_trial(tmp_path: Path) -> None:
-    """Every evaluation that ended is in the study, but for the one whose commit a kill may have cut off."""
-    file, log = tmp_path / "s.db", tmp_path / "log"
-    random_ = random.Random(0)
-    kills = 0
-    log.touch()
-    while kills < 20:
-        before = len(log.read_text().splitlines())
-        process = start(file, log)
-        until = time.monotonic() + 30
-        while len(log.read_text().splitlines()) == before and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.005)
-        time.sleep(random_.uniform(0, 0.25))  # somewhere in the next trials, or between two commits
-        process.kill()
-        process.communicate()
-        kills += 1
-        evaluated = Counter(log.read_text().splitlines())
-        stored = len(identities(Store.open(file)))
-        assert len(evaluated) - stored <= 1
-        if stored >= N_TRIALS:
-            break
-        assert sum(evaluated.values()) - len(evaluated) <= kills  # run again: at most the running trial of each kill
-    while kills < 20:  # the search has ended: kill what has nothing left to lose
-        process = start(file, log)
-        time.sleep(random_.uniform(0.2, 1.2))
-        process.kill()
-        process.communicate()
-        kills += 1
-    assert start(file, log).wait(60) == 0
-    store = Store.open(file)
-    found = identities(store)
-    assert len(found) == len(set(found)) == N_TRIALS
-    assert all(
-        r.trial.outcome and r.trial.outcome.value == value(r.trial.candidate, r.trial.seed) for r in store.records()
-    )
-
-
-def test_two_processes_on_one_study_never_evaluate_a_twin(tmp_path: Path) -> None:
-    file, logs = tmp_path / "s.db", [tmp_path / "a", tmp_path / "b"]
-    processes = [start(file, log) for log in logs]
-    assert [process.wait(90) for process in processes] == [0, 0], [p.communicate()[1] for p in processes]
-    lines = [line for log in logs for line in log.read_text().splitlines()]
-    assert len(lines) == len(set(lines)) == N_TRIALS
-    assert all(log.read_text() for log in logs), "one process did everything"
-
-
-def test_of_two_claims_of_one_run_the_later_one_gives_way() -> None:
-    store = in_memory()
-    assert store.claim(FIRST, SELECT, "a") is not None
-    assert store.claim(FIRST, SELECT, "b") is None
-    assert len(store.records()) == 1
-
-
-def test_a_trial_of_a_dead_process_is_freed_at_once_on_the_same_machine(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "s.db")
-    store.claim(FIRST, SELECT, "a session that is over")
-    assert store.free_the_dead() == 1
-    assert store.records() == []
-
-
-def test_a_trial_of_a_living_process_is_left_alone() -> None:
-    store = in_memory()
-    LIVE_SESSIONS.add("alive")
-    store.claim(FIRST, SELECT, "alive")
-    assert store.free_the_dead() == 0
-    LIVE_SESSIONS.discard("alive")
-
-
-def test_another_machine_is_dead_when_its_count_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = in_memory()
-    store.grace = 0.05
-    monkeypatch.setattr("platform.node", lambda: "elsewhere")
-    claim = store.claim(FIRST, SELECT, "theirs")
-    assert claim is not None
-    monkeypatch.undo()
-    for count in range(1, 4):
-        store.beat([claim], count)
-        assert store.free_the_dead() == 0
-        time.sleep(0.03)
-    assert store.free_the_dead() == 0
-    time.sleep(0.06)
-    assert store.free_the_dead() == 1
-
-
-def test_a_result_that_comes_after_its_process_was_taken_for_dead_counts() -> None:
-    store = in_memory()
-    claim = store.claim(FIRST, SELECT, "slow")
-    assert claim is not None
-    assert store.free_the_dead() == 1
-    store.finish(claim, Outcome(0.5, cost=1.0), 1.0)
-    assert identities(store) == [FIRST.identity]
-
-
-def test_a_trial_that_kills_its_process_again_and_again_counts_as_failed() -> None:
-    store = in_memory()
-    for _ in range(MAX_DEATHS):
-        assert store.records() == []
-        store.claim(FIRST, SELECT, "over")
-        store.free_the_dead()
-    (record,) = store.records()
-    assert record.trial.state == "failed"
-    assert record.trial.outcome is not None and "killed its process" in record.trial.outcome.message
-
-
-def test_worker_processes_find_what_the_local_executor_finds(tmp_path: Path) -> None:
-    found = []
-    for executor in (make_executor("local", 1), make_executor("processes", 2)):
-        store = in_memory()
-        assert runner(store, executor=executor, seeds=1).run() == "finished"
-        found.append({r.trial.identity: r.trial.outcome.value for r in store.records() if r.trial.outcome})
-    assert found[0] == found[1]
-
-
-def test_a_killed_worker_costs_only_its_own_trial() -> None:
-    store, executor = in_memory(), Processes(2)
-    killed: list[int] = []
-
-    def kill_once(event: events.Event) -> None:
-        if isinstance(event, events.TrialFinished) and not killed:
-            pools = [pool for pool in executor._pools if pool is not None]
-            killed.extend(pools[-1]._processes)
-            os.kill(killed[0], signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-
-    assert runner(store, executor=executor, on_event=kill_once, seeds=1).run() == "finished"
-    assert killed
-    assert len(identities(store)) == len(SPACE.singles())
 
 
 # Pause, stop, cancel

@@ -61,7 +61,7 @@ def test_a_strategy_finds_a_planted_valley(name: str) -> None:
 
 
 def test_the_default_takes_about_twelve_full_runs_until_its_race_is_over() -> None:
-    trials = search("auto", 12.5)
+    trials = search("auto", 12.1)
     full = [trial for trial in trials if trial.rung == "full"]
     assert len({trial.candidate for trial in full}) == 6
     assert sum(trial.seed > 0 for trial in full) == 6

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import Json, print_json, print_record
+from pifi_probe.cli.output import Json, print_json, print_record, print_rows
 
 __all__ = ["register"]
 
@@ -46,16 +46,41 @@ def extract(
 
 
 def info(
-    model: str = typer.Argument("", help="A model; without one: versions, machine and embedded names."),
-    slm: int = typer.Option(384, help="Width of the small model, for what PiFi would add."),
+    model: str = typer.Argument("", help="A model, or list: the named models; without one: versions and machine."),
+    slm: str = typer.Option("384", help="The small model, or its width, for what PiFi would add."),
     as_json: bool = Json,
 ) -> None:
     """Tell what a model holds before anything large is read, or what is installed."""
+    if model == "list":
+        _list_models(as_json)
+        return
     record = _model_record(model, slm) if model else _environment()
     if as_json:
         print_json(record)
     else:
         print_record(model or "pifi_probe", record)
+
+
+def _list_models(as_json: bool) -> None:
+    from pifi_probe.models_table import NAMED_MODELS
+
+    rows = [
+        {
+            "name": name,
+            "role": row.role,
+            "hub id": row.repo,
+            "layers": row.layers,
+            "hidden size": row.hidden_size,
+            "dtype": row.dtype,
+            "licence": row.licence,
+            "gated": "ask the hub" if row.gated is None else row.gated,
+        }
+        for name, row in NAMED_MODELS.items()
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows("named models", rows)
 
 
 def _environment() -> dict[str, Any]:
@@ -71,30 +96,11 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _model_record(model: str, d_slm: int) -> dict[str, Any]:
-    from pifi_probe.layers.checkpoint import open_checkpoint
-    from pifi_probe.layers.families import FAMILIES
+def _model_record(model: str, slm: str) -> dict[str, Any]:
+    from pifi_probe.layers.outlook import outlook, width_of
 
-    checkpoint = open_checkpoint(model)
-    config = checkpoint.config
-    infos = [checkpoint.tensors[name] for name in checkpoint.layer_names(0)]
-    width = int(config.hidden_size)
-    return {
-        "family": config.model_type,
-        "supported": "yes" if config.model_type in FAMILIES else "no: the family has no row in the table",
-        "layers": int(config.num_hidden_layers),
-        "hidden size": width,
-        "stored as": checkpoint.format,
-        "bytes of one layer": sum(part.nbytes for part in infos),
-        "weights of one layer": sum(_numel(part.shape) for part in infos),
-        "licence": checkpoint.licence or "not stated",
-        "gated": checkpoint.gated,
-        f"trained weights PiFi adds (d_slm={d_slm})": 2 * d_slm * width,
-    }
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+    found = outlook(model, width_of(slm))
+    record = {name.replace("_", " "): value for name, value in asdict(found).items() if name not in ("model", "adds")}
+    added = asdict(found.adds) if found.adds else {}
+    record["gated"] = "ask the hub" if found.gated is None else found.gated
+    return record | {f"PiFi adds {name.replace('_', ' ')} (slm {slm})": value for name, value in added.items()}

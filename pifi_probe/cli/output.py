@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Json", "console", "print_json", "print_record"]
+__all__ = ["Json", "console", "print_json", "print_record", "print_rows"]
 
 Json = typer.Option(False, "--json", help="Print JSON for machines.")
 
@@ -31,4 +31,14 @@ def print_record(title: str, record: Mapping[str, Any]) -> None:
     table = Table(title=Text(title), show_header=False, title_justify="left")
     for key, value in record.items():
         table.add_row(Text(str(key)), Text(str(value)))
+    console().print(table)
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print mappings with the same keys as a table, one row each."""
+    table = Table(title=Text(title), title_justify="left")
+    for heading in rows[0]:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
     console().print(table)

@@ -11,6 +11,8 @@ from pifi_probe.cli.output import Json, console, print_json
 
 __all__ = ["register"]
 
+SHOWN = 20  # candidates
+
 
 def register(app: typer.Typer) -> None:
     """Attach the command."""
@@ -128,12 +130,15 @@ def finish(study: Any, name: str, reason: str, *, as_json: bool) -> None:
 
 
 def show(study: Any) -> None:
-    """Print the table of candidates and the verdict."""
+    """Print the best candidates and the verdict."""
     from pifi_probe.reporting.tables import to_rich
 
-    result, terminal = study.result, console()
-    terminal.print(to_rich(study.leaderboard().drop(columns=["sd"]), f"{study.settings.task['name']}, {study.budget}"))
-    terminal.print("no trial is complete yet" if result is None else result.verdict)
+    result, board, terminal = study.result, study.leaderboard(), console()
+    columns = ["candidate", "rung", "phase", "seeds", "nll", "accuracy", "p_best"]
+    terminal.print(to_rich(board.loc[: SHOWN - 1, columns], f"{study.settings.task['name']}, {study.budget}"))
+    if len(board) > SHOWN:
+        terminal.print(f"and {len(board) - SHOWN} more: pifi-probe study show {study.store.address} --json")
+    terminal.print("no trial is complete yet" if result is None else result.verdict, soft_wrap=True)
 
 
 def _indices(text: str) -> list[int] | None:

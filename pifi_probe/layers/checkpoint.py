@@ -15,6 +15,7 @@ from pifi_probe.layers import safetensors_io
 from pifi_probe.layers.configs import refuse_quantised_names
 from pifi_probe.layers.sharded import ShardedCheckpoint
 from pifi_probe.layers.sources import ByteSource, TensorInfo
+from pifi_probe.models_table import repo_of
 
 __all__ = ["Checkpoint", "SafetensorsCheckpoint", "open_checkpoint"]
 
@@ -188,7 +189,8 @@ def open_checkpoint(
     ----------
     model : str
         A local folder, a ``.safetensors`` file with ``config.json`` beside it, a ``.gguf`` file, an embedded
-        name, or a hub id (``org/name``, or ``org/name/file.gguf``); tried in this order.
+        name, a name of `pifi_probe.models_table`, or a hub id (``org/name``, or ``org/name/file.gguf``); tried in
+        this order.
     revision : str, optional
         Branch, tag or commit of a hub id.
     allow_pickle : bool
@@ -219,6 +221,7 @@ def open_checkpoint(
         from pifi_probe.layers.local import open_local_checkpoint
 
         return open_local_checkpoint(path.absolute(), allow_pickle=allow_pickle)
+    model = repo_of(model)
     is_file_name = model.count("/") < 2 and model.endswith((".gguf", ".safetensors", ".bin"))
     if is_file_name or model.startswith((".", "~")) or not _HUB_NAME.match(model):
         raise ModelNotFoundError(

@@ -24,6 +24,7 @@ from transformers import (
 from pifi_probe import assets
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import ModelNotFoundError, PlugInError
+from pifi_probe.models_table import repo_of
 from pifi_probe.plugin.base import PiFiPreTrainedModel, encoder_of
 from pifi_probe.plugin.generation import with_decoder
 from pifi_probe.plugin.pooling import is_decoder
@@ -105,7 +106,7 @@ def _tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def _source_of(slm: str) -> str:
-    return str(assets.path(slm)) if assets.is_asset(slm) else slm
+    return str(assets.path(slm)) if assets.is_asset(slm) else slm if Path(slm).exists() else repo_of(slm)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from pifi_probe.training.recipe import Recipe
 
 __all__ = ["FROZEN_EPOCHS", "LAST_BLOCKS", "Parts"]
 
+KINDS = ("single", "pair")
 LAST_BLOCKS = 2  # of the encoder, trained on the rung "last-block"
 FROZEN_ROWS = 2000  # of each split, on the rungs "estimator" and "frozen"
 FROZEN_EPOCHS = 3
@@ -57,6 +58,11 @@ class Parts:
     wiring : {"paper", "matched"}
     recipe : Recipe
         Its seed is replaced by each trial's.
+
+    Raises
+    ------
+    TaskError
+        If the task has no class a row, or lacks a split.
     """
 
     task: Task
@@ -66,6 +72,12 @@ class Parts:
     recipe: Recipe
 
     def __post_init__(self) -> None:
+        if self.task.kind not in KINDS:
+            raise TaskError(
+                f"a search compares the NLL of one class a row, and this task is of kind {self.task.kind!r}",
+                where=self.task.name,
+                next="train the layers with fine_tune, and put the runs beside each other with compare",
+            )
         missing = [name for name in SPLIT_NAMES if name not in self.task.splits]
         if missing:
             raise TaskError(

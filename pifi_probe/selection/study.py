@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -153,31 +152,21 @@ class Study:
             state = self._runner.run()
         finally:
             self._runner, self._asked = None, ""
-        if state == "stopped":
-            self.store.note("stopped", True)
+        if state != "paused":
+            self.store.note("over", self._extent(amount))
         return self.result
 
     def is_over(self, budget: str | float | None = None) -> bool:
-        """Return whether nothing is left to do within the stored or a new budget; loads no model."""
-        amount = self.budget if budget is None else Budget.parse(budget)
-        if self.store.noted("stopped") and str(amount) == self.store.noted("budget"):
-            return True
-        self.store.free_the_dead()
-        records = self.store.records()
-        if any(record.trial.state == "running" for record in records):
-            return False
-        known = {record.trial.identity for record in records}
-        left = amount.left(self.spent)
-        spent = left <= 0 or self._informed(records).propose((), math.inf) is None
-        return spent and all(run.identity in known for run in self._confirmations(records))
+        """Return whether the stored budget, or a new one, was worked off or stopped; loads no model."""
+        return bool(self.store.noted("over") == self._extent(self.budget if budget is None else Budget.parse(budget)))
+
+    def _extent(self, budget: Budget) -> list[object]:
+        """Return what has to be the same for a search that is over to stay over."""
+        return [str(budget), self.store.noted("confirm", True)]
 
     def _settle_budget(self, budget: str | float | Budget | None) -> Budget:
-        if budget is None:
-            return self.budget
-        amount = Budget.parse(budget)
-        if str(amount) != self.store.noted("budget"):
-            self.store.note("budget", str(amount))
-            self.store.note("stopped", False)
+        amount = self.budget if budget is None else Budget.parse(budget)
+        self.store.note("budget", str(amount))
         return amount
 
     @property
@@ -196,7 +185,7 @@ class Study:
         if self._runner is not None:
             self._runner.stop()
         else:
-            self.store.note("stopped", True)
+            self.store.note("over", self._extent(self.budget))
 
     def cancel(self) -> None:
         """Leave the running trial off within one training step, and go on with the next one."""

@@ -45,6 +45,7 @@ class Random(Base):
     name = "random"
 
     def plan(self) -> Iterable[Proposal]:
+        """Yield the candidates in an order drawn once."""
         candidates = list(self.space.all())
         for place in np.random.default_rng(self.seed).permutation(len(candidates)):
             yield from self.all_seeds(candidates[place], self.rung, "drawn at random")
@@ -56,6 +57,7 @@ class Exhaustive(Base):
     name = "exhaustive"
 
     def plan(self) -> Iterable[Proposal]:
+        """Yield every candidate with every seed, seed by seed."""
         candidates = list(self.space.all())
         for seed in range(self.seeds):
             for candidate in candidates:
@@ -68,6 +70,7 @@ class Fast(Exhaustive):
     name, rung = "fast", "frozen"
 
     def plan(self) -> Iterable[Proposal]:
+        """Yield the sweep."""
         candidates: list[Candidate] = self.space.singles()
         for seed in range(self.seeds):
             for candidate in candidates:

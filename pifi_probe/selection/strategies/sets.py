@@ -13,7 +13,7 @@ from pifi_probe.selection.trials import Proposal
 
 __all__ = ["Auto", "Greedy", "Halving"]
 
-KEPT = 2  # extensions of a set that get full runs
+KEPT = 3  # extensions of a set that get full runs
 
 
 class Halving(Base):
@@ -59,7 +59,9 @@ class Greedy(Base):
         """Yield the runs of a level and of the levels that follow."""
         leader = math.inf
         while field:
-            cheap = [Proposal(one, "frozen", 0, f"sets of {len(one.layers)}: cheap order") for one in field]
+            cheap = [
+                p for one in field for p in self.all_seeds(one, "frozen", f"sets of {len(one.layers)}: cheap order")
+            ]
             yield from cheap
             if self.waits(cheap):
                 return

@@ -1,0 +1,111 @@
+"""From runs to what was measured of each claim, with interval and verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pifi_probe.experiments.plan import Claim
+from pifi_probe.experiments.runner import Runs
+from pifi_probe.stats import Interval, paired_difference
+from pifi_probe.training import RunResult
+from pifi_probe.training.result import SHARES, TestResult
+
+__all__ = ["Finding", "finding_of"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was measured of a claim.
+
+    Parameters
+    ----------
+    says, source : str
+        The claim and where the paper makes it.
+    paper : float or None
+        What the paper reports, in points; None where it gives no number.
+    unit : str
+        ``"points"`` (hundredths) for shares, else the metric's name.
+    measured, low, high : float or None
+        The difference and its interval; positive where the first arm is better. None when a part was left out.
+    verdict : str
+        In words.
+    """
+
+    says: str
+    source: str
+    paper: float | None
+    unit: str
+    measured: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+
+
+def finding_of(claim: Claim, runs: Runs, level: float = 0.95) -> Finding:
+    """Measure a claim.
+
+    Parameters
+    ----------
+    claim : Claim
+    runs : Runs
+    level : float
+        Nominal coverage of the interval.
+
+    Notes
+    -----
+    Within a block, arms are paired over seeds and test examples (`paired_difference`). Blocks have test sets of
+    their own, so the half-widths of their intervals are joined by squares.
+    """
+    plus = claim.blocks or tuple(name for name in runs.results if name not in claim.minus)
+    missing = [name for name in (*plus, *claim.minus) if name not in runs.results] or ([] if plus else ["all"])
+    if missing:
+        words = f"not measured: {', '.join(missing)} left out"
+        return Finding(claim.says, claim.source, claim.value, "points", None, None, None, words)
+    metric = claim.metric or _tests_of(claim, runs.results[plus[0]][claim.arm])[0].score_names[0]
+    scale = 100.0 if metric in SHARES else 1.0
+    own = [_difference(claim, runs.results[name], metric, level) for name in plus]
+    off = [_difference(claim, runs.results[name], metric, level) for name in claim.minus]
+    middle = _mean(own) - (_mean(off) if off else 0.0)
+    half = math.hypot(_half(own), _half(off) if off else 0.0)
+    measured, low, high = (scale * value for value in (middle, middle - half, middle + half))
+    unit = "points" if metric in SHARES else metric
+    return Finding(claim.says, claim.source, claim.value, unit, measured, low, high, _verdict(claim, low, high))
+
+
+def _tests_of(claim: Claim, runs: Sequence[RunResult]) -> list[TestResult]:
+    return [run.tests[claim.test] if claim.test else next(iter(run.tests.values())) for run in runs]
+
+
+def _difference(claim: Claim, arms: dict[str, list[RunResult]], metric: str, level: float) -> Interval:
+    rows = [
+        np.stack([test.per_example(metric) for test in _tests_of(claim, arms[arm])])  # (seeds, n)
+        for arm in (claim.arm, claim.against)
+    ]
+    own, other = rows if metric in SHARES else [-row for row in rows]
+    return paired_difference(own, other, level=level)
+
+
+def _mean(intervals: Sequence[Interval]) -> float:
+    return float(np.mean([one.mean for one in intervals]))
+
+
+def _half(intervals: Sequence[Interval]) -> float:
+    return math.hypot(*((one.high - one.low) / 2 for one in intervals)) / len(intervals)
+
+
+def _verdict(claim: Claim, low: float, high: float) -> str:
+    if claim.expects == "similar":
+        if -claim.margin <= low and high <= claim.margin:
+            return f"holds here: within {claim.margin:g}"
+        if low > claim.margin or high < -claim.margin:
+            return f"does not hold here: further apart than {claim.margin:g}"
+        return f"open: the interval is wider than {claim.margin:g}"
+    if low > 0:
+        return "holds here"
+    if high < 0:
+        return "does not hold here: the opposite was found"
+    return "open: the interval holds zero"

@@ -1,0 +1,323 @@
+"""Tests of `pp.search` and `pp.Study`, with trials that take no time, and once with tiny models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pifi_probe as pp
+from pifi_probe.errors import SearchError, TaskError
+from pifi_probe.selection import events
+from pifi_probe.selection.beliefs import pick
+from pifi_probe.selection.space import Candidate
+from pifi_probe.selection.store import CONFIRM
+from pifi_probe.selection.trials import Outcome, Trial
+from tests import runs, slm
+from tests.search_stub import SPACE, StubEvaluator
+
+TASK = slm.tiny_task(24)
+
+
+class Valley(StubEvaluator):
+    """Layer 6 is the best by far, with any seed and on any rung."""
+
+    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+        found = super().evaluate(candidate, rung, seed, stop)
+        index = int(candidate.layers[0].rpartition("[")[2][:-1]) if candidate.layers else 0
+        noise = 0.002 * ((37 * index + 11 * seed) % 7)
+        return replace(found, value=0.5 + 0.01 * abs(index - 6) + 0.05 * (candidate.control is not None) + noise)
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Valley:
+    evaluator = Valley(seconds=0.0)
+    for home in ("search", "study"):
+        monkeypatch.setattr(f"pifi_probe.selection.{home}.make_evaluator", lambda *args: evaluator)
+    monkeypatch.setattr("pifi_probe.selection.search.make_space", lambda *args: SPACE)
+    return evaluator
+
+
+def search(study: Path | None = None, **options: Any) -> pp.Study:
+    return pp.search(TASK, "slm", "llm", study=study, **({"strategy": "fast", "budget": "40 trials"} | options))
+
+
+@pytest.mark.parametrize("strategy", ["auto", "fast", "exhaustive", "halving", "thompson"])
+def test_a_strategy_finds_the_best_layer_and_says_how_sure_that_is(stub: Valley, strategy: str) -> None:
+    study = search(strategy=strategy, budget="30")
+    result = study.result
+    assert study.best == Candidate(("llm[6]",)) and result is not None
+    assert result.expected_regret is not None and 0 <= result.expected_regret < 0.02
+    assert max(result.posterior, key=lambda belief: belief.p_best).label == "llm[6]"
+    assert sum(belief.p_best for belief in result.posterior) == pytest.approx(1.0)
+    assert [gain.control for gain in result.gains] == ["vanilla", "linear", "random", "shuffled", "last layer"]
+    assert result.confirm_cost > 0 and "to confirm" in result.verdict
+    assert json.loads(json.dumps(result.to_dict()))["label"] == "llm[6]"
+
+
+def test_without_a_layer_effect_the_default_layer_is_chosen_and_confirmed(
+    stub: Valley, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flat(self: Valley, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+        found = StubEvaluator.evaluate(self, candidate, rung, seed, stop)
+        index = int(candidate.layers[0].rpartition("[")[2][:-1]) if candidate.layers else 0
+        return replace(found, value=0.5 + 0.01 * ((7 * index + 5 * seed + index * seed) % 11))
+
+    monkeypatch.setattr(Valley, "evaluate", flat)
+    study = search()
+    result = study.result
+    assert result is not None and result.default
+    assert study.best == Candidate(("llm[9]",))
+    assert result.verdict.startswith("no detectable layer effect; using the default layer llm[9]")
+    assert "last layer" not in [gain.control for gain in result.gains]
+
+
+def test_one_seed_cannot_show_that_layers_do_not_differ(stub: Valley) -> None:
+    study = search(seeds=1)
+    assert study.result is not None and not study.result.default
+    chosen, default, words = pick(study._strategy(), [], SPACE)
+    assert (chosen, default, words) == (None, False, "")
+
+
+def test_a_study_is_on_disk_and_read_without_task_or_model(stub: Valley, tmp_path: Path) -> None:
+    study = search(tmp_path / "s.db")
+    again = pp.Study.open(tmp_path / "s.db")
+    assert again.result == study.result
+    assert again.leaderboard().equals(study.leaderboard())
+    assert [trial.identity for trial in again.trials] == [trial.identity for trial in study.trials]
+    with pytest.raises(SearchError, match="without its task"):
+        again.estimate()
+
+
+def test_a_paused_study_goes_on_and_finds_what_it_would_have_found(stub: Valley, tmp_path: Path) -> None:
+    whole = search(strategy="auto", budget="14")
+
+    def pause(event: events.Event) -> None:
+        if isinstance(event, events.Started):
+            studies.append(event.study)
+        if isinstance(event, events.TrialFinished) and event.trial.number % 7 == 3:
+            studies[-1].pause()
+
+    studies: list[pp.Study] = []
+    rounds = 0
+    while rounds == 0 or not studies[-1].is_over():
+        study = search(tmp_path / "s.db", strategy="auto", budget="14", on_event=pause)
+        rounds += 1
+    assert rounds > 3
+    assert {t.identity: t.outcome for t in study.trials} == {t.identity: t.outcome for t in whole.trials}
+    assert study.result is not None and whole.result is not None
+    assert study.result.posterior == whole.result.posterior
+
+
+def test_nothing_left_to_do_loads_nothing_and_more_budget_goes_on(stub: Valley, tmp_path: Path) -> None:
+    file = tmp_path / "s.db"
+    search(file, strategy="exhaustive", budget="12", confirm=False)
+    study = pp.Study.open(file)
+    assert study.is_over() and not study.is_over("20")
+    study.resume()  # no task, and none is needed
+    assert len(study.trials) == 12
+    study = pp.Study.open(file, task=TASK)
+    study.resume(budget="20")
+    assert len(study.trials) == 20 and str(study.budget) == "20 C"
+
+
+def test_a_stopped_study_stays_stopped_until_it_gets_a_new_budget(stub: Valley, tmp_path: Path) -> None:
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Started):
+            begun.append(event.study)
+        if isinstance(event, events.TrialFinished):
+            begun[0].stop()
+
+    begun: list[pp.Study] = []
+    study = search(tmp_path / "s.db", on_event=stop)
+    assert study.is_over() and study.spent.trials == 1
+    study.on_event = None
+    study.resume()
+    assert study.spent.trials == 1
+    study.resume(budget="5 trials")
+    assert study.spent.trials == 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "shown"),
+    [
+        ({"recipe": pp.Recipe(epochs=5)}, "recipe.epochs: 3 there, 5 here"),
+        ({"wiring": "paper"}, "wiring: matched there, paper here"),
+        ({"strategy": "auto"}, "strategy.name: fast there, auto here"),
+        ({"seeds": 2}, "seeds: 3 there, 2 here"),
+    ],
+)
+def test_a_study_of_another_search_is_refused_with_the_difference(
+    stub: Valley, tmp_path: Path, changed: dict[str, Any], shown: str
+) -> None:
+    search(tmp_path / "s.db", budget="2 trials", confirm=False)
+    with pytest.raises(SearchError, match="made with other settings") as caught:
+        search(tmp_path / "s.db", **changed)
+    assert shown in str(caught.value)
+    assert len(pp.Study.open(tmp_path / "s.db").trials) == 2
+
+
+def test_a_study_of_another_task_is_refused(stub: Valley, tmp_path: Path) -> None:
+    search(tmp_path / "s.db", budget="2 trials", confirm=False)
+    with pytest.raises(SearchError, match=r"task.fingerprint: \w+\.* there, \w+\.* here"):
+        pp.Study.open(tmp_path / "s.db", task=slm.tiny_task(16))
+
+
+def test_a_study_with_trials_is_refused_when_a_new_one_is_asked_for(stub: Valley, tmp_path: Path) -> None:
+    search(tmp_path / "s.db", budget="2 trials", confirm=False)
+    with pytest.raises(SearchError, match="holds 2 trials already"):
+        search(tmp_path / "s.db", resume=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"strategy": "clever"}, "unknown strategy"),
+        ({"budget": "much"}, "is no budget"),
+        ({"executor": "cloud"}, "unknown executor"),
+        ({"workers": 0}, "0 workers"),
+        ({"wiring": "own"}, "unknown wiring"),
+        ({"seeds": 0}, "seeds=0"),
+        ({"options": {"speed": 3}}, "unknown options: speed"),
+    ],
+)
+def test_a_bad_argument_is_said_in_one_line(stub: Valley, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(SearchError, match=says) as caught:
+        search(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_thread_that_joins_makes_no_run_twice(stub: Valley, tmp_path: Path) -> None:
+    search(tmp_path / "s.db", budget="1 trials", confirm=False)
+    studies = [pp.Study.open(tmp_path / "s.db", task=TASK) for _ in range(2)]
+    threads = [threading.Thread(target=study.resume, kwargs={"budget": "30 trials"}) for study in studies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    identities = [trial.identity for trial in studies[0].trials]
+    assert len(identities) == len(set(identities)) == 30
+
+
+def test_time_and_memory_are_told_before_the_first_trial(stub: Valley) -> None:
+    seen: list[events.Event] = []
+    search(on_event=seen.append)
+    kinds = [type(event) for event in seen]
+    assert kinds.index(events.Started) < kinds.index(events.Estimated) < kinds.index(events.TrialStarted)
+    (told,) = [event for event in seen if isinstance(event, events.Estimated)]
+    assert "a full run takes about" in str(told.estimate) and "GiB" in str(told.estimate)
+
+
+@pytest.mark.parametrize("kind", ["depth", "regret", "rungs", "pareto"])
+def test_every_plot_is_drawn(stub: Valley, kind: str) -> None:
+    figure = search(strategy="auto", budget="14").plot(kind)
+    assert figure.axes and all(axes.get_xlabel() for axes in figure.axes)
+
+
+def test_a_plot_of_nothing_and_an_unknown_one_are_refused(stub: Valley) -> None:
+    study = search()
+    with pytest.raises(SearchError, match="unknown plot 'pie'"):
+        study.plot("pie")
+    with pytest.raises(SearchError, match="on two rungs"):
+        study.plot("rungs")
+
+
+def test_the_leaderboard_begins_with_the_highest_rung_and_the_lowest_nll(stub: Valley) -> None:
+    board = search(strategy="auto", budget="14").leaderboard()
+    selected = board[board["phase"] == "select"]
+    assert selected.iloc[0]["rung"] == "full" and set(selected["rung"]) == {"frozen", "full"}
+    frozen = selected[selected["rung"] == "frozen"]
+    assert list(frozen["nll"]) == sorted(frozen["nll"]) and len(frozen) == 10
+
+
+def test_the_page_shows_text_never_markup(stub: Valley, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = search()
+    assert "llm[6]" in study._repr_html_() and "llm[6]" in repr(study)
+    monkeypatch.setattr(type(study.result), "verdict", "<script>")
+    assert "<script>" not in study._repr_html_()
+
+
+def test_a_task_that_has_no_class_a_row_is_refused() -> None:
+    task = replace(TASK, kind="regression", label_names=()) if TASK.kind == "single" else TASK
+    with pytest.raises(TaskError, match="one class a row"):
+        from pifi_probe.selection.parts import Parts
+
+        Parts(task, "slm", ("llm",), "matched", pp.Recipe())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[pp.Study, Path]:
+    """A real search on tiny models, whose texts lie in a file."""
+    folder = tmp_path_factory.mktemp("search")
+    models = runs.Parts(folder)
+    rows = [
+        f"the {slm.WORDS[8 + n % 4]} was {slm.WORDS[n % 8]} {n},{'good' if n % 8 < 4 else 'bad'}" for n in range(80)
+    ]
+    (folder / "words.csv").write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    source = {"name_or_path": str(folder / "words.csv")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIFI_PROBE_CACHE", str(folder / "cache"))
+        study = pp.search(
+            pp.load_task(**source),
+            str(models.slm),
+            str(models.llm),
+            strategy="exhaustive",
+            seeds=2,
+            budget="6",
+            recipe=runs.RECIPE.replace(epochs=1),
+            study=folder / "s.db",
+        )
+        study.store.note("source", source)
+        yield study, folder
+
+
+def test_full_runs_of_the_choice_and_its_controls_are_compared(made: tuple[pp.Study, Path]) -> None:
+    study, _ = made
+    confirmed = [record for record in study.store.records() if record.phase == CONFIRM]
+    assert {record.trial.seed for record in confirmed} == {1000, 1001}
+    assert "vanilla" in str(study.compare())
+    result = study.result
+    assert result is not None and result.confirm_rung == "full" and not result.failed
+
+
+def test_an_export_holds_checkpoint_card_report_trials_and_script(made: tuple[pp.Study, Path]) -> None:
+    study, folder = made
+    out = study.export(folder / "winner")
+    card = (out / "model" / "README.md").read_text(encoding="utf-8")
+    assert card.count("## How this layer was found") == 1 and "strategy exhaustive" in card
+    assert "<svg" in (out / "report.html").read_text(encoding="utf-8")
+    record = json.loads((out / "search.json").read_text(encoding="utf-8"))
+    assert record["settings"]["budget"] == "6 C" and len(record["trials"]) >= 3
+    model = pp.PiFiForSequenceClassification.from_pretrained(out / "model")
+    assert model.config.num_labels == 2
+    study.export(folder / "winner")
+    assert (out / "model" / "README.md").read_text(encoding="utf-8") == card
+
+
+def test_the_script_trains_the_choice_as_the_export_did(made: tuple[pp.Study, Path], tmp_path: Path) -> None:
+    study, folder = made
+    out = study.export(folder / "winner")
+    (tmp_path / "train.py").write_text(study.to_code(), encoding="utf-8")
+    ended = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    ours, theirs = (json.loads((at / "result.json").read_text()) for at in (tmp_path / "winner", out))
+    assert ours["tests"] == theirs["tests"]
+
+
+def test_a_choice_before_any_trial_is_refused(stub: Valley) -> None:
+    def leave(event: events.Event) -> None:
+        if isinstance(event, events.Started):
+            event.study.pause()
+
+    study = search(on_event=leave)
+    assert study.best is None and study.result is None
+    with pytest.raises(SearchError, match="nothing was chosen yet"):
+        study.to_code()
+    assert isinstance(study.trials, list) and not [t for t in study.trials if isinstance(t, Trial) and t.outcome]
