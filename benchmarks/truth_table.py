@@ -6,11 +6,13 @@ spreads over the depth, so that a partial table is a balanced one.
 
     python benchmarks/truth_table.py movie-reviews-matched     # go on with a table
     python benchmarks/truth_table.py --check                   # do 400 texts rank 5 layers as 1,000 texts do?
+    python benchmarks/truth_table.py movie-reviews-matched --cheap    # the cheaper rungs of the search, same texts
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,9 @@ from pifi_probe.files import write_json
 from pifi_probe.layers.extract import extract
 from pifi_probe.plugin import plug_in
 from pifi_probe.provenance import collect
+from pifi_probe.selection.evaluate import PiFiEvaluator
+from pifi_probe.selection.parts import Parts
+from pifi_probe.selection.space import Candidate
 from pifi_probe.tasks import Task, load_task
 from pifi_probe.training import Recipe, RunResult, fine_tune
 
@@ -41,6 +46,8 @@ CONTROLS = (
     ("mlp", 29),
     ("unfrozen", 29),
 )
+FEW = (("vanilla", 29), ("linear", 29), ("random", 29), ("shuffled", 29))
+CHEAP = {"estimator": 1, "frozen": 3, "last-block": 1, "short": 1}  # rung -> seeds
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,13 @@ TABLES = MappingProxyType(
     {
         "movie-reviews-matched": Table("movie-reviews", "matched", SHIFT),
         "movie-reviews-paper": Table("movie-reviews", "paper", SHIFT),
+        "newsgroups": Table("newsgroups", "matched", layers=tuple(range(2, N_LAYERS, 3)), controls=FEW, seeds=2),
+        "translation-match": Table(
+            "translation-match", "matched", layers=tuple(range(2, N_LAYERS, 3)), controls=FEW, seeds=2
+        ),
+        "sentiment-rating": Table(
+            "sentiment-rating", "matched", layers=tuple(range(2, N_LAYERS, 3)), controls=FEW, seeds=2
+        ),
         "check-1000": Table("movie-reviews", "matched", SHIFT, layers=CHECKED, controls=CONTROLS[:1], train=1000),
     }
 )
@@ -73,8 +87,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("table", nargs="?", choices=list(TABLES), default="movie-reviews-matched")
     options.add_argument("--check", action="store_true", help="compare 5 layers at 400 texts with 1,000 texts")
+    options.add_argument("--cheap", action="store_true", help="run the cheaper rungs of the search instead")
     options.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
     chosen = options.parse_args()
+    if chosen.cheap:
+        cheap_rungs(chosen.table, TABLES[chosen.table])
+        return
     names = ["movie-reviews-matched", "check-1000"] if chosen.check else [chosen.table]
     for name in names:
         table = TABLES[name]
@@ -109,6 +127,26 @@ def one_run(table: Table, task: Task, also: Sequence[Task], control: str | None,
     layer = extract(f"{LLM}[{index}]")
     model = plug_in(SLM, layer, task=task, wiring=table.wiring, control=control, seed=seed)
     return fine_tune(model, task, Recipe(seed=seed, precision=table.precision), also=also)
+
+
+def cheap_rungs(name: str, table: Table) -> None:
+    """Record what the cheaper rungs of a search say of every layer, and what each rung costs."""
+    task, _ = tasks_of(table)
+    parts = Parts(task, SLM, (LLM,), table.wiring, Recipe(precision=table.precision))
+    evaluator = PiFiEvaluator(parts)
+    layers = [Candidate((f"{LLM}[{index}]",)) for index in table.layers]
+    file = STUDIES / f"{name}-cheap.json"
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"values": {}}
+    evaluator.check()
+    record["costs"] = {rung: evaluator.cost(layers[0], rung) for rung in (*CHEAP, "full")}
+    for rung, n_seeds in CHEAP.items():
+        for seed in range(n_seeds):
+            done = record["values"].setdefault(rung, {}).setdefault(str(seed), {})
+            for index, candidate in zip(table.layers, layers, strict=True):
+                if str(index) not in done:
+                    done[str(index)] = evaluator.evaluate(candidate, rung, seed, lambda: False).value
+                    write_json(file, record | {"provenance": collect()})
+            print(f"{name} {rung} seed {seed}", flush=True)
 
 
 def arms(table: Table) -> Iterator[tuple[str | None, int]]:
