@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.choice import default_layer, layer_seed_table, selected, top_rung
+from pifi_probe.selection.depths import layer_posterior
 from pifi_probe.selection.gate import layer_effect
-from pifi_probe.selection.gp import fit_depths, places, seed_adjusted
 from pifi_probe.selection.result import Belief, SearchResult, confirmation_cost, failures, gains_of
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import Record
@@ -73,18 +73,13 @@ def _posterior(
     if space.max_length > 1 or space.modes != ((),):
         return (), None
     layers = space.singles()
-    values = {
-        (layers.index(t.candidate), t.seed): t.outcome.value
-        for t in trials
-        if t.rung == rung and t.state == "complete" and t.outcome is not None and t.candidate in layers
-    }
-    if len({layer for layer, _ in values}) < 2:
+    values: dict[Candidate, dict[int, float]] = {}
+    for trial in trials:
+        if trial.rung == rung and trial.state == "complete" and trial.outcome is not None:
+            values.setdefault(trial.candidate, {})[trial.seed] = trial.outcome.value
+    found = layer_posterior(layers, values, space)
+    if found is None:
         return (), None
-    rows, means, variances = seed_adjusted(values)
-    measured = rows.astype(int)
-    names = [name for name, _ in space.models]
-    grid = places([(names.index(one.layers[0].rpartition("[")[0]), space.depth(one)) for one in layers])
-    found = fit_depths(grid[measured], means, variances, grid)
     shares = found.p_best
     beliefs = tuple(
         Belief(

@@ -87,10 +87,10 @@ def fit_depths(
     Parameters
     ----------
     x, y, variance : array
-        Coordinates (n, k) as from `places`, values (n,), and the noise variance of each (NaN: unknown, the nugget
-        alone).
+        Coordinates (n, k) as from `places`, values (n,), and the noise variance of each. Where it is known the nugget
+        is what a layer has of its own, beside its neighbours; where it is not (NaN), the nugget counts as noise.
     grid : array (m, k)
-        Where to predict.
+        All layers, the measured ones too.
     prior : tuple of array, optional
         A cheap score at `x` (n,) and at `grid` (m,): its regression line is the mean of the process.
     seed : int
@@ -106,13 +106,19 @@ def fit_depths(
     scales = [0.2] + [1.0] * (x.shape[1] - 1)
     bounds = [(0.03, 2.0)] + [(0.3, 10.0)] * (x.shape[1] - 1)
     kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(scales, bounds, nu=2.5) + WhiteKernel(0.1, (1e-4, 2.0))
+    known = bool(np.isfinite(variance).all())
     noise = np.nan_to_num(variance, nan=0.0) / spread**2 + 1e-8
     process = GaussianProcessRegressor(kernel, alpha=noise, optimizer="fmin_l_bfgs_b" if len(y) > 3 else None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         process.fit(x, rest / spread)
-    mean, covariance = process.predict(grid, return_cov=True)
-    covariance = covariance - process.kernel_.k2.noise_level * np.eye(len(grid))  # the layer itself, without the nugget
+    smooth, nugget = process.kernel_.k1, float(process.kernel_.k2.noise_level)
+    own = nugget if known else 0.0
+    same = (x[:, None, :] == grid[None, :, :]).all(-1)  # (n, m)
+    cross = smooth(x, grid) + own * same
+    solved = np.linalg.solve(smooth(x) + np.diag(noise + nugget), np.column_stack([rest / spread, cross]))
+    mean = cross.T @ solved[:, 0]
+    covariance = smooth(grid) + own * np.eye(len(grid)) - cross.T @ solved[:, 1:]
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     root = vectors * np.sqrt(np.clip(values, 0, None))
     normal = np.random.default_rng(seed).standard_normal((N_DRAWS, len(grid)))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from pifi_probe.selection.depths import layer_posterior
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.trials import RUNGS, Proposal, Trial
 
@@ -59,14 +60,28 @@ class Base:
         raise NotImplementedError(self.name)
 
     def choose(self) -> Candidate | None:
-        """Return the best on the highest rung: of the candidates with the most seeds, that with the lowest mean."""
+        """Return the best on the highest rung.
+
+        Where only single layers are compared: of those that were run, the lowest mean of the process over depth.
+        Otherwise, of the candidates with the most seeds, the lowest mean.
+        """
         for rung in reversed(RUNGS):
             means, counts = self.means(rung), self.counts(rung)
+            if means and self.space.max_length == 1 and self.space.modes == ((),):
+                return self._smoothest(rung)
             if means:
                 most = max(counts.values())
                 sure = [candidate for candidate in means if counts[candidate] == most]
                 return min(sure, key=lambda candidate: means[candidate])
         return None
+
+    def _smoothest(self, rung: str) -> Candidate | None:
+        layers = self.space.singles()
+        values = {one: own for one, own in self.outcomes(rung).items() if self.works(one, rung)}
+        found = layer_posterior(layers, values, self.space)
+        if found is None:
+            return next(iter(values), None)
+        return min(values, key=lambda one: float(found.mean[layers.index(one)]))
 
     def outcomes(self, rung: str) -> dict[Candidate, dict[int, float]]:
         """Return the values of complete trials by candidate and seed."""

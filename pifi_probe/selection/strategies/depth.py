@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from pifi_probe.selection.gp import Posterior, fit_depths, places, seed_adjusted
+from pifi_probe.selection.depths import layer_posterior, model_number
+from pifi_probe.selection.gp import Posterior
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.strategies.base import Base
 from pifi_probe.selection.trials import Proposal
@@ -86,25 +87,14 @@ class Depths(Base):
 
     def posterior(self) -> Posterior | None:
         """Return what is believed of `usable` layers; None before two were run."""
-        layers, own = self.usable(), self.outcomes(self.rung)
-        values = {(layers.index(one), s): v for one, runs in own.items() if one in layers for s, v in runs.items()}
-        if len({layer for layer, _ in values}) < 2:
-            return None
-        rows, means, variances = seed_adjusted(values)
-        measured = rows.astype(int)
-        grid = places([(self._model(one), self.space.depth(one)) for one in layers])
+        layers = self.usable()
         scores = self.proxy_scores(layers)
-        prior = None if scores is None else (scores[measured], scores)
-        return fit_depths(grid[measured], means, variances, grid, prior, seed=self.seed + len(self.trials))
+        return layer_posterior(layers, self.outcomes(self.rung), self.space, scores, self.seed + len(self.trials))
 
     def proxy_scores(self, layers: list[Candidate]) -> NDArray[np.float64] | None:
         """Return the cheap score of each layer, or None without one."""
         cheap = self.means(self.proxy) if self.proxy else {}
         return np.array([cheap[one] for one in layers]) if layers and all(one in cheap for one in layers) else None
-
-    def _model(self, one: Candidate) -> int:
-        name = one.layers[0].rpartition("[")[0]
-        return [model for model, _ in self.space.models].index(name)
 
 
 class Grid(Depths):
@@ -124,7 +114,7 @@ class Grid(Depths):
         return [(one, "even grid over depth") for one in sorted(left, key=lambda one: -self._gap(one, done))]
 
     def _gap(self, one: Candidate, done: list[Candidate]) -> float:
-        same = [other for other in done if self._model(other) == self._model(one)]
+        same = [other for other in done if model_number(other, self.space) == model_number(one, self.space)]
         if not same:
             return 2.0 - abs(self.space.depth(one) - 0.5)
         return min(abs(self.space.depth(one) - self.space.depth(other)) for other in same)
@@ -151,4 +141,6 @@ class Thompson(Depths):
         return [(one, "best in a draw from the process over depth") for one in left]
 
     def _apart(self, one: Candidate, other: Candidate) -> float:
-        return abs(self.space.depth(one) - self.space.depth(other)) + (self._model(one) != self._model(other))
+        return abs(self.space.depth(one) - self.space.depth(other)) + (
+            model_number(one, self.space) != model_number(other, self.space)
+        )
