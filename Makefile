@@ -10,13 +10,13 @@ export PYTHON
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-BENCHMARKS := extract train_step fold stream_memory estimators probe_sweep
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120
+BENCHMARKS := extract train_step fold stream_memory estimators probe_sweep efficiency
 
-.PHONY: help demo test test-slow lint bench book lab clean
+.PHONY: help demo test test-slow lint bench notebooks book lab clean
 
 help:
-	@echo "make demo | test | test-slow | lint | bench | book | lab | clean"
+	@echo "make demo | test | test-slow | lint | bench | notebooks | book | lab | clean"
 
 $(READY): pyproject.toml constraints.txt
 	@if ! $(RUN) -c "" 2>/dev/null; then \
@@ -48,9 +48,8 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests -m "not slow" -n 2 --dist loadscope
-ifneq ($(NOTEBOOKS),)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --nbval notebooks
-endif
+	$(RUN) scripts/notebooks.py --check
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest $(NBVAL) -n 2 --dist loadscope notebooks/*.ipynb
 
 test-slow: $(READY)
 	$(RUN) -m pytest tests -m slow
@@ -63,12 +62,11 @@ lint: $(READY)
 bench: $(READY)
 	@set -e; for name in $(BENCHMARKS); do echo "$$name"; $(RUN) benchmarks/$$name.py; done
 
+notebooks: $(READY)
+	$(RUN) scripts/notebooks.py
+
 book: $(READY)
-ifneq ($(wildcard book/_config.yml),)
-	$(VENV)/bin/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W --keep-going
-else
-	@echo "book/_config.yml is not there yet: no book to build"
-endif
+	$(RUN) book/_scripts/build.py
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pifi_probe.efficiency.benchmark import benchmark as benchmark
+    from pifi_probe.experiments.reproduce import reproduce
     from pifi_probe.layers.extract import extract
     from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
     from pifi_probe.layers.parallel import FrozenParallel
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
     from pifi_probe.training.diagnose import diagnose as diagnose
 
 _HOMES = {
+    "benchmark": "pifi_probe.efficiency.benchmark",
     "extract": "pifi_probe.layers.extract",
     "FrozenChain": "pifi_probe.layers.frozen",
     "FrozenLayer": "pifi_probe.layers.frozen",
     "FrozenParallel": "pifi_probe.layers.parallel",
     "reduce": "pifi_probe.layers.reduce",
+    "reproduce": "pifi_probe.experiments.reproduce",
     "PiFiConfig": "pifi_probe.plugin",
     "PiFiForConditionalGeneration": "pifi_probe.plugin",
     "PiFiForMultipleChoice": "pifi_probe.plugin",
@@ -58,7 +62,7 @@ _HOMES = {
     "fine_tune": "pifi_probe.training",
 }
 
-_MODULES = ("assets", "errors")
+_MODULES = ("assets", "errors", "widgets")
 
 __all__ = [
     "FrozenChain",
@@ -72,10 +76,12 @@ __all__ = [
     "PiFiForTokenClassification",
     "ProbeTable",
     "Recipe",
+    "Reproduction",
     "RunResult",
     "Study",
     "Task",
     "__version__",
+    "benchmark",
     "compare",
     "diagnose",
     "extract",
@@ -85,6 +91,7 @@ __all__ = [
     "probe",
     "probe_plugin",
     "reduce",
+    "reproduce",
     "search",
 ]
 

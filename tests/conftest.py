@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,12 @@ def minilm() -> Path:
 def smollm2() -> Path:
     """The GGUF file of the real SmolLM2 decoder; for tests marked ``assets``."""
     return assets.path("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def built_book() -> Path:
+    """The folder of the book's pages, built now; warnings are errors."""
+    book = Path(__file__).parent.parent / "book"
+    done = subprocess.run([sys.executable, book / "_scripts" / "build.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return book / "_build" / "html"

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 
 from pifi_probe.errors import RecipeError
-from pifi_probe.experiments import demo
-from pifi_probe.experiments.demo import Arm, Size, run_demo
+from pifi_probe.experiments import demo, runner
+from pifi_probe.experiments.demo import DemoArm, Size, run_demo
+from pifi_probe.experiments.plan import Arm
 from pifi_probe.training import RunResult
 
 pytestmark = pytest.mark.assets
 
 ARMS = (
-    Arm("paper", "vanilla", 29),
-    Arm("paper", "vanilla", 29, tuned=True),
-    Arm("paper", "random", 29),
-    Arm("paper", None, 0),
+    DemoArm(Arm(control="vanilla"), 29),
+    DemoArm(Arm(control="vanilla", tuned=True), 29),
+    DemoArm(Arm(control="random"), 29),
+    DemoArm(Arm(), 0),
 )
 
 
@@ -58,7 +59,7 @@ def test_a_tuned_vanilla_says_which_rate_it_chose(finished: Path) -> None:
 def test_a_finished_demo_trains_nothing_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(monkeypatch)
     for name in ("fine_tune", "vanilla_best_lr", "plug_in"):
-        monkeypatch.setattr(demo, name, lambda *args, **kwargs: pytest.fail("trained again"))
+        monkeypatch.setattr(runner, name, lambda *args, **kwargs: pytest.fail("trained again"))
     assert len(run_demo(finished, size="tiny").results) == len(ARMS)
 
 

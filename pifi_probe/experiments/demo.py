@@ -9,17 +9,16 @@ from types import MappingProxyType
 from typing import Any
 
 from pifi_probe.errors import RecipeError
+from pifi_probe.experiments.plan import Arm
 from pifi_probe.experiments.report import write_report
+from pifi_probe.experiments.runner import stored_run
 from pifi_probe.files import write_json
 from pifi_probe.layers.extract import extract
-from pifi_probe.layers.parallel import FrozenLayers
-from pifi_probe.plugin import plug_in
 from pifi_probe.provenance import collect
 from pifi_probe.tasks import Task, load_task
-from pifi_probe.training import Comparison, Recipe, RunResult, compare, fine_tune
-from pifi_probe.training.controls import vanilla_best_lr
+from pifi_probe.training import Comparison, Recipe, RunResult, compare
 
-__all__ = ["ARMS", "SIZES", "Arm", "Demo", "Size", "run_demo"]
+__all__ = ["ARMS", "SIZES", "Demo", "DemoArm", "Size", "run_demo"]
 
 SLM, LLM = "minilm-l6", "smollm2-135m"
 TRAIN_ON, ALSO = "movie-reviews", ("tweets", "product-reviews")
@@ -45,22 +44,17 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One kind of run: a wiring, a control or none, the index of the layer, and the level from which it runs.
+class DemoArm:
+    """One kind of run: an arm, the index of its layer, and the level from which it runs."""
 
-    A tuned arm is vanilla at the best of three learning rates.
-    """
-
-    wiring: str
-    control: str | None
+    arm: Arm
     index: int
     level: int = 0
-    tuned: bool = False
 
     @property
     def key(self) -> str:
         """Part of a file name."""
-        return f"{self.wiring}-{self.control or 'layer'}-{'tuned' if self.tuned else self.index}"
+        return f"{self.arm.wiring}-{self.arm.control or 'layer'}-{'tuned' if self.arm.tuned else self.index}"
 
 
 FAST, DEFAULT, FULL = 0, 1, 2
@@ -73,17 +67,17 @@ SIZES: Mapping[str, Size] = MappingProxyType(
 )
 LAST, MIDDLE, FIRST = 29, 15, 0
 ARMS = (
-    Arm("paper", "vanilla", LAST),
-    Arm("paper", "vanilla", LAST, FULL, tuned=True),
-    Arm("paper", "linear", LAST, DEFAULT),
-    Arm("paper", "random", LAST),
-    Arm("paper", None, LAST),
-    Arm("paper", None, MIDDLE, DEFAULT),
-    Arm("paper", None, FIRST, DEFAULT),
-    Arm("matched", "vanilla", LAST),
-    Arm("matched", "random", LAST),
-    Arm("matched", None, LAST),
-    Arm("matched", None, MIDDLE, FULL),
+    DemoArm(Arm(control="vanilla"), LAST),
+    DemoArm(Arm(control="vanilla", tuned=True), LAST, FULL),
+    DemoArm(Arm(control="linear"), LAST, DEFAULT),
+    DemoArm(Arm(control="random"), LAST),
+    DemoArm(Arm(), LAST),
+    DemoArm(Arm(), MIDDLE, DEFAULT),
+    DemoArm(Arm(), FIRST, DEFAULT),
+    DemoArm(Arm(wiring="matched", control="vanilla"), LAST),
+    DemoArm(Arm(wiring="matched", control="random"), LAST),
+    DemoArm(Arm(wiring="matched"), LAST),
+    DemoArm(Arm(wiring="matched"), MIDDLE, FULL),
 )
 
 
@@ -143,7 +137,9 @@ def run_demo(
     total = len(arms) * chosen.seeds
     for seed in range(chosen.seeds):
         for arm in arms:
-            results.append(_one_run(arm, seed, chosen, train, also, layers[arm.index], root))
+            file = root / "runs" / f"{arm.key}-seed{seed}" / "result.json"
+            recipe = Recipe(seed=seed, epochs=chosen.epochs, precision=chosen.precision)
+            results.append(stored_run(file, arm.arm, SLM, layers[arm.index], train, also, recipe))
             if on_run is not None:
                 on_run(len(results), total, results[-1])
     comparisons = {baseline: compare(results, baseline) for baseline in ("vanilla", "random")}
@@ -161,32 +157,6 @@ def _tasks(size: Size) -> tuple[Task, list[Task]]:
 
 def _at_most(task: Task, n: int) -> int:
     return min(n, len(task.splits["test"]))
-
-
-def _one_run(
-    arm: Arm, seed: int, size: Size, train: Task, also: list[Task], layer: FrozenLayers, root: Path
-) -> RunResult:
-    """Return the stored result of a run, or make and store it."""
-    file = root / "runs" / f"{arm.key}-seed{seed}" / "result.json"
-    recipe = Recipe(seed=seed, epochs=size.epochs, precision=size.precision)
-    if file.is_file():
-        stored = RunResult.from_json(file)
-        if (
-            stored.recipe.replace(learning_rate=recipe.learning_rate) != recipe
-            or stored.task["fingerprint"] != train.fingerprint
-        ):
-            raise RecipeError(
-                "the folder holds a run with another recipe or other texts",
-                where=str(file),
-                next="name another folder with --out, or remove this one",
-            )
-        return stored
-    if arm.tuned:
-        return vanilla_best_lr(SLM, train, recipe, wiring=arm.wiring, also=also, out=file)
-    model = plug_in(SLM, layer, task=train, wiring=arm.wiring, control=arm.control, seed=seed)
-    result = fine_tune(model, train, recipe, also=also)
-    result.to_json(file)
-    return result
 
 
 def _write(demo: Demo, size: str) -> None:

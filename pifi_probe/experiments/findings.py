@@ -16,6 +16,8 @@ from pifi_probe.training.result import SHARES, TestResult
 
 __all__ = ["Finding", "finding_of"]
 
+_FEW_SEEDS = "; with so few seeds the interval says nothing about seed noise"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -60,8 +62,9 @@ def finding_of(claim: Claim, runs: Runs, level: float = 0.95) -> Finding:
     Within a block, arms are paired over seeds and test examples (`paired_difference`). Blocks have test sets of
     their own, so the half-widths of their intervals are joined by squares.
     """
-    plus = claim.blocks or tuple(name for name in runs.results if name not in claim.minus)
-    missing = [name for name in (*plus, *claim.minus) if name not in runs.results] or ([] if plus else ["all"])
+    able = [name for name, arms in runs.results.items() if {claim.arm, claim.against} <= arms.keys()]
+    plus = claim.blocks or tuple(name for name in able if name not in claim.minus and _tested(claim, runs, name))
+    missing = [name for name in (*plus, *claim.minus) if name not in able] or ([] if plus else ["its runs"])
     if missing:
         words = f"not measured: {', '.join(missing)} left out"
         return Finding(claim.says, claim.source, claim.value, "points", None, None, None, words)
@@ -73,7 +76,12 @@ def finding_of(claim: Claim, runs: Runs, level: float = 0.95) -> Finding:
     half = math.hypot(_half(own), _half(off) if off else 0.0)
     measured, low, high = (scale * value for value in (middle, middle - half, middle + half))
     unit = "points" if metric in SHARES else metric
-    return Finding(claim.says, claim.source, claim.value, unit, measured, low, high, _verdict(claim, low, high))
+    words = _verdict(claim, low, high) + ("" if all(one.over_seeds for one in own + off) else _FEW_SEEDS)
+    return Finding(claim.says, claim.source, claim.value, unit, measured, low, high, words)
+
+
+def _tested(claim: Claim, runs: Runs, block: str) -> bool:
+    return claim.test is None or claim.test in runs.results[block][claim.arm][0].tests
 
 
 def _tests_of(claim: Claim, runs: Sequence[RunResult]) -> list[TestResult]:

@@ -47,8 +47,8 @@ class Block:
     ----------
     slm : str
     task : str or dict
-        A name for `load_task`; or its options, with ``file`` in the folder of own data, and ``held_out``, the
-        groups that become the test split.
+        A name for `load_task`; or its options, with ``file`` in the folder of own data, ``only``, the groups that
+        are kept, and ``held_out``, those that become the test split.
     also : tuple
         Further test sets, named likewise.
     arms : tuple of str
@@ -70,7 +70,7 @@ class Scale:
     stands_for : str
         What a result at this scale says, and what it does not.
     layers : dict of str to str
-        Name to specification.
+        Name to specification. Arms with a layer that is not named here have no part in this scale.
     blocks : dict of str to Block
     seeds : int
     recipe : dict
@@ -167,6 +167,28 @@ class Experiment:
             )
         return self.scales[name]
 
+    def arms_in(self, scale: Scale, block: str) -> dict[str, Arm]:
+        """Return the arms that run in a block."""
+        named = scale.blocks[block].arms
+        fits = {key: arm for key, arm in self.arms.items() if arm.layer is None or arm.layer in scale.layers}
+        return {key: arm for key, arm in fits.items() if not named or key in named}
+
+    def claims_at(self, scale: Scale) -> tuple[Claim, ...]:
+        """Return the claims that this scale is about: those whose arms, blocks and test sets it has."""
+        return tuple(claim for claim in self.claims if self._has(scale, claim))
+
+    def _has(self, scale: Scale, claim: Claim) -> bool:
+        for name in {*claim.blocks, *claim.minus} or scale.blocks:
+            if name in scale.blocks and {claim.arm, claim.against} <= self.arms_in(scale, name).keys():
+                tests = [_name_of(source) for source in (scale.blocks[name].task, *scale.blocks[name].also)]
+                if claim.test is None or claim.test in tests:
+                    return True
+        return False
+
+
+def _name_of(source: str | Mapping[str, Any]) -> str:
+    return source if isinstance(source, str) else str(source["file"]).split(".")[0]
+
 
 def experiments() -> list[str]:
     """Return the names of all experiments."""
@@ -213,7 +235,7 @@ def _experiment(name: str, raw: Mapping[str, Any]) -> Experiment:
     for key, values in raw["scales"].items():
         blocks = {block: _made(Block, entries) for block, entries in values["blocks"].items()}
         scales[key] = _made(Scale, {"recipe": {}, "sizes": {}, **values, "blocks": MappingProxyType(blocks)})
-        _check(name, arms, claims, scales[key])
+    _check(name, arms, claims, tuple(scales.values()))
     return Experiment(name, raw["title"], arms, claims, scales, tuple(raw.get("extras", ())))
 
 
@@ -225,13 +247,17 @@ def _made(cls: type[Any], values: Mapping[str, Any]) -> Any:
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
-def _check(name: str, arms: Mapping[str, Arm], claims: tuple[Claim, ...], scale: Scale) -> None:
+def _check(name: str, arms: Mapping[str, Arm], claims: tuple[Claim, ...], scales: tuple[Scale, ...]) -> None:
     """Raise `KeyError` where one part names another that does not exist."""
-    named_arms = {arm for block in scale.blocks.values() for arm in block.arms}
-    named_arms |= {arm for claim in claims for arm in (claim.arm, claim.against)}
-    named_layers = {arm.layer for arm in arms.values() if arm.layer}
-    if not arms.keys() >= named_arms or not scale.layers.keys() >= named_layers:
-        missing = sorted((named_arms - arms.keys()) | (named_layers - scale.layers.keys()))
-        raise KeyError(f"{name} names {', '.join(missing)}, which it does not define")
+    blocks = {block: entry for scale in scales for block, entry in scale.blocks.items()}
+    named = {
+        "arm": ({arm for claim in claims for arm in (claim.arm, claim.against)}, arms),
+        "arm of a block": ({arm for scale in scales for block in scale.blocks.values() for arm in block.arms}, arms),
+        "layer": ({arm.layer for arm in arms.values() if arm.layer}, {key for scale in scales for key in scale.layers}),
+        "block": ({block for claim in claims for block in (*claim.blocks, *claim.minus)}, blocks),
+    }
+    for what, (used, known) in named.items():
+        if missing := sorted(used - set(known)):
+            raise KeyError(f"{name} names the {what} {', '.join(missing)}, which it does not define")
     if any(claim.expects not in _EXPECTED for claim in claims):
         raise KeyError(f"a claim expects one of {', '.join(_EXPECTED)}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pifi_probe.errors import AssetError, RecipeError
-from pifi_probe.experiments.plan import Arm, Block, Experiment, Scale
+from pifi_probe import assets
+from pifi_probe.errors import AssetError, HubError, ModelNotFoundError, RecipeError
+from pifi_probe.experiments.plan import Arm, Experiment, Scale
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.plugin import plug_in
@@ -32,11 +33,14 @@ class Runs:
     ----------
     results : dict
         By block, then by arm: one result a seed.
+    tasks : dict of str to Task
+        By block.
     skipped : dict of str to str
-        Block to the reason.
+        Block or layer to the reason.
     """
 
     results: dict[str, dict[str, list[RunResult]]]
+    tasks: dict[str, Task]
     skipped: dict[str, str]
 
 
@@ -68,45 +72,64 @@ def run_blocks(
     RecipeError
         If the folder holds runs of another recipe or of other texts, or no block can be run.
     """
-    tasks: dict[str, tuple[Task, list[Task]]] = {}
     skipped: dict[str, str] = {}
-    for name, block in scale.blocks.items():
-        try:
-            sources = [task_of(source, scale, data) for source in (block.task, *block.also)]
-            tasks[name] = (sources[0], sources[1:])
-        except (FileNotFoundError, AssetError) as error:
-            skipped[name] = str(error)
-            logger.warning("%s is left out: %s", name, error)
+    tasks = _tasks(scale, data, skipped)
     if not tasks:
         raise RecipeError(
             f"no part of {experiment.name!r} can be run: {'; '.join(skipped.values())}",
             where="data",
             next="name the folder of the files with data= (--data)",
         )
-    total = scale.seeds * sum(len(_arms_of(experiment, scale.blocks[name])) for name in tasks)
+    arms = {name: experiment.arms_in(scale, name) for name in tasks}
+    layers = _layers(scale, {arm.layer for own in arms.values() for arm in own.values() if arm.layer}, skipped)
+    jobs = [
+        (seed, name, key, arm)
+        for seed in range(scale.seeds)
+        for name, own in arms.items()
+        for key, arm in own.items()
+        if arm.layer is None or arm.layer in layers
+    ]
     results: dict[str, dict[str, list[RunResult]]] = {name: {} for name in tasks}
-    layers: dict[str, FrozenLayers] = {}
-    done = 0
-    for seed in range(scale.seeds):
-        for name, (task, also) in tasks.items():
-            for key, arm in _arms_of(experiment, scale.blocks[name]).items():
-                if arm.layer is not None and arm.layer not in layers:
-                    layers[arm.layer] = extract(scale.layers[arm.layer])
-                run = stored_run(
-                    folder / "runs" / f"{name}-{key}-seed{seed}" / "result.json",
-                    arm,
-                    scale.blocks[name].slm,
-                    layers[arm.layer] if arm.layer is not None else None,
-                    task,
-                    also,
-                    Recipe(**{**scale.recipe, "seed": seed}),
-                    after,
-                )
-                results[name].setdefault(key, []).append(run)
-                done += 1
-                if on_run is not None:
-                    on_run(done, total, run)
-    return Runs(results, skipped)
+    for done, (seed, name, key, arm) in enumerate(jobs, start=1):
+        task, also = tasks[name]
+        file = folder / "runs" / f"{name}-{key}-seed{seed}" / "result.json"
+        recipe = Recipe(**{**scale.recipe, "seed": seed})
+        layer = layers[arm.layer] if arm.layer is not None else None
+        run = stored_run(file, arm, scale.blocks[name].slm, layer, task, also, recipe, after)
+        results[name].setdefault(key, []).append(run)
+        if on_run is not None:
+            on_run(done, len(jobs), run)
+    return Runs(results, {name: task for name, (task, _) in tasks.items()}, skipped)
+
+
+def _tasks(scale: Scale, data: Path | None, skipped: dict[str, str]) -> dict[str, tuple[Task, list[Task]]]:
+    """Return each block's task and further test sets; what cannot be had is left out, and said."""
+    tasks = {}
+    for name, block in scale.blocks.items():
+        try:
+            if assets.is_asset(block.slm):
+                assets.path(block.slm)
+            main, *also = [task_of(source, scale, data) for source in (block.task, *block.also)]
+        except (FileNotFoundError, AssetError, HubError) as error:
+            _skip(skipped, name, error)
+        else:
+            tasks[name] = (main, also)
+    return tasks
+
+
+def _layers(scale: Scale, names: set[str], skipped: dict[str, str]) -> dict[str, FrozenLayers]:
+    layers = {}
+    for name in sorted(names):
+        try:
+            layers[name] = extract(scale.layers[name])
+        except (AssetError, HubError, ModelNotFoundError) as error:
+            _skip(skipped, f"{name} ({scale.layers[name]})", error)
+    return layers
+
+
+def _skip(skipped: dict[str, str], name: str, error: Exception) -> None:
+    skipped[name] = str(error)
+    logger.warning("%s is left out: %s", name, error)
 
 
 def stored_run(
@@ -160,15 +183,20 @@ def task_of(source: str | Mapping[str, Any], scale: Scale, data: Path | None) ->
         task = load_task(source)
     else:
         options = dict(source)
-        file, held_out = options.pop("file"), options.pop("held_out", ())
-        path = None if data is None else data / file
+        file, only, held_out = (options.pop(name, ()) for name in ("file", "only", "held_out"))
+        path = None if data is None else data / str(file)
         if path is None or not path.is_file():
             raise FileNotFoundError(f"needs the file {file}, which is not in the folder of own data")
         task = load_task(path, **options)
+        task = _only(task, set(only)) if only else task
         task = task.held_out(*held_out) if held_out else task
     sizes = {name: min(n, len(task.splits[name])) for name, n in scale.sizes.items() if name in task.splits}
     return task.subset(**sizes)
 
 
-def _arms_of(experiment: Experiment, block: Block) -> dict[str, Arm]:
-    return {key: arm for key, arm in experiment.arms.items() if not block.arms or key in block.arms}
+def _only(task: Task, groups: set[str]) -> Task:
+    kept = {
+        name: [row for row, group in enumerate(split.groups or ()) if group in groups]
+        for name, split in task.splits.items()
+    }
+    return replace(task, splits={name: task.splits[name].take(rows) for name, rows in kept.items() if rows})

@@ -18,7 +18,7 @@ from pifi_probe.plugin.plugin import PlugIn
 if TYPE_CHECKING:
     from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 
-__all__ = ["FoldReport", "FoldedPlugIn", "fold_plugin"]
+__all__ = ["FoldReport", "FoldedPlugIn", "fold_plugin", "n_macs"]
 
 TOLERANCE = 1e-5
 
@@ -173,8 +173,8 @@ def _report(before: PlugIn, after: PlugIn | FoldedPlugIn, reason: str) -> FoldRe
         params_after=_n_params(after),
         bytes_before=_n_bytes(before),
         bytes_after=_n_bytes(after),
-        macs_before=_n_macs(before),
-        macs_after=_n_macs(after),
+        macs_before=n_macs(before),
+        macs_after=n_macs(after),
         relative_error=_relative_error(before, after),
     )
 
@@ -292,7 +292,7 @@ def _n_bytes(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
-def _n_macs(module: nn.Module) -> int:
+def n_macs(module: nn.Module) -> int:
     """Count one multiply-accumulate per matrix entry; of routed experts only those that act on a token."""
     total = 0
     for part in module.modules():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pifi_probe.tasks.task import Task
     from pifi_probe.training.comparison import Comparison
+    from pifi_probe.widgets.layer_search import LayerSearch
 
 __all__ = ["Study", "make_evaluator"]
 
@@ -291,6 +292,12 @@ class Study:
         from pifi_probe.selection.frames import plot
 
         return plot(kind, self.store.records(), self.result, self.space)
+
+    def widget(self) -> LayerSearch:
+        """Return the study as a widget: live chart, table, and the buttons that steer it."""
+        from pifi_probe.widgets.layer_search import LayerSearch
+
+        return LayerSearch.of(self)
 
     def to_code(self) -> str:
         """Return a script that trains the choice."""

@@ -1,0 +1,48 @@
+"""Build the book: fetch what its pages need, then run Sphinx, which needs no network.
+
+python book/_scripts/build.py              the book is book/_build/html/index.html
+python book/_scripts/build.py --offline    fetch nothing: with vendored JavaScript if it is there
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import vendor
+import yaml
+
+BOOK = Path(__file__).resolve().parent.parent
+BUILD = BOOK / "_build"
+NEEDS_VENDOR = ("nb_ipywidgets_js", "mathjax_path")
+
+
+def main() -> int:
+    offline = "--offline" in sys.argv[1:]
+    vendored = (vendor.VENDOR / "vendor" / "embed-amd.js").is_file() if offline else vendor.fetch()
+    for stale in (BUILD / "html", BUILD / ".doctrees"):  # an incremental build leaves pages and widgets behind
+        shutil.rmtree(stale, ignore_errors=True)
+    program = Path(sys.executable).with_name("jupyter-book")
+    options = ["--config", str(config(vendored)), "--toc", "book/_toc.yml", "--path-output", "book"]
+    return subprocess.run([program, "build", ".", *options, "-W", "--keep-going"], cwd=BOOK.parent).returncode
+
+
+def config(vendored: bool) -> Path:
+    """Return the configuration; without vendored JavaScript, Sphinx's own defaults (a CDN) stay."""
+    if vendored:
+        return BOOK / "_config.yml"
+    settings = yaml.safe_load((BOOK / "_config.yml").read_text(encoding="utf-8"))
+    for name in NEEDS_VENDOR:
+        del settings["sphinx"]["config"][name]
+    settings["sphinx"]["config"]["html_static_path"].remove("book/_vendor")
+    settings["sphinx"]["config"].pop("html_extra_path")
+    BUILD.mkdir(exist_ok=True)
+    file = BUILD / "_config.yml"
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return file
+
+
+if __name__ == "__main__":
+    sys.exit(main())

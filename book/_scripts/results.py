@@ -1,0 +1,159 @@
+"""Write book/results.md: every recorded table and plot with its provenance, from the recorded files only.
+
+python book/_scripts/results.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import pifi_probe as pp
+
+BOOK = Path(__file__).resolve().parent.parent
+ROOT = BOOK.parent
+PAGE = BOOK / "results.md"
+RECORDS = ROOT / "benchmarks" / "results"
+PROBES = BOOK / "_studies" / "probes"
+TRUTH = BOOK / "_studies" / "truth" / "movie-reviews-matched"
+SPEED = ("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators")
+WHAT = {"own-state": "the language model's own states", "plug-in": "the layer as a function on the encoder's vectors"}
+HEAD = """# Results
+
+Every number on this page comes from a recorded file, named beside it with the command that made it, its date, commit
+and machine. `python book/_scripts/results.py` writes the page, and a test fails when it differs from the records.
+
+## How to read a verdict
+
+An interval that contains zero means that the run *detects no difference*; it does not mean that there is none. A gain
+over *vanilla* (the encoder alone) that the *random* layer has too is not knowledge of the language model.
+
+## What the paper reports
+
+PiFi's paper ({cite:t}`kim-etal-2025-pifi`) reports, with BERT-sized encoders and Llama-3.1-8B:
+
+- 2.3 points of accuracy over the encoder alone, averaged over tasks of natural language understanding;
+- more than 13 points under domain shift;
+- the last layer as the best one of the layers tried.
+
+The runs below are smaller: MiniLM with 6 layers, SmolLM2-135M in 4-bit weights, 1,000 training texts. They test the
+method at that size, not the paper's numbers at its own.
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    return "\n\n".join([HEAD.strip(), demo(), truth(), probes(), speed()]) + "\n"
+
+
+def demo() -> str:
+    """Return the recorded demo."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from readme_tables import DEMO, demo_table
+    finally:
+        sys.path.pop(0)
+    record = json.loads(DEMO.read_text(encoding="utf-8"))
+    return f"## The demo\n\nFrom `{_name(DEMO)}`; {made(record['provenance'])}.\n\n{demo_table(record).strip()}"
+
+
+def truth() -> str:
+    """Return the table of every layer trained, compared with its controls."""
+    files = sorted(TRUTH.glob("*.json"))
+    runs = [pp.RunResult.from_json(file) for file in files]
+    rows = pp.compare(runs).frame
+    own = rows[rows["test"] == "movie-reviews"]
+    lines = [
+        "## Every layer, trained",
+        "",
+        f"From {len(files)} runs in `{_name(TRUTH)}/`; {made(json.loads(files[0].read_text())['provenance'])}. "
+        f"Wiring *matched*, {len(own.iloc[0]['seeds'])} seeds; intervals over seeds and test texts.",
+        "",
+        "| arm | accuracy % | to vanilla (points) | verdict |",
+        "|---|---|---|---|",
+    ]
+    for row in own.itertuples():
+        lines.append(f"| {row.arm} | {100 * row.mean:.1f} | {difference(row)} | {row.verdict} |")
+    return "\n".join(lines)
+
+
+def difference(row: Any) -> str:
+    """Return a difference with its interval, in points."""
+    if pd.isna(row.difference):
+        return ""
+    return f"{100 * row.difference:+.1f} [{100 * row.difference_low:+.1f}, {100 * row.difference_high:+.1f}]"
+
+
+def probes() -> str:
+    """Return the recorded probes: which layers are in the set of the best, and the curves."""
+    parts = ["## What probes say of every layer"]
+    for file in sorted(PROBES.glob("*.csv")):
+        task, family = next(
+            (file.stem.removesuffix(f"-{family}"), family) for family in WHAT if file.stem.endswith(family)
+        )
+        record = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        parts.append(
+            f"### {task}: {family}\n\nScores of {WHAT[family]}. From `{_name(file)}`; {made(record['provenance'])}.\n\n"
+            f"{best_sets(pd.read_csv(file))}\n\n"
+            f"![Curves of every score over the depth of the layer, {task}, {family}]"
+            f"(_studies/probes/{file.stem}-curves.svg)"
+        )
+    return "\n\n".join(parts)
+
+
+def best_sets(frame: pd.DataFrame) -> str:
+    """Return for every score the layers that cannot be told from the best one."""
+    lines = ["| score | layers not told from the best one |", "|---|---|"]
+    real = frame[(frame["arm"] == "real") & frame["layer"].notna()]
+    for score, rows in real.groupby("estimator", sort=True):
+        best = sorted({int(layer) for layer in rows[rows["in_best_set"]]["layer"]})
+        if best:
+            lines.append(f"| {score} | {ranges(best)} of {real['layer'].nunique()} |")
+    return "\n".join(lines) if len(lines) > 2 else "No score can tell any layer from another one."
+
+
+def ranges(numbers: list[int]) -> str:
+    """Return ascending numbers in short, as in ``3, 8 to 11``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+
+
+def speed() -> str:
+    """Return what each benchmark was to reach and whether it did."""
+    parts = [
+        "## Speed and memory\n\nWhat each benchmark was to reach, and whether it did. All rows, with quartiles, are in "
+        "`benchmarks/README.md`."
+    ]
+    for name in SPEED:
+        record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+        lines = [f"### {name}", "", f"From `benchmarks/results/{name}.json`; {made(record)}.", ""]
+        lines += ["| what | to reach | measured | reached |", "|---|---|---|---|"]
+        for row in record["targets"]:
+            reached = "yes" if row["holds"] else "**no**"
+            lines.append(f"| {row['what']} | {row['to reach']} | {row['measured']:.3g} | {reached} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def made(provenance: dict[str, Any]) -> str:
+    """Return in words how and where something was measured."""
+    machine, git = provenance["machine"], provenance["git"]
+    commit = f"commit {git['commit'][:7]}{' with local changes' if git['dirty'] else ''}"
+    return f"`{provenance['command']}`, {provenance['date'][:10]}, {commit}, {machine['cpu']}, {machine['cores']} cores"
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,247 @@
+# %% [markdown]
+# # 00 Start here
+#
+# **You will show that** one layer of a large language model can be plugged into a small one in three lines, and that
+# whether it helps is a question with an interval, not a promise.
+#
+# **After this notebook you can**
+#
+# - say which parts of a PiFi model are trained and which part is frozen;
+# - check that your machine has what the other notebooks need;
+# - name a layer of a language model, extract it and plug it into an encoder;
+# - read a comparison with its interval, and choose your way through this book.
+#
+# | Minutes on a CPU | Difficulty | You need first | Downloads |
+# |---|---|---|---|
+# | 10 | 1 of 3 | Python, a little PyTorch | once, about 180 MB: an encoder, a language model, rated texts |
+
+# %%
+import contextlib
+import io
+import json
+
+import pandas as pd
+
+import pifi_probe as pp
+from pifi_probe import checks
+
+checks.start("00", seed=0)
+
+# %% [markdown]
+# The line above fixed every seed, uses one thread, and found the embedded models. Where they are missing it fetches
+# them, or says how to: `pifi-probe assets pull`.
+#
+# ## 1. The idea in one picture
+#
+# **Why.** A small language model reads a text and gives one vector $h$. Fine-tuning it is cheap, and it knows little.
+# A large language model knows more, and is expensive to run and to tune. PiFi (plug-in and fine-tuning,
+# [the paper](https://arxiv.org/abs/2506.07424)) takes *one* layer out of the large one, freezes it, and puts it between
+# the small one and its task head.
+#
+# $$h = \mathrm{Enc}(\text{text}) \in \mathbb{R}^{d_s} \qquad
+# x = W_{in}\,h \in \mathbb{R}^{d} \qquad
+# y = \mathrm{Layer}(x) \in \mathbb{R}^{d} \qquad
+# \text{logits} = \mathrm{Head}(W_{out}\,y)$$
+#
+# $W_{in}$ is $(d, d_s)$ and $W_{out}$ is $(d_s, d)$: they translate between the two widths.
+
+# %%
+checks.pifi_block("layer")
+
+# %% [markdown]
+# **Read.** Solid boxes are trained on your task, the dashed box is not. In every notebook this picture comes back with
+# the part under discussion lit.
+#
+# ## 2. Is this machine ready?
+#
+# **Why.** A missing package is easier to mend now than in the middle of chapter 9. `pifi-probe doctor` does the same on
+# the command line.
+
+# %%
+from pifi_probe.cli import main
+
+said = io.StringIO()
+with contextlib.redirect_stdout(said):
+    main(["doctor", "--json"])
+pd.DataFrame(json.loads(said.getvalue()))[["name", "well"]]
+
+# %% [markdown]
+# **Read.** Each row should say `True`. Where one does not, `pifi-probe doctor` prints what to do about it.
+#
+# **Checkpoint.** The three embedded assets are here:
+
+# %%
+here = {
+    status.asset.name for status in pp.assets.list_assets() if status.cached
+}
+assert {"minilm-l6", "smollm2-135m"} <= here
+print("encoder and language model found")
+
+# %% [markdown]
+# ## 3. Your first layer
+#
+# **Why.** A layer has a name: `MODEL[i]`, where `i` counts from 0, or from the end with a minus sign, as in a Python
+# list. `pp.extract` reads that layer's weights and nothing else of the file.
+#
+# **Predict.** SmolLM2 has 135 million weights and 30 layers. How many weights has its last layer? Write your guess in
+# millions down before you run the next cell.
+
+# %% tags=["guess"]
+guess = None  # millions of weights
+
+# %%
+layer = pp.extract("smollm2-135m[-1]")
+print("your guess:", guess, "million")
+print(
+    f"measured:   {layer.n_params / 1e6:.1f} million weights, width {layer.hidden_size}, frozen: {layer.frozen}"
+)
+print("its name:  ", layer.card.spec)
+
+# %% [markdown]
+# **Read.** The layers are not the whole model: the table of word vectors takes a fifth of it. And a layer is small
+# enough to ride along with a small model.
+#
+# ## 4. Your first PiFi model
+#
+# **Why.** Three lines make a model that `transformers` can train, save and load like any other.
+
+# %%
+task = pp.load_task("movie-reviews")
+model = pp.plug_in("minilm-l6", layer, task=task, wiring="paper")
+print(task)
+print(
+    type(model).__name__,
+    "with",
+    ", ".join(name for name, _ in model.named_children()),
+)
+
+# %% [markdown]
+# How much of it is trained?
+
+# %%
+trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+print(
+    f"trained: {trained / 1e6:.1f} million, frozen: {frozen / 1e6:.1f} million"
+)
+
+# %% [markdown]
+# **Read.** The frozen part is smaller than the layer you extracted. With a single vector $h$ the layer sees a sequence
+# of one token, and then part of its attention can be left out without changing any output. Chapter 04 shows why.
+#
+# **Checkpoint.** The model answers, although it has not been trained: its head was drawn at random.
+
+# %%
+from pifi_probe.plugin.build import tokenizer_for
+
+tokens = tokenizer_for(model)(["A wonderful film."], return_tensors="pt")
+logits = model(**tokens).logits  # (batch, n_labels)
+assert logits.shape == (1, 2)
+print("labels:", list(task.label_names))
+
+# %% [markdown]
+# ## 5. Does it help?
+#
+# **Why.** This is the question of the whole book, and one run cannot answer it. The recorded demo trained each arm with
+# several seeds on 1,000 reviews: the encoder alone (*vanilla*), the block with real layers, and *controls* that have
+# the block's shape but not the language model's knowledge.
+#
+# **Predict.** Will the last layer beat the encoder alone? By how many points of accuracy?
+
+# %% tags=["guess"]
+guess = None  # points of accuracy, positive if PiFi is better
+
+# %%
+demo = json.loads(
+    checks.recorded("benchmarks/results/demo-full.json").read_text()
+)
+rows = pd.DataFrame(demo["comparisons"]["vanilla"]["rows"])
+rows = rows[(rows["test"] == "movie-reviews") & rows["difference"].notna()]
+table = rows[
+    ["arm", "difference", "difference_low", "difference_high"]
+].set_axis(["arm", "mean", "low", "high"], axis=1)
+table[["mean", "low", "high"]] = (
+    100 * table[["mean", "low", "high"]].astype(float)
+).round(1)
+
+# %% alt="Forest plot: each arm's difference to the encoder alone in points of accuracy, with its interval; the dashed line at zero means no difference."
+from pifi_probe.reporting.plots import forest
+
+forest(table)
+
+# %%
+print("recorded by:", demo["command"], "on", demo["provenance"]["date"][:10])
+print("your guess:", guess)
+print(table.to_string(index=False))
+verdicts = rows.set_index("arm")["verdict"]
+print(
+    "\nthe last layer in the paper's wiring:",
+    verdicts["paper: smollm2-135m[29]"],
+)
+
+# %% [markdown]
+# **Read.** Where an interval contains zero, this run detects no difference. The last layer, `smollm2-135m[29]`, does not
+# beat the encoder alone here: the verdict of its comparison stands in the last line. Now find the *random* arm, a layer
+# with random weights. Whatever it shares with the real layer is not knowledge of the language model. That is why every
+# comparison in this book has controls, and why chapters 05, 09 and 10 ask when and where a layer does help.
+#
+# ## 6. Three ways through this book
+#
+# | You have | Read | You end with |
+# |---|---|---|
+# | 15 minutes | this notebook, then [03](03_pifi_from_scratch.ipynb) up to section 4 | the idea, and the model in forty lines |
+# | 2 hours | 00, [01](01_what_a_layer_does.ipynb), [03](03_pifi_from_scratch.ipynb), 05, 09 | a trained model, its controls, and how to choose a layer |
+# | a day | all chapters in order; 19 last | a layer chosen for a task of your own, with evidence |
+#
+# ## Exercises
+#
+# **Exercise 00.1.** Which parts does PiFi train? Write the set of their names, as the picture has them (`"text"`,
+# `"encoder"`, `"L_in"`, `"layer"`, `"L_out"`, `"head"`, `"label"`).
+
+# %% tags=["exercise"]
+trained_parts = ...  # a set, such as {"text", "label"}
+
+checks.check_trained_parts(trained_parts)
+
+# %% tags=["solution"]
+trained_parts = {"encoder", "L_in", "L_out", "head"}
+
+checks.check_trained_parts(trained_parts)
+
+# %% [markdown]
+# **Exercise 00.2.** Name the second layer from the end of `smollm2-135m`.
+
+# %% tags=["exercise"]
+spec = ...  # a string
+
+checks.check_spec(spec)
+
+# %% tags=["solution"]
+spec = "smollm2-135m[-2]"
+
+checks.check_spec(spec)
+
+# %% [markdown]
+# ## What this does not show
+#
+# - The recorded demo is one small encoder, one small language model in 4-bit weights, and short English sentences. The
+#   paper used larger ones.
+# - Nothing here was trained: chapter 05 does that.
+#
+# ## Quiz
+
+# %%
+checks.quiz("00")
+
+# %% [markdown]
+# ## Summary
+#
+# - PiFi is encoder, $W_{in}$, one frozen layer, $W_{out}$, head; everything but the layer is trained.
+# - `pp.extract`, `pp.load_task`, `pp.plug_in` make the model.
+# - A gain counts when its interval leaves out zero and the random layer does not have it too.
+#
+# **Words:** [encoder](../book/glossary.md#encoder) · [frozen layer](../book/glossary.md#frozen-layer) ·
+# [control](../book/glossary.md#control) · [wiring](../book/glossary.md#wiring) ·
+# [interval](../book/glossary.md#interval)
+#
+# **Next:** [01 What a transformer layer does](01_what_a_layer_does.ipynb)

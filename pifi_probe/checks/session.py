@@ -1,0 +1,167 @@
+"""The first cell of every notebook: seeds, one thread, quiet libraries, and the embedded models at hand."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pifi_probe import assets
+from pifi_probe.errors import AssetError, PifiProbeError
+
+__all__ = ["Session", "quiz", "recorded", "start"]
+
+ASSETS = ("minilm-l6", "smollm2-135m", "movie-reviews")
+QUIZZES = Path(__file__).parent / "quizzes"
+QUIZ_COLOURS = {  # each has a contrast of at least 4.5 to what lies under or over it
+    "--jq-multiple-choice-bg": "#004a75",
+    "--jq-mc-button-bg": "#fafafa",
+    "--jq-mc-button-border": "#767676",
+    "--jq-mc-button-inset-shadow": "#555555",
+    "--jq-incorrect-color": "#b00020",
+    "--jq-correct-color": "#006b3c",
+    "--jq-text-color": "#fafafa",
+}
+
+
+@dataclass(frozen=True)
+class Session:
+    """How a notebook runs.
+
+    Parameters
+    ----------
+    notebook : str
+        Its number.
+    seed : int
+        Of Python, numpy and torch.
+    fast : bool
+        True unless ``PIFI_PROBE_FAST=0``: sizes that finish in seconds; False: the sizes of the recorded studies.
+    device : str
+        Where tensors live: ``"cpu"`` when fast, so that everybody sees the same numbers.
+    """
+
+    notebook: str
+    seed: int
+    fast: bool
+    device: str
+
+    def __repr__(self) -> str:
+        size = "fast sizes" if self.fast else "full sizes"
+        return f"Notebook {self.notebook}: seed {self.seed}, device {self.device}, {size}, embedded models found"
+
+
+def start(notebook: str, *, seed: int = 0, needs: tuple[str, ...] = ASSETS) -> Session:
+    """Make a notebook reproducible and see that its models and texts are here.
+
+    Parameters
+    ----------
+    notebook : str
+        Its number, such as ``"03"``.
+    seed : int
+        Of Python, numpy and torch.
+    needs : tuple of str
+        Embedded assets the notebook reads. Missing ones are fetched once, unless ``PIFI_PROBE_OFFLINE=1``.
+
+    Returns
+    -------
+    Session
+
+    Raises
+    ------
+    AssetError
+        If an asset is not here and cannot be fetched; the message says how to pull it.
+    """
+    _quiet()
+    fast = os.environ.get("PIFI_PROBE_FAST", "1") != "0"
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if fast:
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(True)
+    for name in needs:
+        _at_hand(name)
+    device = "cpu" if fast or not torch.cuda.is_available() else "cuda"
+    return Session(notebook, seed, fast, device)
+
+
+def _quiet() -> None:
+    """Show no bars and no warnings of other libraries, and figures in the notebook."""
+    from IPython import get_ipython
+    from transformers.utils.logging import disable_progress_bar
+
+    os.environ["TQDM_DISABLE"] = "1"
+    disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if shell := get_ipython():
+        shell.run_line_magic("matplotlib", "inline")
+
+
+def _at_hand(name: str) -> None:
+    """Find or fetch an asset, or say how to pull it."""
+    if os.environ.get("PIFI_PROBE_OFFLINE") == "1" and not _is_here(name):
+        raise AssetError(
+            f"{name!r} is not on this machine, and PIFI_PROBE_OFFLINE=1 forbids fetching it",
+            where="the first cell",
+            next=f"run `pifi-probe assets pull {name}` once, then run this cell again",
+        )
+    assets.path(name)
+
+
+def _is_here(name: str) -> bool:
+    return any(status.cached and name in (status.asset.name, *status.asset.aliases) for status in assets.list_assets())
+
+
+def quiz(number: str) -> Any:
+    """Show the quiz of a notebook: a few questions, each wrong answer with what is wrong about it.
+
+    Parameters
+    ----------
+    number : str
+        Of the notebook; the questions are ``pifi_probe/checks/quizzes/NUMBER.json``.
+
+    Raises
+    ------
+    PifiProbeError
+        If there is no such quiz.
+    """
+    file = QUIZZES / f"{number}.json"
+    if not file.is_file():
+        raise PifiProbeError(
+            f"there is no quiz {number!r}", where=str(QUIZZES.name), next="name a notebook, as in '03'"
+        )
+    from jupyterquiz import display_quiz
+
+    return display_quiz(str(file), shuffle_answers=False, border_radius=6, colors=QUIZ_COLOURS)
+
+
+def recorded(name: str) -> Path:
+    """Return the path of a recorded result, for example ``"book/_studies/probes/tweets-plug-in.csv"``.
+
+    Parameters
+    ----------
+    name : str
+        Path inside of the repository, which is looked for upwards from the current folder.
+
+    Raises
+    ------
+    PifiProbeError
+        If the repository or the file is not here.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "pyproject.toml").is_file() and (file := folder / name).exists():
+            return file
+    raise PifiProbeError(
+        f"the recorded result {name!r} is not here",
+        where=str(here),
+        next="run the notebook inside of a clone of the repository",
+    )

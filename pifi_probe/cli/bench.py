@@ -1,0 +1,67 @@
+"""``bench``: what the block costs beside its rivals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pifi_probe.cli.output import Json, console, print_json
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the command."""
+    app.command("bench", epilog="Example: pifi-probe bench --layer 'smollm2-135m[-1]' -o bench")(bench)
+
+
+def bench(
+    task: str = typer.Option("movie-reviews", help="Embedded or named task."),
+    slm: str = typer.Option("minilm-l6", help="The small language model."),
+    layer: str = typer.Option("smollm2-135m[-1]", help="MODEL[i]."),
+    wiring: str = typer.Option("paper", help="paper or matched."),
+    batches: list[int] = typer.Option([1, 8, 32], "--batch", help="Texts at once; may be repeated."),
+    lengths: list[int] = typer.Option([32, 128, 512], "--length", help="Tokens of a text; may be repeated."),
+    rounds: int = typer.Option(10, help="Measurements of every arm, after a warm-up."),
+    seconds: float = typer.Option(60.0, help="At most so many for the rounds of one shape."),
+    precision: str = typer.Option("float32", help="float32 or bf16."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
+    out: Path = typer.Option(None, "--out", "-o", help="Folder for benchmark.json and benchmark.html."),
+    as_json: bool = Json,
+) -> None:
+    """Measure time, memory, MACs and bytes of PiFi beside vanilla, folded, LoRA, IA3, a trained layer and an MLP."""
+    import pifi_probe as pp
+
+    data = pp.load_task(task)
+    model = pp.plug_in(slm, layer, task=data, wiring=wiring)
+    recipe = pp.Recipe(precision=precision, device=device)
+    found = pp.benchmark(model, data, recipe, batches=batches, lengths=lengths, rounds=rounds, most_seconds=seconds)
+    if out is not None:
+        _write(found, out)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    terminal = console()
+    terminal.print(found.to_rich())
+    for part, why in found.left_out.items():
+        terminal.print(f"left out: {part}: {why}")
+    if out is not None:
+        terminal.print(f"report: {out / 'benchmark.html'}")
+
+
+def _write(found: Any, out: Path) -> None:
+    from pifi_probe.reporting.html import report
+
+    found.to_json(out / "benchmark.json")
+    left_out = "\n".join(f"left out: {part}: {why}" for part, why in found.left_out.items())
+    sections: Any = [
+        {
+            "title": "Above vanilla",
+            "figure": found.figure(),
+            "alt": "What each arm costs above vanilla in percent: training step, training memory, inference.",
+        },
+        {"title": "Every number", "text": left_out, "table": found.frame},
+    ]
+    report(f"Cost of {found.model}", sections, out / "benchmark.html", found.provenance)

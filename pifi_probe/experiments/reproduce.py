@@ -1,0 +1,161 @@
+"""`reproduce`: an experiment of the paper by its name, and what it says here beside what the paper reports."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pifi_probe.errors import PlugInError
+from pifi_probe.experiments.extras import EXTRAS, Context, keep_forgetting
+from pifi_probe.experiments.findings import Finding, finding_of
+from pifi_probe.experiments.plan import Experiment, Scale, load_experiment
+from pifi_probe.experiments.runner import Runs, run_blocks
+from pifi_probe.experiments.summary import HEADINGS, cells, write_page, write_summary
+from pifi_probe.files import write_json
+from pifi_probe.provenance import collect
+from pifi_probe.training import Comparison, RunResult, compare
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Reproduction", "reproduce"]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What an experiment found.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    scale : str
+    findings : tuple of Finding
+        One for each claim that this scale is about.
+    comparisons : dict of str to Comparison
+        By block: every arm against vanilla.
+    extras : dict of str to list of dict
+        Tables of what was measured beside the runs.
+    runs : Runs
+    folder : Path
+        With one JSON a run, ``summary.json``, ``summary.md`` and ``summary.html``.
+    """
+
+    experiment: Experiment
+    scale: str
+    findings: tuple[Finding, ...]
+    comparisons: dict[str, Comparison]
+    extras: dict[str, list[dict[str, Any]]]
+    runs: Runs
+    folder: Path
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per claim: what the paper reports, what was measured with its interval, and the verdict."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(finding) for finding in self.findings])
+
+    @property
+    def stands_for(self) -> str:
+        """What a result at this scale says, and what it does not."""
+        return self.experiment.scale(self.scale).stands_for
+
+    def __str__(self) -> str:
+        return "\n".join(f"{finding.says}: {finding.verdict}" for finding in self.findings)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
+        rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in cells(finding)) for finding in self.findings)
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        caption = html.escape(f"{self.experiment.title} ({self.scale}) {self.stands_for}")
+        return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+
+
+def reproduce(
+    name: str,
+    scale: str = "small",
+    *,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    on_run: Callable[[int, int, RunResult], None] | None = None,
+) -> Reproduction:
+    """Run an experiment of the paper, or go on with one, and set what it says beside what the paper reports.
+
+    Parameters
+    ----------
+    name : str
+        One of `pifi_probe.experiments.plan.experiments`, such as ``"layer-position"``, or a ``.yaml`` file.
+    scale : {"small", "paper"}
+        ``"small"``: minutes to hours on the embedded models and texts. ``"paper"``: the paper's own models and
+        tasks from the hub, which need a GPU and access to gated models.
+    out : str or Path, optional
+        Folder for results, ``runs/NAME-SCALE`` when none is given; finished runs in it are not run again.
+    data : str or Path, optional
+        Folder of own data, for parts that need a file; they are left out without it.
+    on_run : callable, optional
+        Called with the number of finished runs, the number of all, and the run's result.
+
+    Returns
+    -------
+    Reproduction
+
+    Raises
+    ------
+    RecipeError
+        If there is no such experiment or scale, the folder holds other runs, or no part can be run.
+
+    Examples
+    --------
+    >>> pp.reproduce("layer-position", scale="small").frame  # doctest: +SKIP
+    """
+    experiment = load_experiment(name)
+    size = experiment.scale(scale)
+    folder = Path(out) if out is not None else Path("runs") / f"{experiment.name}-{scale}"
+    after = keep_forgetting if "forgetting" in experiment.extras else None
+    runs = run_blocks(experiment, size, folder, data=None if data is None else Path(data), on_run=on_run, after=after)
+    context = Context(experiment, size, runs, folder)
+    found = Reproduction(
+        experiment=experiment,
+        scale=scale,
+        findings=tuple(finding_of(claim, runs) for claim in experiment.claims_at(size)),
+        comparisons=_comparisons(runs),
+        extras={extra: EXTRAS[extra](context) for extra in experiment.extras},
+        runs=runs,
+        folder=folder,
+    )
+    _write(found, size)
+    return found
+
+
+def _comparisons(runs: Runs) -> dict[str, Comparison]:
+    """Compare the arms of each block that has the encoder alone among them."""
+    comparisons = {}
+    for block, arms in runs.results.items():
+        try:
+            comparisons[block] = compare([run for own in arms.values() for run in own])
+        except PlugInError:
+            continue  # no vanilla arm: the claims compare its arms
+    return comparisons
+
+
+def _write(found: Reproduction, scale: Scale) -> None:
+    runs = [run for arms in found.runs.results.values() for own in arms.values() for run in own]
+    record = {
+        "experiment": found.experiment.name,
+        "title": found.experiment.title,
+        "scale": found.scale,
+        "stands_for": scale.stands_for,
+        "settings": {"seeds": scale.seeds, "layers": dict(scale.layers), "recipe": dict(scale.recipe)},
+        "findings": [asdict(finding) for finding in found.findings],
+        "extras": found.extras,
+        "left_out": found.runs.skipped,
+        "comparisons": {block: comparison.to_dict() for block, comparison in found.comparisons.items()},
+        "seconds": sum(sum(run.seconds.values()) for run in runs),
+        "provenance": collect(),
+    }
+    write_json(found.folder / "summary.json", record)
+    write_summary(found.folder / "summary.md", record, found.findings)
+    write_page(found.folder / "summary.html", record, found.findings, found.comparisons)

@@ -1,0 +1,110 @@
+"""What an experiment found, as a Markdown page and as an HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pifi_probe.experiments.findings import Finding
+from pifi_probe.files import write_text
+from pifi_probe.reporting import plots
+from pifi_probe.reporting.html import Section, report
+from pifi_probe.training import Comparison
+from pifi_probe.training.comparison import HEADINGS as COMPARED
+
+__all__ = ["HEADINGS", "cells", "write_page", "write_summary"]
+
+HEADINGS = ("claim", "paper", "measured here", "verdict", "source")
+_LIMITS = (
+    "A difference whose interval holds zero is no difference shown, in either direction. The verdict is about the "
+    "scale above; it neither confirms nor refutes the paper's own experiment."
+)
+
+
+def cells(finding: Finding) -> tuple[str, ...]:
+    """Return a finding as text, one cell for each of `HEADINGS`."""
+    measured = "not measured"
+    if finding.measured is not None:
+        measured = f"{finding.measured:+.2f} [{finding.low:+.2f}, {finding.high:+.2f}] {finding.unit}"
+    paper = "no number" if finding.paper is None else f"{finding.paper:+.2f} points"
+    return (finding.says, paper, measured, finding.verdict, finding.source or "not in the paper")
+
+
+def write_summary(path: Path, record: Mapping[str, Any], findings: Sequence[Finding]) -> None:
+    """Write the Markdown page.
+
+    Parameters
+    ----------
+    path : Path
+    record : mapping
+        As in ``summary.json``.
+    findings : sequence of Finding
+    """
+    parts = [f"# {record['title']}", f"Scale: {record['scale']}. {record['stands_for']}"]
+    parts.append(_markdown(HEADINGS, [cells(finding) for finding in findings]))
+    parts += [f"Left out: {name}: {why}" for name, why in record["left_out"].items()]
+    for title, rows in record["extras"].items():
+        parts.append(f"## {title.capitalize()}")
+        frame = pd.DataFrame(rows)
+        text = [[_text(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+        parts.append(_markdown([str(name) for name in frame], text))
+    write_text(path, "\n\n".join([*parts, _LIMITS]) + "\n")
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _text(value: Any) -> str:
+    if value is None or value != value:  # NaN
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def write_page(
+    path: Path, record: Mapping[str, Any], findings: Sequence[Finding], comparisons: Mapping[str, Comparison]
+) -> None:
+    """Write the HTML page: claims with a plot, further tables, and every arm of every block.
+
+    Parameters
+    ----------
+    path : Path
+    record : mapping
+        As in ``summary.json``.
+    findings : sequence of Finding
+    comparisons : mapping of str to Comparison
+        By block.
+    """
+    claims: Section = {
+        "title": "Claims",
+        "text": record["stands_for"],
+        "table": pd.DataFrame([cells(finding) for finding in findings], columns=list(HEADINGS)),
+    }
+    points = [one for one in findings if one.measured is not None and one.unit == "points"]
+    if points:
+        frame = pd.DataFrame(
+            [{"arm": one.says, "mean": one.measured, "low": one.low, "high": one.high} for one in points]
+        )
+        claims["figure"] = plots.forest(frame, value_label="difference (points)")
+        claims["alt"] = "The measured difference of every claim in points, with its interval."
+    left_out = "\n".join(f"{name}: {why}" for name, why in record["left_out"].items())
+    tables: list[Section] = [
+        {"title": title.capitalize(), "table": pd.DataFrame(rows)} for title, rows in record["extras"].items() if rows
+    ]
+    arms: list[Section] = [
+        {
+            "title": f"Every arm: {block}",
+            "text": comparison.size,
+            "table": pd.DataFrame([row.cells(comparison.metric) for row in comparison.rows], columns=list(COMPARED)),
+        }
+        for block, comparison in comparisons.items()
+    ]
+    rest: list[Section] = [{"title": "Left out", "text": left_out}] if left_out else []
+    limits: Section = {"title": "What this does not show", "text": _LIMITS}
+    shown = ("experiment", "scale", "settings", "seconds", "provenance")
+    provenance = {key: record[key] for key in shown}
+    report(record["title"], [claims, *tables, *arms, *rest, limits], path, provenance)

@@ -1,0 +1,109 @@
+"""The whole language model beside its layer: its loss on plain text, its own answers."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from pifi_probe.compat import quiet_transformers
+from pifi_probe.errors import PlugInError
+from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.extract import pick_device
+from pifi_probe.layers.families import family_of
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.shell import decoder_of
+from pifi_probe.layers.tokenizer import donor_tokenizer
+
+__all__ = ["WholeModel", "load_whole"]
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """A causal language model with its tokenizer.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    tokenizer : PreTrainedTokenizerBase
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @torch.no_grad()
+    def text_losses(self, texts: Sequence[str], max_length: int = 128) -> NDArray[np.float64]:
+        """Return the mean loss of each text's tokens given those before, in nats per token, shape (n,).
+
+        Texts of fewer than two tokens are left out.
+        """
+        losses = []
+        for text in texts:
+            ids = self._ids(text)[:, :max_length]  # (1, seq)
+            if ids.shape[1] > 1:
+                logits = self.model(input_ids=ids, use_cache=False).logits[0, :-1].float()  # (seq - 1, vocabulary)
+                losses.append(float(nn.functional.cross_entropy(logits, ids[0, 1:])))
+        return np.array(losses)
+
+    @torch.no_grad()
+    def choose(self, question: str, choices: Sequence[str], max_length: int = 1024) -> int:
+        """Return the choice whose letter the model finds most likely, asked without an example.
+
+        A prompt that is too long loses its start, which is the passage of the question.
+        """
+        lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+        if len(lines) != len(choices):
+            raise PlugInError(f"{len(choices)} choices have no letters", where="choices", next="give at most 26")
+        ids = self._ids("\n".join([question, *lines, "Answer:"]))[:, -max_length:]
+        logits = self.model(input_ids=ids, use_cache=False).logits[0, -1]  # (vocabulary,)
+        letters = [self._ids(f" {letter}")[0, -1] for letter in LETTERS[: len(choices)]]
+        return int(torch.stack([logits[letter] for letter in letters]).argmax())
+
+    @contextlib.contextmanager
+    def with_layer(self, layer: FrozenLayer) -> Iterator[None]:
+        """Put a layer's weights into its place for a while."""
+        family = family_of(layer.config)
+        own = getattr(decoder_of(self.model.base_model, family), family.layers)[layer.card.index]
+        kept = copy.deepcopy(own.state_dict())
+        try:
+            own.load_state_dict(layer.block.state_dict())
+            yield
+        finally:
+            own.load_state_dict(kept)
+
+    def _ids(self, text: str) -> torch.Tensor:
+        return self.tokenizer(text, return_tensors="pt")["input_ids"].to(self.model.device)
+
+
+def load_whole(name: str) -> WholeModel:
+    """Load a whole language model: in its stored type on a GPU, in float32 on the CPU.
+
+    Parameters
+    ----------
+    name : str
+        As in a layer's specification.
+
+    Raises
+    ------
+    ModelNotFoundError, CheckpointError, HubError, AssetError
+        As `pifi_probe.extract`.
+    """
+    checkpoint, device = open_checkpoint(name), pick_device("auto")
+    path = Path(checkpoint.identity)
+    source, options = (path.parent, {"gguf_file": path.name}) if checkpoint.format == "gguf" else (path, {})
+    if not path.exists():
+        source, options = Path(checkpoint.identity.partition("@")[0]), {"revision": str(checkpoint.revision)}
+    dtype = torch.float32 if device.type == "cpu" or checkpoint.format == "gguf" else "auto"
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(source.as_posix(), dtype=dtype, **options)
+    return WholeModel(model.to(device).eval(), donor_tokenizer(checkpoint))

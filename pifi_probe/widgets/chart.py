@@ -1,0 +1,55 @@
+"""`SearchChart`: the picture of a search, with its table and cards, drawn in the browser by ``chart.js``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from pifi_probe.widgets.rows import Row
+
+__all__ = ["METRICS", "VIEWS", "SearchChart"]
+
+VIEWS = ("depth", "rungs", "regret", "pareto")
+METRICS = ("nll", "accuracy")
+_HERE = Path(__file__).parent
+
+
+class SearchChart(anywidget.AnyWidget):
+    """Shows trials, and lets one be selected.
+
+    While a search runs, new trials come as messages; a view that opens later asks for all of them. When it has ended
+    they are in `rows`, so that a saved notebook and a static page show them without Python.
+
+    Attributes
+    ----------
+    rows : list of dict
+        See `pifi_probe.widgets.rows.row_of`.
+    facts, summary : dict
+        State of the search; what was concluded.
+    selected : int or None
+        Number of the selected trial.
+    view : {"depth", "rungs", "regret", "pareto"}
+    metric : {"nll", "accuracy"}
+    """
+
+    _esm = _HERE / "chart.js"
+    _css = _HERE / "chart.css"
+    rows: Any = traitlets.List().tag(sync=True)
+    facts = traitlets.Dict().tag(sync=True)
+    summary = traitlets.Dict().tag(sync=True)
+    selected = traitlets.Int(None, allow_none=True).tag(sync=True)
+    view = traitlets.Enum(VIEWS, "depth").tag(sync=True)
+    metric = traitlets.Enum(METRICS, "nll").tag(sync=True)
+
+    def tell(self, rows: list[Row]) -> None:
+        """Send new or changed trials to all open views."""
+        self.send({"kind": "rows", "rows": rows})
+
+    def __repr__(self) -> str:
+        return f"SearchChart({len(self.rows)} trials, {self.view})"
+
+    def _repr_keys(self) -> Any:
+        return iter(())

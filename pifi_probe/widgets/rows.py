@@ -1,0 +1,127 @@
+"""What the chart is told: trials and results as values that JSON can hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pifi_probe.selection.result import Belief, SearchResult
+from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
+from pifi_probe.selection.store import SELECT
+from pifi_probe.selection.trials import Outcome, Trial
+
+__all__ = ["Row", "best_set", "row_of", "summary_of"]
+
+Row = dict[str, Any]
+SURE = 0.95  # probability that the shaded set holds the best layer
+
+
+def row_of(trial: Trial, phase: str, space: Space) -> Row:
+    """Return a trial as one row; what is not known is None.
+
+    Parameters
+    ----------
+    trial : Trial
+    phase : {"select", "confirm"}
+    space : Space
+    """
+    outcome = trial.outcome or Outcome(math.nan)
+    candidate = trial.candidate
+    return {
+        "n": trial.number,
+        "label": candidate.label,
+        "kind": candidate.control or ("one-shot" if candidate.design == ONE_SHOT else candidate.design),
+        "control": candidate.control is not None,
+        "x": _place(candidate, space),
+        "model": candidate.layers[0].rpartition("[")[0] if candidate.layers else "",
+        "rung": trial.rung,
+        "seed": trial.seed,
+        "phase": phase,
+        "state": trial.state,
+        "value": _known(outcome.value),
+        "accuracy": _known(outcome.accuracy),
+        "cost": outcome.cost,
+        "seconds": _known(outcome.seconds),
+        "latency": _known(outcome.latency),
+        "bytes": outcome.bytes,
+        "why": trial.why,
+        "message": outcome.message,
+        "facts": _facts(outcome.result or {}),
+    }
+
+
+def _place(candidate: Candidate, space: Space) -> float | None:
+    """Return where a candidate stands on the axis: the mean index of its layers."""
+    indices = [int(layer.rpartition("[")[2][:-1]) for layer in candidate.layers]
+    if not indices or candidate.design == ONE_SHOT:
+        return None
+    return sum(indices) / len(indices)
+
+
+def _facts(result: Mapping[str, Any]) -> Row:
+    """Return what the detail card shows of a run: recipe, curve and memory, as far as they were recorded."""
+    found: Row = {}
+    if result.get("recipe"):
+        found["recipe"] = {name: str(value) for name, value in dict(result["recipe"]).items()}
+    if result.get("epochs"):
+        found["curve"] = [_known(epoch.get("nll")) for epoch in result["epochs"]]
+    memory = (result.get("peak_memory") or {}).get("rss_bytes")
+    return found | ({"memory": memory} if memory else {})
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def summary_of(result: SearchResult | None, space: Space) -> Row:
+    """Return what is believed and chosen so far.
+
+    Parameters
+    ----------
+    result : SearchResult or None
+        None before the first trial is complete.
+    space : Space
+    """
+    found: Row = {"models": [list(model) for model in space.models], "verdict": "", "posterior": [], "chosen": ""}
+    if result is None:
+        return found
+    held = best_set(result.posterior)
+    posterior = [
+        {
+            "label": belief.label,
+            "model": belief.label.rpartition("[")[0],
+            "x": int(belief.label.rpartition("[")[2][:-1]),
+            "mean": _known(belief.mean),
+            "sd": _known(belief.sd),
+            "p": _known(belief.p_best),
+            "best": belief.label in held,
+        }
+        for belief in result.posterior
+    ]
+    gains = [{"control": gain.control, "words": gain.words} for gain in result.gains]
+    return found | {
+        "verdict": result.verdict,
+        "chosen": result.chosen.label,
+        "rung": result.rung,
+        "posterior": posterior,
+        "regret": result.expected_regret,
+        "gains": gains,
+    }
+
+
+def best_set(posterior: Iterable[Belief], sure: float = SURE) -> set[str]:
+    """Return the fewest layers that hold the best one with probability `sure`."""
+    found: set[str] = set()
+    total = 0.0
+    for belief in sorted(posterior, key=lambda one: -one.p_best):
+        if total >= sure:
+            break
+        found.add(belief.label)
+        total += belief.p_best
+    return found
+
+
+def phase_of(name: str) -> str:
+    """Return the phase in words."""
+    return "selecting" if name == SELECT else "confirming the choice on fresh seeds"

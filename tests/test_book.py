@@ -1,0 +1,152 @@
+"""The book's pages: each is there, says what is recorded, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+from pifi_probe import errors
+from pifi_probe.reporting.block import pifi_block
+
+ROOT = Path(__file__).parent.parent
+BOOK = ROOT / "book"
+HTML = BOOK / "_build" / "html"
+
+
+def load(name: str) -> ModuleType:
+    """Return a script of the book as a module."""
+    spec = importlib.util.spec_from_file_location(name, BOOK / "_scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pages() -> list[str]:
+    """Return the pages that the table of contents names, without ending."""
+    toc = yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))
+    found = [toc["root"]]
+    entries = [entry for part in toc["parts"] for entry in part["chapters"]]
+    for entry in entries:
+        found.append(entry["file"])
+        for section in entry.get("sections", []):
+            globbed = sorted(ROOT.glob(section.get("glob", "") + ".md")) if "glob" in section else []
+            found += [file.relative_to(ROOT).with_suffix("").as_posix() for file in globbed] or [section["file"]]
+    return found
+
+
+def test_every_page_exists_once_and_has_one_title() -> None:
+    assert len(pages()) == len(set(pages())) > 40
+    for page in pages():
+        files = [ROOT / f"{page}{ending}" for ending in (".md", ".ipynb")]
+        assert any(file.exists() for file in files), page
+        if files[0].exists():
+            text = re.sub(r"```.*?```", "", files[0].read_text(encoding="utf-8"), flags=re.DOTALL)
+            assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1, page
+
+
+def test_every_notebook_and_every_page_is_in_the_table_of_contents() -> None:
+    written = {file.relative_to(ROOT).with_suffix("").as_posix() for file in (ROOT / "notebooks").glob("*.ipynb")}
+    written |= {
+        file.relative_to(ROOT).with_suffix("").as_posix()
+        for file in BOOK.rglob("*.md")
+        if not any(part.startswith("_") for part in file.relative_to(BOOK).parts)
+    }
+    assert written == set(pages())
+
+
+def test_every_public_error_has_a_page_with_wrong_and_right_code() -> None:
+    for name in errors.__all__:
+        text = (BOOK / "errors" / f"{name}.md").read_text(encoding="utf-8")
+        assert text.startswith(f"# {name}\n") and "Wrong:" in text and "Right:" in text
+        assert f"[{name}]({name}.md)" in (BOOK / "errors" / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_landing_page_shows_the_one_picture_of_the_block() -> None:
+    shown = (BOOK / "_theme" / "pifi-block.html").read_text(encoding="utf-8")
+    assert shown == f'<div class="pifi-hero">{pifi_block("layer").svg()}</div>\n'
+    assert "_theme/pifi-block.html" in (BOOK / "intro.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_results_are_the_recorded_ones() -> None:
+    results = load("results")
+    assert results.page() == results.PAGE.read_text(encoding="utf-8"), "run python book/_scripts/results.py"
+
+
+def test_scripts_from_elsewhere_are_pinned_by_version_and_sha512() -> None:
+    vendor = load("vendor")
+    for package in (*vendor.PACKAGES, vendor.AXE):
+        assert re.fullmatch(r"\d+\.\d+\.\d+", package.version) and len(package.sha512) == 88
+    assert "/book/_vendor/" in (ROOT / ".gitignore").read_text(encoding="utf-8")
+
+
+def test_a_tampered_script_is_refused_and_a_missing_npm_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vendor = load("vendor")
+    monkeypatch.setattr(vendor, "cache_root", lambda: tmp_path)
+    monkeypatch.setattr(vendor.shutil, "which", lambda name: None)
+    assert vendor.fetch() is False
+    assert "npm is not installed" in capsys.readouterr().err
+    tarball = tmp_path / "npm" / vendor.AXE.tarball
+    tarball.write_bytes(b"tampered")
+    assert not vendor._is_right(vendor.AXE, tarball)
+    assert vendor.fetch((vendor.AXE,)) is False
+
+
+def test_without_vendored_scripts_the_configuration_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load("vendor")
+    build = load("build")
+    monkeypatch.setattr(build, "BUILD", tmp_path)
+    settings = yaml.safe_load(build.config(vendored=False).read_text(encoding="utf-8"))["sphinx"]["config"]
+    assert not {"nb_ipywidgets_js", "mathjax_path", "html_extra_path"} & set(settings)
+    assert settings["html_static_path"] == ["book/_theme"]
+    assert build.config(vendored=True) == BOOK / "_config.yml"
+
+
+class _Page(HTMLParser):
+    """Titles of the article (the print version repeats one), anchors, links and pictures of a built page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.titles, self.anchors, self.links, self.bare_images = (
+            text.partition('<article class="bd-article"')[2].count("<h1>"),
+            {""},
+            [],
+            [],
+        )
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.anchors |= {values[name] for name in ("id", "name") if name in values}
+        self.links += [values[name] for name in ("href", "src") if name in values]
+        if tag == "img" and not values.get("alt"):
+            self.bare_images.append(values.get("src", ""))
+
+
+@pytest.mark.slow
+def test_built_pages_have_one_title_alt_texts_and_links_that_lead_somewhere(built_book: Path) -> None:
+    parsed = {file.resolve(): _Page(file.read_text(encoding="utf-8")) for file in built_book.rglob("*.html")}
+    broken = []
+    for page in pages():
+        file = (built_book / f"{page}.html").resolve()
+        assert parsed[file].titles == 1, page
+        assert not parsed[file].bare_images, page
+        for link in parsed[file].links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (file.parent / unquote(parts.path)).resolve() if parts.path else file
+            if not target.exists() or (target in parsed and unquote(parts.fragment) not in parsed[target].anchors):
+                broken.append(f"{page}: {link}")
+    assert not broken

@@ -1,0 +1,124 @@
+"""Every page of the book in a real browser: no error, no request elsewhere, both themes, a narrow screen, axe."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_book import BOOK, load, pages
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
+]
+
+
+THEME = "Identifier 'THEBE_JS_URL' has already been declared"  # said by every page of this theme; harmless
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(built_book: Path) -> Iterator[str]:
+    """The address of the built book."""
+    if not (BOOK / "_vendor" / "vendor" / "embed-amd.js").is_file():
+        pytest.skip("the book was built without vendored JavaScript: npm is not installed")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(built_book)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The source of axe-core."""
+    vendor = load("vendor")
+    if not vendor.fetch((vendor.AXE,)):
+        pytest.skip("axe-core cannot be fetched: npm is not installed")
+    return (BOOK / "_build" / "axe.min.js").read_text(encoding="utf-8")
+
+
+class _Visit:
+    """One page in one theme and width, and what went wrong while it loaded."""
+
+    def __init__(self, browser: Any, address: str, theme: str, width: int = 1200) -> None:
+        self.problems: list[str] = []
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+        self.context.add_init_script(
+            f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')"
+        )
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self._note(message.type == "error", f"console: {message.text}"))
+        self.page.on("pageerror", lambda error: self._note(THEME not in str(error), f"error: {error}"))
+        self.page.on("response", lambda answer: self._note(answer.status >= 400, f"{answer.status}: {answer.url}"))
+        own = address.split("/", 3)[2]
+        self.page.on(
+            "request",
+            lambda request: self._note(
+                not request.url.startswith(("data:", "blob:")) and own not in request.url, f"outside: {request.url}"
+            ),
+        )
+        self.page.goto(address, wait_until="networkidle")
+
+    def _note(self, wrong: bool, what: str) -> None:
+        if wrong:
+            self.problems.append(what)
+
+    def __enter__(self) -> _Visit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+
+@pytest.mark.parametrize("page", pages())
+def test_a_page_is_sound_in_both_themes(page: str, site: str, browser: Any, axe: str) -> None:
+    for theme in ("light", "dark"):
+        with _Visit(browser, f"{site}/{page}.html", theme) as visit:
+            assert visit.page.evaluate("document.documentElement.dataset.theme") == theme
+            assert not visit.problems
+            assert visit.page.locator(".output.traceback, .problematic").count() == 0
+            visit.page.evaluate(axe)
+            found = visit.page.evaluate("axe.run()")["violations"]
+            serious = [
+                (violation["id"], [node["html"][:120] for node in violation["nodes"]][:3])
+                for violation in found
+                if violation["impact"] in ("serious", "critical")
+            ]
+            assert not serious, f"{theme}: {serious}"
+
+
+@pytest.mark.parametrize("page", ["book/intro", "book/results", "notebooks/03_pifi_from_scratch"])
+def test_a_page_fits_a_narrow_screen(page: str, site: str, browser: Any) -> None:
+    with _Visit(browser, f"{site}/{page}.html", "light", width=400) as visit:
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 401
+
+
+def test_a_quiz_answers_without_python(site: str, browser: Any) -> None:
+    with _Visit(browser, f"{site}/notebooks/03_pifi_from_scratch.html", "light") as visit:
+        visit.page.get_by_text("(768, 4096)", exact=True).first.click()
+        assert visit.page.get_by_text("That would map 4096 numbers to 768").first.is_visible()

@@ -1,0 +1,149 @@
+"""The checks of the exercises: an untouched stub is no failure, and a wrong answer gets its likely mistake named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pifi_probe import checks
+from pifi_probe.errors import PifiProbeError
+
+
+def _stub(*_: Any) -> Any:
+    return ...
+
+
+def _breaks(*_: Any) -> Any:
+    raise ValueError("shapes do not fit")
+
+
+FUNCTIONS = [
+    checks.check_rms_norm,
+    checks.check_causal_weights,
+    checks.check_gated_mlp,
+    checks.check_index_from_end,
+    checks.check_layer_share,
+    checks.check_projections,
+    checks.check_pifi_forward,
+    checks.check_freeze,
+    checks.check_one_token_attention,
+    checks.check_group_sum,
+]
+each_check = pytest.mark.parametrize("check", FUNCTIONS, ids=lambda check: check.__name__)
+
+
+@each_check
+def test_an_untouched_stub_says_so_and_does_not_raise(check: Any) -> None:
+    report = check(_stub)
+    assert report.status == "not attempted" and "not attempted yet" in repr(report)
+
+
+@each_check
+def test_an_answer_that_raises_is_reported_not_raised(check: Any) -> None:
+    report = check(_breaks)
+    assert report.status == "wrong" and "ValueError: shapes do not fit" in repr(report)
+
+
+@each_check
+def test_an_answer_without_return_is_named(check: Any) -> None:
+    assert "without a return" in check(lambda *_: None).message
+
+
+def _future(scores: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(scores, dtype=torch.bool).triu(1)
+
+
+MISTAKES = [
+    (
+        checks.check_rms_norm,
+        lambda x, g, e: x / (x.square().mean(-1, keepdim=True).sqrt() + e) * g,
+        "inside of the root",
+    ),
+    (checks.check_rms_norm, lambda x, g, e: F.layer_norm(x, (8,), g, eps=e), "LayerNorm"),
+    (checks.check_rms_norm, lambda x, g, e: x * (x.square().mean(-1, keepdim=True) + e).rsqrt(), "gain is missing"),
+    (checks.check_causal_weights, lambda s: s.softmax(-1), "No mask"),
+    (checks.check_causal_weights, lambda s: s.softmax(-1).masked_fill(_future(s), 0), "before the softmax"),
+    (checks.check_causal_weights, lambda s: s.masked_fill(_future(s), -torch.inf).softmax(-2), "Wrong axis"),
+    (checks.check_gated_mlp, lambda x, g, u, d: (F.gelu(x @ g.T) * (x @ u.T)) @ d.T, "not GELU"),
+    (checks.check_gated_mlp, lambda x, g, u, d: ((x @ g.T) * F.silu(x @ u.T)) @ d.T, "on the gate"),
+    (checks.check_index_from_end, lambda i, n: i if i >= 0 else n + i + 1, "not 30"),
+    (checks.check_index_from_end, lambda i, n: i % n, "raise IndexError"),
+    (checks.check_layer_share, lambda b, p: sum(v for k, v in b.items() if k.startswith(p)), "divide"),
+    (checks.check_layer_share, lambda b, p: sum(v for k, v in b.items() if k.startswith(p[:-1])) / 225, "keep the dot"),
+    (checks.check_projections, lambda s, d: (nn.Linear(d, s, bias=False), nn.Linear(s, d, bias=False)), "wrong way"),
+    (checks.check_projections, lambda s, d: (nn.Linear(s, d), nn.Linear(d, s)), "bias=False"),
+    (checks.check_pifi_forward, lambda h, a, layer, b: b(a(h)), "left out"),
+    (checks.check_pifi_forward, lambda h, a, layer, b: b(layer(a(h))), "sequence of one"),
+    (checks.check_pifi_forward, lambda h, a, layer, b: b(layer(a(h)[:, None])), "sequence axis"),
+    (checks.check_pifi_forward, lambda h, a, layer, b: b(layer(a(h).detach()[:, None]))[:, 0].detach(), "No gradient"),
+    (checks.check_freeze, lambda module: module.requires_grad_(False), "Dropout"),
+    (checks.check_freeze, lambda module: module.eval(), "still train"),
+    (
+        checks.check_one_token_attention,
+        lambda x, v, o, g, d: (x @ v.T).unflatten(-1, (-1, d)).repeat(1, g, 1).flatten(-2) @ o.T,
+        "repeat_interleave",
+    ),
+    (checks.check_group_sum, lambda o, g, d: o.unflatten(1, (-1, g, d)).mean(2).flatten(1), "mean"),
+    (checks.check_group_sum, lambda o, g, d: o, "must be"),
+]
+
+
+@pytest.mark.parametrize(("check", "answer", "named"), MISTAKES)
+def test_a_likely_mistake_is_named(check: Any, answer: Any, named: str) -> None:
+    report = check(answer)
+    assert report.status == "wrong" and named in report.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [({"layer", "head"}, "frozen"), ({"encoder"}, "missing"), ({"text"}, "no weights"), ({"brain"}, "no part")],
+)
+def test_mistakes_about_the_trained_parts_are_named(answer: set[str], named: str) -> None:
+    assert named in checks.check_trained_parts(answer).message
+    assert checks.check_trained_parts(...).status == "not attempted"
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        ("smollm2", "not a layer's name"),
+        ("smollm2-135m[-1]", "last layer"),
+        ("smollm2-135m[30]", "from 0"),
+        (3, "string"),
+    ],
+)
+def test_mistakes_about_a_layers_name_are_named(answer: Any, named: str) -> None:
+    assert named in checks.check_spec(answer).message
+    assert checks.check_spec("smollm2-135m[28]").passed
+
+
+def test_the_picture_says_in_words_what_it_shows_and_takes_the_pages_colour() -> None:
+    figure = checks.pifi_block("L_in")
+    assert figure.alt.endswith("Lit: L_in.") and f'aria-label="{figure.alt}"' in figure.svg()
+    assert "currentColor" in figure.svg() and "LLM layer (frozen)" in figure.alt
+    with pytest.raises(PifiProbeError, match="no part 'lin'"):
+        checks.pifi_block("lin")
+
+
+def test_a_missing_quiz_or_record_says_what_to_do(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PifiProbeError, match="no quiz '99'"):
+        checks.quiz("99")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PifiProbeError, match="clone of the repository"):
+        checks.recorded("benchmarks/results/demo-full.json")
+
+
+def test_missing_models_say_how_to_pull_them(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIFI_PROBE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIFI_PROBE_OFFLINE", "1")
+    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    try:
+        with pytest.raises(PifiProbeError, match="pifi-probe assets pull minilm-l6"):
+            checks.start("00")
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_num_threads(threads)

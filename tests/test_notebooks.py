@@ -1,0 +1,228 @@
+"""The notebooks: made from their sources, whole, honest, and with exercises that can be failed and passed.
+
+That the outputs are what the code prints is shown by nbval, in `make test`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).parent.parent
+IGNORE = "nbval-ignore-output"
+MOST_IGNORED = 0.15
+PARTS = (  # what every notebook holds, in this order
+    r"^# \d\d ",
+    r"\[Open in Colab\]",
+    r"\*\*You will show that\*\*",
+    r"\*\*After this notebook you can\*\*",
+    r"\| Minutes on a CPU \| Difficulty \| You need first \| Downloads \|",
+    r"^## 1\. ",
+    r"\*\*Why\.\*\*",
+    r"\$\$",
+    r"\*\*Predict\.\*\*",
+    r"\*\*Read\.\*\*",
+    r"^## Exercises",
+    r"^## What this does not show",
+    r"^## Quiz",
+    r"^## Summary",
+    r"\*\*Words:\*\* .*glossary\.md#",
+    r"\*\*Next:\*\*",
+)
+RESULT = re.compile(
+    r"\d+\.\d+ ?(%|points?|seconds|ms|MB|GB|million)|\d ?% ?(better|worse|more|less|accuracy)|\baccuracy of \d"
+)
+
+
+def _script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("notebooks_script", ROOT / "scripts" / "notebooks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+script = _script()
+SOURCES = script.sources()
+each_source = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+NOTEBOOKS = {source: nbformat.read(script.target(source), as_version=4) for source in SOURCES}
+
+
+def _code(book: NotebookNode, tag: str = "") -> list[NotebookNode]:
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    return [cell for cell in cells if not tag or tag in script.tags(cell)]
+
+
+def _said(cell: NotebookNode) -> str:
+    return "".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
+
+
+def test_there_are_sources() -> None:
+    assert [source.stem[:2] for source in SOURCES] == [f"{number:02d}" for number in range(len(SOURCES))]
+
+
+@each_source
+def test_a_notebook_is_not_stale(source: Path) -> None:
+    assert script.why_stale(source) == "", "run `make notebooks`"
+
+
+def test_changed_code_is_stale_and_changed_prose_is_not_run_again(tmp_path: Path) -> None:
+    book = script.build(SOURCES[0])
+    old = NOTEBOOKS[SOURCES[0]]
+    assert script.same_code(book, old)
+    book.cells[0].source += " More prose."
+    assert script.same_code(book, old)
+    next(cell for cell in book.cells if cell.cell_type == "code").source += "\nx = 1"
+    assert not script.same_code(book, old)
+
+
+@each_source
+def test_every_part_of_the_template_is_there_in_order(source: Path) -> None:
+    text = "\n".join(cell.source for cell in NOTEBOOKS[source].cells if cell.cell_type == "markdown")
+    at = 0
+    for part in PARTS:
+        found = re.compile(part, re.MULTILINE).search(text, at)
+        assert found, f"{part} is missing or out of order"
+        at = found.start()
+
+
+@each_source
+def test_the_first_cells_start_the_notebook_and_show_the_block(source: Path) -> None:
+    code = "\n".join(cell.source for cell in _code(NOTEBOOKS[source]))
+    assert f'checks.start("{source.stem[:2]}", seed=' in code
+    assert "checks.pifi_block(" in code and f'checks.quiz("{source.stem[:2]}")' in code
+
+
+@each_source
+def test_guesses_come_before_what_is_measured_and_checkpoints_hold(source: Path) -> None:
+    cells = NOTEBOOKS[source].cells
+    guesses = [place for place, cell in enumerate(cells) if "guess" in script.tags(cell)]
+    assert guesses
+    for place in guesses:
+        assert "**Predict.**" in cells[place - 1].source and cells[place].source.startswith("guess = None")
+        assert any("guess" in cell.source for cell in cells[place + 1 : place + 5]), "the guess is never compared"
+    checkpoints = [place for place, cell in enumerate(cells) if "**Checkpoint.**" in cell.source]
+    assert checkpoints
+    for place in checkpoints:
+        assert re.search(r"\bassert\b|except", cells[place + 1].source + cells[place + 2].source)
+
+
+@each_source
+def test_an_untouched_stub_is_not_attempted_and_the_solution_passes(source: Path) -> None:
+    stubs, solutions = _code(NOTEBOOKS[source], "exercise"), _code(NOTEBOOKS[source], "solution")
+    assert 2 <= len(stubs) == len(solutions) <= 5
+    for stub, solution in zip(stubs, solutions, strict=True):
+        assert _said(stub).endswith("not attempted yet")
+        assert _said(solution).endswith("passed")
+        assert _said(stub).split(":")[0] == _said(solution).split(":")[0]
+
+
+@each_source
+def test_stub_and_solution_differ_only_where_they_should(source: Path) -> None:
+    for stub, solution in zip(_code(NOTEBOOKS[source], "exercise"), _code(NOTEBOOKS[source], "solution"), strict=True):
+        assert _outline(stub.source) == _outline(solution.source)
+
+
+def _outline(code: str) -> list[str]:
+    """Return what stub and solution share: names, signatures, and the call of the check."""
+    outline = []
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.FunctionDef):
+            outline.append(f"{node.name}({ast.unparse(node.args)})")
+        elif isinstance(node, ast.Assign):
+            outline.append(ast.unparse(node.targets[0]))
+        else:
+            outline.append(ast.unparse(node))
+    return outline
+
+
+@each_source
+def test_later_cells_do_not_need_an_exercise(source: Path) -> None:
+    """The student copy runs through with nothing attempted."""
+    cells = _code(NOTEBOOKS[source])
+    answers = set()
+    for cell in cells:
+        tree = ast.parse(cell.source)
+        if "exercise" in script.tags(cell):
+            answers |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            answers |= {node.targets[0].id for node in tree.body if isinstance(node, ast.Assign)}  # type: ignore[attr-defined]
+        elif "solution" not in script.tags(cell):
+            used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+            assert not used & answers, f"needs {used & answers}"
+
+
+@each_source
+def test_the_student_copy_has_the_solutions_in_drop_downs_and_no_outputs(source: Path) -> None:
+    student = nbformat.read(script.student_target(source), as_version=4)
+    full = NOTEBOOKS[source]
+    for cell, whole in zip(student.cells, full.cells, strict=True):
+        if "solution" in script.tags(whole):
+            assert cell.cell_type == "markdown" and cell.source.startswith("<details><summary>Solution")
+            assert whole.source in cell.source and "hide-cell" in script.tags(whole)
+        else:
+            assert cell.source.replace("](../../", "](../") == whole.source
+            assert cell.cell_type == "markdown" or not cell.outputs
+
+
+@each_source
+def test_few_cells_are_ignored_each_for_a_stated_reason(source: Path) -> None:
+    cells = _code(NOTEBOOKS[source])
+    ignored = _code(NOTEBOOKS[source], IGNORE)
+    assert len(ignored) <= MOST_IGNORED * len(cells)
+    assert all(len(cell.metadata.get("reason", "")) > 10 for cell in ignored)
+    assert not any(re.search(r"NBVAL_|nbval-skip", cell.source + str(script.tags(cell))) for cell in cells)
+
+
+@each_source
+def test_every_plot_has_alt_text_and_is_followed_by_a_number(source: Path) -> None:
+    cells = _code(NOTEBOOKS[source])
+    for cell, after in zip(cells, cells[1:], strict=False):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            assert len(cell.metadata["mystnb"]["image"]["alt"]) > 40
+            assert re.search(r"\bprint\(|\bassert\b", after.source) and _said(after)
+
+
+@each_source
+def test_no_result_is_typed_into_the_prose(source: Path) -> None:
+    for cell in NOTEBOOKS[source].cells:
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"```.*?```|\$\$.*?\$\$|\$[^$]*\$", "", cell.source, flags=re.DOTALL)
+            assert not RESULT.search(prose), RESULT.search(prose)
+
+
+@each_source
+def test_no_cell_failed_or_shows_a_place_on_somebodys_disk(source: Path) -> None:
+    text = json.dumps([cell.outputs for cell in _code(NOTEBOOKS[source])])
+    assert "Traceback" not in text
+    assert not re.search(r"/(home|root|Users|tmp|work)/", text)
+
+
+@each_source
+def test_links_lead_somewhere(source: Path) -> None:
+    text = "\n".join(cell.source for cell in NOTEBOOKS[source].cells if cell.cell_type == "markdown")
+    for link, anchor in re.findall(r"\]\((?!https?://)([^)#]+)(?:#([^)]*))?\)", text):
+        file = (ROOT / "notebooks" / link).resolve()
+        assert file.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}, (
+                anchor
+            )
+
+
+@each_source
+def test_every_quiz_question_has_one_right_answer_and_tells_why_others_are_wrong(source: Path) -> None:
+    file = ROOT / "pifi_probe" / "checks" / "quizzes" / f"{source.stem[:2]}.json"
+    questions = json.loads(file.read_text(encoding="utf-8"))
+    assert 3 <= len(questions) <= 5
+    for question in questions:
+        assert sum(answer["correct"] for answer in question["answers"]) == 1
+        assert all(answer["feedback"] for answer in question["answers"])
