@@ -13,10 +13,10 @@ READY := $(VENV)/.ready
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120
 BENCHMARKS := extract train_step fold stream_memory estimators probe_sweep efficiency
 
-.PHONY: help demo test test-slow lint bench notebooks book lab clean
+.PHONY: help demo test test-slow lint bench notebooks results book lab clean
 
 help:
-	@echo "make demo | test | test-slow | lint | bench | notebooks | book | lab | clean"
+	@echo "make demo | test | test-slow | lint | bench | notebooks | results | book | lab | clean"
 
 $(READY): pyproject.toml constraints.txt
 	@if ! $(RUN) -c "" 2>/dev/null; then \
@@ -64,6 +64,11 @@ bench: $(READY)
 
 notebooks: $(READY)
 	$(RUN) scripts/notebooks.py
+
+results: $(READY)
+	$(RUN) benchmarks/readme_tables.py
+	$(RUN) book/_scripts/results.py
+	$(RUN) book/_scripts/timings.py
 
 book: $(READY)
 	$(RUN) book/_scripts/build.py

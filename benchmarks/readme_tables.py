@@ -1,20 +1,25 @@
-"""Put recorded numbers into README.md: the table between two markers is made from a JSON, never by hand."""
+"""Put recorded numbers into README.md: each table between two markers is made from JSON files, never by hand."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from pifi_probe.experiments.findings import Finding
+from pifi_probe.experiments.summary import HEADINGS, cells
+
 ROOT = Path(__file__).parent.parent
-DEMO = ROOT / "benchmarks" / "results" / "demo-full.json"
+RESULTS = ROOT / "benchmarks" / "results"
+DEMO = RESULTS / "demo-full.json"
+EXPERIMENTS = ROOT / "book" / "_studies" / "experiments"
 README = ROOT / "README.md"
-_BLOCK = re.compile(r"(<!-- demo:begin -->\n).*?(<!-- demo:end -->)", re.DOTALL)
 
 
-def demo_table(record: dict[str, Any]) -> str:
-    """Return the recorded demo as Markdown: one table per test set."""
+def demo_table(record: dict[str, Any], tests: Iterable[str] = ()) -> str:
+    """Return the recorded demo as Markdown: one table for each of `tests` (all)."""
     size, machine = record["size"], record["provenance"]["machine"]
     lines = [
         f"`{record['command']}`, {record['provenance']['date'][:10]}, {machine['cpu']}, {machine['cores']} cores: "
@@ -24,7 +29,7 @@ def demo_table(record: dict[str, Any]) -> str:
     ]
     against_random = {(row["test"], row["arm"]): row for row in record["comparisons"]["random"]["rows"]}
     rows = record["comparisons"]["vanilla"]["rows"]
-    for test in dict.fromkeys(row["test"] for row in rows):
+    for test in tests or dict.fromkeys(row["test"] for row in rows):
         lines += [
             f"**{test}**",
             "",
@@ -48,11 +53,87 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{values[0]:+.1f} [{values[1]:+.1f}, {values[2]:+.1f}]"
 
 
-def updated(readme: str, record: dict[str, Any]) -> str:
-    """Return the README with the recorded table between its markers."""
-    return _BLOCK.sub(lambda match: f"{match[1]}{demo_table(record)}\n{match[2]}", readme)
+def experiments() -> dict[str, dict[str, Any]]:
+    """Return the experiments whose recording is whole, by name."""
+    return {file.parent.name: _load(file) for file in sorted(EXPERIMENTS.glob("*/summary.json"))}
+
+
+def claims_table(record: dict[str, Any], columns: int = len(HEADINGS)) -> str:
+    """Return the claims of an experiment beside what was measured; only the first `columns`."""
+    rows = [cells(Finding(**finding))[:columns] for finding in record["findings"]]
+    return _markdown([HEADINGS[:columns], ["---"] * columns, *rows])
+
+
+def targets_table(record: dict[str, Any]) -> str:
+    """Return what a benchmark was to reach, and whether it did."""
+    lines = [["what", "to reach", "measured", "reached"], ["---"] * 4]
+    for row in record["targets"]:
+        reached = {True: "yes", False: "**no**", None: ""}[row["holds"]]
+        lines.append([row["what"], row["to reach"] or "", f"{row['measured']:.3g}", reached])
+    return _markdown(lines)
+
+
+def cost_table(record: dict[str, Any], pairs: Iterable[str], arms: Iterable[str]) -> str:
+    """Return what `arms` cost for `pairs` of an encoder and a layer."""
+    shown = {"trained, M": "trained weights (M)", "MB": "model (MB)", "training MB": "training memory (MB)"}
+    shown |= {"step / vanilla": "step / vanilla", "1 x 128, ms": "one text (ms)"}
+    lines = [["encoder + layer", "arm", *shown.values()], ["---"] * (2 + len(shown))]
+    for row in record["rows"]:
+        if row["arm"] in arms and row["encoder + layer"] in pairs:
+            lines.append([row["encoder + layer"], row["arm"], *(_amount(row[name]) for name in shown)])
+    return _markdown(lines)
+
+
+def _amount(value: Any) -> str:
+    if isinstance(value, dict):
+        value = value["median"]
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _markdown(lines: Iterable[Iterable[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _load(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _demo() -> str:
+    return demo_table(_load(DEMO), ["movie-reviews"])
+
+
+def _experiments() -> str:
+    parts = [f"**{record['title']}**\n\n{claims_table(record, 4)}\n" for record in experiments().values()]
+    return "\n".join(parts)
+
+
+def _selection() -> str:
+    return targets_table(_load(RESULTS / "selection.json")) + "\n"
+
+
+def _efficiency() -> str:
+    pairs, arms = ("small + 135M", "tiny + 8B", "base + 8B"), ("vanilla", "PiFi", "PiFi, folded", "LoRA")
+    return cost_table(_load(RESULTS / "efficiency.json"), pairs, arms) + "\n"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "demo": _demo,
+    "experiments": _experiments,
+    "selection": _selection,
+    "efficiency": _efficiency,
+}
+
+
+def updated(readme: str, names: Iterable[str] = BLOCKS) -> str:
+    """Return the README with the recorded tables between their markers."""
+    for name in names:
+        block = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+        text = BLOCKS[name]()
+        readme = block.sub(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", readme)  # type: ignore[misc]
+    return readme
 
 
 if __name__ == "__main__":
-    text = updated(README.read_text(encoding="utf-8"), json.loads(DEMO.read_text(encoding="utf-8")))
-    README.write_text(text, encoding="utf-8")
+    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")

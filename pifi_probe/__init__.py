@@ -41,6 +41,7 @@ _HOMES = {
     "FrozenParallel": "pifi_probe.layers.parallel",
     "reduce": "pifi_probe.layers.reduce",
     "reproduce": "pifi_probe.experiments.reproduce",
+    "Reproduction": "pifi_probe.experiments.reproduce",
     "PiFiConfig": "pifi_probe.plugin",
     "PiFiForConditionalGeneration": "pifi_probe.plugin",
     "PiFiForMultipleChoice": "pifi_probe.plugin",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 __all__ = ["config_from_dict", "gguf_config_table", "load_config", "name_gguf_tensors", "quiet_transformers"]
@@ -22,9 +23,12 @@ def quiet_transformers() -> Iterator[None]:
     bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
     transformers_logging.disable_progress_bar()
+    own_bar = modeling_gguf_pytorch_utils.tqdm  # its bar for GGUF files does not ask whether bars are wanted
+    modeling_gguf_pytorch_utils.tqdm = functools.partial(own_bar, disable=True)
     try:
         yield
     finally:
+        modeling_gguf_pytorch_utils.tqdm = own_bar
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -11,9 +12,10 @@ __all__ = ["bar_options"]
 def bar_options(wanted: bool = True) -> dict[str, Any]:
     """Return what `tqdm.auto.tqdm` needs to stay hidden where nobody watches, or where it is not wanted.
 
-    Elsewhere the result is empty, so that ``TQDM_DISABLE`` decides.
+    ``TQDM_DISABLE`` hides it everywhere; tqdm itself heeds that in a terminal, but not in a notebook.
     """
-    return {} if wanted and (sys.stderr.isatty() or _in_notebook()) else {"disable": True}
+    hidden = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    return {} if wanted and not hidden and (sys.stderr.isatty() or _in_notebook()) else {"disable": True}
 
 
 def _in_notebook() -> bool:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
-SCRIPTS = ("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators", "selection")
+SCRIPTS = ("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators", "selection", "efficiency")
 RECORDED = [path.stem for path in sorted((FOLDER / "results").glob("*.json")) if path.stem.startswith(SCRIPTS)]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+import shlex
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,9 +13,13 @@ from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import typer
 import yaml
+from typer.core import TyperGroup
 
+import pifi_probe as pp
 from pifi_probe import errors
+from pifi_probe.cli import app, main
 from pifi_probe.reporting.block import pifi_block
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +76,47 @@ def test_every_public_error_has_a_page_with_wrong_and_right_code() -> None:
         assert f"[{name}]({name}.md)" in (BOOK / "errors" / "index.md").read_text(encoding="utf-8")
 
 
+def test_the_api_reference_has_every_public_name() -> None:
+    text = (BOOK / "api.md").read_text(encoding="utf-8")
+    described = {name.rpartition(".")[2] for name in re.findall(r"auto(?:class|function):: (\S+)", text)}
+    assert set(pp.__all__) - {"__version__"} <= described
+    assert all(getattr(pp, name) is not None for name in pp.__all__)
+
+
+def test_commands_in_the_guides_name_options_that_exist() -> None:
+    assert main(["--version"]) == 0  # which registers the commands
+    group = typer.main.get_command(app)
+    found = 0
+    for file in [*BOOK.rglob("*.md"), ROOT / "README.md"]:
+        if any(part.startswith("_") for part in file.relative_to(ROOT).parts) or file == BOOK / "results.md":
+            continue
+        text = file.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"(?:^|`)(?:\.venv/bin/)?pifi-probe ([^`\n]+)", text, re.MULTILINE):
+            words, command = shlex.split(line, comments=True), group
+            while words and not words[0].startswith("-") and isinstance(command, TyperGroup):
+                found_command = command.get_command(typer.Context(command), words.pop(0))
+                assert found_command is not None, f"{file.name}: {line}"
+                command = found_command
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}, line
+            found += 1
+    assert found > 8
+
+
+def test_the_recorded_search_is_over_and_can_be_explored_without_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load("vendor")
+    build = load("build")
+    monkeypatch.setattr(build, "BUILD", tmp_path)
+    before = build.STUDY.read_bytes()
+    text = build.write_explorer().read_text(encoding="utf-8")
+    assert build.STUDY.read_bytes() == before
+    assert "finished" in text and "smollm2-135m[29]" in text and "http://" not in text.replace("http://www.w3.org", "")
+    record = json.loads(build.STUDY.with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["provenance"]["versions"]["pifi_probe"]
+
+
 def test_the_landing_page_shows_the_one_picture_of_the_block() -> None:
     shown = (BOOK / "_theme" / "pifi-block.html").read_text(encoding="utf-8")
     assert shown == f'<div class="pifi-hero">{pifi_block("layer").svg()}</div>\n'
@@ -79,7 +126,15 @@ def test_the_landing_page_shows_the_one_picture_of_the_block() -> None:
 @pytest.mark.slow
 def test_the_results_are_the_recorded_ones() -> None:
     results = load("results")
-    assert results.page() == results.PAGE.read_text(encoding="utf-8"), "run python book/_scripts/results.py"
+    assert results.page() == results.PAGE.read_text(encoding="utf-8"), "run make results"
+
+
+@pytest.mark.slow
+def test_instructors_see_every_notebook_with_its_minutes() -> None:
+    timings = load("timings")
+    text = timings.PAGE.read_text(encoding="utf-8")
+    assert timings.updated(text) == text, "run make results"
+    assert text.count("../notebooks/0") >= 5
 
 
 def test_scripts_from_elsewhere_are_pinned_by_version_and_sha512() -> None:

@@ -112,7 +112,7 @@ def test_a_page_is_sound_in_both_themes(page: str, site: str, browser: Any, axe:
             assert not serious, f"{theme}: {serious}"
 
 
-@pytest.mark.parametrize("page", ["book/intro", "book/results", "notebooks/03_pifi_from_scratch"])
+@pytest.mark.parametrize("page", ["book/intro", "book/results", "book/explorer", "notebooks/03_pifi_from_scratch"])
 def test_a_page_fits_a_narrow_screen(page: str, site: str, browser: Any) -> None:
     with _Visit(browser, f"{site}/{page}.html", "light", width=400) as visit:
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 401
@@ -122,3 +122,17 @@ def test_a_quiz_answers_without_python(site: str, browser: Any) -> None:
     with _Visit(browser, f"{site}/notebooks/03_pifi_from_scratch.html", "light") as visit:
         visit.page.get_by_text("(768, 4096)", exact=True).first.click()
         assert visit.page.get_by_text("That would map 4096 numbers to 768").first.is_visible()
+
+
+def test_a_recorded_search_is_explored_without_python(site: str, browser: Any) -> None:
+    with _Visit(browser, f"{site}/book/explorer.html", "light") as visit:
+        shown = visit.page.locator("[data-open]")
+        assert shown.locator("tbody tr").count() > 60
+        shown.locator("input[type=search]").fill("vanilla confirm")
+        shown.get_by_text("2 of 74 trials").wait_for()
+        shown.get_by_role("button", name="trial 70, vanilla").click()
+        shown.get_by_text("Trial 70: vanilla").first.wait_for()
+        shown.get_by_role("button", name="Cost and regret").click()
+        shown.locator("button[data-view=regret][aria-pressed=true]").wait_for()
+        assert shown.locator("svg").first.is_visible()
+        assert not visit.problems

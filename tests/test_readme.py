@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 import pifi_probe as pp
 
@@ -14,27 +18,53 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_demo_table_is_the_recorded_one() -> None:
+def tables() -> ModuleType:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        from readme_tables import DEMO, updated
+        return importlib.import_module("readme_tables")
     finally:
         sys.path.pop(0)
-    record = json.loads(DEMO.read_text(encoding="utf-8"))
-    assert updated(README, record) == README, "run python benchmarks/readme_tables.py"
+
+
+def test_the_tables_are_the_recorded_ones() -> None:
+    module = tables()
+    assert module.updated(README, ("demo", "selection", "efficiency")) == README, "run make results"
+    record = json.loads(module.DEMO.read_text(encoding="utf-8"))
     assert len(record["runs"]) == 33 and record["provenance"]["versions"]["torch"]
 
 
+def test_every_table_has_its_place_and_more_than_a_heading() -> None:
+    for name in tables().BLOCKS:
+        block = re.search(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", README, re.DOTALL)
+        assert block is not None and block[1].count("\n|") > 3, name
+
+
+@pytest.mark.slow  # like the results page: a new recording is written in with make results
+def test_the_experiments_are_the_recorded_ones() -> None:
+    assert tables().updated(README, ("experiments",)) == README, "run make results"
+
+
 def test_the_python_example_parses_and_names_public_functions() -> None:
-    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert block is not None
-    used = {node.attr for node in ast.walk(ast.parse(block[1])) if isinstance(node, ast.Attribute)}
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    used = {node.attr for block in blocks for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Attribute)}
     public = {name for name in used if hasattr(pp, name)}
-    assert {"extract", "load_task", "plug_in", "fine_tune", "compare", "diagnose", "Recipe"} <= public
+    assert {
+        "extract",
+        "load_task",
+        "plug_in",
+        "fine_tune",
+        "compare",
+        "diagnose",
+        "Recipe",
+        "probe",
+        "search",
+    } <= public
 
 
 def test_links_to_files_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for target in re.findall(r'(?:srcset|src)="([^"]+)"', README):
         assert (ROOT / target).exists(), target
     for target in re.findall(r"`((?:benchmarks|book|tests|pifi_probe|\.github)/[\w./-]+)`", README):
         assert (ROOT / target).exists(), target

@@ -9,13 +9,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import vendor
 import yaml
 
+import pifi_probe as pp
+
 BOOK = Path(__file__).resolve().parent.parent
 BUILD = BOOK / "_build"
+STUDY = BOOK / "_studies" / "search" / "movie-reviews.db"
 NEEDS_VENDOR = ("nb_ipywidgets_js", "mathjax_path")
 
 
@@ -24,9 +28,20 @@ def main() -> int:
     vendored = (vendor.VENDOR / "vendor" / "embed-amd.js").is_file() if offline else vendor.fetch()
     for stale in (BUILD / "html", BUILD / ".doctrees"):  # an incremental build leaves pages and widgets behind
         shutil.rmtree(stale, ignore_errors=True)
+    write_explorer()
     program = Path(sys.executable).with_name("jupyter-book")
     options = ["--config", str(config(vendored)), "--toc", "book/_toc.yml", "--path-output", "book"]
     return subprocess.run([program, "build", ".", *options, "-W", "--keep-going"], cwd=BOOK.parent).returncode
+
+
+def write_explorer() -> Path:
+    """Write the recorded search as the piece of a page that book/explorer.md shows, and return the file."""
+    file = BUILD / "explorer.html"
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:  # opening a study writes beside it
+        study = pp.Study.open(shutil.copy(STUDY, folder))
+        file.write_text(study.widget().static().html, encoding="utf-8")
+    return file
 
 
 def config(vendored: bool) -> Path:

@@ -14,18 +14,28 @@ import pandas as pd
 
 import pifi_probe as pp
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import readme_tables as tables
+
+sys.path.pop(0)
+
 BOOK = Path(__file__).resolve().parent.parent
 ROOT = BOOK.parent
 PAGE = BOOK / "results.md"
 RECORDS = ROOT / "benchmarks" / "results"
 PROBES = BOOK / "_studies" / "probes"
 TRUTH = BOOK / "_studies" / "truth" / "movie-reviews-matched"
-SPEED = ("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators")
+SPEED = ("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators", "efficiency")
 WHAT = {"own-state": "the language model's own states", "plug-in": "the layer as a function on the encoder's vectors"}
+PLOTS = {
+    "cost-regret": "Regret of every strategy against what it cost",
+    "layers": "Held-out NLL of every layer, trained, with intervals",
+    "proxies": "How well each cheap score ranks the layers that were trained",
+}
 HEAD = """# Results
 
 Every number on this page comes from a recorded file, named beside it with the command that made it, its date, commit
-and machine. `python book/_scripts/results.py` writes the page, and a test fails when it differs from the records.
+and machine. `make results` writes the page, and a test fails when it differs from the records.
 
 ## How to read a verdict
 
@@ -40,25 +50,57 @@ PiFi's paper ({cite:t}`kim-etal-2025-pifi`) reports, with BERT-sized encoders an
 - more than 13 points under domain shift;
 - the last layer as the best one of the layers tried.
 
-The runs below are smaller: MiniLM with 6 layers, SmolLM2-135M in 4-bit weights, 1,000 training texts. They test the
-method at that size, not the paper's numbers at its own.
+The runs below are smaller: MiniLM with 6 layers, SmolLM2-135M in 4-bit weights, at most 1,000 training texts. They
+test the method at that size, not the paper's numbers at its own.
 """
 
 
 def page() -> str:
     """Return the page."""
-    return "\n\n".join([HEAD.strip(), demo(), truth(), probes(), speed()]) + "\n"
+    return "\n\n".join([HEAD.strip(), experiments(), demo(), truth(), selection(), probes(), speed()]) + "\n"
+
+
+def experiments() -> str:
+    """Return every recorded experiment: what the paper claims beside what was measured."""
+    parts = [
+        "## The paper's claims, tried\n\nEach experiment is one command, `pifi-probe reproduce NAME`. "
+        "The column *paper* is what the paper reports at its own size, with other models; "
+        "the verdict is about the size tried here."
+    ]
+    for name, record in tables.experiments().items():
+        parts.append(
+            f"### {name}\n\n**{record['title']}** {record['stands_for']}\n\n"
+            f"From `book/_studies/experiments/{name}/summary.json`; {made(record['provenance'])}.\n\n"
+            f"{tables.claims_table(record)}"
+        )
+        parts += [f"Left out: {part}: {why}" for part, why in record["left_out"].items()]
+    return "\n\n".join(parts)
+
+
+def selection() -> str:
+    """Return what every selector is worth on the truth table, with its plots."""
+    file = RECORDS / "selection.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    rows = pd.DataFrame(record["rows"])
+    lines = ["| " + " | ".join(rows.columns) + " |", "|" + "---|" * len(rows.columns)]
+    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in rows.itertuples(index=False, name=None)]
+    return "\n\n".join(
+        [
+            "## What a selector of layers is worth",
+            f"The strategies of `pp.search` replayed on the runs above. From `{_name(file)}`; {made(record)}.",
+            tables.targets_table(record),
+            "\n".join(lines),
+            *(f"![{alt}](_studies/selection/movie-reviews-matched-{kind}.svg)" for kind, alt in PLOTS.items()),
+            "One search, recorded, to look into: [A search to explore](explorer.md).",
+        ]
+    )
 
 
 def demo() -> str:
     """Return the recorded demo."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        from readme_tables import DEMO, demo_table
-    finally:
-        sys.path.pop(0)
-    record = json.loads(DEMO.read_text(encoding="utf-8"))
-    return f"## The demo\n\nFrom `{_name(DEMO)}`; {made(record['provenance'])}.\n\n{demo_table(record).strip()}"
+    record = json.loads(tables.DEMO.read_text(encoding="utf-8"))
+    table = tables.demo_table(record).strip()
+    return f"## The demo\n\nFrom `{_name(tables.DEMO)}`; {made(record['provenance'])}.\n\n{table}"
 
 
 def truth() -> str:
@@ -136,10 +178,7 @@ def speed() -> str:
     for name in SPEED:
         record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
         lines = [f"### {name}", "", f"From `benchmarks/results/{name}.json`; {made(record)}.", ""]
-        lines += ["| what | to reach | measured | reached |", "|---|---|---|---|"]
-        for row in record["targets"]:
-            reached = "yes" if row["holds"] else "**no**"
-            lines.append(f"| {row['what']} | {row['to reach']} | {row['measured']:.3g} | {reached} |")
+        lines.append(tables.targets_table(record))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

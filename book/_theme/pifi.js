@@ -11,4 +11,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (!button.textContent.trim()) button.setAttribute("aria-label", "Search");
     if (button.matches(".theme-switch-button")) button.setAttribute("aria-label", "Color mode: dark, light or auto");
   }
+  for (const entry of document.querySelectorAll(".citation-list > .citation")) {
+    entry.setAttribute("role", "listitem"); // docutils gives a role that a list may no longer hold
+  }
 });

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,7 +101,10 @@ def load_whole(name: str) -> WholeModel:
     """
     checkpoint, device = open_checkpoint(name), pick_device("auto")
     path = Path(checkpoint.identity)
-    source, options = (path.parent, {"gguf_file": path.name}) if checkpoint.format == "gguf" else (path, {})
+    options: dict[str, Any] = {}
+    source = path
+    if checkpoint.format == "gguf":  # with a configuration, transformers reads the file's header once less
+        source, options = path.parent, {"gguf_file": path.name, "config": checkpoint.config}
     if not path.exists():
         source, options = Path(checkpoint.identity.partition("@")[0]), {"revision": str(checkpoint.revision)}
     dtype = torch.float32 if device.type == "cpu" or checkpoint.format == "gguf" else "auto"

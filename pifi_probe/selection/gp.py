@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 __all__ = ["Posterior", "fit_depths", "places", "seed_adjusted"]
 
 Array = NDArray[np.float64]
+_QUIET = threading.Lock()  # filters of warnings belong to the process: two threads would undo each other's
 N_DRAWS = 512
 
 
@@ -109,7 +111,7 @@ def fit_depths(
     known = bool(np.isfinite(variance).all())
     noise = np.nan_to_num(variance, nan=0.0) / spread**2 + 1e-8
     process = GaussianProcessRegressor(kernel, alpha=noise, optimizer="fmin_l_bfgs_b" if len(y) > 3 else None)
-    with warnings.catch_warnings():
+    with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         process.fit(x, rest / spread)
     smooth, nugget = process.kernel_.k1, float(process.kernel_.k2.noise_level)

@@ -1,6 +1,6 @@
-"""Widgets for notebooks: watch, steer and understand a search.
+"""Widgets for notebooks: watch, steer and understand a search; look at the layers of a checkpoint.
 
-``LayerSearch`` is loaded on first use, so that nothing of Jupyter is imported before a widget is made.
+They are loaded on first use, so that nothing of Jupyter is imported before a widget is made.
 """
 
 from __future__ import annotations
@@ -8,12 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pifi_probe.widgets.layer_browser import LayerBrowser
     from pifi_probe.widgets.layer_search import LayerSearch
 
-__all__ = ["LayerSearch"]
+__all__ = ["LayerBrowser", "LayerSearch"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "LayerBrowser":
+        from pifi_probe.widgets.layer_browser import LayerBrowser
+
+        return LayerBrowser
     if name == "LayerSearch":
         from pifi_probe.widgets.layer_search import LayerSearch
 

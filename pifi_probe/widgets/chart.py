@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import html
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +47,23 @@ class SearchChart(anywidget.AnyWidget):
     view = traitlets.Enum(VIEWS, "depth").tag(sync=True)
     metric = traitlets.Enum(METRICS, "nll").tag(sync=True)
 
-    def tell(self, rows: list[Row]) -> None:
-        """Send new or changed trials to all open views."""
-        self.send({"kind": "rows", "rows": rows})
+    def tell(self, rows: list[Row], *, every: bool = False) -> None:
+        """Send new or changed trials to all open views; `every`: there are no others."""
+        self.send({"kind": "rows", "rows": rows, "every": every})
+
+    def page(self) -> str:
+        """Return the chart, table and card as HTML with its own style and script, for pages without Python."""
+        values = {name: getattr(self, name) for name in ("rows", "facts", "summary", "selected", "view", "metric")}
+        data = json.dumps(values, sort_keys=True)
+        name = f"search-{hashlib.sha256(data.encode()).hexdigest()[:12]}"
+        script = (_HERE / "chart.js").read_text(encoding="utf-8")
+        return (
+            f"<style>{(_HERE / 'chart.css').read_text(encoding='utf-8')}</style>\n"
+            f'<div class="{name}" data-values="{html.escape(data, quote=True)}"></div>\n'
+            f'<script type="module">\n{script}\n'
+            f'for (const el of document.querySelectorAll(".{name}:not([data-open])")) {{\n'
+            f'  el.dataset.open = "";\n  mount(el, JSON.parse(el.dataset.values));\n}}\n</script>'
+        )
 
     def __repr__(self) -> str:
         return f"SearchChart({len(self.rows)} trials, {self.view})"

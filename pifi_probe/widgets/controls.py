@@ -10,20 +10,16 @@ import ipywidgets
 
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.widgets.request import Request, describe_model, keep_upload, read_layers, to_download
+from pifi_probe.widgets.toolbar import flow
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pifi_probe.tasks.task import Task
 
-__all__ = ["Form", "flow"]
+__all__ = ["Form"]
 
 _STYLE = {"description_width": "5.5em"}
-
-
-def flow(*children: ipywidgets.Widget) -> ipywidgets.Box:
-    """Return widgets beside each other, in as many lines as a narrow page needs."""
-    return ipywidgets.Box(children, layout=ipywidgets.Layout(flex_flow="row wrap", width="100%"))
 
 
 class Form(ipywidgets.VBox):
@@ -51,7 +47,8 @@ class Form(ipywidgets.VBox):
         from pifi_probe.selection.strategies import STRATEGIES
         from pifi_probe.tasks import EMBEDDED, Task
 
-        self._given, self._options = task, dict(options)
+        self.given = task if isinstance(task, Task) else None
+        self._options = dict(options)
         self._in_memory = study is None
         roles = {name: row.role for name, row in NAMED_MODELS.items()}
         names = [llm] if isinstance(llm, str) else list(llm)
@@ -109,8 +106,8 @@ class Form(ipywidgets.VBox):
         return found
 
     def _task(self) -> Task | str:
-        if self.task.disabled and self._given is not None:
-            return self._given
+        if self.given is not None:
+            return self.given
         for one in self.upload.value:
             return str(keep_upload(one["name"], bytes(one["content"])))
         return str(self.task.value).strip()

@@ -132,15 +132,19 @@ class Engine:
         try:
             work(self.on_event)
             word = self._asked or "finished"
-        except (PifiProbeError, KeyboardInterrupt) as error:
-            self.error, message = error, str(error) or "interrupted"
+        except KeyboardInterrupt as error:  # every finished trial is on disk
+            self.error, message, word = error, str(error) or "interrupted; resume goes on", "paused"
+        except PifiProbeError as error:
+            self.error, message = error, str(error)
         except Exception as error:
-            logger.exception("the search failed")
+            logger.debug("the search failed", exc_info=True)
             self.error, message = error, f"{type(error).__name__}: {error}"
         finally:
             with contextlib.suppress(PifiProbeError):
                 self.look(settle=False)
-            self.state.tell(state=word, running="", **({"message": message} if message else {}))
+            self.state.tell(
+                state=word, running="", phase="", remaining=None, **({"message": message} if message else {})
+            )
 
     def on_event(self, event: events.Event) -> None:
         """Take note of an event of the search; called in the thread that runs it."""
@@ -159,7 +163,10 @@ class Engine:
         elif isinstance(event, events.TrialFinished):
             self._put(event.trial)
             spent = event.spent
-            self.state.tell(share=event.share, cost=spent.cost, trials=spent.trials, seconds=spent.seconds)
+            left = spent.seconds / event.share * (1 - event.share) if event.share else None
+            self.state.tell(
+                share=event.share, cost=spent.cost, trials=spent.trials, seconds=spent.seconds, remaining=left
+            )
         elif isinstance(event, events.Failed):
             self._put(event.trial)
         if isinstance(event, events.Stopped):
@@ -175,6 +182,9 @@ class Engine:
 
     def _adopt(self, study: Study) -> None:
         if self.study is not study:
+            known = None if self.study is None else self.study.store.address
+            if known != study.store.address or known.file is None:
+                self.state.forget()
             self.study, self._concluded = study, -1
             self.look(settle=False)
         self.state.tell(study=str(study.store.address), strategy=study.settings.strategy["name"])
@@ -202,7 +212,7 @@ class Engine:
         if study is None:
             return
         records = study.store.records()
-        self.state.put([row_of(record.trial, record.phase, study.space) for record in records])
+        self.state.replace(row_of(record.trial, record.phase, study.space) for record in records)
         spent, budget = study.spent, study.budget
         self.state.tell(
             study=str(study.store.address),
@@ -224,9 +234,10 @@ class Engine:
         if study is None or not self._concluding.acquire(blocking=False):
             return
         try:
-            done = sum(row["state"] != "running" for row in self.state.rows())
+            rows = self.state.rows()
+            done = sum(row["state"] != "running" for row in rows)
             if done != self._concluded:
                 self._concluded = done
-                self.state.conclude(summary_of(study.result, study.space))
+                self.state.conclude(summary_of(study.result, study.space, rows))
         finally:
             self._concluding.release()

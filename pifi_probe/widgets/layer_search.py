@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,13 @@ import traitlets
 
 from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.widgets.chart import SearchChart
-from pifi_probe.widgets.controls import Form, flow
+from pifi_probe.widgets.controls import Form
 from pifi_probe.widgets.engine import Engine, Work
-from pifi_probe.widgets.out import frame_of, save, snapshot
-from pifi_probe.widgets.publisher import Publisher
+from pifi_probe.widgets.feed import Feed
+from pifi_probe.widgets.out import Markup, frame_of, save, snapshot
 from pifi_probe.widgets.request import Request, with_task
 from pifi_probe.widgets.state import BUSY
+from pifi_probe.widgets.toolbar import Toolbar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
 
 __all__ = ["LayerSearch"]
-
-CONCLUDE_SECONDS = 1.0  # between two posteriors, at least
 
 
 class LayerSearch(ipywidgets.VBox):
@@ -96,23 +94,15 @@ class LayerSearch(ipywidgets.VBox):
     def _assemble(self, study: Study | None) -> None:
         self.engine = Engine()
         self.chart = SearchChart()
-        self._sending = threading.Lock()
-        self._sent, self._concluded_at, self._looked = -1, 0.0, ""
-        self._publisher = Publisher(self.engine.state, self.publish)
-        self._buttons = {
-            name: ipywidgets.Button(description=name, tooltip=tip, layout=ipywidgets.Layout(width="auto"))
-            for name, tip in _BUTTONS.items()
-        }
-        for name, button in self._buttons.items():
-            button.on_click(self._guarded(getattr(self, _ACTIONS[name])))
-        self._buttons["Start"].button_style = "primary"
-        self.code = ipywidgets.Textarea(description="Script", layout=ipywidgets.Layout(width="100%", display="none"))
+        self._feed = Feed(self.engine, self.chart, self._on_word)
         hidden = () if self._form is not None else ("Start", "Estimate")
-        shown = [button for name, button in self._buttons.items() if name not in hidden]
+        self.toolbar = Toolbar(
+            {name: self._guarded(getattr(self, _ACTIONS[name])) for name in Toolbar.names if name not in hidden}
+        )
+        self.code = ipywidgets.Textarea(description="Script", layout=ipywidgets.Layout(width="100%", display="none"))
         form = [] if self._form is None else [self._form]
-        super().__init__([*form, flow(*shown), self.chart, self.code], layout=ipywidgets.Layout(width="100%"))
+        super().__init__([*form, self.toolbar, self.chart, self.code], layout=ipywidgets.Layout(width="100%"))
         traitlets.link((self, "selected"), (self.chart, "selected"))
-        self.chart.on_msg(self._answer)
         if self._form is not None:
             traitlets.link((self._form.metric, "value"), (self.chart, "metric"))
             describe = self._form.describe
@@ -140,7 +130,7 @@ class LayerSearch(ipywidgets.VBox):
         SearchError
             If one is running, or a field cannot be used.
         """
-        self._publisher.open()
+        self._feed.open()
         self.engine.start(self._work())
 
     def run(self) -> SearchResult | None:
@@ -153,7 +143,7 @@ class LayerSearch(ipywidgets.VBox):
         PifiProbeError
             What ended the search.
         """
-        self._publisher.open()
+        self._feed.open()
         try:
             self.engine.run(self._work())
         finally:
@@ -193,7 +183,7 @@ class LayerSearch(ipywidgets.VBox):
         """
         if self.engine.study is None:
             raise SearchError("there is no search to go on with", where="resume", next="start one")
-        self._publisher.open()
+        self._feed.open()
         self.engine.start(self._resumption(self.engine.study))
 
     def estimate(self) -> str:
@@ -214,11 +204,11 @@ class LayerSearch(ipywidgets.VBox):
         return self._form.request().search
 
     def _resumption(self, study: Study) -> Work:
-        budget = None if self._form is None else self._form.budget.value
+        budget, given = (None, None) if self._form is None else (self._form.budget.value, self._form.given)
 
         def work(on_event: OnEvent) -> object:
             readable = study.evaluator is not None or study.is_over(budget)
-            current = study if readable else with_task(study)
+            current = study if readable else with_task(study, given)
             current.on_event = on_event
             return current.resume(budget=budget)
 
@@ -276,6 +266,11 @@ class LayerSearch(ipywidgets.VBox):
         """Return the search as a piece of HTML that needs neither Python nor scripts."""
         return snapshot(self.engine.state, self.study)
 
+    def static(self) -> Markup:
+        """Return chart, table and card as rich output that can be explored on a page without Python."""
+        self.publish()
+        return Markup(self.chart.page(), repr(self))
+
     def _needed(self) -> Study:
         if self.study is None:
             raise SearchError("there is no search yet", where="LayerSearch", next="start one")
@@ -283,82 +278,30 @@ class LayerSearch(ipywidgets.VBox):
 
     # The view
 
-    def publish(self) -> int:
-        """Tell the browser what is new; return the version that was told."""
-        state = self.engine.state
-        with self._sending:
-            busy = state.word in BUSY
-            if not busy:
-                self._follow()
-            if not busy or time.monotonic() - self._concluded_at > CONCLUDE_SECONDS:
-                self.engine.conclude()
-                self._concluded_at = time.monotonic()
-            change = state.changes(self._sent)
-            if change["facts"] is not None or busy:
-                self.chart.facts = state.changes()["facts"] | {"elapsed": round(state.elapsed)}
-                self._enable(state.word)
-            if change["summary"] is not None:
-                self.chart.summary = change["summary"]
-            if busy and change["rows"]:
-                self.chart.tell(change["rows"])
-            elif not busy:
-                rows = state.rows()
-                if rows != self.chart.rows:
-                    self.chart.rows = rows
-            self._sent = change["version"]
-            return self._sent
+    def publish(self) -> None:
+        """Tell the browser what is new; it is done all the time once the widget is shown."""
+        self._feed.publish()
 
-    def _follow(self) -> None:
-        """Look at the study file when another process has changed it."""
-        study = self.engine.study
-        file = None if study is None else study.store.address.file
-        if study is None or file is None:
-            return
-        try:
-            status = file.stat()
-            seen = f"{status.st_mtime_ns} {status.st_size}"
-            if seen != self._looked:
-                self._looked = seen
-                self.engine.look(settle=self.state in ("idle", "elsewhere"))
-        except FileNotFoundError:
-            self.engine.state.tell(message=f"the study file is gone: {study.store.address}")
-        except (PifiProbeError, OSError) as error:
-            self.engine.state.tell(message=str(error))
-
-    def _enable(self, word: str) -> None:
-        busy, some = word in BUSY, self.engine.study is not None
-        possible = {
-            "Start": not busy,
-            "Pause": word in ("preparing", "running"),
-            "Resume": not busy and some,
-            "Stop": word in ("preparing", "running", "pausing"),
-            "Estimate": not busy,
-            "Copy as code": some,
-            "Export model": some and not busy,
-        }
-        for name, button in self._buttons.items():
-            button.disabled = not possible[name]
+    def _on_word(self, word: str) -> None:
+        self.toolbar.enable(word, self.engine.study is not None)
         if self._form is not None:
-            self._form.lock(busy)
+            self._form.lock(word in BUSY)
 
-    def _answer(self, widget: object, content: Any, buffers: object) -> None:
-        if isinstance(content, dict) and content.get("kind") == "hello":  # a view was opened
-            self._publisher.open()
-            self.chart.tell(self.engine.state.rows())
-
-    def _guarded(self, action: Callable[[], object]) -> Callable[[object], None]:
-        def click(button: object) -> None:
+    def _guarded(self, action: Callable[[], object]) -> Callable[[], None]:
+        def act() -> None:
             try:
                 action()
             except PifiProbeError as error:
                 self.engine.state.tell(message=str(error))
-            self._publisher.open()
+            except Exception as error:  # shown, since a thread or a callback has nobody else to tell
+                self.engine.state.tell(message=f"{type(error).__name__}: {error}")
+            self._feed.open()
 
-        return click
+        return act
 
     def _aside(self, action: Callable[[], object]) -> None:
         """Do something slow in a thread; what goes wrong is shown."""
-        threading.Thread(target=self._guarded(action), args=(None,), name="layer-search-aside", daemon=True).start()
+        threading.Thread(target=self._guarded(action), name="layer-search-aside", daemon=True).start()
 
     def _estimate_aside(self) -> None:
         request = self._request()
@@ -378,7 +321,7 @@ class LayerSearch(ipywidgets.VBox):
     def close(self) -> None:
         """Stop the view; a running search is paused, and every finished trial kept."""
         self.engine.pause()
-        self._publisher.close()
+        self._feed.close()
         super().close()
 
     def __repr__(self) -> str:
@@ -388,20 +331,11 @@ class LayerSearch(ipywidgets.VBox):
         return iter(())
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        self._publisher.open()
+        self._feed.open()
         bundle = super()._repr_mimebundle_(**options)
         return bundle | {"text/plain": repr(self), "text/html": self.snapshot()}
 
 
-_BUTTONS = {
-    "Start": "Start the search, or go on with the study file",
-    "Pause": "Leave off within one step; Resume goes on",
-    "Resume": "Go on where the study was left",
-    "Stop": "Leave off for good; finished trials are kept",
-    "Estimate": "Time a few steps, and say what the search will take",
-    "Copy as code": "Show and copy a script that trains the choice",
-    "Export model": "Train the choice once more into the folder winner",
-}
 _ACTIONS = {
     "Start": "start",
     "Pause": "pause",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,24 @@ if TYPE_CHECKING:
 
     from pifi_probe.selection.study import Study
 
-__all__ = ["frame_of", "save", "snapshot"]
+__all__ = ["Markup", "frame_of", "save", "snapshot"]
 
 _COLUMNS = ("label", "rung", "seed", "phase", "state", "value", "accuracy", "cost", "seconds", "why", "message")
 SHOWN = 20  # rows of a snapshot's table
+
+
+@dataclass(frozen=True, repr=False)
+class Markup:
+    """A piece of HTML that a notebook shows; elsewhere `words`."""
+
+    html: str
+    words: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self.words
 
 
 def frame_of(rows: Sequence[Row]) -> pd.DataFrame:

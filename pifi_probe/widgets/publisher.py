@@ -38,8 +38,9 @@ class Publisher:
     def open(self) -> None:
         """Start, unless it runs."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, name="layer-search-view", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._loop, name="layer-search-view", daemon=True)
+            thread.start()
+            self._thread = thread  # not before it runs: another thread may close, and join what is here
 
     def close(self) -> None:
         """Stop; the view is told nothing more."""
@@ -53,6 +54,6 @@ class Publisher:
             try:
                 version = self._publish()
             except Exception:
-                logger.exception("the view could not be updated")
+                logger.debug("the view could not be updated", exc_info=True)
             self._closed.wait(self._interval)
             self._state.wait(version, self._idle)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Request", "describe_model", "keep_upload", "read_layers", "to_download", "with_task"]
 
 MOST_BYTES = 64 << 20  # of an upload
+LOCK_SECONDS = 5.0  # a notebook does not wait longer for a locked file to be shown
+_IMPORTING = threading.Lock()
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -70,6 +74,7 @@ class Request:
 
     def load(self) -> Task:
         """Return the task."""
+        import_libraries()
         from pifi_probe.tasks import Task, load_task
 
         return self.task if isinstance(self.task, Task) else load_task(self.task)
@@ -111,26 +116,44 @@ class Request:
         address = Address.parse(self.study)
         if address.file is None or not address.file.exists():
             return None
-        store = Store(address)
+        store = Store(address, lock_seconds=LOCK_SECONDS)
         return None if store.noted("settings") is None else Study(store)
 
 
-def with_task(study: Study) -> Study:
-    """Return a study together with its task, loaded from where its texts came, so that it can go on.
+def import_libraries() -> None:
+    """Import what form and search need; the lazy modules of transformers fail when two threads do so at once."""
+    with _IMPORTING:
+        import pifi_probe.layers.outlook
+        import pifi_probe.selection.evaluate
+        import pifi_probe.selection.strategies  # noqa: F401
+
+
+def with_task(study: Study, given: Task | None = None) -> Study:
+    """Return a study together with its task, so that it can go on.
+
+    Parameters
+    ----------
+    study : Study
+    given : Task, optional
+        None: loaded from where its texts came, and cut down to as many.
 
     Raises
     ------
     PifiProbeError
         If the task cannot be loaded here, or its texts have changed.
     """
+    import_libraries()
     from pifi_probe.selection.study import Study
     from pifi_probe.tasks import load_task
 
-    task = load_task(**study.source)
-    n_train = study.store.noted("n_train")
+    described = study.settings.task
+    task = load_task(**study.source) if given is None else given
+    if task.fingerprint != described["fingerprint"]:
+        with suppress(TaskError):  # too few rows: it is another task, which is said below
+            task = task.subset(**described["sizes"])
     address = study.store.address
     place = f"{address.file or address.url}#{address.name}"
-    return Study.open(place, task=task.subset(train=n_train) if n_train else task)
+    return Study.open(place, task=task)
 
 
 def read_layers(text: str) -> list[int] | None:
@@ -196,6 +219,7 @@ def describe_model(model: str, slm: str) -> str:
     PifiProbeError
         If there is no such model, or it cannot be read.
     """
+    import_libraries()
     from pifi_probe.layers.outlook import outlook, width_of
 
     found = outlook(model, width_of(slm))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pifi_probe.selection.result import Belief, SearchResult
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.store import SELECT
-from pifi_probe.selection.trials import Outcome, Trial
+from pifi_probe.selection.trials import RUNGS, Outcome, Trial
 
-__all__ = ["Row", "best_set", "row_of", "summary_of"]
+__all__ = ["Row", "agreement", "best_set", "phase_of", "row_of", "summary_of"]
 
 Row = dict[str, Any]
 SURE = 0.95  # probability that the shaded set holds the best layer
@@ -74,7 +75,7 @@ def _known(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def summary_of(result: SearchResult | None, space: Space) -> Row:
+def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = ()) -> Row:
     """Return what is believed and chosen so far.
 
     Parameters
@@ -82,6 +83,8 @@ def summary_of(result: SearchResult | None, space: Space) -> Row:
     result : SearchResult or None
         None before the first trial is complete.
     space : Space
+    rows : sequence of Row
+        The trials, for how alike neighbouring rungs rank.
     """
     found: Row = {"models": [list(model) for model in space.models], "verdict": "", "posterior": [], "chosen": ""}
     if result is None:
@@ -107,6 +110,7 @@ def summary_of(result: SearchResult | None, space: Space) -> Row:
         "posterior": posterior,
         "regret": result.expected_regret,
         "gains": gains,
+        "agreement": agreement(rows),
     }
 
 
@@ -119,6 +123,24 @@ def best_set(posterior: Iterable[Belief], sure: float = SURE) -> set[str]:
             break
         found.add(belief.label)
         total += belief.p_best
+    return found
+
+
+def agreement(rows: Iterable[Row]) -> list[Row]:
+    """Return for each used rung and the next one how alike they rank: Kendall's tau, and of how many candidates."""
+    from pifi_probe.ranking import rank_agreement
+
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["phase"] == SELECT and row["state"] == "complete" and not row["control"] and row["kind"] != "one-shot":
+            values[row["rung"]][row["label"]].append(row["value"])
+    used = [rung for rung in RUNGS if rung in values]
+    found = []
+    for lower, upper in zip(used, used[1:], strict=False):
+        both = [label for label in values[lower] if label in values[upper]]
+        below, above = ([sum(own[one]) / len(own[one]) for one in both] for own in (values[lower], values[upper]))
+        tau = rank_agreement(below, above)["kendall"] if len(both) > 1 else None
+        found.append({"lower": lower, "upper": upper, "kendall": _known(tau), "n": len(both)})
     return found
 
 

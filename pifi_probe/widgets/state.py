@@ -15,7 +15,10 @@ BUSY = ("preparing", "running", "pausing", "stopping")
 
 
 class Change(dict[str, Any]):
-    """What is new since a version: ``version``, ``rows`` (by number), ``facts`` and ``summary`` (None: as before)."""
+    """What is new since a version: ``version``, ``rows``, ``facts`` and ``summary`` (None: as before).
+
+    ``fresh`` says that rows were taken back: `rows` are then all there are.
+    """
 
 
 class SearchState:
@@ -33,7 +36,7 @@ class SearchState:
         self._version = 0
         self._rows: dict[int, tuple[int, Row]] = {}
         self._facts: Row = {"state": "idle", "message": "", "elapsed": 0.0}
-        self._facts_version = self._summary_version = 0
+        self._facts_version = self._summary_version = self._fresh_version = 0
         self._summary: Row = {}
         self._since: float | None = None  # when the search was started
 
@@ -44,6 +47,18 @@ class SearchState:
             if new:
                 self._step()
                 self._rows.update({row["n"]: (self._version, row) for row in new})
+
+    def replace(self, rows: Iterable[Row]) -> None:
+        """Take note of all trials that there are; others were given back."""
+        found = {row["n"]: row for row in rows}
+        with self._changed:
+            gone = self._rows.keys() - found.keys()
+            if gone:
+                self._step()
+                self._fresh_version = self._version
+            for number in gone:
+                del self._rows[number]
+            self.put(found.values())
 
     def tell(self, **facts: Any) -> None:
         """Take note of facts, such as ``state="running"``; the search's time is counted while the state is busy."""
@@ -67,7 +82,8 @@ class SearchState:
         """Forget trials and conclusions: another study is shown."""
         with self._changed:
             self._step()
-            self._rows, self._summary, self._summary_version = {}, {}, self._version
+            self._rows, self._summary = {}, {}
+            self._summary_version = self._fresh_version = self._version
 
     def _step(self) -> None:
         self._version += 1
@@ -107,11 +123,16 @@ class SearchState:
     def changes(self, since: int = -1) -> Change:
         """Return what is new since a version; -1: everything."""
         with self._changed:
-            rows = [row for version, row in self._rows.values() if version > since]
+            fresh = self._fresh_version > since
+            rows = [row for version, row in self._rows.values() if fresh or version > since]
             facts = dict(self._facts) if self._facts_version > since else None
             summary = self._summary if self._summary_version > since else None
             return Change(
-                version=self._version, rows=sorted(rows, key=lambda row: row["n"]), facts=facts, summary=summary
+                version=self._version,
+                rows=sorted(rows, key=lambda row: row["n"]),
+                facts=facts,
+                summary=summary,
+                fresh=fresh,
             )
 
     def wait(self, since: int, timeout: float) -> bool:

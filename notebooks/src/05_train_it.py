@@ -1,0 +1,461 @@
+# %% [markdown]
+# # 05 Train it
+#
+# **You will show that** a trained PiFi model says little alone: it takes seeds, an interval and controls to tell a gain
+# from chance, and the language model's knowledge from the rest of the block.
+#
+# **After this notebook you can**
+#
+# - train a PiFi model and prove that its layer stayed frozen;
+# - compare arms over seeds and test examples, and say what an interval allows;
+# - name the control that removes each possible reason for a gain;
+# - recognise four broken models by what `pp.diagnose` says of them.
+#
+# | Minutes on a CPU | Difficulty | You need first | Downloads |
+# |---|---|---|---|
+# | 35 | 2 of 3 | [03](03_pifi_from_scratch.ipynb) | nothing new |
+
+# %%
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from scipy.stats import t as student
+from torch import nn
+
+import pifi_probe as pp
+from pifi_probe import checks
+from pifi_probe.reporting.plots import forest
+from pifi_probe.tasks import Split
+
+checks.start("05", seed=0)
+
+# %%
+checks.pifi_block("encoder", "L_in", "L_out", "head")
+
+# %% [markdown]
+# Lit is what training moves.
+#
+# ## 1. One run
+#
+# **Why.** Fine-tuning minimises the cross-entropy of the labels over all weights $\theta$ but those of the layer
+# $\phi$. With $N$ texts, $K$ classes and label smoothing $\epsilon$:
+#
+# $$\min_\theta\; -\frac{1}{N}\sum_{n=1}^N \sum_{k=1}^K q_{nk} \ln p_{nk}(\theta; \phi)
+# \qquad q_{nk} = (1 - \epsilon)\,[y_n = k] + \tfrac{\epsilon}{K} \qquad p, q \in \mathbb{R}^{N \times K}$$
+#
+# `pp.fine_tune` does this with the recipe of the reference code, keeps the best epoch by the validation split, and
+# reads the test split once. Here we train on 64 reviews for one epoch: enough to see it work, far too few for a result.
+#
+# **Predict.** With two classes and a head that knows nothing, what is the loss of the first step? (Think of a fair coin,
+# in nats.)
+
+# %% tags=["guess"]
+guess = None  # nats
+
+# %%
+task = pp.load_task("movie-reviews").subset(train=64, validation=16, test=64)
+layer = pp.extract("smollm2-135m[-1]")
+recipe = pp.Recipe(epochs=1, batch_size=8, max_length=32, device="cpu")
+model = pp.plug_in("minilm-l6", layer, task=task, wiring="matched")
+healthy = pp.fine_tune(model, task, recipe)
+
+loss = healthy.curves["loss"]  # one a step
+assert 0.6 < loss[0] < 0.8
+print("your guess:", guess)
+print("the first loss is within 0.1 of ln 2:", abs(loss[0] - np.log(2)) < 0.1)
+
+# %% alt="Line plot of the loss of each of the eight training steps; it starts at the loss of a fair coin, drawn as a dashed line, and stays near it."
+figure, axes = plt.subplots(figsize=(6, 2.6))
+axes.plot(range(1, len(loss) + 1), loss, "o-", color="#0072B2")
+axes.axhline(np.log(2), color="#7A7A7A", linestyle="--")
+axes.set(xlabel="step", ylabel="loss (nats)")
+plt.show()
+
+# %%
+accuracy = healthy.tests["movie-reviews"].metrics["accuracy"]
+assert len(loss) == 8 and 0.5 < np.mean(loss) < 0.9
+assert 0.3 < accuracy < 0.8
+print("steps:", len(loss), "| test texts:", len(task.splits["test"]))
+
+# %% [markdown]
+# **Read.** Eight steps hardly leave the coin. Everything below that needs trained models is read from recorded runs.
+#
+# **Checkpoint.** Did the layer stay? A digest is a sha256 over all of its weights: one changed bit gives another one.
+
+# %%
+digests = healthy.layer_digests
+(plugged,) = model.frozen_layers  # reduced to what one token needs
+assert digests["before"] == digests["after"] == [plugged.card.sha256]
+print("the layer has the digest that it was plugged in with")
+
+# %% [markdown]
+# ## 2. Seeds and intervals
+#
+# **Why.** A seed draws the head, the projections, the order of the texts and the dropout. Another seed gives another
+# accuracy, and so would another test set. For arms $a$ and $b$, seeds $s = 1..S$ and test examples $n = 1..N$ with
+# scores $c^a, c^b \in \{0, 1\}^{S \times N}$, we compare *pairs*: same seed, same example.
+#
+# $$d_{sn} = c^a_{sn} - c^b_{sn} \qquad \bar d = \frac{1}{SN}\sum_{s,n} d_{sn} \qquad
+# \mathrm{half} = \sqrt{\mathrm{half}_{\text{seeds}}^2 + \mathrm{half}_{\text{examples}}^2}$$
+#
+# The recorded *truth table* holds full runs of every arm, trained on 400 reviews. We read the encoder alone, the last
+# layer, and its controls, three seeds each.
+#
+# **Predict.** By how many points of accuracy do the three seeds of *one* arm differ, the best from the worst?
+
+# %% tags=["guess"]
+guess = None  # points
+
+# %%
+folder = checks.recorded("book/_studies/truth/movie-reviews-matched")
+arms = ("vanilla", "linear", "mlp", "random", "shuffled", "unfrozen", "layer")
+runs = {
+    arm: [
+        pp.RunResult.from_json(file)
+        for file in sorted(folder.glob(f"{arm}-29-seed*.json"))
+    ]
+    for arm in arms
+}
+
+
+def correct(arm):
+    """Right or wrong, (seeds, examples)."""
+    return np.stack(
+        [
+            run.tests["movie-reviews"].per_example("accuracy")
+            for run in runs[arm]
+        ]
+    )
+
+
+points = {arm: 100 * correct(arm).mean(axis=1) for arm in arms}  # (seeds,)
+print("your guess:", guess)
+for arm in arms:
+    each = ", ".join(f"{value:.1f}" for value in points[arm])
+    print(f"{arm:9s} {each}   best - worst: {np.ptp(points[arm]):.1f}")
+
+# %% [markdown]
+# To make these runs again: `python benchmarks/truth_table.py movie-reviews-matched`.
+#
+# **Read.** Compare the last column with the differences *between* arms. With one seed each you could have reported
+# almost any order.
+#
+# Now the interval, by hand. Three seeds tell their spread badly, so Student's $t$ with two degrees of freedom widens it;
+# over examples a normal interval will do for so many of them.
+
+# %%
+d = 100 * (correct("layer") - correct("vanilla"))  # (seeds, examples), points
+S, N = d.shape
+half_seeds = student.ppf(0.975, S - 1) * d.mean(1).std(ddof=1) / S**0.5
+half_examples = 1.96 * d.mean(0).std(ddof=1) / N**0.5
+half = np.hypot(half_seeds, half_examples)
+print(f"{S} seeds, {N} examples")
+print(
+    f"by hand:    {d.mean():+.1f} [{d.mean() - half:+.1f}, {d.mean() + half:+.1f}]"
+)
+
+# %% [markdown]
+# **Checkpoint.** `pp.compare` does the same for every arm, with a bootstrap over examples:
+
+# %%
+comparison = pp.compare([run for own in runs.values() for run in own])
+frame = comparison.frame
+frame = frame[frame["test"] == "movie-reviews"].set_index("arm")
+row = frame.loc["matched: smollm2-135m[29]"]
+low, high = 100 * row["difference_low"], 100 * row["difference_high"]
+assert (
+    abs(low - (d.mean() - half)) < 0.2 and abs(high - (d.mean() + half)) < 0.2
+)
+print(f"pp.compare: {100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]")
+print("its verdict:", row["verdict"])
+
+# %% [markdown]
+# **Read.** The verdict is a sentence, so that nobody has to make one up. "No difference detectable" is about this run's
+# size; the interval says which differences it could have missed.
+#
+# ## 3. Is it the language model's knowledge?
+#
+# **Why.** Plugging in a layer changes more than one thing: two more linear maps, a nonlinear block, larger vectors, and,
+# last, what the language model knows. Controls add these one by one. With accuracies $A$:
+#
+# $$A_{real} - A_{vanilla} = \underbrace{(A_{linear} - A_{vanilla})}_{\text{projections}}
+# + \underbrace{(A_{random} - A_{linear})}_{\text{a block of this shape}}
+# + \underbrace{(A_{real} - A_{random})}_{\text{knowledge}}$$
+#
+# | control | keeps | removes |
+# |---|---|---|
+# | `vanilla` | encoder, head, recipe | the whole block |
+# | `linear` | $W_{in}$ and $W_{out}$ | the layer |
+# | `random` | the layer's shape | its weights: drawn as the family draws them |
+# | `shuffled` | the sizes of the weights, matrix by matrix | their order |
+# | `mlp` | as many trained weights | the layer, as a trained MLP |
+# | `unfrozen` | everything | the freezing: chapter 06 |
+#
+# The recorded demo trained the paper's own wiring on 1,000 reviews.
+#
+# **Predict.** Which of the three terms is the largest in absolute value?
+
+# %% tags=["guess"]
+guess = None  # "projections", "block" or "knowledge"
+
+# %%
+demo = json.loads(
+    checks.recorded("benchmarks/results/demo-full.json").read_text()
+)
+against = {
+    base: pd.DataFrame(demo["comparisons"][base]["rows"])
+    .query("test == 'movie-reviews'")
+    .set_index("arm")
+    for base in ("vanilla", "random")
+}
+last = "paper: smollm2-135m[29]"
+A = 100 * against["vanilla"]["mean"]
+ladder = [
+    A["paper: vanilla"],
+    A["paper: linear"],
+    A["paper: random smollm2-135m[29]"],
+    A[last],
+]
+names = ("projections", "block", "knowledge")
+steps = dict(zip(names, np.diff(ladder), strict=True))
+print("your guess:", guess)
+for name, step in steps.items():
+    print(f"{name:12s} {step:+.1f} points")
+print(f"{'together':12s} {ladder[-1] - ladder[0]:+.1f} points")
+
+# %% [markdown]
+# To make this record again: `pifi-probe demo --full`. Now with intervals, against both baselines:
+
+# %% alt="Forest plot in two panels, the last layer's difference to the encoder alone and to the layer with random weights, each with its interval and a dashed line at zero."
+columns = ["difference", "difference_low", "difference_high"]
+found = pd.DataFrame(
+    [100 * rows.loc[last, columns].astype(float) for rows in against.values()]
+).set_axis(["mean", "low", "high"], axis=1)
+found = found.assign(arm=last, group=[f"against {base}" for base in against])
+forest(found, value_label="difference (points)")
+
+# %%
+for base, rows in against.items():
+    print(f"{last} against {base}: {rows.loc[last, 'verdict']}")
+
+# %% [markdown]
+# **Read.** A claim about *knowledge* is the second line, never the first. Did the terms of the ladder and the two
+# verdicts lead you to the same sentence?
+#
+# One task is one task. The paper's first claim is an average over many; here is what our record says of it, on four
+# tasks:
+
+# %%
+record = checks.experiment("main-nlu")
+record
+
+# %% alt="Forest plot of the claims of the experiment: the measured difference of each claim in points, with its interval and a dashed line at zero."
+record.figure()
+
+# %%
+verdicts = [one["verdict"] for one in record.findings]
+print("verdicts:", verdicts or "nothing is recorded yet")
+
+# %% [markdown]
+# To make it again: `pifi-probe reproduce main-nlu --scale small`, or `pp.reproduce("main-nlu")`.
+#
+# **Read.** Claim 1 is the paper's, claims 2 and 3 are the ones that controls add. Say for each what its interval allows.
+#
+# ## 4. Break it four ways
+#
+# **Why.** The paper names signs of a PiFi model that went wrong. We cause each of them and read what
+# `pp.diagnose` finds. What is checked:
+#
+# $$\mathrm{sha256}(\phi_{after}) = \mathrm{sha256}(\phi_{before}) \qquad W_{in} \in \mathbb{R}^{d \times d_s}
+# \qquad \frac{\text{bytes of the texts}}{\text{tokens}} \ge 3 \qquad \lVert g_t \rVert \le 5 \text{ at most steps } t$$
+#
+# First the model from above, which should be well. Its gradients are numbers of live training, so we look at the status
+# of each check:
+
+# %%
+well = pp.diagnose(healthy, task=task)
+for check in well.checks:
+    print(f"{check.status:8s} {check.name}")
+assert well.status == "ok"
+
+# %% [markdown]
+# **Predict.** We unfreeze the layer; give $W_{in}$ a wrong width; feed Korean texts to an English donor; multiply the
+# projections' learning rate by 100. Which of the four raises an error when you call the model?
+
+# %% tags=["guess"]
+guess = None  # a number from 1 to 4
+
+# %%
+said = {}
+broken = pp.plug_in("minilm-l6", layer, task=task, wiring="matched")
+for weight in broken.plugin.layers.parameters():
+    weight.requires_grad_(True)
+said["1 unfrozen"] = pp.diagnose(broken)["the layer is frozen"]
+
+broken = pp.plug_in("minilm-l6", layer, task=task, wiring="matched")
+broken.plugin.L_in = nn.Linear(384, 512, bias=False)
+said["2 wrong width"] = pp.diagnose(broken)["dimensions"]
+
+for name, check in said.items():
+    print(f"{name}: {check.status}. {check.finding}\n  -> {check.advice}")
+
+# %%
+from pifi_probe.plugin import tokenizer_for
+
+tokens = tokenizer_for(broken)(["A wonderful film."], return_tensors="pt")
+try:
+    broken(**tokens)
+except RuntimeError as error:
+    print("your guess:", guess, "| the second one raises:", error)
+
+# %% [markdown]
+# **Read.** A wrong width stops you at once. The unfrozen layer would have trained without a word.
+#
+# Next, the language. The donor's tokenizer tells whether its model has ever read much of such texts:
+
+# %%
+korean = (
+    "정말 재미있는 영화였어요.",
+    "두 시간이 아까웠습니다.",
+    "배우들의 연기가 훌륭했다.",
+    "이야기가 너무 지루하고 길다.",
+)
+foreign = Split(texts=korean, labels=(1, 0, 1, 0), ids=("a", "b", "c", "d"))
+said["3 wrong language"] = pp.diagnose(
+    model, task=replace(task, splits={"test": foreign}, language="ko")
+)["language of the donor"]
+print(said["3 wrong language"].status, "|", said["3 wrong language"].finding)
+print("->", said["3 wrong language"].advice)
+
+# %% [markdown]
+# Last, the learning rate of the projections, a hundred times too large:
+
+# %%
+model = pp.plug_in("minilm-l6", layer, task=task, wiring="matched")
+too_fast = recipe.replace(lr_projection=100 * healthy.lr_projection)
+burnt = pp.fine_tune(model, task, too_fast)
+said["4 rate x 100"] = pp.diagnose(burnt, task=task)["gradients"]
+norms = {
+    name: float(np.median(run.curves["grad_norm"]))
+    for name, run in (("healthy", healthy), ("burnt", burnt))
+}
+assert norms["burnt"] > 10 * norms["healthy"]
+print(said["4 rate x 100"].status, "| gradients more than ten times as large")
+print("->", said["4 rate x 100"].advice)
+
+# %% [markdown]
+# **Checkpoint.** All four were found, each by its own check:
+
+# %%
+for name, check in said.items():
+    print(f"{name:17s} {check.status:5s} {check.name}")
+assert all(check.status in ("warn", "fail") for check in said.values())
+
+# %% [markdown]
+# **Read.** One of the four raises, three are silent. `pp.diagnose` costs nothing: call it before you believe a result,
+# whichever way it came out. With `runs=` it also compares the arm with its controls:
+
+# %%
+others = [run for arm in arms[:-1] for run in runs[arm]]
+diagnosis = pp.diagnose(runs["layer"][0], runs=[*runs["layer"], *others])
+print(diagnosis["better than its controls"].status)
+print("->", diagnosis["better than its controls"].advice)
+
+# %% [markdown]
+# ## Exercises
+#
+# **Exercise 05.1.** The interval over seeds alone, from one difference a seed (an array of length $S$) and the quantile
+# `t`. Return `low, high`.
+
+
+# %% tags=["exercise"]
+def seed_interval(differences, t):
+    return ...  # low, high
+
+
+checks.check_seed_interval(seed_interval)
+
+
+# %% tags=["solution"]
+def seed_interval(differences, t):
+    error = differences.std(ddof=1) / len(differences) ** 0.5
+    half = t * error
+    return differences.mean() - half, differences.mean() + half
+
+
+checks.check_seed_interval(seed_interval)
+
+# %% [markdown]
+# **Exercise 05.2.** The three terms of section 3, from a dict with the accuracies of `"vanilla"`, `"linear"`,
+# `"random"` and `"real"`. Return a dict with `"projections"`, `"block"` and `"knowledge"`.
+
+
+# %% tags=["exercise"]
+def gain_parts(accuracy):
+    return ...  # a dict of three differences
+
+
+checks.check_gain_parts(gain_parts)
+
+
+# %% tags=["solution"]
+def gain_parts(accuracy):
+    return {
+        "projections": accuracy["linear"] - accuracy["vanilla"],
+        "block": accuracy["random"] - accuracy["linear"],
+        "knowledge": accuracy["real"] - accuracy["random"],
+    }
+
+
+checks.check_gain_parts(gain_parts)
+
+# %% [markdown]
+# **Exercise 05.3.** A PiFi model gains. Four sceptics each name a reason that has nothing to do with knowledge. Which
+# control (`"vanilla"`, `"linear"`, `"random"`, `"shuffled"`, `"unfrozen"`, `"mlp"`) would gain as much if the sceptic is
+# right? The reasons: `"two linear maps"`, `"a random block of this shape"`, `"the sizes of the weights, not their
+# order"`, `"more trained weights"`.
+
+# %% tags=["exercise"]
+control_for = ...  # a dict: reason to control
+
+checks.check_control_for(control_for)
+
+# %% tags=["solution"]
+control_for = {
+    "two linear maps": "linear",
+    "a random block of this shape": "random",
+    "the sizes of the weights, not their order": "shuffled",
+    "more trained weights": "mlp",
+}
+
+checks.check_control_for(control_for)
+
+# %% [markdown]
+# ## What this does not show
+#
+# - The recorded runs have a 6-layer encoder, a language model of 135 million weights, and few training texts. The paper
+#   used larger ones; its claims are neither confirmed nor refuted here.
+# - Three seeds know little about a fourth: an interval over them is honest but wide.
+# - Four broken models are not all broken models. A diagnosis without a finding is no proof of health.
+#
+# ## Quiz
+
+# %%
+checks.quiz("05")
+
+# %% [markdown]
+# ## Summary
+#
+# - Training moves encoder, projections and head; the digest proves that the layer stayed.
+# - Arms are compared in pairs, over seeds and examples, with a verdict in words.
+# - Knowledge is what the real layer has beyond the random one.
+# - Of the four ways to break PiFi, three are silent; `pp.diagnose` finds them.
+#
+# **Words:** [seed](../book/glossary.md#seed) · [interval](../book/glossary.md#interval) ·
+# [control](../book/glossary.md#control) · [vanilla](../book/glossary.md#vanilla) ·
+# [digest](../book/glossary.md#digest) · [recipe](../book/glossary.md#recipe)
+#
+# **Next:** [06 Frozen or fine-tuned](06_frozen_or_fine_tuned.ipynb)

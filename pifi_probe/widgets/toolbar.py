@@ -1,0 +1,65 @@
+"""The buttons of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import ipywidgets
+
+from pifi_probe.widgets.state import BUSY
+
+__all__ = ["Toolbar", "flow"]
+
+_TIPS = {
+    "Start": "Start the search, or go on with the study file",
+    "Pause": "Leave off within one step; Resume goes on",
+    "Resume": "Go on where the study was left",
+    "Stop": "Leave off for good; finished trials are kept",
+    "Estimate": "Time a few steps, and say what the search will take",
+    "Copy as code": "Show and copy a script that trains the choice",
+    "Export model": "Train the choice once more into the folder winner",
+}
+
+
+def flow(*children: ipywidgets.Widget) -> ipywidgets.Box:
+    """Return widgets beside each other, in as many lines as a narrow page needs."""
+    return ipywidgets.Box(children, layout=ipywidgets.Layout(flex_flow="row wrap", width="100%"))
+
+
+class Toolbar(ipywidgets.Box):
+    """One button for each action that is given, those possible in a state enabled.
+
+    Parameters
+    ----------
+    actions : mapping of str to callable
+        By the name of the button, one of `names`.
+    """
+
+    names = tuple(_TIPS)
+
+    def __init__(self, actions: Mapping[str, Callable[[], object]]) -> None:
+        self.buttons = {name: _button(name, action) for name, action in actions.items()}
+        super().__init__(list(self.buttons.values()), layout=ipywidgets.Layout(flex_flow="row wrap", width="100%"))
+
+    def enable(self, word: str, some: bool) -> None:
+        """Enable what is possible in a state; `some`: there is a study."""
+        busy = word in BUSY
+        possible = {
+            "Start": not busy,
+            "Pause": word in ("preparing", "running"),
+            "Resume": not busy and some,
+            "Stop": word in ("preparing", "running", "pausing"),
+            "Estimate": not busy,
+            "Copy as code": some,
+            "Export model": some and not busy,
+        }
+        for name, button in self.buttons.items():
+            button.disabled = not possible[name]
+
+
+def _button(name: str, action: Callable[[], object]) -> ipywidgets.Button:
+    button = ipywidgets.Button(description=name, tooltip=_TIPS[name], layout=ipywidgets.Layout(width="auto"))
+    button.on_click(lambda _: action())
+    if name == "Start":
+        button.button_style = "primary"
+    return button

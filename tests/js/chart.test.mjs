@@ -1,0 +1,144 @@
+// The pure functions of the chart: `node --test tests/js`.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+const file = new URL("../../pifi_probe/widgets/chart.js", import.meta.url);
+const source = readFileSync(file, "utf8");
+// The package has no package.json that would call the file a module.
+const chart = await import(`data:text/javascript;base64,${Buffer.from(source).toString("base64")}`);
+
+let number = 0;
+function row(label, rung, value, more = {}) {
+  return { n: number++, label, kind: "single", control: false, x: 3, model: "m", rung, seed: 0, phase: "select",
+    state: "complete", value, accuracy: 0.8, cost: 1, seconds: 2, latency: 1, bytes: null, why: "", message: "",
+    facts: {}, ...more };
+}
+const close = (found, expected, within = 1e-9) => assert.ok(Math.abs(found - expected) < within, `${found} is not ${expected}`);
+
+test("the quantile of Student's t is right to 0.003", () => {
+  const known = { 1: 12.706, 3: 3.182, 10: 2.228, 11: 2.201, 20: 2.086, 60: 2.0, 1000: 1.962 };
+  for (const [df, quantile] of Object.entries(known)) close(chart.t95(Number(df)), quantile, 0.003);
+});
+
+test("trials of one candidate, rung and phase are one group, with noise pooled over the rung", () => {
+  const rows = [row("a", "full", 1), row("a", "full", 3), row("b", "full", 5), row("b", "full", 7), row("c", "full", 4),
+    row("a", "frozen", 9), row("a", "full", 2, { phase: "confirm" })];
+  const groups = chart.groupsOf(rows);
+  assert.deepEqual(groups.map((one) => [one.label, one.rung, one.phase, one.mean]), [["a", "full", "select", 2],
+    ["b", "full", "select", 6], ["c", "full", "select", 4], ["a", "frozen", "select", 9], ["a", "full", "confirm", 2]]);
+  const sd = Math.sqrt(2); // two groups of two, each with a sum of squares of 2, over two degrees of freedom
+  close(groups[0].half, (4.303 * sd) / Math.sqrt(2));
+  close(groups[2].half, 4.303 * sd);
+  assert.equal(groups[3].half, null, "one trial on a rung tells nothing of its noise");
+});
+
+test("failed and running trials have no value, and are marked", () => {
+  const [group] = chart.groupsOf([row("a", "full", null, { state: "failed" }), row("a", "full", null, { state: "running" })]);
+  assert.deepEqual([group.values, group.failed, group.running, group.numbers.length], [[], true, true, 2]);
+});
+
+test("accuracies are grouped where they were measured", () => {
+  const [group] = chart.groupsOf([row("a", "full", 1, { accuracy: 0.5 }), row("a", "full", 1, { accuracy: null })], "accuracy");
+  assert.deepEqual(group.values, [0.5]);
+});
+
+test("the null band is two standard deviations about the random and shuffled layers", () => {
+  const control = (kind, value) => row(`${kind} a`, "full", value, { kind, control: true });
+  const groups = chart.groupsOf([control("random", 1), control("shuffled", 3), control("vanilla", 99), row("a", "full", 50)]);
+  const band = chart.nullBand(groups, "full");
+  close(band.low, 2 - 2 * Math.SQRT2);
+  close(band.high, 2 + 2 * Math.SQRT2);
+  assert.equal(chart.nullBand(groups, "frozen"), null);
+});
+
+test("the highest rung is that of a candidate, not of a control", () => {
+  const rows = [row("a", "frozen", 1), row("vanilla", "full", 1, { kind: "vanilla", control: true })];
+  assert.equal(chart.topRung(chart.groupsOf(rows)), "frozen");
+});
+
+test("regret counts what cheap and failed trials cost, and looks back from the end", () => {
+  const rows = [row("a", "frozen", 9, { cost: 0.5 }), row("a", "full", 2), row("c", "full", null, { state: "failed" }),
+    row("b", "full", 1), row("x", "full", 0, { phase: "confirm" })];
+  const steps = chart.regretSteps(rows);
+  assert.deepEqual(steps.map(({ cost, regret, leader }) => [cost, regret, leader]), [[1.5, 1, "a"], [3.5, 0, "b"]]);
+});
+
+test("regret is never negative, and ends at zero", () => {
+  const rows = Array.from({ length: 60 }, (_, k) => row(`l${k % 7}`, "full", Math.sin(k * 12.9)));
+  const steps = chart.regretSteps(rows);
+  assert.ok(steps.every((step) => step.regret >= -1e-12));
+  close(steps.at(-1).regret, 0);
+});
+
+test("the front holds what nothing beats", () => {
+  const points = [{ x: 1, y: 3 }, { x: 2, y: 2 }, { x: 2, y: 3 }, { x: 3, y: 2 }, { x: 1, y: 3 }];
+  assert.deepEqual(chart.paretoFront(points).map((point) => point.best), [true, true, false, false, true]);
+});
+
+test("one diverged trial does not stretch the axis", () => {
+  const values = Array.from({ length: 30 }, (_, k) => 0.4 + 0.001 * k);
+  const [low, high] = chart.limits([...values, 500]);
+  assert.ok(low < 0.4 && high < 1, `${low} to ${high}`);
+  assert.deepEqual(chart.limits([]), [0, 1]);
+  const [below, above] = chart.limits([0.5]);
+  assert.ok(below < 0.5 && above > 0.5);
+});
+
+test("ticks are round, inside, and at least two", () => {
+  for (const [low, high] of [[0.391, 0.462], [0, 1], [-0.7, 29.7], [1e-4, 3e-4], [12, 4000]]) {
+    const found = chart.ticks(low, high);
+    assert.ok(found.length >= 2 && found.length <= 8, `${found}`);
+    assert.ok(found.every((tick) => tick >= low - 1e-9 && tick <= high + 1e-9));
+  }
+});
+
+test("the table sorts words as words, numbers as numbers, rungs by height, and the unknown last", () => {
+  const rows = [row("m[10]", "full", 2), row("m[9]", "frozen", null), row("m[2]", "short", 1)];
+  const labels = (column, descending) => chart.sortRows(rows, column, descending).map((one) => one.label);
+  assert.deepEqual(labels("label"), ["m[2]", "m[9]", "m[10]"]);
+  assert.deepEqual(labels("rung", true), ["m[10]", "m[2]", "m[9]"]);
+  assert.deepEqual(labels("value"), ["m[2]", "m[10]", "m[9]"]);
+  assert.deepEqual(labels("value", true), ["m[10]", "m[2]", "m[9]"]);
+});
+
+test("the filter asks for every word", () => {
+  const one = row("m[10]", "full", null, { state: "failed", message: "out of memory" });
+  assert.ok(chart.matches(one, "FULL memory"));
+  assert.ok(chart.matches(one, ""));
+  assert.ok(!chart.matches(one, "full complete"));
+});
+
+test("CSV quotes what needs it", () => {
+  const lines = chart.toCsv([row('a "b", c', "full", 0.5, { why: "two\nlines" })]).split("\n");
+  assert.ok(lines[0].startsWith("trial,label,rung"));
+  assert.ok(lines[1].includes('"a ""b"", c",full,0,select,complete,0.5'));
+  assert.ok(lines[1].endsWith('"two'));
+});
+
+test("times and sizes are short", () => {
+  assert.deepEqual([0.25, 45, 600, 10000, null].map(chart.clock), ["0.3 s", "45 s", "10 min", "2.8 h", ""]);
+  assert.deepEqual([5 * 2 ** 20, 3 * 2 ** 30].map(chart.size), ["5.0 MB", "3.0 GB"]);
+});
+
+test("the chart has a sentence for those who do not see it", () => {
+  const rows = [row("a", "full", 2), row("b", "full", 1)];
+  assert.equal(chart.inWords(rows, { chosen: "b" }),
+    "Depth chart: 2 candidates on full runs; the lowest mean NLL is 1.0000, of b. Chosen so far: b.");
+  assert.equal(chart.inWords([], {}), "Depth chart: no trial has ended yet.");
+});
+
+test("a thousand trials are grouped and sorted within a frame or two", () => {
+  const rows = Array.from({ length: 1000 }, (_, k) => row(`m[${k % 97}]`, chart.RUNGS[k % 5], Math.sin(k)));
+  const began = performance.now();
+  chart.groupsOf(rows);
+  chart.regretSteps(rows);
+  chart.sortRows(rows, "value");
+  assert.ok(performance.now() - began < 200, `${performance.now() - began} ms`);
+});
+
+test("nothing is fetched, and nothing is shown as markup", () => {
+  assert.doesNotMatch(source, /innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function/);
+  assert.doesNotMatch(source.replaceAll("http://www.w3.org/2000/svg", ""), /https?:|\bfetch\(|import\(|^import /m);
+  assert.doesNotMatch(source, /<\/script/i, "it is put into pages as it is");
+});

@@ -1,0 +1,61 @@
+"""The browser of layers, on a tiny checkpoint and without a web browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import pifi_probe as pp
+from pifi_probe.errors import CheckpointError, ModelNotFoundError
+from pifi_probe.widgets.layer_browser import LayerBrowser
+from tests.tiny import tiny_checkpoint
+from tests.widget_stub import until
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> LayerBrowser:
+    return pp.widgets.LayerBrowser(str(tiny_checkpoint("gemma2", tmp_path / "tiny")), slm="16")
+
+
+def test_it_lists_every_layer_with_type_and_size(browser: LayerBrowser) -> None:
+    layer = pp.extract(f"{browser.model}[1]")
+    assert list(browser.frame.index) == [0, 1, 2] and set(browser.frame["type"]) == {
+        "sliding_attention",
+        "full_attention",
+    }
+    assert browser.frame.loc[1, "bytes"] == sum(p.numel() * 4 for p in layer.parameters())
+    assert repr(browser) == f"LayerBrowser({browser.model}, 3 layers)"
+    assert "<table" in browser._repr_mimebundle_()["text/html"]
+
+
+def test_nothing_but_headers_is_read_before_a_layer_is_extracted(browser: LayerBrowser) -> None:
+    browser.selected = 2
+    assert browser.strip.value == 2 and "[2]" in browser.detail.value and browser.layer is None
+    assert browser._checkpoint.bytes_read < browser.frame["bytes"].sum() / 2
+
+
+def test_a_click_extracts_the_selected_layer_and_shows_its_norms(browser: LayerBrowser) -> None:
+    browser.strip.value = 1
+    browser.button.click()
+    until(lambda: browser.layer is not None and not browser.button.disabled)
+    own = pp.extract(f"{browser.model}[1]")
+    assert browser.layer is not None and browser.layer.card.index == 1
+    assert all(torch.equal(a, b) for a, b in zip(browser.layer.parameters(), own.parameters(), strict=True))
+    norm = next(p for name, p in own.named_parameters() if "q_proj" in name).float().norm()
+    assert f"{float(norm):.3g}" in browser.detail.value
+
+
+def test_what_goes_wrong_is_shown_as_text(browser: LayerBrowser, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise CheckpointError("<script>alert(1)</script>")
+
+    monkeypatch.setattr("pifi_probe.layers.extract.extract_from", refuse)
+    browser.button.click()
+    until(lambda: "&lt;script&gt;" in browser.message.value and not browser.button.disabled)
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises((ModelNotFoundError, CheckpointError)):
+        pp.widgets.LayerBrowser(str(tmp_path / "nothing"))
