@@ -88,7 +88,7 @@ def experiment(name: str) -> Record:
     Parameters
     ----------
     name : str
-        Such as ``"nlg"``; the record is ``book/_studies/experiments/NAME.json``.
+        Such as ``"nlg"``; the record is ``book/_studies/experiments/NAME/summary.json``.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def experiment(name: str) -> Record:
         An empty one, which says how to make it, while there is none.
     """
     try:
-        file = recorded(f"{FOLDER}/{name}.json")
+        file = recorded(f"{FOLDER}/{name}/summary.json")
     except PifiProbeError:
         return Record(name)
     return Record(name, json.loads(file.read_text(encoding="utf-8")))

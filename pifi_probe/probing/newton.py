@@ -150,7 +150,8 @@ def _line_search(
         if len(targets) == 1:
             nll = softplus((1 - 2 * targets) * there)
         else:
-            nll = there.logsumexp(dim=1, keepdim=True) - (targets * there).sum(dim=1, keepdim=True)
+            others = (there - (targets * there).sum(dim=1, keepdim=True)).masked_fill(targets > 0, -torch.inf)
+            nll = softplus(others.logsumexp(dim=1, keepdim=True))  # small losses to full relative precision
         return (rows * nll).sum(dim=(1, 2)) + (penalty * (theta + length * step).square()).sum(dim=(1, 2)) / 2
 
     length = logits.new_ones(len(logits), 1, 1)
