@@ -10,6 +10,7 @@ export PYTHON
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+RAY := $(VENV)/.ray
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120
 BENCHMARKS := extract train_step fold stream_memory estimators probe_sweep efficiency
 
@@ -43,6 +44,10 @@ $(READY): pyproject.toml constraints.txt
 	@$(RUN) -m pip install -c $(VENV)/constraints.txt -e ".[dev,book]"
 	@touch $@
 
+$(RAY): $(READY)
+	$(RUN) -m pip install -q -c $(VENV)/constraints.txt -e ".[ray]"
+	@touch $@
+
 demo: $(READY)
 	$(VENV)/bin/pifi-probe demo
 
@@ -51,7 +56,7 @@ test: $(READY)
 	$(RUN) scripts/notebooks.py --check
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest $(NBVAL) -n 2 --dist loadscope notebooks/*.ipynb
 
-test-slow: $(READY)
+test-slow: $(RAY)
 	$(RUN) -m pytest tests -m slow
 
 lint: $(READY)
