@@ -58,10 +58,10 @@ def experiments() -> dict[str, dict[str, Any]]:
     return {file.parent.name: _load(file) for file in sorted(EXPERIMENTS.glob("*/summary.json"))}
 
 
-def claims_table(record: dict[str, Any], columns: int = len(HEADINGS)) -> str:
-    """Return the claims of an experiment beside what was measured; only the first `columns`."""
-    rows = [cells(Finding(**finding))[:columns] for finding in record["findings"]]
-    return _markdown([HEADINGS[:columns], ["---"] * columns, *rows])
+def claims_table(record: dict[str, Any]) -> str:
+    """Return the claims of an experiment beside what was measured."""
+    rows = [cells(Finding(**finding)) for finding in record["findings"]]
+    return _markdown([HEADINGS, ["---"] * len(HEADINGS), *rows])
 
 
 def targets_table(record: dict[str, Any]) -> str:
@@ -105,8 +105,9 @@ def _demo() -> str:
 
 
 def _experiments() -> str:
-    parts = [f"**{record['title']}**\n\n{claims_table(record, 4)}\n" for record in experiments().values()]
-    return "\n".join(parts)
+    """Return the first claim of every experiment; the results page has all of them."""
+    rows = [[name, *cells(Finding(**record["findings"][0]))[:4]] for name, record in experiments().items()]
+    return _markdown([["experiment", *HEADINGS[:4]], ["---"] * 5, *rows]) + "\n"
 
 
 def _selection() -> str:
