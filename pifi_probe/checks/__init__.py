@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pifi_probe.checks.basics import check_spec, check_trained_parts
 from pifi_probe.checks.costs import check_plugin_macs, check_slower, check_training_bytes
+from pifi_probe.checks.depths import check_f_statistic, check_regret, check_winners_loss
 from pifi_probe.checks.exams import check_chance, check_chosen, check_questions_needed
 from pifi_probe.checks.extraction import check_index_from_end, check_layer_share
 from pifi_probe.checks.folding import check_group_sum, check_one_token_attention
@@ -16,6 +17,7 @@ from pifi_probe.checks.owndata import check_allowed, check_majority
 from pifi_probe.checks.plugging import check_freeze, check_pifi_forward, check_projections
 from pifi_probe.checks.probes import check_left_out_residuals, check_p_value, check_pool_tokens
 from pifi_probe.checks.records import Record, experiment
+from pifi_probe.checks.searching import check_chance_to_be_best, check_next_layer, check_paired_error
 from pifi_probe.checks.session import Session, quiz, recorded, start
 from pifi_probe.checks.training import check_control_for, check_gain_parts, check_seed_interval
 from pifi_probe.checks.transformer import check_causal_weights, check_gated_mlp, check_rms_norm
@@ -23,6 +25,12 @@ from pifi_probe.checks.writing import check_clipped_precision, check_decoder_inp
 from pifi_probe.reporting.block import pifi_block
 
 __all__ = [
+    "check_paired_error",
+    "check_next_layer",
+    "check_chance_to_be_best",
+    "check_winners_loss",
+    "check_regret",
+    "check_f_statistic",
     "Record",
     "Report",
     "Session",

@@ -1,0 +1,361 @@
+# %% [markdown]
+# # 09 Which layer?
+#
+# **You will show that** a table of full runs for every layer can have a clear winner and no layer effect at all, and that
+# a few lines of statistics tell the two apart before anybody writes "the last layer is best".
+#
+# **After this notebook you can**
+#
+# - test whether there is anything to select;
+# - measure what a winner loses on seeds that did not choose it;
+# - say how well any cheap score *could* rank the layers, and how well a smooth curve does by chance;
+# - compare early, middle and last layers as the paper does, with an interval.
+#
+# | Minutes on a CPU | Difficulty | You need first | Downloads |
+# |---|---|---|---|
+# | 35 | 3 of 3 | [05](05_train_it.ipynb), [07](07_what_layers_know.ipynb), [08](08_what_a_layer_does_to_an_encoder.ipynb) | nothing new |
+
+# %%
+import json
+
+import numpy as np
+from matplotlib import pyplot as plt
+from scipy.stats import f as f_distribution
+
+import pifi_probe as pp
+from pifi_probe import checks
+from pifi_probe.ranking import rank_agreement
+from pifi_probe.selection.agreement import noise_ceiling, regret_at, smooth_null
+from pifi_probe.selection.gate import layer_effect
+
+checks.start("09", seed=0)
+
+# %%
+checks.pifi_block("layer")
+
+# %% [markdown]
+# ## 1. The truth table
+#
+# **Why.** The paper compares a few layers and finds the last one best. We trained *all* of them: MiniLM with each of the 30
+# layers of SmolLM2, three seeds each, 400 film reviews. This is the quality of layer $\ell$ with seed $s$,
+#
+# $$Q \in \mathbb{R}^{30 \times 3} \qquad Q_{\ell s} = \text{accuracy on 1{,}000 test texts}$$
+#
+# **Predict.** Where is the best layer: early, middle, late? And will the three seeds agree on it?
+
+# %% tags=["guess"]
+guess = None  # a layer, and yes or no
+
+# %%
+folder = checks.recorded("book/_studies/truth/movie-reviews-matched")
+
+
+def runs_of(arm, index):
+    """The recorded runs of an arm, one a seed."""
+    files = sorted(folder.glob(f"{arm}-{index:02d}-seed*.json"))
+    return [pp.RunResult.from_json(file) for file in files]
+
+
+def accuracies(arm, index):
+    """Test accuracy in points, one a seed."""
+    return [
+        100 * run.tests["movie-reviews"].metrics["accuracy"]
+        for run in runs_of(arm, index)
+    ]
+
+
+Q = np.array([accuracies("layer", i) for i in range(30)])  # (layers, seeds)
+print("your guess:", guess, "| table:", Q.shape)
+for seed in range(Q.shape[1]):
+    layer = Q[:, seed].argmax()
+    print(f"seed {seed}: best layer {layer:2d} with {Q[layer, seed]:.1f} %")
+
+# %% alt="Test accuracy of each of 30 layers, a dot for each of three seeds and a line for their mean, with dashed lines for the encoder alone and for a random-init layer; dots of different seeds scatter as widely as layers differ."
+vanilla, random = (
+    np.mean(accuracies(arm, 29)) for arm in ("vanilla", "random")
+)
+figure, axes = plt.subplots(figsize=(6, 3))
+axes.plot(Q, "o", ms=3, color="#0072B2", alpha=0.5)
+axes.plot(Q.mean(1), color="#0072B2", label="mean of seeds")
+axes.axhline(vanilla, ls="--", color="black", label="encoder alone")
+axes.axhline(random, ls=":", color="#D55E00", label="random-init layer")
+axes.set(xlabel="layer", ylabel="test accuracy (%)")
+axes.legend(frameon=False, fontsize=8)
+plt.show()
+
+# %%
+best = Q.mean(1).argmax()
+print(f"best mean: layer {best} with {Q[best].mean():.1f} %")
+print(f"worst mean: {Q.mean(1).min():.1f} %, last layer: {Q[29].mean():.1f} %")
+print(f"encoder alone: {vanilla:.1f} %, random-init layer: {random:.1f} %")
+
+# %% [markdown]
+# **Read.** There is always a best row. How far is it above the others, compared with how far the dots of one row are apart?
+#
+# ## 2. Is there anything to select?
+#
+# **Why.** Suppose all layers were equally good. Seeds would still make their means differ. What a seed does to all layers
+# alike is no noise between layers, so we take it out too:
+#
+# $$e_{\ell s} = Q_{\ell s} - \bar Q_{\ell\cdot} - \bar Q_{\cdot s} + \bar Q_{\cdot\cdot}
+# \qquad
+# F = \frac{S \cdot \mathrm{var}_\ell(\bar Q_{\ell\cdot})}{\sum_{\ell s} e_{\ell s}^2 / \big((L-1)(S-1)\big)}$$
+#
+# With no layer effect $F$ is about one. The share of the variance of the means that is no noise is
+# $\mathrm{ICC} = 1 - 1/F$, or zero.
+#
+# **Predict.** How large is $F$ here?
+
+# %% tags=["guess"]
+guess = None
+
+# %%
+L, S = Q.shape
+rest = Q - Q.mean(1, keepdims=True) - Q.mean(0) + Q.mean()
+noise = (rest**2).sum() / ((L - 1) * (S - 1))
+F = S * Q.mean(1).var(ddof=1) / noise
+p = f_distribution.sf(F, L - 1, (L - 1) * (S - 1))
+effect = layer_effect(Q)
+assert np.isclose(p, effect.p_value)
+print("your guess:", guess)
+print(f"F = {F:.2f}, p = {p:.2f}, one run's noise {noise**0.5:.2f} points")
+print(effect.verdict)
+
+# %% [markdown]
+# **Checkpoint.** The test can find an effect when there is one. We add a made-up advantage of three points to five layers:
+
+# %%
+planted = Q.copy()
+planted[10:15] += 3
+print("with three points planted:", layer_effect(planted).verdict)
+assert layer_effect(planted).something_to_select
+
+# %% [markdown]
+# **Read.** If $p$ is large, "which layer is best?" has no answer in these data. A search that stops here and says so has
+# done its work: it is what `pp.search` calls its gate.
+#
+# ## 3. What a winner loses
+#
+# **Why.** The winner of a noisy race is partly a good layer and partly a lucky one. Luck does not come again. So we choose
+# on two seeds and look at the third, in turn:
+#
+# $$\ell^*_{-s} = \arg\max_\ell \bar Q_{\ell, -s} \qquad
+# \text{loss} = \frac{1}{S} \sum_s \Big( \bar Q_{\ell^*_{-s}, -s} - Q_{\ell^*_{-s}, s} \Big)$$
+#
+# **Predict.** How many points does the winner of two seeds lose on the third?
+
+# %% tags=["guess"]
+guess = None  # points
+
+# %%
+losses, ranks = [], []
+for held in range(S):
+    others = np.delete(Q, held, axis=1).mean(1)
+    winner = others.argmax()
+    losses.append(others[winner] - Q[winner, held])
+    ranks.append(int((Q[:, held] > Q[winner, held]).sum()) + 1)
+print("your guess:", guess)
+print(f"mean loss: {np.mean(losses):.1f} points")
+print("rank of each winner on the held-out seed, of 30:", ranks)
+
+# %% alt="Histogram of the loss of the winner when 30 equal layers are simulated with the measured noise, with a vertical line at the measured loss, well inside of the histogram."
+rng = np.random.default_rng(0)
+simulated = []
+for _ in range(2000):
+    equal = rng.normal(0, noise**0.5, Q.shape)  # 30 layers, all the same
+    falls = []
+    for held in range(S):
+        others = np.delete(equal, held, axis=1).mean(1)
+        falls.append(others.max() - equal[others.argmax(), held])
+    simulated.append(np.mean(falls))
+figure, axes = plt.subplots(figsize=(5, 2.6))
+axes.hist(simulated, bins=40, color="#999999")
+axes.axvline(np.mean(losses), color="#D55E00")
+axes.set(xlabel="loss of the winner (points), 30 equal layers", yticks=[])
+plt.show()
+
+# %%
+share = np.mean(np.array(simulated) >= np.mean(losses))
+print(f"30 equal layers lose at least as much in {share:.0%} of the cases")
+assert 0.001 < share < 0.999
+
+# %% [markdown]
+# **Read.** A paper that reports the best of thirty layers on the seeds that chose it reports this loss as a gain.
+#
+# ## 4. How good can a cheap score be?
+#
+# **Why.** Scores of chapters 07 and 08 are judged by how they rank the layers. But the truth is noisy itself: even a
+# *perfect* score agrees with noisy means only up to a ceiling. And curves over depth are smooth, so that two of them agree
+# or disagree by chance far more often than shuffled numbers do. With Kendall's $\tau$,
+#
+# $$\tau_{\max} = \frac{2}{\pi} \arcsin \sqrt{\mathrm{ICC}} \qquad
+# p = \frac{1 + \#\{\text{surrogates with } |\tau| \ge |\tau_{\text{score}}|\}}{1 + n}$$
+#
+# where a surrogate is a random curve as smooth as the score.
+#
+# **Predict.** Of all cheap scores recorded, how many beat their own surrogates at the 5 % level?
+
+# %% tags=["guess"]
+guess = None
+
+# %%
+recorded = json.loads(
+    checks.recorded("benchmarks/results/selection.json").read_text()
+)
+proxies = recorded["measurements"]["proxies"]
+reached = [one for one in proxies if one["p"] is not None and one["p"] < 0.05]
+print("your guess:", guess)
+print(
+    f"{len(reached)} of {len(proxies)} scores; chance alone: about {len(proxies) / 20:.0f}"
+)
+print("ceiling of a perfect score:", round(noise_ceiling(effect.icc), 2))
+for one in sorted(proxies, key=lambda one: -abs(one["Kendall"]))[:5]:
+    print(
+        f"tau {one['Kendall']:+.2f} (chance reaches {one['null 95 %']:.2f}): {one['score']}"
+    )
+
+# %% [markdown]
+# **Checkpoint.** "The deeper the better" is a score as well, and costs nothing:
+
+# %%
+depth = np.arange(L, dtype=float)
+means = Q.mean(1)
+tau = rank_agreement(depth, means)["kendall"]
+limit, chance = smooth_null(depth, means, n_draws=500)
+print(f"depth: tau {tau:+.2f}, chance reaches {limit:.2f}, p = {chance:.2f}")
+print(
+    f"its first choice loses {regret_at(depth, means):.1f} points to the best mean"
+)
+
+# %% [markdown]
+# To make the record again: `python benchmarks/selection.py`.
+#
+# **Read.** Compare the first line with chance, and every $\tau$ with *its own* limit. A ceiling of zero says that this table
+# cannot judge any score. That holds for scores that look good as well.
+#
+# ## 5. Early, middle, last
+#
+# **Why.** The paper asks a narrower question: last against middle against early. Three arms need no selection, only a
+# paired comparison, with seeds and test texts shared (chapter 05):
+#
+# $$\bar d = \frac{1}{SN} \sum_{s,n} \big(c^{\text{last}}_{sn} - c^{\text{early}}_{sn}\big) \qquad c \in \{0, 1\}^{S \times N}$$
+#
+# **Predict.** Is the last layer better than the first? Than the middle one?
+
+# %% tags=["guess"]
+guess = None  # two words
+
+# %%
+record = checks.experiment("layer-position")
+print("your guess:", guess)
+record
+
+# %% alt="Forest plot of the differences between the last layer and the early, middle, random and no layer, each with its interval and a dashed line at zero."
+record.figure()
+
+# %%
+for place, one in enumerate(record.findings, start=1):
+    inside = one["low"] <= 0 <= one["high"]
+    print(
+        f"claim {place}: the interval {'holds' if inside else 'leaves out'} zero"
+    )
+
+# %% [markdown]
+# To make it again: `pifi-probe reproduce layer-position --scale small`.
+#
+# **Read.** For each claim: what is the largest advantage of the last layer that the interval still allows? The paper's
+# two points may well be inside.
+#
+# ## Exercises
+#
+# **Exercise 09.1.** $F$ of section 2 from a table (layers, seeds).
+
+
+# %% tags=["exercise"]
+def f_statistic(table):
+    return ...  # a number
+
+
+checks.check_f_statistic(f_statistic)
+
+
+# %% tags=["solution"]
+def f_statistic(table):
+    n_layers, n_seeds = table.shape
+    rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    noise = (rest**2).sum() / ((n_layers - 1) * (n_seeds - 1))
+    return n_seeds * table.mean(1).var(ddof=1) / noise
+
+
+checks.check_f_statistic(f_statistic)
+
+# %% [markdown]
+# **Exercise 09.2.** What the winner loses, as in section 3.
+
+
+# %% tags=["exercise"]
+def winners_loss(table):
+    return ...  # points
+
+
+checks.check_winners_loss(winners_loss)
+
+
+# %% tags=["solution"]
+def winners_loss(table):
+    losses = []
+    for held in range(table.shape[1]):
+        others = np.delete(table, held, axis=1).mean(1)
+        losses.append(others.max() - table[others.argmax(), held])
+    return np.mean(losses)
+
+
+checks.check_winners_loss(winners_loss)
+
+# %% [markdown]
+# **Exercise 09.3.** A score puts `k` layers first and you may train those. How much worse is the best of them than the
+# best of all? `score` and `quality` are arrays, larger is better.
+
+
+# %% tags=["exercise"]
+def regret(score, quality, k):
+    return ...  # in the unit of quality
+
+
+checks.check_regret(regret)
+
+
+# %% tags=["solution"]
+def regret(score, quality, k):
+    first = np.argsort(-score)[:k]
+    return quality.max() - quality[first].max()
+
+
+checks.check_regret(regret)
+
+# %% [markdown]
+# ## What this does not show
+#
+# - That layers never differ: it is one encoder, one small language model, one task and one wiring, which starts as plain
+#   fine-tuning and matches scales.
+# - That the effect is zero: three seeds leave room for differences of the size of the noise.
+# - Anything about layers of an 8B model.
+#
+# ## Quiz
+
+# %%
+checks.quiz("09")
+
+# %% [markdown]
+# ## Summary
+#
+# - Test first whether layers differ; a table of noise has a winner too.
+# - A winner loses on fresh seeds what luck gave it.
+# - A cheap score has a ceiling, the noise of the truth, and a null, curves as smooth as itself.
+# - "Last is best" is a paired comparison with an interval.
+#
+# **Words:** [set of the best](../book/glossary.md#set-of-the-best) · [null](../book/glossary.md#null) ·
+# [regret](../book/glossary.md#regret) · [noise ceiling](../book/glossary.md#noise-ceiling) ·
+# [winner's curse](../book/glossary.md#winners-curse)
+#
+# **Next:** [10 Automatic selection](10_automatic_selection.ipynb)
