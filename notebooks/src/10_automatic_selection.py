@@ -1,0 +1,364 @@
+# %% [markdown]
+# # 10 Automatic selection
+#
+# **You will show that** a search can find out for a small part of the price what training every layer finds, and that the
+# honest end of a search may be "no layer effect is detectable".
+#
+# **After this notebook you can**
+#
+# - price a search in full runs before it starts;
+# - let measured layers speak for their neighbours, with a Gaussian process over depth;
+# - choose the next layer by a Thompson draw, and race the last few with paired seeds;
+# - read what a strategy is worth from its regret on seeds it has not seen.
+#
+# | Minutes on a CPU | Difficulty | You need first | Downloads |
+# |---|---|---|---|
+# | 40 | 3 of 3 | [09](09_which_layer.ipynb) | nothing new |
+
+# %%
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+import pifi_probe as pp
+from pifi_probe import checks
+from pifi_probe.selection.gp import fit_depths
+
+checks.start("10", seed=0)
+
+# %%
+checks.pifi_block("layer")
+
+# %% [markdown]
+# ## 1. The price list
+#
+# **Why.** A full run of one layer with one seed costs $C$. Training $L$ layers with $S$ seeds costs $L S C$. Cheaper rungs
+# exist: scores without training, training with a frozen encoder, with all but its last block frozen, on fewer steps. A
+# search with $n_r$ runs on rung $r$ costs
+#
+# $$\text{cost} = \sum_r n_r\, c_r \qquad c_{\text{full}} = 1 \;\; (\text{unit: } C)$$
+#
+# **Predict.** Training projections and head only, on cached vectors of the encoder: what share of $C$ is that?
+
+# %% tags=["guess"]
+guess = None  # share of a full run
+
+# %%
+recorded = json.loads(
+    checks.recorded("benchmarks/results/selection.json").read_text()
+)
+found = recorded["measurements"]
+print("your guess:", guess)
+for rung, cost in found["costs"].items():
+    print(f"{rung:11s} {cost:7.4f} C | all 30 layers: {30 * cost:6.2f} C")
+
+# %% [markdown]
+# **Checkpoint.** The exhaustive search with three seeds, and a sweep of the frozen rung with three seeds:
+
+# %%
+exhaustive = 30 * 3 * found["costs"]["full"]
+sweep = 30 * 3 * found["costs"]["frozen"]
+assert sweep < 0.02 * exhaustive
+print(f"exhaustive: {exhaustive:.0f} C, frozen sweep: {sweep:.2f} C")
+
+# %% [markdown]
+# **Read.** The frozen sweep is nearly free, so every search can afford it. Chapter 09 says how far to trust it: not as a
+# filter, but as a first opinion.
+#
+# ## 2. Layers speak for their neighbours
+#
+# **Why.** Neighbouring layers are alike, so a measured layer says something about the unmeasured ones beside it. A Gaussian
+# process says how much: losses $y$ at depths $x$ have the covariance
+#
+# $$k(x_i, x_j) = \sigma_f^2 \big[ M_{5/2}(|x_i - x_j| / \lambda) + \nu\, \delta_{ij} \big] + \sigma_{\text{seed}}^2\, \delta_{ij}$$
+#
+# with a Matérn curve $M$ of length $\lambda$ and a part $\nu$ that each layer has for itself. Length and $\nu$ are those
+# under which the measured values are most probable.
+#
+# **Predict.** We measure 8 of 30 layers. Will the best of the 30 lie inside of the band?
+
+# %% tags=["guess"]
+guess = None  # "yes" or "no"
+
+# %%
+truth = np.array(found["nll"])  # (layers, seeds), validation NLL
+depth = np.arange(30) / 29
+measured = [0, 4, 8, 12, 17, 21, 25, 29]
+noise = np.full(len(measured), found["noise"] ** 2 / truth.shape[1])
+belief = fit_depths(
+    depth[measured, None], truth[measured].mean(1), noise, depth[:, None]
+)
+
+# %% alt="Posterior mean and band over depth from eight measured layers, drawn as dots; the other layers' recorded means, drawn as crosses, scatter in and around the band."
+figure, axes = plt.subplots(figsize=(6, 3))
+layers = np.arange(30)
+axes.plot(layers, belief.mean, color="#0072B2")
+low, high = belief.mean - 2 * belief.sd, belief.mean + 2 * belief.sd
+axes.fill_between(layers, low, high, alpha=0.2, label="belief, two sd")
+axes.plot(measured, truth[measured].mean(1), "o", label="measured")
+rest = [i for i in layers if i not in measured]
+axes.plot(rest, truth[rest].mean(1), "x", color="grey", label="not looked at")
+axes.set(xlabel="layer", ylabel="validation NLL (nats)")
+axes.legend(frameon=False, fontsize=8)
+plt.show()
+
+# %%
+best = truth.mean(1).argmin()
+inside = low[best] <= truth[best].mean() <= high[best]
+print(
+    "your guess:",
+    guess,
+    "| best layer of the table inside the band:",
+    bool(inside),
+)
+print(
+    "a measured layer is known better than its neighbour:",
+    bool(belief.sd[4] < belief.sd[2]),
+)
+
+# %% [markdown]
+# **Read.** How wide is the band beside the differences of its middle line? A flat line in a wide band is a belief too:
+# that it matters little which layer is taken.
+#
+# ## 3. Where to look next
+#
+# **Why.** Looking where the mean is lowest finds nothing new; looking where the band is widest wastes runs on bad layers.
+# Thompson's rule does both: draw one curve from the belief, run the layer that is best *in that draw*:
+#
+# $$i_{\text{next}} = \arg\min_i f(i) \quad f \sim p(\cdot \mid \text{measured}) \qquad
+# p_{\text{best}}(i) = \Pr\big[f(i) = \min_j f(j)\big]$$
+#
+# so each layer is run as often as it is probable that it is the best.
+#
+# **Predict.** How probable is it that the layer with the best mean is really the best?
+
+# %% tags=["guess"]
+guess = None  # per cent
+
+# %%
+leader = int(belief.mean.argmin())
+p_best = belief.p_best
+assert np.isclose(p_best.sum(), 1)
+print("your guess:", guess, "| below one half:", bool(p_best[leader] < 0.5))
+print("layers that share 90 % of the probability:", end=" ")
+order = np.sort(p_best)[::-1]
+print("more than ten" if (order.cumsum() < 0.9).sum() > 9 else "ten or fewer")
+
+# %% alt="Bar chart over depth of the probability that each layer is the best after eight layers were measured; it is spread over many layers."
+figure, axes = plt.subplots(figsize=(6, 2.4))
+axes.bar(layers, p_best, color="#0072B2")
+axes.set(xlabel="layer", ylabel="probability to be the best")
+plt.show()
+
+# %%
+regret = [belief.regret(i) for i in layers]
+assert min(regret) >= 0
+print(
+    "the expected regret of every layer is below the noise of one run:",
+    max(regret) < found["noise"],
+)
+
+# %% [markdown]
+# **Read.** *Expected regret* is what a choice is expected to lose, in nats. It may be small although nobody knows which
+# layer is best. That is the number to stop by.
+#
+# ## 4. Race the last few
+#
+# **Why.** Two layers with the same seed share the order of the data, dropout and all new weights. What the seed does to
+# both cancels in the difference. With correlation $\rho$ between runs of one seed,
+#
+# $$\mathrm{var}(a - b) = 2 \sigma^2 (1 - \rho) \qquad\text{instead of}\qquad 2 \sigma^2$$
+#
+# **Predict.** How large is $\rho$ in the table?
+
+# %% tags=["guess"]
+guess = None
+
+# %%
+between_seeds = truth.var(axis=1, ddof=1).mean()  # one layer, over seeds
+rho = 1 - found["noise"] ** 2 / between_seeds
+print("your guess:", guess)
+print(f"share of a run's variance that a seed has with all layers: {rho:.2f}")
+print(
+    f"seeds saved by pairing: {1 / (1 - rho):.1f} times as many would be needed"
+)
+
+# %% [markdown]
+# **Read.** Pairing is free, it needs only that all layers are run with the same seeds. `pp.search` always does.
+#
+# ## 5. A whole search
+#
+# **Why.** `auto` is these steps in a row: frozen sweep, Thompson draws on full runs with the sweep as a first opinion, a
+# race of the leaders, and then the winner and its controls again on *fresh* seeds. A gate stands at its end: if the table
+# shows no layer effect (chapter 09), the default layer is the answer. In one line,
+#
+# $$\text{choice} = \begin{cases} \arg\min_i \; \mathbb{E}[f(i)] & F \text{ test finds a layer effect} \\ \text{the last layer}
+# & \text{otherwise} \end{cases}$$
+#
+# This is a recorded search with a budget of six full runs:
+#
+# **Predict.** Which of the two cases will it be?
+
+# %% tags=["guess"]
+guess = None
+
+# %%
+copy = Path(tempfile.mkdtemp()) / "study.db"
+shutil.copy(checks.recorded("book/_studies/search/movie-reviews.db"), copy)
+study = pp.Study.open(copy)
+print("your guess:", guess)
+print(study.result)
+
+# %%
+rungs = [trial.rung for trial in study.trials]
+print("trials on each rung:", {r: rungs.count(r) for r in sorted(set(rungs))})
+print(f"spent: {study.spent.cost:.2f} full runs")
+
+# %% alt="The recorded search: validation loss over depth for frozen and full runs with intervals, the belief over depth and the controls."
+study.plot("depth")
+plt.show()
+
+# %%
+print(
+    "chosen:", study.result.chosen.label, "| by default:", study.result.default
+)
+
+# %% [markdown]
+# To make it again: `python benchmarks/record_study.py`. To start one of your own:
+# `pifi-probe search --task movie-reviews --budget 12 --study my.db`.
+#
+# **Read.** Look at the intervals against the controls in the last lines: what would have had to be true for another answer?
+#
+# ## 6. What is a strategy worth?
+#
+# **Why.** A strategy is judged by *regret on a seed it has not seen*: replay it on the truth table of chapter 09, with two
+# seeds to choose and the third to judge,
+#
+# $$r_s = Q_{\text{pick}(-s),\, s} - \min_i Q_{i,\, s} \qquad Q = \text{validation NLL}$$
+#
+# **Predict.** Which is better on held-out seeds: `auto`, training everything, or always the last layer?
+
+# %% tags=["guess"]
+guess = None
+
+# %%
+print("your guess:", guess)
+print(f"{'strategy':12s} {'full runs':>9s}   regret, thousandths of a nat")
+for row in recorded["rows"]:
+    print(
+        f"{row['strategy']:12s} {row['cost (full runs)']:9.2f}   {row['regret (mnats)']}"
+    )
+at_random = 1000 * found["chance"]["nll regret, a layer at random"]
+print(f"a layer at random, on the means of all seeds: {at_random:.0f}")
+
+# %% alt="Regret on held-out seeds against the cost in full runs on a logarithmic axis, one line a strategy; lines lie close together and far above zero."
+figure, axes = plt.subplots(figsize=(6, 3))
+for name in ("auto", "random", "grid", "halving", "exhaustive"):
+    curve = found["curves"].get(name, {})
+    axes.plot(
+        [float(c) for c in curve],
+        [np.mean(v) for v in curve.values()],
+        label=name,
+    )
+axes.set(xscale="log", xlabel="cost (full runs)", ylabel="regret (nats)")
+axes.legend(frameon=False, fontsize=8)
+plt.show()
+
+# %%
+print("is there a layer effect in this table?", found["effect"]["verdict"])
+print("made by:", recorded["command"])
+
+# %% [markdown]
+# To make it again: `python benchmarks/selection.py`.
+#
+# **Read.** Where no layer effect is detectable, no strategy can be better than another by more than luck, and the cheapest
+# one wins. The table cannot show what `auto` does where layers differ; it shows that it does no harm, and what it costs.
+#
+# ## Exercises
+#
+# **Exercise 10.1.** From joint draws of the layers' losses (draws, layers): how probable is each to be the best?
+
+
+# %% tags=["exercise"]
+def chance_to_be_best(draws):
+    return ...  # (layers,)
+
+
+checks.check_chance_to_be_best(chance_to_be_best)
+
+
+# %% tags=["solution"]
+def chance_to_be_best(draws):
+    winners = draws.argmin(axis=1)
+    return np.bincount(winners, minlength=draws.shape[1]) / len(draws)
+
+
+checks.check_chance_to_be_best(chance_to_be_best)
+
+# %% [markdown]
+# **Exercise 10.2.** One Thompson draw for layers that are believed independent: mean and sd of each, a numpy generator.
+
+
+# %% tags=["exercise"]
+def next_layer(mean, sd, rng):
+    return ...  # the number of a layer
+
+
+checks.check_next_layer(next_layer)
+
+
+# %% tags=["solution"]
+def next_layer(mean, sd, rng):
+    return rng.normal(mean, sd).argmin()
+
+
+checks.check_next_layer(next_layer)
+
+# %% [markdown]
+# **Exercise 10.3.** A race: losses of two layers with the same seeds. Mean difference and its standard error.
+
+
+# %% tags=["exercise"]
+def paired(a, b):
+    return ...  # mean, standard error
+
+
+checks.check_paired_error(paired)
+
+
+# %% tags=["solution"]
+def paired(a, b):
+    d = a - b
+    return d.mean(), d.std(ddof=1) / len(d) ** 0.5
+
+
+checks.check_paired_error(paired)
+
+# %% [markdown]
+# ## What this does not show
+#
+# - A case in which the search finds a layer that is really better: this table has none that can be told.
+# - That six full runs are enough elsewhere: the number follows from how far layers and seeds differ.
+# - Searches over several models or over combinations; `pp.search` has both.
+#
+# ## Quiz
+
+# %%
+checks.quiz("10")
+
+# %% [markdown]
+# ## Summary
+#
+# - Price a search first; the cheap rungs are opinions, not filters.
+# - A process over depth makes few runs speak for many layers; Thompson draws say where to look next.
+# - Pair the seeds, confirm on fresh ones, and judge by regret on seeds that did not choose.
+# - "No layer effect is detectable" is an answer.
+#
+# **Words:** [budget](../book/glossary.md#budget) · [posterior](../book/glossary.md#posterior) ·
+# [racing](../book/glossary.md#racing) · [regret](../book/glossary.md#regret) · [study](../book/glossary.md#study)
+#
+# **Next:** [11 More than one layer](11_more_than_one_layer.ipynb)
