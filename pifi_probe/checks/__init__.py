@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pifi_probe.checks.basics import check_spec, check_trained_parts
+from pifi_probe.checks.combining import check_majority_vote, check_mix, check_more_than_ensemble
 from pifi_probe.checks.costs import check_plugin_macs, check_slower, check_training_bytes
 from pifi_probe.checks.depths import check_f_statistic, check_regret, check_winners_loss
 from pifi_probe.checks.exams import check_chance, check_chosen, check_questions_needed
@@ -19,12 +20,19 @@ from pifi_probe.checks.probes import check_left_out_residuals, check_p_value, ch
 from pifi_probe.checks.records import Record, experiment
 from pifi_probe.checks.searching import check_chance_to_be_best, check_next_layer, check_paired_error
 from pifi_probe.checks.session import Session, quiz, recorded, start
+from pifi_probe.checks.shifting import check_accuracy_under, check_auroc, check_balanced_accuracy
 from pifi_probe.checks.training import check_control_for, check_gain_parts, check_seed_interval
 from pifi_probe.checks.transformer import check_causal_weights, check_gated_mlp, check_rms_norm
 from pifi_probe.checks.writing import check_clipped_precision, check_decoder_inputs
 from pifi_probe.reporting.block import pifi_block
 
 __all__ = [
+    "check_balanced_accuracy",
+    "check_auroc",
+    "check_accuracy_under",
+    "check_more_than_ensemble",
+    "check_mix",
+    "check_majority_vote",
     "check_paired_error",
     "check_next_layer",
     "check_chance_to_be_best",

@@ -1,0 +1,367 @@
+# %% [markdown]
+# # 11 More than one layer
+#
+# **You will show that** several layers can be combined so that training starts exactly at one of them, and that most of
+# what a combination may gain must first be taken away from it: three seeds voting gain as well.
+#
+# **After this notebook you can**
+#
+# - combine layers in series, side by side, and behind gates, and say where each design starts;
+# - say how alike the things are that two layers add;
+# - name the four controls of equal size, and what each of them rules out;
+# - read a combination study without mistaking an ensemble for knowledge.
+#
+# | Minutes on a CPU | Difficulty | You need first | Downloads |
+# |---|---|---|---|
+# | 35 | 3 of 3 | [05](05_train_it.ipynb), [08](08_what_a_layer_does_to_an_encoder.ipynb), [09](09_which_layer.ipynb) | nothing new |
+
+# %%
+from itertools import combinations
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+
+import pifi_probe as pp
+from pifi_probe import checks
+from pifi_probe.layers.residual import residual_rms
+from pifi_probe.plugin import tokenizer_for
+from pifi_probe.training.controls import controls_at_equal_k
+
+checks.start("11", seed=0)
+
+# %%
+checks.pifi_block("L_in", "layer", "L_out")
+
+# %% [markdown]
+# ## 1. Start at one layer
+#
+# **Why.** The paper asks whether the layers of a 70B model are too thin, each holding less, so that several are needed. A
+# fair test trains a combination from the same start as a single layer: at first the others count for nothing, and training
+# decides. With branches $B_j(x) = \mathrm{Layer}_j(x) - x$ the *mix* is
+#
+# $$y = \mathrm{Layer}_1(x) + \sum_{j=2}^{k} w_j\, B_j(x) \qquad w_j = 0 \text{ at the start},\; x \in \mathbb{R}^{576}$$
+#
+# **Predict.** A single layer and a mix of three, drawn with the same seed: how far apart are their first answers?
+
+# %% tags=["guess"]
+guess = None  # largest difference of a logit
+
+# %%
+task = pp.load_task("movie-reviews").subset(train=64, validation=16, test=16)
+NAMES = ("smollm2-135m[-1]", "smollm2-135m[15]", "smollm2-135m[0]")
+spread = pp.extract(" | ".join(NAMES))
+single = pp.plug_in("minilm-l6", NAMES[0], task=task, wiring="matched").eval()
+tokens = tokenizer_for(single)(
+    list(task.splits["train"].texts[:8]), padding=True, return_tensors="pt"
+)
+
+
+@torch.no_grad()
+def logits(model):
+    """(batch, classes)"""
+    return model.eval()(**tokens).logits
+
+
+print("your guess:", guess)
+for design in ("mix", "unshared", "gated"):
+    model = pp.plug_in(
+        "minilm-l6", spread, task=task, wiring="matched", combine=design
+    )
+    same = torch.equal(logits(model), logits(single))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    more = trained - sum(
+        p.numel() for p in single.parameters() if p.requires_grad
+    )
+    print(
+        f"{design:9s} starts exactly at the single layer: {same}; {more:,} more weights train"
+    )
+
+# %% [markdown]
+# **Checkpoint.** In series the others stand behind gates. `M[28:30]` are two layers in a row:
+
+# %%
+chain = pp.extract("smollm2-135m[28:30]")
+gated = pp.plug_in(
+    "minilm-l6", chain, task=task, wiring="matched", combine="gated-serial"
+)
+first = pp.plug_in("minilm-l6", "smollm2-135m[28]", task=task, wiring="matched")
+assert torch.equal(logits(gated), logits(first))
+print("gated series starts at its first layer: True")
+
+# %% [markdown]
+# **Read.** Bit for bit the same start, so a difference at the end is a difference of what was learnt.
+#
+# ## 2. Do they add different things?
+#
+# **Why.** Two layers that add the same are one layer. We send the same projected vectors through five layers, each at its
+# own scale, and compare what they add, by the mean cosine between branches of the same text:
+#
+# $$c_{ij} = \frac{1}{N} \sum_n \cos\big(B_i(s_i u_n),\, B_j(s_j u_n)\big) \qquad u_n \in \mathbb{R}^{576},\; \mathrm{rms}(u_n) = 1$$
+#
+# **Predict.** Which pair is most alike: neighbours in the middle, or the first and the last layer?
+
+# %% tags=["guess"]
+guess = None  # a pair
+
+# %%
+LAYERS = (0, 14, 15, 16, 29)
+generator = torch.Generator().manual_seed(0)
+u = torch.randn(64, 1, 576, generator=generator)
+u = u / u.square().mean(-1, keepdim=True).sqrt()  # (batch, seq, d_llm)
+added = {}
+for index in LAYERS:
+    layer = pp.extract(f"smollm2-135m[{index}]")
+    x = residual_rms(layer.card) * u
+    with torch.no_grad():
+        added[index] = torch.nn.functional.normalize(
+            (layer(x) - x)[:, 0], dim=-1
+        )
+alike = np.array(
+    [
+        [float((added[i] * added[j]).sum(-1).mean()) for j in LAYERS]
+        for i in LAYERS
+    ]
+)
+
+# %% alt="Heat map of the mean cosine between what five layers add to the same vectors; the diagonal is one, all other values are small."
+figure, axes = plt.subplots(figsize=(3.6, 3))
+image = axes.imshow(alike, vmin=-1, vmax=1, cmap="RdBu_r")
+axes.set(
+    xticks=range(5), yticks=range(5), xticklabels=LAYERS, yticklabels=LAYERS
+)
+axes.set(xlabel="layer", ylabel="layer")
+figure.colorbar(image, label="cosine")
+plt.show()
+
+# %%
+pairs = {
+    pair: alike[LAYERS.index(pair[0]), LAYERS.index(pair[1])]
+    for pair in combinations(LAYERS, 2)
+}
+top = max(pairs, key=pairs.get)
+assert all(abs(value) < 0.9 for value in pairs.values())
+print(
+    "your guess:",
+    guess,
+    "| no two of them add the same (cosine below 0.9): True",
+)
+
+# %% [markdown]
+# **Read.** On vectors without any meaning to the layers they go in different directions. That is what different random
+# layers would do too. Different is not yet useful.
+#
+# ## 3. When it is only an ensemble
+#
+# **Why.** A combination has more parts than a single layer. The cheapest thing with more parts is the same model three
+# times: let three *seeds* of one layer vote. With two classes a text is right when most of $k$ members are,
+#
+# $$\hat c_n = \mathbb{1}\Big[\tfrac{1}{k} \sum_{j=1}^{k} c_{jn} > \tfrac{1}{2}\Big] \qquad c \in \{0, 1\}^{k \times N}$$
+#
+# The truth table has the answers of every run, so votes cost nothing. We compare three seeds of one layer with three
+# *layers* of one seed.
+#
+# **Predict.** What gains more over a single run: three seeds, or three layers?
+
+# %% tags=["guess"]
+guess = None  # "seeds" or "layers"
+
+# %%
+folder = checks.recorded("book/_studies/truth/movie-reviews-matched")
+
+
+def correct(arm, index, seed):
+    """1 where the run was right, (texts,)."""
+    run = pp.RunResult.from_json(folder / f"{arm}-{index:02d}-seed{seed}.json")
+    return run.tests["movie-reviews"].per_example("accuracy")
+
+
+def vote(members):
+    """Share of texts on which most members are right, in points."""
+    return 100 * float((np.mean(members, axis=0) > 0.5).mean())
+
+
+chosen, seeds = (0, 15, 29), (0, 1, 2)
+c = {i: [correct("layer", i, s) for s in seeds] for i in chosen}
+alone = 100 * np.mean([c[i][s] for i in chosen for s in seeds])
+of_seeds = [vote(c[i]) for i in chosen]
+of_layers = [vote([c[i][s] for i in chosen]) for s in seeds]
+vanilla = vote([correct("vanilla", 29, s) for s in seeds])
+print("your guess:", guess)
+print(f"one run: {alone:.1f} %")
+print(f"three seeds of one layer: {np.mean(of_seeds):.1f} %")
+print(f"three layers of one seed: {np.mean(of_layers):.1f} %")
+print(f"three seeds of the encoder alone: {vanilla:.1f} %")
+
+# %% alt="Dots for the accuracy of single runs, of votes of three seeds of one layer and of votes of three layers of one seed, with the vote of three encoders alone as a dashed line."
+figure, axes = plt.subplots(figsize=(5.5, 2.8))
+groups = ([100 * x.mean() for i in chosen for x in c[i]], of_seeds, of_layers)
+for place, values in enumerate(groups):
+    axes.plot([place] * len(values), values, "o", color="#0072B2", alpha=0.6)
+axes.axhline(vanilla, ls="--", color="black", label="three encoders alone")
+axes.set(
+    xticks=range(3), xticklabels=["one run", "three seeds", "three layers"]
+)
+axes.set(ylabel="accuracy (%)", xlim=(-0.5, 2.5))
+axes.legend(frameon=False, fontsize=8)
+plt.show()
+
+# %%
+gap = np.mean(of_layers) - np.mean(of_seeds)
+print(f"three layers minus three seeds: {gap:+.1f} points")
+
+# %% [markdown]
+# **Read.** Is the last difference large beside the differences within one column? If three layers of one seed vote about as
+# well as three seeds of one layer, then what votes is the noise of training, whatever the layers hold.
+#
+# ## 4. Four controls of equal size
+#
+# **Why.** A trained combination of $k$ layers is compared with things that have $k$ parts as well, each of which rules out
+# one explanation:
+#
+# $$\Delta = \text{combination} - \max\big(\underbrace{\text{same layer } k \text{ times}}_{\text{more projections}},\;
+# \underbrace{k \text{ shuffled layers}}_{\text{more blocks}},\; \underbrace{k \text{ seeds}}_{\text{voting}},\;
+# \underbrace{\text{MLP}}_{\text{more trained weights}}\big)$$
+#
+# **Predict.** Which of the four trains the most weights?
+
+# %% tags=["guess"]
+guess = None
+
+# %%
+arms = controls_at_equal_k(
+    "minilm-l6", spread, task, "matched", combine="unshared"
+)
+print("your guess:", guess)
+for name, make in arms.items():
+    model = make(0)
+    weights = sum(
+        p.numel()
+        for n, p in model.named_parameters()
+        if p.requires_grad and n.startswith("plugin")
+    )
+    print(f"{name:9s} trains {weights:>9,} weights between encoder and head")
+print("ensemble  trains three whole models")
+
+# %% [markdown]
+# **Read.** The controls are made by one call, so there is no excuse to leave them out.
+#
+# ## 5. The record
+#
+# **Why.** Layers in series and a mix, both against the last layer alone, the mix against three random layers:
+#
+# $$\bar d = \frac{1}{SN} \sum_{s,n} \big(c^{\text{mix}}_{sn} - c^{\text{last}}_{sn}\big)$$
+#
+# **Predict.** Is either better than the last layer alone, interval and all?
+
+# %% tags=["guess"]
+guess = None
+
+# %%
+record = checks.experiment("multi-layer")
+print("your guess:", guess)
+record
+
+# %% alt="Forest plot of the differences between combinations of layers and their controls, each with its interval, where they are recorded."
+record.figure()
+
+# %%
+for place, one in enumerate(record.measured, start=1):
+    inside = one["low"] <= 0 <= one["high"]
+    print(
+        f"claim {place}: the interval {'holds' if inside else 'leaves out'} zero"
+    )
+print("claims measured:", len(record.measured))
+
+# %% [markdown]
+# To make it again: `pifi-probe reproduce multi-layer --scale small`.
+#
+# **Read.** A gain over the last layer that random layers have as well is the third control of section 4 at work.
+#
+# ## Exercises
+#
+# **Exercise 11.1.** The mix of section 1: `layers` are functions of `x`, `weights` has one number for each layer after the
+# first.
+
+
+# %% tags=["exercise"]
+def mix(x, layers, weights):
+    return ...  # shape of x
+
+
+checks.check_mix(mix)
+
+
+# %% tags=["solution"]
+def mix(x, layers, weights):
+    y = layers[0](x)
+    for weight, layer in zip(weights, layers[1:], strict=True):
+        y = y + weight * (layer(x) - x)
+    return y
+
+
+checks.check_mix(mix)
+
+# %% [markdown]
+# **Exercise 11.2.** The accuracy of a vote of an odd number of models on two classes, from `correct` (models, texts).
+
+
+# %% tags=["exercise"]
+def majority_vote(correct):
+    return ...  # a share
+
+
+checks.check_majority_vote(majority_vote)
+
+
+# %% tags=["solution"]
+def majority_vote(correct):
+    return (correct.mean(axis=0) > 0.5).mean()
+
+
+checks.check_majority_vote(majority_vote)
+
+# %% [markdown]
+# **Exercise 11.3.** A dict of accuracies in points has `"single"`, `"combination"`, `"repeated"`, `"shuffled"`,
+# `"ensemble"` and `"mlp"`. How much of the combination's accuracy is more than a control of equal size has?
+
+
+# %% tags=["exercise"]
+def more_than_ensemble(accuracy):
+    return ...  # points
+
+
+checks.check_more_than_ensemble(more_than_ensemble)
+
+
+# %% tags=["solution"]
+def more_than_ensemble(accuracy):
+    controls = ("repeated", "shuffled", "ensemble", "mlp")
+    return accuracy["combination"] - max(accuracy[name] for name in controls)
+
+
+checks.check_more_than_ensemble(more_than_ensemble)
+
+# %% [markdown]
+# ## What this does not show
+#
+# - Anything about layers of a 70B model, which the paper's question is about.
+# - That a combination could not be trained better: one recipe, a few hundred texts.
+# - Votes of more members, or of members that were trained to differ.
+#
+# ## Quiz
+
+# %%
+checks.quiz("11")
+
+# %% [markdown]
+# ## Summary
+#
+# - Every design starts exactly at its first layer, so only what is learnt can differ.
+# - More parts gain by being more: seeds that vote are the control.
+# - A combination has something of its own only if it beats the best of four controls of equal size.
+#
+# **Words:** [branch](../book/glossary.md#branch) · [gate](../book/glossary.md#gate) ·
+# [ensemble](../book/glossary.md#ensemble) · [control](../book/glossary.md#control)
+#
+# **Next:** [12 Domain shift](12_domain_shift.ipynb)
