@@ -23,10 +23,14 @@ from pifi_probe.checks.session import Session, quiz, recorded, start
 from pifi_probe.checks.shifting import check_accuracy_under, check_auroc, check_balanced_accuracy
 from pifi_probe.checks.training import check_control_for, check_gain_parts, check_seed_interval
 from pifi_probe.checks.transformer import check_causal_weights, check_gated_mlp, check_rms_norm
+from pifi_probe.checks.widgeting import check_button_for, check_spent_on, check_steady_best
 from pifi_probe.checks.writing import check_clipped_precision, check_decoder_inputs
 from pifi_probe.reporting.block import pifi_block
 
 __all__ = [
+    "check_steady_best",
+    "check_spent_on",
+    "check_button_for",
     "check_balanced_accuracy",
     "check_auroc",
     "check_accuracy_under",

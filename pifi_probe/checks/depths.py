@@ -16,7 +16,7 @@ __all__ = ["check_f_statistic", "check_regret", "check_winners_loss"]
 def _table() -> np.ndarray:
     """Return qualities (layers, seeds) with an effect of both."""
     rng = np.random.default_rng(0)
-    return np.round(80 + rng.normal(0, 1, (5, 1)) + rng.normal(0, 2, (1, 3)) + rng.normal(0, 1, (5, 3)), 1)
+    return np.round(80 + rng.normal(0, 0.3, (5, 1)) + rng.normal(0, 2, (1, 3)) + rng.normal(0, 1, (5, 3)), 1)
 
 
 def check_f_statistic(function: Callable[..., Any]) -> Report:

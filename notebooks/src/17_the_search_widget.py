@@ -1,0 +1,359 @@
+# %% [markdown]
+# # 17 The search widget, guided
+#
+# **You will show that** choosing a layer can be watched and steered from a notebook, and that whatever you see there can be
+# read from Python, saved, stopped and taken up again.
+#
+# **After this notebook you can**
+#
+# - start a search with three lines, and say what every mark of its chart means;
+# - pause it, go on with it after a restart, and stop it;
+# - read the selected trial and all results as plain data;
+# - take the result out: as a table, a picture, a script, a model.
+#
+# | Minutes on a CPU | Difficulty | You need first | Downloads |
+# |---|---|---|---|
+# | 25 | 1 of 3 | [10](10_automatic_selection.ipynb) | nothing new |
+
+# %%
+import shutil
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+
+import pifi_probe as pp
+from pifi_probe import checks
+
+checks.start("17", seed=0)
+
+# %%
+checks.pifi_block("layer")
+
+# %% [markdown]
+# ## 1. Three lines
+#
+# **Why.** A search takes minutes to hours. One wants to see early whether it makes sense, and to leave off when enough is
+# known. The smallest example is
+#
+# ```python
+# import pifi_probe as pp
+#
+# pp.widgets.LayerSearch("movie-reviews")  # choose, estimate, Start
+# ```
+#
+# It shows a form, buttons and an empty chart. What a search may spend is its budget $b$, in full runs; it goes on while
+#
+# $$\sum_t c_t < b \qquad c_t = \text{cost of trial } t \text{, in full runs}$$
+#
+# Here we fix a very small search in code, three layers with a frozen encoder, and run it to its end with `run()`: that
+# blocks, which is right for scripts and tests. In the widget, *Start* works in the background.
+#
+# **Predict.** Three layers, one seed. How many trials will there be?
+
+# %% tags=["guess"]
+guess = None
+
+# %%
+task = pp.load_task("movie-reviews").subset(train=32, validation=32, test=32)
+folder = Path(tempfile.mkdtemp())
+w = pp.widgets.LayerSearch(
+    task,
+    strategy="fast",
+    budget="6 trials",
+    layers=[0, 15, 29],
+    seeds=1,
+    study=folder / "small.db",
+    recipe=pp.Recipe(epochs=1, max_length=24, device="cpu"),
+)
+print(w)
+result = w.run()
+print(w, "| your guess:", guess)
+
+# %%
+print(w.results.groupby(["phase", "rung"]).size().to_string())
+
+# %% [markdown]
+# **Checkpoint.** The test texts had no part in it: a score on the test split is not among the columns.
+
+# %%
+assert not [name for name in w.results.columns if "test" in name]
+assert w.results["value"].between(0.3, 1.5).all()
+print("columns:", ", ".join(w.results.columns))
+
+# %% [markdown]
+# **Read.** Three trials select, the others confirm the choice on a fresh seed beside its controls. With so few texts the
+# numbers mean nothing; the next section has a search that is worth looking at.
+#
+# ## 2. Reading the chart
+#
+# **Why.** Every mark answers a question of the chapters before:
+#
+# | mark | what it is | chapter |
+# |---|---|---|
+# | square, dot | a layer with a frozen encoder, a layer in a full run; thin line: its interval | 08, 05 |
+# | line and band | what is believed of every layer | 10 |
+# | shaded columns | layers that cannot be told from the best | 07 |
+# | grey band | random and shuffled layers | 05 |
+# | dashed, dotted line | the encoder alone; two projections with nothing between them | 05 |
+# | ring | the choice again, on fresh seeds | 09 |
+#
+# This is a recorded search with a budget of six full runs. Choose a view, point at a mark, sort the table: it works
+# without Python too, in the book. In the belief,
+#
+# $$p_{\text{best}}(i) = \Pr\big[f(i) = \min_j f(j)\big] \qquad \sum_{i=0}^{29} p_{\text{best}}(i) = 1$$
+#
+# **Predict.** Read the chart first: is any layer clearly the best?
+
+# %% tags=["guess"]
+guess = None  # "yes" or "no"
+
+# %%
+copy = shutil.copy(
+    checks.recorded("book/_studies/search/movie-reviews.db"), folder
+)
+study = pp.Study.open(copy)
+recorded = study.widget()
+recorded.static()
+
+# %%
+verdict = str(study.result).splitlines()
+print("your guess:", guess)
+print(verdict[0])
+print(verdict[1])
+
+# %% alt="The recorded search as a picture: validation loss over depth with frozen and full runs, the belief over depth and the controls."
+study.plot("depth")
+plt.show()
+
+# %%
+largest = max(belief.p_best for belief in study.result.posterior)
+print(
+    "trials:",
+    len(recorded.results),
+    "| any layer more probable than not:",
+    largest > 0.5,
+)
+
+# %% [markdown]
+# **Read.** The sentence under the chart is the result; the dots are its evidence. If they seem to say different things,
+# look at the intervals.
+#
+# ## 3. One selection, in the browser and in Python
+#
+# **Why.** A click on a mark, a row of the table and `w.selected` are the same thing. So a picture leads to data: the trial's
+# recipe, its cost, why the search ran it. For trial $t$ the card shows
+#
+# $$(\text{layers},\ \text{rung},\ \text{seed}) \mapsto (\text{loss}_t,\ \text{accuracy}_t,\ c_t)$$
+#
+# **Predict.** Why did the search run its first full run where it did?
+
+# %% tags=["guess"]
+guess = None  # in words
+
+# %%
+full = recorded.results[recorded.results["rung"] == "full"]
+recorded.selected = int(full.index[0])
+trial = recorded.results.loc[recorded.selected]
+print("your guess:", guess)
+print(
+    "selected:",
+    trial["label"],
+    "| rung:",
+    trial["rung"],
+    "| seed:",
+    trial["seed"],
+)
+print("why:", trial["why"])
+
+# %% [markdown]
+# **Checkpoint.** The chart has the same selection, whoever made it:
+
+# %%
+assert recorded.chart.selected == recorded.selected
+recorded.chart.selected = int(full.index[-1])  # as a click would
+assert recorded.selected == int(full.index[-1])
+print("a click and an assignment are the same: True")
+
+# %% [markdown]
+# **Read.** `w.selected` can be observed, so that your own plot or table follows the chart.
+#
+# ## 4. Pause, go on, stop
+#
+# **Why.** *Start* works in a thread, so the notebook stays free. *Pause* leaves off within one training step and keeps the
+# search open; *Resume* goes on, after a restart of the kernel as well, because every finished trial is in the study's file
+# before the next one starts. *Stop* leaves off for good. If a kill comes at a random moment, what is lost is at most
+#
+# $$\text{the running trial}: \quad c_t \le 1 \text{ full run}$$
+#
+# **Predict.** We ask for a pause right after the start. How many of the finished trials will be lost?
+
+# %% tags=["guess"]
+guess = None
+
+# %%
+again = pp.widgets.LayerSearch(
+    task,
+    strategy="fast",
+    budget="6 trials",
+    layers=[0, 29],
+    seeds=1,
+    study=folder / "paused.db",
+    recipe=pp.Recipe(epochs=1, max_length=24, device="cpu"),
+)
+again.start()
+again.pause()
+await again.finished()
+kept = len(again.results)
+again.resume()
+await again.finished()
+print("your guess:", guess)
+print(
+    again.state,
+    "| trials before the pause are still there:",
+    len(again.results) >= kept,
+)
+
+# %% [markdown]
+# **Checkpoint.** Another widget on the same file shows the same trials, and refuses a search that would not be the same:
+
+# %%
+viewer = pp.widgets.LayerSearch(
+    task,
+    strategy="fast",
+    budget="6 trials",
+    layers=[0, 29],
+    seeds=1,
+    study=folder / "paused.db",
+    recipe=pp.Recipe(epochs=1, max_length=24, device="cpu"),
+)
+same = viewer.results["label"].tolist() == again.results["label"].tolist()
+print("a second viewer sees the same trials:", same)
+
+# %% [markdown]
+# **Read.** The file is the search. A colleague, a script and the widget can all open it, and `pifi-probe study show` too.
+#
+# ## 5. Taking it out
+#
+# **Why.** A choice that lives in a widget is not a result. It has to become a table, a picture, a script that trains the
+# winner, or the model. In full, the script is the whole recipe:
+#
+# $$\text{task} \times \text{encoder} \times \text{layers} \times \text{wiring} \times \text{recipe} \times \text{seed}
+# \mapsto \text{model}$$
+#
+# **Predict.** How many lines does the script need?
+
+# %% tags=["guess"]
+guess = None
+
+# %%
+table, picture = (
+    recorded.save(folder / name) for name in ("trials.csv", "depth.svg")
+)
+print("your guess:", guess)
+print("rows in the table:", len(pd.read_csv(table)))
+print("the picture is SVG:", "<svg" in picture.read_text())
+print(recorded.to_code())
+
+# %% [markdown]
+# **Checkpoint.** On a page where no script may run there is a snapshot, plain text and pictures:
+
+# %%
+page = recorded.snapshot()
+assert "<script" not in page and "<svg" in page
+print("a snapshot has a picture and no script: True")
+
+# %% [markdown]
+# **Read.** *Export model* in the toolbar trains the choice once more and writes model, model card, report and script into a
+# folder.
+#
+# ## Exercises
+#
+# **Exercise 17.1.** Which button? One of `"pause"`, `"resume"`, `"stop"`, `"estimate"` for each situation.
+
+# %% tags=["exercise"]
+button = {
+    "lunch break, the same search goes on later": ...,
+    "the kernel was restarted, the study's file is there": ...,
+    "enough is known, whatever is left of the budget": ...,
+    "how long will it take?": ...,
+}
+
+checks.check_button_for(button)
+
+# %% tags=["solution"]
+button = {
+    "lunch break, the same search goes on later": "pause",
+    "the kernel was restarted, the study's file is there": "resume",
+    "enough is known, whatever is left of the budget": "stop",
+    "how long will it take?": "estimate",
+}
+
+checks.check_button_for(button)
+
+# %% [markdown]
+# **Exercise 17.2.** What was spent on a rung, in full runs? `results` is a table as `w.results`; failed trials were paid
+# for too.
+
+
+# %% tags=["exercise"]
+def spent_on(results, rung):
+    return ...  # full runs
+
+
+checks.check_spent_on(spent_on)
+
+
+# %% tags=["solution"]
+def spent_on(results, rung):
+    return results.loc[results["rung"] == rung, "cost"].sum()
+
+
+checks.check_spent_on(spent_on)
+
+# %% [markdown]
+# **Exercise 17.3.** The label with the lowest mean `value` over seeds, among complete full runs of the phase `"select"`.
+
+
+# %% tags=["exercise"]
+def steady_best(results):
+    return ...  # a label
+
+
+checks.check_steady_best(steady_best)
+
+
+# %% tags=["solution"]
+def steady_best(results):
+    own = results[(results["rung"] == "full") & (results["phase"] == "select")]
+    own = own[own["state"] == "complete"]
+    return own.groupby("label")["value"].mean().idxmin()
+
+
+checks.check_steady_best(steady_best)
+
+# %% [markdown]
+# ## What this does not show
+#
+# - The form and the buttons at work: they need a live kernel. Open this notebook in JupyterLab and run
+#   `pp.widgets.LayerSearch("movie-reviews")`.
+# - That a search by eye is better than `strategy="auto"`. Whoever stops when the picture looks good has chosen on it.
+#
+# ## Quiz
+
+# %%
+checks.quiz("17")
+
+# %% [markdown]
+# ## Summary
+#
+# - The widget is a view; the search is its file, and survives the browser, the kernel and you.
+# - Every mark is an estimate with an interval, and the sentence under the chart is the result.
+# - The selection, the trials, the script and the pictures are plain data.
+#
+# **Words:** [study](../book/glossary.md#study) · [budget](../book/glossary.md#budget) ·
+# [set of the best](../book/glossary.md#set-of-the-best) · [posterior](../book/glossary.md#posterior) ·
+# [worker](../book/glossary.md#worker)
+#
+# **Next:** [18 Bigger machines](18_bigger_machines.ipynb)
