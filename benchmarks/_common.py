@@ -12,11 +12,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
 from pifi_probe.files import write_json, write_text
 from pifi_probe.provenance import collect, shorten_paths
@@ -81,6 +83,23 @@ def in_child(script: str, task: Mapping[str, Any]) -> dict[str, Any]:
         return {"failed": shorten_paths(last)[:300]}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+@contextmanager
+def claimed(file: Path) -> Iterator[bool]:
+    """Hold a recorded result while it is made; False where it is there already, or another process makes it now."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{file}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield not file.is_file()
+    finally:
+        lock.release()
+        Path(f"{file}.lock").unlink(missing_ok=True)
 
 
 def limit_memory(n_bytes: int) -> None:

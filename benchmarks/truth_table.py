@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from filelock import FileLock, Timeout
+from _common import claimed
 from scipy.stats import kendalltau, spearmanr
 
 from pifi_probe.files import write_json
@@ -110,16 +110,11 @@ def fill(name: str, table: Table, seeds: Sequence[int]) -> None:
     for seed in seeds:
         for control, index in runs:
             file = STUDIES / name / f"{control or 'layer'}-{index:02d}-seed{seed}.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with FileLock(f"{file}.lock", timeout=0):
-                    if not file.is_file():
-                        run = one_run(table, task, also, control, index, seed)
-                        run.to_json(file)
-                        print(f"{name} {run!r}", flush=True)
-            except Timeout:
-                continue
-            Path(f"{file}.lock").unlink(missing_ok=True)
+            with claimed(file) as free:
+                if free:
+                    run = one_run(table, task, also, control, index, seed)
+                    run.to_json(file)
+                    print(f"{name} {run!r}", flush=True)
 
 
 def one_run(table: Table, task: Task, also: Sequence[Task], control: str | None, index: int, seed: int) -> RunResult:

@@ -1,0 +1,199 @@
+"""Tables and verdicts of the combination study, from its recorded runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pifi_probe as pp
+from pifi_probe.stats import holm
+from pifi_probe.training import RunResult
+
+METRICS = ("accuracy", "nll")
+COMBINATIONS = ("pair", "triple", "block")
+# Control of SELECTION D, and what it says of itself. Those of a block are the pair's, but for its own shuffled layers:
+# one best layer twice, an ensemble of it and an MLP with twice a block's projections ask more of it than its own would.
+CONTROLS = {
+    "repeated": "(a) one layer {k} times",
+    "shuffled": "(b) {k} shuffled layers",
+    "ensemble": "(c) ensemble of {k} seeds of the single layer",
+    "mlp": "(d) trainable MLP with as many weights",
+}
+PLAIN = {
+    "vanilla": "vanilla",
+    "single": "single layer, chosen like the sets",
+    "last": "last layer",
+    "best-in-full": "best single layer of all 30 trained in full, by validation NLL",
+}
+Runs = Mapping[str, Sequence[RunResult]]
+
+
+def read(folder: Path) -> dict[str, list[RunResult]]:
+    """Return the recorded runs by arm, each under the name of its arm."""
+    arms: dict[str, list[RunResult]] = {}
+    for file in sorted(folder.glob("*-seed*.json")):
+        arm = file.stem.rsplit("-seed", 1)[0]
+        run = RunResult.from_json(file)
+        arms.setdefault(arm, []).append(replace(run, model=run.model | {"label": arm}))
+    return arms
+
+
+def summary(folder: Path, selection: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was chosen, how every arm did, every combination against its controls, and a verdict."""
+    arms = read(folder)
+    found: dict[str, Any] = {
+        "task": folder.name,
+        "chosen": {name: selection[name] for name in ("single", *COMBINATIONS)},
+        "runs": {arm: [run.seed for run in runs] for arm, runs in arms.items()},
+        "validation_nll": {
+            arm: [min(float(epoch["nll"]) for epoch in run.epochs[run.best_epoch : run.best_epoch + 1]) for run in runs]
+            for arm, runs in arms.items()
+        },
+        "rows": [
+            {"metric": metric, **row}
+            for metric in METRICS
+            for row in pp.compare([run for runs in arms.values() for run in runs], metric=metric).frame.to_dict(
+                orient="records"
+            )
+        ],
+        "controls": [row for metric in METRICS for row in against_controls(arms, metric)],
+    }
+    for chosen in found["chosen"].values():
+        chosen.pop("tried", None)
+    return found | {"verdict": verdict(found["controls"])}
+
+
+def opponents(combination: str) -> list[str]:
+    """Return the arms that a combination is compared with."""
+    k = "pair" if combination == "block" else combination
+    own = [f"{name}-{combination if name == 'shuffled' else k}" for name in CONTROLS]
+    return [*PLAIN, *own]
+
+
+def against_controls(arms: Runs, metric: str) -> list[dict[str, Any]]:
+    """Compare each combination with each of its controls; p-values adjusted within a combination (Holm)."""
+    found: list[dict[str, Any]] = []
+    for combination in COMBINATIONS:
+        rows: list[dict[str, Any]] = []
+        for control in opponents(combination):
+            if combination in arms and control in arms:
+                compared = pp.compare([*arms[combination], *arms[control]], baseline=control, metric=metric)
+                own = next(row for row in compared.rows if row.arm == combination)
+                rows.append(
+                    {
+                        "metric": metric,
+                        "combination": combination,
+                        "control": control,
+                        "seeds": len(own.seeds),
+                        "difference": own.difference,
+                        "low": own.difference_low,
+                        "high": own.difference_high,
+                        "p": own.p_value,
+                        "verdict": own.verdict,
+                    }
+                )
+        p_holm = holm([row["p"] for row in rows])
+        found += [row | {"p_holm": p} for row, p in zip(rows, p_holm, strict=True)]
+    return found
+
+
+def verdict(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Say of every combination whether it is better than vanilla, the single layer and its controls."""
+    said = []
+    for combination in COMBINATIONS:
+        parts = []
+        for metric in METRICS:
+            own = [row for row in rows if row["combination"] == combination and row["metric"] == metric]
+            better = [row["control"] for row in own if row["difference"] > 0 and row["p_holm"] < 0.05]
+            worse = [row["control"] for row in own if row["difference"] < 0 and row["p_holm"] < 0.05]
+            if own:
+                parts.append(
+                    f"by {metric.replace('nll', 'NLL')} better than {_names(better)} and worse than {_names(worse)} "
+                    f"of {len(own)}"
+                )
+        if parts:
+            said.append(f"{combination}: {'; '.join(parts)}")
+    same = [
+        combination
+        for combination in COMBINATIONS
+        if (
+            needed := [
+                row
+                for row in rows
+                if row["combination"] == combination and row["control"] not in ("vanilla", "last", "best-in-full")
+            ]
+        )
+        and all(row["difference"] > 0 and row["p_holm"] < 0.05 for row in needed if row["metric"] == "nll")
+    ]
+    end = (
+        f"Better in NLL than the single layer and all controls at equal k: {', '.join(same)}."
+        if same
+        else "No combination is better in NLL than the single layer and all its controls at equal k."
+    )
+    return f"{end} After Holm's correction, {'. '.join(said)}."
+
+
+def _names(arms: Sequence[str]) -> str:
+    return ", ".join(arms) or "none"
+
+
+def title(arm: str) -> str:
+    """Return an arm in words."""
+    if arm in PLAIN:
+        return PLAIN[arm]
+    name, _, of = arm.partition("-")
+    if not of:
+        return arm
+    k = {"triple": 3}.get(of, 2)
+    return CONTROLS[name].format(k=k) + (" of the block" if of == "block" else "")
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Return the study of a task as Markdown."""
+    chosen = {
+        name: (" >> " if one["design"] == "serial" else " + ").join(map(str, one["layers"]))
+        for name, one in found["chosen"].items()
+    }
+    nll = {row["arm"]: row for row in found["rows"] if row["metric"] == "nll"}
+    lines = [
+        f"Layers chosen: {', '.join(f'{name} {layers}' for name, layers in chosen.items())}.",
+        "",
+        "| arm | seeds | accuracy % | to vanilla (points) | NLL | verdict on the accuracy |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in (row for row in found["rows"] if row["metric"] == "accuracy"):
+        lines.append(
+            f"| {title(row['arm'])} | {len(row['seeds'])} | {100 * row['mean']:.1f} | {_points(row)} | "
+            f"{nll[row['arm']]['mean']:.3f} | {row['verdict']} |"
+        )
+    lines += [
+        "",
+        "Each combination against its controls; positive is better, intervals at 95 % over seeds and test texts, "
+        "p-values after Holm within a combination.",
+        "",
+        "| combination | against | accuracy (points) | p | NLL (nats) | p |",
+        "|---|---|---|---|---|---|",
+    ]
+    places = {(row["metric"], row["combination"], row["control"]): row for row in found["controls"]}
+    for (metric, combination, control), row in places.items():
+        if metric == "accuracy":
+            other = places["nll", combination, control]
+            lines.append(
+                f"| {combination} {chosen[combination]} | {title(control)} | {_interval(row, 100, 1)} | "
+                f"{row['p_holm']:.2f} | {_interval(other, 1, 3)} | {other['p_holm']:.2f} |"
+            )
+    return "\n".join([*lines, "", f"**{found['verdict']}**", ""])
+
+
+def _points(row: Mapping[str, Any]) -> str:
+    names = {"difference": "difference", "low": "difference_low", "high": "difference_high"}
+    if row["difference"] is None or row["difference"] != row["difference"]:
+        return ""
+    return _interval({name: row[key] for name, key in names.items()}, 100, 1)
+
+
+def _interval(row: Mapping[str, Any], scale: float, digits: int) -> str:
+    mean, low, high = (scale * row[name] for name in ("difference", "low", "high"))
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
