@@ -15,6 +15,7 @@ import pandas as pd
 import pifi_probe as pp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import _combination_tables as sets
 import readme_tables as tables
 
 sys.path.pop(0)
@@ -24,6 +25,7 @@ ROOT = BOOK.parent
 PAGE = BOOK / "results.md"
 RECORDS = ROOT / "benchmarks" / "results"
 PROBES = BOOK / "_studies" / "probes"
+COMBINATIONS = BOOK / "_studies" / "combinations"
 TRUTH = BOOK / "_studies" / "truth" / "movie-reviews-matched"
 SPEED = ("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators", "efficiency")
 WHAT = {"own-state": "the language model's own states", "plug-in": "the layer as a function on the encoder's vectors"}
@@ -54,10 +56,29 @@ The runs below are smaller: MiniLM with 6 layers, SmolLM2-135M in 4-bit weights,
 test the method at that size, not the paper's numbers at its own.
 """
 
+SETS = """The paper asks whether several layers do more than one. A pair and a triple (side by side, each layer with
+projections of its own) were chosen greedily, and a block of two neighbours in series among all, by validation NLL with
+the encoder frozen; then each was trained in full beside what has as many parts and less of the language model: one
+layer several times, shuffled layers, an ensemble of seeds of the best single layer, a trainable MLP. A block is held
+against the pair's controls, which have more weights, and against its own shuffled layers."""
+DENSITY = """The paper supposes that a deeper language model holds less in each layer. Usable information that layers
+add to the encoder's vectors, NLL(h) - NLL([h; z]) in thousandths of a nat, for one layer and for two and four together
+(neighbours in depth, or spread over it; the sets of one row share no layer), beside twins of shuffled weights."""
+LIMITS = """Two small models say whether a set of layers holds more than shuffled weights would, and how that grows with
+the size of the set. They do not say that depth is the cause of a difference: the two differ in family, width, training
+data and quantisation too, and two models make no trend. They say nothing of 8B against 70B, where layers are 6 to 14
+times wider; and they leave out what fine-tuning could make of a layer, since projection and classifier are linear. A
+test of the claim needs several sizes of one family, trained alike."""
+
 
 def page() -> str:
     """Return the page."""
-    return "\n\n".join([HEAD.strip(), experiments(), demo(), truth(), selection(), probes(), speed()]) + "\n"
+    parts = [experiments, demo, truth, selection, probes, speed]
+    if any(COMBINATIONS.glob("*/summary.json")):
+        parts.insert(4, combinations)
+    if (RECORDS / "density.json").is_file():
+        parts.insert(-2, density)
+    return "\n\n".join([HEAD.strip(), *(part() for part in parts)]) + "\n"
 
 
 def experiments() -> str:
@@ -81,17 +102,55 @@ def selection() -> str:
     """Return what every selector is worth on the truth table, with its plots."""
     file = RECORDS / "selection.json"
     record = json.loads(file.read_text(encoding="utf-8"))
-    rows = pd.DataFrame(record["rows"])
-    lines = ["| " + " | ".join(rows.columns) + " |", "|" + "---|" * len(rows.columns)]
-    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in rows.itertuples(index=False, name=None)]
     return "\n\n".join(
         [
             "## What a selector of layers is worth",
             f"The strategies of `pp.search` replayed on the runs above. From `{_name(file)}`; {made(record)}.",
             tables.targets_table(record),
-            "\n".join(lines),
+            rows_table(record),
             *(f"![{alt}](_studies/selection/movie-reviews-matched-{kind}.svg)" for kind, alt in PLOTS.items()),
             "One search, recorded, to look into: [A search to explore](explorer.md).",
+        ]
+    )
+
+
+def rows_table(record: dict[str, Any]) -> str:
+    """Return the arms of a recorded benchmark."""
+    rows = pd.DataFrame(record["rows"])
+    lines = ["| " + " | ".join(rows.columns) + " |", "|" + "---|" * len(rows.columns)]
+    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in rows.itertuples(index=False, name=None)]
+    return "\n".join(lines)
+
+
+def combinations() -> str:
+    """Return what pairs, triples and blocks of layers are worth beside their controls."""
+    parts = ["## Several layers together\n\n" + SETS]
+    for file in sorted(COMBINATIONS.glob("*/summary.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        n_runs = sum(len(seeds) for seeds in record["runs"].values())
+        used = record["settings"]
+        parts.append(
+            f"### {record['task']}: pair, triple and block\n\n"
+            f"From {n_runs} results in `{_name(file.parent)}/`; {made(record['provenance'])}. "
+            f"{used['slm']}, {used['llm']}, wiring *{used['wiring']}*, {used['train']} training, "
+            f"{used['validation']} validation and {used['test']} test texts of at most {used['max_length']} tokens.\n\n"
+            f"{sets.table(record).strip()}"
+        )
+    return "\n\n".join(parts)
+
+
+def density() -> str:
+    """Return what one, two and four layers add to the encoder's vectors."""
+    file = RECORDS / "density.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    differences = "\n".join(f"- {row['what']}: {row['measured']:+.1f}" for row in record["targets"])
+    return "\n\n".join(
+        [
+            "## What a layer holds, in a model with more of them",
+            f"{DENSITY}\n\nFrom `{_name(file)}`; {made(record)}.",
+            rows_table(record),
+            f"The difference between the two models in *real - shuffled*, with its interval:\n\n{differences}",
+            f"**What this can and cannot tell.** {LIMITS}",
         ]
     )
 
