@@ -109,7 +109,7 @@ print("columns:", ", ".join(w.results.columns))
 # %% tags=["guess"]
 guess = None  # "yes" or "no"
 
-# %%
+# %% tags=["nbval-ignore-output"] reason="the page holds the path of a temporary folder, and beliefs in full precision"
 copy = shutil.copy(
     checks.recorded("book/_studies/search/movie-reviews.db"), folder
 )
