@@ -43,14 +43,14 @@ def read(folder: Path) -> dict[str, list[RunResult]]:
 def summary(folder: Path, selection: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was chosen, how every arm did, every combination against its controls, and a verdict."""
     arms = read(folder)
-    found: dict[str, Any] = {
+    found = {
         "task": folder.name,
-        "chosen": {name: selection[name] for name in ("single", *COMBINATIONS)},
-        "runs": {arm: [run.seed for run in runs] for arm, runs in arms.items()},
-        "validation_nll": {
-            arm: [min(float(epoch["nll"]) for epoch in run.epochs[run.best_epoch : run.best_epoch + 1]) for run in runs]
-            for arm, runs in arms.items()
+        "chosen": {
+            name: {key: value for key, value in selection[name].items() if key != "tried"}
+            for name in ("single", *COMBINATIONS)
         },
+        "runs": {arm: [run.seed for run in runs] for arm, runs in arms.items()},
+        "validation_nll": {arm: [run.epochs[run.best_epoch]["nll"] for run in runs] for arm, runs in arms.items()},
         "rows": [
             {"metric": metric, **row}
             for metric in METRICS
@@ -60,8 +60,6 @@ def summary(folder: Path, selection: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "controls": [row for metric in METRICS for row in against_controls(arms, metric)],
     }
-    for chosen in found["chosen"].values():
-        chosen.pop("tried", None)
     return found | {"verdict": verdict(found["controls"])}
 
 

@@ -61,6 +61,7 @@ projections of its own) were chosen greedily, and a block of two neighbours in s
 the encoder frozen; then each was trained in full beside what has as many parts and less of the language model: one
 layer several times, shuffled layers, an ensemble of seeds of the best single layer, a trainable MLP. A block is held
 against the pair's controls, which have more weights, and against its own shuffled layers."""
+REUSED = "Vanilla, the last layer and the best layer in full are runs of the table above, made on another processor."
 DENSITY = """The paper supposes that a deeper language model holds less in each layer. Usable information that layers
 add to the encoder's vectors, NLL(h) - NLL([h; z]) in thousandths of a nat, for one layer and for two and four together
 (neighbours in depth, or spread over it; the sets of one row share no layer), beside twins of shuffled weights."""
@@ -133,7 +134,8 @@ def combinations() -> str:
             f"### {record['task']}: pair, triple and block\n\n"
             f"From {n_runs} results in `{_name(file.parent)}/`; {made(record['provenance'])}. "
             f"{used['slm']}, {used['llm']}, wiring *{used['wiring']}*, {used['train']} training, "
-            f"{used['validation']} validation and {used['test']} test texts of at most {used['max_length']} tokens.\n\n"
+            f"{used['validation']} validation and {used['test']} test texts of at most {used['max_length']} tokens. "
+            f"{REUSED if used['truth'] else ''}\n\n"
             f"{sets.table(record).strip()}"
         )
     return "\n\n".join(parts)
