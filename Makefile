@@ -11,6 +11,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 RAY := $(VENV)/.ray
+# what chapters 13 to 15 read, beside the embedded default
+NOTEBOOK_TEXTS := ui-strings
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120
 BENCHMARKS := extract train_step fold stream_memory estimators probe_sweep efficiency
 
@@ -54,7 +56,9 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests -m "not slow" -n 2 --dist loadscope
 	$(RUN) scripts/notebooks.py --check
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest $(NBVAL) -n 2 --dist loadscope notebooks/*.ipynb
+	$(VENV)/bin/pifi-probe assets pull
+	$(VENV)/bin/pifi-probe assets pull $(NOTEBOOK_TEXTS)
+	HF_HUB_OFFLINE=1 PIFI_PROBE_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest $(NBVAL) -n 2 --dist loadscope notebooks/*.ipynb
 
 test-slow: $(RAY)
 	$(RUN) -m pytest tests -m slow

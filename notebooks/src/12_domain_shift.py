@@ -82,8 +82,9 @@ for q in (0.3, 0.5, 0.7):
 # **Why.** *Balanced accuracy* averages the classes' shares right, whatever their shares in the test set. *AUROC* does not
 # even look at the threshold: it is the probability that a positive text gets the higher score of a pair.
 #
-# $$\text{balanced} = \frac{1}{K} \sum_k r_k \qquad
-# \text{AUROC} = \Pr\big[f(x^+) > f(x^-)\big] + \tfrac{1}{2} \Pr\big[f(x^+) = f(x^-)\big]$$
+# $$\text{balanced} = \frac{1}{K} \sum_k r_k$$
+#
+# $$\text{AUROC} = \Pr\big[f(x^+) > f(x^-)\big] + \tfrac{1}{2} \Pr\big[f(x^+) = f(x^-)\big]$$
 #
 # We read the recorded runs: the encoder alone, with the last layer, with a random one, trained on films.
 #

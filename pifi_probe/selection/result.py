@@ -119,6 +119,8 @@ class SearchResult:
             lines.append(
                 f"it is the best layer with probability {sure:.0%}; expected regret {self.expected_regret:.4f} nats"
             )
+            if not self.effect:
+                lines.append("too few runs were repeated to know the noise of seeds: take this probability as too high")
         lines += [f"against {gain.control}: {gain.words}" for gain in self.gains]
         if self.gains and self.confirm_rung == "frozen":
             lines.append("measured with a frozen encoder: a full run may differ")
