@@ -43,7 +43,7 @@ def read(folder: Path) -> dict[str, list[RunResult]]:
 def summary(folder: Path, selection: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was chosen, how every arm did, every combination against its controls, and a verdict."""
     arms = read(folder)
-    found = {
+    found: dict[str, Any] = {
         "task": folder.name,
         "chosen": {
             name: {key: value for key, value in selection[name].items() if key != "tried"}
