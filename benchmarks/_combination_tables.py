@@ -19,7 +19,7 @@ CONTROLS = {
     "repeated": "(a) one layer {k} times",
     "shuffled": "(b) {k} shuffled layers",
     "ensemble": "(c) ensemble of {k} seeds of the single layer",
-    "mlp": "(d) trainable MLP with as many weights",
+    "mlp": "(d) trainable MLP with as many weights as {k} projections",
 }
 PLAIN = {
     "vanilla": "vanilla",
@@ -37,7 +37,8 @@ def read(folder: Path) -> dict[str, list[RunResult]]:
         arm = file.stem.rsplit("-seed", 1)[0]
         run = RunResult.from_json(file)
         arms.setdefault(arm, []).append(replace(run, model=run.model | {"label": arm}))
-    return arms
+    order = [*PLAIN, *COMBINATIONS, *(f"{control}-{name}" for name in COMBINATIONS for control in CONTROLS)]
+    return {arm: arms[arm] for arm in order if arm in arms}
 
 
 def summary(folder: Path, selection: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def table(found: Mapping[str, Any]) -> str:
             other = places["nll", combination, control]
             lines.append(
                 f"| {combination} {chosen[combination]} | {title(control)} | {_interval(row, 100, 1)} | "
-                f"{row['p_holm']:.2f} | {_interval(other, 1, 3)} | {other['p_holm']:.2f} |"
+                f"{_p(row)} | {_interval(other, 1, 3)} | {_p(other)} |"
             )
     return "\n".join([*lines, "", f"**{found['verdict']}**", ""])
 
@@ -190,6 +191,10 @@ def _points(row: Mapping[str, Any]) -> str:
     if row["difference"] is None or row["difference"] != row["difference"]:
         return ""
     return _interval({name: row[key] for name, key in names.items()}, 100, 1)
+
+
+def _p(row: Mapping[str, Any]) -> str:
+    return "< 0.01" if row["p_holm"] < 0.005 else f"{row['p_holm']:.2f}"
 
 
 def _interval(row: Mapping[str, Any], scale: float, digits: int) -> str:
