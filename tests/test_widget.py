@@ -7,7 +7,6 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pifi_probe.layers import outlook as outlooks
 from pifi_probe.selection.space import Candidate
 from pifi_probe.widgets.chart import SearchChart
 from pifi_probe.widgets.layer_search import LayerSearch
+from pifi_probe.widgets.upload import TableUpload
 from tests.test_search import TASK
 from tests.widget_stub import install, search, until
 
@@ -60,6 +60,13 @@ def widgets(monkeypatch: pytest.MonkeyPatch, sent: list[dict[str, Any]]) -> Iter
 def click(widget: LayerSearch, name: str) -> None:
     until(lambda: not widget.toolbar.buttons[name].disabled, 5)
     widget.toolbar.buttons[name].click()
+
+
+def upload(form: Any, name: str, content: bytes, piece: int = 1 << 20) -> None:
+    """Send a file as the browser does."""
+    for start in range(0, max(len(content), 1), piece):
+        message = {"kind": "piece", "name": name, "from": start, "size": len(content)}
+        form.upload._handle_custom_msg(message, [memoryview(content[start : start + piece])])
 
 
 def possible(widget: LayerSearch) -> set[str]:
@@ -300,15 +307,43 @@ def test_an_upload_becomes_the_task(widgets: Any, monkeypatch: pytest.MonkeyPatc
     form = widget._form
     with pytest.raises(PifiProbeError, match="no task"):
         form.request()
-    form.upload.value = (
-        {"name": "mine.csv", "type": "", "size": 4, "content": memoryview(b"a,b\n"), "last_modified": datetime.now()},
-    )
-    assert form.request().task.endswith("mine.csv")
-    form.upload.value = (
-        {"name": "x.exe", "type": "", "size": 1, "content": memoryview(b"a"), "last_modified": datetime.now()},
-    )
-    click(widget, "Start")
-    assert "no table" in widget.engine.state.message
+    table = "text,label\n" + "".join(f"number {n} is {n % 2},{'ab'[n % 2]}\n" for n in range(60))
+    upload(form, "mine.csv", table.encode(), piece=100)
+    until(lambda: form.upload.note.startswith("mine.csv: "))
+    assert form.upload.note.endswith(" test") and form.request().task.endswith("mine.csv")
+    assert Path(form.request().task).read_text() == table
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.exe", b"a", "no table"),
+        ("t.csv", b"a,b\n1,2\n", "next:"),
+        ("t.csv", b"", "next:"),
+        ("t.csv", b"\xff\xfe\x00nothing", "next:"),
+        (f"{NASTY}.csv", b"a,b\n1,2\n", "next:"),
+    ],
+)
+def test_an_upload_that_cannot_be_used_is_named_at_once_and_the_task_stays(
+    widgets: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    monkeypatch.setenv("PIFI_PROBE_CACHE", str(tmp_path))
+    form = widgets(task="movie-reviews")._form
+    upload(form, name, content)
+    until(lambda: words in form.upload.note)
+    assert form.task.value == "movie-reviews"
+
+
+def test_an_upload_whose_pieces_are_lost_or_too_many_is_not_taken() -> None:
+    taken: list[Any] = []
+    field = TableUpload(lambda name, content: taken.append((name, content)), accept=".csv", most=5)
+    for pieces, words in (((b"ab", 0, 4), (b"d", 3, 4)), "come through"), (((b"abc", 0, 6), (b"def", 3, 6)), "at most"):
+        for content, start, size in pieces:
+            message = {"kind": "piece", "name": "t.csv", "from": start, "size": size}
+            field._handle_custom_msg(message, [memoryview(content)])
+        assert words in field.note and not taken
+    field._handle_custom_msg({"kind": "piece", "name": "t.csv", "from": 0, "size": 2}, [memoryview(b"ok")])
+    assert taken == [("t.csv", b"ok")]
 
 
 def test_a_study_file_that_is_removed_is_named_and_a_search_in_it_paused(

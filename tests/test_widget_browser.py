@@ -58,7 +58,7 @@ def row(n: int, rung: str = "full", **more: Any) -> dict[str, Any]:
 
 
 def rows() -> list[dict[str, Any]]:
-    control = {"control": True, "x": 12, "phase": "confirm"}
+    control: dict[str, Any] = {"control": True, "x": 12, "phase": "confirm"}
     return [
         *(row(n, "frozen") for n in range(60)),
         *(row(n) for n in range(60, 80)),

@@ -95,9 +95,12 @@ def test_a_trial_that_was_given_back_is_no_longer_there() -> None:
 
 def test_many_threads_lose_no_row() -> None:
     state = SearchState()
-    threads = [
-        threading.Thread(target=lambda k=k: [state.put([row(100 * k + i)]) for i in range(100)]) for k in range(8)
-    ]
+
+    def put(first: int) -> None:
+        for n in range(first, first + 100):
+            state.put([row(n)])
+
+    threads = [threading.Thread(target=put, args=(100 * k,)) for k in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -107,7 +110,12 @@ def test_many_threads_lose_no_row() -> None:
 
 def test_at_most_ten_updates_a_second_and_never_without_the_last_value() -> None:
     state, seen = SearchState(), []
-    publisher = Publisher(state, lambda: seen.append(state.changes()) or seen[-1]["version"])
+
+    def publish() -> int:
+        seen.append(state.changes())
+        return int(seen[-1]["version"])
+
+    publisher = Publisher(state, publish)
     publisher.open()
     publisher.open()
     began = time.monotonic()
@@ -314,7 +322,12 @@ def test_a_second_viewer_sees_what_another_process_finds(monkeypatch: pytest.Mon
     until(lambda: len(first.state.rows()) >= 4)
     second = Engine(pp.Study.open(tmp_path / "s.db"))
     assert len(second.state.rows()) >= 3
-    until(lambda: second.look() is None and second.state.word == "elsewhere")
+
+    def seen_elsewhere() -> bool:
+        second.look()
+        return second.state.word == "elsewhere"
+
+    until(seen_elsewhere)
     first.pause()
     assert first.wait(5)
     second.look()

@@ -298,7 +298,8 @@ function depthPanel(svg, groups, { x, y, width, height, last, rung, colour, summ
   });
   const step = sx(1) - sx(0);
   for (const one of believed.filter((belief) => belief.best)) {
-    ground.prepend(s("rect", { class: "pp-best", x: sx(one.x) - step / 2, y, width: step, height, fill: colour(one.model) }));
+    ground.prepend(s("rect", { class: "pp-best", x: sx(one.x) - step / 2, y, width: step, height, fill: colour(one.model) }),
+      s("rect", { x: sx(one.x) - step / 2, y: y + height - 3, width: step, height: 3, fill: colour(one.model) }));
   }
   if (empty) {
     const [top, foot] = [sy(empty.high), sy(empty.low)];
@@ -372,7 +373,9 @@ function depthLegend(groups, rungs, colour, summary, metric) {
   if (groups.some((group) => group.phase === "confirm")) found.push([mark(SHAPES[rung], 8, 8, GREY, { hollow: true }), "confirmation, fresh seeds"]);
   if (groups.some((group) => group.half)) found.push([s("line", { x1: 8, x2: 8, y1: 1, y2: 15, stroke: GREY, "stroke-width": 1.6 }), "95 % interval, noise pooled over layers"]);
   const swatch = (name) => s("rect", { class: name, x: 1, y: 3, width: 14, height: 10, fill: COLOURS[0] });
-  if (metric === "nll" && (summary.posterior ?? []).length) found.push([swatch("pp-band"), "posterior, ± 2 sd"], [swatch("pp-best"), "holds the best layer (95 %)"]);
+  const believed = s("g", {}, swatch("pp-band"), s("path", { class: "pp-mean", d: "M1 8h14", stroke: COLOURS[0] }));
+  const held = s("g", {}, swatch("pp-best"), s("rect", { x: 1, y: 11, width: 14, height: 3, fill: COLOURS[0] }));
+  if (metric === "nll" && (summary.posterior ?? []).length) found.push([believed, "posterior mean, ± 2 sd"], [held, "holds the best layer (95 %)"]);
   if (metric === "nll" && nullBand(groups, rung)) found.push([swatch("pp-null"), "null: random and shuffled layers"]);
   return found;
 }
@@ -741,7 +744,7 @@ class Page {
     this.badge.textContent = STATES[state] ?? state;
     this.badge.dataset.state = state;
     const parts = [facts.phase && busy ? facts.phase : "", facts.trials !== undefined ? `${facts.trials} trial${facts.trials === 1 ? "" : "s"}` : "",
-      facts.budget ? `${(facts.cost ?? 0).toFixed(2)} C spent, budget ${facts.budget}` : "",
+      facts.budget ? `${(facts.cost ?? 0).toFixed(2)} C spent (1 C is a full run), budget ${facts.budget}` : "",
       facts.elapsed ? clock(facts.elapsed) : "", busy && facts.remaining ? `at most about ${clock(facts.remaining)} left` : ""];
     this.numbers.textContent = parts.filter(Boolean).join(" · ");
     this.progress.value = facts.share ?? 0;
@@ -802,7 +805,7 @@ class Page {
       if (this.body.children[k] !== line) this.body.insertBefore(line, this.body.children[k] ?? null);
     });
     while (this.body.children.length > lines.length) this.body.lastElementChild.remove();
-    this.count.textContent = kept.length === rows.length ? `${rows.length} trials` : `${kept.length} of ${rows.length} trials`;
+    this.count.textContent = kept.length === rows.length ? `${rows.length} trial${rows.length === 1 ? "" : "s"}` : `${kept.length} of ${rows.length} trials`;
     this.more.hidden = kept.length <= this.shown;
   }
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.widgets.request import Request, describe_model, keep_upload, read_layers, to_download
+from pifi_probe.widgets.request import (
+    MOST_BYTES,
+    TABLES,
+    Request,
+    describe_model,
+    keep_upload,
+    read_layers,
+    to_download,
+)
 from pifi_probe.widgets.toolbar import flow
+from pifi_probe.widgets.upload import TableUpload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +64,7 @@ class Form(ipywidgets.VBox):
         names = [llm] if isinstance(llm, str) else list(llm)
         self.task = _choice("Task", task.name if isinstance(task, Task) else task or "", list(EMBEDDED))
         self.task.disabled = isinstance(task, Task)
-        self.upload = ipywidgets.FileUpload(accept=".csv,.tsv,.jsonl,.parquet", description="Upload a table")
+        self.upload = TableUpload(self._take, accept=",".join(TABLES), most=MOST_BYTES)
         self.upload.disabled = isinstance(task, Task)
         self.slm = _choice("SLM", slm, [name for name, role in roles.items() if role == "slm"])
         self.llm = _choice("LLM", ", ".join(names), [name for name, role in roles.items() if role == "llm"])
@@ -81,6 +91,7 @@ class Form(ipywidgets.VBox):
             *(self.task, self.upload, self.slm, self.llm, self.layers, self.max_length, self.strategy),
             *(self.budget, self.seeds, self.metric, self.wiring, self.study),
         )
+        self._open = [field for field in fields if field is not self.metric and not field.disabled]
         super().__init__([flow(*fields), self.about])
 
     def request(self) -> Request:
@@ -101,16 +112,32 @@ class Form(ipywidgets.VBox):
             "max_length": self.max_length.value,
         }
         study = None if self._in_memory else self.study.value.strip()
-        found = Request(self._task(), self.slm.value.strip(), names, study, options)
+        task = str(self.task.value).strip() if self.given is None else self.given
+        found = Request(task, self.slm.value.strip(), names, study, options)
         found.check()
         return found
 
-    def _task(self) -> Task | str:
-        if self.given is not None:
-            return self.given
-        for one in self.upload.value:
-            return str(keep_upload(one["name"], bytes(one["content"])))
-        return str(self.task.value).strip()
+    def _take(self, name: str, content: bytes) -> None:
+        """Make an uploaded table the task, and say beside the field what it holds."""
+        try:
+            path = keep_upload(name, content)
+        except PifiProbeError as error:
+            self.upload.note = str(error)
+            return
+        threading.Thread(target=self._look_at, args=(name, path), name="layer-search-upload", daemon=True).start()
+
+    def _look_at(self, name: str, path: Path) -> None:
+        try:
+            found = Request(str(path), "", "").load()
+        except PifiProbeError as error:
+            self.upload.note = str(error)
+            return
+        except Exception as error:  # shown, since a thread has nobody else to tell
+            self.upload.note = f"{name}: {type(error).__name__}: {error}"
+            return
+        self.task.value = str(path)
+        sizes = ", ".join(f"{len(split)} {split_name}" for split_name, split in found.splits.items())
+        self.upload.note = f"{name}: {sizes}"
 
     def describe(self) -> None:
         """Say what the large models hold, and what would be downloaded."""
@@ -129,7 +156,7 @@ class Form(ipywidgets.VBox):
 
     def lock(self, locked: bool) -> None:
         """Let the fields not be changed while a search runs."""
-        for field in (self.slm, self.llm, self.max_length, self.strategy, self.budget, self.seeds, self.wiring):
+        for field in self._open:
             field.disabled = locked
 
 
@@ -152,4 +179,6 @@ def _menu(name: str, options: Sequence[Any], value: Any) -> ipywidgets.Dropdown:
 
 
 def _shown(layers: Sequence[int]) -> str:
+    if isinstance(layers, range):
+        return f"{layers.start}:{layers.stop}:{layers.step}"
     return ", ".join(str(index) for index in layers)

@@ -20,12 +20,21 @@ if TYPE_CHECKING:
     from pifi_probe.selection.study import Study
     from pifi_probe.tasks.task import Task
 
-__all__ = ["Request", "describe_model", "keep_upload", "read_layers", "to_download", "with_task"]
+__all__ = [
+    "MOST_BYTES",
+    "TABLES",
+    "Request",
+    "describe_model",
+    "keep_upload",
+    "read_layers",
+    "to_download",
+    "with_task",
+]
 
 MOST_BYTES = 64 << 20  # of an upload
 LOCK_SECONDS = 5.0  # a notebook does not wait longer for a locked file to be shown
 _IMPORTING = threading.Lock()
-_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -195,8 +204,8 @@ def keep_upload(name: str, content: bytes) -> Path:
         If the cache cannot be written.
     """
     suffix = Path(name).suffix.lower()
-    if suffix not in _TABLES:
-        raise TaskError("the upload is no table", where=name, next=f"upload one of {', '.join(_TABLES)}")
+    if suffix not in TABLES:
+        raise TaskError("the upload is no table", where=name, next=f"upload one of {', '.join(TABLES)}")
     if len(content) > MOST_BYTES:
         raise TaskError(
             f"the upload has {len(content) / 2**20:.0f} MB; at most {MOST_BYTES >> 20} MB are taken",
