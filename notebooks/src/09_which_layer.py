@@ -226,6 +226,7 @@ print(f"depth: tau {tau:+.2f}, chance reaches {limit:.2f}, p = {chance:.2f}")
 print(
     f"its first choice loses {regret_at(depth, means):.1f} points to the best mean"
 )
+assert regret_at(means, means) == 0  # a score that is the truth loses nothing
 
 # %% [markdown]
 # To make the record again: `python benchmarks/selection.py`.

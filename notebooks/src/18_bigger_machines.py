@@ -58,8 +58,6 @@ def layer_weights(d, d_kv, m):
     return 2 * d * d + 2 * d * d_kv + 3 * d * m + 2 * d
 
 
-small = pp.extract("smollm2-135m[0]")
-assert layer_weights(576, 192, 1536) == small.n_params
 one = layer_weights(4096, 1024, 14336)
 print(
     f"your guess: {guess}  from the shapes: {one / 1e6:.0f} million, {one / 8.03e9:.1%} of the model"
@@ -70,10 +68,16 @@ print(
 print(f"all 32 layers in bfloat16: {32 * 2 * one / 1e9:.1f} GB")
 
 # %% [markdown]
-# **Checkpoint.** The formula gave SmolLM2's layer to the weight (the `assert` above). A laptop that cannot hold the model
-# can hold one layer easily.
-#
-# **Read.** So never load the model: read a layer, use it, forget it.
+# **Checkpoint.** The formula gives SmolLM2's layer to the weight:
+
+# %%
+small = pp.extract("smollm2-135m[0]")
+assert layer_weights(576, 192, 1536) == small.n_params
+print(f"{small.n_params:,} weights, by the formula too: True")
+
+# %% [markdown]
+# **Read.** A laptop that cannot hold the model can hold one layer easily. So never load the model: read a layer, use it,
+# forget it.
 #
 # ## 2. One layer at a time
 #
