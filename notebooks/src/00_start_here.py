@@ -74,8 +74,8 @@ pd.DataFrame(json.loads(said.getvalue()))[["name", "well"]]
 here = {
     status.asset.name for status in pp.assets.list_assets() if status.cached
 }
-assert {"minilm-l6", "smollm2-135m"} <= here
-print("encoder and language model found")
+assert {"minilm-l6", "smollm2-135m", "vader-texts"} <= here
+print("encoder, language model and rated texts found")
 
 # %% [markdown]
 # ## 3. Your first layer
@@ -190,8 +190,8 @@ print(
 # | You have | Read | You end with |
 # |---|---|---|
 # | 15 minutes | this notebook, then [03](03_pifi_from_scratch.ipynb) up to section 4 | the idea, and the model in forty lines |
-# | 2 hours | 00, [01](01_what_a_layer_does.ipynb), [03](03_pifi_from_scratch.ipynb), 05, 09 | a trained model, its controls, and how to choose a layer |
-# | a day | all chapters in order; 19 last | a layer chosen for a task of your own, with evidence |
+# | 2 hours | 00, [01](01_what_a_layer_does.ipynb), [03](03_pifi_from_scratch.ipynb), [05](05_train_it.ipynb), [09](09_which_layer.ipynb) | a trained model, its controls, and how to choose a layer |
+# | a day | all chapters in order; [19](19_your_own_data.ipynb) last | a layer chosen for a task of your own, with evidence |
 #
 # ## Exercises
 #

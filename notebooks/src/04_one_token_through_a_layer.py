@@ -318,4 +318,4 @@ checks.quiz("04")
 # **Words:** [reduction](../book/glossary.md#reduction) · [folding](../book/glossary.md#folding) ·
 # [grouped heads](../book/glossary.md#grouped-heads) · [branch](../book/glossary.md#branch)
 #
-# **Next:** 05 Train it: vanilla beside PiFi, with seeds, intervals and controls.
+# **Next:** [05 Train it](05_train_it.ipynb)

@@ -367,4 +367,4 @@ checks.quiz("16")
 # **Words:** [multiply-accumulate](../book/glossary.md#multiply-accumulate) · [moments](../book/glossary.md#moments) ·
 # [latency](../book/glossary.md#latency) · [folding](../book/glossary.md#folding)
 #
-# **Next:** 17 The search widget, guided.
+# **Next:** [17 The search widget, guided](17_the_search_widget.ipynb)
