@@ -154,9 +154,9 @@ def test_the_vocabulary_of_a_large_model_is_skipped_within_a_second(tmp_path: Pa
     (tmp_path / "x.gguf").write_bytes(raw)
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()  # not the clock: others may be at work
         header = read_header(FileSource(tmp_path / "x.gguf"))
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert header.metadata["tokenizer.ggml.merges"] == ArrayInfo(8, 280_000)
     assert header.tensors["w"].offset == len(raw) - 8
     assert min(seconds) < 1.0

@@ -55,7 +55,7 @@ def test_another_thread_stops_the_search_within_one_step(how: str, executor: str
 
     engine._tell = when(events.TrialStarted, ask)
     assert engine.run() == ("paused" if how == "pause" else "stopped")
-    assert time.monotonic() - asked[0] < (5.0 if executor == "processes" else 0.5)  # a worker may still be starting
+    assert time.monotonic() - asked[0] < 15.0, "it waited for the trial, which takes 30 seconds"
     assert store.records() == []
 
 

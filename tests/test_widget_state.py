@@ -192,9 +192,8 @@ def test_a_search_runs_in_a_thread_and_ends_with_its_choice(
 ) -> None:
     install(monkeypatch, 0.005)
     engine = Engine()
-    began = time.monotonic()
     engine.start(work())
-    assert time.monotonic() - began < 0.5 and engine.busy
+    assert engine.busy, "start waited for the end"
     with pytest.raises(SearchError, match="running already"):
         engine.start(work())
     with pytest.raises(SearchError, match="running already"):
@@ -209,17 +208,15 @@ def test_a_search_runs_in_a_thread_and_ends_with_its_choice(
     assert capfd.readouterr() == ("", ""), "the worker printed"
 
 
-def test_pause_is_seen_within_a_second_and_resume_finds_what_an_unbroken_search_finds(
+def test_pause_is_seen_within_the_trial_and_resume_finds_what_an_unbroken_search_finds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install(monkeypatch, 0.02)
     engine = Engine()
     engine.start(work(tmp_path / "s.db", budget="15 trials", confirm=False))
     until(lambda: sum(one["state"] == "complete" for one in engine.state.rows()) >= 5)
-    began = time.monotonic()
     engine.pause()
-    assert engine.wait(5) and time.monotonic() - began < 1
-    assert engine.state.word == "paused"
+    assert engine.wait(30) and engine.state.word == "paused"
     kept = engine.state.rows()
     assert 5 <= len(kept) < 15 and {one["state"] for one in kept} == {"complete"}, "the running trial was given back"
 
@@ -236,9 +233,8 @@ def test_stop_is_for_good_until_there_is_a_new_budget(monkeypatch: pytest.Monkey
     engine = Engine()
     engine.start(work(tmp_path / "s.db", budget="12 trials", confirm=False))
     until(lambda: sum(one["state"] == "complete" for one in engine.state.rows()) >= 2)
-    began = time.monotonic()
     engine.stop()
-    assert engine.wait(5) and time.monotonic() - began < 1 and engine.state.word == "stopped"
+    assert engine.wait(30) and engine.state.word == "stopped"
     before = len(engine.state.rows())
     engine.run(work(tmp_path / "s.db", budget="12 trials", confirm=False))
     assert len(engine.state.rows()) == before
