@@ -232,12 +232,12 @@ class TestScores:
         assert {one.estimator for one in scored((1.0,), "logistic_nll")} == {"logistic_nll"}
 
     def test_a_fit_that_did_not_converge_is_noted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        real = own.cross_validated
+        real = own.cross_validate
 
-        def stuck(*args: Any, **options: Any) -> list[Any]:
-            return [replace(one, converged=False) for one in real(*args, **options)]
+        def stuck(*args: Any, **options: Any) -> Any:
+            return replace(real(*args, **options), converged=False)
 
-        monkeypatch.setattr(own, "cross_validated", stuck)
+        monkeypatch.setattr(own, "cross_validate", stuck)
         assert "did not converge" in scored((1.0,), "logistic_nll")[0].note
 
     def test_rows_come_by_estimator_in_the_order_asked_for(self) -> None:

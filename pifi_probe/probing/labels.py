@@ -38,18 +38,11 @@ def as_labels(labels: Iterable[Any], *, n: int | None = None, min_per_class: int
         A label is missing, no whole number, or of another kind than the first; another number of labels than
         `n`; a single class; a class with too few examples; as many classes as examples.
     """
-    values = _as_list(labels)
+    whole = isinstance(labels, np.ndarray) and labels.ndim == 1 and labels.dtype.kind in "iu"
+    values: NDArray[Any] = np.asarray(labels) if whole else _clean(_as_list(labels))
     if n is not None and len(values) != n:
         raise EstimatorError(f"{len(values)} labels for {n} examples", next="pass one label for each example")
-    clean = [_value(label, row) for row, label in enumerate(values)]
-    for row, label in enumerate(clean):
-        if isinstance(label, str) != isinstance(clean[0], str):
-            raise EstimatorError(
-                f"label {label!r} is of another kind than label {clean[0]!r}",
-                where=f"rows {row} and 0",
-                next="use only strings or only whole numbers",
-            )
-    classes, codes, counts = np.unique(np.array(clean), return_inverse=True, return_counts=True)
+    classes, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
     _check_counts(classes, codes, counts, min_per_class)
     return codes.astype(np.int64)
 
@@ -60,6 +53,19 @@ def _as_list(labels: Iterable[Any]) -> list[Any]:
     if getattr(labels, "ndim", 1) != 1:
         raise EstimatorError(f"the labels have shape {tuple(labels.shape)}, not (N,)", next="pass one label a row")  # type: ignore[attr-defined]
     return list(labels.tolist()) if hasattr(labels, "tolist") else list(labels)
+
+
+def _clean(values: list[Any]) -> NDArray[Any]:
+    """Return strings or whole numbers, or name the row that is neither."""
+    clean = [_value(label, row) for row, label in enumerate(values)]
+    for row, label in enumerate(clean):
+        if isinstance(label, str) != isinstance(clean[0], str):
+            raise EstimatorError(
+                f"label {label!r} is of another kind than label {clean[0]!r}",
+                where=f"rows {row} and 0",
+                next="use only strings or only whole numbers",
+            )
+    return np.array(clean)
 
 
 def _value(label: Any, row: int) -> str | int:

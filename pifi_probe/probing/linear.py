@@ -24,7 +24,7 @@ from pifi_probe.probing.labels import as_labels
 from pifi_probe.probing.newton import minimise
 from pifi_probe.probing.spectrum import Spectrum
 
-__all__ = ["L2_GRID", "CVResult", "LogisticFit", "cross_validated", "fit_logistic"]
+__all__ = ["L2_GRID", "CVResult", "LogisticFit", "cross_validate", "cross_validated", "fit_logistic"]
 
 logger = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
@@ -202,9 +202,6 @@ def cross_validated(
     left out of the choice.
     """
     codes = as_labels(labels, min_per_class=2)
-    grid = np.sort(np.asarray(l2_grid, dtype=np.float64))[::-1]
-    if not len(grid) or not np.isfinite(grid).all() or grid[-1] <= 0:
-        raise EstimatorError(f"penalties of {list(l2_grid)}", where="l2_grid", next="give numbers larger than zero")
     results: list[CVResult] = []
     folds: NDArray[np.int64] | None = None
     for i, one in enumerate(features):
@@ -215,18 +212,47 @@ def cross_validated(
             )
         if folds is None:
             folds = stratified_folds(codes, n_folds, seed, keys=spectrum.squared_norms)
-        results.append(_cross_validate(spectrum, codes, folds, grid, names[i] if names else str(i), device))
+        name = names[i] if names else str(i)
+        results.append(cross_validate(spectrum, codes, folds, l2_grid=l2_grid, name=name, device=device))
     return results
 
 
-def _cross_validate(
+def cross_validate(
     spectrum: Spectrum,
     y: NDArray[np.int64],
     folds: NDArray[np.int64],
-    grid: Floats,
-    name: str,
-    device: str | torch.device,
+    *,
+    l2_grid: Sequence[float] = L2_GRID,
+    name: str = "0",
+    device: str | torch.device = "cpu",
 ) -> CVResult:
+    """Score one feature set; `cross_validated` says how.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        Of the features (N, D).
+    y : array of int, shape (N,)
+        Classes 0..K-1, each with at least two examples.
+    folds : array of int, shape (N,)
+        From `pifi_probe.probing.folds.stratified_folds`.
+    l2_grid : sequence of float
+    name : str
+        Of the feature set, for warnings.
+    device : str
+
+    Returns
+    -------
+    CVResult
+
+    Raises
+    ------
+    EstimatorError
+        If the grid holds no penalty that is larger than zero.
+    """
+    grid = np.sort(np.asarray(l2_grid, dtype=np.float64))[::-1]
+    if not len(grid) or not np.isfinite(grid).all() or grid[-1] <= 0:
+        raise EstimatorError(f"penalties of {list(l2_grid)}", where="l2_grid", next="give numbers larger than zero")
     x = spectrum.components()  # (N, rank)
     n_folds = int(folds.max()) + 1
     pairs = fold_pairs(n_folds)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +14,13 @@ from pifi_probe.errors import EstimatorError
 from pifi_probe.probing.building import Measured, build_table
 from pifi_probe.probing.estimators import Estimator, as_labels, resolve
 from pifi_probe.probing.features import Features, llm_features
+from pifi_probe.probing.folds import stratified_folds
 from pifi_probe.probing.intervals import N_FIFTHS, stratified_fifths
-from pifi_probe.probing.linear import CVResult, cross_validated
+from pifi_probe.probing.linear import CVResult, cross_validate
 from pifi_probe.probing.null import permutation_null
 from pifi_probe.probing.rows import scoring_rows
 from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.probing.threads import side_by_side
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import PeakMemory, collect
 from pifi_probe.tasks import Task
@@ -202,27 +203,25 @@ def score_points(
     seed: int,
     progress: bool = False,
 ) -> list[Measured]:
-    """Score every point of `features` with every estimator; one point is in memory at a time."""
-    measured: list[Measured] = []
+    """Score every point of `features` with every estimator; one point for each thread is in memory at a time."""
     single = [each for each in chosen if each.name not in LOGISTIC]
     fifths = stratified_fifths(labels, seed)
-
-    def spectra() -> Iterator[Spectrum]:
-        for point in tqdm(range(features.n_points), desc="scores", leave=False, **bar_options(progress)):
-            states = features[point]  # (N, d_llm)
-            spectrum = Spectrum.of(states)
-            parts = _fifths(states, labels, fifths) if single else []
-            for each in single:
-                place = _place(features, point)
-                measured.append(_score(each, states, labels, spectrum, parts, place, n_permutations, seed))
-            yield spectrum
-
+    folds = None  # of the logistic probe, the same at every point
     if len(single) < len(chosen):
-        names = [f"depth {point}" for point in range(features.n_points)]
-        results = cross_validated(spectra(), labels, n_folds=n_folds, seed=seed, names=names)
-        measured += [row for point, one in enumerate(results) for row in _logistic(one, _place(features, point))]
-    else:
-        collections.deque(spectra(), maxlen=0)
+        folds = stratified_folds(labels, n_folds, seed, keys=Spectrum.of(features[0]).squared_norms)
+
+    def score(point: int) -> list[Measured]:
+        states, place = features[point], _place(features, point)  # (N, d_llm)
+        spectrum = Spectrum.of(states)
+        parts = _fifths(states, labels, fifths) if single else []
+        found = [_score(each, states, labels, spectrum, parts, place, n_permutations, seed) for each in single]
+        if folds is not None:
+            found += _logistic(cross_validate(spectrum, labels, folds, name=f"depth {point}"), place)
+        return found
+
+    scored = side_by_side(score, range(features.n_points))
+    bar = tqdm(scored, total=features.n_points, desc="scores", leave=False, **bar_options(progress))
+    measured = [one for found in bar for one in found]
     order = {each.name: i for i, each in enumerate(chosen)}
     return sorted((one for one in measured if one.estimator in order), key=lambda one: order[one.estimator])
 

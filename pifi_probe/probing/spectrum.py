@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import EstimatorError
@@ -167,6 +167,7 @@ def centred(features: NDArray[np.floating]) -> Floats:
 
 
 def _descending(matrix: Floats) -> tuple[Floats, Floats]:
-    values, vectors = scipy.linalg.eigh(matrix, driver="evd", overwrite_a=True, check_finite=False)
+    found = torch.linalg.eigh(torch.from_numpy(matrix))  # scipy's keeps other threads waiting
+    values, vectors = found.eigenvalues.numpy(), found.eigenvectors.numpy()
     kept = values > RANK_CUT * values[-1]
     return values[kept][::-1], np.ascontiguousarray(vectors[:, kept][:, ::-1])
