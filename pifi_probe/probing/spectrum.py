@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ __all__ = ["Spectrum", "as_features"]
 
 RANK_CUT = 1e-10  # of the largest eigenvalue: a singular value of 1e-5 of the largest, the reach of float32 features
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 
 def as_features(features: ArrayLike, *, name: str = "features") -> NDArray[np.floating]:
@@ -82,6 +85,7 @@ class Spectrum:
     vectors: Floats
     n: int
     dim: int
+    _kept: dict[tuple[str, int], tuple[NDArray[np.int64], Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, features: ArrayLike) -> Spectrum:
@@ -136,6 +140,14 @@ class Spectrum:
         ndarray, shape (N, min(k, rank)), float64
         """
         return self.vectors[:, :k] * np.sqrt(self.values[:k])
+
+    def once(self, what: str, labels: NDArray[np.int64], compute: Callable[[], T]) -> T:
+        """Return what several estimators need of the same labellings (P, N), computed by the first of them."""
+        known, found = self._kept.get((what, len(labels)), (None, None))
+        if known is None or not np.array_equal(known, labels):
+            found = compute()
+            self._kept[what, len(labels)] = labels, found
+        return cast(T, found)
 
     @cached_property
     def gram(self) -> Floats:

@@ -55,6 +55,10 @@ class ClassMeans:
 
 def class_means(spectrum: Spectrum, labels: Codes) -> ClassMeans:
     """Return the class means of labellings, shape (P, N); one matrix product for all of them."""
+    return spectrum.once("class means", labels, lambda: _class_means(spectrum, labels))
+
+
+def _class_means(spectrum: Spectrum, labels: Codes) -> ClassMeans:
     onehot = indicators(labels)  # (N, P, K)
     counts = onehot.sum(axis=0)
     sums = (spectrum.vectors.T @ onehot.reshape(spectrum.n, -1)).reshape(spectrum.rank, *counts.shape)

@@ -38,6 +38,10 @@ def leave_one_out(spectrum: Spectrum, labels: Codes) -> tuple[Floats, Floats]:
     two steps of it the exact error decides. One-hot columns add up to one, so the last column of residuals is minus
     the sum of the others.
     """
+    return spectrum.once("ridge", labels, lambda: _leave_one_out(spectrum, labels))
+
+
+def _leave_one_out(spectrum: Spectrum, labels: Codes) -> tuple[Floats, Floats]:
     u, values, n = spectrum.vectors, spectrum.values, spectrum.n
     targets = indicators(labels)
     y = (targets - targets.mean(axis=0))[:, :, :-1]  # (N, P, K-1)
