@@ -251,8 +251,10 @@ function panel(svg, { x, y, width, height, xs, ys, title, xName = "", whole = fa
 // Each returns {height, marks, legend}; a mark {x, y, numbers} can be clicked and reached with the arrow keys.
 
 const NAMES = { nll: "validation NLL (nats), low is good", accuracy: "validation accuracy, high is good" };
-const nameOf = (rung, metric) =>
-  `${rung} runs: ${rung === "estimator" ? "minus the score, low is good" : NAMES[metric]}`;
+const nameOf = (rung, metric, width) => {
+  const name = `${rung} runs: ${rung === "estimator" ? "minus the score, low is good" : NAMES[metric]}`;
+  return width < 420 ? name.split(",")[0] : name;
+};
 
 const seriesOf = (one) => (one.control || one.kind !== "single" ? one.kind : one.model);
 
@@ -293,7 +295,7 @@ function depthPanel(svg, groups, { x, y, width, height, last, rung, colour, summ
     ...(empty ? [empty.low, empty.high] : []),
   ]);
   const { group: ground, sx, sy } = panel(svg, {
-    x, y, width, height, xs: [-0.7, last + 0.7], ys, title: nameOf(rung, metric), xName: "layer", whole: true,
+    x, y, width, height, xs: [-0.7, last + 0.7], ys, title: nameOf(rung, metric, width), xName: "layer", whole: true,
     xLabels: bottom,
   });
   const step = sx(1) - sx(0);
@@ -459,7 +461,7 @@ function paretoView(svg, width, { rows, summary, metric }) {
   const points = paretoFront(own.map((group) => ({ x: median(group.latencies), y: sign * group.mean, group })));
   const { group: ground, sx, sy } = panel(svg, { x: 56, y: 24, width: width - 72, height: 280,
     xs: limits(points.map((point) => point.x)), ys: limits(points.map((point) => sign * point.y)),
-    title: nameOf(rung, metric), xName: "one text (ms)" });
+    title: nameOf(rung, metric, width), xName: "one text (ms)" });
   const front = points.filter((point) => point.best).sort((a, b) => a.x - b.x);
   ground.append(s("path", { class: "pp-control", d: `M${front.map((point) => `${sx(point.x)} ${sy(sign * point.y)}`).join("L")}`, stroke: GREY, fill: "none" }));
   const marks = points.map(({ x, y, best, group }) => {
