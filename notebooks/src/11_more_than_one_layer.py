@@ -295,7 +295,7 @@ forest(
 
 # %%
 print(record["verdict"])
-print("comparisons:", len(shown), "| made by:", record["provenance"]["command"])
+print("comparisons:", len(shown))
 
 # %% [markdown]
 # To make it again: `python benchmarks/combinations.py movie-reviews`. `pifi-probe reproduce multi-layer` asks the same in
