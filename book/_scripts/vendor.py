@@ -20,6 +20,8 @@ from pifi_probe.files import cache_root
 BOOK = Path(__file__).resolve().parent.parent
 VENDOR = BOOK / "_vendor"  # given to Sphinx as static files
 EXTRA = BOOK / "_extra"  # copied beside the pages
+FONTS = "_extra/notebooks/@jupyter-widgets/html-manager/dist"  # where a chapter's widgets look for them
+ICONS = ("1551f4f60c37af51121f", "7a3337626410ca2f4071", "d878b0a6a1144760244f")  # of the buttons
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ PACKAGES = (
         "@jupyter-widgets/html-manager",
         "1.0.15",
         "5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
-        {"package/dist/embed-amd.js": "_vendor/vendor/embed-amd.js"},
+        {"package/dist/embed-amd.js": "_vendor/vendor/embed-amd.js"}
+        | {f"package/dist/{font}.woff2": f"{FONTS}/{font}.woff2" for font in ICONS},
     ),
     Package(
         "mathjax",
