@@ -26,6 +26,7 @@ PAGE = BOOK / "results.md"
 RECORDS = ROOT / "benchmarks" / "results"
 PROBES = BOOK / "_studies" / "probes"
 COMBINATIONS = BOOK / "_studies" / "combinations"
+EXPERIMENTS = BOOK / "_studies" / "experiments"
 TRUTH = BOOK / "_studies" / "truth" / "movie-reviews-matched"
 SPEED = ("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators", "efficiency")
 WHAT = {"own-state": "the language model's own states", "plug-in": "the layer as a function on the encoder's vectors"}
@@ -96,7 +97,41 @@ def experiments() -> str:
             f"{tables.claims_table(record)}"
         )
         parts += [f"Left out: {part}: {why}" for part, why in record["left_out"].items()]
+        parts += [f"*{title}*\n\n{frame_table(pd.DataFrame(rows))}" for title, rows in record["extras"].items()]
+        parts.append(f":::{{dropdown}} {name}: the score of every arm\n\n{scores(name, record)}\n\n:::")
     return "\n\n".join(parts)
+
+
+def scores(name: str, record: dict[str, Any]) -> str:
+    """Return the mean of every arm with its interval; BLEU, where texts were written, over the runs' own."""
+    bleu: dict[tuple[str, str, str], list[float]] = {}
+    for file in sorted((EXPERIMENTS / name / "runs").glob("*/result.json")):
+        run = json.loads(file.read_text(encoding="utf-8"))
+        for test, found in run["tests"].items():
+            if "bleu" in found["metrics"]:
+                part = next(one for one in record["comparisons"] if file.parent.name.startswith(f"{one}-"))
+                bleu.setdefault((part, test, run["label"]), []).append(found["metrics"]["bleu"])
+    lines = []
+    for part, compared in record["comparisons"].items():
+        for row in compared["rows"]:
+            mean, low, high = (f"{100 * row[key]:.1f}" for key in ("mean", "low", "high"))
+            line = {"part": part, "test": row["test"], "arm": row["arm"], "seeds": len(row["seeds"])}
+            line |= {"score": compared["metric"], "x 100": f"{mean} [{low}, {high}]"}
+            for key, title in (("balanced_accuracy", "balanced x 100"), ("auroc", "AUROC")):
+                if row[key] is not None:
+                    line[title] = f"{100 * row[key]:.1f}" if key == "balanced_accuracy" else f"{row[key]:.3f}"
+            if own := bleu.get((part, row["test"], row["arm"])):
+                line["BLEU x 100"] = f"{100 * sum(own) / len(own):.2f}"
+            lines.append(line)
+    return frame_table(pd.DataFrame(lines).fillna(""))
+
+
+def frame_table(frame: pd.DataFrame) -> str:
+    """Return a frame in Markdown, numbers in three digits."""
+    shown = frame.map(lambda value: f"{value:.3g}" if isinstance(value, float) else value).replace("nan", "")
+    lines = ["| " + " | ".join(shown.columns) + " |", "|" + "---|" * len(shown.columns)]
+    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in shown.itertuples(index=False, name=None)]
+    return "\n".join(lines)
 
 
 def selection() -> str:
@@ -117,10 +152,7 @@ def selection() -> str:
 
 def rows_table(record: dict[str, Any]) -> str:
     """Return the arms of a recorded benchmark."""
-    rows = pd.DataFrame(record["rows"])
-    lines = ["| " + " | ".join(rows.columns) + " |", "|" + "---|" * len(rows.columns)]
-    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in rows.itertuples(index=False, name=None)]
-    return "\n".join(lines)
+    return frame_table(pd.DataFrame(record["rows"]))
 
 
 def combinations() -> str:
