@@ -34,7 +34,7 @@ LAYERS = {  # width, inner width, heads, key-value heads
 }
 PAIRS = [("small", "135M"), *((slm, "8B") for slm in SLMS), *(("base", layer) for layer in LAYERS if layer != "8B")]
 SHOWN = ("1 x 128", "32 x 128")
-ROUNDS, SECONDS, TEXTS = 5, 10.0, 256
+ROUNDS, SECONDS, TEXTS = 5, 45.0, 256
 
 
 def main() -> None:
@@ -65,10 +65,10 @@ def main() -> None:
 def missing_bytes(slm: str, layer: str) -> float:
     """Return how many bytes the pair needs beyond those that are free; 0 or less when it fits.
 
-    Of the layer: two frozen copies, and one with gradient and moments; of the encoder: three copies, four times
-    moments, and activations of 32 texts.
+    Of the layer: the frozen one, and one with gradient and moments; of the encoder: four copies, one of them with
+    gradient and moments; and activations of 32 texts.
     """
-    return 4 * (7 * layer_weights(layer) + 14 * encoder_weights(slm)) + 1e9 - psutil.virtual_memory().available
+    return 4 * (5 * layer_weights(layer) + 7 * encoder_weights(slm)) + 1e9 - psutil.virtual_memory().available
 
 
 def layer_weights(layer: str) -> int:

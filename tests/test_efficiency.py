@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.efficiency import Benchmark, Spread
 from pifi_probe.efficiency.arms import ARMS, build_arms
+from pifi_probe.efficiency.benchmark import _training_batch
 from pifi_probe.efficiency.counts import counted_macs, held_bytes, measured_macs
-from pifi_probe.efficiency.measure import interleaved, peak_bytes
+from pifi_probe.efficiency.measure import interleaved, peak_bytes, step_of
 from pifi_probe.errors import PlugInError
+from pifi_probe.training.work import work_of
 from tests import slm, tiny
 
 RECIPE = pp.Recipe(batch_size=4, max_length=16, device="cpu")
@@ -37,7 +40,7 @@ def plugged(folder: Path, family: str = "bert", **options: Any) -> Any:
 
 
 def built(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    arms, left_out = build_arms(model)
+    arms, left_out = build_arms(model, torch.device("cpu"))
     return dict(arms), left_out
 
 
@@ -88,7 +91,7 @@ def test_the_user_s_model_is_left_as_it_is(folder: Path) -> None:
     "family", ["bert", "roberta", "distilbert", "electra", "albert", "modernbert", "mpnet", "llama"]
 )
 def test_measured_and_counted_macs_agree_within_two_percent(family: str, folder: Path) -> None:
-    arms, _ = build_arms(plugged(folder, family))
+    arms, _ = built(plugged(folder, family))
     for name, arm in arms.items():
         assert counted_macs(arm, 24) == pytest.approx(measured_macs(arm, 24), rel=0.02), name
 
@@ -123,6 +126,18 @@ def test_training_memory_holds_weights_gradients_moments_and_activations() -> No
 
     peak = peak_bytes(model, make_step)
     assert 4 * weights <= peak <= 4 * weights + 3 * batch.nbytes + 10_000
+
+
+def test_the_arms_hold_the_frozen_layer_once_and_adam_s_moments_of_a_shared_weight_once(folder: Path) -> None:
+    model, task = plugged(folder), slm.tiny_task()
+    arms, _ = built(model)
+    assert arms["PiFi"].frozen_layers[0] is model.frozen_layers[0] is not arms["layer trained too"].frozen_layers[0]
+    work, moments = work_of(task), defaultdict(dict)
+    batch, _ = _training_batch(model, task, work, RECIPE, torch.device("cpu"))
+    for name in ("vanilla", "PiFi"):
+        step_of(arms[name], batch, work, RECIPE, moments)()
+    assert moments.keys() == {p for p in arms["PiFi"].parameters() if p.requires_grad}
+    assert moments[next(arms["vanilla"].head.parameters())]["step"] == 2
 
 
 def test_arms_that_train_more_hold_more(found: Benchmark) -> None:
@@ -166,7 +181,7 @@ def test_a_model_without_one_frozen_layer_is_refused(folder: Path) -> None:
 def test_an_arm_that_cannot_be_made_is_left_out_and_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = plugged(folder)
     model.plugin.layers[0].card = model.plugin.layers[0].with_card(model=str(folder / "gone")).card
-    arms, left_out = build_arms(model)
+    arms, left_out = built(model)
     assert set(ARMS) - set(arms) == {"layer trained too"} == set(left_out)
     assert "gone" in left_out["layer trained too"]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import nn
 
 from pifi_probe.errors import PifiProbeError
@@ -24,21 +25,24 @@ RANK = 8  # of LoRA: peft's own default
 Model = PiFiForSequenceClassification
 
 
-def build_arms(model: Model) -> tuple[dict[str, Model], dict[str, str]]:
+def build_arms(model: Model, device: torch.device) -> tuple[dict[str, Model], dict[str, str]]:
     """Return a model for each of `ARMS`, and why others could not be made.
 
     Parameters
     ----------
     model : PiFiForSequenceClassification
-        With one frozen layer; copied. Arms that train the whole encoder share one copy of it: what a step costs
-        does not depend on the weights' values.
+        With one frozen layer. Copied but for that layer, which no arm changes. Arms that train the whole encoder
+        share one copy of it: what a step costs does not depend on the weights' values.
+    device : device
+        Where the arms are put.
     """
-    own = copy.deepcopy(model)
+    shared = {id(layer): layer for layer in model.frozen_layers if model.device == device}
+    own = copy.deepcopy(model, shared).to(device)
     arms: dict[str, Model] = {}
     left_out: dict[str, str] = {}
     for name, make in ARMS.items():
         try:
-            arms[name] = make(own)
+            arms[name] = make(own).to(device)
         except (PifiProbeError, ValueError) as error:  # peft raises ValueError for families it has no rows for
             left_out[name] = " ".join(str(error).split())[:300]
     return arms, left_out

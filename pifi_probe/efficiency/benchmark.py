@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.efficiency.arms import FOLDED, Model, build_arms, frozen_layer_of
 from pifi_probe.efficiency.counts import counted_macs, held_bytes, measured_macs, random_batch
-from pifi_probe.efficiency.measure import forward_of, interleaved, peak_bytes, step_of
+from pifi_probe.efficiency.measure import Moments, forward_of, interleaved, peak_bytes, step_of
 from pifi_probe.efficiency.result import ArmCost, Benchmark, Spread
 from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.plugin.build import tokenizer_for
@@ -78,18 +79,17 @@ def benchmark(
     """
     _check(model, task)
     device = device_of(recipe)
-    arms, left_out = build_arms(model)
-    for arm in arms.values():
-        arm.to(device)
+    arms, left_out = build_arms(model, device)
     work = work_of(task)
     batch, steps_per_epoch = _training_batch(model, task, work, recipe, device)
     trained = {name: arm for name, arm in arms.items() if name != FOLDED}
     memory = {name: peak_bytes(arm, lambda arm=arm: step_of(arm, batch, work, recipe)) for name, arm in trained.items()}  # type: ignore[misc]
-    calls = {name: step_of(arm, batch, work, recipe) for name, arm in trained.items()}
+    moments: Moments = defaultdict(dict)
+    calls = {name: step_of(arm, batch, work, recipe, moments) for name, arm in trained.items()}
     steps = interleaved(calls, rounds, most_seconds=most_seconds, seed=recipe.seed)
     if not steps:
         left_out["training step"] = f"one step of every arm takes more than {most_seconds:g} s"
-    del calls  # Adam's moments
+    del calls, moments
     shapes = [(rows, seq) for seq in lengths for rows in batches]
     latency: dict[str, Times] = {}
     for rows, seq in shapes:

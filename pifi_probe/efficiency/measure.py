@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,17 +19,29 @@ from pifi_probe.training.devices import autocast
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.work import Work
 
-__all__ = ["forward_of", "interleaved", "peak_bytes", "step_of"]
+__all__ = ["Moments", "forward_of", "interleaved", "peak_bytes", "step_of"]
 
 Call = Callable[[], None]
+Moments = defaultdict[torch.Tensor, Any]  # Adam's state, by weight
 MEMORY_STEPS = 2  # the second one meets Adam's moments
 
 
-def step_of(model: nn.Module, batch: Mapping[str, torch.Tensor], work: Work, recipe: Recipe) -> Call:
-    """Return one optimiser step as a function: forward, loss, backward, clipping and Adam, as `fine_tune` does."""
+def step_of(
+    model: nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    work: Work,
+    recipe: Recipe,
+    moments: Moments | None = None,
+) -> Call:
+    """Return one optimiser step as a function: forward, loss, backward, clipping and Adam, as `fine_tune` does.
+
+    Models that share weights and take turns may share `moments` too, so that each weight has them once.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     device = next(model.parameters()).device
     adam = torch.optim.Adam(trained, lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
+    if moments is not None:
+        adam.state = moments
     inputs = {name: value for name, value in batch.items() if name not in work.targets}
     targets = {name: value for name, value in batch.items() if name in work.targets}
 
