@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -37,6 +37,7 @@ OURS: dict[str, dict[str, Any]] = {
 }
 ARMS = (ALL, PASS, H, RANKER, RIDGE, LMPROBE, LOGISTIC, LOOP, LOOP_1, ALL_16, PASS_16)
 TASK, MODEL, LENGTH, BATCH, BATCH_TOKENS, FOLDS = "movie-reviews", "smollm2-135m", 100, 32, 4096, 5
+QUICK = (ALL, PASS, LOGISTIC, LOOP)
 PATIENCE = 6  # times the seconds of our logistic probe
 Rows = tuple[list[str], list[int]]
 
@@ -52,16 +53,16 @@ def main() -> None:
     n, rounds = (48, 1) if chosen.quick else (1000, chosen.rounds)
     with tempfile.TemporaryDirectory(prefix="pifi-probes-") as scratch:
         child({"arm": "convert", "n": n, "seed": chosen.seed}, scratch, sys.executable)
-        runs = compete(scratch, n, rounds, chosen.seed)
+        runs = compete(QUICK if chosen.quick else ARMS, scratch, n, rounds, chosen.seed)
     settings = {"n": n, "rounds": rounds, "max_length": LENGTH, "rivals": [f"{a} {b}" for a, b in RIVALS.values()]}
     record("probe_sweep", chosen, settings, runs, tables(runs, settings))
 
 
-def compete(scratch: str, n: int, rounds: int, seed: int) -> dict[str, Any]:
+def compete(arms: Sequence[str], scratch: str, n: int, rounds: int, seed: int) -> dict[str, Any]:
     """Run every arm `rounds` times in turn; one that failed is left out of the further rounds."""
-    runs: dict[str, Any] = {arm: [] for arm in ARMS}
+    runs: dict[str, Any] = {arm: [] for arm in arms}
     for i in range(rounds):
-        for arm in ARMS[i % len(ARMS) :] + ARMS[: i % len(ARMS)]:
+        for arm in arms[i % len(arms) :] + arms[: i % len(arms)]:
             if isinstance(runs[arm], dict):
                 continue
             try:
@@ -293,7 +294,7 @@ def tables(runs: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
                 "peak memory: ours, all default scores / the lowest of the others", peaks[ALL] / min(others), most=1.0
             )
         )
-    return {"targets": lines, "rows": [row(arm, runs[arm], runs) for arm in ARMS]}
+    return {"targets": lines, "rows": [row(arm, runs[arm], runs) for arm in runs]}
 
 
 def row(arm: str, own: Any, runs: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ STUDIES = HERE.parent / "book" / "_studies"
 LLM, N_LAYERS = "smollm2-135m", 30
 SPACE = Space(((LLM, N_LAYERS),))
 STRATEGIES = ("auto", "grid", "random", "halving", "greedy", "exhaustive", "fast", "last", "two-thirds", "middle")
+QUICK = ("auto", "exhaustive", "last")
 DRAWN = ("auto", "grid", "random")  # strategies with random numbers of their own
 DRAWS = 20
 GRID = (0.1, 0.3, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 45, 60)  # full runs
@@ -234,10 +235,10 @@ def held_out(truth: Truth, layer: int | None, held: int, values: Array) -> float
     return float(values[:, held].mean() if layer is None else values[layer, held])
 
 
-def measure(truth: Truth, draws: int) -> dict[str, Any]:
+def measure(truth: Truth, draws: int = DRAWS, strategies: Sequence[str] = STRATEGIES) -> dict[str, Any]:
     """Return all single numbers."""
     effect = layer_effect(truth.nll)
-    runs = {name: play(truth, name, 13.5 if name == "auto" else GRID[-1], draws) for name in STRATEGIES}
+    runs = {name: play(truth, name, 13.5 if name == "auto" else GRID[-1], draws) for name in strategies}
     runs = {name: own for name, own in runs.items() if own}
     curves = {}
     for name, own in runs.items():
@@ -384,7 +385,7 @@ def main() -> None:
     options.add_argument("table", nargs="?", default="movie-reviews-matched")
     chosen = options.parse_args()
     truth = load(chosen.table)
-    measurements = measure(truth, 2 if chosen.quick else DRAWS)
+    measurements = measure(truth, 1, QUICK) if chosen.quick else measure(truth)
     settings = {"table": chosen.table, "layers": N_LAYERS, "seeds": truth.n_seeds, "draws": DRAWS}
     record("selection", chosen, settings, measurements, tables(measurements, settings))
     if chosen.out is None and not chosen.quick:
