@@ -13,7 +13,14 @@ from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_ba
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
-__all__ = ["config_from_dict", "gguf_config_table", "load_config", "name_gguf_tensors", "quiet_transformers"]
+__all__ = [
+    "config_from_dict",
+    "gguf_config_table",
+    "gguf_names",
+    "load_config",
+    "name_gguf_tensors",
+    "quiet_transformers",
+]
 
 
 @contextlib.contextmanager
@@ -67,8 +74,23 @@ def gguf_config_table(model_type: str) -> tuple[dict[str, str], dict[str, Any]]:
     return table, dict(GGUF_CONFIG_DEFAULTS_MAPPING.get(model_type, {}))
 
 
+def gguf_names(architecture: str, entries: dict[str, Any], config: PretrainedConfig) -> Mapping[str, str]:
+    """Return transformers' names by the GGUF names of a model's tensors; parameters as in `name_gguf_tensors`."""
+    with quiet_transformers(), torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    names: Mapping[str, str] = modeling_gguf_pytorch_utils.get_gguf_hf_weights_map(
+        skeleton, _tensor_processor(architecture, entries), model_type=architecture, num_layers=1
+    )
+    return names
+
+
+def _tensor_processor(architecture: str, entries: dict[str, Any]) -> modeling_gguf_pytorch_utils.TensorProcessor:
+    kinds = modeling_gguf_pytorch_utils.TENSOR_PROCESSORS
+    return kinds.get(architecture, modeling_gguf_pytorch_utils.TensorProcessor)(config=entries)
+
+
 def name_gguf_tensors(
-    architecture: str, entries: dict[str, Any], config: PretrainedConfig, tensors: Mapping[str, torch.Tensor]
+    architecture: str, entries: dict[str, Any], names: Mapping[str, str], tensors: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Give the GGUF tensors of one layer the names, layout and values that the transformers model has.
 
@@ -78,8 +100,8 @@ def name_gguf_tensors(
         ``general.architecture`` of the file.
     entries : dict
         Configuration entries of the whole model; transformers' tensor processors read head counts from it.
-    config : PretrainedConfig
-        Configuration of a model whose only layer is this one.
+    names : Mapping
+        From `gguf_names`, with the configuration of a model whose only layer is this one.
     tensors : Mapping
         ``"blk.0..."`` to float32 tensor.
 
@@ -88,16 +110,7 @@ def name_gguf_tensors(
     dict, list of str
         transformers name (``"model.layers.0..."``) to tensor, and the GGUF names that have no place in it.
     """
-    from transformers.modeling_gguf_pytorch_utils import (
-        TENSOR_PROCESSORS,
-        TensorProcessor,
-        get_gguf_hf_weights_map,
-    )
-
-    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=entries)
-    with quiet_transformers(), torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)
-    names = get_gguf_hf_weights_map(skeleton, processor, model_type=architecture, num_layers=1)
+    processor = _tensor_processor(architecture, entries)
     found: dict[str, torch.Tensor] = {}
     unplaced: list[str] = []
     for name, tensor in tensors.items():

@@ -10,13 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 import pifi_probe as pp
+from pifi_probe.selection.gate import layer_effect
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import _combination_tables as sets
 import readme_tables as tables
+from truth_table import TABLES, arms
 
 sys.path.pop(0)
 
@@ -27,7 +30,9 @@ RECORDS = ROOT / "benchmarks" / "results"
 PROBES = BOOK / "_studies" / "probes"
 COMBINATIONS = BOOK / "_studies" / "combinations"
 EXPERIMENTS = BOOK / "_studies" / "experiments"
-TRUTH = BOOK / "_studies" / "truth" / "movie-reviews-matched"
+TRUTH = BOOK / "_studies" / "truth"
+SELECTED = "movie-reviews-matched"  # by which selectors are judged
+CHECKED = "check-1000"  # five layers, to check the size of the others
 SPEED = ("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators", "efficiency")
 WHAT = {"own-state": "the language model's own states", "plug-in": "the layer as a function on the encoder's vectors"}
 PLOTS = {
@@ -62,6 +67,8 @@ projections of its own) were chosen greedily, and a block of two neighbours in s
 the encoder frozen; then each was trained in full beside what has as many parts and less of the language model: one
 layer several times, shuffled layers, an ensemble of seeds of the best single layer, a trainable MLP. A block is held
 against the pair's controls, which have more weights, and against its own shuffled layers."""
+TRAINED = """Full trainings, each layer and each control with the same seeds. Positive differences are gains. With three
+seeds intervals are over seeds and test texts; with two, over test texts only."""
 REUSED = "Vanilla, the last layer and the best layer in full are runs of the table above, made on another processor."
 DENSITY = """The paper supposes that a deeper language model holds less in each layer. Usable information that layers
 add to the encoder's vectors, NLL(h) - NLL([h; z]) in thousandths of a nat, for one layer and for two and four together
@@ -141,10 +148,11 @@ def selection() -> str:
     return "\n\n".join(
         [
             "## What a selector of layers is worth",
-            f"The strategies of `pp.search` replayed on the runs above. From `{_name(file)}`; {made(record)}.",
+            "The strategies of `pp.search` replayed on the runs of movie-reviews in the *matched* wiring. "
+            f"From `{_name(file)}`; {made(record)}.",
             tables.targets_table(record),
             rows_table(record),
-            *(f"![{alt}](_studies/selection/movie-reviews-matched-{kind}.svg)" for kind, alt in PLOTS.items()),
+            *(f"![{alt}](_studies/selection/{SELECTED}-{kind}.svg)" for kind, alt in PLOTS.items()),
             "One search, recorded, to look into: [A search to explore](explorer.md).",
         ]
     )
@@ -197,30 +205,67 @@ def demo() -> str:
 
 
 def truth() -> str:
-    """Return the table of every layer trained, compared with its controls."""
-    files = sorted(TRUTH.glob("*.json"))
-    runs = [pp.RunResult.from_json(file) for file in files]
-    rows = pp.compare(runs).frame
-    own = rows[rows["test"] == "movie-reviews"]
+    """Return every table of layers, each trained in full, compared with its controls."""
+    parts = [f"## Every layer, trained\n\n{TRAINED}"]
+    for folder in sorted(TRUTH.iterdir(), key=lambda folder: (folder.name != SELECTED, folder.name)):
+        if folder.name in TABLES and folder.name != CHECKED and (runs := complete_seeds(folder)):
+            parts.append(truth_table(folder, runs))
+    return "\n\n".join(parts)
+
+
+def complete_seeds(folder: Path) -> list[pp.RunResult]:
+    """Return the runs of the seeds that are complete."""
+    table = TABLES[folder.name]
+    stems = [f"{control or 'layer'}-{index:02d}" for control, index in arms(table)]
+    seeds = [[folder / f"{stem}-seed{seed}.json" for stem in stems] for seed in range(table.seeds)]
+    whole = [files for files in seeds if all(file.is_file() for file in files)]
+    return [pp.RunResult.from_json(file) for files in whole for file in sorted(files)]
+
+
+def truth_table(folder: Path, runs: list[pp.RunResult]) -> str:
+    """Return one table: whether layers differ at all, and every arm beside the encoder alone."""
+    table = TABLES[folder.name]
+    compared, beside_linear = pp.compare(runs), pp.compare(runs, "linear").frame
+    own = compared.frame[compared.frame["test"] == table.task]
+    linear = beside_linear[beside_linear["test"] == table.task].set_index("arm")
+    points = compared.metric == "accuracy"
+    sizes, seeds = runs[0].task["sizes"], ", ".join(map(str, own.iloc[0]["seeds"]))
+    score = "accuracy %" if points else compared.metric.replace("_", " ")
     lines = [
-        "## Every layer, trained",
+        f"### {table.task}, wiring *{table.wiring}*",
         "",
-        f"From {len(files)} runs in `{_name(TRUTH)}/`; {made(json.loads(files[0].read_text())['provenance'])}. "
-        f"Wiring *matched*, {len(own.iloc[0]['seeds'])} seeds; intervals over seeds and test texts.",
+        f"From {len(runs)} runs in `{_name(folder)}/`; {made(runs[0].provenance)}. {sizes['train']} training, "
+        f"{sizes['validation']} validation and {sizes['test']} test texts, seeds {seeds}.",
         "",
-        "| arm | accuracy % | to vanilla (points) | verdict |",
-        "|---|---|---|---|",
+        f"Do layers differ? On validation {'NLL' if points else 'error'}: {layer_effect(validation(runs)).verdict}.",
+        "",
+        f"| arm | {score} | to vanilla | to linear only | verdict, to vanilla |",
+        "|---|---|---|---|---|",
     ]
     for row in own.itertuples():
-        lines.append(f"| {row.arm} | {100 * row.mean:.1f} | {difference(row)} | {row.verdict} |")
+        other = difference(linear.loc[row.arm], points)
+        mean = f"{100 * row.mean:.1f}" if points else f"{row.mean:.3f}"
+        lines.append(f"| {row.arm} | {mean} | {difference(row, points)} | {other} | {row.verdict} |")
     return "\n".join(lines)
 
 
-def difference(row: Any) -> str:
-    """Return a difference with its interval, in points."""
+def validation(runs: list[pp.RunResult]) -> np.ndarray:
+    """Return the loss of the chosen epoch by layer and seed; controls left out."""
+    losses: dict[str, list[float]] = {}
+    for run in runs:
+        if run.label.split(": ")[1].startswith("smollm2"):
+            found = run.metrics["validation"]
+            losses.setdefault(run.label, []).append(found["nll"] if "nll" in found else found["squared_error"])
+    return np.array(list(losses.values()))
+
+
+def difference(row: Any, points: bool) -> str:
+    """Return a difference with its interval, in points or as it is."""
     if pd.isna(row.difference):
         return ""
-    return f"{100 * row.difference:+.1f} [{100 * row.difference_low:+.1f}, {100 * row.difference_high:+.1f}]"
+    bounds = (row.difference, row.difference_low, row.difference_high)
+    middle, low, high = (f"{100 * bound:+.1f}" if points else f"{bound:+.3f}" for bound in bounds)
+    return f"{middle} [{low}, {high}]"
 
 
 def probes() -> str:

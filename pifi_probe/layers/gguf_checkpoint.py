@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 
 import torch
+from transformers import PretrainedConfig
 
-from pifi_probe.compat import name_gguf_tensors
+from pifi_probe.compat import gguf_names, name_gguf_tensors
 from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedFormatError
 from pifi_probe.layers.families import layer_config
 from pifi_probe.layers.gguf_config import gguf_config
@@ -63,6 +64,7 @@ class GGUFCheckpoint:
         self.config, self._entries = gguf_config(header, identity)
         self._architecture = str(header.metadata["general.architecture"])
         stated = header.metadata.get("general.license")
+        self._named_by: dict[str, Mapping[str, str]] = {}
         self.identity, self.revision, self.gated = identity, revision, gated
         self.licence = licence or (stated if isinstance(stated, str) and stated else None)
 
@@ -119,7 +121,7 @@ class GGUFCheckpoint:
         """Give GGUF tensors the names, layout and values of a model whose only layer is `index`."""
         config = layer_config(self.config, index)
         try:
-            found, unplaced = name_gguf_tensors(self._architecture, self._entries, config, stored)
+            found, unplaced = name_gguf_tensors(self._architecture, self._entries, self._names(config), stored)
         except (ValueError, RuntimeError, LookupError, TypeError) as error:
             raise CorruptFileError(
                 f"the tensors of layer {index} do not have the shapes that the metadata state: {error}",
@@ -133,3 +135,10 @@ class GGUFCheckpoint:
                 next="use the model's safetensors checkpoint instead",
             )
         return found
+
+    def _names(self, config: PretrainedConfig) -> Mapping[str, str]:
+        """Return transformers' names for a layer; layers with the same configuration share them."""
+        key = config.to_json_string(use_diff=False)
+        if key not in self._named_by:
+            self._named_by[key] = gguf_names(self._architecture, self._entries, config)
+        return self._named_by[key]

@@ -31,6 +31,7 @@ from pifi_probe.training.recipe import Recipe
 __all__ = ["POOLINGS", "FeatureKey", "Features", "llm_features", "pool_tokens", "scoring_rows", "slm_features"]
 
 POOLINGS = ("mean", "last")
+BATCH_TOKENS = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # on a CPU, more are no faster
 POSITION = "point p is the input of layer p, the last point the output of the last layer, before the final norm"
 
 
@@ -46,7 +47,7 @@ def llm_features(
     template: str | None = None,
     precision: str = "float32",
     device: str = "auto",
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     budget: int | None = None,
     cache: bool = True,
     progress: bool = True,
@@ -78,8 +79,9 @@ def llm_features(
     precision : {"float32", "bf16"}
         ``"bf16"``: automatic mixed precision, where the processor has instructions for it.
     device : {"auto", "cpu", "cuda", "mps"}
-    batch_tokens : int
-        Tokens of one batch, padding included; batches hold texts of like length.
+    batch_tokens : int, optional
+        Tokens of one batch, padding included; batches hold texts of like length. By default `BATCH_TOKENS` of the
+        device.
     budget : int, optional
         Bytes for hidden states in memory, see `pifi_probe.layers.stream.stream`.
     cache : bool
@@ -103,8 +105,9 @@ def llm_features(
     """
     _check(pooling in POOLINGS, f"unknown pooling {pooling!r}", f"use {' or '.join(POOLINGS)}")
     _check(kind == ("single" if rows.pairs is None else "pair"), f"the rows are not of kind {kind!r}", "use task.kind")
-    _check(max_length >= 1 and batch_tokens >= 1, "max_length and batch_tokens are at least 1", "leave them out")
     place = device_of(Recipe(device=device, precision=precision))
+    at_once = _batch_tokens(batch_tokens, place)
+    _check(max_length >= 1 and at_once >= 1, "max_length and batch_tokens are at least 1", "leave them out")
     spec = parse(f"{llm}[0]")  # splits off a revision
     if not isinstance(spec, LayerSpec):
         raise FeatureError("a model is wanted, not layers", where=llm, next="give the model's name alone")
@@ -126,7 +129,7 @@ def llm_features(
     )
 
     def compute(save: Save, folder: Path | None) -> None:
-        order = buckets(tokens.lengths, batch_tokens)
+        order = buckets(tokens.lengths, at_once)
         batches = [Batch(*tokens.padded(batch)) for batch in order]
         pooled = np.empty((len(rows), int(checkpoint.config.hidden_size)), dtype=np.float32)
 
@@ -163,7 +166,7 @@ def slm_features(
     max_length: int = 100,
     precision: str = "float32",
     device: str = "auto",
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     cache: bool = True,
 ) -> Features:
     """Return the vectors that ``plug_in(wiring="matched")`` feeds into L_in: encoder and pooling, in evaluation mode.
@@ -187,8 +190,9 @@ def slm_features(
     ------
     ModelNotFoundError, PlugInError, RecipeError, FeatureError
     """
-    _check(max_length >= 1 and batch_tokens >= 1, "max_length and batch_tokens are at least 1", "leave them out")
     place = device_of(Recipe(device=device, precision=precision))
+    at_once = _batch_tokens(batch_tokens, place)
+    _check(max_length >= 1 and at_once >= 1, "max_length and batch_tokens are at least 1", "leave them out")
     encoder, name, source = load_encoder(slm)
     how = resolve_pooling(pooling, encoder.config, source)
     config = PiFiConfig(encoder=encoder.config.to_dict(), slm=name, control="vanilla", pooling=how)
@@ -214,7 +218,7 @@ def slm_features(
     def compute(save: Save, folder: Path | None) -> None:
         vectors = np.empty((len(rows), int(config.hidden_size)), dtype=np.float32)
         model.to(place)
-        for batch in buckets(tokens.lengths, batch_tokens):
+        for batch in buckets(tokens.lengths, at_once):
             ids, mask = (tensor.to(place) for tensor in tokens.padded(batch))
             types = tokens.padded_types(batch)
             with autocast(precision, place):
@@ -260,6 +264,10 @@ def pool_tokens(
     if normalise:
         factors = factors / states.square().mean(-1).sqrt().clamp_min(torch.finfo(states.dtype).tiny)
     return torch.bmm(factors[:, None], states)[:, 0]
+
+
+def _batch_tokens(asked: int | None, device: torch.device) -> int:
+    return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]) if asked is None else asked
 
 
 def _info(model: str, key: FeatureKey, tokens: Tokens, device: torch.device) -> dict[str, Any]:

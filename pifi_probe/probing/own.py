@@ -53,7 +53,7 @@ def probe(
     n_folds: int = 5,
     precision: str = "float32",
     device: str = "auto",
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     budget: int | None = None,
     cache: bool = True,
     seed: int = 0,
@@ -92,8 +92,8 @@ def probe(
         Of the pass through the model; scores are computed in float64.
     device : str
         "auto", "cpu", "cuda", ...
-    batch_tokens : int
-        Tokens in one batch, padding included.
+    batch_tokens : int, optional
+        Tokens in one batch, padding included; by default 2,048 on a CPU and 8,192 on a GPU.
     budget : int, optional
         Bytes of hidden states to hold in memory; beyond it they go to disk. By default a quarter of what is free.
     cache : bool

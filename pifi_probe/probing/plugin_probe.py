@@ -64,7 +64,7 @@ def probe_plugin(
     n_folds: int = 5,
     precision: str = "float32",
     device: str = "auto",
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     budget: int | None = None,
     cache: bool = True,
     seed: int = 0,
