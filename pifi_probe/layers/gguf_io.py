@@ -122,8 +122,8 @@ def _dequantize(info: TensorInfo, raw: torch.Tensor) -> torch.Tensor:
     plain = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}.get(info.dtype)
     if plain is not None:
         return raw.view(plain).reshape(info.shape).float()
-    if info.dtype == "Q8_0":  # the package takes ten times as long for it
-        return _scaled_bytes(raw).reshape(info.shape)
+    if info.dtype in _QUICK:
+        return _QUICK[info.dtype](raw).reshape(info.shape)
     kind = GGMLQuantizationType[info.dtype]
     block, size = GGML_QUANT_SIZES[kind]
     columns = info.shape[-1]
@@ -140,11 +140,24 @@ def _dequantize(info: TensorInfo, raw: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).reshape(info.shape)
 
 
-def _scaled_bytes(raw: torch.Tensor) -> torch.Tensor:
-    """Dequantise Q8_0: blocks of a float16 scale and 32 signed bytes."""
+def _q8_0(raw: torch.Tensor) -> torch.Tensor:
+    """Dequantise blocks of a float16 scale and 32 signed bytes."""
     blocks = raw.view(-1, 34)
-    scales = blocks[:, :2].contiguous().view(torch.float16).float()
-    return blocks[:, 2:].view(torch.int8).float() * scales
+    return blocks[:, 2:].view(torch.int8).float() * _scales(blocks)
+
+
+def _q4_0(raw: torch.Tensor) -> torch.Tensor:
+    """Dequantise blocks of a float16 scale and 32 numbers from -8 to 7, plus 8: the first 16 are the low nibbles."""
+    blocks = raw.view(-1, 18)
+    packed = blocks[:, 2:]
+    return (torch.cat([packed & 15, packed >> 4], dim=1).float() - 8) * _scales(blocks)
+
+
+def _scales(blocks: torch.Tensor) -> torch.Tensor:
+    return blocks[:, :2].contiguous().view(torch.float16).float()
+
+
+_QUICK = {"Q8_0": _q8_0, "Q4_0": _q4_0}  # the package takes two to four times as long for these
 
 
 def _check_version(source: ByteSource, raw: bytes) -> int:
