@@ -34,7 +34,7 @@ LAYERS = {  # width, inner width, heads, key-value heads
 }
 PAIRS = [("small", "135M"), *((slm, "8B") for slm in SLMS), *(("base", layer) for layer in LAYERS if layer != "8B")]
 SHOWN = ("1 x 128", "32 x 128")
-ROUNDS, SECONDS, TEXTS = 5, 45.0, 256
+ROUNDS, SECONDS, TEXTS = 5, 60.0, 256
 
 
 def main() -> None:
