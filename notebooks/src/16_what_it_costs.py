@@ -234,8 +234,8 @@ for pair, base in alone.items():
 # and the folded form is worth the effort. Ratios of neighbouring rows that differ by a few per cent may be noise: compare
 # them with the quartiles.
 #
-# **Checkpoint.** What was *not* measured is part of a table. These pairs did not fit, or one step took longer than the
-# benchmark allows:
+# **Checkpoint.** What was *not* measured is part of a table. Pairs that did not fit, or whose step took longer than the
+# benchmark allows (there may be none):
 
 # %%
 left_out = [row for row in record["rows"] if not row.get("MB")]
@@ -253,7 +253,7 @@ for row in left_out:
 print("no time of a training step:", ", ".join(without_step) or "none")
 
 # %% [markdown]
-# The command that measures again (a quarter of an hour on two cores; the machine should do nothing else; on a GPU add
+# The command that measures again (an hour on two cores; the machine should do nothing else; on a GPU add
 # `--device cuda`):
 #
 # ```bash
