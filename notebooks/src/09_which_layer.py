@@ -290,10 +290,14 @@ gates = {}
 print("your guess:", guess)
 for name, metric in TASKS.items():
     rows = {}
-    for file in sorted(checks.recorded(f"book/_studies/truth/{name}").glob("*.json")):
+    for file in sorted(
+        checks.recorded(f"book/_studies/truth/{name}").glob("*.json")
+    ):
         arm = file.stem.rpartition("-seed")[0]
         score = pp.RunResult.from_json(file).tests[name].metrics[metric]
-        rows.setdefault(arm, []).append(score if metric == "accuracy" else -score)
+        rows.setdefault(arm, []).append(
+            score if metric == "accuracy" else -score
+        )
     layers = {arm: own for arm, own in rows.items() if arm.startswith("layer")}
     gates[name] = layer_effect(np.array(list(layers.values())))
     shown = {
@@ -304,12 +308,17 @@ for name, metric in TASKS.items():
         "best layer": max(layers.values(), key=np.mean),
     }
     print(f"{name}, {metric}: {gates[name].verdict}")
-    print("  ", ", ".join(f"{arm} {abs(np.mean(own)):.3f}" for arm, own in shown.items()))
+    print(
+        "  ",
+        ", ".join(
+            f"{arm} {abs(np.mean(own)):.3f}" for arm, own in shown.items()
+        ),
+    )
 
 # %%
 found = sum(gate.something_to_select for gate in gates.values())
 print(f"the gate finds a layer effect on {found} of {len(gates)} tasks")
-assert 0 <= found <= len(gates) and all(gate.icc >= 0 for gate in gates.values())
+assert gates["newsgroups"].icc > gates["sentiment-rating"].icc
 
 # %% [markdown]
 # To make these runs again: `python benchmarks/truth_table.py newsgroups`, and so on. The
