@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from _common import parser, record
+from _common import parser, record, target
 from numpy.typing import NDArray
 
 from pifi_probe.layers.checkpoint import open_checkpoint
@@ -174,12 +174,7 @@ def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
 def _target(what: str, values: Floats) -> dict[str, Any]:
     found = mean_interval(values[None])
     low, high = 1000 * found.low, 1000 * found.high
-    return {
-        "what": f"{what}, mnat [{low:+.1f}, {high:+.1f}]",
-        "to reach": None,
-        "measured": 1000 * found.mean,
-        "holds": None,
-    }
+    return target(f"{what}, mnat [{low:+.1f}, {high:+.1f}]", 1000 * found.mean)
 
 
 def _words(values: Floats) -> str:
