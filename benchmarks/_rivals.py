@@ -34,9 +34,8 @@ def python_of(package: str, version: str) -> Path:
     if not (folder / "ready").is_file():
         make_environment(folder, python)
         constraint = folder / "constraints.txt"
-        constraint.write_text(
-            "".join(f"{name}=={importlib.metadata.version(name)}\n" for name in ("torch", "transformers"))
-        )
+        borrowed = [name for name in ("torch", "transformers") if name != package]
+        constraint.write_text("".join(f"{name}=={importlib.metadata.version(name)}\n" for name in borrowed))
         install = ["-m", "pip", "--python", str(python), "install", "--quiet", "--constraint", str(constraint), wanted]
         planned = json.loads(run([sys.executable, *install, "--dry-run", "--report", "-"]))
         new = [item["metadata"]["name"].lower() for item in planned["install"]]

@@ -10,21 +10,37 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from _checkpoint import llama_8b, llama_tiny, size_of, write_checkpoint
 from _common import Usage, in_child, limit_memory, parser, ratio, record, spread, target
+from _rivals import Unavailable, python_of
 from torch import nn
 
 OURS, OURS_32 = "pp.extract, bfloat16 as stored", "pp.extract, float32"
-LOAD, LOAD_32 = "from_pretrained, bfloat16 as stored", "from_pretrained, float32"
+REFERENCE = ("transformers", "4.44.2")  # which the paper's reference code asks for
+PAPER, PAPER_32 = (f"from_pretrained of transformers {REFERENCE[1]}, {dtype}" for dtype in ("bfloat16", "float32"))
+LOAD, LOAD_32 = "from_pretrained, bfloat16 as stored, mapped", "from_pretrained, float32"
 OFFLOAD, ACCELERATE = "from_pretrained, device_map with disk", "accelerate, load_checkpoint_in_model with disk"
 # baseline of each arm, in the same type
-ARMS = {OURS: OURS, LOAD: OURS, OFFLOAD: OURS, ACCELERATE: OURS, OURS_32: OURS_32, LOAD_32: OURS_32}
+ARMS = {
+    OURS: OURS,
+    PAPER: OURS,
+    LOAD: OURS,
+    OFFLOAD: OURS,
+    ACCELERATE: OURS,
+    OURS_32: OURS_32,
+    PAPER_32: OURS_32,
+    LOAD_32: OURS_32,
+}
+OLD = (PAPER, PAPER_32)  # in an environment of their own
+WHOLE = {PAPER: 1, PAPER_32: 2, LOAD_32: 2}  # arms that hold the whole model: bytes in memory / bytes as stored
 
 
 def main() -> None:
@@ -42,29 +58,29 @@ def main() -> None:
     room = shutil.disk_usage(tempfile.gettempdir()).free
     if room < 2.2 * size:  # accelerate's offload folder is a second copy
         raise SystemExit(f"needs {2.2 * size / 1e9:.0f} GB in {tempfile.gettempdir()}, which has {room / 1e9:.0f}")
+    arms = [arm for arm in ARMS if not (chosen.quick and arm in OLD)]
     with tempfile.TemporaryDirectory(prefix="pifi-extract-") as name:
         folder = write_checkpoint(Path(name) / "model", config, seed=chosen.seed)
-        runs = compete(folder, size, rounds)
+        runs = compete(arms, folder, size, rounds)
         bytes_of_layer = layer_bytes(folder)
     settings = {"layers": config.num_hidden_layers, "rounds": rounds, "checkpoint_bytes": size, **bytes_of_layer}
     name = "extract_full" if chosen.full else "extract"
     record(name, chosen, settings, runs, tables(runs, settings))
 
 
-def compete(folder: Path, size: int, rounds: int) -> dict[str, dict[str, Any]]:
+def compete(arms: Sequence[str], folder: Path, size: int, rounds: int) -> dict[str, dict[str, Any]]:
     """Run every arm in every state of the page cache, `rounds` times in turn; ``failed`` ends an arm."""
-    memory = psutil.virtual_memory()
-    limit = int(0.9 * memory.available) + size  # mapped pages of the files can be given back at any time
+    available = psutil.virtual_memory().available
     states = ["cold"] if hasattr(os, "posix_fadvise") and rounds > 1 else []
-    states += ["warm"] if size < memory.available / 3 else []  # else the files and a copy do not fit together
-    runs: dict[str, dict[str, Any]] = {state: {arm: [] for arm in ARMS} for state in states}
+    states += ["warm"] if size < available / 3 else []  # else the files and a copy do not fit together
+    runs: dict[str, dict[str, Any]] = {state: {arm: [] for arm in arms} for state in states}
     for i in range(rounds):
         for state in states:
-            for arm in list(ARMS)[i:] + list(ARMS)[:i]:
+            for arm in [*arms[i % len(arms) :], *arms[: i % len(arms)]]:
                 if isinstance(runs[state][arm], dict):
                     continue
-                found = in_child(__file__, {"arm": arm, "state": state, "folder": str(folder), "limit": limit})
-                print(f"round {i + 1}, {state}, {arm}: {found.get('failed') or round(found['seconds'], 3)}")
+                found = run_alone(arm, state, folder, size, available)
+                print(f"round {i + 1}, {state}, {arm}: {found.get('failed') or round(found['seconds'], 3)}", flush=True)
                 if "failed" in found:
                     runs[state][arm] = found
                 else:
@@ -72,11 +88,24 @@ def compete(folder: Path, size: int, rounds: int) -> dict[str, dict[str, Any]]:
     return runs
 
 
+def run_alone(arm: str, state: str, folder: Path, size: int, available: int) -> dict[str, Any]:
+    """Run one arm in a fresh process of limited memory, or say why not."""
+    if (needed := WHOLE.get(arm, 0) * size) > 0.9 * available:
+        return {"failed": f"needs {needed / 1e9:.0f} GB of memory, {available / 1e9:.0f} GB are available"}
+    limit = int(0.9 * available) + size  # mapped pages of the files can be given back at any time
+    try:
+        python = python_of(*REFERENCE) if arm in OLD else sys.executable
+    except Unavailable as reason:
+        return {"failed": str(reason)}
+    return in_child(__file__, {"arm": arm, "state": state, "folder": str(folder), "limit": limit}, str(python))
+
+
 def measure(arm: str, state: str, folder: str, limit: int) -> dict[str, Any]:
     """Measure one arm in this fresh process."""
     import transformers.models.llama.modeling_llama
 
-    import pifi_probe.layers.extract  # noqa: F401
+    if arm not in OLD:
+        import pifi_probe.layers.extract  # noqa: F401
 
     set_page_cache(Path(folder), state)
     limit_memory(limit)
@@ -113,16 +142,13 @@ def ours(dtype: str) -> Callable[[str, str], nn.Module]:
     return run
 
 
-def load(dtype: str) -> Callable[[str, str], nn.Module]:
-    """Load the model and keep one layer, as the reference code of the paper does.
-
-    That code names no dtype; the transformers it asks for (4.44) then loads in float32, transformers 5 as stored.
-    """
+def load(**dtype: Any) -> Callable[[str, str], nn.Module]:
+    """Load the model and keep one layer, as the reference code of the paper does, which names no dtype."""
 
     def run(folder: str, scratch: str) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).model.layers[-1]
+        return AutoModelForCausalLM.from_pretrained(folder, **dtype).model.layers[-1]
 
     return run
 
@@ -156,8 +182,10 @@ def all_but_last_on_disk(n_layers: int) -> dict[str, str]:
 EXTRACTORS: dict[str, Callable[[str, str], nn.Module]] = {
     OURS: ours("auto"),
     OURS_32: ours("float32"),
-    LOAD: load("auto"),
-    LOAD_32: load("float32"),
+    PAPER: load(torch_dtype=torch.bfloat16),
+    PAPER_32: load(),  # its default
+    LOAD: load(dtype="auto"),
+    LOAD_32: load(dtype="float32"),
     OFFLOAD: load_with_offload,
     ACCELERATE: load_with_accelerate,
 }
@@ -195,20 +223,21 @@ def size_targets(runs: dict[str, dict[str, Any]], stored: int) -> list[dict[str,
 
 
 def time_targets(runs: dict[str, dict[str, Any]], n_layers: int) -> list[dict[str, Any]]:
+    """Return how much longer whole models take; where the files are only mapped, nothing is asked for."""
+    bounds: dict[str, dict[str, Any]] = {arm: {"least": 20 if n_layers == 32 else 8} for arm in WHOLE}
     found = []
-    for arm in (LOAD_32, LOAD):
+    for arm, bound in (bounds | {LOAD: {}}).items():
         for state, arms in runs.items():
-            if isinstance(arms[arm], list):
+            if isinstance(arms.get(arm), list):
                 times = ratio(seconds(arms[arm]), seconds(arms[ARMS[arm]]))["median"]
-                least = 20 if n_layers == 32 else 8
-                found.append(target(f"{arm}: time / ours, {state} page cache", times, least=least))
+                found.append(target(f"{arm}: time / ours, {state} page cache", times, **bound))
     return found
 
 
 def row(arm: str, state: str, found: Any, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     cells: dict[str, Any] = {"page cache": state, "contestant": arm}
     if isinstance(found, dict):
-        return cells | dict.fromkeys(COLUMNS) | {"seconds": f"failed: {found['failed'][:60]}"}
+        return cells | dict.fromkeys(COLUMNS) | {"seconds": f"failed: {found['failed'][:80]}"}
     base = runs[state][ARMS[arm]]
     cells |= {"seconds": spread(seconds(found)), "time / ours": ratio(seconds(found), seconds(base))}
     for column, key in (
