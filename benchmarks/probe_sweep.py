@@ -2,8 +2,9 @@
 
 Every contestant has a fresh process and an empty cache; the clock starts after imports and stops when all scores
 are there, reading the model included. Memory is all that the process held at its peak. A contestant that cannot
-be installed or fails is listed with the reason. The plain loop that chooses the penalty as ours does may take an
-hour: it is stopped when it has taken six times as long as ours, and its time is then a lower bound.
+be installed or fails is listed with the reason. A plain loop may take an hour: it is stopped when it has taken six
+times as long as ours, and its time is then a lower bound. --loops runs nothing but the loops and what they are
+compared with.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ ALL, ALL_16 = "ours, all default scores", "ours, all default scores, bf16"
 H, RIDGE, LOGISTIC = "ours, H-score", "ours, ridge", "ours, logistic"
 PASS, PASS_16 = "one length-sorted forward pass", "one length-sorted forward pass, bf16"
 RANKER, LMPROBE = "transformer-ranker, H-score", "lmprobe, ridge"
-LOOP, LOOP_1 = "plain loop, logistic, penalty chosen as ours", "plain loop, logistic, one penalty"
+LOOP = "plain loop, logistic, states as they are"
+LOOP_1, LOOP_5 = "plain loop, logistic, one penalty", "plain loop, logistic, penalty chosen as ours"
 RIVALS = {RANKER: ("transformer-ranker", "0.2.0"), LMPROBE: ("lmprobe", "0.10.3")}
 OURS: dict[str, dict[str, Any]] = {
     ALL: {},
@@ -35,7 +37,8 @@ OURS: dict[str, dict[str, Any]] = {
     RIDGE: {"estimators": ["ridge_accuracy"], "n_permutations": 0},
     LOGISTIC: {"estimators": ["logistic_accuracy"], "n_permutations": 0},
 }
-ARMS = (ALL, PASS, H, RANKER, RIDGE, LMPROBE, LOGISTIC, LOOP, LOOP_1, ALL_16, PASS_16)
+LOOPS = (LOGISTIC, LOOP, LOOP_5, LOOP_1)
+ARMS = (ALL, PASS, H, RANKER, RIDGE, LMPROBE, *LOOPS, ALL_16, PASS_16)
 TASK, MODEL, LENGTH, BATCH, BATCH_TOKENS, FOLDS = "movie-reviews", "smollm2-135m", 100, 32, 2048, 5
 QUICK = (ALL, PASS, LOGISTIC, LOOP)
 PATIENCE = 6  # times the seconds of our logistic probe
@@ -46,6 +49,7 @@ def main() -> None:
     """Convert the model once, run the contestants, record."""
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=1)
+    options.add_argument("--loops", action="store_true", help="the plain loops only")
     chosen = options.parse_args()
     if chosen.child:
         print(json.dumps(measure(**json.loads(chosen.child))))
@@ -53,9 +57,9 @@ def main() -> None:
     n, rounds = (48, 1) if chosen.quick else (1000, chosen.rounds)
     with tempfile.TemporaryDirectory(prefix="pifi-probes-") as scratch:
         child({"arm": "convert", "n": n, "seed": chosen.seed}, scratch, sys.executable)
-        runs = compete(QUICK if chosen.quick else ARMS, scratch, n, rounds, chosen.seed)
+        runs = compete(QUICK if chosen.quick else LOOPS if chosen.loops else ARMS, scratch, n, rounds, chosen.seed)
     settings = {"n": n, "rounds": rounds, "max_length": LENGTH, "rivals": [f"{a} {b}" for a, b in RIVALS.values()]}
-    record("probe_sweep", chosen, settings, runs, tables(runs, settings))
+    record("probe_sweep_loops" if chosen.loops else "probe_sweep", chosen, settings, runs, tables(runs, settings))
 
 
 def compete(arms: Sequence[str], scratch: str, n: int, rounds: int, seed: int) -> dict[str, Any]:
@@ -67,7 +71,7 @@ def compete(arms: Sequence[str], scratch: str, n: int, rounds: int, seed: int) -
                 continue
             try:
                 python = str(python_of(*RIVALS[arm])) if arm in RIVALS else sys.executable
-                limit = PATIENCE * runs[LOGISTIC][-1]["seconds"] if arm == LOOP and runs[LOGISTIC] else None
+                limit = PATIENCE * runs[LOGISTIC][-1]["seconds"] if arm in LOOPS and runs[LOGISTIC] else None
                 found = child({"arm": arm, "n": n, "seed": seed, "limit": limit}, scratch, python)
                 runs[arm].append(found)
                 print(f"round {i + 1}, {arm}: {found['seconds']:.1f} s, {found['peak_bytes'] / 1e9:.2f} GB", flush=True)
@@ -92,14 +96,14 @@ def child(task: Mapping[str, Any], scratch: str, python: str) -> dict[str, Any]:
 
 
 def measure(arm: str, n: int, seed: int, folder: str, limit: float | None = None) -> dict[str, Any]:
-    """Measure one arm in this fresh process; the plain loop leaves off after `limit` seconds."""
+    """Measure one arm in this fresh process; a plain loop leaves off after `limit` seconds."""
     rows = rows_of(n, seed)
     if arm == "convert":
         return convert(folder)
     call = CONTESTANTS[arm]()  # imports
     start = psutil.Process().memory_info().rss
     usage = Usage()
-    options = {"limit": limit} if arm == LOOP else {}
+    options = {"limit": limit} if arm in (LOOP, LOOP_1, LOOP_5) else {}
     scores = call(n, seed) if arm in OURS else call(rows, folder, **options)
     used = usage.until_now()
     peak = start + int(used["peak_bytes"] or 0)
@@ -187,15 +191,11 @@ def forward_pass(bf16: bool) -> Callable[[], Callable[..., dict[str, Any]]]:
     return prepare
 
 
-def plain_loop() -> Callable[..., dict[str, Any]]:
-    return scikit_learns_loop(choosing=True)
+def plain_loop(scaled: bool = True, choosing: bool = False) -> Callable[[], Callable[..., dict[str, Any]]]:
+    return lambda: scikit_learns_loop(scaled, choosing)
 
 
-def plain_loop_with_one_penalty() -> Callable[..., dict[str, Any]]:
-    return scikit_learns_loop(choosing=False)
-
-
-def scikit_learns_loop(choosing: bool) -> Callable[..., dict[str, Any]]:
+def scikit_learns_loop(scaled: bool, choosing: bool) -> Callable[..., dict[str, Any]]:
     import time
 
     import numpy as np
@@ -222,7 +222,9 @@ def scikit_learns_loop(choosing: bool) -> Callable[..., dict[str, Any]]:
             mask = batch["attention_mask"][:, :, None]
             pooled.append(np.stack([((h * mask).sum(1) / mask.sum(1)).numpy() for h in states]))
         features = np.concatenate(pooled, axis=1)  # (points, N, d_llm)
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        probe = LogisticRegression(max_iter=1000)
+        if scaled:
+            probe = make_pipeline(StandardScaler(), probe)
         if choosing:
             grid = {"logisticregression__C": [1 / (l2 * features.shape[2]) for l2 in L2_GRID]}
             probe = GridSearchCV(probe, grid, scoring="neg_log_loss", cv=FOLDS - 1)
@@ -268,8 +270,9 @@ CONTESTANTS: dict[str, Callable[[], Callable[..., dict[str, Any]]]] = {
     PASS_16: forward_pass(bf16=True),
     RANKER: transformer_ranker,
     LMPROBE: lmprobe,
-    LOOP: plain_loop,
-    LOOP_1: plain_loop_with_one_penalty,
+    LOOP: plain_loop(scaled=False),
+    LOOP_1: plain_loop(),
+    LOOP_5: plain_loop(choosing=True),
 }
 
 
@@ -284,11 +287,17 @@ def tables(runs: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
             lines.append(target(f"{arm} / {other}", ratio(seconds[arm], seconds[other])["median"], most=1.25))
             what = f"{arm} / {other}, its own loading not counted"
             lines.append(target(what, ratio(seconds[arm], alone[other])["median"]))
-    for arm, other, least in ((H, RANKER, 1.5), (RIDGE, LMPROBE, 2.5), (LOGISTIC, LOOP, 5.0)):
+    rivals: tuple[tuple[str, str, float | None], ...] = (
+        (H, RANKER, 1.5),
+        (RIDGE, LMPROBE, 2.5),
+        (LOGISTIC, LOOP, 5.0),
+        (LOGISTIC, LOOP_5, None),
+    )
+    for arm, other, least in rivals:
         if arm in found and other in found:
             lines.append(target(f"time: {other} / {arm}", ratio(seconds[other], seconds[arm])["median"], least=least))
     peaks = {arm: max(run["peak_bytes"] for run in own) for arm, own in found.items()}
-    others = [peaks[arm] for arm in (RANKER, LMPROBE, LOOP, PASS) if arm in peaks]
+    others = [peaks[arm] for arm in (RANKER, LMPROBE, LOOP, LOOP_5, PASS) if arm in peaks]
     if ALL in peaks and others:
         lines.append(
             target(
@@ -302,15 +311,15 @@ def row(arm: str, own: Any, runs: dict[str, Any]) -> dict[str, Any]:
     names = ("seconds", "x one forward pass", "peak GB", "order of layers against float32", "remark")
     if isinstance(own, dict):
         return {"contestant": arm, **dict.fromkeys(names), "remark": own["skipped"]}
-    baseline = runs[PASS]
+    baseline = runs.get(PASS)
     passes = [run["parts"]["pass"] for run in baseline] if isinstance(baseline, list) else None
     seconds = [run["seconds"] for run in own]
     agreement = agreement_of(own[0], runs[ALL][0]) if arm == ALL_16 and isinstance(runs[ALL], list) else None
     values = (spread(seconds), ratio(seconds, passes) if passes else None, max(r["peak_bytes"] for r in own) / 1e9)
     remark = REMARKS.get(arm, "")
-    if arm == LOOP:
+    if "points" in own[-1]:
         done, all_points = own[-1]["points"]
-        remark = f"{FOLDS} folds, each with {FOLDS - 1} inner ones; {done} of {all_points} points done"
+        remark += f"; {done} of {all_points} points done"
     return {"contestant": arm, **dict(zip(names, (*values, agreement, remark), strict=True))}
 
 
@@ -318,7 +327,9 @@ REMARKS = {
     ALL: "with intervals, 100 label permutations and best sets",
     RANKER: "30 layers, score of the best only; loads the model twice",
     LMPROBE: "30 layers, fitted only: it holds nothing out",
-    LOOP_1: f"{FOLDS} folds, nothing chosen: a simpler score than ours",
+    LOOP: f"{FOLDS} folds, nothing scaled, nothing chosen",
+    LOOP_1: f"{FOLDS} folds, states scaled, nothing chosen: a simpler score than ours",
+    LOOP_5: f"{FOLDS} folds, each with {FOLDS - 1} inner ones, states scaled",
 }
 
 

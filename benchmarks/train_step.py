@@ -22,7 +22,7 @@ from torch import nn
 from pifi_probe.provenance import PeakMemory
 
 VANILLA, PIFI, PAPER = "vanilla", "PiFi", "paper's wiring, whole layer"
-ROUNDS = {SMALL: 30, LARGE: 10, TINY: 2}
+ROUNDS = {SMALL: 30, LARGE: 24, TINY: 2}
 MEMORY_STEPS = 3
 
 
