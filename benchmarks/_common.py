@@ -206,7 +206,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{machine['threads']} threads, {machine['memory_bytes'] / 2**30:.0f} GiB, "
         f"torch {versions['torch']}, transformers {versions['transformers']}"
     )
-    return "\n\n".join([made, _table(result["targets"]), _table(result["rows"])])
+    return "\n\n".join([made, *(_table(rows) for rows in (result["targets"], result["rows"]) if rows)])
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
