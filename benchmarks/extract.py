@@ -216,7 +216,7 @@ def tables(runs: dict[str, dict[str, Any]], settings: dict[str, Any]) -> dict[st
 def size_targets(runs: dict[str, dict[str, Any]], stored: int) -> list[dict[str, Any]]:
     found = []
     for arm in (OURS, OURS_32):
-        all_runs = [run for arms in runs.values() if isinstance(arms[arm], list) for run in arms[arm]]
+        all_runs = [run for arms in runs.values() if isinstance(arms.get(arm), list) for run in arms[arm]]
         if not all_runs:
             continue
         asked = [run["bytes_asked"] / stored for run in all_runs if run["bytes_asked"] is not None]

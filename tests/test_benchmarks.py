@@ -128,3 +128,25 @@ def test_a_contestant_that_needs_more_memory_than_the_limit_fails_alone(load: An
     folder = checkpoint.write_checkpoint(tmp_path / "model", checkpoint.llama_tiny(1), seed=0)
     task = {"arm": extract.LOAD_32, "state": "warm", "folder": str(folder), "limit": 1 << 20}
     assert set(common.in_child(extract.__file__, task)) == {"failed"}
+
+
+def test_arms_that_failed_leave_the_tables_of_the_others(load: Any) -> None:
+    extract = load("extract")
+    run = {"seconds": 2.0, "bytes_asked": 110, "bytes_from_disk": 0, "peak_bytes": 120, "layer_bytes": 100}
+    failed = {"failed": "needs 32 GB of memory"}
+    settings = {"layer_bytes": 100, "layers": 32}
+    tables = extract.tables({"cold": {extract.OURS: failed, extract.LOAD: [run], extract.PAPER_32: failed}}, settings)
+    assert tables["targets"] == [] and [row["time / ours"] for row in tables["rows"]] == [None] * 3
+    whole = extract.tables({"cold": {extract.OURS_32: [run], extract.PAPER_32: [run | {"seconds": 50.0}]}}, settings)
+    assert whole["targets"][-1]["measured"] == 25 and whole["targets"][-1]["to reach"] == "at least 20 x"
+
+
+def test_a_loop_that_was_stopped_is_called_so(load: Any) -> None:
+    sweep = load("probe_sweep")
+    ours = {"seconds": 10.0, "peak_bytes": 1, "parts": {"features": 8.0, "scores": 2.0}}
+    loop = ours | {"seconds": 60.0, "points": [3, 31]}
+    tables = sweep.tables({sweep.LOGISTIC: [ours], sweep.LOOP: [loop], sweep.LOOP_1: {"skipped": "it failed"}}, {})
+    assert [line["measured"] for line in tables["targets"]] == [6]
+    assert "stopped after 3 of 31" in tables["targets"][0]["what"] and "3 of 31" in tables["rows"][1]["remark"]
+    only = sweep.tables({sweep.LOGISTIC: {"skipped": "it failed"}, sweep.LOOP: [loop]}, {})
+    assert only["targets"] == [] and load("_common")._table(only["rows"]).startswith("| contestant")

@@ -79,8 +79,8 @@ projections of its own) were chosen greedily, and a block of two neighbours in s
 the encoder frozen; then each was trained in full beside what has as many parts and less of the language model: one
 layer several times, shuffled layers, an ensemble of seeds of the best single layer, a trainable MLP. A block is held
 against the pair's controls, which have more weights, and against its own shuffled layers."""
-TRAINED = """Full trainings, each layer and each control with the same seeds: every layer on movie-reviews, every third on
-the other tasks. Positive differences are gains. With three seeds intervals are over seeds and test texts; with two,
+TRAINED = """Full trainings, each layer and each control with the same seeds: every layer on movie-reviews, every third
+on the other tasks. Positive differences are gains. With three seeds intervals are over seeds and test texts; with two,
 over test texts only, and the best of ten layers is a lucky one."""
 REUSED = "Vanilla, the last layer and the best layer in full are runs of the table above, made on another processor."
 DENSITY = """The paper supposes that a deeper language model holds less in each layer. Usable information that layers

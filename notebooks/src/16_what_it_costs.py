@@ -62,7 +62,7 @@ fewer = arms["LoRA"].total < arms["vanilla"].total
 print("your guess:", guess, " measured:", "fewer" if fewer else "more")
 
 # %% [markdown]
-# **Read.** "Parameter-efficient" is about *trained* weights. PiFi is the other way round: it trains nearly as much as
+# **Read.** "Parameter-efficient" is about *trained* weights. PiFi is the other way round: it trains a little more than
 # vanilla, and adds a frozen layer.
 #
 # ## 2. Memory
@@ -72,7 +72,7 @@ print("your guess:", guess, " measured:", "fewer" if fewer else "more")
 #
 # $$M = 4 \cdot (4\,n_t + n_f)\ \text{bytes} \;+\; \text{activations}$$
 #
-# **Predict.** By how much does the frozen layer raise the memory of training: the formula, without activations, for
+# **Predict.** By how much does PiFi raise the memory of training: the formula, without activations, for
 # MiniLM and a SmolLM2 layer?
 
 # %% tags=["guess"]
@@ -162,7 +162,7 @@ print("measured and counted agree within 2 %: True")
 # must be *read* for every step, even if it multiplies little. So time is measured, and reported as a median with quartiles
 # of rounds that took turns:
 #
-# $$r = \operatorname{median}_k \frac{t^{\text{arm}}_k}{t^{\text{vanilla}}_k}$$
+# $$r = \frac{\operatorname{median}_k t^{\text{arm}}_k}{\operatorname{median}_k t^{\text{vanilla}}_k}$$
 #
 # What *your* machine just measured is not printed here, because it is different each time; call `cost` in a cell of your
 # own to see it. We read the recorded run on two processor cores.
@@ -231,7 +231,7 @@ for pair, base in alone.items():
 
 # %% [markdown]
 # **Read.** Look for the pair with the largest ratio: where the layer is large beside the encoder, the block is *not* cheap,
-# and the folded form is worth the effort. Ratios of neighbouring rows that differ by a few per cent may be noise: compare
+# and the folded form is worth the effort. Ratios that differ by ten per cent may be noise, and those below 1 are: compare
 # them with the quartiles.
 #
 # **Checkpoint.** What was *not* measured is part of a table. Pairs that did not fit, or whose step took longer than the
