@@ -159,7 +159,7 @@ def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
                         "shuffled, mnat": _words(twin),
                         "real - shuffled": _words(own[llm, which]),
                         "a layer": round(1000 * float(own[llm, which].mean()) / int(which.split()[-1]), 2),
-                        "best set": _best(gains),
+                        "largest difference": _best(gains),
                     }
                 )
         for which in next(iter(of_task.values()))["gains"]:
