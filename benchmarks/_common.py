@@ -74,10 +74,15 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str,
     return spread(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
-def in_child(script: str, task: Mapping[str, Any], python: str = sys.executable) -> dict[str, Any]:
+def in_child(
+    script: str,
+    task: Mapping[str, Any],
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Run `script` ``--child`` in a fresh interpreter; return the JSON of its last line, or why there is none."""
     command = [python, script, "--child", json.dumps(task)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return {"failed": shorten_paths(last)[:300]}

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
-from _common import Usage, parser, ratio, record, spread, target
+from _common import Usage, in_child, parser, ratio, record, spread, target
 from _rivals import Unavailable, python_of
-
-from pifi_probe.provenance import shorten_paths
 
 ALL, ALL_16 = "ours, all default scores", "ours, all default scores, bf16"
 H, RIDGE, LOGISTIC = "ours, H-score", "ours, ridge", "ours, logistic"
@@ -71,8 +68,8 @@ def compete(arms: Sequence[str], scratch: str, n: int, rounds: int, seed: int) -
                 continue
             try:
                 python = str(python_of(*RIVALS[arm])) if arm in RIVALS else sys.executable
-                ours = runs.get(LOGISTIC)
-                limit = PATIENCE * ours[-1]["seconds"] if isinstance(ours, list) and ours else None
+                done = runs.get(LOGISTIC)
+                limit = PATIENCE * done[-1]["seconds"] if isinstance(done, list) and done else None
                 found = child({"arm": arm, "n": n, "seed": seed, "limit": limit}, scratch, python)
                 runs[arm].append(found)
                 print(f"round {i + 1}, {arm}: {found['seconds']:.1f} s, {found['peak_bytes'] / 1e9:.2f} GB", flush=True)
@@ -87,12 +84,9 @@ def child(task: Mapping[str, Any], scratch: str, python: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=scratch) as empty:
         places = {"PIFI_PROBE_FEATURES": f"{empty}/ours", "LMPROBE_CACHE_DIR": f"{empty}/lmprobe"}
         environment = os.environ | places | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
-        command = [python, __file__, "--child", json.dumps({**task, "folder": f"{scratch}/model"})]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise Unavailable(f"it failed: {shorten_paths(last)[:300]}".replace("|", ";"))
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        found = in_child(__file__, {**task, "folder": f"{scratch}/model"}, python, environment)
+    if "failed" in found:
+        raise Unavailable(f"it failed: {found['failed']}".replace("|", ";"))
     return found
 
 
