@@ -1,9 +1,10 @@
 """One layer out of a checkpoint of Llama-3.1-8B shape, against loading the model for it.
 
 The checkpoint is random, 8 of the 32 layers with the whole vocabulary (5.6 GB), and deleted afterwards; --layers
-writes more of them, --full all (16 GB). An arm that needs more memory than there is is not run. Each contestant runs
-in a fresh process and is measured after imports, until every page of the layer is in memory: a memory-mapped file
-costs nothing before its pages are touched.
+writes more of them, --full all (16 GB). Each contestant runs in a fresh process and is measured after imports, until
+every page of the layer is in memory: a memory-mapped file costs nothing before its pages are touched. One that needs
+more memory than there is for the whole model is stopped when the memory is nearly full, before it would slow down:
+its time is then a lower bound of what it would take.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ ARMS = {
 }
 OLD = (PAPER, PAPER_32)  # in an environment of their own
 WHOLE = (PAPER_32, LOAD_32)  # hold the whole model, in float32
+NEARLY_FULL = 2 * 10**9  # bytes of memory left at which an arm that needs more than there is, is stopped
 
 
 def main() -> None:
@@ -93,18 +97,18 @@ def compete(arms: Sequence[str], folder: Path, size: int, rounds: int) -> dict[s
 
 def run_alone(arm: str, state: str, folder: Path, size: int, available: int) -> dict[str, Any]:
     """Run one arm in a fresh process of limited memory, or say why not."""
-    if arm in WHOLE and 2 * size > 0.9 * available:
-        return {"failed": f"needs {2 * size / 1e9:.0f} GB of memory, {available / 1e9:.0f} GB are available"}
-    limit = int(0.9 * available) + size  # mapped pages of the files can be given back at any time
+    too_large = arm in WHOLE and 2 * size > 0.9 * available
+    limit = (2 * size if too_large else int(0.9 * available)) + size  # mapped pages can be given back at any time
     try:
         python = python_of(*REFERENCE) if arm in OLD else sys.executable
     except Unavailable as reason:
         return {"failed": str(reason)}
-    return in_child(__file__, {"arm": arm, "state": state, "folder": str(folder), "limit": limit}, str(python))
+    task = {"arm": arm, "state": state, "folder": str(folder), "limit": limit}
+    return in_child(__file__, task | ({"leave": NEARLY_FULL} if too_large else {}), str(python))
 
 
-def measure(arm: str, state: str, folder: str, limit: int) -> dict[str, Any]:
-    """Measure one arm in this fresh process."""
+def measure(arm: str, state: str, folder: str, limit: int, leave: int | None = None) -> dict[str, Any]:
+    """Measure one arm in this fresh process, or what it takes until no more than `leave` bytes of memory are left."""
     import transformers.models.llama.modeling_llama
 
     if arm not in OLD:
@@ -114,12 +118,22 @@ def measure(arm: str, state: str, folder: str, limit: int) -> dict[str, Any]:
     limit_memory(limit)
     with tempfile.TemporaryDirectory(dir=Path(folder).parent) as scratch:
         usage = Usage()
+        if leave is not None:
+            threading.Thread(target=stop_when_full, args=(usage, leave), daemon=True).start()
         layer = EXTRACTORS[arm](folder, scratch)
         for parameter in layer.parameters():
             parameter.detach().reshape(-1)[::1024].sum()  # touches every page
         found: dict[str, Any] = usage.until_now()
     assert isinstance(layer, transformers.models.llama.modeling_llama.LlamaDecoderLayer)
     return found | {"layer_bytes": sum(p.numel() * p.element_size() for p in layer.parameters())}
+
+
+def stop_when_full(usage: Usage, leave: int) -> None:
+    """End this process when memory runs out, and print what it took until then."""
+    while psutil.virtual_memory().available > leave:
+        time.sleep(0.01)
+    print(json.dumps(usage.until_now() | {"stopped": True}), flush=True)
+    os._exit(0)
 
 
 def set_page_cache(folder: Path, state: str) -> None:
@@ -235,12 +249,14 @@ def time_targets(runs: dict[str, dict[str, Any]], n_layers: int) -> list[dict[st
         for state, arms in runs.items():
             if isinstance(arms.get(arm), list) and isinstance(arms[ARMS[arm]], list):
                 times = ratio(seconds(arms[arm]), seconds(arms[ARMS[arm]]))["median"]
-                found.append(target(f"{arm}: time / ours, {state} page cache", times, **bound))
+                what = f"{named(arm, arms[arm])}: time / ours, {state} page cache"
+                decided = not stopped(arms[arm]) or times >= bound.get("least", 0)
+                found.append(target(what, times, **(bound if decided else {})))
     return found
 
 
 def row(arm: str, state: str, found: Any, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    cells: dict[str, Any] = {"page cache": state, "contestant": arm}
+    cells: dict[str, Any] = {"page cache": state, "contestant": named(arm, found)}
     if isinstance(found, dict):
         return cells | dict.fromkeys(COLUMNS) | {"seconds": f"failed: {found['failed'][:80]}"}
     base = runs[state][ARMS[arm]]
@@ -254,6 +270,15 @@ def row(arm: str, state: str, found: Any, runs: dict[str, dict[str, Any]]) -> di
         values = [run[key] / 1e6 for run in found if run[key] is not None]
         cells[column] = max(values) if values else None
     return cells
+
+
+def named(arm: str, found: Any) -> str:
+    """Return the arm's name, and that its times are lower bounds where it was stopped."""
+    return f"{arm}, stopped when memory was full" if stopped(found) else arm
+
+
+def stopped(found: Any) -> bool:
+    return isinstance(found, list) and any(run.get("stopped") for run in found)
 
 
 COLUMNS = ("seconds", "time / ours", "peak MB", "MB by read calls", "MB from disk")

@@ -128,6 +128,8 @@ def test_a_contestant_that_needs_more_memory_than_the_limit_fails_alone(load: An
     folder = checkpoint.write_checkpoint(tmp_path / "model", checkpoint.llama_tiny(1), seed=0)
     task = {"arm": extract.LOAD_32, "state": "warm", "folder": str(folder), "limit": 1 << 20}
     assert set(common.in_child(extract.__file__, task)) == {"failed"}
+    found = common.in_child(extract.__file__, task | {"limit": -1, "leave": 1 << 60})
+    assert found["stopped"] and found["seconds"] < 60 and "layer_bytes" not in found
 
 
 def test_arms_that_failed_leave_the_tables_of_the_others(load: Any) -> None:
@@ -139,6 +141,17 @@ def test_arms_that_failed_leave_the_tables_of_the_others(load: Any) -> None:
     assert tables["targets"] == [] and [row["time / ours"] for row in tables["rows"]] == [None] * 3
     whole = extract.tables({"cold": {extract.OURS_32: [run], extract.PAPER_32: [run | {"seconds": 50.0}]}}, settings)
     assert whole["targets"][-1]["measured"] == 25 and whole["targets"][-1]["to reach"] == "at least 20 x"
+
+
+@pytest.mark.parametrize(("seconds", "holds"), [(50.0, True), (30.0, None)])
+def test_an_arm_that_was_stopped_can_reach_a_bound_and_cannot_miss_it(load: Any, seconds: float, holds: Any) -> None:
+    extract = load("extract")
+    run = {"seconds": 2.0, "bytes_asked": 110, "bytes_from_disk": 0, "peak_bytes": 120, "layer_bytes": 100}
+    stopped = run | {"seconds": seconds, "stopped": True}
+    runs = {"cold": {extract.OURS_32: [run], extract.PAPER_32: [stopped]}}
+    tables = extract.tables(runs, {"layer_bytes": 100, "layers": 32})
+    assert tables["targets"][-1]["holds"] is holds and "stopped when memory was full" in tables["targets"][-1]["what"]
+    assert "stopped when memory was full" in tables["rows"][-1]["contestant"]
 
 
 def test_a_loop_that_was_stopped_is_called_so(load: Any) -> None:

@@ -38,7 +38,7 @@ def test_a_read_returns_the_bytes_at_the_offset_and_counts_them(source: FileSour
 def test_a_scattered_read_fills_buffers_of_any_size_one_after_the_other(
     source: FileSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_LARGEST_READ", 700)  # many system calls, which end inside of buffers
+    monkeypatch.setattr(sources, "_PIECE", 700)  # many system calls, which end inside of buffers
     monkeypatch.setattr(sources, "_MOST_BUFFERS", 3)
     buffers = [bytearray(n) for n in (0, 1, 5, 0, 2000, 13, 300, 300, 300, 0)]
     source.read_scattered(7, [memoryview(buffer) for buffer in buffers])

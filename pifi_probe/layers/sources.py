@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import FileIO
 from itertools import groupby
@@ -17,7 +18,8 @@ from pifi_probe.errors import CheckpointError, CorruptFileError
 
 __all__ = ["ByteSource", "FileSource", "TensorInfo", "check_rows", "read_raw", "read_raw_rows"]
 
-_LARGEST_READ = 1 << 30  # bytes in one system call; some systems refuse 2 GiB
+_PIECE = 1 << 25  # bytes in one system call
+_READERS = 4  # pieces of one request that are read at once: filling fresh memory takes longer than a fast disk
 _ROWS_AT_ONCE = 1 << 24  # bytes of a tensor of which only some rows are wanted
 _MOST_BUFFERS = 512  # buffers in one system call; the usual limit is 1024
 
@@ -135,7 +137,14 @@ class FileSource(ByteSource):
             If the file cannot be opened or read.
         """
         self._check(offset, sum(buffer.nbytes for buffer in buffers))
-        left = [buffer.cast("B") for buffer in buffers if buffer.nbytes]
+        pieces = list(_pieces(offset, buffers))
+        if len(pieces) > 1:
+            with ThreadPoolExecutor(_READERS) as pool:
+                list(pool.map(self._read_piece, *zip(*pieces, strict=True)))
+        elif pieces:
+            self._read_piece(*pieces[0])
+
+    def _read_piece(self, offset: int, left: list[memoryview]) -> None:
         while left:
             try:
                 n = self._read_some(offset, left)
@@ -159,14 +168,8 @@ class FileSource(ByteSource):
                 self._file = FileIO(self.name, "rb")
             if not hasattr(os, "preadv"):  # Windows, old macOS
                 self._file.seek(offset)
-                return self._file.readinto(buffers[0][:_LARGEST_READ])
-        batch, room = [], _LARGEST_READ
-        for buffer in buffers[:_MOST_BUFFERS]:
-            batch.append(buffer[:room])
-            room -= batch[-1].nbytes
-            if room == 0:
-                break
-        return os.preadv(self._file.fileno(), batch, offset)
+                return self._file.readinto(buffers[0])
+        return os.preadv(self._file.fileno(), buffers[:_MOST_BUFFERS], offset)
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
@@ -178,6 +181,22 @@ class FileSource(ByteSource):
             where=self.name,
             next="download the file again",
         )
+
+
+def _pieces(offset: int, buffers: Sequence[memoryview]) -> Iterator[tuple[int, list[memoryview]]]:
+    """Yield the parts of a request that are read at once: where each begins, and the buffers that it fills."""
+    left = [buffer.cast("B") for buffer in buffers if buffer.nbytes]
+    while left:
+        piece: list[memoryview] = []
+        room = _PIECE
+        for buffer in left:
+            piece.append(buffer[:room])
+            room -= piece[-1].nbytes
+            if room == 0:
+                break
+        yield offset, piece
+        offset += _PIECE - room
+        left = _drop(left, _PIECE - room)
 
 
 def _drop(buffers: list[memoryview], n: int) -> list[memoryview]:
