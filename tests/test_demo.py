@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from pifi_probe.errors import RecipeError
 from pifi_probe.experiments import demo, runner
@@ -57,40 +54,6 @@ def test_the_demo_writes_runs_a_comparison_and_a_report(finished: Path) -> None:
 def test_a_tuned_vanilla_says_which_rate_it_chose(finished: Path) -> None:
     run = RunResult.from_json(finished / "runs" / "paper-vanilla-tuned-seed0" / "result.json")
     assert run.tuned["learning_rate"] in (2e-5, 5e-5, 1e-4) and "best learning_rate" in run.label
-
-
-def test_two_runs_at_once_give_the_results_of_one_after_the_other(finished: Path, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        small(patch)
-        patch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
-        beside = run_demo(tmp_path, size="tiny", workers=2)
-    for arm, run in zip(ARMS, beside.results, strict=True):
-        alone = RunResult.from_json(finished / "runs" / f"{arm.key}-seed0" / "result.json")
-        assert (run.label, run.metrics) == (alone.label, alone.metrics)
-
-
-def test_a_killed_process_is_an_error_that_keeps_what_is_finished(tmp_path: Path) -> None:
-    jobs = [Answer(0), Death(1), Answer(2)]
-    found = runner.run_jobs(jobs, workers=2)  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match="killed.*finished runs are kept.*fewer workers"):
-        list(found)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A job that only returns its number."""
-
-    number: int
-
-    def run(self) -> int:
-        return self.number
-
-
-class Death(Answer):
-    """A job whose process ends at once, as a killed one does."""
-
-    def run(self) -> int:
-        os._exit(1)
 
 
 def test_a_finished_demo_trains_nothing_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

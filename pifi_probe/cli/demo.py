@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,6 @@ def demo(
     fast: bool = typer.Option(False, "--fast", help="At most two minutes: fewer texts and arms."),
     full: bool = typer.Option(False, "--full", help="The README's table: 1,000 texts, 3 seeds; about an hour."),
     out: Path = typer.Option(Path("runs"), "--out", "-o", help="Folder for results; finished runs are kept."),
-    workers: int | None = typer.Option(None, "--workers", "-w", min=1, help="Runs at once; 2 on a CPU with 2 cores."),
     as_json: bool = Json,
 ) -> None:
     """Train vanilla, controls and plugged layers in both wirings on movie reviews; test on three domains."""
@@ -35,7 +33,6 @@ def demo(
     if fast and full:
         raise typer.BadParameter("choose one of --fast and --full")
     size = "fast" if fast else "full" if full else "default"
-    at_once = workers or _workers()
     terminal = console()
     if not as_json:
         terminal.print(f"minilm-l6 with layers of smollm2-135m, trained on movie-reviews: {SIZES[size]}")
@@ -45,21 +42,10 @@ def demo(
             scores = ", ".join(f"{name} {test['accuracy']:.1%}" for name, test in run.metrics.items())
             terminal.print(f"[{done}/{total}] {run.label}, seed {run.seed}: {scores}")
 
-    waits = terminal.status(f"training, {at_once} runs at once") if at_once > 1 and not as_json else nullcontext()
-    with waits:
-        result = run_demo(out / f"demo-{size}", size=size, workers=at_once, on_run=say)
+    result = run_demo(out / f"demo-{size}", size=size, on_run=say)
     if as_json:
         print_json({baseline: asdict(comparison) for baseline, comparison in result.comparisons.items()})
         return
     for baseline, comparison in result.comparisons.items():
         terminal.print(comparison.to_rich(f"against {baseline}"))
     terminal.print(f"report: {result.folder / 'report.html'}")
-
-
-def _workers() -> int:
-    """Return how many runs a machine without a GPU does at once: two, which need 2 GB of memory each."""
-    import joblib
-
-    from pifi_probe.layers.extract import pick_device
-
-    return min(2, joblib.cpu_count()) if pick_device("auto").type == "cpu" else 1

@@ -11,7 +11,7 @@ from typing import Any
 from pifi_probe.errors import RecipeError
 from pifi_probe.experiments.plan import Arm
 from pifi_probe.experiments.report import write_report
-from pifi_probe.experiments.runner import Job, run_jobs
+from pifi_probe.experiments.runner import stored_run
 from pifi_probe.files import write_json
 from pifi_probe.layers.extract import extract
 from pifi_probe.provenance import collect
@@ -106,7 +106,6 @@ def run_demo(
     folder: str | Path,
     *,
     size: str = "default",
-    workers: int = 1,
     on_run: Callable[[int, int, RunResult], None] | None = None,
 ) -> Demo:
     """Train every arm with every seed, compare, and write a report.
@@ -116,8 +115,6 @@ def run_demo(
     folder : str or Path
         For results; runs that are finished there are not run again.
     size : {"default", "fast", "full"}
-    workers : int
-        Runs at the same time, see `run_jobs`.
     on_run : callable, optional
         Called with the number of finished runs, the number of all runs, and the run's result.
 
@@ -128,7 +125,7 @@ def run_demo(
     Raises
     ------
     RecipeError
-        If `size` is unknown, the folder holds other runs, or a worker was killed.
+        If `size` is unknown.
     """
     if size not in SIZES:
         raise RecipeError(f"unknown size {size!r}", where="size", next=f"use one of {', '.join(SIZES)}")
@@ -136,24 +133,15 @@ def run_demo(
     train, also = _tasks(chosen)
     arms = [arm for arm in ARMS if arm.level <= chosen.level]
     layers = {arm.index: extract(f"{LLM}[{arm.index}]") for arm in arms}
-    jobs = [
-        Job(
-            root / "runs" / f"{arm.key}-seed{seed}" / "result.json",
-            arm.arm,
-            SLM,
-            layers[arm.index],
-            train,
-            also,
-            Recipe(seed=seed, epochs=chosen.epochs, precision=chosen.precision),
-        )
-        for seed in range(chosen.seeds)
-        for arm in arms
-    ]
     results: list[RunResult] = []
-    for run in run_jobs(jobs, workers):
-        results.append(run)
-        if on_run is not None:
-            on_run(len(results), len(jobs), run)
+    total = len(arms) * chosen.seeds
+    for seed in range(chosen.seeds):
+        for arm in arms:
+            file = root / "runs" / f"{arm.key}-seed{seed}" / "result.json"
+            recipe = Recipe(seed=seed, epochs=chosen.epochs, precision=chosen.precision)
+            results.append(stored_run(file, arm.arm, SLM, layers[arm.index], train, also, recipe))
+            if on_run is not None:
+                on_run(len(results), total, results[-1])
     comparisons = {baseline: compare(results, baseline) for baseline in ("vanilla", "random")}
     demo = Demo(chosen, comparisons, results, root)
     _write(demo, size)

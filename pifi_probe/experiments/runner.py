@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from joblib import Parallel, delayed
 
 from pifi_probe import assets
 from pifi_probe.errors import AssetError, HubError, ModelNotFoundError, RecipeError
@@ -22,7 +18,7 @@ from pifi_probe.tasks import Task, load_task
 from pifi_probe.training import Recipe, RunResult, fine_tune
 from pifi_probe.training.controls import vanilla_best_lr
 
-__all__ = ["Job", "Runs", "run_blocks", "run_jobs", "stored_run", "task_of"]
+__all__ = ["Runs", "run_blocks", "stored_run", "task_of"]
 
 logger = logging.getLogger(__name__)
 OnRun = Callable[[int, int, RunResult], None]
@@ -173,58 +169,6 @@ def stored_run(
         after(arm, model, file.parent)
     result.to_json(file)  # last: a run without its extras is run again
     return result
-
-
-@dataclass(frozen=True)
-class Job:
-    """What `stored_run` needs for one run."""
-
-    file: Path
-    arm: Arm
-    slm: str
-    layer: FrozenLayers | None
-    task: Task
-    also: list[Task]
-    recipe: Recipe
-
-    def run(self) -> RunResult:
-        """Return the stored result, or make and store it; raises as `stored_run`."""
-        return stored_run(self.file, self.arm, self.slm, self.layer, self.task, self.also, self.recipe)
-
-
-def run_jobs(jobs: Sequence[Job], workers: int = 1) -> Iterator[RunResult]:
-    """Yield the results in the order of the jobs, each as soon as it and those before it are there.
-
-    Parameters
-    ----------
-    jobs : sequence of Job
-    workers : int
-        Runs at the same time, each in a process of its own with an equal share of the processor's cores unless
-        ``OMP_NUM_THREADS`` says otherwise; 1: in this process. One run of a small model does not fill two cores, so
-        that two beside each other end sooner. The number of threads of a run decides the last digits of its numbers.
-
-    Raises
-    ------
-    RecipeError
-        As `stored_run`, or if a process was killed.
-    """
-    if workers == 1:
-        yield from (job.run() for job in jobs)
-        return
-    parallel = Parallel(n_jobs=workers, backend="loky", batch_size=1, return_as="generator")
-    try:
-        yield from parallel(delayed(_run_quietly)(job) for job in jobs)
-    except BrokenExecutor as error:
-        raise RecipeError(
-            "a process that trained was killed, perhaps because the memory was full; finished runs are kept",
-            where=f"{workers} workers",
-            next="run the same command again, with fewer workers",
-        ) from error
-
-
-def _run_quietly(job: Job) -> RunResult:
-    os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
-    return job.run()
 
 
 def task_of(source: str | Mapping[str, Any], scale: Scale, data: Path | None) -> Task:
