@@ -129,8 +129,9 @@ def measure(arm: str, state: str, folder: str, limit: int, leave: int | None = N
 
 
 def stop_when_full(usage: Usage, leave: int) -> None:
-    """End this process when memory runs out, and print what it took until then."""
-    while psutil.virtual_memory().available > leave:
+    """End this process when memory runs out or the system begins to swap, and print what it took until then."""
+    swapped = psutil.swap_memory().sout
+    while psutil.virtual_memory().available > leave and psutil.swap_memory().sout == swapped:
         time.sleep(0.01)
     print(json.dumps(usage.until_now() | {"stopped": True}), flush=True)
     os._exit(0)
