@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
@@ -24,6 +25,7 @@ from pifi_probe.selection.trials import Outcome, Proposal
 
 __all__ = ["Ray"]
 
+_AGAIN = 15.0  # seconds until a task that goes on is asked again
 _DIED = (WorkerCrashedError, NodeDiedError, ObjectLostError, TaskUnschedulableError)
 
 
@@ -53,6 +55,7 @@ class Ray:
         self._task = ray.remote(_work).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
         self._evaluator: tuple[Evaluator, Any] | None = None
         self._running: dict[Future[Outcome], Any] = {}
+        self._asked = False
 
     def submit(self, evaluator: Evaluator, proposal: Proposal, stop: Callable[[], bool]) -> Future[Outcome]:
         """Hand the trial to the cluster."""
@@ -74,9 +77,18 @@ class Ray:
 
     def interrupt(self, asked: bool) -> None:
         """Interrupt the running tasks; a training leaves off after its current step."""
-        if asked:
-            for reference in list(self._running.values()):
-                ray.cancel(reference)
+        self._asked = asked
+        self._cancel()
+
+    def _cancel(self) -> None:
+        """Ask again until the tasks have ended: Ray can lose a request while a worker begins its task."""
+        running = list(self._running.values()) if self._asked and ray.is_initialized() else []
+        for reference in running:
+            ray.cancel(reference)
+        if running:
+            again = threading.Timer(_AGAIN, self._cancel)
+            again.daemon = True
+            again.start()
 
     def close(self) -> None:
         """Interrupt what still runs; the connection to the cluster stays."""
