@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pifi_probe import assets
 from pifi_probe.errors import AssetError
@@ -42,9 +44,14 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
-def built_book() -> Path:
-    """The folder of the book's pages, built now; warnings are errors."""
+def built_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the book's pages, built once a test run, whatever process asks first; warnings are errors."""
     book = Path(__file__).parent.parent / "book"
-    done = subprocess.run([sys.executable, book / "_scripts" / "build.py"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    run = tmp_path_factory.getbasetemp()
+    run = run.parent if "PYTEST_XDIST_WORKER" in os.environ else run  # a worker's own folder lies in that of the run
+    with FileLock(run / "book.lock"):
+        if not (run / "book.built").exists():
+            done = subprocess.run([sys.executable, book / "_scripts" / "build.py"], capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+            (run / "book.built").touch()
     return book / "_build" / "html"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ ray = pytest.importorskip("ray")
 def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the workers inherit, as from a shell's job in the background
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    signal.signal(signal.SIGINT, before)
     ray.init(address=made.address, log_to_driver=False)
     yield made
     ray.shutdown()
@@ -54,21 +58,14 @@ def test_a_lost_node_costs_its_running_trial_and_the_numbers_are_those_of_one_pr
 
 
 @pytest.mark.slow
-def test_a_search_on_ray_pauses_and_a_broken_layer_does_not_end_it(
-    cluster: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_on_ray_pauses_and_a_broken_layer_does_not_end_it(cluster: Any) -> None:
     store = Store.open(None)
     broken = StubEvaluator(seconds=0.0, broken=("llm[3]",))
     assert runner(store, evaluator=broken, executor=make_executor("ray", 1), seeds=1).run() == "finished"
     failed = [record.trial for record in store.records() if record.trial.state == "failed"]
     assert [trial.outcome.message for trial in failed if trial.outcome] == ["a tensor is missing | where: llm[3]"]
-    asked: list[Any] = []
-    cancel = ray.cancel
-    monkeypatch.setattr(ray, "cancel", lambda task: (asked.append(task), len(asked) > 1 and cancel(task)))
-    monkeypatch.setattr("pifi_probe.selection.on_ray._AGAIN", 1.0)
     engine = runner(store, evaluator=StubEvaluator(seconds=60.0), executor=make_executor("ray", 1), seeds=2)
     threading.Timer(2.0, engine.pause).start()
     began = time.monotonic()
     assert engine.run() == "paused"
     assert time.monotonic() - began < 30
-    assert len(asked) > 1  # the first request got lost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
+import signal
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
@@ -25,7 +25,6 @@ from pifi_probe.selection.trials import Outcome, Proposal
 
 __all__ = ["Ray"]
 
-_AGAIN = 15.0  # seconds until a task that goes on is asked again
 _DIED = (WorkerCrashedError, NodeDiedError, ObjectLostError, TaskUnschedulableError)
 
 
@@ -55,7 +54,6 @@ class Ray:
         self._task = ray.remote(_work).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
         self._evaluator: tuple[Evaluator, Any] | None = None
         self._running: dict[Future[Outcome], Any] = {}
-        self._asked = False
 
     def submit(self, evaluator: Evaluator, proposal: Proposal, stop: Callable[[], bool]) -> Future[Outcome]:
         """Hand the trial to the cluster."""
@@ -77,18 +75,9 @@ class Ray:
 
     def interrupt(self, asked: bool) -> None:
         """Interrupt the running tasks; a training leaves off after its current step."""
-        self._asked = asked
-        self._cancel()
-
-    def _cancel(self) -> None:
-        """Ask again until the tasks have ended: Ray can lose a request while a worker begins its task."""
-        running = list(self._running.values()) if self._asked and ray.is_initialized() else []
-        for reference in running:
-            ray.cancel(reference)
-        if running:
-            again = threading.Timer(_AGAIN, self._cancel)
-            again.daemon = True
-            again.start()
+        if asked:
+            for reference in list(self._running.values()):
+                ray.cancel(reference)
 
     def close(self) -> None:
         """Interrupt what still runs; the connection to the cluster stays."""
@@ -110,6 +99,8 @@ _EVALUATORS: dict[str, Evaluator] = {}  # of a worker process, with the models t
 
 def _work(holder: list[Any], proposal: Proposal, n_threads: int | None) -> Outcome:
     """Run a trial in a worker; the evaluator is fetched once a process."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a cluster that was started in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # with it, Ray interrupts a task
     name = holder[0].hex()
     if name not in _EVALUATORS:
         _EVALUATORS.clear()
