@@ -275,7 +275,7 @@ def row(arm: str, state: str, found: Any, runs: dict[str, dict[str, Any]]) -> di
 
 def named(arm: str, found: Any) -> str:
     """Return the arm's name, and that its times are lower bounds where it was stopped."""
-    return f"{arm}, stopped when memory was full" if stopped(found) else arm
+    return f"{arm}, stopped when memory was full (a lower bound)" if stopped(found) else arm
 
 
 def stopped(found: Any) -> bool:
