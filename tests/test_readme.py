@@ -33,6 +33,12 @@ def test_the_tables_are_the_recorded_ones() -> None:
     assert len(record["runs"]) == 33 and record["provenance"]["versions"]["torch"]
 
 
+def test_the_time_of_the_demo_is_the_recorded_one() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "demo-default.json").read_text(encoding="utf-8"))
+    assert record["command"] == "pifi-probe demo"
+    assert f"`make demo` took {record['seconds'] / 60:.1f} minutes" in README
+
+
 def test_every_table_has_its_place_and_more_than_a_heading() -> None:
     for name in tables().BLOCKS:
         block = re.search(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", README, re.DOTALL)
