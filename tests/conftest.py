@@ -6,7 +6,9 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from filelock import FileLock
@@ -29,6 +31,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked ``assets`` where the embedded models and texts cannot be had."""
     if item.get_closest_marker("assets") and (reason := _missing_assets()):
         pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Take back what a test, or code it calls such as `checks.start`, set in the environment: all share a process."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")
