@@ -585,6 +585,7 @@ def use_hub(monkeypatch: Any, server: HubServer, cache: Path, token: str | None 
     for key, value in changed.items():
         monkeypatch.setattr(constants, key, value)
     monkeypatch.setattr(hf_api.api, "endpoint", server.endpoint)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made at its first use, for the endpoint of then
     for key in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(key, raising=False)
     if token is not None:
