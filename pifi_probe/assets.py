@@ -30,11 +30,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """A row of `list_assets`: the asset, whether it is complete in the cache, and where."""
+    """A row of `list_assets`: the asset, whether it is complete in the cache, and where.
+
+    `begun` is true where the cache has a folder of it, even one that lacks or holds broken files.
+    """
 
     asset: Asset
     cached: bool
     path: Path
+    begun: bool
 
 
 def is_asset(name: str) -> bool:
@@ -44,7 +48,7 @@ def is_asset(name: str) -> bool:
 
 def list_assets() -> list[AssetStatus]:
     """Return every asset and whether it is complete in the cache; nothing is downloaded."""
-    return [AssetStatus(asset, not _damaged(asset), _result(asset)) for asset in ASSETS]
+    return [AssetStatus(asset, not _damaged(asset), _result(asset), _home(asset).is_dir()) for asset in ASSETS]
 
 
 def path(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Every use of transformers' internals, so that a new version of it is met in one file."""
+"""Every shim over transformers, and the internals of it that reading a checkpoint needs: a new version is met here."""
 
 from __future__ import annotations
 

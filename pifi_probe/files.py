@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,13 +16,28 @@ import platformdirs
 
 from pifi_probe.errors import SaveError
 
-__all__ = ["atomic_write", "cache_root", "sha256_file", "write_json", "write_text"]
+__all__ = [
+    "atomic_write",
+    "cache_root",
+    "existing",
+    "json_text",
+    "save_tensors",
+    "sha256_file",
+    "write_json",
+    "write_text",
+]
 
 
 def cache_root() -> Path:
     """Return the per-user cache folder; ``PIFI_PROBE_CACHE`` overrides it."""
     override = os.environ.get("PIFI_PROBE_CACHE")
     return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("pifi_probe"))
+
+
+def existing(name: str | Path) -> Path | None:
+    """Return the path that `name` stands for where it exists, a leading ``~`` expanded; None for any other text."""
+    path = os.path.expanduser(name)  # unlike pathlib, both leave alone what is no path: an unknown ~user, a long text
+    return Path(path) if str(name) and os.path.exists(path) else None
 
 
 def sha256_file(path: Path, chunk: int = 1 << 20) -> str:
@@ -73,12 +89,36 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
                 temporary.unlink()
 
 
+def save_tensors(path: Path | str, tensors: Mapping[str, Any]) -> None:
+    """Write tensors to `path` as safetensors, atomically, with the access rights of any other new file.
+
+    Raises
+    ------
+    SaveError
+        As `atomic_write`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_write(path, "wb") as file:
+        try:
+            save_file(dict(tensors), file.name, metadata={"format": "pt"})
+        except SafetensorError as error:  # its own type for a full disk
+            raise OSError(str(error)) from error
+        os.chmod(file.name, stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` to `path` atomically (UTF-8)."""
     with atomic_write(path) as file:
         file.write(text)
 
 
+def json_text(value: Any) -> str:
+    """Return `value` as the indented JSON that `write_json` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n"
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON to `path` atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+    write_text(path, json_text(value))

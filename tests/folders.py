@@ -13,6 +13,7 @@ import torch
 
 from pifi_probe.errors import CheckpointError, PifiProbeError
 from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.extract import extract_from
 
 INDEX = "model.safetensors.index.json"
 WEIGHT = "model.layers.1.mlp.up_proj.weight"
@@ -39,8 +40,8 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 def refused(folder: Path, message: str, kind: type[PifiProbeError] = CheckpointError) -> None:
-    """Assert that opening the folder and reading layer 1 is one line with `message`."""
+    """Assert that opening the folder and extracting layer 1 is one line with `message`."""
     with pytest.raises(kind) as caught:
-        open_checkpoint(str(folder)).read_layer(1)
+        extract_from(open_checkpoint(str(folder)), 1, model=str(folder))
     line = str(caught.value)
     assert message in line and "next:" in line and "where:" in line and "\n" not in line

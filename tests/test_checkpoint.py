@@ -12,17 +12,21 @@ import pytest
 import torch
 from transformers.utils import logging as transformers_logging
 
+import pifi_probe as pp
 from pifi_probe import assets
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import (
     CheckpointError,
+    HubError,
     LayerIndexError,
     ModelNotFoundError,
 )
 from pifi_probe.layers import hub
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.configs import read_licence
+from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.sharded import decoder_prefix
+from pifi_probe.layers.stem import Stem
 from tests import tiny
 from tests.folders import INDEX, WEIGHT, rewrite, stored_tensors
 
@@ -119,8 +123,40 @@ def test_layers_of_a_vision_tower_are_not_taken_for_the_decoders(tmp_path: Path)
     }
     renamed = {name.replace("model.", "model.language_model."): tensor for name, tensor in text.items()}
     rewrite(folder, {name: None for name in text} | renamed | towers)
-    layer = open_checkpoint(str(folder)).read_layer(0)
-    assert {name.split(".layers.0.")[0] for name in layer} == {"model.language_model"}
+    taken, expected = pp.extract(f"{folder}[1]"), pp.extract(f"{tiny.tiny_checkpoint('llama', tmp_path / 'text')}[1]")
+    assert taken.card.sha256 == expected.card.sha256
+
+
+@pytest.mark.parametrize(
+    ("composite", "family"),
+    [("Gemma3ForConditionalGeneration", "gemma3_text"), ("LlavaForConditionalGeneration", "llama"),
+     ("Mistral3ForConditionalGeneration", "mistral")],
+)  # fmt: skip
+def test_a_layer_and_the_embeddings_come_out_of_a_model_that_sees_too(
+    composite: str, family: str, tmp_path: Path
+) -> None:
+    import transformers
+
+    kind = getattr(transformers, composite)
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = tiny.tiny_config(family)
+    torch.manual_seed(0)
+    with quiet_transformers():
+        config = kind.config_class(
+            text_config=text.to_dict(), vision_config=vision | {"image_size": 28, "patch_size": 14}
+        )
+        model = kind(config).eval()
+        model.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(str(tmp_path))
+    decoder = model.model.language_model
+    for index in range(tiny.N_LAYERS):
+        taken = extract_from(checkpoint, index, model=family)
+        stored = dict(decoder.layers[index].state_dict())
+        assert {name: torch.equal(tensor, stored.pop(name)) for name, tensor in taken.tensors()} and not stored
+    tokens = torch.tensor([[3, 5, 7]])
+    states = Stem(checkpoint, [tokens])(tokens, torch.ones_like(tokens))
+    embeddings = decoder(input_ids=tokens, output_hidden_states=True).hidden_states[0]
+    torch.testing.assert_close(states, embeddings)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +204,17 @@ def test_several_layers_can_be_read_and_read_again(llama: Path) -> None:
 
 
 # --- finding ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/model", "a" * 5000, "a/" * 3000])
+def test_a_name_that_can_be_neither_path_nor_hub_id_is_one_line(name: str) -> None:
+    with pytest.raises((ModelNotFoundError, HubError), match="there is no model|no valid name"):
+        open_checkpoint(name)
+
+
+def test_the_extension_of_a_file_may_be_in_capitals(llama: Path) -> None:
+    (llama / "model.safetensors").rename(llama / "MODEL.SAFETENSORS")
+    assert open_checkpoint(str(llama / "MODEL.SAFETENSORS")).read_layer(0)
 
 
 def test_a_name_that_is_no_path_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

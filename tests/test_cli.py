@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from pifi_probe import assets
 from pifi_probe.cli import main
+from pifi_probe.errors import RunInterrupted
 from tests import slm, tiny
 
 Captured = pytest.CaptureFixture[str]
@@ -105,6 +109,78 @@ def test_doctor_fails_when_an_asset_is_missing(
 
 
 # -- bad input: one line that says what, where and what next; exit code 2 --------------------------------------------
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    for raised, shown in (
+        (KeyboardInterrupt(), "interrupted; what was finished is on disk, run the same command again to go on"),
+        (RunInterrupted("stopped", where="here", next="go on"), "error: stopped | where: here | next: go on"),
+    ):
+
+        def stop(*args: object, raised: BaseException = raised, **kwargs: object) -> None:
+            raise raised
+
+        monkeypatch.setattr("pifi_probe.extract", stop)
+        assert main(["extract", "m[0]"]) == 130
+        assert capsys.readouterr().err.strip() == shown
+
+
+@pytest.mark.slow
+def test_a_training_stopped_by_ctrl_c_says_how_to_go_on_and_does(
+    bert: Path, llm: Path, words: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    args = [
+        "train",
+        "--slm",
+        str(bert),
+        "--layer",
+        f"{llm}[0]",
+        "--task",
+        str(words),
+        "-o",
+        str(run),
+        "--epochs",
+        "300",
+    ]
+    command = [sys.executable, "-m", "pifi_probe", *args]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(run.glob("checkpoints/checkpoint-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.startswith("error: interrupted; the run is kept up to step") and "--resume" in err and str(run) in err
+    assert err.count("\n") == 1
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert (run / "result.json").is_file()
+
+
+def test_output_that_cannot_be_written_is_one_line(capsys: Captured) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    with full.open("w") as nowhere:
+        done = subprocess.run(
+            [sys.executable, "-m", "pifi_probe", "assets", "list"], stdout=nowhere, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: the system refused to read or write: No space left")
+
+
+def test_verify_without_a_name_finds_broken_files_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Captured
+) -> None:
+    monkeypatch.setenv("PIFI_PROBE_CACHE", str(tmp_path))
+    asset = next(one for one in assets.ASSETS if one.name == "minilm-l6")
+    home = tmp_path / "assets" / asset.name / asset.version
+    home.mkdir(parents=True)
+    (home / "config.json").write_text("{")
+    monkeypatch.setattr(assets, "verify", lambda name: ["config.json"])
+    assert main(["assets", "verify"]) == 0
+    assert capsys.readouterr().out == "minilm-l6: repaired config.json\n"
 
 
 def test_an_index_out_of_range(llm: Path, capsys: Captured) -> None:

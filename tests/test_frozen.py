@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from pifi_probe.errors import (
     CheckpointError,
     FrozenLayerError,
     PlugInError,
+    SaveError,
+    SpecError,
     UnsupportedFamilyError,
 )
 from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
@@ -80,6 +84,66 @@ def test_a_saved_layer_whose_weights_changed_is_refused(layer: FrozenLayer, tmp_
         FrozenLayer.load(tmp_path)
     with pytest.raises(CheckpointError, match="no saved layer"):
         FrozenLayer.load(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("layer.safetensors", b""),
+        ("layer.safetensors", b"\x10" * 100),
+        ("layer.json", b"{"),
+        ("layer.json", b"[]"),
+        ("layer.json", b"{}"),
+        ("layer.json", b"\xff\xfe"),
+        ("layer.json", b'{"card": {"model": "m"}, "config": {}}'),
+    ],
+)
+def test_a_damaged_saved_layer_is_one_line(file: str, content: bytes, layer: FrozenLayer, tmp_path: Path) -> None:
+    (layer.save(tmp_path) / file).write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        FrozenLayer.load(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "next:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"model_type": "none-such"}, {"num_attention_heads": 0}, {"intermediate_size": 10**12}]
+)
+def test_a_saved_layer_with_an_absurd_configuration_is_one_line(
+    change: dict[str, Any], layer: FrozenLayer, tmp_path: Path
+) -> None:
+    layer.save(tmp_path)
+    stored = json.loads((tmp_path / "layer.json").read_text(encoding="utf-8"))
+    (tmp_path / "layer.json").write_text(json.dumps(stored | {"config": stored["config"] | change}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="next:"):
+        FrozenLayer.load(tmp_path)
+
+
+def test_a_layer_that_cannot_be_saved_leaves_the_older_one_whole(
+    folder: Path, layer: FrozenLayer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full)
+        with pytest.raises(SaveError, match="No space left"):
+            pp.extract(f"{folder}[0]").save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1, "both are readable for the same people"
+
+
+def test_a_layer_is_asked_for_with_what_can_be(folder: Path) -> None:
+    for device in ("nonsense", "cuda", "mps"):
+        if device == "nonsense" or not getattr(torch, device).is_available():
+            with pytest.raises(PlugInError, match=f"no device '{device}'"):
+                pp.extract(f"{folder}[0]", device=device)
+    with pytest.raises(PlugInError, match="unknown dtype"):
+        pp.extract(f"{folder}[0]", dtype=torch.int8)
+    with pytest.raises(SpecError, match="5 is no text"):
+        pp.extract(5)
 
 
 def test_dtypes_are_those_asked_for(folder: Path) -> None:

@@ -25,6 +25,7 @@ from pifi_probe.errors import (
     UnsupportedFormatError,
 )
 from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 from tests import tiny_gguf
 from tests.memory_source import MemorySource
@@ -149,6 +150,10 @@ BAD: dict[str, tuple[dict[str, Any], type[PifiProbeError], str]] = {
         {"llama.rope.scaling.type": "magic", "llama.rope.scaling.factor": 2.0}, UnsupportedFormatError, "magic"
     ),
     "a tensor without a place": ({"extra": {"blk.1.surprise.weight": zeros(4)}}, UnsupportedFormatError, "surprise"),
+    "no key-value heads": ({"llama.attention.head_count_kv": 0}, CheckpointError, "x.gguf"),
+    "an eps of NaN": (
+        {"llama.attention.layer_norm_rms_epsilon": float("nan")}, CheckpointError, "rms_norm_eps = nan"
+    ),
     "NaN": (
         {"extra": {"blk.1.ffn_up.weight": zeros(48, 32, value=float("nan"))}}, CorruptFileError, "blk.1.ffn_up.weight"
     ),
@@ -169,7 +174,7 @@ def test_a_bad_file_is_one_line_that_says_what_and_where(case: str, tmp_path: Pa
     else:
         write_llama(tmp_path / "x.gguf", **changes)
     with pytest.raises(kind) as caught:
-        open_checkpoint(str(tmp_path / "x.gguf")).read_layer(1)
+        extract_from(open_checkpoint(str(tmp_path / "x.gguf")), 1, model=str(tmp_path / "x.gguf"))
     line = str(caught.value)
     assert message in line and "x.gguf" in line and "next:" in line and "\n" not in line
 
@@ -204,7 +209,7 @@ def test_a_mutated_file_gives_an_error_of_our_own_or_a_layer(small: bytes, chang
     for at, value in changes:
         data[at] = value
     try:
-        layer = GGUFCheckpoint(MemorySource(bytes(data)), "x.gguf").read_layer(1)
-        assert sum(tensor.nbytes for tensor in layer.values()) <= len(data)
+        checkpoint = GGUFCheckpoint(MemorySource(bytes(data)), "x.gguf")
+        assert extract_from(checkpoint, 1, model="x.gguf").nbytes <= 16 * len(data)  # from two bits to float32
     except PifiProbeError as error:
         assert "\n" not in str(error)

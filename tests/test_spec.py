@@ -38,7 +38,9 @@ def test_an_at_sign_in_an_existing_path_is_no_revision(tmp_path: Path) -> None:
     assert parse(f"{folder}[0]") == LayerSpec(str(folder), index=0)
 
 
-@pytest.mark.parametrize("text", ["", "model", "model[]", "model[a]", "[3]", "A[1] >>", "| A[1]", "@main[0]", "M@[0]"])
+@pytest.mark.parametrize(
+    "text", ["", "model", "model[]", "model[a]", "[3]", "A[1] >>", "| A[1]", "@main[0]", "M@[0]", f"M[{'1' * 5000}]"]
+)
 def test_what_is_no_specification_is_refused_with_the_grammar(text: str) -> None:
     with pytest.raises(SpecError, match=r"next: write MODEL\[i\]"):
         parse(text)

@@ -7,13 +7,30 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from pifi_probe import __version__
 from pifi_probe.errors import PifiProbeError
 
 __all__ = ["app", "main"]
 
+
+class _Interrupted(Exception):
+    """Carries a Ctrl-C out of typer, which would turn it into a bare exit code."""
+
+
+class _Group(TyperGroup):
+    """The commands, with a Ctrl-C that can still be told of."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            raise _Interrupted from interrupt
+
+
 app = typer.Typer(
+    cls=_Group,
     help="Plug one frozen layer of a large language model into a small one, and find out which layer helps.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -55,20 +72,37 @@ def _guarded(call: Callable[[], Any]) -> int:
     try:
         code = call()
     except PifiProbeError as error:
-        typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
-        return 130 if isinstance(error, KeyboardInterrupt) else 2
+        _say(error)
+        return 2
     except TyperException as error:
         error.show()  # type: ignore[attr-defined]  # every usage error has it
         return 2
-    except (KeyboardInterrupt, Abort):
-        typer.echo("interrupted; finished results are on disk, run the same command again to go on", err=True)
+    except (KeyboardInterrupt, Abort, _Interrupted) as error:
+        if isinstance(error.__cause__, PifiProbeError):  # a run that says where its checkpoint is
+            _say(error.__cause__)
+        else:
+            typer.echo("interrupted; what was finished is on disk, run the same command again to go on", err=True)
         return 130
     except Exit as leave:
         return leave.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        _say(
+            PifiProbeError(
+                f"the system refused to read or write: {error.strerror or error}",
+                where=str(error.filename or "the command's output"),
+                next="free some space, or check the path and its permissions",
+            )
+        )
+        return 2
     return int(code) if isinstance(code, int) else 0
+
+
+def _say(error: PifiProbeError) -> None:
+    """Print an error as the one line it is."""
+    typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
 
 
 def _speak_utf8() -> None:

@@ -66,7 +66,7 @@ def verify(name: str = typer.Argument("", help="One asset; without a name, all t
     """Compare every file of an asset with its digest; a broken one is fetched again."""
     from pifi_probe import assets
 
-    present = [status.asset.name for status in assets.list_assets() if status.cached]
+    present = [status.asset.name for status in assets.list_assets() if status.begun]
     for one in [name] if name else present:
         repaired = assets.verify(one)
         typer.echo(f"{one}: {'repaired ' + ', '.join(repaired) if repaired else 'complete'}")

@@ -46,6 +46,7 @@ def train(
 ) -> None:
     """Train one model and test it."""
     import pifi_probe as pp
+    from pifi_probe.errors import RunInterrupted
 
     main = _load_task(task, text, label, kind, language)
     main = main.subset(train=n_train) if n_train else main
@@ -54,7 +55,11 @@ def train(
         slm, layer, task=main, wiring=wiring, combine=combine or None, control=control or None, seed=seed
     )
     recipe = pp.Recipe(seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision)
-    result = pp.fine_tune(model, main, recipe, also=further, out=out, resume=resume, save_model=save_model)
+    try:
+        result = pp.fine_tune(model, main, recipe, also=further, out=out, resume=resume, save_model=save_model)
+    except RunInterrupted as stopped:
+        again = "run the same command again" + (" with --resume" if stopped.where else "")
+        raise RunInterrupted(stopped.what, where=stopped.where, next=again) from stopped
     if as_json:
         print_json(result.to_dict())
         return

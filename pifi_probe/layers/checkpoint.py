@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from transformers import PretrainedConfig
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, ModelNotFoundError
+from pifi_probe.files import existing
 from pifi_probe.layers import safetensors_io
 from pifi_probe.layers.configs import refuse_quantised_names
 from pifi_probe.layers.sharded import ShardedCheckpoint
@@ -209,11 +209,10 @@ def open_checkpoint(
     """
     from pifi_probe import assets
 
-    path = Path(model).expanduser()
-    is_local = bool(model) and path.exists()
-    if not is_local and assets.is_asset(model):
-        path, is_local = Path(assets.path(model)), True
-    if is_local:
+    path = existing(model)
+    if path is None and assets.is_asset(model):
+        path = assets.path(model)
+    if path is not None:
         if revision is not None:
             raise CheckpointError(
                 f"a local checkpoint has no revision {revision!r}", where=model, next="leave the revision out"

@@ -6,16 +6,18 @@ import torch
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from pifi_probe.compat import quiet_transformers
-from pifi_probe.errors import CheckpointError, PlugInError
+from pifi_probe.errors import CheckpointError, PifiProbeError, PlugInError, UnsupportedFormatError
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.families import family_of, layer_config
 from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard
 from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel
-from pifi_probe.layers.shell import decoder_of, strip_shell
+from pifi_probe.layers.shell import refuse_absurd_config, strip_shell
 from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, parse
 
 __all__ = ["extract", "pick_device"]
 
+_ADVICE = "check that config.json belongs to these weights, or download the model again"
+_DEVICES = 'use "auto", "cpu", or "cuda" with a CUDA build of torch and a GPU'
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -62,7 +64,7 @@ def extract(
     SpecError, LayerIndexError, ModelNotFoundError, CheckpointError, UnsupportedFamilyError, HubError
         Each says what was wrong, where, and what to do next.
     """
-    parsed = parse(spec) if isinstance(spec, str) else spec
+    parsed = spec if isinstance(spec, LayerSpec | Serial | Parallel) else parse(spec)
     opened: dict[tuple[str, str | None], Checkpoint] = {}
 
     def open_once(part: LayerSpec) -> Checkpoint:
@@ -98,7 +100,9 @@ def extract_from(
     """Read layer `index` (not negative) of an open checkpoint; without `digest` its card names no sha256."""
     family_of(checkpoint.config)
     where = f"{model}[{index}]"
+    placed = pick_device(device)
     tensors = checkpoint.read_layer(index)
+    _refuse_integers(tensors, where)
     config = layer_config(checkpoint.config, index)
     stored = _stored_dtype(checkpoint, index)
     target = _resolve_dtype(dtype, tensors)
@@ -115,7 +119,7 @@ def extract_from(
         licence=checkpoint.licence,
         gated=checkpoint.gated,
     )
-    layer = FrozenLayer(strip_shell(shell), card).to(pick_device(device))
+    layer = FrozenLayer(strip_shell(shell), card).to(placed)
     return layer.with_card(sha256=layer.digest()) if digest else layer
 
 
@@ -123,52 +127,61 @@ def _fill(
     config: PretrainedConfig, tensors: dict[str, torch.Tensor], dtype: torch.dtype, where: str
 ) -> PreTrainedModel:
     """Load the tensors with transformers' own loader, so that its renames and fusions of weights apply."""
-    _refuse_absurd_width(config, tensors, where)
-    with quiet_transformers():
-        shell, info = MODEL_MAPPING[type(config)].from_pretrained(
-            None,
-            config=config,
-            state_dict=tensors,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
+    try:
+        refuse_absurd_config(config, sum(tensor.numel() for tensor in tensors.values()), where)
+        with quiet_transformers():
+            shell, info = MODEL_MAPPING[type(config)].from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except (PifiProbeError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each family fails in its own way on values that cannot be
+        raise CheckpointError(
+            f"transformers cannot build a layer of this configuration: {type(error).__name__}: {error}",
+            where=where,
+            next=_ADVICE,
+        ) from error
     family = family_of(config)
     ours = f"{family.decoder + '.' if family.decoder else ''}{family.layers}.0."
-    missing = sorted(key for key in info["missing_keys"] if ours in key)
-    wrong = sorted(str(item[0]) if isinstance(item, tuple) else str(item) for item in info["mismatched_keys"])
-    if missing or wrong:
-        problem = f"tensors missing: {', '.join(missing[:4])}" if missing else f"tensors of wrong shape: {wrong[:4]}"
-        raise CheckpointError(
-            f"the checkpoint's tensors do not make up the layer: {problem}",
-            where=where,
-            next="check that config.json belongs to these weights, or download the model again",
-        )
+    wrong = [str(item[0]) if isinstance(item, tuple) else str(item) for item in info["mismatched_keys"]]
+    problems = {
+        "missing": [key for key in info["missing_keys"] if ours in key],
+        "of wrong shape": wrong,
+        "without a place in it": [key for key in info["unexpected_keys"] if ours in key],
+    }
+    for problem, names in problems.items():
+        if names:
+            raise CheckpointError(
+                f"the checkpoint's tensors do not make up the layer: tensors {problem}: {', '.join(sorted(names)[:4])}",
+                where=where,
+                next=_ADVICE,
+            )
     return shell
 
 
-def _refuse_absurd_width(config: PretrainedConfig, tensors: dict[str, torch.Tensor], where: str) -> None:
-    """Refuse a configuration far larger than the stored tensors before anything of its size is allocated."""
-    family = family_of(config)
-    with torch.device("meta"):
-        shell = MODEL_MAPPING[type(config)](config)
-    layer = getattr(decoder_of(shell, family), family.layers)[0]
-    expected, stored = sum(p.numel() for p in layer.parameters()), sum(t.numel() for t in tensors.values())
-    if expected > 2 * stored:
-        raise CheckpointError(
-            f"the checkpoint's tensors do not make up the layer: {stored:,} weights are stored, and the "
-            f"configuration asks for {expected:,}",
-            where=where,
-            next="check that config.json belongs to these weights, or download the model again",
-        )
+def _refuse_integers(tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Refuse weights that are whole numbers: their scales lie elsewhere, in a way that is not known here."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise UnsupportedFormatError(
+                f"tensor {name!r} is stored as {str(tensor.dtype).removeprefix('torch.')}: the checkpoint is "
+                "quantised in a way that is not read yet",
+                where=where,
+                next="use the model's bfloat16 or float16 checkpoint, or a GGUF file of it",
+            )
 
 
 def _resolve_dtype(dtype: str | torch.dtype, tensors: dict[str, torch.Tensor]) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return dtype
     if dtype == "auto":
         # The widest matrix decides: norms are often stored in float32 beside bfloat16 matrices.
-        return max((t for t in tensors.values() if t.is_floating_point()), key=torch.numel).dtype
+        return max(tensors.values(), key=torch.numel).dtype
     if dtype not in _DTYPES:
         raise PlugInError(f"unknown dtype {dtype!r}", where="dtype", next=f"use auto or one of {', '.join(_DTYPES)}")
     return _DTYPES[dtype]
@@ -181,10 +194,8 @@ def _widen(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
     """
     if dtype not in (torch.float32, torch.float64):
         return
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point():
-            tensors[name] = tensor.to(dtype)
-            del tensor
+    for name in tensors:
+        tensors[name] = tensors[name].to(dtype)
 
 
 def _stored_dtype(checkpoint: Checkpoint, index: int) -> str:
@@ -193,9 +204,20 @@ def _stored_dtype(checkpoint: Checkpoint, index: int) -> str:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """Return the device; ``"auto"`` picks CUDA, then MPS, then the CPU."""
-    if str(device) != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """Return the device; ``"auto"`` picks CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    PlugInError
+        If there is no such device.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if str(device) == "auto":
+        return torch.device(next((name for name, found in here.items() if found), "cpu"))
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise PlugInError(f"torch knows no device {device!r}", where="device", next=_DEVICES) from error
+    if not here.get(chosen.type, True):
+        raise PlugInError(f"torch finds no device {str(device)!r} here", where="device", next=_DEVICES)
+    return chosen

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import html
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,10 +15,11 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pifi_probe.compat import config_from_dict
-from pifi_probe.errors import CheckpointError, FrozenLayerError, SaveError
-from pifi_probe.files import write_json
+from pifi_probe.errors import CheckpointError, CorruptFileError, FrozenLayerError, PifiProbeError
+from pifi_probe.files import atomic_write, json_text, save_tensors
+from pifi_probe.layers.configs import read_json
 from pifi_probe.layers.families import Family, family_of
-from pifi_probe.layers.shell import decoder_of, make_shell
+from pifi_probe.layers.shell import decoder_of, make_shell, refuse_absurd_config
 
 if TYPE_CHECKING:
     from pifi_probe.layers.parallel import FrozenParallel
@@ -256,27 +255,15 @@ class FrozenLayer(nn.Module):
         Raises
         ------
         SaveError
-            If the folder cannot be written or the disk is full.
+            If the folder cannot be written or the disk is full. An older layer in it stays.
         """
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         card = replace(self.card, sha256=self.card.sha256 or self.digest())
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors()}
-        temporary = folder / f".{WEIGHTS_FILE}.partial"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata={"format": "pt"})
-            temporary.replace(folder / WEIGHTS_FILE)
-        except Exception as error:  # safetensors raises its own type for a full disk
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise SaveError(
-                f"could not write the layer: {error}",
-                where=str(folder),
-                next="free some space or choose a folder you may write to",
-            ) from error
-        write_json(folder / CARD_FILE, {"card": asdict(card), "config": self.config.to_dict()})
+        with atomic_write(folder / CARD_FILE) as file:
+            file.write(json_text({"card": asdict(card), "config": self.config.to_dict()}))
+            file.flush()  # a full disk shows here, while an older layer in this folder is still whole
+            save_tensors(folder / WEIGHTS_FILE, tensors)
         return folder
 
     @classmethod
@@ -286,10 +273,8 @@ class FrozenLayer(nn.Module):
         Raises
         ------
         CheckpointError
-            If a file is missing or the weights do not have the digest that the card states.
+            If a file is missing or damaged, or the weights do not have the digest that the card states.
         """
-        from safetensors.torch import load_file
-
         folder = Path(folder)
         if not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
             raise CheckpointError(
@@ -297,10 +282,8 @@ class FrozenLayer(nn.Module):
                 where=str(folder),
                 next="give the folder that FrozenLayer.save wrote",
             )
-        stored = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-        card = LayerCard.from_dict(stored["card"])
-        layer = cls.skeleton(config_from_dict(stored["config"]), card)
-        layer.assign(load_file(folder / WEIGHTS_FILE, device=str(device)))
+        layer = _read_saved(folder, str(device))
+        card = layer.card
         if card.sha256 and layer.digest() != card.sha256:
             raise CheckpointError(
                 "the weights are not the ones the card describes (sha256 differs)",
@@ -345,6 +328,28 @@ class FrozenLayer(nn.Module):
             for key, value in rows.items()
         )
         return f"<table><caption>FrozenLayer</caption>{cells}</table>"
+
+
+def _read_saved(folder: Path, device: str) -> FrozenLayer:
+    """Build the layer that the card describes around the stored weights."""
+    from safetensors.torch import load_file
+
+    stored = read_json(folder / CARD_FILE)
+    try:
+        card, config = LayerCard.from_dict(stored["card"]), config_from_dict(stored["config"])
+        tensors = load_file(folder / WEIGHTS_FILE, device=device)
+        refuse_absurd_config(config, sum(tensor.numel() for tensor in tensors.values()), card.spec)
+        layer = FrozenLayer.skeleton(config, card)
+    except (PifiProbeError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged file shows in many ways, and so does a configuration that cannot be
+        raise CorruptFileError(
+            f"{CARD_FILE} and {WEIGHTS_FILE} describe no layer: {type(error).__name__}: {error}",
+            where=str(folder),
+            next="extract and save the layer again",
+        ) from error
+    layer.assign(tensors)
+    return layer
 
 
 class FrozenChain(nn.Module):

@@ -122,7 +122,7 @@ class GGUFCheckpoint:
         config = layer_config(self.config, index)
         try:
             found, unplaced = name_gguf_tensors(self._architecture, self._entries, self._names(config), stored)
-        except (ValueError, RuntimeError, LookupError, TypeError) as error:
+        except (ArithmeticError, ValueError, RuntimeError, LookupError, TypeError) as error:
             raise CorruptFileError(
                 f"the tensors of layer {index} do not have the shapes that the metadata state: {error}",
                 where=self.identity,

@@ -23,14 +23,15 @@ def open_local_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoi
     """Open a checkpoint folder or file that exists; parameters and errors are those of `open_checkpoint`."""
     if path.is_dir():
         return _open_folder(path, allow_pickle)
-    if path.suffix == ".gguf":
+    suffix = path.suffix.lower()
+    if suffix == ".gguf":
         return GGUFCheckpoint(FileSource(path), identity=str(path))
-    if path.suffix == ".safetensors":
+    if suffix == ".safetensors":
         return _open_safetensors(path.parent, [path.name], str(path))
-    if path.suffix in (".bin", ".pt", ".pth"):
+    if suffix in (".bin", ".pt", ".pth"):
         return _open_pickle(path.parent, [path.name], str(path), allow_pickle)
     raise UnsupportedFormatError(
-        f"files of type {path.suffix or path.name!r} are not read",
+        f"files of type {suffix or path.name!r} are not read",
         where=str(path),
         next="give a folder, a .safetensors file or a .gguf file",
     )

@@ -221,7 +221,7 @@ def width_of(slm: str) -> int:
     if slm in NAMED_MODELS:
         return NAMED_MODELS[slm].hidden_size
     source = str(assets.path(slm)) if assets.is_asset(slm) else repo_of(slm)
-    if source.endswith(".gguf"):
+    if source.lower().endswith(".gguf"):
         return int(open_checkpoint(source).config.hidden_size)
     try:
         with quiet_transformers():

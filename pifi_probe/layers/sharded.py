@@ -9,9 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import torch
-from transformers import PretrainedConfig
+from transformers import MODEL_MAPPING, PretrainedConfig
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, LayerIndexError
+from pifi_probe.layers.families import FAMILIES
 from pifi_probe.layers.sources import TensorInfo
 
 __all__ = ["ShardedCheckpoint", "check_finite", "check_index", "decoder_prefix"]
@@ -95,7 +96,7 @@ class ShardedCheckpoint(ABC):
         return names
 
     def read_layer(self, index: int) -> dict[str, torch.Tensor]:
-        """Read layer `index`; in the names its index is replaced by 0.
+        """Read layer `index`, named as the only one of the text decoder by itself.
 
         Raises
         ------
@@ -103,7 +104,7 @@ class ShardedCheckpoint(ABC):
             If a file is truncated, or a tensor holds NaN or an infinity.
         LayerIndexError, CheckpointError, UnsupportedFormatError
         """
-        old, new = f"{self._prefix}.{index}.", f"{self._prefix}.0."
+        old, new = f"{self._prefix}.{index}.", f"{_own_prefix(self.config, self._prefix)}.0."
         tensors = self.read(self.layer_names(index))
         for name, tensor in tensors.items():
             check_finite(name, tensor, self.tensors[name].source.name)
@@ -122,8 +123,7 @@ class ShardedCheckpoint(ABC):
         CheckpointError
             If a token has no embedding.
         """
-        decoder = self._prefix.rpartition(".")[0]
-        decoder += "." if decoder else ""
+        decoder, own = (_parent(prefix) for prefix in (self._prefix, _own_prefix(self.config, self._prefix)))
         names = [
             name
             for name in self.tensors
@@ -131,7 +131,8 @@ class ShardedCheckpoint(ABC):
         ]
         embeddings = [name for name in names if _EMBEDDING.search(name)]
         found = self.read([name for name in names if name not in embeddings and not self._is_computed(name)])
-        return found | {name: self.read_rows(name, tokens) for name in embeddings}
+        found |= {name: self.read_rows(name, tokens) for name in embeddings}
+        return {own + name.removeprefix(decoder): tensor for name, tensor in found.items()}
 
     def _is_computed(self, name: str) -> bool:
         # A mask is four-dimensional (or a scalar); the bias of an attention module is not.
@@ -182,6 +183,22 @@ def _group_layers(names: Iterable[str], n_layers: int, identity: str) -> tuple[s
             next="give a checkpoint of a decoder language model that transformers can load",
         )
     return prefix, dict(groups[prefix])
+
+
+def _own_prefix(config: PretrainedConfig, stored: str) -> str:
+    """Return the prefix of layers in the text decoder by itself; a model of several parts stores a longer one."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        return stored
+    bare = f"{family.decoder}.{family.layers}".lstrip(".")
+    whole = f"{MODEL_MAPPING[type(config)].base_model_prefix}.{bare}"
+    return stored if stored in (bare, whole) else whole
+
+
+def _parent(prefix: str) -> str:
+    """Return what stands before the last part of a prefix, with its full stop; empty when nothing does."""
+    head, dot, _ = prefix.rpartition(".")
+    return head + dot
 
 
 def check_index(index: int, n_layers: int, where: str) -> None:

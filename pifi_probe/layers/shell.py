@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
+from pifi_probe.errors import CheckpointError
 from pifi_probe.layers.families import Family, family_of
 
-__all__ = ["decoder_of", "make_shell", "strip_shell", "strip_stem"]
+__all__ = ["decoder_of", "make_shell", "refuse_absurd_config", "strip_shell", "strip_stem"]
+
+_MOST_OUTSIDE = 1 << 28  # entries of position tables and masks beside one layer; OPT-175B has 25 million
 
 
 class _Zeros(nn.Module):
@@ -35,6 +39,48 @@ def decoder_of(shell: PreTrainedModel, family: Family) -> nn.Module:
 def make_shell(config: PretrainedConfig) -> PreTrainedModel:
     """Build the family's base model for a one-layer configuration and silence all but the layer."""
     return strip_shell(MODEL_MAPPING[type(config)](config))
+
+
+def refuse_absurd_config(config: PretrainedConfig, stored: int, where: str) -> None:
+    """Refuse a configuration far larger than the stored weights, before anything of its size is allocated.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        From `layer_config`.
+    stored : int
+        How many weights of the layer are stored.
+    where : str
+        The layer, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        If the layer, or the position tables beside it, would be absurdly large, or an entry is NaN or infinite.
+    """
+    advice = "check that config.json belongs to these weights, or download the model again"
+    for key, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CheckpointError(f"the configuration says {key} = {value}", where=where, next=advice)
+    family = family_of(config)
+    with torch.device("meta"):
+        shell = MODEL_MAPPING[type(config)](config)
+    layer = getattr(decoder_of(shell, family), family.layers)[0]
+    expected = sum(p.numel() for p in layer.parameters())
+    outside = sum(t.numel() for t in (*shell.parameters(), *shell.buffers())) - expected
+    if expected > 2 * stored:
+        raise CheckpointError(
+            f"the checkpoint's tensors do not make up the layer: {stored:,} weights are stored, and the "
+            f"configuration asks for {expected:,}",
+            where=where,
+            next=advice,
+        )
+    if outside > _MOST_OUTSIDE:
+        raise CheckpointError(
+            f"the configuration asks for tables of {outside:,} entries beside the layer, such as those of positions",
+            where=where,
+            next=advice,
+        )
 
 
 def strip_shell(shell: PreTrainedModel) -> PreTrainedModel:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from pifi_probe.errors import LayerIndexError, SpecError
+from pifi_probe.files import existing
 
 __all__ = ["LayerSpec", "Parallel", "Serial", "parse"]
 
 GRAMMAR = "MODEL[i], MODEL@revision[i], MODEL[i:j], A[i] >> B[j] (series), A[i] | B[j] (parallel)"
-_ITEM = re.compile(r"^(?P<model>.+?)\[(?P<start>-?\d+)?(?P<colon>:)?(?P<stop>-?\d+)?\]$", re.DOTALL)
+_ITEM = re.compile(r"^(?P<model>.+?)\[(?P<start>-?\d{1,9})?(?P<colon>:)?(?P<stop>-?\d{1,9})?\]$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ def parse(text: str) -> LayerSpec | Serial | Parallel:
     SpecError
         If `text` does not follow the grammar.
     """
+    if not isinstance(text, str):
+        raise SpecError(f"{text!r} is no text", where="layer specification", next=f"write {GRAMMAR}")
     branches = tuple(_parse_series(branch) for branch in text.split("|"))
     return branches[0] if len(branches) == 1 else Parallel(branches)
 
@@ -126,7 +128,7 @@ def _parse_item(text: str) -> LayerSpec:
 
 def _split_revision(name: str) -> tuple[str, str | None]:
     """Split ``model@revision``; a local path may itself contain an ``@``."""
-    if "@" not in name or Path(name).expanduser().exists():
+    if "@" not in name or existing(name):
         return name, None
     model, _, revision = name.rpartition("@")
     if not model or not revision:

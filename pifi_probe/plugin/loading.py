@@ -24,6 +24,7 @@ from transformers import (
 from pifi_probe import assets
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import ModelNotFoundError, PlugInError
+from pifi_probe.files import existing
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.models_table import repo_of
@@ -103,7 +104,7 @@ def tokenizer_for(model: PiFiPreTrainedModel) -> PreTrainedTokenizerBase:
 
 
 def _is_gguf(source: str) -> bool:
-    return source.endswith(".gguf")
+    return source.lower().endswith(".gguf")
 
 
 def _tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -117,7 +118,7 @@ def _tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def _source_of(slm: str) -> str:
-    return str(assets.path(slm)) if assets.is_asset(slm) else slm if Path(slm).exists() else repo_of(slm)
+    return str(assets.path(slm) if assets.is_asset(slm) else existing(slm) or repo_of(slm))
 
 
 @contextmanager

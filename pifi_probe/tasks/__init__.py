@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pifi_probe.errors import TaskError
+from pifi_probe.files import existing
 from pifi_probe.tasks.columns import Options
 from pifi_probe.tasks.embedded import EMBEDDED, task_from_asset
 from pifi_probe.tasks.from_file import FILE_TYPES, file_type, task_from_file
@@ -123,10 +124,10 @@ def load_task(
                 next=f"load it by its name, or name columns of the repository {HUB_TASKS[name].repo!r}",
             )
         return named_task(name, seed=seed, revision=revision)
-    path = Path(name).expanduser()
-    if file_type(path) in FILE_TYPES or path.is_file():
-        return task_from_file(path, options)
-    if path.is_dir() or name.count("/") == 1:
+    path = existing(name)
+    if file_type(Path(name)) in FILE_TYPES or (path and path.is_file()):
+        return task_from_file(path or Path(name), options)
+    if path or name.count("/") == 1:
         return task_from_hub(name, options, config=config, revision=revision)
     near = difflib.get_close_matches(name, [*EMBEDDED, *HUB_TASKS], n=1)
     raise TaskError(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pifi_probe.errors import TaskError
+from pifi_probe.files import existing
 from pifi_probe.tasks.columns import MAX_ROWS, MAX_TEXT, Options, Table, build_task
 from pifi_probe.tasks.layouts import Columns as Roles
 from pifi_probe.tasks.layouts import require_columns
@@ -44,7 +45,7 @@ def task_from_file(path: Path, options: Options) -> Task:
     files = {"train": path}
     for part, value in (("validation", options.validation), ("test", options.test)):
         if isinstance(value, str):
-            files[part] = Path(value).expanduser()
+            files[part] = existing(value) or Path(value)
     train = _read(path, lambda present: options.columns(present, path.name))
     tables = {part: train if file is path else _read(file, lambda _: train.roles) for part, file in files.items()}
     source = ", ".join(file.name for file in files.values())
