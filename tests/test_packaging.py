@@ -146,7 +146,9 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 @needs_make
-@pytest.mark.parametrize("target", ["demo", "test", "test-slow", "lint", "bench", "notebooks", "results", "book", "lab"])
+@pytest.mark.parametrize(
+    "target", ["demo", "test", "test-slow", "lint", "bench", "notebooks", "results", "book", "lab"]
+)
 def test_every_target_makes_the_environment_when_it_is_missing(checkout, target):
     checkout.make(target)
     assert (checkout.root / ".venv" / ".ready").is_file()
