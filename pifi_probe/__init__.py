@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pifi_probe.layers.parallel import FrozenParallel
     from pifi_probe.layers.reduce import reduce
     from pifi_probe.plugin import (
+        LicenceCheck,
         PiFiConfig,
         PiFiForConditionalGeneration,
         PiFiForMultipleChoice,
@@ -42,6 +43,7 @@ _HOMES = {
     "reduce": "pifi_probe.layers.reduce",
     "reproduce": "pifi_probe.experiments.reproduce",
     "Reproduction": "pifi_probe.experiments.reproduce",
+    "LicenceCheck": "pifi_probe.plugin",
     "PiFiConfig": "pifi_probe.plugin",
     "PiFiForConditionalGeneration": "pifi_probe.plugin",
     "PiFiForMultipleChoice": "pifi_probe.plugin",
@@ -69,6 +71,7 @@ __all__ = [
     "FrozenChain",
     "FrozenLayer",
     "FrozenParallel",
+    "LicenceCheck",
     "PiFiConfig",
     "PiFiForConditionalGeneration",
     "PiFiForMultipleChoice",

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, modeling_gguf_pytorch_utils
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    modeling_gguf_pytorch_utils,
+)
 from transformers.utils import logging as transformers_logging
 
 __all__ = [
+    "base_model",
     "config_from_dict",
     "gguf_config_table",
     "gguf_names",
@@ -61,6 +70,24 @@ def config_from_dict(entries: Mapping[str, Any]) -> PretrainedConfig:
     with quiet_transformers():
         config: PretrainedConfig = AutoConfig.for_model(**entries)
     return config
+
+
+def base_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the untrained base model of a configuration, its weights of the types that loading in `dtype` gives.
+
+    A few families keep some weights in float32 whatever is asked for.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # not .to(dtype), which would round frequencies and other buffers, too
+    try:
+        model = MODEL_MAPPING[type(config)](config)
+    finally:
+        torch.set_default_dtype(before)
+    kept = [re.compile(pattern) for pattern in model._get_dtype_plan(dtype)]
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if any(pattern.search(name) for pattern in kept):
+            tensor.data = tensor.data.float()
+    return model
 
 
 def gguf_config_table(model_type: str) -> tuple[dict[str, str], dict[str, Any]]:

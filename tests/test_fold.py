@@ -72,6 +72,35 @@ def test_folding_that_would_grow_the_model_is_not_done(bert: Path, tmp_path: Pat
     assert relative(logits(model.fold("z")), logits(model)) <= 1e-5
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_layer_in_a_short_type_folds_as_if_it_computed_in_float32(dtype: str, bert: Path, tmp_path: Path) -> None:
+    folder = tiny.tiny_checkpoint("llama", tmp_path / "llm", **(WIDE | {"hidden_size": 256}))
+    model = build(bert, folder)
+    short = pp.plug_in(str(bert), pp.extract(f"{folder}[1]", dtype=dtype), task=slm.tiny_task())
+    short.load_state_dict(
+        {name: w for name, w in model.state_dict().items() if "plugin.layers" not in name}, strict=False
+    )
+    folded = short.fold()
+    report = folded.fold_report
+    assert report is not None and report.form == "z" and report.relative_error <= 1e-5 and dtype in report.reason
+    assert report.bytes_after < report.bytes_before
+    assert relative(logits(folded), logits(short)) <= 0.02
+    folded.save_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")), logits(folded))
+
+
+@pytest.mark.parametrize("form", ["z", "grouped"])
+def test_training_on_leaves_the_folded_model_alone(form: str, bert: Path, tmp_path: Path) -> None:
+    model = build(bert, tiny.tiny_checkpoint("llama", tmp_path / "llm", **WIDE)).train()
+    folded = model.fold(form)
+    assert model.encoder.training and model.head.training and not folded.training
+    before = logits(folded)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(logits(folded), before)
+
+
 @pytest.mark.parametrize("form", ["z", "grouped"])
 def test_a_saved_folded_model_stands_alone(form: str, bert: Path, tmp_path: Path) -> None:
     folder = tiny.tiny_checkpoint("qwen2", tmp_path / "llm", **WIDE)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments
 
 import pifi_probe as pp
 from pifi_probe.errors import LicenceError
@@ -82,6 +83,31 @@ def test_an_unknown_licence_is_refused_before_anything_is_sent(
     assert len(hub.requests()) == before
     model.push_to_hub("owner/stated", licence="mit")
     assert "license: mit" in card_of(hub, "owner/stated")
+
+
+def test_transformers_ways_to_upload_ask_for_the_licence_and_keep_the_notice(
+    hub: HubServer, donor: FrozenLayer, tmp_path: Path
+) -> None:
+    model = plugged(donor.with_card(licence=None, gated=True), tmp_path)
+    before = len(hub.requests())
+    with pytest.raises(LicenceError, match="gated"):
+        model.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="owner/saved")
+    assert len(hub.requests()) == before and not (tmp_path / "saved").exists()
+    model.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="owner/saved", licence="mit")
+    assert "license: mit" in card_of(hub, "owner/saved") and "gated" in card_of(hub, "owner/saved")
+
+    def trainer(**options: str) -> Trainer:
+        args = TrainingArguments(str(tmp_path / "run"), report_to=[], hub_model_id="owner/trained", use_cpu=True)
+        return Trainer(model=model, args=args, callbacks=[pp.LicenceCheck(**options)])
+
+    before = len(hub.requests())
+    with pytest.raises(LicenceError, match="gated"):
+        trainer().push_to_hub()
+    assert len(hub.requests()) == before
+    trainer(licence="mit").push_to_hub()
+    stored = hub.repo("models", "owner/trained", TOKEN)
+    files = stored.commits[stored.resolve("main")]
+    assert b"access to the donor is gated" in files["NOTICE"] and "model.safetensors" in files
 
 
 def test_a_reference_may_be_pushed_whatever_the_licence(hub: HubServer, donor: FrozenLayer, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def extract(
     spec : str
         ``"MODEL[i]"``, with MODEL a hub id, local folder, ``.gguf`` or ``.safetensors`` file, or embedded
         name; ``"MODEL[i:j]"`` and ``"A[i] >> B[j]"`` give layers in series, ``"A[i] | B[j]"`` layers side by
-        side.
+        side. Of a model that takes images too, the layers are those of its text decoder.
     dtype : str or torch.dtype
         ``"auto"``: the type of the checkpoint, float32 for GGUF.
     device : str or torch.device

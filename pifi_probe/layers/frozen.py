@@ -111,8 +111,8 @@ class FrozenLayer(nn.Module):
 
     @classmethod
     def skeleton(cls, config: PretrainedConfig, card: LayerCard) -> FrozenLayer:
-        """Build the layer without its weights, in the default dtype and device."""
-        layer = cls(make_shell(config), card)
+        """Build the layer without its weights, in the type that the card states, on the default device."""
+        layer = cls(make_shell(config, getattr(torch, card.dtype)), card)
         if card.reduced:
             from pifi_probe.layers.reduce import reduce_structure
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
+from pifi_probe.compat import base_model
 from pifi_probe.errors import CheckpointError
 from pifi_probe.layers.families import Family, family_of
 
@@ -36,9 +37,9 @@ def decoder_of(shell: PreTrainedModel, family: Family) -> nn.Module:
     return getattr(shell, family.decoder) if family.decoder else shell
 
 
-def make_shell(config: PretrainedConfig) -> PreTrainedModel:
+def make_shell(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Build the family's base model for a one-layer configuration and silence all but the layer."""
-    return strip_shell(MODEL_MAPPING[type(config)](config))
+    return strip_shell(base_model(config, dtype))
 
 
 def refuse_absurd_config(config: PretrainedConfig, stored: int, where: str) -> None:

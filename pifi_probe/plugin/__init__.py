@@ -1,6 +1,7 @@
 """From layers to a model a user trains."""
 
 from pifi_probe.plugin.build import plug_in, tokenizer_for
+from pifi_probe.plugin.card import LicenceCheck
 from pifi_probe.plugin.config import COMBINATIONS, CONTROLS, WIRINGS, PiFiConfig
 from pifi_probe.plugin.generation import PiFiForConditionalGeneration
 from pifi_probe.plugin.heads import PiFiForMultipleChoice, PiFiForQuestionAnswering, PiFiForTokenClassification
@@ -11,6 +12,7 @@ __all__ = [
     "COMBINATIONS",
     "CONTROLS",
     "WIRINGS",
+    "LicenceCheck",
     "PiFiConfig",
     "PiFiForConditionalGeneration",
     "PiFiForMultipleChoice",

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
 
 from pifi_probe.compat import config_from_dict
 from pifi_probe.errors import CheckpointError
+from pifi_probe.files import existing
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.plugin.combine import make_plugin
 from pifi_probe.plugin.config import PiFiConfig
@@ -22,9 +23,10 @@ from pifi_probe.plugin.fold import FoldedPlugIn, FoldReport
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import left_padding_positions, must_turn, pool
 
-__all__ = ["Head", "PiFiEncoderModel", "PiFiPreTrainedModel", "describe", "encoder_of", "run_encoder"]
+__all__ = ["Head", "PiFiEncoderModel", "PiFiPreTrainedModel", "describe", "encoder_of", "no_pooler", "run_encoder"]
 
 _LAYER_PREFIX = "plugin.layers."
+_UPLOAD = frozenset({"repo_id", "licence", "private", "commit_message", "token"})  # parameters of push_to_hub
 
 
 class Head(nn.Sequential):
@@ -50,22 +52,42 @@ class PiFiPreTrainedModel(PreTrainedModel):
         """Tie weights only: encoder and layer come with theirs, and drawing them anew would lose them."""
         self.tie_weights(recompute_mapping=False)
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Write the model; without the frozen layer's weights when ``config.save_layer`` is False."""
-        if not self.config.save_layer and self.config.layers:
+    def save_pretrained(self, save_directory: Any, *, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write the model and its card; without the frozen layer's weights when ``config.save_layer`` is False.
+
+        With ``push_to_hub=True`` it is uploaded, too, to `repo_id` or a repository of the folder's name; see
+        `push_to_hub`, whose other parameters may be given here, and whose errors are raised before anything is
+        written.
+        """
+        from pifi_probe.plugin.card import check_licence, write_model_card
+
+        upload = {name: kwargs.pop(name) for name in _UPLOAD & kwargs.keys()}
+        if push_to_hub:
+            check_licence(self, upload.get("licence"))
+        if self.config.layers and not self.config.stores_layers:
+            self._name_donors_from_anywhere()
             state = kwargs.pop("state_dict", None) or self.state_dict()
             kwargs["state_dict"] = {key: value for key, value in state.items() if not key.startswith(_LAYER_PREFIX)}
         super().save_pretrained(save_directory, **kwargs)
-        from pifi_probe.plugin.card import write_model_card
-
         write_model_card(self, Path(save_directory))
+        if push_to_hub:
+            self.push_to_hub(upload.pop("repo_id", None) or Path(save_directory).absolute().name, **upload)
+
+    def _name_donors_from_anywhere(self) -> None:
+        """Make the paths of donors on this machine absolute: whoever loads the model may be in another folder."""
+        for item in self.config.layers:
+            if found := existing(item["card"]["model"]):
+                item["card"]["model"] = str(found.absolute())
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a model; a frozen layer that was saved as a reference is read from its donor again."""
+        """Load a model; a frozen layer that was saved as a reference is read from its donor again.
+
+        A `dtype` is that of encoder, projections and head; frozen layers keep the type they were extracted in.
+        """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if not model.config.save_layer and model.config.layers:
+        if model.config.layers and not model.config.stores_layers:
             model.restore_layers()
         model.freeze_layers()
         return loaded
@@ -79,7 +101,10 @@ class PiFiPreTrainedModel(PreTrainedModel):
         commit_message: str = "Upload model",
         token: str | bool | None = None,
     ) -> str:
-        """Upload the model with its card.
+        """Upload the model with its card; ``save_pretrained(push_to_hub=True)`` does the same.
+
+        ``Trainer.push_to_hub`` asks neither this method nor for a licence, and writes a card of its own: give the
+        Trainer a `LicenceCheck` among its callbacks. The donor's notice goes up with it in the file ``NOTICE``.
 
         Parameters
         ----------
@@ -177,7 +202,7 @@ class PiFiPreTrainedModel(PreTrainedModel):
             donor = extract(card.spec, dtype=card.dtype, device=layer.shell.device)
             assert isinstance(donor, FrozenLayer)
             again = make_variant(donor, card.variant, single_token=card.reduced, seed=card.variant_seed)
-            if again.digest() != card.sha256 and card.variant != "unfrozen":
+            if again.digest() != card.sha256:
                 raise CheckpointError(
                     "the donor's layer is not the one this model was trained with (sha256 differs)",
                     where=card.spec,
@@ -205,8 +230,7 @@ class PiFiEncoderModel(PiFiPreTrainedModel):
         layers: list[FrozenLayer] | None = None,
     ) -> None:
         super().__init__(config)
-        made = encoder if encoder is not None else AutoModel.from_config(config_from_dict(config.encoder))
-        self.encoder = encoder_of(made)
+        self.encoder = encoder_of(encoder if encoder is not None else _untrained(config_from_dict(config.encoder)))
         d_slm = int(self.encoder.config.hidden_size)
         self.plugin = self.new_plugin(layers, d_slm)
         self.head = Head(d_slm, self.n_outputs, config.head_dropout)
@@ -241,6 +265,18 @@ def describe(layer: FrozenLayer) -> dict[str, Any]:
 
 def _skeleton(item: Mapping[str, Any]) -> FrozenLayer:
     return FrozenLayer.skeleton(config_from_dict(item["config"]), LayerCard.from_dict(item["card"]))
+
+
+def no_pooler(config: type[PretrainedConfig]) -> dict[str, Any]:
+    """Leave out BERT-like pooling layers, which PiFi never uses and which would count as trained."""
+    parameters = inspect.signature(MODEL_MAPPING[config].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
+
+
+def _untrained(config: PretrainedConfig) -> PreTrainedModel:
+    """Build the encoder of a configuration in the type that is being loaded, not in the one it was once stored in."""
+    model: PreTrainedModel = AutoModel.from_config(config, dtype=torch.get_default_dtype(), **no_pooler(type(config)))
+    return model
 
 
 def encoder_of(model: PreTrainedModel) -> PreTrainedModel:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pifi_probe.errors import LicenceError
 from pifi_probe.files import write_text
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from pifi_probe.plugin.config import PiFiConfig
     from pifi_probe.plugin.modeling import PiFiPreTrainedModel
 
-__all__ = ["check_licence", "write_model_card"]
+__all__ = ["LicenceCheck", "check_licence", "write_model_card"]
 
 _TAGS = {
     "PiFiForMultipleChoice": "multiple-choice",
@@ -24,7 +26,7 @@ _UNKNOWN = ("", "unknown", "other")
 
 
 def _holds_donor_weights(model: PiFiPreTrainedModel) -> bool:
-    return bool(model.config.layers) and (model.config.save_layer or bool(model.config.folded))
+    return model.config.stores_layers or bool(model.config.folded)
 
 
 def check_licence(model: PiFiPreTrainedModel, statement: str | None) -> None:
@@ -43,8 +45,35 @@ def check_licence(model: PiFiPreTrainedModel, statement: str | None) -> None:
             )
 
 
+class LicenceCheck(TrainerCallback):
+    """Refuses what `push_to_hub` of a model refuses where a ``Trainer`` uploads it.
+
+    Parameters
+    ----------
+    licence : str, optional
+        Your statement of the licence under which the donor's weights may be passed on.
+
+    Examples
+    --------
+    >>> Trainer(model=model, args=args, callbacks=[pp.LicenceCheck()])  # doctest: +SKIP
+    """
+
+    def __init__(self, licence: str | None = None) -> None:
+        self.licence = licence
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Raise `LicenceError` before anything is sent."""
+        check_licence(model, self.licence)
+        model.licence_statement = self.licence
+
+
 def write_model_card(model: PiFiPreTrainedModel, folder: Path) -> None:
-    """Write ``README.md``: what the model is, its modes, its donor's licence and how to load it."""
+    """Write ``README.md``: what the model is, its modes, its donor's licence and how to load it.
+
+    What it says of donors stands in a file ``NOTICE``, too, which stays when other tools replace the card.
+    """
     config = model.config
     licences = sorted({item["card"].get("licence") or "not stated" for item in config.layers})
     licence = model.licence_statement or (licences[0] if len(licences) == 1 else "other")
@@ -62,7 +91,8 @@ def write_model_card(model: PiFiPreTrainedModel, folder: Path) -> None:
     for name in ("slm", "wiring", "feed", "mask", "scale", "bypass", "pooling", "control", "combine", "save_layer"):
         lines.append(f"| {name} | {_cell(getattr(config, name))} |")
     lines += ["", "## Donor of the frozen layer", ""]
-    lines += _donor_lines(model) or ["None: this model has no frozen layer."]
+    donors = _donor_lines(model)
+    lines += donors or ["None: this model has no frozen layer."]
     lines += [
         "",
         "## Use",
@@ -74,6 +104,8 @@ def write_model_card(model: PiFiPreTrainedModel, folder: Path) -> None:
         "",
     ]
     write_text(folder / "README.md", "\n".join(lines))
+    if donors:
+        write_text(folder / "NOTICE", "\n".join(["Donor of the frozen layer", "", *donors, ""]))
 
 
 def _layers(config: PiFiConfig) -> str:

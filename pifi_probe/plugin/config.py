@@ -80,7 +80,8 @@ class PiFiConfig(PretrainedConfig):
     plugin_width : int
         Width of the layers' residual stream.
     save_layer : bool
-        Save the frozen layer's weights, or only a reference (name and sha256) to them.
+        Save the frozen layer's weights, or only a reference (name and sha256) to them. The weights of the
+        control ``"unfrozen"`` are always saved.
     generation : dict or None
         How an encoder-decoder writes: its ``generation_config``.
     folded : dict or None
@@ -133,6 +134,11 @@ class PiFiConfig(PretrainedConfig):
         inner = self.encoder.get("encoder", self.encoder)  # an EncoderDecoderModel has two configurations
         widths = (inner.get(name) for name in ("hidden_size", "d_model", "dim", "n_embd"))
         self.hidden_size = next((width for width in widths if width), 0)
+
+    @property
+    def stores_layers(self) -> bool:
+        """Whether the layers' weights are saved with the model; those that were trained have no donor to read."""
+        return bool(self.layers) and (self.save_layer or self.control == "unfrozen")
 
     @property
     def layer_specs(self) -> str:

@@ -36,7 +36,8 @@ class FoldReport:
     bytes_before, bytes_after : int
     macs_before, macs_after : int
     relative_error : float
-        Of the folded to the unfolded plug-in on random inputs, in float32.
+        Of the folded to the unfolded plug-in on random inputs; for the z-form of a layer in a shorter type, to
+        the same layer computing in float32.
     """
 
     form: str
@@ -144,28 +145,30 @@ def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tup
         )
     if form not in ("auto", "z", "grouped"):
         raise PlugInError(f"unknown form {form!r}", where="form", next="use auto, z or grouped")
-    grouped = _grouped(plugin)
+    grouped, exact = _grouped(plugin), plugin
     chosen: PlugIn | FoldedPlugIn = grouped
     reason = _why_not_z(grouped)
     if not reason and form != "grouped":
-        z = _fold_z(grouped)
-        error = _relative_error(plugin, z)
+        exact = _in_float32(grouped)
+        z = _fold_z(exact)
+        error = _relative_error(exact, z)
         if error > TOLERANCE:
             reason = f"the folded form differs by {error:.1e}"
-        elif form == "auto" and _n_params(z) >= _n_params(grouped):
+        elif form == "auto" and _n_bytes(z) >= _n_bytes(grouped):
             reason = (
                 f"the folded form is not smaller: 2 x {plugin.L_in.in_features} is not below {plugin.L_in.out_features}"
             )
         else:
-            chosen, reason = z, "both projections folded into the layer"
+            chosen, reason = z, "both projections folded into the layer" + _what_rounds(plugin, exact)
     if form == "z" and chosen is grouped:
         raise PlugInError(
             f"this layer has no exact z-form: {reason}", where=model.config.layer_specs, next="use grouped"
         )
-    return chosen, _report(plugin, chosen, reason or "asked for")
+    error = _relative_error(exact if isinstance(chosen, FoldedPlugIn) else plugin, chosen)
+    return chosen, _report(plugin, chosen, reason or "asked for", error)
 
 
-def _report(before: PlugIn, after: PlugIn | FoldedPlugIn, reason: str) -> FoldReport:
+def _report(before: PlugIn, after: PlugIn | FoldedPlugIn, reason: str, error: float) -> FoldReport:
     return FoldReport(
         form="z" if isinstance(after, FoldedPlugIn) else "grouped",
         reason=reason,
@@ -175,7 +178,7 @@ def _report(before: PlugIn, after: PlugIn | FoldedPlugIn, reason: str) -> FoldRe
         bytes_after=_n_bytes(after),
         macs_before=n_macs(before),
         macs_after=n_macs(after),
-        relative_error=_relative_error(before, after),
+        relative_error=error,
     )
 
 
@@ -185,6 +188,32 @@ def _grouped(plugin: PlugIn) -> PlugIn:
     grouped._modules = dict(plugin._modules)
     grouped.layers = nn.ModuleList(reduce(layer) for layer in plugin.layers if isinstance(layer, FrozenLayer))
     return grouped
+
+
+def _in_float32(plugin: PlugIn) -> PlugIn:
+    """Return a plug-in whose layer computes in float32 with the same weights, where the projections do so, too."""
+    layer = plugin.layers[0]
+    assert isinstance(layer, FrozenLayer)
+    if layer.dtype not in (torch.bfloat16, torch.float16) or plugin.L_in.weight.dtype != torch.float32:
+        return plugin
+    wide = copy.deepcopy(layer)
+    for parameter in wide.parameters():
+        parameter.data = parameter.data.float()
+    exact = copy.copy(plugin)
+    exact._modules = dict(plugin._modules)
+    exact.layers = nn.ModuleList([wide])
+    return exact
+
+
+def _what_rounds(plugin: PlugIn, exact: PlugIn) -> str:
+    layer = plugin.layers[0]
+    assert isinstance(layer, FrozenLayer)
+    short = str(layer.dtype).removeprefix("torch.")
+    if short not in ("bfloat16", "float16"):
+        return ""
+    return (
+        f" in float32; computing in {short}, the unfolded layer is {_relative_error(exact, plugin):.0e} away from that"
+    )
 
 
 def _why_not_z(plugin: PlugIn) -> str:

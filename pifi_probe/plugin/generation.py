@@ -154,7 +154,7 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel):
 def _made(config: Any) -> PreTrainedModel:
     if isinstance(config, EncoderDecoderConfig):
         return EncoderDecoderModel(config=config)
-    model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config)
+    model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.get_default_dtype())
     return model
 
 

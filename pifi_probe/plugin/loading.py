@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForSeq2SeqLM,
@@ -28,7 +26,7 @@ from pifi_probe.files import existing
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.models_table import repo_of
-from pifi_probe.plugin.base import PiFiPreTrainedModel, encoder_of
+from pifi_probe.plugin.base import PiFiPreTrainedModel, encoder_of, no_pooler
 from pifi_probe.plugin.generation import with_decoder
 from pifi_probe.plugin.pooling import is_decoder
 
@@ -81,7 +79,7 @@ def _loaded(cls: Any, slm: str, source: str) -> PreTrainedModel:
             if _is_gguf(source):  # a decoder as the small model
                 path = Path(source)
                 return cls.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-            options = _no_pooler(source) if cls is AutoModel else {}
+            options = no_pooler(type(AutoConfig.from_pretrained(source))) if cls is AutoModel else {}
             model: PreTrainedModel = cls.from_pretrained(source, dtype=torch.float32, **options)
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(
@@ -90,12 +88,6 @@ def _loaded(cls: Any, slm: str, source: str) -> PreTrainedModel:
             next="give a hub id, a folder with config.json and safetensors, or an embedded name such as minilm-l6",
         ) from error
     return model
-
-
-def _no_pooler(source: str) -> dict[str, Any]:
-    """Leave out BERT-like pooling layers, which PiFi never uses and which would count as trained."""
-    cls = MODEL_MAPPING[type(AutoConfig.from_pretrained(source))]
-    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(cls.__init__).parameters else {}
 
 
 def tokenizer_for(model: PiFiPreTrainedModel) -> PreTrainedTokenizerBase:

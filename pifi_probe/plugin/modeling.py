@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -85,7 +86,8 @@ class PiFiForSequenceClassification(PiFiEncoderModel):
         Returns
         -------
         PiFiForSequenceClassification
-            ``.fold_report`` says parameters, bytes and multiply-accumulates before and after.
+            With parts of its own, so that training this model on leaves it alone. ``.fold_report`` says
+            parameters, bytes and multiply-accumulates before and after.
 
         Raises
         ------
@@ -99,8 +101,8 @@ class PiFiForSequenceClassification(PiFiEncoderModel):
             config.folded = plugin.shapes
         else:
             config.layers = [describe(layer) for layer in plugin.layers if isinstance(layer, FrozenLayer)]
-        model = PiFiForSequenceClassification(config, encoder=self.encoder, layers=[])
-        model.plugin, model.head = plugin, self.head
+        model = PiFiForSequenceClassification(config, encoder=copy.deepcopy(self.encoder), layers=[])
+        model.plugin, model.head = copy.deepcopy(plugin), copy.deepcopy(self.head)
         model.fold_report = report
         return model.eval()
 
