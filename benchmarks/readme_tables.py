@@ -76,7 +76,7 @@ def targets_table(record: dict[str, Any]) -> str:
 def cost_table(record: dict[str, Any], pairs: Iterable[str], arms: Iterable[str]) -> str:
     """Return what `arms` cost for `pairs` of an encoder and a layer."""
     shown = {"trained, M": "trained weights (M)", "MB": "model (MB)", "training MB": "training memory (MB)"}
-    shown |= {"step / vanilla": "step / vanilla", "1 x 128, ms": "one text (ms)"}
+    shown |= {"step, ms": "one step (ms)", "1 x 128, ms": "one text (ms)"}
     lines = [["encoder + layer", "arm", *shown.values()], ["---"] * (2 + len(shown))]
     for row in record["rows"]:
         if row["arm"] in arms and row["encoder + layer"] in pairs:
@@ -86,7 +86,7 @@ def cost_table(record: dict[str, Any], pairs: Iterable[str], arms: Iterable[str]
 
 def _amount(value: Any) -> str:
     if isinstance(value, dict):
-        value = value["median"]
+        return f"{_amount(value['median'])} ({_amount(value['q25'])} to {_amount(value['q75'])})"
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,30 @@ def test_matched_scale_gives_the_layer_its_own_input_scale(bert: Path, layer: Fr
     y = model.plugin.scale_out * model.plugin.core(x[:, None], None)
     assert float(x.square().mean().sqrt()) == pytest.approx(3.0, rel=0.05)
     assert float(y.square().mean() / h.square().mean()) == pytest.approx(1.0, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["pair", "multiple-choice"])
+def test_the_scale_is_matched_on_what_training_reads(kind: str, bert: Path, layer: FrozenLayer) -> None:
+    task = slm.tiny_task(n=8)
+    factors = []
+    for second in ("good", "the music was very very sad"):
+        splits = {}
+        for name, split in task.splits.items():
+            seconds = (second,) * len(split)
+            items = tuple((one, "bad") for one in seconds)
+            splits[name] = replace(split, pairs=seconds) if kind == "pair" else replace(split, items=items)
+        made = replace(task, kind=kind, splits=splits, label_names=task.label_names if kind == "pair" else ())
+        plugin = pp.plug_in(str(bert), layer, task=made, wiring="matched", target_rms=2.0).plugin
+        factors.append(float(plugin.scale_in))
+    assert factors[0] != factors[1]
+
+
+def test_a_task_without_training_texts_matches_no_scale(bert: Path, layer: FrozenLayer) -> None:
+    task = slm.tiny_task()
+    tested = replace(task, splits={"test": task.splits["test"]})
+    with pytest.raises(PlugInError, match="no train split.*task 'words'.*next: "):
+        pp.plug_in(str(bert), layer, task=tested, wiring="matched")
+    assert pp.plug_in(str(bert), layer, task=tested).config.scale == "paper"
 
 
 def test_arms_with_one_seed_share_head_and_projections(bert: Path, layer: FrozenLayer) -> None:

@@ -39,6 +39,12 @@ def test_the_time_of_the_demo_is_the_recorded_one() -> None:
     assert f"`make demo` took {record['seconds'] / 60:.1f} minutes" in README
 
 
+def test_the_time_of_a_step_is_the_recorded_one() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "train_step.json").read_text(encoding="utf-8"))
+    (ratio,) = (line["measured"] for line in record["targets"] if line["what"].endswith("step / vanilla step"))
+    assert f"PiFi takes {ratio:.2f} times as long" in README
+
+
 def test_every_table_has_its_place_and_more_than_a_heading() -> None:
     for name in tables().BLOCKS:
         block = re.search(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", README, re.DOTALL)

@@ -122,6 +122,8 @@ class TestFiles:
             (["b", "a", "007"], ("007", "a", "b")),
             (["1.0", "2.0"], ("1", "2")),
             (["0", "10", "9"], ("0", "9", "10")),
+            (["1.1", "1.10", "x"], ("1.1", "1.10", "x")),
+            (["2", "1" + "0" * 5000], ("1" + "0" * 5000, "2")),
         ],
     )
     def test_label_names_are_kept(self, tmp_path: Path, values: list[Any], names: tuple[str, ...]) -> None:
@@ -193,7 +195,7 @@ class TestBadFiles:
         assert "one class only: 'x'" in refused(write_csv(tmp_path / "t.csv", [(t, "x") for t, _ in ROWS]))
 
     def test_empty_text_names_the_row(self, tmp_path: Path) -> None:
-        assert "row 3, column 'text'" in refused(write_csv(tmp_path / "t.csv", [*ROWS[:2], ("  ", "bad"), *ROWS]))
+        assert "line 4, column 'text'" in refused(write_csv(tmp_path / "t.csv", [*ROWS[:2], ("  ", "bad"), *ROWS]))
 
     @pytest.mark.parametrize("value", [None, float("nan"), "", "NaN"])
     def test_missing_label_names_the_row(self, tmp_path: Path, value: Any) -> None:
@@ -201,7 +203,7 @@ class TestBadFiles:
         rows[4]["label"] = value
         message = refused(write_jsonl(tmp_path / "t.jsonl", rows))
         assert "the label is missing" in message
-        assert "row 5" in message
+        assert "line 5" in message
 
     @pytest.mark.parametrize(("value", "reason"), [(1.5, "fraction"), ("2.5", "fraction"), ([1], "list")])
     def test_a_label_that_is_no_class(self, tmp_path: Path, value: Any, reason: str) -> None:
@@ -241,7 +243,7 @@ class TestBadFiles:
         text = "x" * (columns.MAX_TEXT + 1)
         if kind == "csv":
             message = refused(write_csv(tmp_path / "t.csv", [*ROWS, (text, "good")]))
-            assert "after row 60" in message
+            assert "line 62" in message
         else:
             message = refused(write_jsonl(tmp_path / "t.jsonl", [{"text": text, "label": "a"}]))
             assert "1,000,001 characters" in message
@@ -250,10 +252,38 @@ class TestBadFiles:
     def test_a_quote_that_is_never_closed_swallows_nothing(self, tmp_path: Path) -> None:
         path = write_csv(tmp_path / "t.csv", ROWS)
         path.write_text(path.read_text() + '"open,good\nmore,bad\n')
-        assert "after row 60" in refused(path)
+        assert "line 62" in refused(path)
 
     def test_a_row_with_another_number_of_fields(self, tmp_path: Path) -> None:
-        assert "row 61" in refused(write_csv(tmp_path / "t.csv", [*ROWS, ("a", "b", "c")]))
+        assert "line 62" in refused(write_csv(tmp_path / "t.csv", [*ROWS, ("a", "b", "c")]))
+
+    @pytest.mark.parametrize("last", ["x,", '" ",good', "a,b,c", '"open,good'])
+    def test_blank_lines_and_fields_over_several_lines_count_as_lines(self, tmp_path: Path, last: str) -> None:
+        (tmp_path / "t.csv").write_text(f'text,label\n\na,good\n"b\n\nb",bad\n\n{last}\n')
+        assert "t.csv, line 8" in refused(tmp_path / "t.csv")
+
+    @pytest.mark.parametrize("kind", ["tsv", "jsonl"])
+    def test_blank_lines_count_in_every_kind_of_file(self, tmp_path: Path, kind: str) -> None:
+        lines = {"tsv": "text\tlabel\n\na\tgood\n\nb\t\n", "jsonl": '{"text": "a", "label": "b"}\n\n\n\n{"text": "a"}'}
+        (tmp_path / f"t.{kind}").write_text(lines[kind])
+        assert f"t.{kind}, line 5, column 'label'" in refused(tmp_path / f"t.{kind}")
+
+    @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+    def test_a_column_that_is_there_twice(self, tmp_path: Path, kind: str) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        header, path = ["text", "label", "text"], tmp_path / f"t.{kind}"
+        if kind == "parquet":
+            pyarrow.parquet.write_table(pyarrow.table([["a"], ["b"], ["c"]], header), path)
+        else:
+            between = "," if kind == "csv" else "\t"
+            path.write_text("".join(between.join(row) + "\n" for row in [header, ["a", "b", "c"]]))
+        assert "2 columns 'text'" in refused(path)
+
+    def test_a_column_that_is_not_read_may_be_there_twice(self, tmp_path: Path) -> None:
+        rows = [(*row, "", "") for row in ROWS]
+        assert load_task(write_csv(tmp_path / "t.csv", rows, ("text", "label", "", ""))).n_labels == 2
 
     def test_bytes_that_are_not_utf8_name_the_line(self, tmp_path: Path) -> None:
         path = write_csv(tmp_path / "t.csv", ROWS)
@@ -264,7 +294,29 @@ class TestBadFiles:
 
     def test_half_a_surrogate_pair_names_the_row(self, tmp_path: Path) -> None:
         path = write_jsonl(tmp_path / "t.jsonl", [{"text": "\ud800", "label": "a"}])
-        assert "row 1" in refused(path)
+        assert "line 1" in refused(path)
+
+    def test_half_a_surrogate_pair_is_no_label(self, tmp_path: Path) -> None:
+        rows = [{"text": f"t{n}", "label": "a" if n % 2 else "\ud800"} for n in range(30)]
+        message = refused(write_jsonl(tmp_path / "t.jsonl", rows))
+        assert "the label holds half a character" in message
+        assert "line 1, column 'label'" in message
+
+    @pytest.mark.parametrize(
+        ("values", "both"),
+        [
+            (["0", "1", "1.0"], "'1' and '1.0'"),
+            (["0", "1", "+01"], "'+01' and '1'"),
+            ([True, 1, 0], "'1' and 'True'"),
+            ([True, False, "true"], "'True' and 'true'"),
+            ([2, "2."], "'2' and '2.'"),
+        ],
+    )
+    def test_one_value_in_two_spellings(self, tmp_path: Path, values: list[Any], both: str) -> None:
+        rows = [{"text": f"t{n}", "label": values[n % len(values)]} for n in range(30)]
+        message = refused(write_jsonl(tmp_path / "t.jsonl", rows))
+        assert f"{both} are two spellings" in message
+        assert "column 'label'" in message
 
     @pytest.mark.parametrize("line", ["{'text': 1}", "[" * 100_000, '{"a": ' + "9" * 5000, "3", '{"text": "a"'])
     def test_malformed_json_names_the_line(self, tmp_path: Path, line: str) -> None:
@@ -312,6 +364,16 @@ class TestBadFiles:
     def test_impossible_shares(self, tmp_path: Path, options: dict[str, float]) -> None:
         with pytest.raises(TaskError, match=r"validation|test"):
             load_task(write_csv(tmp_path / "t.csv", ROWS), **options)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("name", ["text", "label", "pair", "split", "items", "group", "kind", "language"])
+    @pytest.mark.parametrize("value", [3, ["a", "b"]])
+    def test_an_option_that_is_no_string(self, tmp_path: Path, name: str, value: Any) -> None:
+        message = refused(write_csv(tmp_path / "t.csv", ROWS), **{name: value})
+        assert f"{name}={value!r} is a {type(value).__name__}" in message
+        assert f"option {name}" in message
+
+    def test_a_share_that_is_no_number(self, tmp_path: Path) -> None:
+        assert "no share" in refused(write_csv(tmp_path / "t.csv", ROWS), test=[0.1])
 
     def test_a_split_column_with_other_words(self, tmp_path: Path) -> None:
         path = write_csv(tmp_path / "t.csv", [(*row, "dev") for row in ROWS], ("text", "label", "part"))

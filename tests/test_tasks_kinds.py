@@ -135,7 +135,12 @@ class TestBadRows:
     def test_an_answer_outside_of_its_context(self, tmp_path: Path) -> None:
         row = {"context": "the key is here", "question": "where?", "answer": "here", "answer_start": 3}
         found = refused(tmp_path, [row] * 9)
-        assert "'here' is not in its context at 3" in found and "row 1" in found
+        assert "'here' is not in its context at 3" in found and "line 1" in found
+
+    @pytest.mark.parametrize("start", ["9" * 5000, "\u00b2", True, -1, None])
+    def test_a_start_that_is_no_index(self, tmp_path: Path, start: Any) -> None:
+        row = {"context": "the key is here", "question": "where?", "answer": "here", "answer_start": start}
+        assert "'here' is not in its context" in refused(tmp_path, [row] * 9)
 
     def test_a_question_without_an_answer(self, tmp_path: Path) -> None:
         row = {"context": "c", "question": "q", "answers": {"text": [], "answer_start": []}}
@@ -157,8 +162,9 @@ class TestBadRows:
     def test_words_and_tags_of_unlike_number(self, tmp_path: Path) -> None:
         assert "3 and 2" in refused(tmp_path, [{"tokens": ["a", "b", "c"], "tags": ["O", "O"]}] * 9)
 
-    def test_a_rating_that_is_none(self, tmp_path: Path) -> None:
-        assert "no number" in refused(tmp_path, [{"text": "a", "label": "good"}] * 9, kind="regression")
+    @pytest.mark.parametrize("label", ["good", 10**400, True, [1]])
+    def test_a_rating_that_is_none(self, tmp_path: Path, label: Any) -> None:
+        assert "no number" in refused(tmp_path, [{"text": "a", "label": label}] * 9, kind="regression")
 
     def test_a_kind_that_is_none(self, tmp_path: Path) -> None:
         found = refused(tmp_path, [{"text": "a", "label": "b"}] * 9, kind="multiplechoice")

@@ -171,7 +171,8 @@ def plug_in(
     model = model_class(config, encoder=encoder, layers=kept)
     _initialise(model, seed)
     if model.plugin is not None and config.scale == "matched":
-        _calibrate(model, task, [1.0] if bare else _targets(firsts, target_rms))
+        texts = _calibration_texts(task)
+        _calibrate(model, texts, [1.0] if bare else _targets(firsts, target_rms))
     return model.eval()
 
 
@@ -228,10 +229,24 @@ def _initialise(model: PiFiPreTrainedModel, seed: int) -> None:
     model.plugin.zero_start()
 
 
-def _calibrate(model: PiFiPreTrainedModel, task: Task, targets: Sequence[float]) -> None:
-    """Match scales on the first training texts; uses no label."""
-    texts = list(task.splits["train"].texts[:N_CALIBRATION])
-    batch = tokenizer_for(model)(texts, padding=True, truncation=True, max_length=100, return_tensors="pt")
+def _calibration_texts(task: Task) -> tuple[list[str], list[str] | None]:
+    """Return the first training texts and what is read together with each: its pair, or its first choice."""
+    if "train" not in task.splits:
+        raise PlugInError(
+            "the matched scale is measured on training texts, and the task has no train split",
+            where=f"task {task.name!r}",
+            next='give the task that the model is trained on, or use scale="paper"',
+        )
+    train = task.splits["train"]
+    seconds = train.pairs
+    if task.kind == "multiple-choice" and train.items is not None:
+        seconds = tuple(choices[0] for choices in train.items)
+    return list(train.texts[:N_CALIBRATION]), None if seconds is None else list(seconds[:N_CALIBRATION])
+
+
+def _calibrate(model: PiFiPreTrainedModel, texts: tuple[list[str], list[str] | None], targets: Sequence[float]) -> None:
+    """Match scales on texts, or on pairs of them; uses no label."""
+    batch = tokenizer_for(model)(*texts, padding=True, truncation=True, max_length=100, return_tensors="pt")
     plugin = model.plugin
     assert isinstance(plugin, PlugIn)
     model.eval()

@@ -83,7 +83,7 @@ def load_task(
     Raises
     ------
     TaskError
-        If nothing has this name, or the data make no task; the message names file, row and column.
+        If nothing has this name, or the data make no task; the message names file, line or row, and column.
     AssetError
         If an embedded task cannot be fetched.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 from pifi_probe.errors import TaskError
 from pifi_probe.tasks.kinds import KINDS
@@ -16,6 +17,7 @@ from pifi_probe.tasks.labels import (
     in_order,
     look_like_numbers,
     rating,
+    refuse_two_spellings,
 )
 from pifi_probe.tasks.layouts import Columns, resolve
 from pifi_probe.tasks.rows import Row, keys_of, to_split, without_repeats
@@ -26,6 +28,17 @@ from pifi_probe.tasks.text import normalise
 __all__ = ["MAX_ROWS", "MAX_TEXT", "Options", "Table", "build_task"]
 
 MAX_ROWS = 1_000_000
+_REQUIRED = ("text", "label", "language")
+_EXAMPLES = {  # of the options that are strings
+    "text": "review",
+    "label": "stars",
+    "pair": "hypothesis",
+    "split": "part",
+    "language": "en",
+    "kind": "single",
+    "items": "choices",
+    "group": "film",
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,14 @@ class Options:
     drop_overlap: bool = False
 
     def __post_init__(self) -> None:
+        for name, example in _EXAMPLES.items():
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name in _REQUIRED):
+                raise TaskError(
+                    f"{name}={value!r} is a {type(value).__name__}, not a string",
+                    where=f"option {name}",
+                    next=f"give one string, such as {name}={example!r}",
+                )
         if self.split is not None and (isinstance(self.validation, str) or isinstance(self.test, str)):
             raise TaskError(
                 "a split column and named validation or test splits exclude each other",
@@ -62,7 +83,7 @@ class Options:
     def fraction(self, name: str) -> float:
         """Share of the rows for a split that the source does not have; raises TaskError outside of (0, 1)."""
         share = self.validation if name == "validation" else self.test
-        if isinstance(share, str) or not 0 < share < 1:
+        if not isinstance(share, Real) or not 0 < share < 1:
             raise TaskError(
                 f"{name}={share!r} is no share of the rows",
                 where=f"option {name}",
@@ -85,12 +106,20 @@ class Table:
         One list for each of ``roles.names``.
     class_names : tuple of str, optional
         If given, labels are indices into it.
+    lines : sequence of int, length n, optional
+        For messages: the line of the file on which each row starts, from 1.
     """
 
     where: str
     roles: Columns
     columns: Mapping[str, Sequence[object]] = field(repr=False)
     class_names: tuple[str, ...] | None = None
+    lines: Sequence[int] | None = field(default=None, repr=False)
+
+    def place(self, number: int) -> str:
+        """Return where row `number` (from 1) stands, for messages."""
+        at = f"row {number}" if self.lines is None else f"line {self.lines[number - 1]}"
+        return f"{self.where}, {at}"
 
 
 def build_task(
@@ -130,6 +159,8 @@ def build_task(
         classes = tables["train"].class_names or in_order(
             name for part in rows.values() for row in part for name in _names(row)
         )
+        if tables["train"].class_names is None:
+            refuse_two_spellings(classes, f"{source}, column {roles.label!r}")
         _check_classes(rows, classes, source)
     missing = {part: options.fraction(part) for part in ("validation", "test") if part not in rows}
     if missing:
@@ -155,7 +186,7 @@ def _read_rows(table: Table, prefix: str) -> list[Row]:
     for number in range(1, n_rows + 1):
         values = {name: column[number - 1] for name, column in table.columns.items()}
         identifier = f"{prefix}:{number}" if prefix else str(number)
-        rows.append(_read_row(values, table, ratings, identifier, f"{table.where}, row {number}"))
+        rows.append(_read_row(values, table, ratings, identifier, table.place(number)))
     return rows
 
 
@@ -232,7 +263,7 @@ def _by_split_column(rows: list[Row], table: Table, column: str) -> dict[str, li
         if part not in SPLIT_NAMES:
             raise TaskError(
                 f"{part!r} is no split",
-                where=f"{table.where}, row {number}, column {column!r}",
+                where=f"{table.place(number)}, column {column!r}",
                 next=f"use {', '.join(SPLIT_NAMES)}",
             )
         parts.setdefault(str(part), []).append(row)

@@ -23,6 +23,7 @@ MAX_LINE = 8 * MAX_TEXT  # bytes: a text of MAX_TEXT characters may need several
 MAX_FILE = 4 << 30  # bytes
 
 Columns = dict[str, list[object]]
+Lines = list[int]  # of the file, on which each row starts
 Choose = Callable[[Sequence[str]], Sequence[str]]  # from the columns there are to those to read
 
 
@@ -78,7 +79,7 @@ def _read(path: Path, roles_of: Callable[[Sequence[str]], Roles]) -> Table:
     try:
         if path.stat().st_size > MAX_FILE:
             raise TaskError("the file is too large", where=str(path), next=f"keep it below {MAX_FILE >> 30} GiB")
-        columns = reader(path, choose)
+        columns, lines = reader(path, choose)
     except (OSError, EOFError, zlib.error) as error:
         raise TaskError(
             f"the file cannot be read: {getattr(error, 'strerror', None) or error}",
@@ -87,7 +88,7 @@ def _read(path: Path, roles_of: Callable[[Sequence[str]], Roles]) -> Table:
         ) from error
     if not columns or not next(iter(columns.values())):
         raise TaskError("the file has no rows", where=str(path), next="give a file with a header and rows")
-    return Table(path.name, found[0], columns)
+    return Table(path.name, found[0], columns, lines=lines)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -122,22 +123,22 @@ def _append(columns: Columns, values: Sequence[object], where: str) -> None:
         raise TaskError(f"there are more than {MAX_ROWS:,} rows", where=where, next="keep fewer")
 
 
-def _read_csv(path: Path, choose: Choose) -> Columns:
+def _read_csv(path: Path, choose: Choose) -> tuple[Columns, Lines]:
     with _long_fields():
-        # strict: a quote that is never closed is an error, not a text that swallows the rest of the file
-        return _read_delimited(path, choose, csv.reader((line for _, line in _lines(path)), strict=True))
+        return _read_delimited(path, choose, _csv_rows(path))
 
 
-def _read_tsv(path: Path, choose: Choose) -> Columns:
+def _read_tsv(path: Path, choose: Choose) -> tuple[Columns, Lines]:
     # text/tab-separated-values (IANA) has no quoting: a quote is a character like any other
-    return _read_delimited(path, choose, (line.rstrip("\r\n").split("\t") for _, line in _lines(path)))
+    return _read_delimited(path, choose, ((n, line.rstrip("\r\n").split("\t")) for n, line in _lines(path)))
 
 
-def _read_delimited(path: Path, choose: Choose, rows: Iterator[list[str]]) -> Columns:
+def _read_delimited(path: Path, choose: Choose, rows: Iterator[tuple[int, list[str]]]) -> tuple[Columns, Lines]:
     columns: Columns = {}
+    lines: Lines = []
     header: list[str] | None = None
     where: list[int] = []
-    for number, row in enumerate(_csv_errors(rows, path)):
+    for number, row in rows:
         if header is None:
             header = row
             columns = {name: [] for name in choose(header)}
@@ -146,23 +147,26 @@ def _read_delimited(path: Path, choose: Choose, rows: Iterator[list[str]]) -> Co
             if len(row) != len(header):
                 raise TaskError(
                     f"the row has {len(row)} fields, the header {len(header)}",
-                    where=f"{path.name}, row {number}",
+                    where=f"{path.name}, line {number}",
                     next="quote fields that hold a comma or a line end, or save the file as .jsonl",
                 )
             _append(columns, [row[index] for index in where], path.name)
-    return columns
+            lines.append(number)
+    return columns, lines
 
 
-def _csv_errors(rows: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
-    read = 0
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row with the line on which it starts; a quoted field may go over several."""
+    # strict: a quote that is never closed is an error, not a text that swallows the rest of the file
+    rows, start = csv.reader((line for _, line in _lines(path)), strict=True), 1
     try:
         for row in rows:
-            yield row
-            read += 1
+            yield start, row
+            start = rows.line_num + 1
     except csv.Error as error:
         raise TaskError(
             f"the file is no CSV: {error}",
-            where=f"{path.name}, after row {max(read - 1, 0)}",
+            where=f"{path.name}, line {start}",
             next="look for a quote that is not closed, or save the file as .jsonl",
         ) from None
 
@@ -177,8 +181,9 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _read_jsonl(path: Path, choose: Choose) -> Columns:
+def _read_jsonl(path: Path, choose: Choose) -> tuple[Columns, Lines]:
     columns: Columns = {}
+    lines: Lines = []
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -194,10 +199,11 @@ def _read_jsonl(path: Path, choose: Choose) -> Columns:
         if not columns:
             columns = {name: [] for name in choose(list(row))}
         _append(columns, [row.get(name) for name in columns], path.name)
-    return columns
+        lines.append(number)
+    return columns, lines
 
 
-def _read_parquet(path: Path, choose: Choose) -> Columns:
+def _read_parquet(path: Path, choose: Choose) -> tuple[Columns, None]:
     import pyarrow
     import pyarrow.parquet
 
@@ -211,10 +217,10 @@ def _read_parquet(path: Path, choose: Choose) -> Columns:
                 column.extend(batch.column(name).to_pylist())
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise TaskError(f"the file is no valid parquet: {error}", where=path.name, next="write it anew") from error
-    return columns
+    return columns, None
 
 
-FILE_TYPES: dict[str, Callable[[Path, Choose], Columns]] = {
+FILE_TYPES: dict[str, Callable[[Path, Choose], tuple[Columns, Lines | None]]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,

@@ -11,9 +11,20 @@ from typing import NoReturn
 from pifi_probe.errors import TaskError
 from pifi_probe.tasks.kinds import MAX_CHOICES
 
-__all__ = ["MAX_TEXT", "answers", "checked_text", "choices", "class_name", "in_order", "look_like_numbers", "rating"]
+__all__ = [
+    "MAX_TEXT",
+    "answers",
+    "checked_text",
+    "choices",
+    "class_name",
+    "in_order",
+    "look_like_numbers",
+    "rating",
+    "refuse_two_spellings",
+]
 
 MAX_TEXT = 1_000_000  # characters
+MAX_DIGITS = 640  # that `int` reads under every setting of Python's own limit
 _MISSING = ("", "nan")
 
 
@@ -24,13 +35,18 @@ def checked_text(value: object, column: str, where: str) -> str:
         raise TaskError("the text is empty", where=where, next="remove the row or fill in the text")
     if not isinstance(value, str):
         raise TaskError(f"the text is a {type(value).__name__}, not a string", where=where, next="name a text column")
+    return _storable(value, "text", where)
+
+
+def _storable(value: str, what: str, where: str) -> str:
+    """Return a string, or raise TaskError for one that is too long or cannot be written as UTF-8."""
     if len(value) > MAX_TEXT:
-        raise TaskError(f"the text has {len(value):,} characters", where=where, next=f"keep {MAX_TEXT:,} at most")
+        raise TaskError(f"the {what} has {len(value):,} characters", where=where, next=f"keep {MAX_TEXT:,} at most")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise TaskError(
-            "the text holds half a character (a lone surrogate)", where=where, next="save it anew"
+            f"the {what} holds half a character (a lone surrogate)", where=where, next="save it anew"
         ) from None
     return value
 
@@ -75,13 +91,32 @@ def class_name(value: object, ratings: bool, class_names: tuple[str, ...] | None
             where=where,
             next="use strings, whole numbers or true/false",
         )
-    return str(number).strip()
+    return _storable(str(number).strip(), "label", where)
+
+
+def refuse_two_spellings(names: Iterable[str], where: str) -> None:
+    """Raise TaskError if two class names mean the same number or truth value, such as "1", "1.0" and "True"."""
+    found: dict[str, str] = {}
+    for name in names:
+        first = found.setdefault(_meaning(name), name)
+        if first != name:
+            raise TaskError(
+                f"the labels {first!r} and {name!r} are two spellings of one value",
+                where=where,
+                next="write it the same way in every row, or give the classes names that differ, such as 'class 1'",
+            )
+
+
+def _meaning(name: str) -> str:
+    """Return the whole number that a class name spells, 1 and 0 for true and false; else the name itself."""
+    number = re.fullmatch(r"([+-]?)(\d+)(?:\.0*)?", {"true": "1", "false": "0"}.get(name.lower(), name))
+    return number[1].strip("+") + (number[2].lstrip("0") or "0") if number else name
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Sort class names: as numbers if all are whole numbers, else as text; "O", no entity, comes first."""
     different = set(names)
-    if all(re.fullmatch(r"[+-]?\d+", name) for name in different):
+    if all(re.fullmatch(rf"[+-]?\d{{1,{MAX_DIGITS}}}", name) for name in different):
         return tuple(sorted(different, key=lambda name: (int(name), name)))
     return tuple(sorted(different, key=lambda name: (name != "O", name)))
 
@@ -92,7 +127,7 @@ def rating(value: object, where: str) -> float:
         _missing(where)
     try:
         number = float(value)  # type: ignore[arg-type]  # whatever it is, float decides
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
         raise TaskError(
@@ -170,7 +205,7 @@ def answers(value: object, start: object, context: str, where: str) -> tuple[tup
     found = []
     for text, first in zip(texts, starts, strict=True):
         given = checked_text(text, "answer", where)
-        place = int(first) if isinstance(first, (int, str)) and str(first).strip().isdigit() else -1
+        place = _index_from_zero(first)
         if place < 0 or context[place : place + len(given)] != given:
             raise TaskError(
                 f"the answer {given[:60]!r} is not in its context at {first}",
@@ -179,3 +214,9 @@ def answers(value: object, start: object, context: str, where: str) -> tuple[tup
             )
         found.append((place, given))
     return tuple(found)
+
+
+def _index_from_zero(value: object) -> int:
+    """Return a whole number, given as such or in digits; -1 for what is none."""
+    digits = str(value).strip() if isinstance(value, (int, str)) else ""
+    return int(digits) if digits.isdecimal() and len(digits) <= MAX_DIGITS else -1

@@ -152,8 +152,12 @@ def _first(names: Names, present: Sequence[str]) -> str | None:
 
 
 def require_columns(wanted: Iterable[str], present: Sequence[str], where: str) -> None:
-    """Raise TaskError for the first wanted column that is not present, with the nearest name."""
+    """Raise TaskError for the first wanted column that is there twice, or is not present, with the nearest name."""
     for name in wanted:
+        if present.count(name) > 1:
+            raise TaskError(
+                f"there are {present.count(name)} columns {name!r}", where=where, next="give each column its own name"
+            )
         if name not in present:
             near = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
             listed = ", ".join(present[:20]) + (", ..." if len(present) > 20 else "")
