@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +22,7 @@ __all__ = [
     "cache_root",
     "existing",
     "json_text",
+    "make_folder",
     "save_tensors",
     "sha256_file",
     "write_json",
@@ -63,11 +65,13 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     Raises
     ------
     SaveError
-        If the folder cannot be written or the disk is full. An older file of this name stays.
+        If `path` is a folder, the folder cannot be written or the disk is full. An older file of this name stays.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
+        if path.is_dir():
+            raise SaveError("this is a folder, not a file", where=str(path), next="name a file, such as one in it")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         with temporary.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
@@ -87,6 +91,27 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def make_folder(path: Path | str) -> Path:
+    """Make a folder where it is missing, and return it when files can be made in it.
+
+    Raises
+    ------
+    SaveError
+        If it cannot be made or written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise SaveError(
+            f"could not write into the folder: {error.strerror or error}",
+            where=str(path),
+            next="choose a folder you may write to, then run the same command again",
+        ) from error
 
 
 def save_tensors(path: Path | str, tensors: Mapping[str, Any]) -> None:

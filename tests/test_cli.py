@@ -15,6 +15,7 @@ from pifi_probe import assets
 from pifi_probe.cli import main
 from pifi_probe.errors import RunInterrupted
 from tests import slm, tiny
+from tests.runs import made_up
 
 Captured = pytest.CaptureFixture[str]
 
@@ -252,6 +253,33 @@ def test_a_folder_one_may_not_write_to(llm: Path, tmp_path: Path, capsys: Captur
     blocker = tmp_path / "file"
     blocker.write_text("not a folder", encoding="utf-8")
     assert "could not write" in one_error_line(["extract", f"{llm}[0]", "--out", str(blocker / "layer")], capsys)
+
+
+def test_a_report_named_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    made_up(control="vanilla").to_json(tmp_path / "result.json")
+    monkeypatch.chdir(tmp_path)
+    for target in (".", "..", "/", str(tmp_path)):
+        line = one_error_line(["compare", str(tmp_path), "--html", target], capsys)
+        assert "this is a folder, not a file" in line and "name a file" in line
+
+
+def test_the_demo_finds_a_folder_it_cannot_write_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    monkeypatch.setattr("pifi_probe.experiments.demo.run_demo", lambda *args, **kwargs: pytest.fail("ran"))
+    line = one_error_line(["demo", "--fast", "--out", str(tmp_path / "file" / "runs")], capsys)
+    assert "could not write into the folder" in line and "demo-fast" in line
+
+
+def test_a_model_cannot_be_saved_after_its_run_has_ended(
+    llm: Path, bert: Path, words: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    args = ["train", "--task", str(words), "--slm", str(bert), "--layer", f"{llm}[1]", "--epochs", "1"]
+    args += ["--out", str(tmp_path / "run"), "--json"]
+    assert main(args) == 0
+    capsys.readouterr()
+    assert "its model was not saved" in one_error_line([*args, "--resume", "--save-model"], capsys)
 
 
 def test_an_unknown_dtype_and_a_bad_specification(llm: Path, capsys: Captured) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pifi_probe as pp
 from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskError
 from pifi_probe.stats import paired_difference
 from pifi_probe.training import RunResult, compare, controls, fine_tune, vanilla_best_lr
+from pifi_probe.training.describe import describe_model
 from pifi_probe.training.run import Run
 from tests.runs import RECIPE, TASK, Parts, made_up
 
@@ -118,6 +120,63 @@ def test_what_differs_in_more_than_the_seed_is_refused_and_the_difference_shown(
 ) -> None:
     with pytest.raises(error, match=says):
         compare([*arm(0.7), change(made_up(control="vanilla"))])
+
+
+def test_what_one_run_tuned_is_not_free_in_the_others() -> None:
+    tuned = replace(made_up(control="vanilla"), tuned={"learning_rate": RECIPE.learning_rate})
+    other = made_up(seed=1, recipe=RECIPE.replace(learning_rate=1e-4))
+    with pytest.raises(RecipeError, match=r"learning_rate 0\.003 and 0\.0001"):
+        compare([tuned, made_up(), other])
+
+
+def test_modes_against_the_wiring_make_an_arm_of_their_own(parts: Parts) -> None:
+    models = (
+        parts.model(0, pooling="mean"),
+        parts.model(1, feed="sequence"),
+        parts.model(wiring="matched", bypass=False),
+    )
+    assert [describe_model(model)["label"] for model in models] == [
+        f"custom: {parts.llm}[1] (paper, pooling=mean)",
+        f"custom: {parts.llm}[1] (paper, feed=sequence)",
+        f"custom: {parts.llm}[1] (matched, bypass=False, pooling=cls)",
+    ]
+    assert describe_model(parts.model(wiring="matched"))["label"] == f"matched: {parts.llm}[1]"
+
+
+def test_different_models_are_not_taken_for_seeds_of_one_arm(parts: Parts) -> None:
+    short = pp.extract(f"{parts.llm}[1]", dtype="bfloat16")
+    recipe = RECIPE.replace(epochs=1)
+    for control in (None, "shuffled"):
+        models = [pp.plug_in(str(parts.slm), layer, task=TASK, control=control) for layer in (parts.layer, short)]
+        runs = [fine_tune(model, TASK, recipe.replace(seed=seed)) for seed, model in enumerate(models)]
+        assert runs[0].label == runs[1].label
+        with pytest.raises(PlugInError, match=r"dtype 'float32' and 'bfloat16'.*seed 0 and seed 1.*name it apart"):
+            compare(runs, runs[0].label)
+    assert len(compare([runs[0], replace(runs[1], model=runs[1].model | {"label": "b"}, recipe=recipe)], "b").rows) == 2
+
+
+def test_what_the_seed_draws_may_differ_within_an_arm(parts: Parts) -> None:
+    for control in ("random", "shuffled"):
+        runs = [
+            fine_tune(parts.model(seed, control=control), TASK, RECIPE.replace(epochs=1, seed=seed)) for seed in (0, 1)
+        ]
+        assert runs[0].model != runs[1].model
+        assert compare(runs, control).rows[0].seeds == (0, 1)
+
+
+def test_results_that_say_less_of_their_model_are_seeds_of_one_arm() -> None:
+    more = [replace(run, model=run.model | {"mask": "causal"}) for run in arm(0.7, seeds=[2], control="vanilla")]
+    assert compare([*arm(0.7, seeds=[0, 1], control="vanilla"), *more]).rows[0].seeds == (0, 1, 2)
+
+
+def test_arguments_of_another_type_are_refused_in_one_line() -> None:
+    one: Any = made_up(control="vanilla")
+    for given, found in ((one, "RunResult"), (5, "int"), ("runs", "str"), ([one, None], "NoneType")):
+        with pytest.raises(PifiProbeError, match=f"a {found} was given, not a list of results.*compare.*fine_tune"):
+            compare(given)
+    for level in (0, 1, 2, -0.5, float("nan"), "0.95", None):
+        with pytest.raises(PifiProbeError, match="is not between 0 and 1"):
+            compare([one], level=level)
 
 
 def test_runs_that_make_no_comparison_are_refused() -> None:

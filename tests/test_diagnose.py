@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import pifi_probe as pp
+from pifi_probe.errors import PifiProbeError
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.tasks import Task
 from pifi_probe.training import Check, RunResult, diagnose, fine_tune
@@ -95,6 +96,22 @@ def test_a_gain_that_a_control_has_too_is_not_the_layers(control: str) -> None:
     check = diagnose(runs[0], runs=runs)[CONTROLS]
     assert check.status == "warn" and "no difference detectable" in check.finding
     assert "do not claim" in check.advice and "frozen" in check.advice
+
+
+@pytest.mark.parametrize("control", ["random", "shuffled"])
+def test_a_control_may_be_among_the_runs_and_is_compared_with_the_others(control: str) -> None:
+    runs = [*seeds(0.9, control), *seeds(0.6, "vanilla"), *seeds(0.6)]
+    check = diagnose(runs[0], runs=runs)[CONTROLS]
+    assert check.status == "ok" and list(check.evidence) == ["paper: vanilla"]
+
+
+def test_what_is_no_run_and_no_model_is_refused_in_one_line() -> None:
+    anything: Any = "x"
+    with pytest.raises(PifiProbeError, match=r"a str cannot be diagnosed.*next: give what pp\.fine_tune returned"):
+        diagnose(anything)
+    for given in (made_up(control="vanilla"), ["x"]):
+        with pytest.raises(PifiProbeError, match=r"not a list of results.*diagnose\(runs=\.\.\.\)"):
+            diagnose(made_up(), runs=given)
 
 
 def test_a_layer_that_does_harm_is_found() -> None:
@@ -183,6 +200,10 @@ def test_a_branch_that_drowns_its_input_is_found_and_a_matched_one_is_not(parts:
     run = made_up(epochs=[{"epoch": 0, "branch_ratio": 56.0}, {"epoch": 1, "branch_ratio": 2.0}])
     assert diagnose(run)[SCALE].status == "warn"
     assert diagnose(parts.model(wiring="matched"), task=TASK)[SCALE].status == "ok"
+
+
+def test_texts_beyond_the_encoders_positions_are_cut_off(parts: Parts) -> None:
+    assert diagnose(parts.model(), task=in_words(["very " * 100, "good"]))[SCALE].status != "skipped"
 
 
 def test_a_diagnosis_can_be_read_shown_and_kept() -> None:

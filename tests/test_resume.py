@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from pifi_probe.errors import RecipeError, RunInterrupted, SaveError
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.training import RunResult, fine_tune
+from pifi_probe.training import Recipe, RunResult, fine_tune
 from pifi_probe.training.trainer import PiFiTrainer
 from tests.runs import RECIPE, TASK, Parts, other_domain
 
@@ -211,6 +211,52 @@ def test_another_run_is_not_mixed_into_a_folder(parts: Parts, tmp_path: Path) ->
     with pytest.raises(RecipeError, match="its start differs"):
         fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path, resume=True)
     assert fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path).start, "without resume it starts anew"
+
+
+def begun_again(parts: Parts, folder: Path, recipe: Recipe) -> RunResult:
+    """End a run in a folder, interrupt another one in it after the first epoch, and return the first one's result."""
+    ended = fine_tune(parts.model(), TASK, RECIPE, out=folder)
+    with pytest.raises(RunInterrupted, match="resume=True"):
+        fine_tune(parts.model(), TASK, recipe, out=folder, callbacks=[At("on_step_end", 4, ctrl_c)])
+    return ended
+
+
+def test_a_run_that_was_begun_after_one_that_ended_goes_on_and_replaces_it(parts: Parts, tmp_path: Path) -> None:
+    recipe = RECIPE.replace(seed=1)
+    ended = begun_again(parts, tmp_path, recipe)
+    assert RunResult.from_json(tmp_path / "result.json") == ended, "it stays until there is a new one"
+    assert fine_tune(parts.model(), TASK, RECIPE, out=tmp_path, resume=True) == ended
+    with pytest.raises(RecipeError, match=r"another run: its recipe differs \(seed: 1 there, 2 here\)"):
+        fine_tune(parts.model(), TASK, RECIPE.replace(seed=2), out=tmp_path, resume=True)
+    steps: list[int] = []
+    again = At("on_step_end", 1, lambda: steps.append(1))
+    result = fine_tune(parts.model(), TASK, recipe, out=tmp_path, resume=True, callbacks=[again])
+    assert_same(result, fine_tune(parts.model(), TASK, recipe))
+    assert not steps, "it is not trained anew"
+    assert RunResult.from_json(tmp_path / "result.json") == result
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_run_that_was_begun_twice_goes_on_where_it_is(parts: Parts, tmp_path: Path) -> None:
+    begun_again(parts, tmp_path, RECIPE)
+    steps: list[int] = []
+    count = At("on_step_end", 9, lambda: steps.append(9))
+    fine_tune(parts.model(), TASK, RECIPE, out=tmp_path, resume=True, callbacks=[count])
+    assert steps and not (tmp_path / "checkpoints").exists()
+
+
+def test_the_saved_model_is_never_that_of_an_earlier_run(parts: Parts, tmp_path: Path) -> None:
+    fine_tune(parts.model(), TASK, RECIPE, out=tmp_path, save_model=True)
+    fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path)
+    assert not (tmp_path / "model").exists()
+    fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path, save_model=True)
+    assert (tmp_path / "model").is_dir()
+
+
+def test_a_model_that_is_gone_cannot_be_saved_afterwards(parts: Parts, tmp_path: Path) -> None:
+    fine_tune(parts.model(), TASK, RECIPE, out=tmp_path)
+    with pytest.raises(RecipeError, match="its model was not saved.*next: train again without resume"):
+        fine_tune(parts.model(), TASK, RECIPE, out=tmp_path, resume=True, save_model=True)
 
 
 def test_resuming_where_nothing_was_starts(parts: Parts, tmp_path: Path) -> None:

@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from tqdm.notebook import tqdm_notebook
 from transformers import TrainerCallback
 
 import pifi_probe as pp
+from pifi_probe import progress
 from pifi_probe.errors import CorruptFileError, PlugInError, RecipeError, TaskError, TrainingDiverged
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks import Split, Task
 from pifi_probe.tasks.metrics import classification_metrics
-from pifi_probe.training import Recipe, RunResult, devices, fine_tune
-from pifi_probe.training.data import LengthGroupedOrder, encode, predict_logits
+from pifi_probe.training import Recipe, RunResult, callbacks, devices, fine_tune
+from pifi_probe.training.data import LengthGroupedOrder, encode, n_positions, predict_logits
 from pifi_probe.training.history import History
 from pifi_probe.training.trainer import PiFiTrainer
 from pifi_probe.training.work import classes
@@ -140,7 +142,8 @@ def test_splits_are_read_in_their_turn_and_the_test_split_once_at_the_end(
         return encode(split, *args)
 
     monkeypatch.setattr(classes, "encode", recorded)
-    fine_tune(parts.model(), TASK, RECIPE, callbacks=[Spy("on_train_end", lambda *args, **kwargs: log.append("end"))])
+    recipe = RECIPE.replace(max_length=64)  # the encoder's positions, so that no text can be too long for it
+    fine_tune(parts.model(), TASK, recipe, callbacks=[Spy("on_train_end", lambda *args, **kwargs: log.append("end"))])
     assert log == ["train", "validation", "end", "test"]
 
 
@@ -176,6 +179,40 @@ def test_the_model_is_left_with_the_weights_of_its_best_epoch(parts: Parts) -> N
         rows = encode(TASK.splits[split], tokenizer, 100)
         again = classification_metrics(rows.labels, predict_logits(model, rows, tokenizer))
         assert again.items() <= found.items()
+
+
+def test_the_end_of_a_table_of_positions_is_known(tmp_path: Path) -> None:
+    for family in (*slm.ENCODERS, *slm.DECODERS):
+        encoder = slm.tiny_slm(family)
+        limit = n_positions(encoder)
+        assert (limit is None) == (family in ("deberta", "deberta-v2", "modernbert", "llama"))
+        encoder(input_ids=torch.full((1, limit or 100), 5))
+        if limit is not None:
+            with pytest.raises((RuntimeError, IndexError)):
+                encoder(input_ids=torch.full((1, limit + 1), 5))
+
+
+def test_texts_beyond_the_encoders_positions_are_refused_before_training(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, task = RECIPE.replace(max_length=150, epochs=1), with_long_texts("train")
+    fine_tune(parts.model(), TASK, recipe)  # no text is that long
+    fine_tune(parts.model(), task, recipe.replace(max_length=64))
+    modern = slm.tiny_slm_folder(tmp_path / "modernbert", "modernbert")
+    fine_tune(pp.plug_in(str(modern), parts.layer, task=TASK), task, recipe)
+    monkeypatch.setattr(PiFiTrainer, "train", lambda *args, **kwargs: pytest.fail("trained"))
+    says = r"max_length=150 lets a text of 102 tokens through, and the encoder has 64 positions .*max_length=64\)"
+    for wrong in ("train", "validation", "test"):
+        with pytest.raises(RecipeError, match=says):
+            fine_tune(parts.model(), with_long_texts(wrong), recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def with_long_texts(name: str) -> Task:
+    """Return the task with texts of 100 words in one of its splits."""
+    split = TASK.splits[name]
+    texts = tuple(f"{' very' * 99} {row}" for row in range(len(split)))
+    return replace(TASK, splits={**TASK.splits, name: replace(split, texts=texts)})
 
 
 def test_predictions_come_in_the_order_of_the_rows(parts: Parts) -> None:
@@ -230,6 +267,24 @@ def test_the_progress_bar_stays_on_one_line_and_leaves_nothing_behind(
     shown = terminal.getvalue()
     assert "seed 0" in shown and "step" in shown and "\n" not in shown
     assert shown.rsplit("\r", 2)[1].strip() == "" and shown.endswith("\r"), "the last thing it does is to clear"
+
+
+def test_in_a_notebook_the_bar_is_a_widget_that_is_closed_at_the_end(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bars: list[Any] = []
+
+    def notebook_bar(**options: Any) -> Any:
+        bars.append(tqdm_notebook(**options))
+        return bars[-1]
+
+    monkeypatch.setattr(progress, "_in_notebook", lambda: True)
+    monkeypatch.setattr(callbacks, "tqdm", notebook_bar)  # tqdm.auto chooses it where there is a kernel
+    fine_tune(parts.model(), TASK, RECIPE)
+    (bar,) = bars
+    assert bar.n == bar.total == 9 and "validation accuracy=" in str(bar.container)
+    assert bar.container.comm is None, "closed"
+    assert capfd.readouterr().err == ""
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(parts: Parts) -> None:
@@ -331,7 +386,7 @@ def test_a_task_that_does_not_fit_is_refused_before_training(parts: Parts) -> No
     with pytest.raises(TaskError, match="same name"):
         fine_tune(parts.model(), TASK, RECIPE, also=[other_domain(), other_domain()])
     with pytest.raises(PlugInError, match="cannot be trained"):
-        fine_tune(parts.model().fold(), TASK, RECIPE)
+        fine_tune(parts.model().fold("z"), TASK, RECIPE)
     with pytest.raises(RecipeError, match="folder"):
         fine_tune(parts.model(), TASK, RECIPE, resume=True)
 

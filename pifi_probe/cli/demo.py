@@ -29,10 +29,12 @@ def demo(
 ) -> None:
     """Train vanilla, controls and plugged layers in both wirings on movie reviews; test on three domains."""
     from pifi_probe.experiments.demo import SIZES, run_demo
+    from pifi_probe.files import make_folder
 
     if fast and full:
         raise typer.BadParameter("choose one of --fast and --full")
     size = "fast" if fast else "full" if full else "default"
+    folder = make_folder(out / f"demo-{size}")  # before anything is fetched or trained
     terminal = console()
     if not as_json:
         terminal.print(f"minilm-l6 with layers of smollm2-135m, trained on movie-reviews: {SIZES[size]}")
@@ -42,7 +44,7 @@ def demo(
             scores = ", ".join(f"{name} {test['accuracy']:.1%}" for name, test in run.metrics.items())
             terminal.print(f"[{done}/{total}] {run.label}, seed {run.seed}: {scores}")
 
-    result = run_demo(out / f"demo-{size}", size=size, on_run=say)
+    result = run_demo(folder, size=size, on_run=say)
     if as_json:
         print_json({baseline: asdict(comparison) for baseline, comparison in result.comparisons.items()})
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskError
 from pifi_probe.stats import Interval, holm, mean_interval, paired_difference, verdict
 from pifi_probe.training.comparison import Comparison, Row
-from pifi_probe.training.result import SHARES, RunResult
+from pifi_probe.training.result import SHARES, RunResult, runs_in
 
 __all__ = ["Comparison", "compare"]
 
 _UNITS = {"nll": "nats"}  # of scores where smaller is better
+_DRAWN = ("random", "shuffled")  # variants of a layer whose weights come from the seed
 Arms = dict[str, dict[int, RunResult]]
 
 
@@ -38,7 +40,7 @@ def compare(
         "absolute_error", "f1" or "exact_match" of answers, "token_accuracy", "chrf" or "nll" of written text. None:
         the first of these for the kind of the task. Differences are positive where an arm is better.
     level : float
-        Nominal coverage of the intervals.
+        Nominal coverage of the intervals, between 0 and 1.
 
     Returns
     -------
@@ -46,20 +48,25 @@ def compare(
 
     Raises
     ------
+    PifiProbeError
+        If there are no runs, `results` holds anything else, or `metric` or `level` is unusable.
     RecipeError
         If recipes differ in more than the seed, or an arm has a seed twice.
     TaskError
         If tasks, sizes or test sets differ.
     PlugInError
-        If encoders differ, or no arm or several are the baseline.
+        If encoders differ, runs of one label differ in more than the seed draws, or no arm or several are the
+        baseline.
 
     Examples
     --------
     >>> compare(runs).frame  # doctest: +SKIP
     """
-    runs = list(results)
+    runs = runs_in(results, "compare")
     if not runs:
         raise PifiProbeError("no runs were given", where="compare", next="give the results of pp.fine_tune")
+    if not isinstance(level, numbers.Real) or not 0 < level < 1:
+        raise PifiProbeError(f"level={level!r} is not between 0 and 1", where="compare", next="the default is 0.95")
     known = next(iter(runs[0].tests.values())).score_names
     metric = metric or known[0]
     if metric not in known:
@@ -74,8 +81,8 @@ def compare(
 
 
 def _check_alike(runs: Sequence[RunResult]) -> None:
-    first = runs[0]
-    for run in runs[1:]:
+    first = next((run for run in runs if not run.tuned), runs[0])  # what one run tuned is free in the others, too
+    for run in runs:
         where = f"{first.label} and {run.label}"
         for name in ("name", "fingerprint", "sizes"):
             if run.task[name] != first.task[name]:
@@ -117,14 +124,38 @@ def _grouped(runs: Sequence[RunResult]) -> Arms:
     arms: Arms = {}
     for run in runs:
         seeds = arms.setdefault(run.label, {})
+        if seeds:
+            _check_one_arm(next(iter(seeds.values())), run)
         if run.seed in seeds:
             raise RecipeError(
                 "an arm has the same seed twice",
                 where=f"{run.label}, seed {run.seed}",
-                next="give each run once",
+                next="give each run once, and train each with a Recipe(seed=...) of its own",
             )
         seeds[run.seed] = run
     return {arm: dict(sorted(seeds.items())) for arm, seeds in arms.items()}
+
+
+def _check_one_arm(first: RunResult, run: RunResult) -> None:
+    own, other = _without_draws(first.model), _without_draws(run.model)
+    names = [name for name in own if name in other and own[name] != other[name]]  # older results say less
+    if names:
+        shown = ", ".join(f"{name} {own[name]!r} and {other[name]!r}" for name in names)
+        raise PlugInError(
+            f"runs of one label have different models: {shown}",
+            where=f"{run.label}, seed {first.seed} and seed {run.seed}",
+            next="leave one of them out, or name it apart: "
+            'dataclasses.replace(run, model=run.model | {"label": "another name"})',
+        )
+
+
+def _without_draws(model: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat description of a model without what depends on the seed."""
+    flat = {name: value for name, value in model.items() if name not in ("layers", "members")}
+    for number, layer in enumerate(model["layers"], start=1):
+        drawn = ("sha256",) if layer.get("variant") in _DRAWN else ()
+        flat |= {f"layer {number} {name}": value for name, value in layer.items() if name not in drawn}
+    return flat
 
 
 def _baseline_of(arm: str, arms: Arms, baseline: str) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.combine import Unshared
-from pifi_probe.plugin.config import join_specs
+from pifi_probe.plugin.config import WIRINGS, join_specs
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.training.history import trained_state
@@ -29,6 +29,7 @@ _MODES = (
     "lr_projection_factor",
     "head_dropout",
 )
+_OVERRIDABLE = ("feed", "mask", "scale", "bypass", "pooling")
 
 
 def describe_model(model: PiFiForSequenceClassification) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def describe_model(model: PiFiForSequenceClassification) -> dict[str, Any]:
     """
     config = model.config
     values = {name: getattr(config, name) for name in _MODES}
-    names = ("spec", "model", "revision", "index", "sha256", "variant", "reduced")
+    names = ("spec", "model", "revision", "index", "dtype", "sha256", "variant", "reduced")
     values["layers"] = [{name: getattr(layer.card, name) for name in names} for layer in model.frozen_layers]
     values["shapes"] = _shapes(model)
     if config.combine not in (None, "serial"):
@@ -48,12 +49,26 @@ def describe_model(model: PiFiForSequenceClassification) -> dict[str, Any]:
 
 
 def label_of(description: dict[str, Any]) -> str:
-    """Return the name of an arm, such as ``"paper: random smollm2-135m[29]"`` or ``"matched: A[3] | A[20] (mix)"``."""
+    """Return the name of an arm, such as ``"paper: random smollm2-135m[29]"`` or ``"matched: A[3] | A[20] (mix)"``.
+
+    Where a mode was set against its wiring, the name says so: ``"custom: A[3] (paper, pooling=mean)"``.
+    """
     combine = description.get("combine")
     specs = join_specs([layer["spec"] for layer in description["layers"]], combine, description.get("branches", []))
     width = "" if specs or not combine else f"of width {description['shapes']['L_in'][0]}"
-    parts = [description["control"], specs or width, f"({combine})" if combine else ""]
+    parts = [description["control"], specs or width, f"({combine})" if combine else "", _overrides(description)]
     return f"{description['wiring']}: {' '.join(part for part in parts if part)}"
+
+
+def _overrides(description: dict[str, Any]) -> str:
+    """Return the wiring that was begun with and the modes that are not its own; empty for a wiring as it is."""
+    if description["wiring"] in WIRINGS:
+        return ""
+    factor = description["lr_projection_factor"]  # of all modes the one that cannot be overridden
+    base = next((name for name, preset in WIRINGS.items() if preset["lr_projection_factor"] == factor), "")
+    preset = {"mask": "causal", **WIRINGS.get(base, {})}
+    changed = [f"{name}={description[name]}" for name in _OVERRIDABLE if description[name] != preset.get(name)]
+    return f"({', '.join(part for part in (base, *changed) if part)})"
 
 
 def _shapes(model: PiFiForSequenceClassification) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from typing import Any
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
+from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks.task import Split, Task
-from pifi_probe.training.data import encode
+from pifi_probe.training.data import encode, n_positions
 from pifi_probe.training.describe import describe_model
-from pifi_probe.training.result import RunResult
+from pifi_probe.training.result import RunResult, runs_in
 from pifi_probe.training.scales import plugin_scales
 from pifi_probe.training.signatures import (
     Check,
@@ -91,7 +92,7 @@ def diagnose(
     ----------
     run_or_model : RunResult or PiFiForSequenceClassification
     runs : sequence of RunResult
-        Further seeds of the same arm, and the controls it is compared with.
+        Further seeds of the same arm, and the controls it is compared with. The run itself may be among them.
     task : Task, optional
         Its texts are read for the language of the donor and, for a model, for the scale of the plug-in. For poor
         results under domain shift, give the task of the other domain.
@@ -101,10 +102,22 @@ def diagnose(
     Diagnosis
         What cannot be checked is "skipped", with the reason.
 
+    Raises
+    ------
+    PifiProbeError
+        If the first argument is neither a run nor a model, or `runs` holds anything but results of runs.
+
     Examples
     --------
     >>> pp.diagnose(run, runs=controls, task=pp.load_task("tweets"))  # doctest: +SKIP
     """
+    if not isinstance(run_or_model, RunResult | PiFiPreTrainedModel):
+        raise PifiProbeError(
+            f"a {type(run_or_model).__name__} cannot be diagnosed",
+            where="diagnose",
+            next="give what pp.fine_tune returned, or a model of pp.plug_in",
+        )
+    runs = runs_in(runs, "diagnose(runs=...)")
     if isinstance(run_or_model, RunResult):
         about, label = run_or_model.model, run_or_model.label
         curves, bound = run_or_model.curves, run_or_model.recipe.max_grad_norm
@@ -159,7 +172,8 @@ def _ratios(subject: RunResult | PiFiForSequenceClassification, task: Task | Non
     if task is None:
         return []
     tokenizer = tokenizer_for(subject)
-    scales = plugin_scales(subject, encode(_some_split(task), tokenizer, max_length=100), tokenizer)
+    max_length = min(100, n_positions(subject.encoder) or 100)
+    scales = plugin_scales(subject, encode(_some_split(task), tokenizer, max_length), tokenizer)
     return [scales["branch_ratio"]] if "branch_ratio" in scales else []
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.errors import RecipeError, RunInterrupted, SaveError
 from pifi_probe.files import write_json
-from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.training.history import load_trained_state
 from pifi_probe.training.result import RunResult
 
@@ -80,28 +80,47 @@ class RunFolder:
         return None
 
     def stored_result(self, identity: dict[str, Any], tests: dict[str, str]) -> RunResult | None:
-        """Return the result of the same run with the same tests (name to fingerprint), if it has ended."""
-        if not self.result_file.is_file():
+        """Return the result of the same run with the same tests (name to fingerprint), if it has ended.
+
+        A checkpoint is of a run that was begun after the result. Where that is the run asked for, or neither is,
+        return None: `begin` goes on with it, or refuses.
+
+        Raises
+        ------
+        RecipeError
+            If the result is of another run and there is no checkpoint.
+        """
+        unfinished = self.last_checkpoint() is not None
+        if not self.result_file.is_file() or (unfinished and not _unlike(_read(self._run_file), identity)):
             return None
         result = RunResult.from_json(self.result_file)
+        if unfinished and _unlike(result.identity, identity):
+            return None
         self._check(result.identity, identity)
         return result if tests == {name: test.fingerprint for name, test in result.tests.items()} else None
 
-    def end(self, result: RunResult) -> None:
-        """Write the result, and only then remove the checkpoints.
+    def end(
+        self, result: RunResult, model: PiFiPreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None
+    ) -> None:
+        """Write the result and the model, if one is given, in place of an earlier run's; then remove the checkpoints.
 
         Raises
         ------
         SaveError
             If the disk is full; the run's checkpoints are still there.
         """
+        replaces = self.result_file.is_file()
         try:
             result.to_json(self.result_file)
         except SaveError as error:
             raise SaveError(error.what, where=error.where, next=_FREE_SPACE) from error
+        if model is not None and tokenizer is not None:
+            self._save_model(model, tokenizer)
+        elif replaces:
+            shutil.rmtree(self.model_folder, ignore_errors=True)  # the earlier run's, which is not what the result says
         self._remove_checkpoints()
 
-    def save_model(self, model: PiFiForSequenceClassification, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _save_model(self, model: PiFiPreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Save the trained model and its tokenizer.
 
         Raises
@@ -119,7 +138,7 @@ class RunFolder:
                 next=_FREE_SPACE,
             ) from error
 
-    def restore_model(self, model: PiFiForSequenceClassification) -> bool:
+    def restore_model(self, model: PiFiPreTrainedModel) -> bool:
         """Put the saved weights into `model`; return False when none were saved."""
         file = self.model_folder / "model.safetensors"
         if not file.is_file():
@@ -145,13 +164,20 @@ class RunFolder:
             self._run_file.unlink()
 
     def _check(self, stored: dict[str, Any], identity: dict[str, Any]) -> None:
-        for part, value in json.loads(json.dumps(identity)).items():
-            if stored.get(part) != value:
-                raise RecipeError(
-                    f"the folder holds another run: its {part} differs{_difference(stored.get(part), value)}",
-                    where=str(self.path),
-                    next="give the same model, task and recipe, another folder, or resume=False to start anew",
-                )
+        part = _unlike(stored, identity)
+        if part:
+            raise RecipeError(
+                f"the folder holds another run: its {part} differs{_difference(stored.get(part), identity[part])}",
+                where=str(self.path),
+                next="give the same model, task and recipe, or another folder; resume=False starts anew in place of "
+                "that run",
+            )
+
+
+def _unlike(stored: dict[str, Any], identity: dict[str, Any]) -> str:
+    """Return the first part of an identity in which a stored run differs; empty where it is the same run."""
+    parts = json.loads(json.dumps(identity))
+    return next((part for part, value in parts.items() if stored.get(part) != value), "")
 
 
 def _difference(stored: Any, own: Any) -> str:

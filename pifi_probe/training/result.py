@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pifi_probe.errors import CorruptFileError
+from pifi_probe.errors import CorruptFileError, PifiProbeError
 from pifi_probe.files import write_text
 from pifi_probe.tasks.metrics import classification_metrics, per_example
 from pifi_probe.tasks.task import Task
 from pifi_probe.training.recipe import Recipe
 
-__all__ = ["RunResult", "TestResult"]
+__all__ = ["RunResult", "TestResult", "runs_in"]
 
 FORMAT = 1
 SHOWN = (
@@ -239,6 +239,25 @@ class RunResult:
         counts = f"{self.parameters['trainable']:,} trained, {self.parameters['frozen']:,} frozen weights"
         caption = f"{self.label}, seed {self.seed}, epoch {self.best_epoch}: {counts}, {self.seconds['train']:.0f} s"
         return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{rows}</table>"
+
+
+def runs_in(results: Any, where: str) -> list[RunResult]:
+    """Return results of runs as a list.
+
+    Raises
+    ------
+    PifiProbeError
+        If `results` is anything but several results; the error names `where`.
+    """
+    given = list(results) if isinstance(results, Iterable) else []
+    wrong = [one for one in given if not isinstance(one, RunResult)] if isinstance(results, Iterable) else [results]
+    if wrong:
+        raise PifiProbeError(
+            f"a {type(wrong[0]).__name__} was given, not a list of results",
+            where=where,
+            next="give a list of what pp.fine_tune returned; a stored one is read with pp.RunResult.from_json",
+        )
+    return given
 
 
 def describe_score(metric: str, test: TestResult) -> str:

@@ -19,7 +19,7 @@ from pifi_probe.provenance import PeakMemory, collect
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
 from pifi_probe.training.callbacks import Interrupt, ProgressBar
-from pifi_probe.training.data import EncodedSplit
+from pifi_probe.training.data import EncodedSplit, n_positions
 from pifi_probe.training.describe import count_parameters, describe_model, layer_digests, start_digest
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.folder import RunFolder, temporary_run_folder
@@ -60,12 +60,13 @@ def fine_tune(
     also : sequence of Task
         Further test sets (domain shift). Texts that also occur in training or validation are left out.
     out : str or Path, optional
-        A folder for ``result.json`` and, while the run goes on, its checkpoints. None: nothing is kept, unless
-        the run is interrupted.
+        A folder for ``result.json`` and, while the run goes on, its checkpoints. The result (and model) of an
+        earlier run in it stay until this run has ended, which replaces them. None: nothing is kept, unless the
+        run is interrupted.
     resume : bool
         Go on from the last checkpoint in `out`, to the same numbers as an uninterrupted run; start anew when
-        there is none. Of a run that had ended, return the stored result; its weights are put into `model` if
-        they were saved.
+        there is none. Of a run that had ended and was not begun again since, return the stored result; its
+        weights are put into `model` if they were saved.
     save_model : bool
         Save the trained model into ``out/model``.
     callbacks : sequence of TrainerCallback
@@ -82,7 +83,8 @@ def fine_tune(
     PlugInError
         If the model's classes are not the task's.
     RecipeError
-        If the machine cannot follow the recipe, or `out` holds another run that `resume` would mix in.
+        If the machine cannot follow the recipe, a text is longer than the encoder's table of positions, or `out`
+        holds another run that `resume` would mix in, or an ended one whose model can no longer be saved.
     TrainingDiverged
         If the loss or a gradient becomes NaN or infinite.
     RunInterrupted
@@ -105,7 +107,14 @@ def fine_tune(
     folder = RunFolder(Path(out))
     stored = folder.stored_result(run.identity, run.fingerprints) if resume else None
     if stored is not None:
-        if not folder.restore_model(model):
+        restored = folder.restore_model(model)
+        if save_model and not restored:
+            raise RecipeError(
+                "the run had ended and its model was not saved, so there is none to save",
+                where=str(out),
+                next="train again without resume, or into another folder; or do without the model",
+            )
+        if not restored:
             logger.warning("%s: the run had ended and its weights were not saved: the model is untrained", out)
         return stored
     run.train(folder, resume=resume, callbacks=callbacks)
@@ -113,9 +122,7 @@ def fine_tune(
         result = run.test()
     except KeyboardInterrupt as error:
         raise folder.interrupted() from error
-    if save_model:
-        folder.save_model(model, run.tokenizer)
-    folder.end(result)
+    folder.end(result, model if save_model else None, run.tokenizer)
     return result
 
 
@@ -176,6 +183,7 @@ class Run:
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         """Train, and put the weights of the best epoch into the model."""
+        self._check_lengths()
         checkpoint = folder.begin(self.identity, resume=resume)
         interrupt, bar = (
             Interrupt(),
@@ -252,9 +260,26 @@ class Run:
     def _encoded(self, split: Split) -> EncodedSplit:
         return self.work.encode(split, self.tokenizer, self.recipe.max_length)
 
+    def _check_lengths(self) -> None:
+        """Refuse texts beyond the encoder's table of positions; of the test splits only lengths are read."""
+        limit, max_length = n_positions(self.model.encoder), self.recipe.max_length
+        if limit is None or max_length <= limit:
+            return
+        splits = {f"{self.task.name}, {name}": self.task.splits[name] for name in ("train", "validation")}
+        splits |= {f"{name}, test": view.splits["test"] for name, (view, _) in self.views.items()}
+        for where, split in splits.items():
+            longest = max(self._encoded(split).lengths)
+            if longest > limit:
+                raise RecipeError(
+                    f"max_length={max_length} lets a text of {longest} tokens through, and the encoder has {limit} "
+                    "positions",
+                    where=where,
+                    next=f"use Recipe(max_length={limit}) or less",
+                )
+
 
 def _check(model: PiFiPreTrainedModel, task: Task) -> None:
-    if not isinstance(model, PiFiPreTrainedModel) or model.config.folded or model.fold_report:
+    if not isinstance(model, PiFiPreTrainedModel) or model.config.folded:
         raise PlugInError(
             "this model cannot be trained as a PiFi run",
             where=type(model).__name__,

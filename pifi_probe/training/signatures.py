@@ -103,7 +103,7 @@ def check_controls(arm: Sequence[RunResult], others: Sequence[RunResult]) -> Che
     rows = {}
     try:
         for wanted in CONTROLS:
-            given = [run for run in others if run.model["control"] == wanted]
+            given = [run for run in others if run.model["control"] == wanted and run.label != arm[0].label]
             alike = [run for run in given if run.model["wiring"] == arm[0].model["wiring"]]
             for label in sorted({run.label for run in alike or given}):
                 pair = [*arm, *(run for run in given if run.label == label)]
