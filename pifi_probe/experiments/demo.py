@@ -60,7 +60,7 @@ class DemoArm:
 FAST, DEFAULT, FULL = 0, 1, 2
 SIZES: Mapping[str, Size] = MappingProxyType(
     {
-        "fast": Size(FAST, 64, 64, 60, seeds=2, epochs=2),
+        "fast": Size(FAST, 64, 32, 32, seeds=2, epochs=2),
         "default": Size(DEFAULT, 256, 128, 500, seeds=2, epochs=3),
         "full": Size(FULL, 1000, 250, 1000, seeds=3, epochs=3, precision="bf16"),
     }
