@@ -37,6 +37,9 @@ def test_the_time_of_the_demo_is_the_recorded_one() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "demo-default.json").read_text(encoding="utf-8"))
     assert record["command"] == "pifi-probe demo"
     assert f"`make demo` took {record['seconds'] / 60:.1f} minutes" in README
+    fast = json.loads((ROOT / "benchmarks" / "results" / "demo-fast.json").read_text(encoding="utf-8"))
+    assert fast["command"] == "pifi-probe demo --fast" and fast["seconds"] <= 120
+    assert f"the shortest version, {fast['seconds'] / 60:.1f} minutes" in README
 
 
 def test_the_time_of_a_step_is_the_recorded_one() -> None:
