@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,15 @@ def tiny_slm_folder(folder: Path, family: str = "bert", seed: int = 0) -> Path:
     tiny_slm(family, seed).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def logits(
+    model: Any, texts: Sequence[str] = ("the film was good", "the plot was very very awful and sad not happy", "good")
+) -> torch.Tensor:
+    """Return what a plugged classifier says of texts, (n, n_labels)."""
+    with torch.no_grad():
+        answer: torch.Tensor = model(**tiny_tokenizer()(list(texts), padding=True, return_tensors="pt")).logits
+    return answer
 
 
 def tiny_task(n: int = 48, name: str = "words") -> Task:

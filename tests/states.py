@@ -5,15 +5,13 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from pifi_probe.layers.families import family_of
-from pifi_probe.layers.shell import decoder_of
+from pifi_probe.layers.shell import layers_of
 
 
 @torch.no_grad()
 def whole_states(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
     """Return ``output_hidden_states`` (batch, seq, d) of all points; the last one as it is before the final norm."""
-    family = family_of(model.config)
-    last = getattr(decoder_of(model.base_model, family), family.layers)[-1]
+    last = layers_of(model.base_model)[-1]
     caught: list[torch.Tensor] = []
     handle = last.register_forward_hook(
         lambda module, args, output: caught.append(output[0] if isinstance(output, tuple) else output)

@@ -247,6 +247,9 @@ def test_a_random_configuration_gives_an_error_of_our_own_or_a_layer(
         tiny.tiny_checkpoint("llama", folder)
     (folder / "config.json").write_text(json.dumps(tiny.tiny_config("llama").to_dict() | changes))
     try:
-        assert extract_from(open_checkpoint(str(folder)), 0, model="random").n_params > 0
+        checkpoint = open_checkpoint(str(folder))
+        read, stored = checkpoint.read_layer(0), checkpoint.layer_names(1)
+        assert [name.split(".0.", 1)[1] for name in read] == [name.split(".1.", 1)[1] for name in stored]
+        assert extract_from(checkpoint, 0, model="random").n_params == sum(tensor.numel() for tensor in read.values())
     except PifiProbeError as error:
         assert "\n" not in str(error)

@@ -152,7 +152,7 @@ def test_a_layer_and_the_embeddings_come_out_of_a_model_that_sees_too(
     for index in range(tiny.N_LAYERS):
         taken = extract_from(checkpoint, index, model=family)
         stored = dict(decoder.layers[index].state_dict())
-        assert {name: torch.equal(tensor, stored.pop(name)) for name, tensor in taken.tensors()} and not stored
+        assert all(torch.equal(tensor, stored.pop(name)) for name, tensor in taken.tensors()) and not stored
     tokens = torch.tensor([[3, 5, 7]])
     states = Stem(checkpoint, [tokens])(tokens, torch.ones_like(tokens))
     embeddings = decoder(input_ids=tokens, output_hidden_states=True).hidden_states[0]

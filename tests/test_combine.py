@@ -22,6 +22,7 @@ from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.training import controls, controls_at_equal_k, ensemble
 from pifi_probe.training.describe import describe_model, start_digest
 from tests import runs, slm, tiny
+from tests.slm import logits
 
 DESIGNS = ("gated-serial", "mix", "unshared", "gated")
 MODES = ({"wiring": "paper"}, {"wiring": "matched"}, {"feed": "sequence", "pooling": "mean", "scale": "matched"})
@@ -57,12 +58,6 @@ def of(design: str, layers: list[FrozenLayer]) -> FrozenLayers:
 def build(bert: Path, given: FrozenLayers, **options: Any) -> Any:
     options.setdefault("target_rms", 2.0)
     return pp.plug_in(str(bert), given, task=slm.tiny_task(), **options)
-
-
-def logits(model: PiFiForSequenceClassification) -> torch.Tensor:
-    texts = ["the film was good", "the plot was very very awful and sad not happy", "good"]
-    with torch.no_grad():
-        return model(**slm.tiny_tokenizer()(texts, padding=True, return_tensors="pt")).logits
 
 
 def moved(model: PiFiForSequenceClassification) -> PiFiForSequenceClassification:

@@ -16,7 +16,7 @@ import pifi_probe as pp
 from pifi_probe.layers.families import FAMILIES
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.reduce import reduction_error
-from pifi_probe.layers.shell import decoder_of
+from pifi_probe.layers.shell import layers_of
 from tests import tiny
 
 TOLERANCE = 1e-5
@@ -55,7 +55,7 @@ def padded_batch(seq: int, padding: str, vocab: int) -> tuple[torch.Tensor, torc
 
 def worst_error(full: PreTrainedModel, layer: FrozenLayer, index: int) -> float:
     """Return the largest relative error over lengths and paddings, on unpadded positions."""
-    block = getattr(decoder_of(full.base_model, layer.family), layer.family.layers)[index]
+    block = layers_of(full.base_model)[index]
     worst = 0.0
     for seq, padding in [(1, "none"), (17, "none"), (17, "left"), (17, "right")]:
         ids, mask = padded_batch(seq, padding, full.config.vocab_size)

@@ -13,6 +13,7 @@ from pifi_probe.errors import PlugInError
 from pifi_probe.plugin.fold import FoldedPlugIn
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from tests import slm, tiny
+from tests.slm import logits
 
 WIDE = {"hidden_size": 128, "intermediate_size": 64, "head_dim": 32}  # 2 d_slm < d_llm: folding pays
 GATED = ("llama", "llama_scaled", "mistral", "qwen2", "qwen3", "gemma", "smollm3")
@@ -27,12 +28,6 @@ def build(bert: Path, folder: Path, **options: object) -> PiFiForSequenceClassif
     model = pp.plug_in(str(bert), f"{folder}[1]", task=slm.tiny_task(), **options)
     torch.nn.init.normal_(model.plugin.L_out.weight, std=0.1)
     return model
-
-
-def logits(model: PiFiForSequenceClassification) -> torch.Tensor:
-    texts = ["the film was good", "the plot was very very awful and sad not happy", "good"]
-    with torch.no_grad():
-        return model(**slm.tiny_tokenizer()(texts, padding=True, return_tensors="pt")).logits
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:

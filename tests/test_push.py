@@ -14,6 +14,7 @@ from pifi_probe.errors import LicenceError
 from pifi_probe.layers.frozen import FrozenLayer
 from tests import slm, tiny
 from tests.hub_server import HubServer, running_hub
+from tests.slm import logits
 
 TOKEN = "hf_owner"
 
@@ -39,11 +40,6 @@ def donor(tmp_path: Path) -> FrozenLayer:
 
 def plugged(donor: FrozenLayer, tmp_path: Path, **options: bool) -> pp.PiFiForSequenceClassification:
     return pp.plug_in(str(slm.tiny_slm_folder(tmp_path / "slm")), donor, task=slm.tiny_task(), **options)
-
-
-def logits(model: pp.PiFiForSequenceClassification) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**slm.tiny_tokenizer()(["the film was good"], return_tensors="pt")).logits
 
 
 @pytest.mark.parametrize("folded", [False, True])

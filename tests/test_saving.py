@@ -13,6 +13,7 @@ from pifi_probe.errors import ModelNotFoundError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from tests import slm, tiny
+from tests.slm import logits
 
 GROUPED = ("llama", "mistral", "gemma2", "phi")  # several heads read one key-value head
 OTHERS = ("gpt2", "opt", "gpt_neox", "gpt_oss", "deepseek_v3")
@@ -21,11 +22,6 @@ OTHERS = ("gpt2", "opt", "gpt_neox", "gpt_oss", "deepseek_v3")
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return slm.tiny_slm_folder(tmp_path_factory.mktemp("slm"))
-
-
-def logits(model: PiFiForSequenceClassification) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**slm.tiny_tokenizer()(["the film was good", "bad"], padding=True, return_tensors="pt")).logits
 
 
 def plugged(bert: Path, spec: str, **options: object) -> PiFiForSequenceClassification:

@@ -19,9 +19,8 @@ from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import pick_device
-from pifi_probe.layers.families import family_of
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.shell import decoder_of
+from pifi_probe.layers.shell import layers_of
 from pifi_probe.layers.tokenizer import donor_tokenizer
 
 __all__ = ["WholeModel", "load_whole"]
@@ -73,8 +72,7 @@ class WholeModel:
     @contextlib.contextmanager
     def with_layer(self, layer: FrozenLayer) -> Iterator[None]:
         """Put a layer's weights into its place for a while."""
-        family = family_of(layer.config)
-        own = getattr(decoder_of(self.model.base_model, family), family.layers)[layer.card.index]
+        own = layers_of(self.model.base_model)[layer.card.index]
         kept = copy.deepcopy(own.state_dict())
         try:
             own.load_state_dict(layer.block.state_dict())

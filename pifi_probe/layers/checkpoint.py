@@ -180,6 +180,11 @@ class _Tensors(Mapping[str, TensorInfo]):
         return files
 
 
+def is_gguf(name: str) -> bool:
+    """Return whether a name is that of a GGUF file."""
+    return name.lower().endswith(".gguf")
+
+
 def open_checkpoint(
     model: str, revision: str | None = None, *, allow_pickle: bool = False, allow_full_download: bool = False
 ) -> Checkpoint:

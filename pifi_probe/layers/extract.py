@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
@@ -11,12 +13,11 @@ from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.families import family_of, layer_config
 from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard
 from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel
-from pifi_probe.layers.shell import refuse_absurd_config, strip_shell
+from pifi_probe.layers.shell import CHECK_CONFIG, refuse_absurd_config, strip_shell
 from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, parse
 
 __all__ = ["extract", "pick_device"]
 
-_ADVICE = "check that config.json belongs to these weights, or download the model again"
 _DEVICES = 'use "auto", "cpu", or "cuda" with a CUDA build of torch and a GPU'
 _DTYPES = {
     "float32": torch.float32,
@@ -144,10 +145,9 @@ def _fill(
         raise CheckpointError(
             f"transformers cannot build a layer of this configuration: {type(error).__name__}: {error}",
             where=where,
-            next=_ADVICE,
+            next=CHECK_CONFIG,
         ) from error
-    family = family_of(config)
-    ours = f"{family.decoder + '.' if family.decoder else ''}{family.layers}.0."
+    ours = f"{family_of(config).path}.0."
     wrong = [str(item[0]) if isinstance(item, tuple) else str(item) for item in info["mismatched_keys"]]
     problems = {
         "missing": [key for key in info["missing_keys"] if ours in key],
@@ -159,7 +159,7 @@ def _fill(
             raise CheckpointError(
                 f"the checkpoint's tensors do not make up the layer: tensors {problem}: {', '.join(sorted(names)[:4])}",
                 where=where,
-                next=_ADVICE,
+                next=CHECK_CONFIG,
             )
     return shell
 
@@ -211,13 +211,13 @@ def pick_device(device: str | torch.device) -> torch.device:
     PlugInError
         If there is no such device.
     """
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    is_here: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if str(device) == "auto":
-        return torch.device(next((name for name, found in here.items() if found), "cpu"))
+        return torch.device(next((name for name, found in is_here.items() if found()), "cpu"))
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise PlugInError(f"torch knows no device {device!r}", where="device", next=_DEVICES) from error
-    if not here.get(chosen.type, True):
+    if chosen.type in is_here and not is_here[chosen.type]():
         raise PlugInError(f"torch finds no device {str(device)!r} here", where="device", next=_DEVICES)
     return chosen

@@ -64,6 +64,11 @@ class Family:
     gated_mlp: bool = False
     alibi: bool = False
 
+    @property
+    def path(self) -> str:
+        """Where the base model keeps the layers: ``"layers"``, ``"decoder.layers"``, ..."""
+        return f"{self.decoder}.{self.layers}".lstrip(".")
+
 
 _LLAMA = Family(gated_mlp=True)
 _MOE = Family()

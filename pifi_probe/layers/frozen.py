@@ -19,7 +19,7 @@ from pifi_probe.errors import CheckpointError, CorruptFileError, FrozenLayerErro
 from pifi_probe.files import atomic_write, json_text, save_tensors
 from pifi_probe.layers.configs import read_json
 from pifi_probe.layers.families import Family, family_of
-from pifi_probe.layers.shell import decoder_of, make_shell, refuse_absurd_config
+from pifi_probe.layers.shell import layers_of, make_shell, refuse_absurd_config
 
 if TYPE_CHECKING:
     from pifi_probe.layers.parallel import FrozenParallel
@@ -127,7 +127,7 @@ class FrozenLayer(nn.Module):
     @property
     def block(self) -> nn.Module:
         """The family's own layer module."""
-        return getattr(decoder_of(self.shell, self.family), self.family.layers)[0]
+        return layers_of(self.shell)[0]
 
     @property
     def config(self) -> PretrainedConfig:

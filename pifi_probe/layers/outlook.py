@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from pifi_probe import assets
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import ModelNotFoundError, PlugInError, UnsupportedFamilyError
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.checkpoint import is_gguf, open_checkpoint
 from pifi_probe.layers.families import FAMILIES, layer_config
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.layers.reduce import reduce_structure
@@ -221,7 +221,7 @@ def width_of(slm: str) -> int:
     if slm in NAMED_MODELS:
         return NAMED_MODELS[slm].hidden_size
     source = str(assets.path(slm)) if assets.is_asset(slm) else repo_of(slm)
-    if source.lower().endswith(".gguf"):
+    if is_gguf(source):
         return int(open_checkpoint(source).config.hidden_size)
     try:
         with quiet_transformers():

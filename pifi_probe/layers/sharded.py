@@ -190,9 +190,8 @@ def _own_prefix(config: PretrainedConfig, stored: str) -> str:
     family = FAMILIES.get(config.model_type)
     if family is None:
         return stored
-    bare = f"{family.decoder}.{family.layers}".lstrip(".")
-    whole = f"{MODEL_MAPPING[type(config)].base_model_prefix}.{bare}"
-    return stored if stored in (bare, whole) else whole
+    whole = f"{MODEL_MAPPING[type(config)].base_model_prefix}.{family.path}"
+    return stored if stored in (family.path, whole) else whole
 
 
 def _parent(prefix: str) -> str:

@@ -13,7 +13,9 @@ from pifi_probe.compat import base_model
 from pifi_probe.errors import CheckpointError
 from pifi_probe.layers.families import Family, family_of
 
-__all__ = ["decoder_of", "make_shell", "refuse_absurd_config", "strip_shell", "strip_stem"]
+__all__ = ["CHECK_CONFIG", "layers_of", "make_shell", "refuse_absurd_config", "strip_shell", "strip_stem"]
+
+CHECK_CONFIG = "check that config.json belongs to these weights, or download the model again"  # what to do next
 
 _MOST_OUTSIDE = 1 << 28  # entries of position tables and masks beside one layer; OPT-175B has 25 million
 
@@ -32,9 +34,16 @@ class _Untouched(nn.Module):
         return hidden_states
 
 
-def decoder_of(shell: PreTrainedModel, family: Family) -> nn.Module:
+def _decoder_of(shell: PreTrainedModel, family: Family) -> nn.Module:
     """Return the module of the base model that holds the layers."""
     return getattr(shell, family.decoder) if family.decoder else shell
+
+
+def layers_of(base: PreTrainedModel) -> nn.ModuleList:
+    """Return the layers of a family's base model; of a shell, its only one."""
+    family = family_of(base.config)
+    layers: nn.ModuleList = getattr(_decoder_of(base, family), family.layers)
+    return layers
 
 
 def make_shell(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -59,35 +68,32 @@ def refuse_absurd_config(config: PretrainedConfig, stored: int, where: str) -> N
     CheckpointError
         If the layer, or the position tables beside it, would be absurdly large, or an entry is NaN or infinite.
     """
-    advice = "check that config.json belongs to these weights, or download the model again"
     for key, value in vars(config).items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise CheckpointError(f"the configuration says {key} = {value}", where=where, next=advice)
-    family = family_of(config)
+            raise CheckpointError(f"the configuration says {key} = {value}", where=where, next=CHECK_CONFIG)
     with torch.device("meta"):
         shell = MODEL_MAPPING[type(config)](config)
-    layer = getattr(decoder_of(shell, family), family.layers)[0]
-    expected = sum(p.numel() for p in layer.parameters())
+    expected = sum(p.numel() for p in layers_of(shell).parameters())
     outside = sum(t.numel() for t in (*shell.parameters(), *shell.buffers())) - expected
     if expected > 2 * stored:
         raise CheckpointError(
             f"the checkpoint's tensors do not make up the layer: {stored:,} weights are stored, and the "
             f"configuration asks for {expected:,}",
             where=where,
-            next=advice,
+            next=CHECK_CONFIG,
         )
     if outside > _MOST_OUTSIDE:
         raise CheckpointError(
             f"the configuration asks for tables of {outside:,} entries beside the layer, such as those of positions",
             where=where,
-            next=advice,
+            next=CHECK_CONFIG,
         )
 
 
 def strip_shell(shell: PreTrainedModel) -> PreTrainedModel:
     """Replace embeddings, position embeddings and final norm, so that only the layer's tensors remain."""
     family = family_of(shell.config)
-    decoder = decoder_of(shell, family)
+    decoder = _decoder_of(shell, family)
     shell.set_input_embeddings(_Untouched())
     _silence(decoder, (*family.before, *family.outside))
     for name in family.zeros:
@@ -98,7 +104,7 @@ def strip_shell(shell: PreTrainedModel) -> PreTrainedModel:
 def strip_stem(stem: PreTrainedModel) -> PreTrainedModel:
     """Replace what a model without layers does after them, so that it returns what its first layer was given."""
     family = family_of(stem.config)
-    _silence(decoder_of(stem, family), family.outside)
+    _silence(_decoder_of(stem, family), family.outside)
     return stem
 
 

@@ -11,7 +11,7 @@ from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import CheckpointError
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.families import family_of, stem_config
-from pifi_probe.layers.shell import strip_stem
+from pifi_probe.layers.shell import CHECK_CONFIG, strip_stem
 
 __all__ = ["Stem"]
 
@@ -55,7 +55,7 @@ class Stem:
             raise CheckpointError(
                 f"tensors before the first layer are missing or of wrong shape: {', '.join(wrong[:4])}",
                 where=checkpoint.identity,
-                next="check that config.json belongs to these weights, or download the model again",
+                next=CHECK_CONFIG,
             )
         self._model = strip_stem(stem).eval()
 

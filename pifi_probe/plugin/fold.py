@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -145,12 +146,12 @@ def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tup
         )
     if form not in ("auto", "z", "grouped"):
         raise PlugInError(f"unknown form {form!r}", where="form", next="use auto, z or grouped")
-    grouped, exact = _grouped(plugin), plugin
+    grouped = _grouped(plugin)
     chosen: PlugIn | FoldedPlugIn = grouped
-    reason = _why_not_z(grouped)
+    reason, error = _why_not_z(grouped), 0.0
     if not reason and form != "grouped":
-        exact = _in_float32(grouped)
-        z = _fold_z(exact)
+        exact = _in_float32(plugin)
+        z = _fold_z(_grouped(exact))
         error = _relative_error(exact, z)
         if error > TOLERANCE:
             reason = f"the folded form differs by {error:.1e}"
@@ -164,7 +165,8 @@ def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tup
         raise PlugInError(
             f"this layer has no exact z-form: {reason}", where=model.config.layer_specs, next="use grouped"
         )
-    error = _relative_error(exact if isinstance(chosen, FoldedPlugIn) else plugin, chosen)
+    if isinstance(chosen, PlugIn):
+        error = _relative_error(plugin, chosen)
     return chosen, _report(plugin, chosen, reason or "asked for", error)
 
 
@@ -184,10 +186,15 @@ def _report(before: PlugIn, after: PlugIn | FoldedPlugIn, reason: str, error: fl
 
 def _grouped(plugin: PlugIn) -> PlugIn:
     """Return a plug-in with the same projections and the single-token form of each layer."""
-    grouped = copy.copy(plugin)
-    grouped._modules = dict(plugin._modules)
-    grouped.layers = nn.ModuleList(reduce(layer) for layer in plugin.layers if isinstance(layer, FrozenLayer))
-    return grouped
+    return _with_layers(plugin, (reduce(layer) for layer in plugin.layers if isinstance(layer, FrozenLayer)))
+
+
+def _with_layers(plugin: PlugIn, layers: Iterable[FrozenLayer]) -> PlugIn:
+    """Return a plug-in with the same projections around other layers."""
+    other = copy.copy(plugin)
+    other._modules = dict(plugin._modules)
+    other.layers = nn.ModuleList(layers)
+    return other
 
 
 def _in_float32(plugin: PlugIn) -> PlugIn:
@@ -199,21 +206,16 @@ def _in_float32(plugin: PlugIn) -> PlugIn:
     wide = copy.deepcopy(layer)
     for parameter in wide.parameters():
         parameter.data = parameter.data.float()
-    exact = copy.copy(plugin)
-    exact._modules = dict(plugin._modules)
-    exact.layers = nn.ModuleList([wide])
-    return exact
+    return _with_layers(plugin, [wide])
 
 
 def _what_rounds(plugin: PlugIn, exact: PlugIn) -> str:
+    if exact is plugin:
+        return ""
     layer = plugin.layers[0]
     assert isinstance(layer, FrozenLayer)
-    short = str(layer.dtype).removeprefix("torch.")
-    if short not in ("bfloat16", "float16"):
-        return ""
-    return (
-        f" in float32; computing in {short}, the unfolded layer is {_relative_error(exact, plugin):.0e} away from that"
-    )
+    short, away = str(layer.dtype).removeprefix("torch."), _relative_error(exact, plugin)
+    return f" in float32; computing in {short}, the unfolded layer is {away:.0e} away from that"
 
 
 def _why_not_z(plugin: PlugIn) -> str:

@@ -23,7 +23,7 @@ from pifi_probe import assets
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import ModelNotFoundError, PlugInError
 from pifi_probe.files import existing
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.checkpoint import is_gguf, open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.models_table import repo_of
 from pifi_probe.plugin.base import PiFiPreTrainedModel, encoder_of, no_pooler
@@ -76,7 +76,7 @@ def _is_encoder_decoder(source: str) -> bool:
 def _loaded(cls: Any, slm: str, source: str) -> PreTrainedModel:
     try:
         with quiet_transformers():
-            if _is_gguf(source):  # a decoder as the small model
+            if is_gguf(source):  # a decoder as the small model
                 path = Path(source)
                 return cls.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
             options = no_pooler(type(AutoConfig.from_pretrained(source))) if cls is AutoModel else {}
@@ -95,12 +95,8 @@ def tokenizer_for(model: PiFiPreTrainedModel) -> PreTrainedTokenizerBase:
     return _tokenizer(_source_of(model.config.slm))
 
 
-def _is_gguf(source: str) -> bool:
-    return source.lower().endswith(".gguf")
-
-
 def _tokenizer(source: str) -> PreTrainedTokenizerBase:
-    if _is_gguf(source):
+    if is_gguf(source):
         return donor_tokenizer(open_checkpoint(source))
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(source)

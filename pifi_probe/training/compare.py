@@ -112,9 +112,8 @@ def _check_recipes(first: RunResult, run: RunResult, where: str) -> None:
     free = {"seed", *first.tuned, *run.tuned}
     names = [name for name in own if name not in free and own[name] != other[name]]
     if names:
-        shown = ", ".join(f"{name} {own[name]!r} and {other[name]!r}" for name in names)
         raise RecipeError(
-            f"the runs have different recipes: {shown}",
+            f"the runs have different recipes: {_both(names, own, other)}",
             where=where,
             next="compare runs that differ in the seed only",
         )
@@ -140,13 +139,17 @@ def _check_one_arm(first: RunResult, run: RunResult) -> None:
     own, other = _without_draws(first.model), _without_draws(run.model)
     names = [name for name in own if name in other and own[name] != other[name]]  # older results say less
     if names:
-        shown = ", ".join(f"{name} {own[name]!r} and {other[name]!r}" for name in names)
         raise PlugInError(
-            f"runs of one label have different models: {shown}",
+            f"runs of one label have different models: {_both(names, own, other)}",
             where=f"{run.label}, seed {first.seed} and seed {run.seed}",
             next="leave one of them out, or name it apart: "
             'dataclasses.replace(run, model=run.model | {"label": "another name"})',
         )
+
+
+def _both(names: Iterable[str], own: dict[str, Any], other: dict[str, Any]) -> str:
+    """Name entries that differ, with both values."""
+    return ", ".join(f"{name} {own[name]!r} and {other[name]!r}" for name in names)
 
 
 def _without_draws(model: dict[str, Any]) -> dict[str, Any]:
