@@ -6,14 +6,12 @@ import contextlib
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from transformers import (
     MODEL_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
@@ -23,10 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 __all__ = [
     "base_model",
-    "config_from_dict",
     "gguf_config_table",
     "gguf_names",
-    "load_config",
     "name_gguf_tensors",
     "quiet_transformers",
 ]
@@ -50,26 +46,6 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
         if hub_bars:
             enable_progress_bars()
-
-
-def load_config(folder: Path) -> PretrainedConfig:
-    """Return the configuration of a folder, without running code from it.
-
-    Raises
-    ------
-    Exception
-        Whatever transformers raises for an unknown or malformed configuration.
-    """
-    with quiet_transformers():
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    return config
-
-
-def config_from_dict(entries: Mapping[str, Any]) -> PretrainedConfig:
-    """Return the configuration of class ``entries["model_type"]`` with these entries."""
-    with quiet_transformers():
-        config: PretrainedConfig = AutoConfig.for_model(**entries)
-    return config
 
 
 def base_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -104,7 +80,7 @@ def gguf_config_table(model_type: str) -> tuple[dict[str, str], dict[str, Any]]:
 def gguf_names(architecture: str, entries: dict[str, Any], config: PretrainedConfig) -> Mapping[str, str]:
     """Return transformers' names by the GGUF names of a model's tensors; parameters as in `name_gguf_tensors`."""
     with quiet_transformers(), torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     names: Mapping[str, str] = modeling_gguf_pytorch_utils.get_gguf_hf_weights_map(
         skeleton, _tensor_processor(architecture, entries), model_type=architecture, num_layers=1
     )

@@ -109,5 +109,5 @@ def test_transformers_ways_to_upload_ask_for_the_licence_and_keep_the_notice(
 def test_a_reference_may_be_pushed_whatever_the_licence(hub: HubServer, donor: FrozenLayer, tmp_path: Path) -> None:
     model = plugged(donor.with_card(gated=True), tmp_path, save_layer=False)
     model.push_to_hub("owner/reference")
-    again = pp.PiFiForSequenceClassification.from_pretrained("owner/reference")
+    again = pp.PiFiForSequenceClassification.from_pretrained("owner/reference", allow_external=True)
     assert torch.allclose(logits(again), logits(model), atol=1e-6), "the layer is read from its donor again"

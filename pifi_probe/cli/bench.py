@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import Json, console, print_json
+from pifi_probe.cli.output import AllowPickle, Json, console, print_json
 
 __all__ = ["register"]
 
@@ -29,13 +29,14 @@ def bench(
     precision: str = typer.Option("float32", help="float32 or bf16."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for benchmark.json and benchmark.html."),
+    allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
     """Measure time, memory, MACs and bytes of PiFi beside vanilla, folded, LoRA, IA3, a trained layer and an MLP."""
     import pifi_probe as pp
 
     data = pp.load_task(task)
-    model = pp.plug_in(slm, layer, task=data, wiring=wiring)
+    model = pp.plug_in(slm, layer, task=data, wiring=wiring, allow_pickle=allow_pickle)
     recipe = pp.Recipe(precision=precision, device=device)
     found = pp.benchmark(model, data, recipe, batches=batches, lengths=lengths, rounds=rounds, most_seconds=seconds)
     if out is not None:

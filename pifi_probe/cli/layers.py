@@ -8,7 +8,8 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import Json, print_json, print_record, print_rows
+from pifi_probe.cli.output import AllowPickle, Json, print_json, print_record, print_rows
+from pifi_probe.permissions import allowing_pickle
 
 __all__ = ["register"]
 
@@ -23,7 +24,7 @@ def extract(
     spec: str = typer.Argument(help="MODEL[i]: hub id, folder, .gguf or .safetensors file, or embedded name."),
     out: Path = typer.Option(Path("layer"), "--out", "-o", help="Folder for layer.safetensors and layer.json."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
-    allow_pickle: bool = typer.Option(False, help="Read legacy .bin checkpoints too."),
+    allow_pickle: bool = AllowPickle,
     allow_full_download: bool = typer.Option(False, help="Download whole files when byte ranges are not served."),
     as_json: bool = Json,
 ) -> None:
@@ -48,13 +49,15 @@ def extract(
 def info(
     model: str = typer.Argument("", help="A model, or list: the named models; without one: versions and machine."),
     slm: str = typer.Option("384", help="The small model, or its width, for what PiFi would add."),
+    allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
     """Tell what a model holds before anything large is read, or what is installed."""
     if model == "list":
         _list_models(as_json)
         return
-    record = _model_record(model, slm) if model else _environment()
+    with allowing_pickle(allow_pickle):
+        record = _model_record(model, slm) if model else _environment()
     if as_json:
         print_json(record)
     else:

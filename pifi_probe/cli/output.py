@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Json", "console", "print_json", "print_record", "print_rows"]
+__all__ = ["AllowPickle", "Json", "console", "print_json", "print_record", "print_rows"]
 
+AllowPickle = typer.Option(False, "--allow-pickle", help="Read legacy .bin weights too, as data alone.")
 Json = typer.Option(False, "--json", help="Print JSON for machines.")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from pifi_probe.cli.output import Json, console
+from pifi_probe.cli.output import AllowPickle, Json, console
 from pifi_probe.cli.runs import _load_task
 
 __all__ = ["register"]
@@ -30,6 +30,7 @@ def probe(
     out: Path = typer.Option(None, "--out", "-o", help="Write the whole table here as JSON."),
     csv: Path = typer.Option(None, help="Write the rows here as CSV."),
     html: Path = typer.Option(None, help="Write a report with plots here."),
+    allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
     """Score every layer of a language model on a task: held out, with intervals and permuted labels."""
@@ -37,9 +38,11 @@ def probe(
 
     loaded = _load_task(task, text, label)
     if slm:
-        table = pp.probe_plugin(model, loaded, slm=slm, estimators=estimators, n=n, split=split, seed=seed)
+        table = pp.probe_plugin(
+            model, loaded, slm=slm, estimators=estimators, n=n, split=split, seed=seed, allow_pickle=allow_pickle
+        )
     else:
-        table = pp.probe(model, loaded, estimators=estimators, n=n, split=split, seed=seed)
+        table = pp.probe(model, loaded, estimators=estimators, n=n, split=split, seed=seed, allow_pickle=allow_pickle)
     for path, write in ((out, table.to_json), (csv, table.to_csv), (html, table.report)):
         if path is not None:
             write(path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import Json, console, print_json, print_record
+from pifi_probe.cli.output import AllowPickle, Json, console, print_json, print_record
 
 __all__ = ["register"]
 
@@ -42,6 +42,7 @@ def train(
     precision: str = typer.Option("float32", help="float32 or bf16."),
     save_model: bool = typer.Option(False, "--save-model", help="Save the trained model into the folder."),
     resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the folder."),
+    allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
     """Train one model and test it."""
@@ -52,7 +53,14 @@ def train(
     main = main.subset(train=n_train) if n_train else main
     further = [_load_task(name, text, label, kind, language) for name in also]
     model = pp.plug_in(
-        slm, layer, task=main, wiring=wiring, combine=combine or None, control=control or None, seed=seed
+        slm,
+        layer,
+        task=main,
+        wiring=wiring,
+        combine=combine or None,
+        control=control or None,
+        seed=seed,
+        allow_pickle=allow_pickle,
     )
     recipe = pp.Recipe(seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision)
     try:

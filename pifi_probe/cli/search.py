@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import Json, console, print_json
+from pifi_probe.cli.output import AllowPickle, Json, console, print_json
 
 __all__ = ["register"]
 
@@ -43,6 +43,7 @@ def search(
     executor: str = typer.Option("local", help="local, processes or ray."),
     workers: int = typer.Option(1, help="Trials that run at the same time."),
     confirm: bool = typer.Option(True, help="Run the choice and its controls again on fresh seeds."),
+    allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
     """Search, showing every trial; the first Ctrl-C pauses and saves."""
@@ -75,6 +76,7 @@ def search(
             workers=workers,
             confirm=confirm,
             on_event=live,
+            allow_pickle=allow_pickle,
         )
     finish(found, study, live.reason, as_json=as_json)
 

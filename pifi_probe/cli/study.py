@@ -8,9 +8,10 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import Json, print_json
+from pifi_probe.cli.output import AllowPickle, Json, print_json
 from pifi_probe.cli.search import finish, load
 from pifi_probe.cli.search import show as show_study
+from pifi_probe.permissions import allowing_pickle
 
 __all__ = ["register"]
 
@@ -45,15 +46,24 @@ def resume(
     budget: str = typer.Option("", help="A new budget for the whole study; by default what is left of the old one."),
     executor: str = EXECUTOR,
     workers: int = WORKERS,
+    allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
     """Spend what is left of the budget, and confirm the choice; does nothing when nothing is left."""
-    _go_on(study, budget, executor, workers, as_json)
+    with allowing_pickle(allow_pickle):
+        _go_on(study, budget, executor, workers, as_json)
 
 
-def join(study: str = STUDY, executor: str = EXECUTOR, workers: int = WORKERS, as_json: bool = Json) -> None:
+def join(
+    study: str = STUDY,
+    executor: str = EXECUTOR,
+    workers: int = WORKERS,
+    allow_pickle: bool = AllowPickle,
+    as_json: bool = Json,
+) -> None:
     """Work on a study beside other processes, on this or any machine; no trial is run twice."""
-    _go_on(study, "", executor, workers, as_json)
+    with allowing_pickle(allow_pickle):
+        _go_on(study, "", executor, workers, as_json)
 
 
 def _go_on(name: str, budget: str, executor: str, workers: int, as_json: bool) -> None:
@@ -69,11 +79,16 @@ def _go_on(name: str, budget: str, executor: str, workers: int, as_json: bool) -
     finish(found, name, live.reason, as_json=as_json)
 
 
-def export(study: str = STUDY, out: Path = typer.Option(..., "--out", "-o", help="Folder to write into.")) -> None:
+def export(
+    study: str = STUDY,
+    out: Path = typer.Option(..., "--out", "-o", help="Folder to write into."),
+    allow_pickle: bool = AllowPickle,
+) -> None:
     """Train the choice once more, and write its checkpoint, card, report, trials and script."""
     from pifi_probe.selection.study import Study
 
-    folder = Study.open(study, task=load(study)).export(out)
+    with allowing_pickle(allow_pickle):
+        folder = Study.open(study, task=load(study)).export(out)
     typer.echo(str(folder))
 
 

@@ -11,10 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from pifi_probe import assets
-from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import AssetError, HubError
 from pifi_probe.experiments.plan import Arm, Experiment, Scale
 from pifi_probe.experiments.runner import Runs
@@ -23,6 +22,7 @@ from pifi_probe.files import write_json
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.models_table import repo_of
+from pifi_probe.pretrained import open_tokenizer
 from pifi_probe.stats import mean_interval
 from pifi_probe.tasks import Split, Task, load_task
 
@@ -128,8 +128,7 @@ def _fertility(context: Context) -> Rows:
 def _tokenizer_of(model: str, donor: bool) -> PreTrainedTokenizerBase:
     if donor:
         return donor_tokenizer(open_checkpoint(model))
-    with quiet_transformers():
-        return AutoTokenizer.from_pretrained(str(assets.path(model)) if assets.is_asset(model) else repo_of(model))
+    return open_tokenizer(str(assets.path(model)) if assets.is_asset(model) else repo_of(model))
 
 
 def _label_priors(context: Context) -> Rows:

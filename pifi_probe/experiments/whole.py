@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import pick_device
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.shell import layers_of
 from pifi_probe.layers.tokenizer import donor_tokenizer
+from pifi_probe.pretrained import open_config, open_model
 
 __all__ = ["WholeModel", "load_whole"]
 
@@ -106,6 +106,6 @@ def load_whole(name: str) -> WholeModel:
     if not path.exists():
         source, options = Path(checkpoint.identity.partition("@")[0]), {"revision": str(checkpoint.revision)}
     dtype = torch.float32 if device.type == "cpu" or checkpoint.format == "gguf" else "auto"
-    with quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(source.as_posix(), dtype=dtype, **options)
+    config = options.pop("config", None) or open_config(source.as_posix(), **options)
+    model = open_model(AutoModelForCausalLM, source.as_posix(), config=config, dtype=dtype, **options)
     return WholeModel(model.to(device).eval(), donor_tokenizer(checkpoint))

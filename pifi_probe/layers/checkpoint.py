@@ -16,6 +16,7 @@ from pifi_probe.layers.configs import refuse_quantised_names
 from pifi_probe.layers.sharded import ShardedCheckpoint
 from pifi_probe.layers.sources import ByteSource, TensorInfo
 from pifi_probe.models_table import repo_of
+from pifi_probe.permissions import pickle_allowed
 
 __all__ = ["Checkpoint", "SafetensorsCheckpoint", "open_checkpoint"]
 
@@ -185,8 +186,19 @@ def is_gguf(name: str) -> bool:
     return name.lower().endswith(".gguf")
 
 
+def is_hub_name(name: str) -> bool:
+    """Return whether a name can be a hub id, or one of a GGUF file there."""
+    is_file_name = name.count("/") < 2 and name.endswith((".gguf", ".safetensors", ".bin"))
+    return not is_file_name and not name.startswith((".", "~")) and _HUB_NAME.fullmatch(name) is not None
+
+
 def open_checkpoint(
-    model: str, revision: str | None = None, *, allow_pickle: bool = False, allow_full_download: bool = False
+    model: str,
+    revision: str | None = None,
+    *,
+    allow_pickle: bool = False,
+    allow_full_download: bool = False,
+    token: str | bool | None = None,
 ) -> Checkpoint:
     """Open a checkpoint; no tensor is read yet.
 
@@ -199,9 +211,11 @@ def open_checkpoint(
     revision : str, optional
         Branch, tag or commit of a hub id.
     allow_pickle : bool
-        Read legacy ``.bin`` files too (with ``weights_only=True``).
+        Read legacy ``.bin`` files too (with ``weights_only=True``); ``PIFI_PROBE_ALLOW_PICKLE=1`` allows it everywhere.
     allow_full_download : bool
         Download whole files when the hub's server does not serve byte ranges.
+    token : str or bool, optional
+        As the hub's client has it: None uses the saved one, False none.
 
     Raises
     ------
@@ -214,6 +228,7 @@ def open_checkpoint(
     """
     from pifi_probe import assets
 
+    allow_pickle = allow_pickle or pickle_allowed()
     path = existing(model)
     if path is None and assets.is_asset(model):
         path = assets.path(model)
@@ -226,8 +241,7 @@ def open_checkpoint(
 
         return open_local_checkpoint(path.absolute(), allow_pickle=allow_pickle)
     model = repo_of(model)
-    is_file_name = model.count("/") < 2 and model.endswith((".gguf", ".safetensors", ".bin"))
-    if is_file_name or model.startswith((".", "~")) or not _HUB_NAME.match(model):
+    if not is_hub_name(model):
         raise ModelNotFoundError(
             f"there is no model {model!r}",
             where="model name",
@@ -236,4 +250,6 @@ def open_checkpoint(
         )
     from pifi_probe.layers.hub import open_hub_checkpoint
 
-    return open_hub_checkpoint(model, revision, allow_pickle=allow_pickle, allow_full_download=allow_full_download)
+    return open_hub_checkpoint(
+        model, revision, allow_pickle=allow_pickle, allow_full_download=allow_full_download, token=token
+    )

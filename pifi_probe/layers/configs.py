@@ -10,13 +10,13 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from pifi_probe.compat import load_config
 from pifi_probe.errors import (
     CheckpointError,
     CorruptFileError,
     UnsupportedFamilyError,
     UnsupportedFormatError,
 )
+from pifi_probe.pretrained import open_config
 
 __all__ = ["read_config", "read_json", "read_licence", "read_weight_map", "refuse_quantised_names"]
 
@@ -84,7 +84,7 @@ def read_config(folder: Path) -> PretrainedConfig:
             _refuse_absurd(part, path)
     model_type = raw.get("model_type")
     try:
-        config = load_config(folder).get_text_config(decoder=True)
+        config = open_config(folder, local_files_only=True).get_text_config(decoder=True)
     except Exception as error:  # transformers validates with many kinds of exceptions
         if not isinstance(model_type, str) or "does not recognize this architecture" in str(error) or "auto_map" in raw:
             raise UnsupportedFamilyError(

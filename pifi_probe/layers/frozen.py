@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pifi_probe.compat import config_from_dict
 from pifi_probe.errors import CheckpointError, CorruptFileError, FrozenLayerError, PifiProbeError
 from pifi_probe.files import atomic_write, json_text, save_tensors
 from pifi_probe.layers.configs import read_json
 from pifi_probe.layers.families import Family, family_of
 from pifi_probe.layers.shell import layers_of, make_shell, refuse_absurd_config
+from pifi_probe.pretrained import config_from_dict
 
 if TYPE_CHECKING:
     from pifi_probe.layers.parallel import FrozenParallel

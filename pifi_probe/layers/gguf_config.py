@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from pifi_probe.compat import config_from_dict, gguf_config_table
+from pifi_probe.compat import gguf_config_table
 from pifi_probe.errors import CheckpointError, PifiProbeError, UnsupportedFormatError
 from pifi_probe.layers.gguf_io import ArrayInfo, GGUFHeader, read_tensors
+from pifi_probe.pretrained import config_from_dict
 
 __all__ = ["ARCHITECTURES", "gguf_config"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from pifi_probe import assets
 from pifi_probe.compat import quiet_transformers
@@ -18,6 +18,7 @@ from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.layers.reduce import reduce_structure
 from pifi_probe.layers.shell import make_shell
 from pifi_probe.models_table import NAMED_MODELS, NamedModel, repo_of
+from pifi_probe.pretrained import open_config
 
 __all__ = ["Addition", "Outlook", "addition", "outlook", "width_of"]
 
@@ -224,8 +225,7 @@ def width_of(slm: str) -> int:
     if is_gguf(source):
         return int(open_checkpoint(source).config.hidden_size)
     try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(source)
+        config = open_config(source)
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(
             f"there is no small model {slm!r}",

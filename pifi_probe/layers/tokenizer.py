@@ -10,11 +10,12 @@ import shutil
 from pathlib import Path
 
 import transformers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.files import cache_root
 from pifi_probe.layers.checkpoint import Checkpoint
+from pifi_probe.pretrained import open_tokenizer
 
 __all__ = ["donor_tokenizer"]
 
@@ -31,11 +32,11 @@ def donor_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     with quiet_transformers():
         if not path.exists():
             repository = checkpoint.identity.partition("@")[0]
-            tokenizer = AutoTokenizer.from_pretrained(repository, revision=checkpoint.revision)
+            tokenizer = open_tokenizer(repository, revision=checkpoint.revision)
         elif checkpoint.format == "gguf":
             tokenizer = _from_gguf(path)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(path if path.is_dir() else path.parent)
+            tokenizer = open_tokenizer(path if path.is_dir() else path.parent)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -47,8 +48,8 @@ def _from_gguf(path: Path) -> PreTrainedTokenizerBase:
     state = [str(path), path.stat().st_size, path.stat().st_mtime_ns, transformers.__version__]
     kept = cache_root() / "tokenizers" / hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
     if kept.is_dir():
-        return AutoTokenizer.from_pretrained(kept)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        return open_tokenizer(kept)
+    tokenizer = open_tokenizer(path.parent, gguf_file=path.name)
     partial = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}")
     try:
         with contextlib.suppress(OSError):  # no cache, or another process was faster

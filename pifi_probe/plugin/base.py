@@ -13,15 +13,17 @@ import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
 
-from pifi_probe.compat import config_from_dict
 from pifi_probe.errors import CheckpointError
 from pifi_probe.files import existing
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
+from pifi_probe.layers.spec import LayerSpec
+from pifi_probe.permissions import pickle_allowed
 from pifi_probe.plugin.combine import make_plugin
 from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.fold import FoldedPlugIn, FoldReport
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import left_padding_positions, must_turn, pool
+from pifi_probe.pretrained import config_from_dict, new_model, reading_weights, refuse_adapter
 
 __all__ = ["Head", "PiFiEncoderModel", "PiFiPreTrainedModel", "describe", "encoder_of", "no_pooler", "run_encoder"]
 
@@ -80,15 +82,49 @@ class PiFiPreTrainedModel(PreTrainedModel):
                 item["card"]["model"] = str(found.absolute())
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        allow_external: bool = False,
+        allow_pickle: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """Load a model; a frozen layer that was saved as a reference is read from its donor again.
 
-        A `dtype` is that of encoder, projections and head; frozen layers keep the type they were extracted in.
+        Parameters
+        ----------
+        pretrained_model_name_or_path : str or Path
+            A folder or hub id. No code from it is run.
+        *args, **kwargs
+            As transformers has them. A `dtype` is that of encoder, projections and head; frozen layers keep the type
+            they were extracted in.
+        allow_external : bool
+            Open whatever donor the model names: paths outside of its folder, too, and hub ids with your token.
+            Otherwise embedded names, paths inside of the model's folder, and hub ids without a token.
+        allow_pickle : bool
+            Read legacy ``.bin`` weights, too, with ``weights_only=True``.
+
+        Raises
+        ------
+        UnsupportedFormatError
+            If the folder is an adapter to another model.
+        PlugInError
+            If the model names a donor that may not be opened.
+        CheckpointError
+            If the donor's layer is not the one that the model was trained with.
         """
-        loaded = super().from_pretrained(*args, **kwargs)
+        source = pretrained_model_name_or_path
+        if source is not None:  # as the model itself is asked for: by whom the hub knows already
+            refuse_adapter(source, revision=kwargs.get("revision"), token=kwargs.get("token"))
+        if not (allow_pickle or pickle_allowed()):
+            kwargs.setdefault("use_safetensors", True)
+        with reading_weights(source):
+            loaded = super().from_pretrained(source, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.config.layers and not model.config.stores_layers:
-            model.restore_layers()
+            folder = Path(source) if source is not None and Path(source).is_dir() else None
+            model.restore_layers(folder, allow_external=allow_external)
         model.freeze_layers()
         return loaded
 
@@ -186,21 +222,30 @@ class PiFiPreTrainedModel(PreTrainedModel):
             else:
                 layer.freeze()
 
-    def restore_layers(self) -> None:
+    def restore_layers(self, folder: Path | None = None, *, allow_external: bool = False) -> None:
         """Read the referenced layers from their donors and check that they are the same.
+
+        Parameters
+        ----------
+        folder : Path, optional
+            Of the model.
+        allow_external : bool
+            As in `from_pretrained`.
 
         Raises
         ------
         CheckpointError
             If the donor's layer no longer has the stored sha256.
         """
-        from pifi_probe.layers.extract import extract
+        from pifi_probe.layers.extract import extract_from
+        from pifi_probe.plugin.references import open_reference
         from pifi_probe.plugin.variants import make_variant
 
         for layer in self.frozen_layers:
             card = layer.card
-            donor = extract(card.spec, dtype=card.dtype, device=layer.shell.device)
-            assert isinstance(donor, FrozenLayer)
+            checkpoint = open_reference(card.model, card.revision, folder, allow_external=allow_external)
+            (index,) = LayerSpec(card.model, card.index).indices(int(checkpoint.config.num_hidden_layers))
+            donor = extract_from(checkpoint, index, model=card.model, dtype=card.dtype, device=layer.shell.device)
             again = make_variant(donor, card.variant, single_token=card.reduced, seed=card.variant_seed)
             if again.digest() != card.sha256:
                 raise CheckpointError(
@@ -275,8 +320,7 @@ def no_pooler(config: type[PretrainedConfig]) -> dict[str, Any]:
 
 def _untrained(config: PretrainedConfig) -> PreTrainedModel:
     """Build the encoder of a configuration in the type that is being loaded, not in the one it was once stored in."""
-    model: PreTrainedModel = AutoModel.from_config(config, dtype=torch.get_default_dtype(), **no_pooler(type(config)))
-    return model
+    return new_model(AutoModel, config, dtype=torch.get_default_dtype(), **no_pooler(type(config)))
 
 
 def encoder_of(model: PreTrainedModel) -> PreTrainedModel:

@@ -20,6 +20,7 @@ from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer, list_of
 from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.layers.residual import residual_rms
+from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.base import PiFiPreTrainedModel, describe
 from pifi_probe.plugin.combine import arrange
 from pifi_probe.plugin.config import CONTROLS, WIRINGS, PiFiConfig
@@ -55,6 +56,7 @@ _MODES = ("feed", "mask", "scale", "bypass", "pooling")
 N_CALIBRATION = 64
 
 
+@pickle_on_request
 def plug_in(
     slm: str | PreTrainedModel,
     layer: str | FrozenLayers | None = None,
@@ -71,6 +73,7 @@ def plug_in(
     pooling: str | None = None,
     target_rms: float | Sequence[float] | None = None,
     save_layer: bool = True,
+    allow_pickle: bool = False,
 ) -> Any:
     """Put a frozen layer between an encoder and a task's head, or between encoder and decoder.
 
@@ -107,6 +110,9 @@ def plug_in(
         not at hand to measure it. For several branches one number each, or one for all.
     save_layer : bool
         Save the layer's weights with the model, or only a reference to them.
+    allow_pickle : bool
+        Read legacy ``.bin`` weights of the small model and of the donor, too, with ``weights_only=True``. The variable
+        ``PIFI_PROBE_ALLOW_PICKLE=1`` allows it everywhere.
 
     Returns
     -------
@@ -118,6 +124,8 @@ def plug_in(
     ------
     PlugInError
         If a mode is unknown or the parts do not fit.
+    ModelNotFoundError, CheckpointError, UnsupportedFormatError
+        If a model cannot be loaded, or only as pickle. Code that a model brings with it is never run.
 
     Notes
     -----

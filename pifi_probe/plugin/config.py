@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from pifi_probe.errors import PlugInError
+from pifi_probe.pretrained import harmless_entries
 
 __all__ = ["COMBINATIONS", "CONTROLS", "WIRINGS", "PiFiConfig"]
 
@@ -112,7 +113,7 @@ class PiFiConfig(PretrainedConfig):
         folded: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**harmless_entries(kwargs))
         self.encoder = encoder or {}
         self.layers = layers or []
         self.slm = slm

@@ -18,11 +18,11 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-from pifi_probe.compat import config_from_dict
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.base import PiFiPreTrainedModel, encoder_of
 from pifi_probe.plugin.config import PiFiConfig
+from pifi_probe.pretrained import config_from_dict, new_model
 
 __all__ = ["DECODER_LAYERS", "PiFiForConditionalGeneration", "with_decoder"]
 
@@ -154,8 +154,7 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel):
 def _made(config: Any) -> PreTrainedModel:
     if isinstance(config, EncoderDecoderConfig):
         return EncoderDecoderModel(config=config)
-    model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.get_default_dtype())
-    return model
+    return new_model(AutoModelForSeq2SeqLM, config, dtype=torch.get_default_dtype())
 
 
 def with_decoder(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncoderDecoderModel:

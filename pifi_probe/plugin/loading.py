@@ -11,17 +11,14 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from pifi_probe import assets
-from pifi_probe.compat import quiet_transformers
-from pifi_probe.errors import ModelNotFoundError, PlugInError
+from pifi_probe.errors import CheckpointError, ModelNotFoundError, PifiProbeError, PlugInError
 from pifi_probe.files import existing
 from pifi_probe.layers.checkpoint import is_gguf, open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
@@ -29,6 +26,7 @@ from pifi_probe.models_table import repo_of
 from pifi_probe.plugin.base import PiFiPreTrainedModel, encoder_of, no_pooler
 from pifi_probe.plugin.generation import with_decoder
 from pifi_probe.plugin.pooling import is_decoder
+from pifi_probe.pretrained import open_config, open_model, open_tokenizer
 
 __all__ = ["load_encoder", "load_encoder_decoder", "stream", "tokenizer_for"]
 
@@ -43,7 +41,9 @@ def load_encoder(slm: str | PreTrainedModel) -> tuple[PreTrainedModel, str, Path
     return encoder, slm, Path(source) if Path(source).is_dir() else None
 
 
-def load_encoder_decoder(slm: str | PreTrainedModel, seed: int) -> tuple[PreTrainedModel, str, Path | None]:
+def load_encoder_decoder(
+    slm: str | PreTrainedModel, seed: int, allow_pickle: bool = False
+) -> tuple[PreTrainedModel, str, Path | None]:
     """Return an encoder-decoder in float32, its name, and its folder where it has one.
 
     An encoder gets a new decoder, drawn from `seed`.
@@ -53,7 +53,11 @@ def load_encoder_decoder(slm: str | PreTrainedModel, seed: int) -> tuple[PreTrai
         return copy.deepcopy(slm), name, Path(name) if Path(name).is_dir() else None
     source = _source_of(slm if isinstance(slm, str) else str(slm.config._name_or_path))
     if isinstance(slm, str) and _is_encoder_decoder(source):
-        return _loaded(AutoModelForSeq2SeqLM, slm, source), slm, Path(source) if Path(source).is_dir() else None
+        return (
+            _loaded(AutoModelForSeq2SeqLM, slm, source),
+            slm,
+            Path(source) if Path(source).is_dir() else None,
+        )
     encoder, name, folder = load_encoder(slm)
     if is_decoder(encoder.config):
         raise PlugInError(
@@ -67,27 +71,35 @@ def load_encoder_decoder(slm: str | PreTrainedModel, seed: int) -> tuple[PreTrai
 
 def _is_encoder_decoder(source: str) -> bool:
     try:
-        with quiet_transformers():
-            return bool(AutoConfig.from_pretrained(source).is_encoder_decoder)
+        return bool(open_config(source).is_encoder_decoder)
     except (OSError, ValueError):
         return False  # loading it says why
 
 
 def _loaded(cls: Any, slm: str, source: str) -> PreTrainedModel:
     try:
-        with quiet_transformers():
-            if is_gguf(source):  # a decoder as the small model
-                path = Path(source)
-                return cls.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-            options = no_pooler(type(AutoConfig.from_pretrained(source))) if cls is AutoModel else {}
-            model: PreTrainedModel = cls.from_pretrained(source, dtype=torch.float32, **options)
+        options: dict[str, Any] = {}
+        place: str | Path = source
+        if is_gguf(source):  # a decoder as the small model
+            place, options = Path(source).parent, {"gguf_file": Path(source).name}
+        config = open_config(place, **options)
+        if cls is AutoModel and not options:
+            options = no_pooler(type(config))
+        return open_model(cls, place, config=config, dtype=torch.float32, **options)
+    except (PifiProbeError, torch.OutOfMemoryError):
+        raise
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(
             f"the small language model could not be loaded: {error}",
             where=slm,
             next="give a hub id, a folder with config.json and safetensors, or an embedded name such as minilm-l6",
         ) from error
-    return model
+    except Exception as error:  # each family fails in its own way on values that cannot be
+        raise CheckpointError(
+            f"transformers cannot build the small language model: {type(error).__name__}: {error}",
+            where=slm,
+            next="check that config.json belongs to these weights, or download the model again",
+        ) from error
 
 
 def tokenizer_for(model: PiFiPreTrainedModel) -> PreTrainedTokenizerBase:
@@ -98,8 +110,7 @@ def tokenizer_for(model: PiFiPreTrainedModel) -> PreTrainedTokenizerBase:
 def _tokenizer(source: str) -> PreTrainedTokenizerBase:
     if is_gguf(source):
         return donor_tokenizer(open_checkpoint(source))
-    with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = open_tokenizer(source)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

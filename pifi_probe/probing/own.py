@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from pifi_probe.errors import EstimatorError
+from pifi_probe.permissions import pickle_on_request
 from pifi_probe.probing.building import Measured, build_table
 from pifi_probe.probing.estimators import Estimator, as_labels, resolve
 from pifi_probe.probing.features import Features, llm_features
@@ -37,6 +38,7 @@ POSITION = (
 )
 
 
+@pickle_on_request
 def probe(
     llm: str,
     task: Task,
@@ -58,6 +60,7 @@ def probe(
     cache: bool = True,
     seed: int = 0,
     progress: bool = True,
+    allow_pickle: bool = False,
 ) -> ProbeTable:
     """Score the pooled states of a language model at every depth, held out, in one pass over its weights.
 
@@ -103,6 +106,8 @@ def probe(
         Of the draws of rows, folds, permutations and fifths.
     progress : bool
         Show progress bars.
+    allow_pickle : bool
+        Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
 
     Returns
     -------

@@ -15,6 +15,7 @@ from pifi_probe.errors import EstimatorError, LayerIndexError, PlugInError, Task
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import pick_device
 from pifi_probe.layers.spec import LayerSpec, parse
+from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.probing.building import Measured, build_table
 from pifi_probe.probing.estimators import as_labels
@@ -41,6 +42,7 @@ TOKENS = "each vector is a sequence of one token; x is scaled to the layer's own
 NULL = "of a gain: the same gain of the layer with its weights shuffled"
 
 
+@pickle_on_request
 def probe_plugin(
     llm: str,
     task: Task,
@@ -69,6 +71,7 @@ def probe_plugin(
     cache: bool = True,
     seed: int = 0,
     progress: bool = True,
+    allow_pickle: bool = False,
 ) -> ProbeTable:
     """Score every layer of a language model as a plug-in for an encoder, next to its controls.
 
@@ -126,6 +129,8 @@ def probe_plugin(
         Of the draws of rows, projections, twins, folds and permutations.
     progress : bool
         Show progress bars.
+    allow_pickle : bool
+        Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
 
     Returns
     -------

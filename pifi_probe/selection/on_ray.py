@@ -19,6 +19,7 @@ from ray.exceptions import (
 )
 
 from pifi_probe.errors import RunInterrupted
+from pifi_probe.permissions import allowing_pickle, pickle_allowed
 from pifi_probe.selection.evaluator import Evaluator
 from pifi_probe.selection.executors import threads
 from pifi_probe.selection.trials import Outcome, Proposal
@@ -59,7 +60,7 @@ class Ray:
         """Hand the trial to the cluster."""
         if self._evaluator is None or self._evaluator[0] is not evaluator:
             self._evaluator = evaluator, ray.put(evaluator)
-        reference = self._task.remote([self._evaluator[1]], proposal, threads())
+        reference = self._task.remote([self._evaluator[1]], proposal, threads(), pickle_allowed())
         future: Future[Outcome] = Future()
         self._running[future] = reference
         reference.future().add_done_callback(lambda done: self._end(future, done))
@@ -97,7 +98,7 @@ def _own(error: BaseException) -> BaseException:
 _EVALUATORS: dict[str, Evaluator] = {}  # of a worker process, with the models that it has loaded
 
 
-def _work(holder: list[Any], proposal: Proposal, n_threads: int | None) -> Outcome:
+def _work(holder: list[Any], proposal: Proposal, n_threads: int | None, allow_pickle: bool) -> Outcome:
     """Run a trial in a worker; the evaluator is fetched once a process."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a cluster that was started in the background of a shell
         signal.signal(signal.SIGINT, signal.default_int_handler)  # with it, Ray interrupts a task
@@ -109,4 +110,5 @@ def _work(holder: list[Any], proposal: Proposal, n_threads: int | None) -> Outco
         import torch
 
         torch.set_num_threads(n_threads)
-    return _EVALUATORS[name].evaluate(proposal.candidate, proposal.rung, proposal.seed, lambda: False)
+    with allowing_pickle(allow_pickle):
+        return _EVALUATORS[name].evaluate(proposal.candidate, proposal.rung, proposal.seed, lambda: False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import SearchError
+from pifi_probe.permissions import pickle_on_request
 from pifi_probe.selection.budget import Budget
 from pifi_probe.selection.events import OnEvent
 from pifi_probe.selection.executors import Executor, make_executor
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["search"]
 
 
+@pickle_on_request
 def search(
     task: Task,
     slm: str = "minilm-l6",
@@ -42,6 +44,7 @@ def search(
     confirm: bool = True,
     on_event: OnEvent | None = None,
     resume: bool = True,
+    allow_pickle: bool = False,
 ) -> Study:
     """Find the layer, or the few layers, that help an encoder most on a task, and say how sure that is.
 
@@ -87,6 +90,8 @@ def search(
         Called with each `pifi_probe.selection.events.Event`, in this thread.
     resume : bool
         Go on with a study that has trials, with its own settings; otherwise such a study is refused.
+    allow_pickle : bool
+        Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
 
     Returns
     -------
