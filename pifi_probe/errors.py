@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pifi_probe.escaping import one_line
+
 __all__ = [
     "AssetError",
     "CheckpointError",
@@ -51,11 +53,11 @@ class PifiProbeError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        parts = [_one_line(self.what)]
+        parts = [one_line(self.what)]
         if self.where:
-            parts.append(f"where: {_one_line(self.where)}")
+            parts.append(f"where: {one_line(self.where)}")
         if self.next:
-            parts.append(f"next: {_one_line(self.next)}")
+            parts.append(f"next: {one_line(self.next)}")
         return " | ".join(parts)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -64,12 +66,6 @@ class PifiProbeError(Exception):
 
 def _rebuild(cls: type[PifiProbeError], what: str, where: str, next: str) -> PifiProbeError:
     return cls(what, where=where, next=next)
-
-
-def _one_line(text: str, limit: int = 600) -> str:
-    """Join lines and shorten, so that a hostile or huge input cannot flood the terminal."""
-    flat = " ".join(str(text).split())
-    return flat if len(flat) <= limit else flat[: limit - 3] + "..."
 
 
 class SpecError(PifiProbeError, ValueError):

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pifi_probe.cli.output import console
+from pifi_probe.escaping import printable
 
 __all__ = ["Live"]
 
@@ -93,9 +94,9 @@ class Live:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=Text(self._head), title_justify="left")
+        table = Table(title=Text(printable(self._head)), title_justify="left")
         for name in ("trial", "candidate", "rung", "seed", "found", "why"):
             table.add_column(name)
         for row in self._rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         return table

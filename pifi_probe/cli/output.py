@@ -3,43 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["AllowPickle", "Json", "console", "print_json", "print_record", "print_rows"]
+from pifi_probe.escaping import one_line, printable
+
+__all__ = ["AllowPickle", "Json", "console", "echo_json", "print_json", "print_record", "print_rows"]
 
 AllowPickle = typer.Option(False, "--allow-pickle", help="Read legacy .bin weights too, as data alone.")
 Json = typer.Option(False, "--json", help="Print JSON for machines.")
 
 
+class _Printable:
+    """Shows what another renderable does, but for control characters in its text."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self.inner, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+class _OnlyPrintable(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Printable(one) for one in renderables]
+
+
 def console() -> Console:
-    """Return a console that wraps tables to the terminal and never interprets user text as markup."""
-    return Console(markup=False, highlight=False)
+    """Return a console that wraps tables to the terminal and takes no text for markup or a terminal's command."""
+    made = Console(markup=False, highlight=False)
+    made.push_render_hook(_OnlyPrintable())
+    return made
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    echo_json(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def echo_json(text: str) -> None:
+    """Print a JSON document; what a terminal might obey is escaped as JSON does it."""
+    typer.echo("".join(one if printable(one) == one else json.dumps(one)[1:-1] for one in text))
 
 
 def print_record(title: str, record: Mapping[str, Any]) -> None:
     """Print a mapping as a table of two columns."""
-    table = Table(title=Text(title), show_header=False, title_justify="left")
+    table = Table(title=Text(one_line(title)), show_header=False, title_justify="left")
     for key, value in record.items():
-        table.add_row(Text(str(key)), Text(str(value)))
+        table.add_row(Text(printable(key)), Text(printable(value)))
     console().print(table)
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print mappings with the same keys as a table, one row each."""
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=Text(one_line(title)), title_justify="left")
     for heading in rows[0]:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
+        table.add_row(*(Text("" if value is None else printable(value)) for value in row.values()))
     console().print(table)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, console
+from pifi_probe.cli.output import AllowPickle, Json, console, echo_json
 from pifi_probe.cli.runs import _load_task
 
 __all__ = ["register"]
@@ -47,7 +47,7 @@ def probe(
         if path is not None:
             write(path)
     if as_json:
-        typer.echo(table.to_json())
+        echo_json(table.to_json())
         return
     console().print(table.to_rich())
     for note in table.notes:

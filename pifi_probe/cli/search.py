@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from pifi_probe.cli.output import AllowPickle, Json, console, print_json
+from pifi_probe.escaping import one_line
 
 __all__ = ["register"]
 
@@ -127,7 +129,7 @@ def finish(study: Any, name: str, reason: str, *, as_json: bool) -> None:
     else:
         show(study)
     if reason == "paused":
-        typer.echo(f"paused and saved; go on with: pifi-probe study resume {name}", err=True)
+        typer.echo(f"paused and saved; go on with: pifi-probe study resume {one_line(shlex.quote(name))}", err=True)
         raise typer.Exit(130)
 
 
@@ -139,7 +141,9 @@ def show(study: Any) -> None:
     columns = ["candidate", "rung", "phase", "seeds", "nll", "accuracy", "p_best"]
     terminal.print(to_rich(board.loc[: SHOWN - 1, columns], f"{study.settings.task['name']}, {study.budget}"))
     if len(board) > SHOWN:
-        terminal.print(f"and {len(board) - SHOWN} more: pifi-probe study show {study.store.address} --json")
+        terminal.print(
+            f"and {len(board) - SHOWN} more: pifi-probe study show {shlex.quote(str(study.store.address))} --json"
+        )
     terminal.print("no trial is complete yet" if result is None else result.verdict, soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import PlugInError
+from pifi_probe.escaping import printable
 from pifi_probe.experiments.extras import EXTRAS, Context, keep_forgetting
 from pifi_probe.experiments.findings import Finding, finding_of
 from pifi_probe.experiments.plan import Experiment, Scale, load_experiment
@@ -64,7 +65,7 @@ class Reproduction:
         return self.experiment.scale(self.scale).stands_for
 
     def __str__(self) -> str:
-        return "\n".join(f"{finding.says}: {finding.verdict}" for finding in self.findings)
+        return printable("\n".join(f"{finding.says}: {finding.verdict}" for finding in self.findings))
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)

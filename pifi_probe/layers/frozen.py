@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, FrozenLayerError, PifiProbeError
+from pifi_probe.escaping import one_line
 from pifi_probe.files import atomic_write, json_text, save_tensors
 from pifi_probe.layers.configs import read_json
 from pifi_probe.layers.families import Family, family_of
@@ -309,7 +310,8 @@ class FrozenLayer(nn.Module):
         state = "frozen" if self.frozen else "TRAINABLE"
         kind = "" if self.card.variant == "real" else f", {self.card.variant}"
         path = ", single-token" if self.card.reduced else ""
-        return f"FrozenLayer({self.card.spec}, {self.card.family}, d={self.hidden_size}, {size}, {state}{path}{kind})"
+        whose = one_line(f"{self.card.spec}, {self.card.family}")
+        return f"FrozenLayer({whose}, d={self.hidden_size}, {size}, {state}{path}{one_line(kind)})"
 
     def _repr_html_(self) -> str:
         card = self.card

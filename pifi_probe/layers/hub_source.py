@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub.utils import hf_raise_for_status, tqdm
 
 from pifi_probe.errors import CorruptFileError, HubError, SaveError
+from pifi_probe.escaping import one_line
 from pifi_probe.files import atomic_write
 from pifi_probe.layers.hub_client import HubClient, Interrupted, Location
 from pifi_probe.layers.sources import ByteSource, FileSource
@@ -245,7 +246,7 @@ class HubRangeSource(ByteSource):
     def _bar(self, run: _Run) -> tqdm:
         missing = run.stop - run.position
         off = True if missing < _SHOW_PROGRESS else None
-        return tqdm(total=missing, unit="B", unit_scale=True, desc=self._filename, leave=False, disable=off)
+        return tqdm(total=missing, unit="B", unit_scale=True, desc=one_line(self._filename), leave=False, disable=off)
 
 
 class _NoRanges(Exception):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pifi_probe.escaping import one_line
 from pifi_probe.layers.frozen import FrozenLayer
 
 __all__ = ["reduce", "reduce_structure", "reduction_error"]
@@ -113,7 +114,7 @@ def reduce(layer: FrozenLayer) -> FrozenLayer:
 
 
 def _fall_back(layer: FrozenLayer, reason: str) -> FrozenLayer:
-    logger.warning("%s keeps its full form: %s", layer.card.spec, reason)
+    logger.warning("%s keeps its full form: %s", one_line(layer.card.spec), reason)
     return layer
 
 

@@ -16,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from pifi_probe.errors import FeatureError
+from pifi_probe.escaping import one_line
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.extract import extract_from, pick_device
 from pifi_probe.layers.frozen import FrozenLayer
@@ -103,9 +104,16 @@ def stream(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pifi-states-")))
         store = StateStore(shapes, key=_key(checkpoint, batches, precision), folder=folder, in_memory=fits)
         stack.callback(store.close)
-        done = store.resume()
+        done, label = store.resume(), one_line(model)
         bar = stack.enter_context(
-            tqdm(total=n_layers, initial=done or 0, desc=model, unit="layer", leave=False, **bar_options(progress))
+            tqdm(
+                total=n_layers,
+                initial=done or 0,
+                desc=label,
+                unit="layer",
+                leave=False,
+                **bar_options(progress),
+            )
         )
         if done is None:
             stem = Stem(checkpoint, [batch.input_ids for batch in batches])

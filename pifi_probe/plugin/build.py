@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from pifi_probe.errors import PlugInError
+from pifi_probe.escaping import one_line
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer, list_of
 from pifi_probe.layers.parallel import FrozenLayers
@@ -155,7 +156,7 @@ def plug_in(
         encoder, name, folder = load_encoder(slm)
     modes["pooling"] = resolve_pooling(str(modes["pooling"]), encoder.config, folder)
     if is_decoder(encoder.config):
-        logger.warning("%s is a decoder: the paper tested encoders only; its last token is pooled", name)
+        logger.warning("%s is a decoder: the paper tested encoders only; its last token is pooled", one_line(name))
     pooled = modes["feed"] == "pooled"
     bare = control in _NO_LAYER
     kept = [] if bare else [_variant(one, control, pooled, seed, position) for position, one in enumerate(layers)]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pifi_probe.errors import LicenceError
+from pifi_probe.escaping import markdown, markdown_cell, one_line
 from pifi_probe.files import write_text
 
 if TYPE_CHECKING:
@@ -78,10 +80,12 @@ def write_model_card(model: PiFiPreTrainedModel, folder: Path) -> None:
     licences = sorted({item["card"].get("licence") or "not stated" for item in config.layers})
     licence = model.licence_statement or (licences[0] if len(licences) == 1 else "other")
     tag = _TAGS.get(type(model).__name__, "text-classification")
-    front = ["---", "library_name: pifi_probe", "tags:", "- pifi", f"- {tag}"]
+    front: dict[str, Any] = {"library_name": "pifi_probe", "tags": ["pifi", tag]}
     if licence != "not stated":
-        front.append(f"license: {licence}")
-    lines = [*front, "---", "", f"# {config.slm or 'encoder'} + {_layers(config)}", ""]
+        front["license"] = one_line(licence, 200)
+    head = yaml.safe_dump(front, allow_unicode=True, sort_keys=False, width=10_000)
+    lines = ["---", *head.splitlines(), "---", ""]
+    lines += [f"# {markdown(config.slm or 'encoder')} + {markdown(_layers(config))}", ""]
     lines += [
         f"A small encoder with {_number(config)} plugged in before its head (PiFi, arXiv 2506.07424).",
         "",
@@ -89,7 +93,7 @@ def write_model_card(model: PiFiPreTrainedModel, folder: Path) -> None:
         "|---|---|",
     ]
     for name in ("slm", "wiring", "feed", "mask", "scale", "bypass", "pooling", "control", "combine", "save_layer"):
-        lines.append(f"| {name} | {_cell(getattr(config, name))} |")
+        lines.append(f"| {name} | {markdown_cell(getattr(config, name))} |")
     lines += ["", "## Donor of the frozen layer", ""]
     donors = _donor_lines(model)
     lines += donors or ["None: this model has no frozen layer."]
@@ -126,19 +130,16 @@ def _donor_lines(model: PiFiPreTrainedModel) -> list[str]:
         held = "its weights are in this repository" if _holds_donor_weights(model) else "referenced, not included"
         if model.config.folded:
             held = "folded into this model's weights"
+        shown = {name: markdown(value) for name, value in card.items()}
+        whose = f"layer {shown['index']} of {shown['n_layers']} of {shown['model']} ({shown['family']})"
         lines += [
-            f"- layer {card['index']} of {card['n_layers']} of `{_cell(card['model'])}` ({card['family']}), {held}",
-            f"  - licence of the donor: {_cell(card.get('licence') or 'not stated')}"
+            f"- {whose}, {held}",
+            f"  - licence of the donor: {markdown(card.get('licence') or 'not stated')}"
             + (" (access to the donor is gated)" if card.get("gated") else ""),
-            f"  - revision {_cell(card.get('revision') or 'not stated')}, sha256 `{card.get('sha256')}`",
-            f"  - kind: {card.get('variant')}",
+            f"  - revision {markdown(card.get('revision') or 'not stated')}, sha256 {markdown(card.get('sha256'))}",
+            f"  - kind: {markdown(card.get('variant'))}",
             "  - notice: the donor's licence and terms apply to these weights; pass them on only under it.",
         ]
     if model.licence_statement:
-        lines.append(f"- licence stated by the uploader: {_cell(model.licence_statement)}")
+        lines.append(f"- licence stated by the uploader: {markdown(model.licence_statement)}")
     return lines
-
-
-def _cell(value: object) -> str:
-    """Keep user text from breaking the table or the markup."""
-    return str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ").replace("`", "'")

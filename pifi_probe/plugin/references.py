@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pifi_probe import assets
 from pifi_probe.errors import HubError, PlugInError
+from pifi_probe.escaping import one_line
 from pifi_probe.files import existing
 from pifi_probe.layers.checkpoint import Checkpoint, is_hub_name, open_checkpoint
 from pifi_probe.models_table import repo_of
@@ -70,5 +71,5 @@ def _inside(name: str, folder: Path | None) -> Path | None:
 
 
 def _opened(name: str, revision: str | None, token: bool | None) -> Checkpoint:
-    logger.warning("the model holds no weights of its layer; opening the donor that it names: %s", name)
+    logger.warning("the model holds no weights of its layer; opening the donor that it names: %s", one_line(name))
     return open_checkpoint(name, revision, token=token)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pifi_probe.escaping import printable
 from pifi_probe.reporting import depths, tables
 from pifi_probe.reporting.html import Section, report
 
@@ -178,7 +179,7 @@ def to_html(table: ProbeTable) -> str:
 
 
 def _safe(text: str) -> str:
-    return escape(tables.printable(text))
+    return escape(printable(text))
 
 
 def _matrix(agreement: pd.DataFrame) -> pd.DataFrame:

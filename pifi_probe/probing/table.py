@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.errors import CorruptFileError, PifiProbeError
+from pifi_probe.escaping import csv_text, one_line
 from pifi_probe.files import write_text
 from pifi_probe.probing.building import DTYPES, Kind, Measured, build_table, series_name
 
@@ -209,7 +210,7 @@ class ProbeTable:
 
     def to_csv(self, path: str | Path | None = None) -> str:
         """Return `frame` as CSV, and write it to `path`, atomically, when one is given."""
-        text = self.frame.to_csv(index=False, lineterminator="\n")
+        text = csv_text(self.frame)
         if path is not None:
             write_text(path, text)
         return text
@@ -274,7 +275,7 @@ class ProbeTable:
     def __repr__(self) -> str:
         from pifi_probe.probing.summary import caption
 
-        return f"ProbeTable({caption(self)}; {len(self.frame)} rows)"
+        return f"ProbeTable({one_line(caption(self))}; {len(self.frame)} rows)"
 
     def _repr_html_(self) -> str:
         from pifi_probe.probing.summary import to_html

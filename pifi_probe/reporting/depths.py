@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pifi_probe.escaping import printable
 from pifi_probe.reporting.plots import INK, MAX_LABEL, _checked, _figure, _looks, _style
-from pifi_probe.reporting.tables import printable
 
 if TYPE_CHECKING:
     import pandas as pd

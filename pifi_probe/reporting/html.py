@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.escaping import printable
 from pifi_probe.files import write_text
 from pifi_probe.reporting.plots import to_svg
-from pifi_probe.reporting.tables import printable, to_html
+from pifi_probe.reporting.tables import to_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ def report(
     page = environment.from_string(template).render(
         title=printable(title),
         sections=[_rendered(section) for section in sections],
-        provenance=json.dumps(provenance, indent=2, ensure_ascii=False) if provenance else "",
+        provenance=printable(json.dumps(provenance, indent=2, ensure_ascii=False)) if provenance else "",
     )
     write_text(path, page)
 

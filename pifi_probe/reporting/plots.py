@@ -13,7 +13,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.reporting.tables import printable
+from pifi_probe.escaping import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,6 +150,10 @@ def to_svg(figure: Figure, alt: str) -> str:
     alt : str
         What the figure shows, in words, for readers who do not see it.
     """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_text(printable(text.get_text()))
     buffer = io.StringIO()
     with _style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's own fonts will have it

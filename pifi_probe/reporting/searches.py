@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pifi_probe.escaping import printable
 from pifi_probe.reporting.plots import INK, MAX_LABEL, _checked, _figure, _legend, _looks, _style
-from pifi_probe.reporting.tables import printable
 
 if TYPE_CHECKING:
     import pandas as pd

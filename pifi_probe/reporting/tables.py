@@ -7,6 +7,8 @@ import numbers
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from pifi_probe.escaping import printable
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
@@ -48,11 +50,6 @@ def _tag(tag: str, text: str, number: bool) -> str:
     kind = ' class="number"' if number else ' class="long"' if len(text) > LONG else ""
     scope = ' scope="col"' if tag == "th" else ""
     return f"<{tag}{scope}{kind}>{escape(text)}</{tag}>"
-
-
-def printable(value: object) -> str:
-    """Return a value as text in which control characters (of terminals, of XML) are replaced."""
-    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in str(value))
 
 
 def _cell(value: Any) -> str:

@@ -7,10 +7,13 @@ from contextlib import suppress
 from typing import Any
 
 from pifi_probe.errors import PifiProbeError, SearchError
+from pifi_probe.escaping import keywords, literal
 from pifi_probe.selection.settings import Settings
 from pifi_probe.selection.space import Candidate
 
 __all__ = ["to_code"]
+
+_ABSENT = object()
 
 
 def to_code(settings: Settings, chosen: Candidate, source: Mapping[str, Any]) -> str:
@@ -26,7 +29,7 @@ def to_code(settings: Settings, chosen: Candidate, source: Mapping[str, Any]) ->
     Raises
     ------
     SearchError
-        If the task cannot be loaded by its name.
+        If the task cannot be loaded by its name, or a setting of the study is no plain value.
     """
     from pifi_probe.training.recipe import Recipe
 
@@ -34,22 +37,30 @@ def to_code(settings: Settings, chosen: Candidate, source: Mapping[str, Any]) ->
     if len(chosen.layers) > 1:
         options["combine"] = chosen.design
     options |= dict(chosen.modes)
-    shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
     defaults = Recipe().to_dict()
-    changed = {name: value for name, value in settings.recipe.items() if defaults[name] != value}
-    recipe = ", ".join(f"{name}={value!r}" for name, value in changed.items())
-    lines = [
-        f'"""Train {chosen.label} in {settings.slm} on {settings.task["name"]}, as the search chose."""',
-        "",
-        "import pifi_probe as pp",
-        "",
-        f"task = {_task(source, settings.task)}",
-        f"assert task.fingerprint == {settings.task['fingerprint']!r}, 'the texts have changed'",
-        f"model = pp.plug_in({settings.slm!r}, {chosen.spec!r}, task=task, {shown})",
-        f'result = pp.fine_tune(model, task, pp.Recipe({recipe}), out="winner", save_model=True)',
-        "print(result)",
-        "",
-    ]
+    changed = {name: value for name, value in settings.recipe.items() if defaults.get(name, _ABSENT) != value}
+    try:
+        lines = [
+            '"""Train the layer that a search chose, as the search did."""',
+            "",
+            "import pifi_probe as pp",
+            "",
+            f"slm, layer = {literal(settings.slm)}, {literal(chosen.spec)}",
+            f"task = {_task(source, settings.task)}",
+            f"assert task.fingerprint == {literal(settings.task['fingerprint'])}, 'the texts have changed'",
+            f"model = pp.plug_in(slm, layer, task=task, {keywords(options)})",
+            f'result = pp.fine_tune(model, task, pp.Recipe({keywords(changed)}), out="winner", save_model=True)',
+            "print(result)",
+            "",
+        ]
+    except ValueError as error:
+        if isinstance(error, PifiProbeError):
+            raise
+        raise SearchError(
+            f"no script can be written: the study holds a setting that is none: {error}",
+            where=settings.task["name"],
+            next="take the study from whom you trust, or search again",
+        ) from error
     return "\n".join(lines)
 
 
@@ -57,15 +68,15 @@ def _task(source: Mapping[str, Any], described: Mapping[str, Any]) -> str:
     """Return the call that loads the task, which is tried."""
     from pifi_probe.tasks import load_task
 
-    arguments = ", ".join(repr(value) if key == "name_or_path" else f"{key}={value!r}" for key, value in source.items())
+    rest = {name: value for name, value in source.items() if name != "name_or_path"}
+    arguments = ", ".join(part for part in (literal(source.get("name_or_path")), keywords(rest)) if part)
     fingerprint, sizes = described["fingerprint"], described["sizes"]
     with suppress(PifiProbeError):
         task = load_task(**source)
         if task.fingerprint == fingerprint:
             return f"pp.load_task({arguments})"
         if task.subset(**sizes).fingerprint == fingerprint:
-            rows = ", ".join(f"{split}={n}" for split, n in sizes.items())
-            return f"pp.load_task({arguments}).subset({rows})"
+            return f"pp.load_task({arguments}).subset({keywords(sizes)})"
     raise SearchError(
         "no script can be written: load_task does not give the texts that were searched on",
         where=described["name"],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import SearchError
+from pifi_probe.escaping import csv_text, markdown, markdown_cell
 from pifi_probe.files import write_json, write_text
 from pifi_probe.plugin.build import plug_in
 from pifi_probe.provenance import collect
@@ -47,7 +48,7 @@ def _describe(study: Study, folder: Path) -> None:
     board = study.leaderboard()
     record = {"settings": settings_of(study), "result": result.to_dict(), "trials": board.to_dict("records")}
     write_json(folder / "search.json", record)
-    write_text(folder / "trials.csv", board.to_csv(index=False))
+    write_text(folder / "trials.csv", csv_text(board))
     try:
         write_text(folder / "train.py", study.to_code())
     except SearchError as error:
@@ -72,15 +73,16 @@ def _with_report(card: str, study: Study, verdict: str) -> str:
     title = "## How this layer was found"
     settings = study.settings
     how = (
-        f"Searched with `pifi_probe` on {settings.task['name']} ({_sizes(settings.task['sizes'])}), strategy "
+        f"Searched with pifi_probe on {settings.task['name']} ({_sizes(settings.task['sizes'])}), strategy "
         f"{settings.strategy['name']}, budget {study.budget}, wiring {settings.wiring}."
     )
-    lines = [card.partition(title)[0].rstrip(), "", title, "", how, "", *(f"- {line}" for line in verdict.splitlines())]
+    own = card.partition(f"\n{title}\n")[0].rstrip()
+    lines = [own, "", title, "", markdown(how), "", *(f"- {markdown(line)}" for line in verdict.splitlines())]
     board = study.leaderboard()
     lines += ["", "| candidate | rung | phase | seeds | validation NLL |", "|---|---|---|---|---|"]
     for row in board.itertuples():
-        label = str(row.candidate).replace("|", "\\|")
-        lines.append(f"| {label} | {row.rung} | {row.phase} | {row.seeds} | {row.nll:.4f} |")
+        cells = (row.candidate, row.rung, row.phase, row.seeds, f"{row.nll:.4f}")
+        lines.append(f"| {' | '.join(map(markdown_cell, cells))} |")
     return "\n".join([*lines, ""])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pifi_probe.escaping import printable
 from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.choice import arms_of
 from pifi_probe.selection.space import Candidate, Space
@@ -139,7 +140,7 @@ class SearchResult:
         return asdict(self) | {"chosen": self.chosen.to_dict(), "label": self.chosen.label, "verdict": self.verdict}
 
     def __str__(self) -> str:
-        return self.verdict
+        return printable(self.verdict)
 
 
 def gains_of(records: Iterable[Record], chosen: Candidate, space: Space) -> tuple[Gain, ...]:

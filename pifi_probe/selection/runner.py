@@ -15,6 +15,7 @@ from dataclasses import replace
 from types import FrameType
 
 from pifi_probe.errors import AssetError, HubError, ModelNotFoundError, PifiProbeError, SaveError, SearchError
+from pifi_probe.escaping import one_line
 from pifi_probe.selection import events
 from pifi_probe.selection.budget import Budget, Spent
 from pifi_probe.selection.evaluator import Evaluator
@@ -235,7 +236,9 @@ class Runner:
     def _commit(self, claim: Claim, future: Future[Outcome]) -> None:
         error = future.exception()
         if isinstance(error, BrokenExecutor):
-            logger.warning("the worker of %s died; the trial will be run again", claim.proposal.candidate.label)
+            logger.warning(
+                "the worker of %s died; the trial will be run again", one_line(claim.proposal.candidate.label)
+            )
             self._give_back(claim, died=True)
             return
         if isinstance(error, KeyboardInterrupt) and not self._cancelled:

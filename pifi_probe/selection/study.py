@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import SearchError
+from pifi_probe.escaping import one_line, printable
 from pifi_probe.selection import events
 from pifi_probe.selection.beliefs import conclude, pick
 from pifi_probe.selection.budget import Budget, Spent
@@ -344,7 +345,8 @@ class Study:
 
     def __repr__(self) -> str:
         done = len(selected(self.store.records()))
-        return f"Study({self.store.address}, {self.settings.strategy['name']}: {done} trials, chosen: {self._label()})"
+        place = f"{self.store.address}, {self.settings.strategy['name']}"
+        return one_line(f"Study({place}: {done} trials, chosen: {self._label()})")
 
     def _label(self) -> str:
         best = self.best
@@ -355,5 +357,5 @@ class Study:
 
         result = self.result
         text = "nothing yet" if result is None else result.verdict
-        lines = "<br>".join(html.escape(line) for line in text.splitlines())
+        lines = "<br>".join(html.escape(line) for line in printable(text).splitlines())
         return f"<p>{lines}</p>{to_html(self.leaderboard()) if result is not None else ''}"

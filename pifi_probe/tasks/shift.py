@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pifi_probe.errors import TaskError
+from pifi_probe.escaping import one_line
 from pifi_probe.tasks.kinds import KINDS
 from pifi_probe.tasks.task import Task
 
@@ -30,7 +31,7 @@ class ShiftReport:
         return self.n_dropped / self.n_before
 
     def __str__(self) -> str:
-        return (
+        return one_line(
             f"{self.n_dropped} of {self.n_before} test texts of {self.test_name} ({self.share:.1%}) "
             f"also occur in the training data of {self.train_name} and were dropped"
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pifi_probe.errors import TaskError
+from pifi_probe.escaping import one_line
 from pifi_probe.tasks.kinds import KINDS, Kind
 from pifi_probe.tasks.text import row_keys
 
@@ -153,7 +154,7 @@ class Task:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}={len(split)}" for name, split in self.splits.items())
         classes = f"{self.n_labels} classes, " if self.label_names else ""
-        return f"Task({self.name!r}, {self.kind}, {classes}{sizes}, language={self.language!r})"
+        return f"Task({self.name!r}, {one_line(self.kind)}, {classes}{one_line(sizes)}, language={self.language!r})"
 
     @property
     def n_labels(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from pifi_probe.escaping import one_line
 from pifi_probe.progress import bar_options
 
 __all__ = ["Interrupt", "ProgressBar"]
@@ -39,7 +40,7 @@ class ProgressBar(TrainerCallback):
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
-            desc=self.label,
+            desc=one_line(self.label),
             unit="step",
             leave=False,
             dynamic_ncols=True,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pifi_probe.escaping import printable
 from pifi_probe.files import write_text
 from pifi_probe.training.result import SHARES
 
@@ -135,7 +136,7 @@ class Comparison:
         return table
 
     def __str__(self) -> str:
-        return self.verdict()
+        return printable(self.verdict())
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
@@ -143,7 +144,8 @@ class Comparison:
             f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row.cells(self.metric))}</tr>"
             for row in self.rows
         )
-        return f"<table><caption>{self.metric}; {html.escape(self.size)}</caption><tr>{head}</tr>{body}</table>"
+        caption = html.escape(f"{self.metric}; {self.size}")
+        return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
 
 
 def _interval(middle: float | None, low: float | None, high: float | None, metric: str, sign: str = "") -> str:

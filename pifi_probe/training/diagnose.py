@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.escaping import printable
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
@@ -66,7 +67,7 @@ class Diagnosis:
         for check in self.checks:
             lines.append(f"  {check.status:8}{check.name}: {check.finding}")
             lines += [f"          -> {check.advice}"] if check.advice else []
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{heading}</th>" for heading in ("status", "check", "finding", "advice"))

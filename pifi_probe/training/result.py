@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import CorruptFileError, PifiProbeError
+from pifi_probe.escaping import one_line
 from pifi_probe.files import write_text
 from pifi_probe.tasks.metrics import classification_metrics, per_example
 from pifi_probe.tasks.task import Task
@@ -230,7 +231,7 @@ class RunResult:
 
     def __repr__(self) -> str:
         scores = (f"{name} {describe_score(test.score_names[0], test)}" for name, test in self.tests.items())
-        return f"RunResult({self.label}, seed {self.seed}: {', '.join(scores)})"
+        return one_line(f"RunResult({self.label}, seed {self.seed}: {', '.join(scores)})")
 
     def _repr_html_(self) -> str:
         shown = [name for name in SHOWN if any(name in test.metrics for test in self.tests.values())]

@@ -10,6 +10,7 @@ import ipywidgets
 import traitlets
 
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.escaping import one_line
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.outlook import addition, width_of
 from pifi_probe.widgets.toolbar import flow
@@ -133,7 +134,7 @@ class LayerBrowser(ipywidgets.VBox):
             self.button.disabled = False
 
     def __repr__(self) -> str:
-        return f"LayerBrowser({self.model}, {len(self.frame)} layers)"
+        return f"LayerBrowser({one_line(self.model)}, {len(self.frame)} layers)"
 
     def _repr_keys(self) -> Any:
         return iter(())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pifi_probe.errors import PifiProbeError, SearchError
+from pifi_probe.escaping import csv_text
 from pifi_probe.files import atomic_write, write_json, write_text
 from pifi_probe.widgets.rows import Row
 from pifi_probe.widgets.state import SearchState
@@ -51,7 +52,7 @@ def save(path: Path, study: Study, rows: Sequence[Row]) -> Path:
     """Write trials or depth chart, by the suffix of `path`, and return it."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        write_text(path, frame_of(rows).to_csv())
+        write_text(path, csv_text(frame_of(rows), index=True))
     elif suffix == ".json":
         result = study.result
         write_json(
