@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import platform
 import secrets
 import stat
 import tempfile
@@ -14,10 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 from pifi_probe.errors import SaveError
 
 __all__ = [
+    "advice",
+    "alone_in",
     "atomic_write",
     "cache_root",
     "existing",
@@ -28,6 +33,9 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+
+_LOCK = "in_use.lock"
 
 
 def cache_root() -> Path:
@@ -85,7 +93,7 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         raise SaveError(
             f"could not write the file: {error.strerror or error}",
             where=str(path),
-            next="free some space or choose a folder you may write to, then run the same command again",
+            next=advice(error, "run the same command again"),
         ) from error
     finally:
         if temporary is not None:
@@ -110,8 +118,79 @@ def make_folder(path: Path | str) -> Path:
         raise SaveError(
             f"could not write into the folder: {error.strerror or error}",
             where=str(path),
-            next="choose a folder you may write to, then run the same command again",
+            next=advice(error, "run the same command again"),
         ) from error
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes, and other threads, out of a folder for a while; it is made when missing.
+
+    The lock is the system's: one that a killed process held is free. Where the folder or its file system takes no
+    lock, nothing is kept out. The file of the lock is gone at the end, and so is a folder that stayed empty.
+
+    Raises
+    ------
+    SaveError
+        If somebody else is in it.
+    """
+    file, new = folder / _LOCK, not folder.exists()
+    lock = FileLock(file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SaveError(
+            f"another process is using this folder{_who_holds(file)}",
+            where=str(folder),
+            next="wait until it has ended, or give another folder",
+        ) from None
+    except (OSError, NotImplementedError):  # what cannot be written says so where it is written
+        pass
+    else:
+        with contextlib.suppress(OSError):
+            file.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            with contextlib.suppress(OSError):
+                file.unlink()  # before the release: whoever waits for this file sees that it has no name any more
+            lock.release()
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _who_holds(lock: Path) -> str:
+    try:
+        pid, _, host = lock.read_text(encoding="utf-8")[:200].partition(" ")
+    except (OSError, ValueError):
+        return ""
+    return f" (process {pid} on {host})" if pid.isdigit() and host else ""
+
+
+def advice(error: BaseException, again: str) -> str:
+    """Return what to do about a file that could not be written, and then."""
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.errno):
+        if os.strerror(errno.ENOSPC) in str(cause):  # in the words of safetensors and torch, which have no number
+            cause = OSError(errno.ENOSPC, str(cause))
+            break
+        cause = cause.__cause__
+    number = cause.errno if isinstance(cause, OSError) else None
+    todo = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some space, or ask for a larger quota",
+        errno.EACCES: "choose a folder you may write to",
+        errno.EPERM: "choose a folder you may write to",
+        errno.EROFS: "choose a folder you may write to; this file system is read-only",
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.ENOENT: "leave the folder in place while it is written to",
+        errno.ENOTDIR: "choose a folder whose path leads through no file",
+        errno.EMFILE: "close other files, or raise the limit of open files (ulimit -n)",
+    }.get(number or 0, "check the disk, the path and its permissions")
+    return f"{todo}, then {again}"
 
 
 def save_tensors(path: Path | str, tensors: Mapping[str, Any]) -> None:

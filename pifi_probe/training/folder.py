@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.errors import RecipeError, RunInterrupted, SaveError
-from pifi_probe.files import write_json
+from pifi_probe.files import advice, write_json
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.training.history import load_trained_state
 from pifi_probe.training.result import RunResult
@@ -23,7 +23,7 @@ from pifi_probe.training.result import RunResult
 __all__ = ["RunFolder", "temporary_run_folder"]
 
 
-_FREE_SPACE = "free some space, then run the same command with resume=True"
+_AGAIN = "run the same command with resume=True"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class RunFolder:
         try:
             result.to_json(self.result_file)
         except SaveError as error:
-            raise SaveError(error.what, where=error.where, next=_FREE_SPACE) from error
+            raise SaveError(error.what, where=error.where, next=advice(error, _AGAIN)) from error
         if model is not None and tokenizer is not None:
             self._save_model(model, tokenizer)
         elif replaces:
@@ -135,7 +135,7 @@ class RunFolder:
             raise SaveError(
                 f"could not write the model: {error}",
                 where=str(self.model_folder),
-                next=_FREE_SPACE,
+                next=advice(error, _AGAIN),
             ) from error
 
     def restore_model(self, model: PiFiPreTrainedModel) -> bool:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import PlugInError, RecipeError, TaskError
+from pifi_probe.files import alone_in
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import MODELS, tokenizer_for
 from pifi_probe.provenance import PeakMemory, collect
@@ -90,7 +91,7 @@ def fine_tune(
     RunInterrupted
         On Ctrl-C; the message says how to go on.
     SaveError
-        If the disk is full or `out` cannot be written; the checkpoint before is intact.
+        If the disk is full, `out` cannot be written or another process uses it; the checkpoint before is intact.
 
     Examples
     --------
@@ -105,25 +106,26 @@ def fine_tune(
             run.train(temporary, keep_checkpoints=False, callbacks=callbacks)
         return run.test()
     folder = RunFolder(Path(out))
-    stored = folder.stored_result(run.identity, run.fingerprints) if resume else None
-    if stored is not None:
-        restored = folder.restore_model(model)
-        if save_model and not restored:
-            raise RecipeError(
-                "the run had ended and its model was not saved, so there is none to save",
-                where=str(out),
-                next="train again without resume, or into another folder; or do without the model",
-            )
-        if not restored:
-            logger.warning("%s: the run had ended and its weights were not saved: the model is untrained", out)
-        return stored
-    run.train(folder, resume=resume, callbacks=callbacks)
-    try:
-        result = run.test()
-    except KeyboardInterrupt as error:
-        raise folder.interrupted() from error
-    folder.end(result, model if save_model else None, run.tokenizer)
-    return result
+    with alone_in(folder.path):
+        stored = folder.stored_result(run.identity, run.fingerprints) if resume else None
+        if stored is not None:
+            restored = folder.restore_model(model)
+            if save_model and not restored:
+                raise RecipeError(
+                    "the run had ended and its model was not saved, so there is none to save",
+                    where=str(out),
+                    next="train again without resume, or into another folder; or do without the model",
+                )
+            if not restored:
+                logger.warning("%s: the run had ended and its weights were not saved: the model is untrained", out)
+            return stored
+        run.train(folder, resume=resume, callbacks=callbacks)
+        try:
+            result = run.test()
+        except KeyboardInterrupt as error:
+            raise folder.interrupted() from error
+        folder.end(result, model if save_model else None, run.tokenizer)
+        return result
 
 
 @dataclass

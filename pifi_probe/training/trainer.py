@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from pifi_probe.errors import PifiProbeError, SaveError, TrainingDiverged
+from pifi_probe.files import advice
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.combine import GATES
 from pifi_probe.tasks.task import Split
@@ -240,7 +241,7 @@ class PiFiTrainer(Trainer):
             raise SaveError(
                 f"could not write the checkpoint: {error.what if isinstance(error, PifiProbeError) else error}",
                 where=str(folder.parent),
-                next="free some space, then run the same command with resume=True",
+                next=advice(error, "run the same command with resume=True"),
             ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
