@@ -46,7 +46,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
 
-__all__ = ["Interval", "holm", "mean_interval", "paired_difference", "smallest_detectable", "verdict"]
+__all__ = [
+    "Interval",
+    "holm",
+    "joined_interval",
+    "mean_interval",
+    "paired_difference",
+    "smallest_detectable",
+    "verdict",
+]
 
 MIN_SEEDS = 3  # below, the spread between seeds cannot be told from chance
 Floats = NDArray[np.float64]
@@ -66,6 +74,8 @@ class Interval:
         In words, with what it does not cover.
     level : float
         Nominal coverage, in (0, 1).
+    seed_df : float, optional
+        Degrees of freedom that the noise of seeds was judged with, where other arms helped to judge it.
     """
 
     mean: float
@@ -76,11 +86,12 @@ class Interval:
     n_examples: int
     method: str
     level: float = 0.95
+    seed_df: float | None = None
 
     @property
     def over_seeds(self) -> bool:
         """Whether the interval covers seed noise."""
-        return self.n_seeds >= MIN_SEEDS
+        return self.seed_df > 0 if self.seed_df is not None else self.n_seeds >= MIN_SEEDS
 
     @property
     def excludes_zero(self) -> bool:
@@ -134,10 +145,45 @@ def mean_interval(scores: ArrayLike, *, level: float = 0.95, n_boot: int = 10_00
     if not np.isfinite(values).all():
         raise PifiProbeError("a score is NaN or infinite", next="leave out runs that diverged, and say so")
     n_seeds, n_examples = values.shape
-    limits = _Limits(float(values.mean()), _seed_error(values), n_seeds, _draws(values.mean(axis=0), n_boot, seed))
+    limits = _Limits(float(values.mean()), _seed_error(values), n_seeds - 1, _draws(values.mean(axis=0), n_boot, seed))
     low, high = limits.at(1 - level)
     return Interval(
         limits.mean, low, high, limits.p_value(), n_seeds, n_examples, _method(n_seeds, n_boot), level=level
+    )
+
+
+def joined_interval(
+    by_example: ArrayLike,
+    seed_error: float,
+    seed_df: float,
+    n_seeds: int,
+    *,
+    level: float = 0.95,
+    n_boot: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Return the interval of the mean of differences by example, with a standard error over seeds from elsewhere.
+
+    Parameters
+    ----------
+    by_example : array of float, shape (N,)
+        The difference at every example, averaged over seeds.
+    seed_error, seed_df : float
+        Standard error of the mean over seeds, and its degrees of freedom: those of `two_way.Contrasts`.
+    n_seeds : int
+        Seeds that the arms have, for the record.
+    level, n_boot, seed
+        As for :func:`paired_difference`.
+    """
+    values = np.asarray(by_example, dtype=np.float64)
+    limits = _Limits(float(values.mean()), seed_error, seed_df, _draws(values, n_boot, seed))
+    low, high = limits.at(1 - level)
+    method = (
+        f"percentile bootstrap over examples ({n_boot} draws) and t over seeds, the arms' spread judged together "
+        f"({seed_df:.1f} degrees of freedom), added in squares"
+    )
+    return Interval(
+        limits.mean, low, high, limits.p_value(), n_seeds, len(values), method, level=level, seed_df=seed_df
     )
 
 
@@ -173,7 +219,7 @@ class _Limits:
 
     mean: float
     seed_error: float
-    n_seeds: int
+    seed_df: float
     draws: Floats
 
     def at(self, alpha: float) -> tuple[float, float]:
@@ -181,7 +227,7 @@ class _Limits:
         from scipy.stats import t
 
         below, above = np.quantile(self.draws, [alpha / 2, 1 - alpha / 2])
-        seeds = float(t.isf(alpha / 2, self.n_seeds - 1)) * self.seed_error if self.seed_error > 0 else 0.0
+        seeds = float(t.isf(alpha / 2, self.seed_df)) * self.seed_error if self.seed_error > 0 else 0.0
         low = self.mean - np.hypot(min(below, 0.0), seeds)
         high = self.mean + np.hypot(max(above, 0.0), seeds)
         return float(low), float(high)

@@ -63,12 +63,14 @@ def test_with_fewer_than_three_seeds_the_verdict_says_what_it_does_not_know() ->
 
 
 def test_a_chance_find_among_many_arms_is_not_called_a_find() -> None:
-    """The same difference is a find alone and none among twenty arms (Holm)."""
+    """The same difference is a find alone and none among twenty other arms (Dunnett)."""
     base, one = arm(0.6, [0], control="vanilla"), arm(0.72, [0])
     alone = compare([*base, *one]).rows[1]
     assert (alone.difference_low or 0) > 0 and alone.verdict.startswith("better by 12.0 points")
     others = [
-        replace(run, model={**run.model, "label": f"arm {i}"}) for i in range(20) for run in arm(0.6, [0], control="x")
+        replace(run, model={**run.model, "label": f"arm {i}"})
+        for i in range(20)
+        for run in arm(0.6, [0], control=f"x{i}")
     ]
     among = compare([*base, *one, *others]).rows[1]
     assert among.difference_low == alone.difference_low and (among.p_value or 0) > 0.05

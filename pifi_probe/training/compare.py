@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskError
-from pifi_probe.stats import Interval, holm, mean_interval, paired_difference, verdict
+from pifi_probe.stats import mean_interval, verdict
 from pifi_probe.training.comparison import Comparison, Row
 from pifi_probe.training.result import SHARES, RunResult, runs_in
 
@@ -187,25 +188,23 @@ def _model(arms: Arms, arm: str) -> dict[str, Any]:
     return next(iter(arms[arm].values())).model
 
 
-def _scores(runs: dict[int, RunResult], seeds: Iterable[int], test: str, metric: str) -> NDArray[np.float64]:
-    """Return (seeds, examples), larger is better."""
+def _scores(runs: dict[int, RunResult], test: str, metric: str) -> dict[int, NDArray[np.float64]]:
+    """Return the score of every example by seed, larger is better."""
     sign = 1.0 if metric in SHARES else -1.0
-    return np.stack([sign * runs[seed].tests[test].per_example(metric) for seed in seeds])
+    return {seed: sign * run.tests[test].per_example(metric) for seed, run in runs.items()}
 
 
 def _rows_of(test: str, arms: Arms, bases: dict[str, str], metric: str, level: float) -> list[Row]:
-    found = {
-        arm: _difference(test, arms, arm, base, metric=metric, level=level)
-        for arm, base in bases.items()
-        if arm != base
-    }
-    adjusted = holm([interval.p_value for interval in found.values()])
-    p_values = dict(zip(found, adjusted, strict=True))
+    scores = {arm: _scores(runs, test, metric) for arm, runs in arms.items()}
+    asked = {arm: between([arm], [base]) for arm, base in bases.items() if arm != base}
+    judged = Runs(scores, list(dict.fromkeys(bases.values())))
+    found = judged.differences(asked, level=level)
     rows = []
     for arm, runs in arms.items():
-        scores = _scores(runs, runs, test, metric)
-        own = mean_interval(scores if metric in SHARES else -scores, level=level)
+        values = np.stack(list(scores[arm].values()))
+        own = mean_interval(values if metric in SHARES else -values, level=level)
         difference = found.get(arm)
+        interval = difference.interval if difference else None
         rows.append(
             Row(
                 test=test,
@@ -215,30 +214,24 @@ def _rows_of(test: str, arms: Arms, bases: dict[str, str], metric: str, level: f
                 mean=own.mean,
                 low=own.low,
                 high=own.high,
-                difference=difference.mean if difference else None,
-                difference_low=difference.low if difference else None,
-                difference_high=difference.high if difference else None,
-                p_value=p_values.get(arm),
+                difference=interval.mean if interval else None,
+                difference_low=interval.low if interval else None,
+                difference_high=interval.high if interval else None,
+                p_value=difference.p_value if difference else None,
                 balanced_accuracy=_mean(runs, test, "balanced_accuracy"),
                 auroc=_mean(runs, test, "auroc"),
-                verdict=_words(difference, p_values[arm], len(found), metric) if difference else "baseline",
+                verdict=_words(difference, len(found), metric, judged.unlike.get(arm)) if difference else "baseline",
             )
         )
     return rows
 
 
-def _difference(test: str, arms: Arms, arm: str, base: str, *, metric: str, level: float) -> Interval:
-    shared = [seed for seed in arms[arm] if seed in arms[base]]
-    if not shared:
-        raise RecipeError("the arms share no seed", where=f"{arm} and {base}", next="run both with the same seeds")
-    own, other = (_scores(arms[name], shared, test, metric) for name in (arm, base))
-    return paired_difference(own, other, level=level)
-
-
-def _words(found: Interval, p_value: float, n_arms: int, metric: str) -> str:
-    words = verdict(found, "points" if metric in SHARES else _UNITS.get(metric, metric.replace("_", " ")))
-    if found.excludes_zero and p_value >= 1 - found.level:
-        return f"{words} taken alone; not detectable among {n_arms} arms (Holm p = {p_value:.2f})"
+def _words(found: Difference, n_arms: int, metric: str, spread: float | None) -> str:
+    words = verdict(found.interval, "points" if metric in SHARES else _UNITS.get(metric, metric.replace("_", " ")))
+    if found.interval.excludes_zero and found.p_value >= 1 - found.interval.level:
+        words += f" taken alone; not detectable among {n_arms} arms (adjusted p = {found.p_value:.2f})"
+    if spread is not None:
+        words += f"; its runs spread {spread:.0f} times as much as the others'"
     return words
 
 
