@@ -157,12 +157,14 @@ def _proc(name: str) -> dict[str, str]:
     return dict(line.split(":", 1) for line in lines)
 
 
-def target(what: str, measured: float, *, most: float | None = None, least: float | None = None) -> dict[str, Any]:
+def target(
+    what: str, measured: float, *, most: float | None = None, least: float | None = None, unit: str = " x"
+) -> dict[str, Any]:
     """Return one line of the table of targets; without a bound, of what is only told beside them."""
     if most is None and least is None:
         return {"what": what, "to reach": None, "measured": measured, "holds": None}
     holds = (most is None or measured <= most) and (least is None or measured >= least)
-    bound = f"at most {most:g} x" if most is not None else f"at least {least:g} x"
+    bound = f"at most {most:g}{unit}" if most is not None else f"at least {least:g}{unit}"
     return {"what": what, "to reach": bound, "measured": measured, "holds": holds}
 
 

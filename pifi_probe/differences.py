@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.errors import RecipeError
-from pifi_probe.stats import Interval, joined_interval, mean_interval
-from pifi_probe.two_way import Contrasts, Layout, dunnett
+from pifi_probe.stats import Interval, Limits, example_draws, joined_interval, mean_interval, seed_error
+from pifi_probe.two_way import Layout, dunnett
 
 __all__ = ["Difference", "Runs", "between"]
 
@@ -28,16 +28,19 @@ class Difference:
         Taken alone.
     p_value : float
         Adjusted for the others (step-down Dunnett).
-    seed_error : float
-        Standard error over seeds; 0 where too few seeds tell it.
+    limits : Limits
+        For intervals of other levels.
     example_error : float
         Standard error over test examples.
+    critical : float
+        How much wider an interval must be to hold for all that were asked for at once, as a factor.
     """
 
     interval: Interval
     p_value: float
-    seed_error: float
+    limits: Limits
     example_error: float
+    critical: float
 
 
 def between(group: Sequence[str], other: Sequence[str]) -> dict[str, float]:
@@ -109,35 +112,33 @@ class Runs:
         if not asked:
             return {}
         weights = np.array([[own.get(arm, 0.0) for arm in self._arms] for own in asked.values()])
-        together = self._together(weights) if self._layout is not None else None
-        values = np.nan_to_num(self._values)
-        found: list[tuple[Interval, float]] = []
-        rows: list[Floats] = []
-        for k, (name, own) in enumerate(asked.items()):
-            if together is not None:
-                row = np.tensordot(together.cells[k], values, axes=2)
-                n_seeds = min(int(self._present[self._arms.index(arm)].sum()) for arm, w in own.items() if w)
-                error = float(together.errors[k])
-                found.append((joined_interval(row, error, float(together.dfs[k]), n_seeds, level=level), error))
-            else:
-                by_seed = self._paired(name, weights[k])
-                row = by_seed.mean(axis=0)
-                interval = mean_interval(by_seed, level=level)
-                over = by_seed.mean(axis=1).std(ddof=1) / len(by_seed) ** 0.5 if interval.over_seeds else 0.0
-                found.append((interval, float(over)))
-            rows.append(row)
-        covariance = np.atleast_2d(np.cov(np.array(rows))) / len(rows[0])
-        if together is not None:
-            covariance = covariance + together.covariance
-        adjusted = dunnett([interval.p_value for interval, _ in found], covariance)
+        if self._layout is not None:
+            contrasts = self._layout.contrasts(weights)
+            rows = np.einsum("kas,asn->kn", contrasts.cells, np.nan_to_num(self._values))
+            errors, dfs, covariance = contrasts.errors, contrasts.dfs, contrasts.covariance
+            n_seeds = [int(self._present[own != 0].sum(axis=1).min()) for own in weights]
+        else:
+            paired = [self._paired(name, own) for name, own in zip(asked, weights, strict=True)]
+            rows = np.stack([values.mean(axis=0) for values in paired])
+            n_seeds = [len(values) for values in paired]
+            errors = np.array([seed_error(values) for values in paired])
+            dfs = np.array(n_seeds, dtype=np.float64) - 1
+            covariance = np.zeros((len(rows), len(rows)))
+        drawn = example_draws(rows)
+        limits = [
+            Limits(float(r.mean()), float(e), float(d), x) for r, e, d, x in zip(rows, errors, dfs, drawn, strict=True)
+        ]
+        if self._layout is not None:
+            made = [joined_interval(one, n, rows.shape[1], level=level) for one, n in zip(limits, n_seeds, strict=True)]
+        else:
+            made = [mean_interval(values, level=level) for values in paired]
+        whole = np.atleast_2d(np.cov(rows)) / rows.shape[1] + covariance
+        adjusted, critical = dunnett([interval.p_value for interval in made], whole, level=level)
+        spread = rows.std(axis=1, ddof=1) / rows.shape[1] ** 0.5
         return {
-            name: Difference(interval, p, error, float(row.std(ddof=1) / len(row) ** 0.5))
-            for name, (interval, error), p, row in zip(asked, found, adjusted, rows, strict=True)
+            name: Difference(interval, p, one, float(error), critical)
+            for name, interval, p, one, error in zip(asked, made, adjusted, limits, spread, strict=True)
         }
-
-    def _together(self, weights: Floats) -> Contrasts:
-        assert self._layout is not None
-        return self._layout.contrasts(weights)
 
     def _paired(self, name: str, weights: Floats) -> Floats:
         """Return the difference for each seed that all its arms have, shape (S, N)."""

@@ -48,10 +48,13 @@ from pifi_probe.errors import PifiProbeError
 
 __all__ = [
     "Interval",
+    "Limits",
+    "example_draws",
     "holm",
     "joined_interval",
     "mean_interval",
     "paired_difference",
+    "seed_error",
     "smallest_detectable",
     "verdict",
 ]
@@ -145,45 +148,24 @@ def mean_interval(scores: ArrayLike, *, level: float = 0.95, n_boot: int = 10_00
     if not np.isfinite(values).all():
         raise PifiProbeError("a score is NaN or infinite", next="leave out runs that diverged, and say so")
     n_seeds, n_examples = values.shape
-    limits = _Limits(float(values.mean()), _seed_error(values), n_seeds - 1, _draws(values.mean(axis=0), n_boot, seed))
+    limits = Limits(
+        float(values.mean()), seed_error(values), n_seeds - 1, example_draws(values.mean(axis=0), n_boot, seed)[0]
+    )
     low, high = limits.at(1 - level)
     return Interval(
         limits.mean, low, high, limits.p_value(), n_seeds, n_examples, _method(n_seeds, n_boot), level=level
     )
 
 
-def joined_interval(
-    by_example: ArrayLike,
-    seed_error: float,
-    seed_df: float,
-    n_seeds: int,
-    *,
-    level: float = 0.95,
-    n_boot: int = 10_000,
-    seed: int = 0,
-) -> Interval:
-    """Return the interval of the mean of differences by example, with a standard error over seeds from elsewhere.
-
-    Parameters
-    ----------
-    by_example : array of float, shape (N,)
-        The difference at every example, averaged over seeds.
-    seed_error, seed_df : float
-        Standard error of the mean over seeds, and its degrees of freedom: those of `two_way.Contrasts`.
-    n_seeds : int
-        Seeds that the arms have, for the record.
-    level, n_boot, seed
-        As for :func:`paired_difference`.
-    """
-    values = np.asarray(by_example, dtype=np.float64)
-    limits = _Limits(float(values.mean()), seed_error, seed_df, _draws(values, n_boot, seed))
+def joined_interval(limits: Limits, n_seeds: int, n_examples: int, *, level: float = 0.95) -> Interval:
+    """Return an interval whose noise of seeds was judged together with other arms, see `two_way.Contrasts`."""
     low, high = limits.at(1 - level)
     method = (
-        f"percentile bootstrap over examples ({n_boot} draws) and t over seeds, the arms' spread judged together "
-        f"({seed_df:.1f} degrees of freedom), added in squares"
+        f"percentile bootstrap over examples ({len(limits.draws)} draws) and t over seeds, the spread of all arms "
+        f"judged together ({limits.seed_df:.1f} degrees of freedom), added in squares"
     )
     return Interval(
-        limits.mean, low, high, limits.p_value(), n_seeds, len(values), method, level=level, seed_df=seed_df
+        limits.mean, low, high, limits.p_value(), n_seeds, n_examples, method, level=level, seed_df=limits.seed_df
     )
 
 
@@ -195,27 +177,53 @@ def _method(n_seeds: int, n_boot: int) -> str:
     return f"{examples} only: {n_seeds} {plural} nothing about seed noise"
 
 
-def _seed_error(values: Floats) -> float:
+def seed_error(values: Floats) -> float:
     """Return the standard error of the mean over seeds (0 where there are too few to tell)."""
     if len(values) < MIN_SEEDS:
         return 0.0
     return float(values.mean(axis=1).std(ddof=1) / np.sqrt(len(values)))
 
 
-def _draws(scores: Floats, n_boot: int, seed: int, chunk: int = 500) -> Floats:
-    """Return `n_boot` sorted means of N scores drawn with replacement, minus their mean."""
-    rng = np.random.default_rng(seed)
-    means = [
-        scores[rng.integers(len(scores), size=(min(chunk, n_boot - start), len(scores)))].mean(axis=1)
-        for start in range(0, n_boot, chunk)
-    ]
-    sorted_means: Floats = np.sort(np.concatenate(means))
-    return sorted_means - float(scores.mean())
+def example_draws(scores: ArrayLike, n_boot: int = 10_000, seed: int = 0, chunk: int = 250) -> Floats:
+    """Return what the means of scores would be for other examples: a bootstrap, the same draws for all rows.
+
+    Parameters
+    ----------
+    scores : array of float, shape (K, N)
+    n_boot : int
+        Draws.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    array of float, shape (K, n_boot)
+        Deviations from the mean, sorted.
+    """
+    rows = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    rng, n = np.random.default_rng(seed), rows.shape[1]
+    centred = (rows - rows.mean(axis=1, keepdims=True)).T / n  # (N, K)
+    drawn = np.empty((n_boot, len(rows)))
+    for start in range(0, n_boot, chunk):
+        size = min(chunk, n_boot - start)
+        picks = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        times = np.bincount(picks.ravel(), minlength=size * n).reshape(size, n)  # how often each example was drawn
+        drawn[start : start + size] = times @ centred
+    return np.ascontiguousarray(np.sort(drawn, axis=0).T)
 
 
 @dataclass(frozen=True)
-class _Limits:
-    """The limits of the mean for every level; `draws` are sorted deviations over examples."""
+class Limits:
+    """The limits of a mean for every level: its noise over seeds and over examples, added in squares.
+
+    Parameters
+    ----------
+    mean : float
+    seed_error, seed_df : float
+        Standard error over seeds, 0 where it is unknown, and its degrees of freedom.
+    draws : array of float, shape (n_boot,)
+        One row of `example_draws`.
+    """
 
     mean: float
     seed_error: float

@@ -232,7 +232,9 @@ def _trigamma_inverse(value: float) -> float:
     return x
 
 
-def dunnett(p_values: ArrayLike, covariance: ArrayLike, *, n_draws: int = 20_000, seed: int = 0) -> list[float]:
+def dunnett(
+    p_values: ArrayLike, covariance: ArrayLike, *, level: float = 0.95, n_draws: int = 20_000, seed: int = 0
+) -> tuple[list[float], float]:
     """Return p-values adjusted for all that were looked at, given how their differences move together.
 
     Differences to one baseline share its noise, so that Bonferroni's and Holm's corrections count too much [5]_. The
@@ -245,17 +247,22 @@ def dunnett(p_values: ArrayLike, covariance: ArrayLike, *, n_draws: int = 20_000
         Two-sided.
     covariance : array of float, shape (K, K)
         Of the differences.
+    level : float
+        Nominal coverage of the simultaneous intervals.
     n_draws, seed : int
         Of the simulation.
+
+    Returns
+    -------
+    tuple of list of float, float
+        The p-values, and by which factor intervals must be wider to hold for all differences at once.
     """
     from scipy.stats import norm
 
     p, v = np.asarray(p_values, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
-    if len(p) < 2:
-        return [float(value) for value in p]
     sd = np.sqrt(np.diag(v))
-    if (sd <= 0).any():  # nothing varies: no chance to correct for
-        return [float(value) for value in p]
+    if len(p) < 2 or (sd <= 0).any():  # where nothing varies there is no chance to correct for
+        return [float(value) for value in p], 1.0
     values, vectors = np.linalg.eigh(v / np.outer(sd, sd))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     draws = np.abs(np.random.default_rng(seed).standard_normal((n_draws, len(p))) @ root.T)
@@ -267,7 +274,8 @@ def dunnett(p_values: ArrayLike, covariance: ArrayLike, *, n_draws: int = 20_000
     stepped = np.where(chance * n_draws < 100, floor, np.maximum(chance, p[order]))
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
-    return [float(value) for value in adjusted]
+    factor = float(np.quantile(largest[:, 0], level)) / float(norm.isf((1 - level) / 2))
+    return [float(value) for value in adjusted], max(factor, 1.0)
 
 
 @dataclass(frozen=True, eq=False)

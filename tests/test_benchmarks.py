@@ -17,7 +17,10 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
-SCRIPTS = ("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators", "selection", "efficiency")
+SCRIPTS = (
+    *("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators", "selection", "efficiency"),
+    "intervals",
+)
 RECORDED = [path.stem for path in sorted((FOLDER / "results").glob("*.json")) if path.stem.startswith(SCRIPTS)]
 
 

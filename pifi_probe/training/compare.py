@@ -13,22 +13,31 @@ from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskError
 from pifi_probe.stats import mean_interval, verdict
 from pifi_probe.training.comparison import Comparison, Row
+from pifi_probe.training.ladder import Arm, Effect, effects_of, missing
 from pifi_probe.training.result import SHARES, RunResult, runs_in
 
 __all__ = ["Comparison", "compare"]
 
+MARGIN = 0.01  # one point
+_ALSO = ("accuracy", "nll")  # the ladder is told in both where both are known
 _UNITS = {"nll": "nats"}  # of scores where smaller is better
 _DRAWN = ("random", "shuffled")  # variants of a layer whose weights come from the seed
 Arms = dict[str, dict[int, RunResult]]
 
 
 def compare(
-    results: Iterable[RunResult], baseline: str = "vanilla", *, metric: str | None = None, level: float = 0.95
+    results: Iterable[RunResult],
+    baseline: str = "vanilla",
+    *,
+    metric: str | None = None,
+    level: float = 0.95,
+    margin: float | None = None,
 ) -> Comparison:
     """Compare the arms of an experiment.
 
-    Runs with the same label are seeds of one arm. Every arm is compared with the baseline of its own wiring,
-    paired over the seeds that both have and over test examples.
+    Runs with the same label are seeds of one arm. Every arm is compared with the baseline of its own wiring over
+    seeds and test examples; from three arms on, all runs together tell how much seeds matter
+    (`pifi_probe.two_way`). Groups of arms are compared too: see `Comparison.effects` and `Comparison.answer`.
 
     Parameters
     ----------
@@ -42,6 +51,9 @@ def compare(
         the first of these for the kind of the task. Differences are positive where an arm is better.
     level : float
         Nominal coverage of the intervals, between 0 and 1.
+    margin : float, optional
+        What counts as no difference, in the unit of the metric: an effect whose interval lies within it is
+        "equivalent". None: one point (0.01) for shares such as accuracy, and nothing for other metrics.
 
     Returns
     -------
@@ -50,7 +62,7 @@ def compare(
     Raises
     ------
     PifiProbeError
-        If there are no runs, `results` holds anything else, or `metric` or `level` is unusable.
+        If there are no runs, `results` holds anything else, or `metric`, `level` or `margin` is unusable.
     RecipeError
         If recipes differ in more than the seed, or an arm has a seed twice.
     TaskError
@@ -69,6 +81,10 @@ def compare(
     if not isinstance(level, numbers.Real) or not 0 < level < 1:
         raise PifiProbeError(f"level={level!r} is not between 0 and 1", where="compare", next="the default is 0.95")
     known = next(iter(runs[0].tests.values())).score_names
+    if margin is not None and not (isinstance(margin, numbers.Real) and 0 < margin < np.inf):
+        raise PifiProbeError(
+            f"margin={margin!r} is no positive number", where="compare", next="margin=0.01 is one point of accuracy"
+        )
     metric = metric or known[0]
     if metric not in known:
         raise PifiProbeError(f"unknown metric {metric!r}", where="compare", next=f"use one of {', '.join(known)}")
@@ -76,9 +92,24 @@ def compare(
     arms = _grouped(runs)
     bases = {arm: _baseline_of(arm, arms, baseline) for arm in arms}
     rows: list[Row] = []
+    kinds = {label: _kind(own) for label, own in arms.items()}
+    effects: list[Effect] = []
     for test in runs[0].tests:
         rows += _rows_of(test, arms, bases, metric, level)
-    return Comparison(tuple(rows), metric, level, runs[0].task["sizes"])
+        for name in dict.fromkeys((metric, *(other for other in _ALSO if other in known))):
+            scores = {arm: _scores(own, test, name) for arm, own in arms.items()}
+            near = (margin if name == metric else None) or (MARGIN if name in SHARES else None)
+            effects += effects_of(scores, kinds, test, name, level=level, margin=near)
+    seconds = float(np.mean([sum(run.seconds.values()) for run in runs]))
+    lacking = missing(kinds)
+    return Comparison(tuple(rows), metric, level, runs[0].task["sizes"], tuple(effects), lacking, seconds)
+
+
+def _kind(runs: dict[int, RunResult]) -> Arm:
+    run = next(iter(runs.values()))
+    indices = [layer["index"] for layer in run.model["layers"]]
+    depth = int(indices[0]) if len(indices) == 1 else None
+    return Arm(run.model["wiring"], run.model["control"], depth, bool(run.tuned))
 
 
 def _check_alike(runs: Sequence[RunResult]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import json
-from dataclasses import asdict, dataclass
+import textwrap
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.escaping import printable
 from pifi_probe.files import write_text
+from pifi_probe.training.ladder import Effect, answer, needed
 from pifi_probe.training.result import SHARES
 
 if TYPE_CHECKING:
@@ -85,12 +87,73 @@ class Comparison:
         Nominal coverage of the intervals.
     sizes : dict
         Rows of the task's splits.
+    effects : tuple of Effect
+        What the projections, the block, the language model's weights and the choice of layer do; by test set, metric
+        and wiring.
+    missing : dict of str to list of str
+        By wiring, the groups of arms without which some effects cannot be told.
+    seconds : float
+        Mean wall time of a run.
     """
 
     rows: tuple[Row, ...]
     metric: str
     level: float
     sizes: dict[str, int]
+    effects: tuple[Effect, ...] = ()
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def answer(self) -> str:
+        """One to three plain sentences about the task's own test set, for each wiring."""
+        return self.answers()[0][1] if len(self.answers()) == 1 else "\n".join(": ".join(a) for a in self.answers())
+
+    def answers(self, test: str | None = None) -> list[tuple[str, str]]:
+        """Return wiring and answer for one test set (the task's own)."""
+        test = test or self.rows[0].test
+        own = [effect for effect in self.effects if effect.test == test and effect.metric == self.metric]
+        wirings = dict.fromkeys(effect.wiring for effect in own)
+        return [(name, answer([e for e in own if e.wiring == name], self.unit)) for name in wirings] or [
+            ("", answer([]))
+        ]
+
+    @property
+    def unit(self) -> str:
+        """Unit of the metric in words."""
+        return "points" if self.metric in SHARES else {"nll": "nats"}.get(self.metric, self.metric.replace("_", " "))
+
+    def needed(self) -> list[str]:
+        """Say for every undecided effect of the task's own test set what would decide it."""
+        lines = []
+        for effect in self.effects:
+            if effect.test != self.rows[0].test or effect.metric != self.metric or effect.verdict != "undecided":
+                continue
+            more = needed(effect, seconds_a_run=self.seconds, level=self.level)
+            what = f"{effect.wiring}, {effect.name}: "
+            if more is None:
+                lines.append(f"{what}more seeds alone do not decide it; more test texts would narrow it")
+            else:
+                seeds, arms, seconds = more
+                lines.append(f"{what}about {seeds} more seed{'s' * (seeds != 1)} of {arms} arms, {_time(seconds)}")
+        return lines
+
+    def panel(self) -> str:
+        """Return the answer in at most eight lines of 80 columns: what a person reads first."""
+        lines: list[str] = []
+        for wiring, text in self.answers():
+            lines += textwrap.wrap(f"{wiring}: {text}" if wiring and len(self.answers()) > 1 else text, 78)
+        lacking = [f"{wiring} without {', '.join(names)}" for wiring, names in self.missing.items()]
+        last = []
+        if lacking and len(lines) < 7:
+            last = textwrap.wrap(f"Not told: {'; '.join(lacking)} (train --arms all trains them).", 78)[:2]
+        undecided = self.needed()
+        if undecided and len(lines) + len(last) < 8:
+            last.append(textwrap.shorten(f"To decide {undecided[0]}", 78, placeholder="..."))
+        kept = lines[: 8 - len(last)]
+        if len(kept) < len(lines):
+            kept[-1] = textwrap.shorten(kept[-1] + " (more below)", 78, placeholder=" (more below)")
+        return "\n".join([*kept, *last])
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -153,6 +216,10 @@ def _interval(middle: float | None, low: float | None, high: float | None, metri
         return ""
     scale, digits = (100.0, 1) if metric in SHARES else (1.0, 3)
     return f"{scale * middle:{sign}.{digits}f} [{scale * low:{sign}.{digits}f}, {scale * high:{sign}.{digits}f}]"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 
 def _percent(value: float | None) -> str:

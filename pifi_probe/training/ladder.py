@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,9 +108,8 @@ def effects_of(
         groups = _groups(arms, wiring)
         pairs = {name: pair for name, pair in _pairs(groups).items() if all(pair)}
         judged = runs.differences({name: between(*pair) for name, pair in pairs.items()}, level=level)
-        strict = runs.differences({name: between(*pair) for name, pair in pairs.items()}, level=2 * level - 1)
         for name, pair in pairs.items():
-            verdict = _verdict(judged[name], strict[name], margin)
+            verdict = _verdict(judged[name], margin)
             found.append(_effect(name, test, wiring, metric, pair, judged[name], verdict, margin))
         found += _layers(runs, groups["real"], arms, test, wiring, metric, level, margin)
     return found
@@ -161,17 +160,17 @@ def _effect(
         margin=margin,
         n_seeds=interval.n_seeds,
         over_seeds=interval.over_seeds,
-        seed_error=found.seed_error,
+        seed_error=found.limits.seed_error,
         example_error=found.example_error,
     )
 
 
-def _verdict(found: Difference, strict: Difference, margin: float | None) -> str:
-    """Judge by the interval; two one-sided tests at 1 - level are an interval of level 2 level - 1 inside the margin."""
+def _verdict(found: Difference, margin: float | None) -> str:
+    """Judge by the interval; two one-sided tests at 1 - level mean that of level 2 level - 1 lies inside the margin."""
     if found.interval.excludes_zero:
         return "better" if found.interval.mean > 0 else "worse"
-    inner = strict.interval
-    if margin is not None and inner.over_seeds and -margin < inner.low and inner.high < margin:
+    low, high = found.limits.at(2 * (1 - found.interval.level))
+    if margin is not None and found.interval.over_seeds and -margin < low and high < margin:
         return "equivalent"
     return "undecided"
 
@@ -191,32 +190,26 @@ def _layers(
         return []
     found = runs.differences({label: between([label], list(real)) for label in real}, level=level)
     values = np.array([found[label].interval.mean for label in real])
-    variances = np.array([found[label].seed_error ** 2 + found[label].example_error ** 2 for label in real])
+    variances = np.array([found[label].limits.seed_error ** 2 + found[label].example_error ** 2 for label in real])
     best = int(values.argmax())
     # James and Stein: what the layers differ by beyond their noise, as a share of all that they differ by
     between_layers = max(float(values.var(ddof=1) - variances.mean()), 0.0)
     shrink = between_layers / (between_layers + float(variances[best])) if between_layers > 0 else 0.0
     chosen = found[real[best]]
-    # Bonferroni over the layers: the interval must hold for whichever of them was picked
-    wide = runs.differences({real[best]: between([real[best]], list(real))}, level=1 - (1 - level) / len(real))
-    interval = wide[real[best]].interval
-    verdict = "better" if interval.low > 0 else "undecided"
-    if verdict == "undecided" and margin is not None and interval.over_seeds and interval.high < margin:
+    # simultaneous over the layers: the interval must hold for whichever of them was picked
+    raw, wider = chosen.interval, chosen.critical
+    limits = (raw.mean - wider * (raw.mean - raw.low), raw.mean + wider * (raw.high - raw.mean))
+    verdict = "better" if limits[0] > 0 else "undecided"
+    if verdict == "undecided" and margin is not None and raw.over_seeds and limits[1] < margin:
         verdict = "equivalent"
     effect = _effect("choice", test, wiring, metric, ([real[best]], real), chosen, verdict, margin)
     mean = shrink * effect.mean
-    low, high = min(interval.low, mean), max(interval.high, mean)
-    effects = [_with(effect, mean=mean, low=low, high=high, p_value=chosen.p_value)]
+    low, high = min(limits[0], mean), max(limits[1], mean)
+    effects = [replace(effect, mean=mean, low=low, high=high, p_value=chosen.p_value)]
     depths = {label: arms[label].depth for label in real}
     if len({depth for depth in depths.values() if depth is not None}) >= MANY and None not in depths.values():
         effects.append(_trend(runs, depths, test, wiring, metric, level, margin))
     return effects
-
-
-def _with(effect: Effect, **changes: float) -> Effect:
-    from dataclasses import replace
-
-    return replace(effect, **changes)  # type: ignore[arg-type]
 
 
 def _trend(
@@ -233,10 +226,9 @@ def _trend(
     x = np.array([float(depths[label] or 0) for label in labels])
     slope = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     weights = dict(zip(labels, slope * (x.max() - x.min()), strict=True))
-    asked = {"depth": weights}
-    found, strict = (runs.differences(asked, level=one)["depth"] for one in (level, 2 * level - 1))
+    found = runs.differences({"depth": weights}, level=level)["depth"]
     last, first = (tuple(label for label in labels if depths[label] == edge) for edge in (x.max(), x.min()))
-    verdict = _verdict(found, strict, margin)
+    verdict = _verdict(found, margin)
     return _effect("depth", test, wiring, metric, (last, first), found, verdict, margin)
 
 
@@ -268,7 +260,8 @@ def _phrase(effect: Effect, unit: str, other: str) -> str:
     scale, digits = (100.0, 1) if unit == "points" else (1.0, 3)
     low, high = sorted(scale * value for value in (effect.low, effect.high))
     if effect.verdict == "better":
-        return f"gain{_s(effect)} {scale * effect.mean:.{digits}f} {unit} [{low:.{digits}f}, {high:.{digits}f}] over {other}"
+        gains = f"{scale * effect.mean:.{digits}f} {unit} [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"gain{_s(effect)} {gains} over {other}"
     if effect.verdict == "worse":
         costs = f"{-scale * effect.mean:.{digits}f} {unit} [{-high:.{digits}f}, {-low:.{digits}f}]"
         return f"cost{_s(effect)} {costs} against {other}"

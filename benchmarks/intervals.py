@@ -1,0 +1,147 @@
+"""How often the intervals of `pifi_probe.two_way` hold the truth, and how wide they are: by simulation.
+
+Layouts of arms and seeds are drawn as ``y[arm, seed] = seed effect + spread[arm] * noise``, with no true difference
+between arms, and every arm is compared with the first. Arms spread alike, or with log-normal spreads (the standard
+deviation of the log standard deviation is told), or with the heavy tails of Student's t with 4 degrees of freedom, or
+the baseline spreads twice as much as the rest. Widths are beside those of the paired t interval over the seeds of the
+two arms alone.
+
+    python benchmarks/intervals.py           # about ten minutes on one core
+    python benchmarks/intervals.py --quick   # few layouts, a few cells
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from _common import parser, record, target
+from numpy.typing import NDArray
+from scipy.stats import t
+
+from pifi_probe.two_way import Layout, dunnett
+
+Floats = NDArray[np.float64]
+
+ARMS, SEEDS = (3, 5, 9, 20, 38), (2, 3, 5, 10)
+NOISES: dict[str, dict[str, Any]] = {
+    "equal": {},
+    "spread 0.3": {"spread": 0.3},
+    "spread 0.5": {"spread": 0.5},
+    "spread 1.0": {"spread": 1.0},
+    "t4": {"tails": 4},
+    "baseline x 2": {"baseline": 2.0},
+    "baseline x 2, spread 0.5": {"baseline": 2.0, "spread": 0.5},
+    "equal, no seed effects": {"shared": 0.0},
+}
+
+
+def main() -> None:
+    options = parser(__doc__).parse_args()
+    settings = {
+        "layouts": 60 if options.quick else 2000,
+        "arms": (3, 9) if options.quick else ARMS,
+        "seeds": (2, 3) if options.quick else SEEDS,
+        "noises": list(NOISES)[:2] if options.quick else list(NOISES),
+    }
+    cells = []
+    for n_arms in settings["arms"]:
+        for n_seeds in settings["seeds"]:
+            for noise in settings["noises"]:
+                seed = [options.seed, n_arms, n_seeds, list(NOISES).index(noise)]
+                n = int(settings["layouts"] / (2 if n_arms > 9 else 1))
+                found = simulate(np.random.default_rng(seed), n, n_arms, n_seeds, **NOISES[noise])
+                cells.append({"arms": n_arms, "seeds": n_seeds, "noise": noise, **found})
+                print(cells[-1], flush=True)
+    measurements = {"cells": cells}
+    record("intervals", options, settings, measurements, tables(measurements, settings))
+
+
+def draw(
+    rng: np.random.Generator,
+    n: int,
+    n_arms: int,
+    n_seeds: int,
+    *,
+    spread: float = 0.0,
+    tails: int = 0,
+    baseline: float = 1.0,
+    shared: float = 1.0,
+) -> Iterator[tuple[Floats, Floats]]:
+    """Yield layouts, shape (A, S), and the true spreads of their arms, shape (A,)."""
+    for _ in range(n):
+        spreads = np.exp(spread * rng.standard_normal(n_arms))
+        spreads[0] *= baseline
+        size = (n_arms, n_seeds)
+        noise = rng.standard_t(tails, size) / np.sqrt(tails / (tails - 2)) if tails else rng.standard_normal(size)
+        yield shared * rng.standard_normal(n_seeds) + spreads[:, None] * noise, spreads
+
+
+def simulate(rng: np.random.Generator, n: int, n_arms: int, n_seeds: int, **noise: Any) -> dict[str, float]:
+    """Return coverage, family-wise error and widths of `n` layouts, in percent and as ratios."""
+    against = np.hstack([-np.ones((n_arms - 1, 1)), np.eye(n_arms - 1)])
+    half = n_arms // 2  # groups: the first half against the second, the baseline left out
+    groups = np.array([0.0, *np.where(np.arange(n_arms - 1) < half, 1 / half, -1 / (n_arms - 1 - half))])
+    held, noisiest, wrong, grouped, widths, own = [], [], [], [], [], []
+    for y, spreads in draw(rng, n, n_arms, n_seeds, **noise):
+        layout = Layout(y, baselines=[0])
+        found = layout.contrasts(against)
+        ok = np.abs(found.means) <= found.half_widths()
+        held.append(ok.mean())
+        noisiest.append(ok[spreads[1:].argmax()])
+        p_values = 2 * t.sf(np.abs(found.means) / found.errors, found.dfs)
+        wrong.append(min(dunnett(p_values, found.covariance, n_draws=2_000)[0]) < 0.05)
+        group = layout.contrasts(groups)
+        grouped.append(abs(group.means[0]) <= group.half_widths()[0])
+        widths.append(found.half_widths())
+        differences = y[1:] - y[0]
+        own.append(t.isf(0.025, n_seeds - 1) * differences.std(axis=1, ddof=1) / n_seeds**0.5)
+    return {
+        "coverage": 100 * float(np.mean(held)),
+        "noisiest arm": 100 * float(np.mean(noisiest)),
+        "groups": 100 * float(np.mean(grouped)),
+        "family-wise error": 100 * float(np.mean(wrong)),
+        "width": float(np.median(widths) / np.median(own)),
+    }
+
+
+def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the targets, and a row for each number of arms, seeds and kind of noise."""
+    cells = measurements["cells"]
+
+    def worst(name: str, pick: Any, noises: Any) -> float:
+        return float(pick(cell[name] for cell in cells if noises(cell["noise"])))
+
+    def width(n_seeds: int) -> float:
+        return next(c["width"] for c in cells if (c["arms"], c["seeds"], c["noise"]) == (9, n_seeds, "equal"))
+
+    def moderate(noise: str) -> bool:
+        return "1.0" not in noise
+
+    return {
+        "targets": [
+            target("coverage, lowest cell", worst("coverage", min, lambda _: True), least=94, unit=" %"),
+            target("coverage, highest cell", worst("coverage", max, lambda _: True), most=99, unit=" %"),
+            target(
+                "coverage of the noisiest arm, spreads up to 0.5: lowest cell",
+                worst("noisiest arm", min, moderate),
+                least=92,
+                unit=" %",
+            ),
+            target("the same at spreads of 1.0", worst("noisiest arm", min, lambda noise: not moderate(noise)))
+            if len(settings["noises"]) > 3
+            else target("the same at spreads of 1.0", float("nan")),
+            target(
+                "coverage of groups of arms, lowest cell", worst("groups", min, lambda _: True), least=94, unit=" %"
+            ),
+            target("family-wise error, highest cell", worst("family-wise error", max, moderate), most=5.5, unit=" %"),
+            target("half-width / paired t, 9 arms, 3 seeds", width(3), most=0.72),
+            target("half-width / paired t, 9 arms, 2 seeds", width(2), most=0.37),
+        ],
+        "rows": [{name: round(v, 2) if isinstance(v, float) else v for name, v in cell.items()} for cell in cells],
+    }
+
+
+if __name__ == "__main__":
+    main()
