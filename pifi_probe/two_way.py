@@ -145,7 +145,8 @@ class Layout:
         rest = np.maximum((sums.sum() - sums) / np.maximum(self.df - design.share, 1e-9), 1e-300)
         ratio = np.where(seen & (self.df > design.share + 1e-9), alike / rest, 1.0)
         p_values = f.sf(ratio, np.maximum(own_df, 1), np.maximum(self.df - own_df, 1))
-        self.spread: Floats = np.sqrt(np.where(pooled > 0, ratio, 1.0))
+        others = (unbiased.sum() - unbiased) / max(int(seen.sum()) - 1, 1)  # without what an arm leaks into the rest
+        self.spread: Floats = np.sqrt(unbiased / np.maximum(others, 1e-4 * max(pooled, 1e-300)))
         self.stands_out: NDArray[np.bool_] = seen & (pooled > 0) & (p_values * n_arms < STANDS_OUT)
         self.dfs = np.where(self.stands_out, own_df, self.dfs)
 

@@ -123,7 +123,7 @@ class TestPlots:
         assert np.asarray(band)[:, 1].max() == pytest.approx(0.42)
 
     def test_series_differ_in_colour_and_shape_and_colours_are_seen_on_light_and_dark_pages(self) -> None:
-        looks = plots._looks(pd.Series(range(50)))
+        looks = plots.looks_of(pd.Series(range(50)))
         assert len(set(looks.values())) == 50
 
         def luminance(colour: str) -> float:

@@ -25,6 +25,7 @@ def demo(
     fast: bool = typer.Option(False, "--fast", help="At most two minutes: fewer texts and arms."),
     full: bool = typer.Option(False, "--full", help="The README's table: 1,000 texts, 3 seeds; about an hour."),
     out: Path = typer.Option(Path("runs"), "--out", "-o", help="Folder for results; finished runs are kept."),
+    table: bool = typer.Option(False, "--table", help="Show every arm, too."),
     as_json: bool = Json,
 ) -> None:
     """Train vanilla, controls and plugged layers in both wirings on movie reviews; test on three domains."""
@@ -48,6 +49,7 @@ def demo(
     if as_json:
         print_json({baseline: asdict(comparison) for baseline, comparison in result.comparisons.items()})
         return
-    for baseline, comparison in result.comparisons.items():
+    for baseline, comparison in result.comparisons.items() if table else ():
         terminal.print(comparison.to_rich(f"against {baseline}"))
+    terminal.print(result.comparisons["vanilla"].panel())
     terminal.print(f"report: {result.folder / 'report.html'}")

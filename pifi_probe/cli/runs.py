@@ -89,19 +89,31 @@ def compare(
     runs: list[Path] = typer.Argument(help="Folders of runs, or their result.json files."),
     baseline: str = typer.Option("vanilla", help="The arm that the others are compared with."),
     metric: str = typer.Option("", help="A score of every example, such as nll; the task's main one when empty."),
+    margin: float = typer.Option(0.0, help="What counts as no difference, such as 0.01; one point when 0."),
     html: Path = typer.Option(None, help="Write a report here."),
+    table: bool = typer.Option(False, "--table", help="Show every arm, not the answer alone."),
     as_json: bool = Json,
 ) -> None:
-    """Compare runs, paired over seeds and test examples."""
+    """Compare runs, paired over seeds and test examples: the answer, and every arm with --table."""
     import pifi_probe as pp
 
     files = [path / "result.json" if path.is_dir() else path for path in runs]
-    comparison = pp.compare([pp.RunResult.from_json(file) for file in files], baseline=baseline, metric=metric or None)
+    comparison = pp.compare(
+        [pp.RunResult.from_json(file) for file in files],
+        baseline=baseline,
+        metric=metric or None,
+        margin=margin or None,
+    )
     if html is not None:
+        from pifi_probe.experiments.report import answer_sections
         from pifi_probe.reporting import html as report
 
-        report.report("Comparison", [{"title": "Arms", "table": comparison.frame}], html)
+        report.report("Comparison", [*answer_sections(comparison), {"title": "Arms", "table": comparison.frame}], html)
     if as_json:
         print_json(asdict(comparison))
     else:
-        console().print(comparison.to_rich(f"against {baseline}"))
+        console().print(comparison.panel())
+        if table:
+            console().print(comparison.to_rich(f"against {baseline}"))
+        else:
+            console().print("every arm: the same command with --table")

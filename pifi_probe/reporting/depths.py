@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pifi_probe.escaping import printable
-from pifi_probe.reporting.plots import INK, MAX_LABEL, _checked, _figure, _looks, _style
+from pifi_probe.reporting.plots import INK, MAX_LABEL, checked, framed, looks_of, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,12 +40,12 @@ def depth_panels(frame: pd.DataFrame, *, depth_label: str = "depth") -> Figure:
     PifiProbeError
         If a column is missing or there is nothing to plot.
     """
-    rows = _checked(frame, ("panel", "series", "depth", "value"), "value")
+    rows = checked(frame, ("panel", "series", "depth", "value"), "value")
     panels = list(dict.fromkeys(rows["panel"]))
     columns = min(2, len(panels))
     lines = math.ceil(len(panels) / columns)
-    looks = _looks(rows["series"])
-    with _style():
+    looks = looks_of(rows["series"])
+    with styled():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(0.6 + 3.5 * columns, 0.9 + 2.2 * lines), layout="constrained")
@@ -127,17 +127,17 @@ def depth_heatmap(frame: pd.DataFrame, *, depth_label: str = "depth") -> Figure:
     PifiProbeError
         If a column is missing or there is nothing to plot.
     """
-    rows = _checked(frame, ("row", "depth", "behind"), "behind")
+    rows = checked(frame, ("row", "depth", "behind"), "behind")
     names = list(dict.fromkeys(rows["row"]))
     depths = np.arange(int(rows["depth"].min()), int(rows["depth"].max()) + 1)
     cells = np.full((len(names), len(depths)), np.nan)
     y = rows["row"].map(names.index).to_numpy(dtype=int)
     x = rows["depth"].to_numpy(dtype=int) - depths[0]
     cells[y, x] = rows["behind"]
-    with _style():
+    with styled():
         from matplotlib.colors import BoundaryNorm, ListedColormap
 
-        figure, (axes,) = _figure(max(6.0, 2.8 + 0.19 * len(depths)), 1.5 + 0.3 * len(names), 1)
+        figure, (axes,) = framed(max(6.0, 2.8 + 0.19 * len(depths)), 1.5 + 0.3 * len(names), 1)
         norm = BoundaryNorm(np.arange(WORST, 1), len(SHADES))
         edges = (np.append(depths, depths[-1] + 1) - 0.5, np.arange(len(names) + 1) - 0.5)
         shown = np.ma.masked_invalid(np.clip(cells, WORST + 1e-6, -1e-6))

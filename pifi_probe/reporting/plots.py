@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "depth_curve", "forest", "learning_curves", "to_svg"]
+__all__ = [
+    "COLOURS",
+    "INK",
+    "MAX_LABEL",
+    "checked",
+    "depth_curve",
+    "forest",
+    "framed",
+    "learning_curves",
+    "looks_of",
+    "styled",
+    "to_svg",
+]
 
 # hues of Okabe and Ito (2008), Color Universal Design, where needed made darker or lighter:
 # each has a contrast of at least 3:1 to a white and to a nearly black page
@@ -48,10 +60,10 @@ def depth_curve(
     PifiProbeError
         If a column is missing or there is nothing to plot.
     """
-    rows = _checked(frame, ("depth", "series", "mean"), "mean")
-    with _style():
-        figure, (axes,) = _figure(7.0, 4.0, 1)
-        looks = _looks(rows["series"])
+    rows = checked(frame, ("depth", "series", "mean"), "mean")
+    with styled():
+        figure, (axes,) = framed(7.0, 4.0, 1)
+        looks = looks_of(rows["series"])
         aside = 0.012 * (rows["depth"].max() - rows["depth"].min())  # so that intervals do not hide each other
         for place, (series, own) in enumerate(rows.groupby("series", sort=False)):
             colour, marker = looks[series]
@@ -86,12 +98,12 @@ def forest(frame: pd.DataFrame, *, value_label: str = "difference to vanilla (po
     PifiProbeError
         If a column is missing or there is nothing to plot.
     """
-    rows = _checked(frame, ("arm", "mean", "low", "high"), "mean")
+    rows = checked(frame, ("arm", "mean", "low", "high"), "mean")
     rows = rows if "group" in rows else rows.assign(group="")
     arms, groups = list(dict.fromkeys(rows["arm"])), list(dict.fromkeys(rows["group"]))
-    with _style():
-        figure, panels = _figure(3.0 + 2.6 * len(groups), 1.2 + 0.34 * len(arms), len(groups), sharex=True, sharey=True)
-        for axes, (colour, marker), group in zip(panels, _looks(rows["group"]).values(), groups, strict=True):
+    with styled():
+        figure, panels = framed(3.0 + 2.6 * len(groups), 1.2 + 0.34 * len(arms), len(groups), sharex=True, sharey=True)
+        for axes, (colour, marker), group in zip(panels, looks_of(rows["group"]).values(), groups, strict=True):
             own = rows[rows["group"] == group]
             for row in own.itertuples():
                 position = arms.index(row.arm)
@@ -123,10 +135,10 @@ def learning_curves(
     PifiProbeError
         If a column is missing or there is nothing to plot.
     """
-    rows = _checked(frame, ("step", "value", "series"), "value")
-    with _style():
-        figure, (axes,) = _figure(7.0, 4.0, 1)
-        looks = _looks(rows["series"])
+    rows = checked(frame, ("step", "value", "series"), "value")
+    with styled():
+        figure, (axes,) = framed(7.0, 4.0, 1)
+        looks = looks_of(rows["series"])
         for series, own in rows.groupby("series", sort=False):
             colour, marker = looks[series]
             curve = own.groupby("step")["value"].agg(["mean", "min", "max"])
@@ -155,7 +167,7 @@ def to_svg(figure: Figure, alt: str) -> str:
     for text in figure.findobj(Text):
         text.set_text(printable(text.get_text()))
     buffer = io.StringIO()
-    with _style(), warnings.catch_warnings():
+    with styled(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's own fonts will have it
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
@@ -168,7 +180,8 @@ def to_svg(figure: Figure, alt: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" style="min-width: {least}" ', 1)
 
 
-def _checked(frame: pd.DataFrame, columns: Sequence[str], value: str) -> pd.DataFrame:
+def checked(frame: pd.DataFrame, columns: Sequence[str], value: str) -> pd.DataFrame:
+    """Return the rows that have a value; a missing column, or no such row, is an error."""
     missing = [column for column in columns if column not in frame]
     if missing:
         raise PifiProbeError(
@@ -181,7 +194,8 @@ def _checked(frame: pd.DataFrame, columns: Sequence[str], value: str) -> pd.Data
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def styled() -> Iterator[None]:
+    """Draw in the style that all plots share."""
     import matplotlib
 
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
@@ -204,14 +218,15 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _figure(width: float, height: float, panels: int, **options: Any) -> tuple[Figure, list[Axes]]:
+def framed(width: float, height: float, panels: int, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure of this size in inches, unknown to pyplot, with panels side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, panels, squeeze=False, **options)[0])
 
 
-def _looks(series: pd.Series[Any]) -> dict[Any, tuple[str, str]]:
+def looks_of(series: pd.Series[Any]) -> dict[Any, tuple[str, str]]:
     """Give every series a colour and a marker, in order of appearance."""
     looks = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
     return dict(zip(dict.fromkeys(series), looks, strict=False))

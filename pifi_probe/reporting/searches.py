@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pifi_probe.escaping import printable
-from pifi_probe.reporting.plots import INK, MAX_LABEL, _checked, _figure, _legend, _looks, _style
+from pifi_probe.reporting.plots import INK, MAX_LABEL, _legend, checked, framed, looks_of, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,14 +31,14 @@ def depth_with_band(points: pd.DataFrame, band: pd.DataFrame, *, value_label: st
     PifiProbeError
         If there is nothing to plot.
     """
-    rows = _checked(points, ("depth", "series", "value"), "value")
-    with _style():
-        figure, (axes,) = _figure(7.0, 4.0, 1)
+    rows = checked(points, ("depth", "series", "value"), "value")
+    with styled():
+        figure, (axes,) = framed(7.0, 4.0, 1)
         if len(band):
             ordered = band.sort_values("depth")
             axes.fill_between(ordered["depth"], ordered["low"], ordered["high"], color=INK, alpha=0.12, linewidth=0)
             axes.plot(ordered["depth"], ordered["mean"], color=INK, linewidth=1.2)
-        looks = _looks(rows["series"])
+        looks = looks_of(rows["series"])
         flat = set()
         for series, own in rows.groupby("series", sort=False):
             colour, marker = looks[series]
@@ -61,9 +61,9 @@ def steps(frame: pd.DataFrame, *, x_label: str, value_label: str) -> Figure:
     PifiProbeError
         If there is nothing to plot.
     """
-    rows = _checked(frame, ("cost", "value"), "value")
-    with _style():
-        figure, (axes,) = _figure(7.0, 3.4, 1)
+    rows = checked(frame, ("cost", "value"), "value")
+    with styled():
+        figure, (axes,) = framed(7.0, 3.4, 1)
         axes.step(rows["cost"], rows["value"], where="post", color=INK)
         axes.set_xlabel(printable(x_label))
         axes.set_ylabel(printable(value_label))
@@ -84,11 +84,11 @@ def scatter_panels(frame: pd.DataFrame, *, x_label: str, y_label: str) -> Figure
     PifiProbeError
         If there is nothing to plot.
     """
-    rows = _checked(frame, ("panel", "x", "y", "series"), "y")
+    rows = checked(frame, ("panel", "x", "y", "series"), "y")
     panels = list(dict.fromkeys(rows["panel"]))
-    looks = _looks(rows["series"])
-    with _style():
-        figure, axes_of = _figure(1.0 + 3.8 * len(panels), 3.8, len(panels))
+    looks = looks_of(rows["series"])
+    with styled():
+        figure, axes_of = framed(1.0 + 3.8 * len(panels), 3.8, len(panels))
         for axes, panel in zip(axes_of, panels, strict=True):
             for row in rows[rows["panel"] == panel].itertuples():
                 colour, marker = looks[row.series]

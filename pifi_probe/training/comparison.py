@@ -16,6 +16,7 @@ from pifi_probe.training.result import SHARES
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
     from rich.table import Table
 
 __all__ = ["Comparison", "Row"]
@@ -138,6 +139,39 @@ class Comparison:
                 lines.append(f"{what}about {seeds} more seed{'s' * (seeds != 1)} of {arms} arms, {_time(seconds)}")
         return lines
 
+    def ladder(self) -> pd.DataFrame:
+        """Return the rungs from the encoder alone to the real layers: what `plot` shows.
+
+        One row per test set, wiring and group of arms ("vanilla", "linear", "twins", "real"): the difference to the
+        encoder alone with its interval, in points for shares. Empty without an encoder alone.
+        """
+        import pandas as pd
+
+        groups = {"projections": "linear", "twins": "twins", "plugging in": "real"}
+        scale = 100.0 if self.metric in SHARES else 1.0
+        rows = []
+        for effect in self.effects:
+            if effect.metric != self.metric or effect.name not in groups:
+                continue
+            panel = f"{effect.test}, {effect.wiring}"
+            if not any(row["panel"] == panel for row in rows):
+                rows.append({"panel": panel, "group": "vanilla", "mean": 0.0, "low": 0.0, "high": 0.0})
+            bounds = {name: scale * getattr(effect, name) for name in ("mean", "low", "high")}
+            rows.append({"panel": panel, "group": groups[effect.name], **bounds})
+        return pd.DataFrame(rows, columns=["panel", "group", "mean", "low", "high"])
+
+    def plot(self) -> Figure:
+        """Plot the ladder: encoder alone, + projections, + twins, + real layers, with intervals.
+
+        Raises
+        ------
+        PifiProbeError
+            If there is no encoder alone among the arms.
+        """
+        from pifi_probe.reporting.ladder import ladder
+
+        return ladder(self.ladder(), value_label=f"difference to the encoder alone ({self.unit})")
+
     def panel(self) -> str:
         """Return the answer in at most eight lines of 80 columns: what a person reads first."""
         lines: list[str] = []
@@ -207,8 +241,13 @@ class Comparison:
             f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row.cells(self.metric))}</tr>"
             for row in self.rows
         )
+        said = "".join(
+            f"<p>{html.escape(f'{wiring}: {text}' if len(self.answers()) > 1 else text)}</p>"
+            for wiring, text in self.answers()
+        )
         caption = html.escape(f"{self.metric}; {self.size}")
-        return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+        table = f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+        return f"{said if self.effects else ''}{table}"
 
 
 def _interval(middle: float | None, low: float | None, high: float | None, metric: str, sign: str = "") -> str:

@@ -7,6 +7,7 @@ effect         difference                                           question
 =============  ===================================================  ========================================
 plugging in    real layers - vanilla                                does the whole plug-in help?
 projections    linear - vanilla                                     do two linear maps help, without a layer?
+twins          random and shuffled twins - vanilla                  does a plug-in without knowledge help?
 block          random and shuffled twins - linear                   does a block of this shape help?
 knowledge      real layers - twins                                  do the language model's own weights help?
 choice         best layer - mean of layers                          does it matter which layer?
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.differences import Difference, Runs, between
+from pifi_probe.stats import MIN_SEEDS
 
 __all__ = ["Arm", "Effect", "answer", "effects_of", "missing", "needed"]
 
@@ -31,7 +33,6 @@ Floats = NDArray[np.float64]
 Scores = Mapping[str, Mapping[int, Floats]]
 
 TWINS = ("random", "shuffled")
-PLAIN = ("plugging in", "projections", "block", "knowledge")
 MANY = 4  # layers, from which a trend over depth is told
 
 
@@ -52,7 +53,7 @@ class Effect:
     Parameters
     ----------
     name : str
-        "plugging in", "projections", "block", "knowledge", "choice" or "depth".
+        "plugging in", "projections", "twins", "block", "knowledge", "choice" or "depth".
     test, wiring, metric : str
     of, against : tuple of str
         Labels of the arms whose means are compared.
@@ -129,6 +130,7 @@ def _pairs(groups: Mapping[str, list[str]]) -> dict[str, tuple[list[str], list[s
     return {
         "plugging in": (groups["real"], groups["vanilla"]),
         "projections": (groups["linear"], groups["vanilla"]),
+        "twins": (groups["twins"], groups["vanilla"]),
         "block": (groups["twins"], groups["linear"]),
         "knowledge": (groups["real"], groups["twins"]),
     }
@@ -293,14 +295,17 @@ def needed(effect: Effect, *, seconds_a_run: float, level: float = 0.95) -> tupl
     """
     from scipy.stats import norm
 
+    n_arms = len({*effect.of, *effect.against})
+    if not effect.over_seeds:  # nothing is known of the noise of seeds yet
+        more = max(MIN_SEEDS - effect.n_seeds, 1)
+        return more, n_arms, more * n_arms * seconds_a_run
     z = float(norm.isf((1 - level) / 2))
     room = abs(effect.mean)  # the half-width that would exclude zero
     if effect.margin is not None and effect.margin - abs(effect.mean) > room:
         room = effect.margin - abs(effect.mean)  # sooner shown to be small
     left = room**2 - (z * effect.example_error) ** 2
-    if left <= 0 or effect.seed_error <= 0 or effect.n_seeds < 1:
+    if left <= 0 or effect.seed_error <= 0:
         return None
     total = math.ceil(effect.n_seeds * (1.1 * z * effect.seed_error) ** 2 / left)
     more = max(total, effect.n_seeds + 1) - effect.n_seeds
-    n_arms = len({*effect.of, *effect.against})
     return more, n_arms, more * n_arms * seconds_a_run

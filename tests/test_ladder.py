@@ -1,0 +1,162 @@
+"""The answer to "what did it?": projections, block, or the language model, with intervals that all runs make."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pifi_probe.errors import PifiProbeError
+from pifi_probe.training import Comparison, RunResult, compare
+from pifi_probe.training.ladder import Arm, Effect, answer, effects_of, missing, needed
+from tests.runs import TASK, made_up
+
+
+def scores(rng: np.random.Generator, effects: dict[str, float], n_seeds: int = 3, n: int = 1000) -> Any:
+    """Scores of arms that share seeds and texts, with these true means."""
+    text = 0.2 * rng.standard_normal(n)
+    return {
+        arm: {s: mean + text + 0.003 * rng.standard_normal() + 0.02 * rng.standard_normal(n) for s in range(n_seeds)}
+        for arm, mean in effects.items()
+    }
+
+
+TRUE = {
+    "vanilla": 0.0,
+    "linear": 0.10,
+    "random 1": 0.07,
+    "shuffled 1": 0.09,
+    **{f"layer {i}": 0.15 + 0.01 * i for i in range(6)},
+}
+ARMS = {
+    "vanilla": Arm("matched", "vanilla", None),
+    "linear": Arm("matched", "linear", None),
+    "random 1": Arm("matched", "random", 1),
+    "shuffled 1": Arm("matched", "shuffled", 1),
+    **{f"layer {i}": Arm("matched", None, i) for i in range(6)},
+}
+
+
+def ladder(true: dict[str, float], seed: int = 0, margin: float | None = 0.01) -> dict[str, Effect]:
+    found = effects_of(
+        scores(np.random.default_rng(seed), true),
+        {arm: ARMS[arm] for arm in true},
+        "t",
+        "accuracy",
+        level=0.95,
+        margin=margin,
+    )
+    return {effect.name: effect for effect in found}
+
+
+def test_every_rung_is_the_difference_of_its_groups() -> None:
+    found = ladder(TRUE)
+    expected = {"plugging in": 0.175, "projections": 0.10, "twins": 0.08, "block": -0.02, "knowledge": 0.095}
+    for name, mean in expected.items():
+        assert found[name].mean == pytest.approx(mean, abs=0.01), name
+        assert found[name].low <= mean <= found[name].high
+    assert [found[name].verdict for name in ("projections", "block", "knowledge")] == ["better", "worse", "better"]
+    assert found["depth"].mean == pytest.approx(0.05, abs=0.01) and found["depth"].of == ("layer 5",)
+
+
+def test_the_choice_is_shrunk_and_its_interval_allows_for_having_picked() -> None:
+    """Layers that are alike give a best one that is only lucky."""
+    alike = TRUE | {f"layer {i}": 0.15 for i in range(6)}
+    sure = sum(ladder(alike, seed)["choice"].verdict == "better" for seed in range(40))
+    assert sure <= 5
+    assert all(ladder(alike, seed)["choice"].mean < 0.004 for seed in range(5))
+    apart = ladder(TRUE)["choice"]
+    assert apart.of == ("layer 5",) and apart.verdict == "better" and apart.mean == pytest.approx(0.025, abs=0.005)
+
+
+def test_no_difference_larger_than_the_margin_is_an_answer() -> None:
+    same = dict.fromkeys(TRUE, 0.5)
+    found = ladder(same)
+    assert found["knowledge"].verdict == "equivalent"
+    assert ladder(same, margin=None)["knowledge"].verdict == "undecided"
+    assert "make no difference larger than 1 point" in answer(list(found.values()))
+
+
+def test_the_answer_is_one_to_three_plain_sentences() -> None:
+    said = answer(list(ladder(TRUE).values()))
+    assert said.count(".") - said.count("0.") >= 3 and said.startswith("Plugging in gains 17.")
+    assert "Two projections without any layer gain 9." in said or "Two projections without any layer gain 10." in said
+    assert "The language model's own weights gain 9." in said
+    only = answer(list(ladder({"vanilla": 0.0, "layer 1": 0.3}).values()))
+    assert only.startswith("Plugging in gains 30.") and "weights" not in only
+
+
+def test_missing_arms_are_named() -> None:
+    assert missing(ARMS) == {}
+    assert missing({"layer 1": ARMS["layer 1"]}) == {"matched": ["twins", "linear", "vanilla"]}
+
+
+def runs(accuracies: dict[str | None, float], n_seeds: int = 3, **options: Any) -> list[RunResult]:
+    made = []
+    for control, accuracy in accuracies.items():
+        for seed in range(n_seeds):
+            made.append(made_up("matched", control=control, seed=seed, accuracy=accuracy, n=600, **options))
+    return made
+
+
+FULL: dict[str | None, float] = {"vanilla": 0.6, "linear": 0.7, "random": 0.7, "shuffled": 0.7, None: 0.8}
+
+
+def test_a_comparison_answers_first() -> None:
+    found = compare(runs(FULL))
+    assert found.answer.startswith("Plugging in gains 20.0 points")
+    assert "own weights gain 10.0 points" in found.answer
+    assert {effect.metric for effect in found.effects} == {"accuracy", "nll"}
+    assert found._repr_html_().startswith("<p>Plugging in gains")
+    assert list(found.ladder()["group"]) == ["vanilla", "real", "linear", "twins"] or set(found.ladder()["group"]) == {
+        *("vanilla", "linear", "twins", "real")
+    }
+
+
+@pytest.mark.parametrize("lacking", [(), ("vanilla",), ("linear", "shuffled", "random")])
+def test_the_panel_fits_a_terminal(lacking: tuple[str, ...]) -> None:
+    both = [run for wiring in ("paper", "matched") for run in _of(wiring, lacking)]
+    lines = compare(both, "linear" if "vanilla" in lacking else "vanilla").panel().splitlines()
+    assert 1 <= len(lines) <= 8 and all(len(line) <= 80 for line in lines)
+    if lacking:
+        assert any(f"without {'twins, linear' if 'linear' in lacking else 'vanilla'}" in line for line in lines)
+
+
+def _of(wiring: str, lacking: tuple[str, ...]) -> list[RunResult]:
+    arms = {control: value for control, value in FULL.items() if control not in lacking}
+    return [
+        made_up(wiring, control=control, seed=seed, accuracy=value)
+        for control, value in arms.items()
+        for seed in range(2)
+    ]
+
+
+def test_what_would_decide_is_told_in_seeds_and_minutes() -> None:
+    effect = ladder(TRUE)["knowledge"]
+    open_one = replace(effect, mean=0.01, seed_error=0.01, example_error=0.002, n_seeds=3, verdict="undecided")
+    more = needed(open_one, seconds_a_run=60)
+    assert more is not None
+    seeds, arms, seconds = more
+    assert (arms, seconds) == (8, seeds * 8 * 60) and 9 <= seeds <= 20
+    assert needed(replace(open_one, example_error=0.02), seconds_a_run=60) is None
+    text = compare(runs({"vanilla": 0.6, "linear": 0.605, None: 0.61}, n_seeds=1)).needed()
+    assert any("2 more seeds of 2 arms" in line for line in text)
+
+
+def test_a_plot_needs_the_encoder_alone() -> None:
+    figure = compare(runs(FULL)).plot()
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()][0] == "encoder alone"
+    with pytest.raises(PifiProbeError, match="nothing to plot"):
+        Comparison((), "accuracy", 0.95, {}).plot()
+
+
+@pytest.mark.parametrize("margin", [0, -0.1, float("nan"), "1"])
+def test_a_margin_that_is_no_margin_is_refused(margin: Any) -> None:
+    with pytest.raises(PifiProbeError, match="margin="):
+        compare(runs(FULL), margin=margin)
+
+
+def test_the_own_test_set_is_the_one_that_is_answered() -> None:
+    assert compare(runs(FULL)).rows[0].test == TASK.name
