@@ -149,7 +149,7 @@ class Comparison:
 
         groups = {"projections": "linear", "twins": "twins", "plugging in": "real"}
         scale = 100.0 if self.metric in SHARES else 1.0
-        rows = []
+        rows: list[dict[str, Any]] = []
         for effect in self.effects:
             if effect.metric != self.metric or effect.name not in groups:
                 continue
