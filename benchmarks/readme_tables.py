@@ -119,22 +119,42 @@ def _efficiency() -> str:
     return cost_table(_load(RESULTS / "efficiency.json"), pairs, arms) + "\n"
 
 
+def intervals_table(record: dict[str, Any]) -> str:
+    """Return coverage and width by number of arms, seeds and kind of noise."""
+    lines = [["arms, seeds", "noise of the arms", "held %", "noisiest arm %", "any wrong find %", "width / own t"]]
+    lines.append(["---"] * len(lines[0]))
+    for row in record["rows"]:
+        if row["arms"] in (3, 9, 38) and row["seeds"] < 5 and "no seed" not in row["noise"]:
+            values = (row["coverage"], row["noisiest arm"], row["family-wise error"])
+            lines.append(
+                [f"{row['arms']}, {row['seeds']}", row["noise"], *(f"{v:.1f}" for v in values), f"{row['width']:.2f}"]
+            )
+    return _markdown(lines)
+
+
+def _intervals() -> str:
+    return intervals_table(_load(RESULTS / "intervals.json")) + "\n"
+
+
+METHODS = ROOT / "book" / "methods.md"
 BLOCKS: dict[str, Callable[[], str]] = {
     "demo": _demo,
     "experiments": _experiments,
     "selection": _selection,
     "efficiency": _efficiency,
 }
+ON_METHODS: dict[str, Callable[[], str]] = {"intervals": _intervals}
 
 
 def updated(readme: str, names: Iterable[str] = BLOCKS) -> str:
-    """Return the README with the recorded tables between their markers."""
+    """Return the README, or another page, with the recorded tables between their markers."""
     for name in names:
         block = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
-        text = BLOCKS[name]()
+        text = (BLOCKS | ON_METHODS)[name]()
         readme = block.sub(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", readme)  # type: ignore[misc]
     return readme
 
 
 if __name__ == "__main__":
     README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    METHODS.write_text(updated(METHODS.read_text(encoding="utf-8"), ON_METHODS), encoding="utf-8")

@@ -33,6 +33,12 @@ def test_the_tables_are_the_recorded_ones() -> None:
     assert len(record["runs"]) == 33 and record["provenance"]["versions"]["torch"]
 
 
+def test_the_table_on_the_methods_page_is_the_recorded_one() -> None:
+    module = tables()
+    page = module.METHODS.read_text(encoding="utf-8")
+    assert module.updated(page, module.ON_METHODS) == page and page.count("\n| 9, 3 |") > 5, "run make results"
+
+
 def test_the_time_of_the_demo_is_the_recorded_one() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "demo-default.json").read_text(encoding="utf-8"))
     assert record["command"] == "pifi-probe demo"

@@ -158,11 +158,11 @@ print(
 )
 
 # %% [markdown]
-# **Checkpoint.** `pp.compare` does the same for every arm, with a bootstrap over examples:
+# **Checkpoint.** For two arms alone `pp.compare` does the same, with a bootstrap over examples:
 
 # %%
-comparison = pp.compare([run for own in runs.values() for run in own])
-frame = comparison.frame
+alone = pp.compare([*runs["vanilla"], *runs["layer"]])
+frame = alone.frame
 frame = frame[frame["test"] == "movie-reviews"].set_index("arm")
 row = frame.loc["matched: smollm2-135m[29]"]
 low, high = 100 * row["difference_low"], 100 * row["difference_high"]
@@ -175,6 +175,19 @@ print("its verdict:", row["verdict"])
 # %% [markdown]
 # **Read.** The verdict is a sentence, so that nobody has to make one up. "No difference detectable" is about this run's
 # size; the interval says which differences it could have missed.
+#
+# Three seeds of two arms say little about how much seeds matter. The other arms were trained with the same seeds, and
+# they know it too: given all runs, `pp.compare` subtracts what a seed does to every arm alike, and lets the arms tell
+# one another how much they spread ([the method](../book/methods.md)).
+
+# %%
+comparison = pp.compare([run for own in runs.values() for run in own])
+frame = comparison.frame
+frame = frame[frame["test"] == "movie-reviews"].set_index("arm")
+row = frame.loc["matched: smollm2-135m[29]"]
+together = 100 * (row["difference_high"] - row["difference_low"])
+print(f"two arms alone: {high - low:.1f} points wide, all arms: {together:.1f}")
+print(comparison.answer)
 #
 # ## 3. Is it the language model's knowledge?
 #

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pifi_probe.differences import Runs, between
 from pifi_probe.escaping import printable
 from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.choice import arms_of
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import CONFIRM, Record
 from pifi_probe.selection.trials import Outcome, Trial
-from pifi_probe.stats import Interval, holm, paired_difference, verdict
+from pifi_probe.stats import Interval, verdict
 
 __all__ = ["Belief", "Gain", "SearchResult", "confirmation_cost", "failures", "gains_of"]
 
@@ -54,7 +55,7 @@ class Gain:
     interval : Interval
         Of accuracies as shares.
     p_value : float
-        Adjusted for the number of controls (Holm).
+        Adjusted for the number of controls (Dunnett).
     words : str
     """
 
@@ -146,19 +147,14 @@ class SearchResult:
 def gains_of(records: Iterable[Record], chosen: Candidate, space: Space) -> tuple[Gain, ...]:
     """Return the gain of a choice against each control whose confirmation has ended, paired over seeds and texts."""
     done = [record.trial for record in records if record.phase == CONFIRM and record.trial.state == "complete"]
-    arms = {name: _scores(done, candidate) for name, candidate in arms_of(chosen, space).items()}
-    own = arms.pop("chosen")
-    labels = {name: candidate.label for name, candidate in arms_of(chosen, space).items()}
-    found: dict[str, Interval] = {}
-    for name, scores in arms.items():
-        seeds = sorted(own.keys() & scores.keys())
-        if seeds:
-            first, second = (np.stack([one[seed] for seed in seeds]) for one in (own, scores))
-            found[name] = paired_difference(first, second)
-    adjusted = holm([interval.p_value for interval in found.values()]) if found else []
+    candidates = arms_of(chosen, space)
+    scores = {name: found for name, candidate in candidates.items() if (found := _scores(done, candidate))}
+    own = scores.get("chosen", {})
+    asked = {name: between(["chosen"], [name]) for name in scores if name != "chosen" and own.keys() & scores[name]}
+    found = Runs(scores, ["vanilla"] if "vanilla" in scores else []).differences(asked) if asked else {}
     return tuple(
-        Gain(name, labels[name], interval, p_value, verdict(interval, "points"))
-        for (name, interval), p_value in zip(found.items(), adjusted, strict=True)
+        Gain(name, candidates[name].label, one.interval, one.p_value, verdict(one.interval, "points"))
+        for name, one in found.items()
     )
 
 
