@@ -148,9 +148,9 @@ def gains_of(records: Iterable[Record], chosen: Candidate, space: Space) -> tupl
     """Return the gain of a choice against each control whose confirmation has ended, paired over seeds and texts."""
     done = [record.trial for record in records if record.phase == CONFIRM and record.trial.state == "complete"]
     candidates = arms_of(chosen, space)
-    scores = {name: found for name, candidate in candidates.items() if (found := _scores(done, candidate))}
-    own = scores.get("chosen", {})
-    asked = {name: between(["chosen"], [name]) for name in scores if name != "chosen" and own.keys() & scores[name]}
+    scores = {name: own for name, candidate in candidates.items() if (own := _scores(done, candidate))}
+    seeds = scores.get("chosen", {}).keys()
+    asked = {name: between(["chosen"], [name]) for name in scores if name != "chosen" and seeds & scores[name].keys()}
     found = Runs(scores, ["vanilla"] if "vanilla" in scores else []).differences(asked) if asked else {}
     return tuple(
         Gain(name, candidates[name].label, one.interval, one.p_value, verdict(one.interval, "points"))
