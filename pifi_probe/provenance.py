@@ -22,6 +22,8 @@ PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "sciki
 # an absolute path of POSIX or Windows at the start or after a separator; not the // of an address
 _PATH = re.compile(r"(?<![^\s=:,|>\"'(\[])((?:[A-Za-z]:[\\/]|/(?!/)|\\\\)[^\s=,|>\"')\[\]]*)")
 _SECRET = re.compile(r"\bhf_\w{8,}")
+_LOGIN = re.compile(r"([a-z][\w+.-]*://[^\s:/@]*):\S+@", re.IGNORECASE)  # of a URL; a password may hold / and @
+_PASSWORD = re.compile(r"([?&]\w*(?:pass|pwd|secret|token)\w*=)[^\s&#]+", re.IGNORECASE)
 
 
 def collect(**extra: Any) -> dict[str, Any]:
@@ -51,12 +53,13 @@ def collect(**extra: Any) -> dict[str, Any]:
 
 
 def shorten_paths(text: str) -> str:
-    """Return `text` without absolute paths and access tokens, so that a result may be published.
+    """Return `text` without absolute paths, access tokens and passwords of URLs, so that a result may be published.
 
     A path below the working folder becomes relative, one below the home folder starts with ``~``, and of any
     other the last part stays.
     """
-    return _SECRET.sub("hf_***", _PATH.sub(lambda match: _short(match[1]), text))
+    hidden = _PASSWORD.sub(r"\1***", _LOGIN.sub(r"\1:***@", _SECRET.sub("hf_***", text)))
+    return _PATH.sub(lambda match: _short(match[1]), hidden)
 
 
 def _short(path: str) -> str:

@@ -13,8 +13,9 @@ import pytest
 
 from pifi_probe.selection import events
 from pifi_probe.selection.executors import Processes, make_executor
-from pifi_probe.selection.store import LIVE_SESSIONS, MAX_DEATHS, SELECT, Store
+from pifi_probe.selection.store import MAX_DEATHS, SELECT, Store
 from pifi_probe.selection.trials import Outcome
+from pifi_probe.selection.worker import LIVE_SESSIONS
 from tests.search_stub import FIRST, N_TRIALS, SPACE, identities, in_memory, runner, start, value
 
 

@@ -80,7 +80,7 @@ def search(
             on_event=live,
             allow_pickle=allow_pickle,
         )
-    finish(found, study, live.reason, as_json=as_json)
+    finish(found, live.reason, as_json=as_json)
 
 
 def _begin(store: Any, source: dict[str, str], n_train: int) -> None:
@@ -109,7 +109,7 @@ def load(study: str | Path) -> Any:
     TaskError
         If it cannot be loaded here.
     """
-    from pifi_probe.selection.database import Address
+    from pifi_probe.selection.address import Address
     from pifi_probe.selection.store import Store
     from pifi_probe.tasks import load_task
 
@@ -121,7 +121,7 @@ def load(study: str | Path) -> Any:
     return task.subset(train=n_train) if n_train else task
 
 
-def finish(study: Any, name: str, reason: str, *, as_json: bool) -> None:
+def finish(study: Any, reason: str, *, as_json: bool) -> None:
     """Print what was found; leave with 130 when the search was paused."""
     result = study.result
     if as_json:
@@ -129,7 +129,7 @@ def finish(study: Any, name: str, reason: str, *, as_json: bool) -> None:
     else:
         show(study)
     if reason == "paused":
-        typer.echo(f"paused and saved; go on with: pifi-probe study resume {one_line(shlex.quote(name))}", err=True)
+        typer.echo(f"paused and saved; go on with: pifi-probe study resume {_argument(study)}", err=True)
         raise typer.Exit(130)
 
 
@@ -142,9 +142,14 @@ def show(study: Any) -> None:
     terminal.print(to_rich(board.loc[: SHOWN - 1, columns], f"{study.settings.task['name']}, {study.budget}"))
     if len(board) > SHOWN:
         terminal.print(
-            f"and {len(board) - SHOWN} more: pifi-probe study show {shlex.quote(str(study.store.address))} --json"
+            f"and {len(board) - SHOWN} more: pifi-probe study show {_argument(study)} --json", soft_wrap=True
         )
     terminal.print("no trial is complete yet" if result is None else result.verdict, soft_wrap=True)
+
+
+def _argument(study: Any) -> str:
+    """Return the name of a study as a shell takes it; a password is not shown."""
+    return one_line(shlex.quote(str(study.store.address)))
 
 
 def _indices(text: str) -> list[int] | None:

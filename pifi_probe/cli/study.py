@@ -76,7 +76,7 @@ def _go_on(name: str, budget: str, executor: str, workers: int, as_json: bool) -
     with Live(quiet=as_json) as live:
         found.on_event = live
         found.resume(budget=budget or None, executor=executor, workers=workers)
-    finish(found, name, live.reason, as_json=as_json)
+    finish(found, live.reason, as_json=as_json)
 
 
 def export(

@@ -12,7 +12,7 @@ everything but what they compare (common random numbers).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,6 +102,7 @@ def frozen_slm(
     learning_rate: float = LEARNING_RATE,
     batch_size: int = 32,
     device: str = "cpu",
+    on_step: Callable[[], None] | None = None,
 ) -> list[FrozenRun]:
     """Train every arm on cached vectors and score it, example by example.
 
@@ -125,6 +126,8 @@ def frozen_slm(
     learning_rate : float
         Of projections and head alike: with a frozen encoder there is nothing that a large step could spoil.
     device : str
+    on_step : callable, optional
+        Called before every training step; what it raises ends the training.
 
     Returns
     -------
@@ -156,33 +159,39 @@ def frozen_slm(
         _check_seeds(arm, seeds)
         tails = [make_tail(arm, calibration, n_labels, wiring, seed, place) for place, seed in enumerate(seeds)]
         model = stack(tails, arm, seeds).to(device)
-        best_epoch, history = _train(model, fit, validation, seeds, epochs, learning_rate, batch_size, arm.label)
+        steps = _Steps(seeds, epochs, batch_size, on_step)
+        best_epoch, history = _train(model, fit, validation, steps, learning_rate, arm.label)
         runs.append(_scored(_logits(model, score, len(seeds)), score.labels, best_epoch, history))
     return runs
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """In which steps an arm is trained."""
+
+    seeds: Sequence[int]
+    epochs: int
+    batch_size: int
+    on_step: Callable[[], None] | None
+
+
 def _train(
-    model: Tail,
-    fit: Vectors,
-    validation: Vectors,
-    seeds: Sequence[int],
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    label: str,
+    model: Tail, fit: Vectors, validation: Vectors, steps: _Steps, learning_rate: float, label: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Train all seeds and leave each with the weights of its best epoch."""
     trained = [p for p in model.parameters() if p.requires_grad]  # each has the seed as its first axis
-    device, n_seeds = trained[0].device, len(seeds)
+    device, n_seeds, epochs = trained[0].device, len(steps.seeds), steps.epochs
     h, labels = torch.from_numpy(fit.h).to(device), torch.from_numpy(fit.labels).to(device)
     optimizer = torch.optim.Adam(trained, lr=learning_rate, fused=device.type in ("cpu", "cuda"))
-    orders = [np.random.default_rng([seed, 0]) for seed in seeds]
+    orders = [np.random.default_rng([seed, 0]) for seed in steps.seeds]
     smoothing = Recipe().label_smoothing
     best = [p.detach().clone() for p in trained]
     history = np.empty((n_seeds, epochs))
     for epoch in range(epochs):
         model.train()
-        for rows in _batches(len(fit), batch_size, orders):  # (S, batch)
+        for rows in _batches(len(fit), steps.batch_size, orders):  # (S, batch)
+            if steps.on_step is not None:
+                steps.on_step()
             rows = rows.to(device)
             logits = model(h[rows].flatten(0, 1))  # (S * batch, K)
             loss = cross_entropy(logits, labels[rows].flatten(), label_smoothing=smoothing)

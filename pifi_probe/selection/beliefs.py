@@ -37,7 +37,9 @@ def pick(strategy: Strategy, trials: Sequence[Trial], space: Space) -> tuple[Can
             words = f"{effect.verdict} ({rung} runs, {table.shape[0]} layers, {table.shape[1]} seeds)"
             if effect.something_to_select or space.max_length > 1:
                 return chosen, False, words
-            return default_layer(space), True, words
+            default = default_layer(space)
+            broken = any(trial.candidate == default and trial.state == "failed" for trial in trials)
+            return (chosen, False, words) if broken else (default, True, words)
     return chosen, False, ""
 
 

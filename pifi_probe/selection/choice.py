@@ -12,7 +12,16 @@ from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.store import SELECT, Record
 from pifi_probe.selection.trials import RUNGS, Proposal, Trial
 
-__all__ = ["CONFIRM_SEED", "arms_of", "confirmations", "default_layer", "layer_seed_table", "selected", "top_rung"]
+__all__ = [
+    "CONFIRM_SEED",
+    "arms_of",
+    "confirmations",
+    "default_layer",
+    "last_layer",
+    "layer_seed_table",
+    "selected",
+    "top_rung",
+]
 
 CONFIRM_SEED = 1000  # seeds from here on are never used for selection
 _CONFIRMED = ("frozen", "last-block", "short", "full")  # rungs that train, and so can be tested
@@ -30,7 +39,13 @@ def top_rung(trials: Iterable[Trial]) -> str | None:
 
 
 def default_layer(space: Space) -> Candidate:
-    """Return the paper's choice: the last layer of the first model."""
+    """Return the last layer of the first model that the search may choose: without `layers`, the paper's choice."""
+    model, _ = space.models[0]
+    return Candidate((f"{model}[{space.layers[0][-1]}]",), modes=space.modes[0])
+
+
+def last_layer(space: Space) -> Candidate:
+    """Return the paper's choice, which every choice is compared with: the last layer of the first model."""
     model, n_layers = space.models[0]
     return Candidate((f"{model}[{n_layers - 1}]",))
 
@@ -47,7 +62,7 @@ def arms_of(chosen: Candidate, space: Space) -> dict[str, Candidate]:
         "linear": control("linear"),
         "random": control("random"),
         "shuffled": control("shuffled"),
-        "last layer": Candidate(default_layer(space).layers, modes=chosen.modes),
+        "last layer": Candidate(last_layer(space).layers, modes=chosen.modes),
     }
     if arms["last layer"] == chosen:
         del arms["last layer"]

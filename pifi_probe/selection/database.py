@@ -5,65 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import CorruptFileError, PifiProbeError, SaveError, SearchError
+from pifi_probe.selection.address import Address
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
 
-__all__ = ["DEFAULT_NAME", "Address", "database_errors", "open_storage"]
+__all__ = ["database_errors", "open_storage"]
 
-DEFAULT_NAME = "search"
 _LOCK_SECONDS = 30
 _CREATION_ATTEMPTS = 20
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a study lies.
-
-    Parameters
-    ----------
-    url : str
-        SQLAlchemy URL; empty for a study in memory.
-    name : str
-        Of the study in the database.
-    file : Path or None
-        The SQLite file, if it is one.
-    """
-
-    url: str
-    name: str = DEFAULT_NAME
-    file: Path | None = None
-
-    @classmethod
-    def parse(cls, study: str | Path | None) -> Address:
-        """Read a file name or a database URL; ``#name`` at its end picks one of several studies in it."""
-        if study is None:
-            return cls("")
-        text, name = str(study), DEFAULT_NAME
-        if "#" in text and not Path(text).exists():
-            text, _, name = text.rpartition("#")
-        if text.startswith("sqlite:///"):
-            text = text.removeprefix("sqlite:///")
-        if "://" in text:
-            return cls(text, name or DEFAULT_NAME)
-        file = Path(text).expanduser().absolute()
-        return cls(f"sqlite:///{file.as_posix()}", name or DEFAULT_NAME, file)
-
-    def __str__(self) -> str:
-        """Name for messages and commands, without a password."""
-        if not self.url:
-            return "in memory"
-        suffix = "" if self.name == DEFAULT_NAME else f"#{self.name}"
-        if self.file is not None:
-            return f"{_relative(self.file)}{suffix}"
-        from sqlalchemy.engine import make_url
-
-        return make_url(self.url).render_as_string(hide_password=True) + suffix
 
 
 def open_storage(address: Address, *, create: bool, lock_seconds: float = _LOCK_SECONDS) -> BaseStorage:
@@ -75,7 +29,7 @@ def open_storage(address: Address, *, create: bool, lock_seconds: float = _LOCK_
     create : bool
         Make the file when it is missing.
     lock_seconds : float
-        How long to wait for another program that has locked the file.
+        How long to wait for another program that has locked the file, unless its address says so.
 
     Raises
     ------
@@ -88,14 +42,18 @@ def open_storage(address: Address, *, create: bool, lock_seconds: float = _LOCK_
     """
     import optuna
 
-    if not address.url:
+    if address.url is None:
         return optuna.storages.InMemoryStorage()
+    options: dict[str, Any] = {"pool_pre_ping": True}
     if address.file is not None:
-        _prepare(address.file, create)
-    options = {"connect_args": {"timeout": lock_seconds}} if address.file is not None else {"pool_pre_ping": True}
+        asked = address.seconds
+        options = {"connect_args": {"timeout": lock_seconds if asked is None else asked}}
+        _prepare(address, address.file, create)
+    # Optuna fills its version into braces
+    text = address.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     with database_errors(address):
         try:
-            return optuna.storages.get_storage(_connected(address.url, options))
+            return optuna.storages.get_storage(_connected(text, options))
         except ImportError as error:
             raise SearchError(
                 f"the driver of this database is not installed: {error.__cause__ or error}",
@@ -125,25 +83,20 @@ def _connected(url: str, options: dict[str, Any]) -> RDBStorage:
     return RDBStorage(url, engine_kwargs=options)
 
 
-def _prepare(file: Path, create: bool) -> None:
+def _prepare(address: Address, file: Path, create: bool) -> None:
+    if file.is_dir():
+        raise SearchError("this is a folder, not a study", where=str(address), next="name a file in it, such as s.db")
     if not create and not file.is_file():
-        raise SearchError("there is no study", where=_relative(file), next="name the file that the search was given")
+        raise SearchError("there is no study", where=str(address), next="name the file that the search was given")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     except OSError as error:
         raise SaveError(
             f"the study cannot be written: {error.strerror or error}",
-            where=_relative(file),
+            where=str(address),
             next="choose a file in a folder you may write to",
         ) from error
-
-
-def _relative(file: Path) -> str:
-    try:
-        return file.relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        return str(file)
 
 
 @contextmanager
@@ -158,9 +111,11 @@ def database_errors(address: Address) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         if isinstance(cause, ArgumentError):
             raise SearchError(
-                f"this is no address of a study: {cause}", where=address.url, next="give a file or a database URL"
-            ) from error
-        raise _translated(str(getattr(cause, "orig", None) or cause), address) from error
+                f"this is no address of a study: {address.without_secrets(str(cause))}",
+                where=str(address),
+                next="give a file or a database URL",
+            ) from None  # the database's own error may show the password
+        raise _translated(address.without_secrets(str(getattr(cause, "orig", None) or cause)), address) from error
 
 
 def _translated(message: str, address: Address) -> PifiProbeError:

@@ -137,8 +137,6 @@ class PiFiEvaluator:
     def _frozen(self, candidate: Candidate, seed: int, stop: Stop) -> Outcome:
         train, scored = self.parts.vectors
         arm = self.parts.arm(candidate, seed)
-        for layer in arm.layers:
-            layer.register_forward_pre_hook(lambda *_: _leave_if(stop))  # called at every training step
         (run,) = frozen_slm(
             [arm],
             train,
@@ -149,6 +147,7 @@ class PiFiEvaluator:
             epochs=FROZEN_EPOCHS,
             learning_rate=FROZEN_RATE,
             device=self.parts.device,
+            on_step=lambda: _leave_if(stop),
         )
         outcome = self._scored(candidate, "frozen", run.nll[0], run.correct[0])
         return replace(outcome, **self._size_of_arm(arm, seed))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Future, ProcessPoolExecutor
 from contextlib import suppress
 from typing import Any, Protocol
 
 from pifi_probe.errors import SearchError
 from pifi_probe.selection.evaluator import Evaluator
+from pifi_probe.selection.spawning import WorkersCannotStart, cannot_start, refuse_in_worker, refuse_unguarded
 from pifi_probe.selection.trials import Outcome, Proposal
 
-__all__ = ["EXECUTORS", "Executor", "Local", "Processes", "make_executor", "threads"]
+__all__ = ["EXECUTORS", "Executor", "Local", "Processes", "WorkersCannotStart", "make_executor", "threads"]
 
 
 class Executor(Protocol):
@@ -24,8 +25,8 @@ class Executor(Protocol):
     def submit(self, evaluator: Evaluator, proposal: Proposal, stop: Callable[[], bool]) -> Future[Outcome]:
         """Begin a trial, or run it at once."""
 
-    def interrupt(self, asked: bool) -> None:
-        """Tell running trials to leave off after their current step, or take that back."""
+    def interrupt(self, future: Future[Outcome] | None = None) -> None:
+        """Tell a running trial, or all of them, to leave off after the current step; from any thread."""
 
     def close(self) -> None:
         """End the workers."""
@@ -45,7 +46,7 @@ class Local:
             future.set_exception(error)
         return future
 
-    def interrupt(self, asked: bool) -> None:
+    def interrupt(self, future: Future[Outcome] | None = None) -> None:
         """Do nothing: the trial asks `stop` itself."""
 
     def close(self) -> None:
@@ -60,6 +61,11 @@ class Processes:
     workers : int
         Each is a pool of its own, so that one that is killed costs only its own trial.
 
+    Raises
+    ------
+    WorkersCannotStart
+        If the program would run again in each worker; see `pifi_probe.selection.spawning`.
+
     Notes
     -----
     Workers use as many threads as this process does, so that their numbers are those of the local executor; set
@@ -68,39 +74,54 @@ class Processes:
     """
 
     def __init__(self, workers: int) -> None:
+        refuse_in_worker()
+        refuse_unguarded()
         self.slots = workers
         self._context = multiprocessing.get_context("spawn")
-        self._stop = self._context.Event()
+        self._flags = [self._context.Event() for _ in range(workers)]  # set: the trial in this place leaves off
+        self._alive = self._context.Event()  # a worker has started
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers
         self._busy: dict[int, Future[Outcome]] = {}
 
     def submit(self, evaluator: Evaluator, proposal: Proposal, stop: Callable[[], bool]) -> Future[Outcome]:
         """Begin the trial in an idle worker."""
         place = next(i for i in range(self.slots) if i not in self._busy or self._busy[i].done())
+        self._flags[place].clear()
         try:
-            future = self._pool(place, evaluator).submit(_work, proposal)
+            running = self._pool(place, evaluator).submit(_work, proposal)
         except BrokenExecutor:  # it was killed while idle
             self._drop(place)
-            future = self._pool(place, evaluator).submit(_work, proposal)
+            running = self._pool(place, evaluator).submit(_work, proposal)
+        future: Future[Outcome] = Future()
         self._busy[place] = future
-        future.add_done_callback(lambda done: self._drop(place) if _has_died(done) else None)
+        running.add_done_callback(lambda done: self._end(place, future, done))
         return future
 
-    def interrupt(self, asked: bool) -> None:
-        """Set or clear the flag that all workers share."""
-        if asked:
-            self._stop.set()
+    def _end(self, place: int, future: Future[Outcome], done: Future[Outcome]) -> None:
+        """Hand on what a worker found, and drop the pool of one that died."""
+        error = CancelledError() if done.cancelled() else done.exception()
+        if isinstance(error, BrokenExecutor):
+            self._drop(place)
+            if not self._alive.is_set():
+                error = cannot_start()
+        if error is None:
+            future.set_result(done.result())
         else:
-            self._stop.clear()
+            future.set_exception(error)
+
+    def interrupt(self, future: Future[Outcome] | None = None) -> None:
+        """Set the flags that workers look at after every step."""
+        for place, flag in enumerate(self._flags):
+            if future is None or self._busy.get(place) is future:
+                flag.set()
 
     def close(self) -> None:
         """Let workers end; a trial that still runs is left alone with its flag set."""
-        self._stop.set()
+        self.interrupt()
         for pool in self._pools:
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
         self._pools = [None] * self.slots
-        self._stop.clear()
 
     def _pool(self, place: int, evaluator: Evaluator) -> ProcessPoolExecutor:
         pool = self._pools[place]
@@ -109,7 +130,7 @@ class Processes:
                 1,
                 mp_context=self._context,
                 initializer=_start,
-                initargs=(evaluator, self._stop, threads()),
+                initargs=(evaluator, self._flags[place], self._alive, threads()),
             )
             self._pools[place] = pool
         return pool
@@ -118,10 +139,6 @@ class Processes:
         pool, self._pools[place] = self._pools[place], None
         if pool is not None:
             pool.shutdown(wait=False)
-
-
-def _has_died(future: Future[Outcome]) -> bool:
-    return not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
 
 
 def threads() -> int | None:
@@ -134,13 +151,14 @@ def threads() -> int | None:
 _WORKER: dict[str, Any] = {}  # of a worker process: its evaluator and its flag
 
 
-def _start(evaluator: Evaluator, stop: Any, threads: int | None) -> None:
+def _start(evaluator: Evaluator, stop: Any, alive: Any, threads: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all processes; the parent decides
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
     _WORKER.update(evaluator=evaluator, stop=stop)
+    alive.set()
 
 
 def _work(proposal: Proposal) -> Outcome:

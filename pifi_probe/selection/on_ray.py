@@ -74,15 +74,15 @@ class Ray:
         else:
             future.set_exception(_own(error))
 
-    def interrupt(self, asked: bool) -> None:
-        """Interrupt the running tasks; a training leaves off after its current step."""
-        if asked:
-            for reference in list(self._running.values()):
+    def interrupt(self, future: Future[Outcome] | None = None) -> None:
+        """Interrupt a running task, or all; a training leaves off after its current step."""
+        for one, reference in list(self._running.items()):
+            if future is None or one is future:
                 ray.cancel(reference)
 
     def close(self) -> None:
         """Interrupt what still runs; the connection to the cluster stays."""
-        self.interrupt(True)
+        self.interrupt()
 
 
 def _own(error: BaseException) -> BaseException:

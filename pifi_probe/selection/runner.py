@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import secrets
@@ -19,9 +20,10 @@ from pifi_probe.escaping import one_line
 from pifi_probe.selection import events
 from pifi_probe.selection.budget import Budget, Spent
 from pifi_probe.selection.evaluator import Evaluator
-from pifi_probe.selection.executors import Executor
-from pifi_probe.selection.store import CONFIRM, LIVE_SESSIONS, SELECT, Claim, Record, Store
+from pifi_probe.selection.executors import Executor, WorkersCannotStart
+from pifi_probe.selection.store import CONFIRM, SELECT, Claim, Record, Store
 from pifi_probe.selection.trials import Outcome, Proposal, Strategy
+from pifi_probe.selection.worker import LIVE_SESSIONS
 
 __all__ = ["Runner"]
 
@@ -29,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 BEAT_SECONDS = 15.0
-_OF_THIS_MACHINE = (ModelNotFoundError, AssetError, HubError, SaveError)  # another process could run the trial
+# Another process could run the trial.
+_OF_THIS_MACHINE = (ModelNotFoundError, AssetError, HubError, SaveError, WorkersCannotStart)
 
 
 class Runner:
@@ -70,7 +73,7 @@ class Runner:
         self.full_seconds, self.beat_seconds = full_seconds, beat_seconds
         self._tell: events.OnEvent = on_event or (lambda event: None)
         self._asked = ""  # "paused" or "stopped"
-        self._cancelled = False
+        self._cancelled: set[int] = set()  # numbers of trials
         self._wake = threading.Event()
         self._running: dict[Future[Outcome], Claim] = {}
         self._claims: list[Claim] = []
@@ -88,18 +91,40 @@ class Runner:
         """Leave off as `pause` does, for good."""
         self._ask("stopped")
 
-    def cancel(self) -> None:
-        """Leave the running trial off after its current step, count it as failed, and go on with the next one."""
-        self._cancelled = True
-        self.executor.interrupt(True)
+    def cancel(self, number: int | None = None) -> None:
+        """Leave one running trial off after its current step, count it as failed, and go on with the next one.
+
+        Parameters
+        ----------
+        number : int, optional
+            Of the trial; None: of those that run here the one that was started first.
+
+        Raises
+        ------
+        SearchError
+            If no trial of this number runs here.
+        """
+        running = sorted(claim.number for claim in list(self._claims))
+        if number is not None and number not in running:
+            shown = ", ".join(str(one) for one in running) or "none"
+            raise SearchError(f"trial {number} does not run here", where="cancel", next=f"these run here: {shown}")
+        if running:
+            chosen = running[0] if number is None else number
+            self._cancelled.add(chosen)
+            self._interrupt(chosen)
 
     def _ask(self, what: str) -> None:
-        self._asked = what
-        self.executor.interrupt(True)
+        self._asked = self._asked if self._asked == "stopped" else what  # a stop is for good
+        self.executor.interrupt()
         self._wake.set()
 
-    def _told_to_stop(self) -> bool:
-        return bool(self._asked) or self._cancelled
+    def _interrupt(self, number: int) -> None:
+        for future, claim in list(self._running.items()):
+            if claim.number == number:
+                self.executor.interrupt(future)
+
+    def _told_to_stop(self, number: int) -> bool:
+        return bool(self._asked) or number in self._cancelled
 
     # In the thread that runs the search
 
@@ -112,7 +137,7 @@ class Runner:
             If the budget is smaller than the first trial.
         SaveError
             If the disk is full; every finished trial is kept.
-        ModelNotFoundError, AssetError, HubError
+        ModelNotFoundError, AssetError, HubError, WorkersCannotStart
             If this machine lacks what a trial needs; the trial is given back.
         """
         self._began = time.monotonic()
@@ -218,16 +243,17 @@ class Runner:
             return
         self._claims.append(claim)
         self._tell(events.TrialStarted(proposal, claim.number))
-        self._running[self.executor.submit(self.evaluator, proposal, self._told_to_stop)] = claim
+        stop = functools.partial(self._told_to_stop, claim.number)
+        future = self.executor.submit(self.evaluator, proposal, stop)
+        self._running[future] = claim
+        if stop():  # asked for while the trial was on its way to a worker
+            self.executor.interrupt(future)
 
     def _collect(self, *, block: bool) -> None:
         """Commit what has ended; with `block`, wait for it, but not longer than a moment."""
         done, _ = wait(self._running, timeout=POLL_SECONDS if block else 0, return_when=FIRST_COMPLETED)
         for future in sorted(done, key=lambda one: self._running[one].number):
             self._commit(self._running.pop(future), future)
-        if self._cancelled and not self._running:
-            self._cancelled = False
-            self.executor.interrupt(bool(self._asked))
 
     def _collect_all(self) -> None:
         while self._running:
@@ -241,7 +267,7 @@ class Runner:
             )
             self._give_back(claim, died=True)
             return
-        if isinstance(error, KeyboardInterrupt) and not self._cancelled:
+        if isinstance(error, KeyboardInterrupt) and claim.number not in self._cancelled:
             self._asked = self._asked or "paused"
             self._give_back(claim)
             return

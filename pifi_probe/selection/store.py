@@ -4,14 +4,13 @@ A trial is written as running before it starts, and its whole outcome is committ
 Several processes may share a study. Whoever starts a trial looks afterwards whether the same run was begun before
 with a lower number, and then gives way, so that no run is made twice. Who runs a trial counts up a number in the
 study; who sees it stand still for `grace` seconds of its own monotonic clock takes that process for dead and frees
-the trial: no clocks are compared, so they may differ or run backwards.
+the trial: no clocks are compared, so they may differ or run backwards. Only a process of the same place (host, start
+of the machine, namespace of process numbers) is known to be gone at once.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -21,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import CorruptFileError, SearchError
+from pifi_probe.selection.address import Address
 from pifi_probe.selection.budget import Spent
-from pifi_probe.selection.database import Address, database_errors, open_storage
+from pifi_probe.selection.database import database_errors, open_storage
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.trials import RUNGS, Outcome, Proposal, Trial
+from pifi_probe.selection.worker import describe_worker, is_gone
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -33,7 +34,6 @@ __all__ = ["CONFIRM", "SELECT", "Claim", "Record", "Store"]
 
 SELECT, CONFIRM = "select", "confirm"
 MAX_DEATHS = 5  # processes that a trial may kill before it counts as failed
-LIVE_SESSIONS: set[str] = set()  # of this process
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Store:
                 "label": proposal.candidate.label,
                 "why": proposal.why,
                 "phase": phase,
-                "worker": {"host": platform.node(), "pid": os.getpid(), "session": session},
+                "worker": describe_worker(session),
             },
         )
         with database_errors(self.address):
@@ -274,14 +274,9 @@ class Store:
         return len(dead)
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
-        import psutil
-
-        worker, count = trial.user_attrs["worker"], int(trial.user_attrs.get("beat", 0))
-        if worker["host"] == platform.node():
-            if worker["pid"] == os.getpid():
-                return worker["session"] not in LIVE_SESSIONS
-            if not psutil.pid_exists(worker["pid"]):
-                return True
+        if is_gone(trial.user_attrs["worker"]):
+            return True
+        count = int(trial.user_attrs.get("beat", 0))
         now = time.monotonic()
         last, since = self._signs.setdefault(trial._trial_id, (count, now))
         if last != count:

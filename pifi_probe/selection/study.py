@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pifi_probe.errors import SearchError
 from pifi_probe.escaping import one_line, printable
 from pifi_probe.selection import events
+from pifi_probe.selection.address import Address
 from pifi_probe.selection.beliefs import conclude, pick
 from pifi_probe.selection.budget import Budget, Spent
 from pifi_probe.selection.choice import confirmations, selected
-from pifi_probe.selection.database import Address
 from pifi_probe.selection.estimate import Estimate, estimate
 from pifi_probe.selection.evaluator import Evaluator
 from pifi_probe.selection.executors import Executor, make_executor
@@ -22,6 +23,7 @@ from pifi_probe.selection.result import SearchResult
 from pifi_probe.selection.runner import Runner
 from pifi_probe.selection.settings import Settings
 from pifi_probe.selection.space import Candidate, Space
+from pifi_probe.selection.spawning import refuse_in_worker
 from pifi_probe.selection.store import Record, Store
 from pifi_probe.selection.trials import Proposal, Strategy, Trial
 
@@ -78,16 +80,20 @@ class Study:
         self.settings = Settings(**values)
         self.space = Space.from_dict(self.settings.space)
         self._runner: Runner | None = None
-        self._asked = ""
+        self._resuming = threading.Lock()
+        self._steering = threading.Lock()
+        self._asked = ""  # "paused" or "stopped", while it is resumed
 
     @classmethod
-    def open(cls, study: str | Path, task: Task | None = None, on_event: events.OnEvent | None = None) -> Study:
+    def open(
+        cls, study: str | Path | Address, task: Task | None = None, on_event: events.OnEvent | None = None
+    ) -> Study:
         """Open a study that a search has made.
 
         Parameters
         ----------
-        study : str or Path
-            File or database URL.
+        study : str, Path or Address
+            As for `search`.
         task : Task, optional
             Needed to go on; without it the study can only be read.
         on_event : callable, optional
@@ -123,9 +129,20 @@ class Study:
         Raises
         ------
         SearchError
-            If the study was opened without a task, or the budget is smaller than one trial.
+            If the study was opened without a task, the budget is smaller than one trial, another thread runs this
+            study, or the program is not written for worker processes.
         """
-        amount = self._settle_budget(budget)
+        refuse_in_worker()
+        if not self._resuming.acquire(blocking=False):
+            raise SearchError("the study runs already", where=str(self.store.address), next="pause or stop it first")
+        try:
+            return self._resume(self._settle_budget(budget), executor, workers)
+        finally:
+            with self._steering:
+                self._runner, self._asked = None, ""
+                self._resuming.release()
+
+    def _resume(self, amount: Budget, executor: str | Executor, workers: int) -> SearchResult | None:
         self._tell(events.Started(self))
         if self.is_over():
             self._tell(events.Finished(f"nothing is left to do within the budget of {amount}"))
@@ -138,7 +155,7 @@ class Study:
         where = make_executor(executor, workers)
         expected = self.estimate(amount, where.slots)
         self._tell(events.Estimated(expected))
-        self._runner = Runner(
+        runner = Runner(
             self.store,
             self.evaluator,
             self._strategy,
@@ -148,12 +165,11 @@ class Study:
             self.on_event,
             expected.full_seconds,
         )
-        if self._asked:
-            self._runner.pause()
-        try:
-            state = self._runner.run()
-        finally:
-            self._runner, self._asked = None, ""
+        with self._steering:
+            self._runner = runner
+            if self._asked:
+                self._steer(self._asked)
+        state = runner.run()
         if state != "paused":
             self.store.note("over", self._extent(amount))
         return self.result
@@ -177,22 +193,43 @@ class Study:
         return Budget.parse(self.store.noted("budget", "12"))
 
     def pause(self) -> None:
-        """Leave off within one training step; from any thread. `resume` goes on."""
-        self._asked = "paused"
-        if self._runner is not None:
-            self._runner.pause()
+        """Leave off within one training step; from any thread. `resume` goes on. Nothing, where nothing runs."""
+        with self._steering:
+            if self._resuming.locked():
+                self._steer("paused")
 
     def stop(self) -> None:
         """Leave off within one training step, for good: only a new budget makes `resume` go on."""
-        if self._runner is not None:
-            self._runner.stop()
-        else:
-            self.store.note("over", self._extent(self.budget))
+        with self._steering:
+            if self._resuming.locked():
+                self._steer("stopped")
+            else:
+                self.store.note("over", self._extent(self.budget))
 
-    def cancel(self) -> None:
-        """Leave the running trial off within one training step, and go on with the next one."""
+    def _steer(self, what: str) -> None:
+        """Hand on what was asked for; before there is a runner, keep it for that one."""
+        self._asked = self._asked if self._asked == "stopped" else what
         if self._runner is not None:
-            self._runner.cancel()
+            self._runner.stop() if self._asked == "stopped" else self._runner.pause()
+
+    def cancel(self, number: int | None = None) -> None:
+        """Leave one running trial off within one training step, and go on with the next one.
+
+        Parameters
+        ----------
+        number : int, optional
+            Of the trial; None: of those that run here the one that was started first.
+
+        Raises
+        ------
+        SearchError
+            If no trial of this number runs here.
+        """
+        runner = self._runner
+        if runner is not None:
+            runner.cancel(number)
+        elif number is not None:
+            raise SearchError(f"trial {number} does not run here", where="cancel", next="resume the study first")
 
     def estimate(self, budget: str | float | Budget | None = None, slots: int = 1) -> Estimate:
         """Return time and memory that are still needed, from a few timed training steps."""

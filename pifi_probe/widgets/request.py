@@ -118,7 +118,7 @@ class Request:
 
     def stored(self) -> Study | None:
         """Return the study that lies in the file already, to be read; None where there is none."""
-        from pifi_probe.selection.database import Address
+        from pifi_probe.selection.address import Address
         from pifi_probe.selection.store import Store
         from pifi_probe.selection.study import Study
 
@@ -160,9 +160,7 @@ def with_task(study: Study, given: Task | None = None) -> Study:
     if task.fingerprint != described["fingerprint"]:
         with suppress(TaskError):  # too few rows: it is another task, which is said below
             task = task.subset(**described["sizes"])
-    address = study.store.address
-    place = f"{address.file or address.url}#{address.name}"
-    return Study.open(place, task=task)
+    return Study.open(study.store.address, task=task)
 
 
 def read_layers(text: str) -> list[int] | None:
