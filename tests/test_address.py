@@ -22,7 +22,7 @@ NAMES = [
     "#1/s.db",
     "with space.db",
     "Übung — 試験.db",
-    "it's \"quoted\".db",
+    'it\'s "quoted".db',
     "a+b&c;d@e:f.db",
     "no_suffix",
 ]

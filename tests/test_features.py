@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 import pifi_probe as pp
-from pifi_probe.errors import FeatureError, LayerIndexError, PifiProbeError, RecipeError, TaskError
+from pifi_probe.errors import FeatureError, LayerIndexError, PifiProbeError, RecipeError, SpecError, TaskError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.plugin import PlugIn
@@ -160,7 +160,7 @@ def test_a_template_takes_texts_literally() -> None:
         ({"batch_tokens": 0}, FeatureError, "batch_tokens"),
         ({"precision": "fp8"}, RecipeError, "precision='fp8'"),
         ({"device": "tpu"}, RecipeError, "device='tpu'"),
-        ({"llm": "a[0] >> b"}, FeatureError, "a model is wanted, not layers"),
+        ({"llm": "a[0] >> b"}, SpecError, "a model is wanted, not layers"),
     ],
 )
 def test_bad_options_are_one_line(options: dict[str, Any], kind: type[PifiProbeError], message: str, llm: str) -> None:

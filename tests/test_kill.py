@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from pifi_probe.selection import events
+from pifi_probe.selection import events, worker
 from pifi_probe.selection.executors import Processes, make_executor
 from pifi_probe.selection.store import MAX_DEATHS, SELECT, Store
 from pifi_probe.selection.trials import Outcome
-from pifi_probe.selection.worker import LIVE_SESSIONS
-from tests.search_stub import FIRST, N_TRIALS, SPACE, identities, in_memory, runner, start, value
+from pifi_probe.selection.worker import LIVE_SESSIONS, describe_worker, is_gone
+from tests.search_stub import FIRST, N_TRIALS, ROOT, SPACE, identities, in_memory, runner, start, value
 
 
 def test_twenty_random_kills_lose_at_most_the_running_trial(tmp_path: Path) -> None:
@@ -145,3 +149,82 @@ def test_a_killed_worker_costs_only_its_own_trial() -> None:
     assert runner(store, executor=executor, on_event=kill_once, seeds=1).run() == "finished"
     assert killed
     assert len(identities(store)) == len(SPACE.singles())
+
+
+# Who is who: hosts, containers, numbers of processes that are used again
+
+
+@pytest.mark.parametrize(
+    ("there", "gone"),
+    [
+        ({}, True),  # of this place, and no process has that number
+        ({"place": "the same host name, another boot"}, False),
+        ({"place": ""}, False),
+        ({"host": "elsewhere"}, False),
+        ({"pid": os.getpid(), "started": "before this process"}, True),  # its number is used again
+        ({"pid": os.getppid()}, True),  # so is its parent's
+        ({"pid": os.getppid(), "started": ""}, False),  # alive, and nothing else is known
+    ],
+)
+def test_only_a_process_of_this_place_is_known_to_be_gone(there: dict[str, object], gone: bool) -> None:
+    own = describe_worker("a session")
+    nobody = {"pid": 2**22 + 5, "started": "1"}
+    assert is_gone({**own, **nobody, **there}) is gone
+
+
+def test_a_trial_that_an_older_version_wrote_waits_for_its_sign_of_life() -> None:
+    assert not is_gone({"host": platform.node(), "pid": 2**22 + 5, "session": "old"})
+
+
+def test_an_ended_process_that_nobody_has_waited_for_is_gone() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    own = {**describe_worker("a session"), "pid": process.pid, "started": worker._started(process.pid)}
+    assert not is_gone(own)
+    assert process.stdin is not None
+    process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
+    assert is_gone(own)
+    process.wait()
+
+
+def test_two_containers_with_one_host_name_and_one_process_number_share_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Store.open(tmp_path / "s.db"), Store.open(tmp_path / "s.db")
+    monkeypatch.setattr(worker, "_place", lambda: "one boot pid:[1]")
+    LIVE_SESSIONS.add("first")
+    assert first.claim(FIRST, SELECT, "first") is not None
+    LIVE_SESSIONS.discard("first")
+    monkeypatch.setattr(worker, "_place", lambda: "one boot pid:[2]")
+    assert second.free_the_dead() == 0
+    monkeypatch.setattr(worker, "_place", lambda: "one boot pid:[1]")
+    assert first.free_the_dead() == 1
+
+
+def in_container(file: Path, log: Path) -> subprocess.Popen[str]:
+    """Start a search whose process has a namespace of process numbers of its own, as in a container."""
+    own = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    command = [*own, sys.executable, "-m", "tests.search_stub", str(file), str(log)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def has_namespaces() -> bool:
+    return (
+        shutil.which("unshare") is not None
+        and not subprocess.run(
+            ["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True, check=False
+        ).returncode
+    )
+
+
+@pytest.mark.skipif(not has_namespaces(), reason="this machine lets nobody make a namespace")
+def test_two_containers_on_one_study_finish_it_together(tmp_path: Path) -> None:
+    file, logs = tmp_path / "s.db", [tmp_path / "1.log", tmp_path / "2.log"]
+    Store.open(file)
+    processes = [in_container(file, log) for log in logs]
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [out.strip() for out, _ in said] == ["finished", "finished"], said
+    lines = [line for log in logs for line in log.read_text().splitlines()]
+    assert len(lines) == len(set(lines)) == N_TRIALS
+    assert len(identities(Store.open(file))) == N_TRIALS
+    assert all(log.read_text() for log in logs), "one process did everything"

@@ -69,6 +69,59 @@ def test_cancelling_a_trial_counts_it_as_failed_and_goes_on() -> None:
     assert len(identities(store)) == len(SPACE.singles()) - 1
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_of_several_running_trials_only_one_is_cancelled(named: bool) -> None:
+    store, evaluator = in_memory(), StubEvaluator(seconds=2.0)
+    engine = runner(store, "4 trials", evaluator, executor=make_executor("processes", 2), seeds=1)
+    numbers: list[int] = []
+
+    def cancel(event: events.Event) -> None:
+        if isinstance(event, events.TrialStarted):
+            numbers.append(event.number)
+            if len(numbers) == 2:
+                engine.cancel(numbers[1] if named else None)
+
+    engine._tell = cancel
+    assert engine.run() == "finished"
+    failed = {r.trial.number: r.trial.outcome for r in store.records() if r.trial.state == "failed"}
+    assert {number: outcome.message for number, outcome in failed.items() if outcome} == {
+        numbers[1 if named else 0]: "cancelled"
+    }
+    assert len(identities(store)) == 3
+
+
+def test_a_trial_that_does_not_run_here_cannot_be_cancelled() -> None:
+    engine = runner(in_memory(), "2 trials", QUICK)
+    engine.cancel()  # nothing runs: nothing to do
+    with pytest.raises(SearchError, match="trial 7 does not run here.*these run here: none"):
+        engine.cancel(7)
+    assert engine.run() == "finished"
+
+
+@pytest.mark.parametrize("executor", ["local", "processes"])
+def test_a_pause_just_before_a_trial_begins_is_not_lost(executor: str) -> None:
+    store = in_memory()
+    engine = runner(store, evaluator=StubEvaluator(seconds=60.0), executor=make_executor(executor, 1))
+    claim = store.claim
+
+    def claim_and_pause(*args: Any) -> Any:
+        found = claim(*args)
+        engine.pause()
+        return found
+
+    store.claim = claim_and_pause  # type: ignore[method-assign]
+    began = time.monotonic()
+    assert engine.run() == "paused"
+    assert time.monotonic() - began < 40, "it waited for the trial, which takes a minute"
+
+
+def test_a_stop_is_not_turned_into_a_pause() -> None:
+    engine = runner(in_memory(), evaluator=QUICK)
+    engine.stop()
+    engine.pause()
+    assert engine.run() == "stopped"
+
+
 def test_ctrl_c_once_pauses_and_keeps_every_finished_trial(tmp_path: Path) -> None:
     file, log = tmp_path / "s.db", tmp_path / "log"
     process = start(file, log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from typing import Any
 import pytest
 
 import pifi_probe as pp
-from pifi_probe.errors import SearchError, TaskError
+from pifi_probe.errors import CheckpointError, PifiProbeError, SearchError, TaskError
 from pifi_probe.selection import events
 from pifi_probe.selection.beliefs import pick
-from pifi_probe.selection.space import Candidate
+from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import CONFIRM
 from pifi_probe.selection.trials import Outcome, Trial
 from tests import runs, slm
@@ -143,6 +144,92 @@ def test_a_stopped_study_stays_stopped_until_it_gets_a_new_budget(stub: Valley, 
     assert study.spent.trials == 1
     study.resume(budget="5 trials")
     assert study.spent.trials == 5
+
+
+@pytest.mark.parametrize("kind", [events.Started, events.Estimated])
+def test_a_stop_before_the_first_trial_is_for_good(stub: Valley, tmp_path: Path, kind: type[events.Event]) -> None:
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Started):
+            begun.append(event.study)
+        if isinstance(event, kind):
+            begun[0].stop()
+
+    begun: list[pp.Study] = []
+    study = search(tmp_path / "s.db", on_event=stop)
+    assert study.is_over() and study.trials == []
+    study.on_event = None
+    study.resume()
+    assert study.trials == []
+    study.resume(budget="2 trials")
+    assert study.spent.trials == 2
+
+
+def test_a_pause_while_nothing_runs_changes_nothing(stub: Valley, tmp_path: Path) -> None:
+    study = search(tmp_path / "s.db", budget="2 trials", confirm=False)
+    study.pause()
+    study.cancel()
+    study.resume(budget="4 trials")
+    assert study.spent.trials == 4
+
+
+def test_a_pause_before_the_first_trial_holds_for_this_time_only(stub: Valley, tmp_path: Path) -> None:
+    study = search(
+        tmp_path / "s.db", budget="2 trials", on_event=lambda e: e.study.pause() if isinstance(e, events.Started) else 0
+    )
+    assert study.trials == [] and not study.is_over()
+    study.on_event = None
+    study.resume()
+    assert study.spent.trials == 2
+
+
+def test_one_study_is_not_run_by_two_threads_at_once(stub: Valley) -> None:
+    refused: list[SearchError] = []
+
+    def again(event: events.Event) -> None:
+        if isinstance(event, events.Started):
+            with pytest.raises(SearchError, match="runs already") as caught:
+                event.study.resume()
+            refused.append(caught.value)
+
+    assert search(budget="2 trials", confirm=False, on_event=again).spent.trials == 2
+    assert len(refused) == 1
+
+
+@pytest.mark.parametrize("layers", [(0, 1, 2), (-8, 3, 0)])
+def test_the_default_is_a_layer_that_the_search_may_choose(
+    stub: Valley, monkeypatch: pytest.MonkeyPatch, layers: tuple[int, ...]
+) -> None:
+    space = Space(SPACE.models, (layers,))
+    monkeypatch.setattr("pifi_probe.selection.search.make_space", lambda *args: space)
+    monkeypatch.setattr(Valley, "evaluate", lambda self, candidate, rung, seed, stop: flat(candidate, seed))
+    result = search(strategy="exhaustive", budget="40").result
+    assert result is not None and result.default
+    assert result.chosen in space.singles() and result.chosen.layers == (f"llm[{max(i % 10 for i in layers)}]",)
+    assert "last layer" in [gain.control for gain in result.gains], "the paper's choice stays the control"
+
+
+def flat(candidate: Candidate, seed: int) -> Outcome:
+    """Return an outcome in which layers do not differ."""
+    noise = int(hashlib.sha256(f"{candidate.key} {seed}".encode()).hexdigest()[:4], 16) / 2**20
+    correct = "01" * 40
+    return Outcome(0.5 + noise, 0.5, 1.0, 0.0, {"label": candidate.label, "tests": {"task": {"correct": correct}}})
+
+
+def test_a_default_that_cannot_be_run_is_not_chosen(stub: Valley, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Valley, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+        if candidate.layers == ("llm[9]",):
+            raise CheckpointError("a tensor is missing", where="llm[9]")
+        return flat(candidate, seed)
+
+    monkeypatch.setattr(Valley, "evaluate", broken)
+    result = search(strategy="exhaustive", budget="40").result
+    assert result is not None and result.chosen.layers != ("llm[9]",)
+
+
+@pytest.mark.parametrize("llm", ["a[1] >> b", "a | b", "a >> ", "|", ">>", "", "a[0]", "a[1:3]", "a@", "@b"])
+def test_a_donor_that_names_no_model_is_refused(llm: str) -> None:
+    with pytest.raises(PifiProbeError):
+        pp.search(TASK, "slm", llm, study=None)
 
 
 @pytest.mark.parametrize(

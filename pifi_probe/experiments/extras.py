@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from pifi_probe import assets
-from pifi_probe.errors import AssetError, HubError
+from pifi_probe.errors import AssetError, HubError, RecipeError
 from pifi_probe.experiments.plan import Arm, Experiment, Scale
 from pifi_probe.experiments.runner import Runs
 from pifi_probe.experiments.whole import WholeModel, load_whole
@@ -161,7 +161,12 @@ def _chance(context: Context) -> Rows:
     rows = []
     for block, task in context.runs.tasks.items():
         split = task.splits["test"]
-        assert split.items is not None
+        if split.items is None:
+            raise RecipeError(
+                f"a {task.kind} task has no choices to guess among",
+                where=f"extras of {context.experiment.name}, block {block}",
+                next='leave "chance and the LLM alone" out, or give the block a multiple-choice task',
+            )
         chance = float(np.mean([1 / len(choices) for choices in split.items]))
         own = {"block": block, "questions": len(split)}
         rows.append({**own, "who": "guessing", "accuracy": chance, "low": None, "high": None})
@@ -179,9 +184,8 @@ def _answers(file: Path, donor: str, task: Task, split: Split) -> np.ndarray[Any
         kept = json.loads(file.read_text(encoding="utf-8"))
         if kept["fingerprint"] == task.fingerprint:
             return np.array(kept["correct"], dtype=np.float64)
-    assert split.items is not None
     whole = _whole(donor)
-    rows = zip(split.texts, split.items, split.labels, strict=True)
+    rows = zip(split.texts, split.items or [], split.labels, strict=True)
     correct = [int(whole.choose(text, choices) == label) for text, choices, label in rows]
     write_json(file, {"fingerprint": task.fingerprint, "correct": correct})
     return np.array(correct, dtype=np.float64)

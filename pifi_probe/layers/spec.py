@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pifi_probe.errors import LayerIndexError, SpecError
 from pifi_probe.files import existing
 
-__all__ = ["LayerSpec", "Parallel", "Serial", "parse"]
+__all__ = ["LayerSpec", "Parallel", "Serial", "parse", "parse_model"]
 
 GRAMMAR = "MODEL[i], MODEL@revision[i], MODEL[i:j], A[i] >> B[j] (series), A[i] | B[j] (parallel)"
 _ITEM = re.compile(r"^(?P<model>.+?)\[(?P<start>-?\d{1,9})?(?P<colon>:)?(?P<stop>-?\d{1,9})?\]$", re.DOTALL)
@@ -104,6 +104,24 @@ def parse(text: str) -> LayerSpec | Serial | Parallel:
         raise SpecError(f"{text!r} is no text", where="layer specification", next=f"write {GRAMMAR}")
     branches = tuple(_parse_series(branch) for branch in text.split("|"))
     return branches[0] if len(branches) == 1 else Parallel(branches)
+
+
+def parse_model(text: str) -> tuple[str, str | None]:
+    """Split the name of a whole model, ``"MODEL"`` or ``"MODEL@revision"``, into model and revision.
+
+    Raises
+    ------
+    SpecError
+        If `text` names layers, or no model that a layer of could be named.
+    """
+    spec = parse(f"{text}[0]") if isinstance(text, str) and text.strip() else None
+    if not isinstance(spec, LayerSpec) or (spec.model.endswith("]") and _ITEM.match(spec.model) and not existing(text)):
+        raise SpecError(
+            f"a model is wanted, not {'layers' if text else 'an empty name'}",
+            where=str(text),
+            next="give the model's name alone, such as smollm2-135m",
+        )
+    return spec.model, spec.revision
 
 
 def _parse_series(text: str) -> LayerSpec | Serial:

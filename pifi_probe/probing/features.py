@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from pifi_probe.errors import FeatureError
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
-from pifi_probe.layers.spec import LayerSpec, parse
+from pifi_probe.layers.spec import parse_model
 from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.build import load_encoder, tokenizer_for
@@ -108,10 +108,7 @@ def llm_features(
     place = device_of(Recipe(device=device, precision=precision))
     at_once = _batch_tokens(batch_tokens, place)
     _check(max_length >= 1 and at_once >= 1, "max_length and batch_tokens are at least 1", "leave them out")
-    spec = parse(f"{llm}[0]")  # splits off a revision
-    if not isinstance(spec, LayerSpec):
-        raise FeatureError("a model is wanted, not layers", where=llm, next="give the model's name alone")
-    checkpoint = open_checkpoint(spec.model, spec.revision)
+    checkpoint = open_checkpoint(*parse_model(llm))
     tokenizer = donor_tokenizer(checkpoint)
     texts, template = fill_template(rows, template)
     identity = tokenizer_digest(tokenizer)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from pifi_probe.errors import EstimatorError, LayerIndexError, PlugInError, TaskError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import pick_device
-from pifi_probe.layers.spec import LayerSpec, parse
+from pifi_probe.layers.spec import LayerSpec, parse_model
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.probing.building import Measured, build_table
@@ -156,9 +156,9 @@ def probe_plugin(
     """
     chosen, likeness = applicable(estimators)
     _check(projections, n_draws, seeds, wiring, warm_up)
-    spec = parse(f"{llm}[0]")
-    assert isinstance(spec, LayerSpec)
-    checkpoint = open_checkpoint(spec.model, spec.revision)
+    model, revision = parse_model(llm)
+    spec = LayerSpec(model, index=0, revision=revision)
+    checkpoint = open_checkpoint(model, revision)
     indices = _indices(layers, spec, int(checkpoint.config.num_hidden_layers))
     paired = bool(likeness or set(projections) - {"random"})
     rows = _draw_rows(task, n, split, seed, trained=trained, n_alignment=(n_alignment or n) if paired else 0)

@@ -19,7 +19,7 @@ from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
-from pifi_probe.layers.spec import LayerSpec, parse
+from pifi_probe.layers.spec import parse_model
 from pifi_probe.plugin.build import load_encoder, plug_in, tokenizer_for
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
@@ -99,9 +99,7 @@ class Parts:
         """Load the encoder and open every donor, so that what is missing is known before a trial begins."""
         _ = self.encoder
         for llm in self.llms:
-            spec = parse(f"{llm}[0]")
-            assert isinstance(spec, LayerSpec)
-            open_checkpoint(spec.model, spec.revision)
+            open_checkpoint(*parse_model(llm))
 
     @property
     def device(self) -> str:
@@ -222,9 +220,7 @@ class Parts:
     @functools.cached_property
     def work(self) -> Work:
         """The sizes that costs follow from."""
-        spec = parse(f"{self.llms[0]}[0]")
-        assert isinstance(spec, LayerSpec)
-        config = open_checkpoint(spec.model, spec.revision).config
+        config = open_checkpoint(*parse_model(self.llms[0])).config
         d_llm = int(config.hidden_size)
         inner = getattr(config, "intermediate_size", None) or 4 * d_llm
         d_slm = int(self.encoder.config.hidden_size)

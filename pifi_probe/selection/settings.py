@@ -101,14 +101,12 @@ def make_space(
         If a model cannot be opened.
     """
     from pifi_probe.layers.checkpoint import open_checkpoint
-    from pifi_probe.layers.spec import LayerSpec, parse
+    from pifi_probe.layers.spec import parse_model
 
     names = [llm] if isinstance(llm, str) else list(llm)
     models = []
     for name in names:
-        spec = parse(f"{name}[0]")
-        assert isinstance(spec, LayerSpec)
-        checkpoint = open_checkpoint(spec.model, spec.revision)
+        checkpoint = open_checkpoint(*parse_model(name))
         models.append((name, int(checkpoint.config.num_hidden_layers)))
     chosen: tuple[tuple[int, ...], ...] = ()
     if isinstance(layers, Mapping):

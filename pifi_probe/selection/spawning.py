@@ -53,15 +53,22 @@ def refuse_unguarded() -> None:
     Raises
     ------
     WorkersCannotStart
-        If the search was called from the top level of a script, outside of ``if __name__ == "__main__":``.
+        If the search was called from the top level of a script, outside of ``if __name__ == "__main__":``, or the
+        script was read from standard input.
     """
-    main = sys.modules.get("__main__")
+    main, file = sys.modules.get("__main__"), _main_file()
+    if file and getattr(main, "__spec__", None) is None and not Path(file).exists():  # "<stdin>"
+        raise WorkersCannotStart(
+            "the program has no file that worker processes could read",
+            where=file,
+            next='write it into a file, below  if __name__ == "__main__":  , or use executor="local"',
+        )
     line = None if main is None else _top_line(main)
-    if line is None or not _is_bare(Path(_main_file()), line):
+    if line is None or not _is_bare(Path(file), line):
         return
     raise WorkersCannotStart(
         "the search would start worker processes, and each would run this program from its beginning",
-        where=f"{_main_file()}, line {line}",
+        where=f"{file}, line {line}",
         next=_ADVICE,
     )
 

@@ -147,6 +147,10 @@ class Study:
         if self.is_over():
             self._tell(events.Finished(f"nothing is left to do within the budget of {amount}"))
             return self.result
+        if self._asked == "stopped":
+            self.store.note("over", self._extent(amount))
+            self._tell(events.Stopped("stopped"))
+            return self.result
         if self.evaluator is None:
             raise SearchError(
                 "the study was opened without its task", where=str(self.store.address), next="give Study.open(task=...)"

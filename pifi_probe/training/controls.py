@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pifi_probe.errors import RecipeError
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import list_of
 from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel, branches_of
@@ -120,7 +122,18 @@ def vanilla_best_lr(
     -------
     RunResult
         With ``tuned`` set, which `compare` accepts beside runs at the recipe's own rate.
+
+    Raises
+    ------
+    RecipeError
+        If `factors` is empty or holds anything but positive numbers.
     """
+    if not factors or not all(isinstance(factor, int | float) and 0 < factor < math.inf for factor in factors):
+        raise RecipeError(
+            f"factors={tuple(factors)!r} are no multiples of a learning rate",
+            where="vanilla_best_lr",
+            next="give at least one positive number, such as (0.4, 1.0, 2.0)",
+        )
     best: Run | None = None
     for factor in factors:
         model = plug_in(slm, task=task, wiring=wiring, control="vanilla", seed=recipe.seed)
@@ -129,7 +142,7 @@ def vanilla_best_lr(
             run.train(folder, keep_checkpoints=False)
         if best is None or run.history.best_score > best.history.best_score:
             best = run
-    assert best is not None, "factors is empty"
+    assert best is not None
     result = best.test(tuned={"learning_rate": best.recipe.learning_rate})
     if out is not None:
         result.to_json(out)

@@ -51,6 +51,7 @@ class Engine:
         self.error: BaseException | None = None
         self._asked = ""
         self._phase = SELECT
+        self._adopted = False  # `study` is the one that the work runs
         self._thread: threading.Thread | None = None
         self._begin_lock = threading.Lock()
         self._concluding = threading.Lock()
@@ -112,8 +113,8 @@ class Engine:
         self._apply()
 
     def _apply(self) -> None:
-        """Hand on what was asked for; before the study exists there is nobody to hand it to."""
-        if self.study is not None and self._asked:
+        """Hand on what was asked for; before its study exists there is nobody to hand it to."""
+        if self._adopted and self.study is not None and self._asked:
             with contextlib.suppress(PifiProbeError):  # an unreadable file ends the search by itself
                 self.study.pause() if self._asked == "paused" else self.study.stop()
 
@@ -123,7 +124,7 @@ class Engine:
         with self._begin_lock:
             if self.busy:
                 raise SearchError("the search is running already", where="start", next="pause or stop it first")
-            self._asked, self.error, self._phase = "", None, SELECT
+            self._asked, self.error, self._phase, self._adopted = "", None, SELECT, False
             self.state.tell(state="preparing", message="", running="", remaining=None)
 
     def _run(self, work: Work) -> None:
@@ -187,6 +188,7 @@ class Engine:
                 self.state.forget()
             self.study, self._concluded = study, -1
             self.look(settle=False)
+        self._adopted = True
         self.state.tell(study=str(study.store.address), strategy=study.settings.strategy["name"])
 
     def _put(self, trial: Trial) -> None:
