@@ -6,7 +6,7 @@ import hashlib
 import html
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, FrozenLayerError, PifiProbeError
 from pifi_probe.escaping import one_line
-from pifi_probe.files import atomic_write, json_text, save_tensors
+from pifi_probe.files import save_tensors, write_json
+from pifi_probe.folders import finish_replacing, replaced_together
+from pifi_probe.layers.card import LayerCard
 from pifi_probe.layers.configs import read_json
 from pifi_probe.layers.families import Family, family_of
 from pifi_probe.layers.shell import layers_of, make_shell, refuse_absurd_config
@@ -29,56 +31,6 @@ __all__ = ["FrozenChain", "FrozenLayer", "LayerCard"]
 
 WEIGHTS_FILE = "layer.safetensors"
 CARD_FILE = "layer.json"
-
-
-@dataclass(frozen=True)
-class LayerCard:
-    """Whose layer this is.
-
-    Parameters
-    ----------
-    model, revision, index, n_layers
-        Donor model, its revision (commit for the hub), index of the layer and number of layers.
-    family : str
-        ``model_type`` of the donor.
-    dtype, stored_dtype : str
-        Type the layer computes in, and type (or quantisation) it is stored in at the donor's.
-    licence : str or None
-        Licence the donor states; None when it states none.
-    gated : bool
-        True when the donor must be asked for access.
-    sha256 : str
-        Digest over names, shapes, types and digests of the layer's tensors as they compute.
-    reduced : bool
-        True when only the exact single-token path is kept (see `pifi_probe.layers.reduce`).
-    variant, variant_seed : str, int
-        ``"real"``, or the control made from it: ``"random"``, ``"shuffled"``, ``"unfrozen"``.
-    """
-
-    model: str
-    index: int
-    n_layers: int
-    family: str
-    dtype: str
-    stored_dtype: str
-    revision: str | None = None
-    licence: str | None = None
-    gated: bool = False
-    sha256: str = ""
-    reduced: bool = False
-    variant: str = "real"
-    variant_seed: int = 0
-
-    @property
-    def spec(self) -> str:
-        """The layer's name in the grammar of `pifi_probe.layers.spec`."""
-        return f"{self.model}{'@' + self.revision if self.revision else ''}[{self.index}]"
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LayerCard:
-        """Rebuild a card; unknown keys of newer versions are ignored."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
 
 
 class FrozenLayer(nn.Module):
@@ -256,16 +208,52 @@ class FrozenLayer(nn.Module):
         Raises
         ------
         SaveError
-            If the folder cannot be written or the disk is full. An older layer in it stays.
+            If the folder cannot be written or the disk is full. An older layer in it stays; a process that is
+            killed at any point leaves the older or this one.
+        CheckpointError
+            If the weights are not the ones that the card describes.
         """
         folder = Path(folder)
-        card = replace(self.card, sha256=self.card.sha256 or self.digest())
+        card = asdict(self.card_as_it_is())
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors()}
-        with atomic_write(folder / CARD_FILE) as file:
-            file.write(json_text({"card": asdict(card), "config": self.config.to_dict()}))
-            file.flush()  # a full disk shows here, while an older layer in this folder is still whole
-            save_tensors(folder / WEIGHTS_FILE, tensors)
+        with replaced_together(folder, CARD_FILE) as work:
+            write_json(work / CARD_FILE, {"card": card, "config": self.config.to_dict()})
+            save_tensors(work / WEIGHTS_FILE, tensors)
         return folder
+
+    def card_as_it_is(self) -> LayerCard:
+        """Return the card of the weights as they are now: in another type a layer has another digest.
+
+        Raises
+        ------
+        CheckpointError
+            If the weights were changed otherwise and are not the ones that the card describes.
+        """
+        dtype = str(self.dtype).removeprefix("torch.")
+        if self._trainable or dtype != self.card.dtype or not self.card.sha256:
+            return replace(self.card, dtype=dtype, sha256=self.digest())
+        self.check_digest(
+            self.card.spec,
+            "extract the layer again; a layer that is to be changed is the control 'unfrozen' (layer.unfreeze())",
+        )
+        return self.card
+
+    def check_digest(self, where: str, next: str) -> None:
+        """Raise `CheckpointError` unless the weights have the digest that the card states."""
+        if any(tensor.is_meta for _, tensor in self.tensors()):
+            raise CheckpointError(
+                f"the weights of the frozen layer {self.card.spec} are not in memory, so they cannot be checked",
+                where=where,
+                next="load the model without offloading to disk (device_map): the layer is a small part of it",
+            )
+        found = self.digest()
+        if found != self.card.sha256:
+            raise CheckpointError(
+                f"the weights of the frozen layer are not the ones of {self.card.spec} that the card describes: "
+                f"expected sha256 {self.card.sha256 or '(none is stated)'}, found {found}",
+                where=where,
+                next=next,
+            )
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> FrozenLayer:
@@ -277,6 +265,7 @@ class FrozenLayer(nn.Module):
             If a file is missing or damaged, or the weights do not have the digest that the card states.
         """
         folder = Path(folder)
+        finish_replacing(folder, CARD_FILE)
         if not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
             raise CheckpointError(
                 f"no saved layer here: {CARD_FILE} or {WEIGHTS_FILE} is missing",
@@ -284,13 +273,7 @@ class FrozenLayer(nn.Module):
                 next="give the folder that FrozenLayer.save wrote",
             )
         layer = _read_saved(folder, str(device))
-        card = layer.card
-        if card.sha256 and layer.digest() != card.sha256:
-            raise CheckpointError(
-                "the weights are not the ones the card describes (sha256 differs)",
-                where=str(folder / WEIGHTS_FILE),
-                next="extract and save the layer again",
-            )
+        layer.check_digest(str(folder / WEIGHTS_FILE), "extract and save the layer again")
         return layer.to(device)
 
     def assign(self, tensors: Mapping[str, torch.Tensor]) -> None:

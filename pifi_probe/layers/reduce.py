@@ -141,7 +141,10 @@ def reduce_structure(layer: FrozenLayer) -> None:
     output, head_dim = _linear(getattr(attention, family.output)), _head_dim(layer)
     repeats = output.in_features // kv_width
     # Summing rounds once more, which float32 and float64 can bear and shorter types cannot.
-    if repeats > 1 and output.weight.dtype in (torch.float32, torch.float64):
+    summed = layer.card.summed
+    if summed is None:
+        summed = output.weight.dtype in (torch.float32, torch.float64)
+    if repeats > 1 and summed:
         output, repeats = _sum_groups(output, repeats, head_dim), 1
     reduced = ValueAttention(
         value,
@@ -152,7 +155,7 @@ def reduce_structure(layer: FrozenLayer) -> None:
         adds_residual=layer.card.family == "bloom",
     )
     setattr(layer.block, family.attention, reduced)
-    layer.with_card(reduced=True)
+    layer.with_card(reduced=True, summed=summed)
     layer.freeze()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from pifi_probe.errors import CheckpointError
 from pifi_probe.files import existing
+from pifi_probe.folders import finish_replacing, replaced_together
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.layers.spec import LayerSpec
 from pifi_probe.permissions import pickle_allowed
@@ -28,6 +32,7 @@ from pifi_probe.pretrained import config_from_dict, new_model, reading_weights, 
 __all__ = ["Head", "PiFiEncoderModel", "PiFiPreTrainedModel", "describe", "encoder_of", "no_pooler", "run_encoder"]
 
 _LAYER_PREFIX = "plugin.layers."
+_COPY_AGAIN = "copy or download the whole model again: files of it are missing, damaged or of another model"
 _UPLOAD = frozenset({"repo_id", "licence", "private", "commit_message", "token"})  # parameters of push_to_hub
 
 
@@ -66,14 +71,27 @@ class PiFiPreTrainedModel(PreTrainedModel):
         upload = {name: kwargs.pop(name) for name in _UPLOAD & kwargs.keys()}
         if push_to_hub:
             check_licence(self, upload.get("licence"))
-        if self.config.layers and not self.config.stores_layers:
+        if self.config.stores_layers:
+            self._describe_layers_as_they_are()
+        elif self.config.layers:
             self._name_donors_from_anywhere()
             state = kwargs.pop("state_dict", None) or self.state_dict()
             kwargs["state_dict"] = {key: value for key, value in state.items() if not key.startswith(_LAYER_PREFIX)}
-        super().save_pretrained(save_directory, **kwargs)
-        write_model_card(self, Path(save_directory))
+        if not kwargs.get("is_main_process", True):
+            super().save_pretrained(save_directory, **kwargs)
+            return
+        with replaced_together(save_directory, CONFIG_NAME, _weight_files(kwargs.get("variant"))) as folder:
+            super().save_pretrained(folder, **kwargs)
+            write_model_card(self, folder)
         if push_to_hub:
             self.push_to_hub(upload.pop("repo_id", None) or Path(save_directory).absolute().name, **upload)
+
+    def _describe_layers_as_they_are(self) -> None:
+        """Bring the stored cards up to date with a change of type, and refuse layers that were changed otherwise."""
+        for item, layer in zip(self.config.layers, self.frozen_layers, strict=False):  # a folded model has none
+            if layer.card.variant != "unfrozen":
+                layer.card = layer.card_as_it_is()
+                item["card"] = asdict(layer.card)
 
     def _name_donors_from_anywhere(self) -> None:
         """Make the paths of donors on this machine absolute: whoever loads the model may be in another folder."""
@@ -112,21 +130,48 @@ class PiFiPreTrainedModel(PreTrainedModel):
         PlugInError
             If the model names a donor that may not be opened.
         CheckpointError
-            If the donor's layer is not the one that the model was trained with.
+            If weights are missing, or a frozen layer is not the one that the configuration names: the sha256 of its
+            weights is compared always, for layers that are stored with the model and for referenced ones.
         """
         source = pretrained_model_name_or_path
         if source is not None:  # as the model itself is asked for: by whom the hub knows already
             refuse_adapter(source, revision=kwargs.get("revision"), token=kwargs.get("token"))
+            if found := existing(os.path.join(source, kwargs.get("subfolder") or "")):
+                finish_replacing(found, CONFIG_NAME)
         if not (allow_pickle or pickle_allowed()):
             kwargs.setdefault("use_safetensors", True)
+        with_info = kwargs.pop("output_loading_info", False)
         with reading_weights(source):
-            loaded = super().from_pretrained(source, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        model.refuse_missing(info["missing_keys"], str(source))
         if model.config.layers and not model.config.stores_layers:
             folder = Path(source) if source is not None and Path(source).is_dir() else None
             model.restore_layers(folder, allow_external=allow_external)
+        else:
+            model.check_layers(str(source))
         model.freeze_layers()
-        return loaded
+        return (model, info) if with_info else model
+
+    def refuse_missing(self, missing: Iterable[str], where: str) -> None:
+        """Raise `CheckpointError` when weights that a model cannot do without were not stored; a new head may be."""
+        referenced = bool(self.config.layers) and not self.config.stores_layers
+        names = [
+            name
+            for name in sorted(missing)
+            if name.startswith(("encoder.", "plugin.")) and not (referenced and name.startswith(_LAYER_PREFIX))
+        ]
+        if names:
+            raise CheckpointError(
+                f"{len(names)} of the model's weights are missing, such as {', '.join(names[:3])}",
+                where=where,
+                next=_COPY_AGAIN,
+            )
+
+    def check_layers(self, where: str) -> None:
+        """Raise `CheckpointError` unless the frozen layers are those that the configuration names."""
+        for layer in self.frozen_layers:
+            if layer.card.variant != "unfrozen":  # which is trained, and has no donor to be compared with
+                layer.check_digest(where, _COPY_AGAIN)
 
     def push_to_hub(
         self,
@@ -247,12 +292,10 @@ class PiFiPreTrainedModel(PreTrainedModel):
             (index,) = LayerSpec(card.model, card.index).indices(int(checkpoint.config.num_hidden_layers))
             donor = extract_from(checkpoint, index, model=card.model, dtype=card.dtype, device=layer.shell.device)
             again = make_variant(donor, card.variant, single_token=card.reduced, seed=card.variant_seed)
-            if again.digest() != card.sha256:
-                raise CheckpointError(
-                    "the donor's layer is not the one this model was trained with (sha256 differs)",
-                    where=card.spec,
-                    next="name the revision that was used, or ask for the model saved with save_layer=True",
-                )
+            again.with_card(sha256=card.sha256).check_digest(
+                f"donor {card.spec}, which the model refers to",
+                "name the revision that was used, or ask for the model saved with save_layer=True",
+            )
             layer.assign(dict(again.tensors()))
 
 
@@ -306,6 +349,12 @@ class PiFiEncoderModel(PiFiPreTrainedModel):
 def describe(layer: FrozenLayer) -> dict[str, Any]:
     """Return what a configuration stores of a layer: its card and its one-layer configuration."""
     return {"card": asdict(layer.card), "config": layer.config.to_dict()}
+
+
+def _weight_files(variant: str | None) -> str:
+    """Return a regular expression of the names under which transformers stores weights of a variant."""
+    dot = f"[.]{re.escape(variant)}" if variant else ""
+    return rf"model{dot}(-\d{{5}}-of-\d{{5}})?[.]safetensors|model[.]safetensors[.]index{dot}[.]json"
 
 
 def _skeleton(item: Mapping[str, Any]) -> FrozenLayer:
