@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from pifi_probe.bounds import refuse_absurd_entries
 from pifi_probe.errors import (
     CheckpointError,
     CorruptFileError,
@@ -17,45 +17,16 @@ from pifi_probe.errors import (
     UnsupportedFormatError,
 )
 from pifi_probe.pretrained import open_config
+from pifi_probe.reading import Refused, open_file, read_object, refuse_odd_files
 
-__all__ = ["read_config", "read_json", "read_licence", "read_weight_map", "refuse_quantised_names"]
+__all__ = ["read_config", "read_licence", "read_weight_map", "refuse_quantised_names"]
 
-_MAX_JSON = 1 << 28  # bytes; the index of the largest models has about 10 MB
-_MAX_LAYERS = 10_000
+_MAX_CONFIG = 1 << 24  # bytes
 # Tensors that only quantised checkpoints have beside or in place of a weight.
 _QUANTISED = re.compile(
     r"\.(qweight|qzeros|SCB|absmax|quant_map|weight_scale_inv|weight_scale|weight_packed|\w+_blocks)$"
 )
 _ANOTHER = "use the model's bfloat16 or float16 checkpoint, or a GGUF file of it"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    CorruptFileError
-        If the file is no UTF-8 JSON object, or larger than 256 MB.
-    CheckpointError
-        If it cannot be read.
-    """
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise ValueError(f"it has {path.stat().st_size} bytes")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"the file cannot be read: {error.strerror}",
-            where=str(path),
-            next="check the path and its permissions",
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(
-            f"the file is no valid JSON: {error}", where=str(path), next="download the file again"
-        ) from error
-    if not isinstance(value, dict):
-        raise CorruptFileError("the file holds no JSON object", where=str(path), next="download the file again")
-    return value
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -71,17 +42,18 @@ def read_config(folder: Path) -> PretrainedConfig:
         If this transformers does not know the ``model_type``, or the model is no decoder.
     """
     path = folder / "config.json"
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(
             "the folder has no config.json",
             where=str(folder),
             next="give the folder of a whole checkpoint: config.json beside the weights",
         )
-    raw = read_json(path)
+    refuse_odd_files(folder)
+    raw = read_object(path, most_bytes=_MAX_CONFIG)
+    refuse_absurd_entries(raw, str(path))
     for part in (raw, raw.get("text_config")):
         if isinstance(part, dict):
             _refuse_quantised(part, path)
-            _refuse_absurd(part, path)
     model_type = raw.get("model_type")
     try:
         config = open_config(folder, local_files_only=True).get_text_config(decoder=True)
@@ -117,17 +89,6 @@ def _refuse_quantised(raw: dict[str, Any], path: Path) -> None:
         )
 
 
-def _refuse_absurd(raw: dict[str, Any], path: Path) -> None:
-    """Refuse a number of layers for which transformers would fill the memory with lists."""
-    for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-        if isinstance(raw.get(key), (int, float)) and raw[key] > _MAX_LAYERS:
-            raise CorruptFileError(
-                f"the configuration claims {key} = {raw[key]}",
-                where=str(path),
-                next="download the model again",
-            )
-
-
 def refuse_quantised_names(names: Iterable[str], where: str) -> None:
     """Raise `UnsupportedFormatError` when tensor names betray a quantised checkpoint."""
     found = next((name for name in names if _QUANTISED.search(name)), None)
@@ -147,7 +108,7 @@ def read_weight_map(path: Path) -> dict[str, str]:
     CorruptFileError
         If the index has no map, or a file name in it leads out of the folder.
     """
-    weight_map = read_json(path).get("weight_map")
+    weight_map = read_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CorruptFileError("the index has no weight_map", where=str(path), next="download the file again")
     for file in set(map(str, weight_map.values())):
@@ -163,9 +124,9 @@ def read_weight_map(path: Path) -> dict[str, str]:
 def read_licence(folder: Path) -> str | None:
     """Return the licence that the front matter of ``README.md`` states, or None."""
     try:
-        with (folder / "README.md").open("rb") as file:
+        with open_file(folder / "README.md") as file:
             text = file.read(1 << 16).decode("utf-8", errors="replace")
-    except OSError:
+    except (OSError, Refused):
         return None
     front = re.match(r"\s*---\s*\n(.*?)\n---", text, re.DOTALL)
     if front is None:

@@ -19,10 +19,10 @@ from pifi_probe.escaping import one_line
 from pifi_probe.files import save_tensors, write_json
 from pifi_probe.folders import finish_replacing, replaced_together
 from pifi_probe.layers.card import LayerCard
-from pifi_probe.layers.configs import read_json
 from pifi_probe.layers.families import Family, family_of
 from pifi_probe.layers.shell import layers_of, make_shell, refuse_absurd_config
 from pifi_probe.pretrained import config_from_dict
+from pifi_probe.reading import read_object
 
 if TYPE_CHECKING:
     from pifi_probe.layers.parallel import FrozenParallel
@@ -319,7 +319,7 @@ def _read_saved(folder: Path, device: str) -> FrozenLayer:
     """Build the layer that the card describes around the stored weights."""
     from safetensors.torch import load_file
 
-    stored = read_json(folder / CARD_FILE)
+    stored = read_object(folder / CARD_FILE)
     try:
         card, config = LayerCard.from_dict(stored["card"]), config_from_dict(stored["config"])
         tensors = load_file(folder / WEIGHTS_FILE, device=device)

@@ -30,7 +30,10 @@ _STRING, _ARRAY = 8, 9
 _SHORT = 4096  # arrays up to this length are kept
 _MAX_HEADER = 1 << 28  # bytes; the largest vocabularies take about 20 MB
 _MAX_STRING = 1 << 24  # bytes
-_MAX_KEYS, _MAX_TENSORS, _MAX_DIMS, _MAX_NESTING = 1 << 16, 1 << 18, 8, 4
+_MAX_KEYS, _MAX_TENSORS, _MAX_DIMS, _MAX_NESTING = 1 << 14, 1 << 16, 8, 4
+_MAX_WALKED = 4 << 20  # values and strings of all metadata, skipped ones too; the largest vocabularies have 600,000
+_MAX_KEPT = 1 << 20  # values and strings of all short arrays, which take memory
+_MAX_TEXT = 1 << 26  # bytes of all strings that are kept
 _CHUNK = 1 << 20  # bytes read at once while walking the header
 
 
@@ -207,6 +210,7 @@ class _Walk:
         self._window = b""
         self._start = 0  # of the window, in the source
         self._at = 0  # position in the window
+        self._walked = self._kept = self._text = 0
 
     @property
     def position(self) -> int:
@@ -227,8 +231,9 @@ class _Walk:
 
     def string(self) -> str:
         length = self.number("Q")
-        if length > _MAX_STRING:
-            self.corrupt(f"the header holds a string of {length} bytes")
+        self._text += length
+        if length > _MAX_STRING or self._text > _MAX_TEXT:
+            self.corrupt(f"the header holds a string of {length:,} bytes, and {self._text:,} bytes of strings in all")
         return self.take(length).decode("utf-8", errors="replace")
 
     def value(self, kind: int, nesting: int = 0) -> Any:
@@ -247,7 +252,15 @@ class _Walk:
         smallest = struct.calcsize("<" + _SCALARS[item]) if item in _SCALARS else 8
         if length * smallest > self.source.size - self.position:
             self.corrupt(f"the metadata hold an array of {length} values, more than the file has bytes for")
+        self._count(length, kept=item != _ARRAY and length <= _SHORT, skipped_numbers=item in _SCALARS)
         return self._array(item, length, nesting)
+
+    def _count(self, length: int, *, kept: bool, skipped_numbers: bool) -> None:
+        """Bound what all arrays together take: of memory when they are kept, of time when they are walked over."""
+        self._kept += length if kept else 0
+        self._walked += 0 if skipped_numbers and not kept else length + 1
+        if self._kept > _MAX_KEPT or self._walked > _MAX_WALKED:
+            self.corrupt(f"the metadata hold more than {_MAX_KEPT:,} values in short arrays, or {_MAX_WALKED:,} in all")
 
     def _array(self, item: int, length: int, nesting: int) -> Any:
         if item in _SCALARS:

@@ -18,10 +18,11 @@ from huggingface_hub import ModelInfo, constants, try_to_load_from_cache
 from pifi_probe.errors import CheckpointError, HubError, SaveError
 from pifi_probe.files import cache_root, write_json
 from pifi_probe.layers.checkpoint import INDEX, Checkpoint, SafetensorsCheckpoint
-from pifi_probe.layers.configs import read_config, read_json, read_licence, read_weight_map
+from pifi_probe.layers.configs import read_config, read_licence, read_weight_map
 from pifi_probe.layers.hub_client import HubClient, HubUnreachable, Patience
 from pifi_probe.layers.hub_source import HubRangeSource
 from pifi_probe.layers.sources import ByteSource, FileSource
+from pifi_probe.reading import read_object
 
 __all__ = ["HubRepo", "open_hub_checkpoint"]
 
@@ -259,7 +260,7 @@ def _remember(repo: str, revision: str | None, known: dict[str, Any]) -> None:
 def _recall(repo: str, revision: str | None) -> dict[str, Any] | None:
     """Return what an earlier call learnt about a revision."""
     try:
-        known = read_json(_folder(repo) / "revisions" / f"{quote(revision or 'main', safe='')}.json")
+        known = read_object(_folder(repo) / "revisions" / f"{quote(revision or 'main', safe='')}.json")
     except CheckpointError:
         return None
     return known if known.keys() == {"commit", "files", "licence", "gated"} else None

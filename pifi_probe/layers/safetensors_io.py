@@ -5,8 +5,6 @@ The format: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterable
 from reprlib import repr as short
 from typing import Any, NoReturn
@@ -15,10 +13,13 @@ import torch
 
 from pifi_probe.errors import CorruptFileError, UnsupportedFormatError
 from pifi_probe.layers.sources import ByteSource, TensorInfo, read_raw, read_raw_rows
+from pifi_probe.reading import Refused, parse_json
 
 __all__ = ["BITS", "MAX_HEADER", "read_header", "read_rows", "read_tensors"]
 
-MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
+MAX_HEADER = 1 << 25  # bytes; the largest published have 10 MB, the reference implementation allows 100
+MAX_TENSORS = 1 << 17  # in one file: about 1 kB of memory each
+_VALUES_EACH = 12  # commas and brackets in the entry of one tensor: 7, and one for each further dimension
 _MAX_RANK = 64  # of a torch tensor
 _NEXT = "download the file again"
 
@@ -54,14 +55,15 @@ def read_header(source: ByteSource) -> dict[str, TensorInfo]:
     Raises
     ------
     CorruptFileError
-        If the header is longer than the file or than 100 MB, is no JSON object, names a tensor twice or an
-        unknown dtype, or if offsets lie outside of the file, overlap, or contradict dtype and shape.
+        If the header is longer than the file or than 32 MiB, holds more than 131,072 tensors, is no JSON object,
+        names a tensor twice or an unknown dtype, or if offsets lie outside of the file, overlap, or contradict
+        dtype and shape.
     """
     if source.size < 8:
         _corrupt(source, f"the file has {source.size} bytes, too few for a safetensors header")
     length = int.from_bytes(source.read(0, 8), "little")
     if length > MAX_HEADER:
-        _corrupt(source, f"the header claims {length} bytes, more than the {MAX_HEADER} that the format allows")
+        _corrupt(source, f"the header claims {length} bytes, more than the {MAX_HEADER} that are read")
     if length > source.size - 8:
         _corrupt(
             source,
@@ -115,23 +117,12 @@ def _parse_json(source: ByteSource, raw: bytes) -> dict[str, Any]:
     if raw[:1] != b"{":
         _corrupt(source, "the header is no JSON object: this is no safetensors file")
     try:
-        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-    except _DuplicateName as error:
-        _corrupt(source, f"the header names {error.args[0]!r} twice")
-    except (ValueError, RecursionError) as error:
-        _corrupt(source, f"the header is no valid JSON: {error}")
+        entries = parse_json(raw, most_values=_VALUES_EACH * MAX_TENSORS, unique=True)
+    except Refused as error:
+        _corrupt(source, f"the header cannot be read: {error}")
+    if len(entries) > MAX_TENSORS + 1:
+        _corrupt(source, f"the header names {len(entries):,} tensors, more than the {MAX_TENSORS:,} that are read")
     return dict(entries)
-
-
-class _DuplicateName(Exception):
-    """A JSON object has one name twice."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _DuplicateName(Counter(name for name, _ in pairs).most_common(1)[0][0])
-    return found
 
 
 def _check_metadata(source: ByteSource, metadata: Any) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, SaveError
 from pifi_probe.files import write_json
-from pifi_probe.layers.configs import read_json
+from pifi_probe.reading import read_object
 
 __all__ = ["StateStore"]
 
@@ -56,7 +56,7 @@ class StateStore:
         if self._folder is None:
             return None
         try:
-            journal = read_json(self._folder / _JOURNAL)
+            journal = read_object(self._folder / _JOURNAL)
             point = int(journal["point"])
             whole = journal["key"] == self._key and self._load(point) == journal["crc"]
         except (CheckpointError, OSError, KeyError, TypeError, ValueError):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.errors import CheckpointError, FeatureError, SaveError
 from pifi_probe.files import atomic_write, cache_root, sha256_file, write_json
-from pifi_probe.layers.configs import read_json
+from pifi_probe.reading import read_object
 
 __all__ = ["CacheEntry", "Entry", "Point", "cache_entries", "clear_cache", "features_root", "file_sha256"]
 
@@ -41,7 +41,7 @@ def file_sha256(path: Path) -> str:
     seen = [name, stat.st_size, stat.st_mtime_ns]
     memo = features_root() / "hashes" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
     with contextlib.suppress(CheckpointError, OSError):
-        known = read_json(memo)
+        known = read_object(memo)
         if known.get("file") == seen:
             return str(known["sha256"])
     digest = sha256_file(path)
@@ -112,7 +112,7 @@ class Entry:
     def forget_states_without_points(self) -> None:
         """Delete kept states unless every point up to theirs is here: their pass would not visit it again."""
         try:
-            done = int(read_json(self.states / "journal.json")["point"])
+            done = int(read_object(self.states / "journal.json")["point"])
         except (CheckpointError, OSError, KeyError, TypeError, ValueError):
             return
         if any(self._whole(point) is None for point in range(done + 1)):
@@ -171,7 +171,7 @@ def cache_entries() -> list[CacheEntry]:
     entries = []
     for file in features_root().glob(f"*/{_KEY}"):
         with contextlib.suppress(CheckpointError, OSError, KeyError):
-            stored = read_json(file)
+            stored = read_object(file)
             used = datetime.fromtimestamp(file.stat().st_mtime, UTC)
             done = len(list(file.parent.glob("point-*.npy")))
             size = _bytes_of(file.parent)

@@ -1,0 +1,195 @@
+"""What comes from a file is measured before it is read, and read as what it should be or not at all.
+
+A name may stand for a pipe that never ends, a file for terabytes, three bytes of JSON for a hundred bytes of memory,
+and a number for a length. `read_bytes` opens ordinary files alone and bounds their size, `parse_json` bounds what the
+parser may make of it, and `typed` gives values the types that a dataclass states. Each says which bound was passed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import msgspec
+
+from pifi_probe.errors import CheckpointError, CorruptFileError
+
+__all__ = ["Refused", "open_file", "parse_json", "read_bytes", "read_json", "read_object", "refuse_odd_files", "typed"]
+
+MAX_BYTES = 1 << 28  # of a JSON file; the index of the largest models has about 10 MB
+MAX_VALUES = 500_000  # of a JSON file; the index of the largest models has 150,000
+_BYTES_A_VALUE = 100  # of memory, for messages
+_KINDS = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISDIR, "a folder"),
+)
+T = TypeVar("T")
+
+
+class Refused(ValueError):
+    """What was read passes a bound, or is not what it should be; callers give it a type and a place."""
+
+
+def open_file(path: Path | str) -> IO[bytes]:
+    """Open an ordinary file for reading, and nothing else: a pipe would wait for ever, a device never end.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened.
+    Refused
+        If the path stands for a pipe, socket, device or folder.
+    """
+    _refuse_odd(os.stat(path).st_mode, path)
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    file = os.fdopen(os.open(path, flags), "rb")
+    try:
+        _refuse_odd(os.fstat(file.fileno()).st_mode, path)  # it may have been replaced in between
+    except Refused:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_odd(mode: int, path: Path | str) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no ordinary file")
+        raise Refused(f"{Path(path).name!r} is {kind}, not an ordinary file")
+
+
+def refuse_odd_files(folder: Path) -> None:
+    """Refuse a folder in which a pipe, socket or device stands where a library would look for a file.
+
+    Raises
+    ------
+    CheckpointError
+        If there is one, or the folder cannot be read.
+    """
+    try:
+        for entry in os.scandir(folder):
+            try:
+                mode = entry.stat().st_mode
+            except OSError:  # a link to nowhere, or to itself: whoever opens it says so
+                continue
+            if not stat.S_ISDIR(mode):
+                _refuse_odd(mode, entry.path)
+    except OSError as error:
+        raise CheckpointError(
+            f"the folder cannot be read: {error.strerror}", where=str(folder), next="check its permissions"
+        ) from error
+    except Refused as error:
+        raise CheckpointError(str(error), where=str(folder), next="put the model's own file in its place") from error
+
+
+def read_bytes(path: Path | str, most: int = MAX_BYTES) -> bytes:
+    """Return the content of an ordinary file of at most `most` bytes.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    Refused
+        If it is no ordinary file, or larger.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise Refused(f"it has {size:,} bytes, and {most:,} are the most that are read")
+        raw = file.read(most + 1)  # it may be growing
+    if len(raw) > most:
+        raise Refused(f"it has more than the {most:,} bytes that are read")
+    return raw
+
+
+def parse_json(raw: bytes | str, *, most_values: int = MAX_VALUES, unique: bool = False) -> Any:
+    """Parse JSON, its number of values bounded before they are made.
+
+    Parameters
+    ----------
+    raw : bytes or str
+        UTF-8.
+    most_values : int
+        How many values it may hold, counted by the commas and brackets; those in strings count too.
+    unique : bool
+        Refuse an object that has one name twice.
+
+    Raises
+    ------
+    Refused
+        If it is no UTF-8, no JSON, nested too deeply, or holds more values.
+    """
+    marks = (b",", b"[", b"{") if isinstance(raw, bytes) else (",", "[", "{")
+    count = sum(raw.count(mark) for mark in marks)  # type: ignore[arg-type]
+    if count > most_values:
+        raise Refused(
+            f"it holds about {count:,} values, which would take about {count * _BYTES_A_VALUE >> 20:,} MiB; "
+            f"{most_values:,} are the most that are read"
+        )
+    try:
+        text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
+    except Refused:
+        raise
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise Refused(f"it is no valid JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Refused(f"it names {Counter(name for name, _ in pairs).most_common(1)[0][0]!r} twice")
+    return found
+
+
+def read_json(path: Path | str, *, most_bytes: int = MAX_BYTES, most_values: int = MAX_VALUES) -> Any:
+    """Read a JSON file; bounds and errors as in `read_bytes` and `parse_json`."""
+    return parse_json(read_bytes(path, most_bytes), most_values=most_values)
+
+
+def read_object(path: Path, *, most_bytes: int = MAX_BYTES, most_values: int = MAX_VALUES) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is no UTF-8 JSON object, or passes a bound.
+    CheckpointError
+        If it cannot be read, or is no ordinary file.
+    """
+    try:
+        value = read_json(path, most_bytes=most_bytes, most_values=most_values)
+    except OSError as error:
+        raise CheckpointError(
+            f"the file cannot be read: {error.strerror}", where=str(path), next="check the path and its permissions"
+        ) from error
+    except Refused as error:
+        raise CorruptFileError(
+            f"the file cannot be read: {error}", where=str(path), next="download the file again"
+        ) from error
+    if not isinstance(value, dict):
+        raise CorruptFileError("the file holds no JSON object", where=str(path), next="download the file again")
+    return value
+
+
+def typed(kind: type[T], values: Any) -> T:
+    """Return plain values as a dataclass whose fields, the nested ones too, have the types that it states.
+
+    Names that the dataclass does not have are left out: a newer version may have written them.
+
+    Raises
+    ------
+    Refused
+        If a field is missing, of another type, NaN or infinite where a share or count is stated, or refused by the
+        dataclass itself; the message names it, as in ``$.tests[...].nll``.
+    """
+    try:
+        return msgspec.convert(values, kind)
+    except (msgspec.ValidationError, RecursionError, OverflowError) as error:
+        raise Refused(str(error)) from error
