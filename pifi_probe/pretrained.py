@@ -18,9 +18,17 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
+from pifi_probe.bounds import refuse_absurd_entries
 from pifi_probe.compat import quiet_transformers
-from pifi_probe.errors import CorruptFileError, PifiProbeError, UnsupportedFamilyError, UnsupportedFormatError
+from pifi_probe.errors import (
+    CheckpointError,
+    CorruptFileError,
+    PifiProbeError,
+    UnsupportedFamilyError,
+    UnsupportedFormatError,
+)
 from pifi_probe.permissions import ALLOW_PICKLE, Switch, pickle_allowed
+from pifi_probe.reading import read_object, refuse_odd_files
 
 __all__ = [
     "config_from_dict",
@@ -54,6 +62,8 @@ _IMPLEMENTATIONS = frozenset(
     for internal, suffix in (("", ""), ("_", ""), ("_", "_internal"))
 )
 _OWN = frozenset({"eager", "sdpa", "grouped_mm", "batched_mm"})
+MAX_CONFIG = 1 << 24  # bytes of config.json
+_WEIGHTS = frozenset({".safetensors", ".bin"})
 _ANOTHER_MODEL = ("backbone", "use_timm_backbone", "use_pretrained_backbone")
 
 
@@ -70,16 +80,42 @@ def open_config(source: str | Path, **where: Any) -> PretrainedConfig:
     ------
     UnsupportedFamilyError
         If the family is known only to code that the model brings with it.
+    CheckpointError
+        If a size in it is beyond any model, or a pipe or device stands where a file should.
     OSError, ValueError
         Of transformers, for what is missing, unknown or malformed.
     """
+    if "gguf_file" not in where:
+        _measure_config(source, where)
     with quiet_transformers(), _without_its_code(source):
         config: PretrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
     return harmless(config)
 
 
+def _measure_config(source: str | Path, where: Mapping[str, Any]) -> None:
+    """Look at the numbers of a configuration before transformers makes lists of their length."""
+    folder = Path(source)
+    if folder.is_dir():
+        refuse_odd_files(folder)
+        path = folder / "config.json"
+        entries = read_object(path, most_bytes=MAX_CONFIG) if path.exists() else {}
+    elif folder.exists():
+        return  # a file, which is no configuration: transformers says so
+    else:
+        with quiet_transformers():
+            entries, _ = PretrainedConfig.get_config_dict(source, **where)
+    refuse_absurd_entries(entries, str(source))
+
+
 def config_from_dict(entries: Mapping[str, Any]) -> PretrainedConfig:
-    """Return the configuration of class ``entries["model_type"]`` with these entries, but for those that name code."""
+    """Return the configuration of class ``entries["model_type"]`` with these entries, but for those that name code.
+
+    Raises
+    ------
+    CorruptFileError
+        If a size in it is beyond any model.
+    """
+    refuse_absurd_entries(entries, "configuration")
     with quiet_transformers():
         config: PretrainedConfig = AutoConfig.for_model(**harmless_entries(entries))
     return config
@@ -122,6 +158,7 @@ def open_model(
         _refuse_quantised(config, str(source))
         _refuse_other_models(config, str(source))
         refuse_adapter(source, revision=where.get("revision"), token=where.get("token"))
+        _refuse_larger_than_stored(auto, config, Path(source))
         options["use_safetensors"] = None if allow_pickle or pickle_allowed() else True
     with quiet_transformers(), reading_weights(source), _without_its_code(source):
         model: PreTrainedModel = auto.from_pretrained(
@@ -173,6 +210,8 @@ def new_model(auto: Any, config: PretrainedConfig, **options: Any) -> PreTrained
 
 def open_tokenizer(source: str | Path, **where: Any) -> Any:
     """Return the tokenizer of a folder, hub id or GGUF file; parameters and errors as of `open_config`."""
+    if Path(source).is_dir():
+        refuse_odd_files(Path(source))
     with quiet_transformers(), _without_its_code(source):
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
 
@@ -213,6 +252,27 @@ def harmless_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
             continue
         kept[name] = harmless_entries(value) if isinstance(value, Mapping) else value
     return kept
+
+
+def _refuse_larger_than_stored(auto: Any, config: PretrainedConfig, folder: Path) -> None:
+    """Refuse a configuration that asks for far more weights than the folder has bytes; missing ones would be made up.
+
+    Raises
+    ------
+    CheckpointError
+        With both numbers.
+    """
+    if not folder.is_dir():
+        return
+    stored = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
+    with torch.device("meta"):
+        expected = sum(tensor.numel() for tensor in new_model(auto, config).parameters())
+    if stored and expected > 2 * stored:
+        raise CheckpointError(
+            f"the configuration asks for {expected:,} weights, and the files have {stored:,} bytes",
+            where=str(folder),
+            next="check that config.json belongs to these weights, or download the model again",
+        )
 
 
 def _refuse_quantised(config: PretrainedConfig, where: str) -> None:

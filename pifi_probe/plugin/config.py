@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from pifi_probe.bounds import refuse_absurd_entries
 from pifi_probe.errors import PlugInError
 from pifi_probe.pretrained import harmless_entries
 
@@ -113,6 +114,8 @@ class PiFiConfig(PretrainedConfig):
         folded: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        parts = {"encoder": encoder or {}, "layers": layers or [], "plugin_width": plugin_width}
+        refuse_absurd_entries(kwargs | parts, "configuration of a plugged model")
         super().__init__(**harmless_entries(kwargs))
         self.encoder = encoder or {}
         self.layers = layers or []
