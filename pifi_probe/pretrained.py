@@ -94,17 +94,16 @@ def open_config(source: str | Path, **where: Any) -> PretrainedConfig:
 
 def _measure_config(source: str | Path, where: Mapping[str, Any]) -> None:
     """Look at the numbers of a configuration before transformers makes lists of their length."""
-    folder = Path(source)
+    folder, path = Path(source), Path(source) / "config.json"
     if folder.is_dir():
         refuse_odd_files(folder)
-        path = folder / "config.json"
         entries = read_object(path, most_bytes=MAX_CONFIG) if path.exists() else {}
     elif folder.exists():
         return  # a file, which is no configuration: transformers says so
     else:
         with quiet_transformers():
             entries, _ = PretrainedConfig.get_config_dict(source, **where)
-    refuse_absurd_entries(entries, str(source))
+    refuse_absurd_entries(entries, str(path))
 
 
 def config_from_dict(entries: Mapping[str, Any]) -> PretrainedConfig:

@@ -46,6 +46,7 @@ from pifi_probe.stats import MIN_SEEDS
 __all__ = ["best_set", "rank_agreement"]
 
 Floats = NDArray[np.float64]
+MAX_DRAWN = 1 << 22  # examples drawn at once, 32 MiB of numbers
 
 
 def best_set(scores: ArrayLike, level: float = 0.95, *, n_boot: int = 2_000, seed: int = 0) -> NDArray[np.bool_]:
@@ -136,7 +137,7 @@ def _small_sample(limit: float, n: int) -> float:
 def _draws(centred: Floats, n_boot: int, seed: int, chunk: int = 500) -> Floats:
     """Return `n_boot` means (n_boot, A) of N examples drawn with replacement, the same examples for every arm."""
     rng, n = np.random.default_rng(seed), centred.shape[1]
-    means = []
+    means, chunk = [], max(1, min(chunk, MAX_DRAWN // n))
     for start in range(0, n_boot, chunk):
         size = min(chunk, n_boot - start)
         drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]

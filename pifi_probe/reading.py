@@ -125,16 +125,16 @@ def parse_json(raw: bytes | str, *, most_values: int = MAX_VALUES, unique: bool 
     Refused
         If it is no UTF-8, no JSON, nested too deeply, or holds more values.
     """
-    marks = (b",", b"[", b"{") if isinstance(raw, bytes) else (",", "[", "{")
-    count = sum(raw.count(mark) for mark in marks)  # type: ignore[arg-type]
+    if isinstance(raw, str):
+        raw = raw.encode("utf-8", errors="surrogatepass")
+    count = sum(raw.count(mark) for mark in (b",", b"[", b"{"))
     if count > most_values:
         raise Refused(
             f"it holds about {count:,} values, which would take about {count * _BYTES_A_VALUE >> 20:,} MiB; "
             f"{most_values:,} are the most that are read"
         )
     try:
-        text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
-        return json.loads(text, object_pairs_hook=_unique if unique else None)
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique if unique else None)
     except Refused:
         raise
     except (ValueError, RecursionError, MemoryError) as error:

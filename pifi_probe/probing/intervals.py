@@ -32,6 +32,7 @@ __all__ = [
 N_FIFTHS = 5
 LEVEL = 0.95
 N_BOOT = 4000
+MAX_DRAWN = 1 << 22  # examples drawn at once, 32 MiB of numbers
 Floats = NDArray[np.float64]
 
 
@@ -63,7 +64,7 @@ def example_half_widths(scores: Floats, *, seed: int = 0) -> tuple[Floats, Float
 
     _, n_seeds, n = scores.shape
     by_example = scores.mean(axis=1)  # (A, N)
-    deviations = _draw_weights(n, seed) @ (by_example - by_example.mean(axis=1, keepdims=True)).T / n  # (boot, A)
+    deviations = _deviations((by_example - by_example.mean(axis=1, keepdims=True)).T, seed)  # (boot, A)
     low, high = np.quantile(deviations, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     seeds = np.zeros(len(scores))
     if n_seeds >= MIN_SEEDS:
@@ -72,10 +73,17 @@ def example_half_widths(scores: Floats, *, seed: int = 0) -> tuple[Floats, Float
     return np.hypot(np.minimum(low, 0), seeds), np.hypot(np.maximum(high, 0), seeds)
 
 
-def _draw_weights(n: int, seed: int) -> Floats:
-    """Return how often each of N examples is drawn, (N_BOOT, N): a bootstrap as one matrix product."""
-    drawn = np.random.default_rng(seed).integers(n, size=(N_BOOT, n)) + n * np.arange(N_BOOT)[:, None]
-    return np.bincount(drawn.ravel(), minlength=N_BOOT * n).reshape(N_BOOT, n).astype(np.float64)
+def _deviations(centred: Floats, seed: int) -> Floats:
+    """Return the means (N_BOOT, A) of bootstrap samples of centred scores (N, A), as matrix products block by block."""
+    rng, n = np.random.default_rng(seed), len(centred)
+    step = max(1, min(N_BOOT, MAX_DRAWN // n))
+    found = []
+    for start in range(0, N_BOOT, step):
+        size = min(step, N_BOOT - start)
+        drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)  # how often each is drawn
+        found.append(counts.astype(np.float64) @ centred / n)
+    return np.concatenate(found)
 
 
 def fifth_half_width(fifths: Floats) -> float:

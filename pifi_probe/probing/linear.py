@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 L2_GRID = (100.0, 10.0, 1.0, 0.1, 0.01)  # times the number of features
 CHOOSING = 1e-3  # tolerance of fits that only choose the penalty: the NLL is then off by about 1e-6
 COLUMNS = 256  # coefficient vectors that are fitted at once: more are no faster, and take more memory
+FITTING = 1 << 29  # bytes of 20 numbers for each coefficient vector, example and feature
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class LogisticFit:
     coef: Tensor
     intercept: Tensor
     converged: NDArray[np.bool_]
+
+    def only(self, problem: int) -> LogisticFit:
+        """Return the fit of one problem, P = 1."""
+        one = slice(problem, problem + 1)
+        return LogisticFit(self.coef[one], self.intercept[one], self.converged[one])
 
     def log_probabilities(self, x: ArrayLike | Tensor) -> Tensor:
         """Return log-probabilities (P, K, N) of the rows of `x`, shape (N, D)."""
@@ -95,7 +101,7 @@ def fit_logistic(
     Notes
     -----
     Cost: about 50 to 100 products of (P C, D) with (D, N), forth and back. Memory beside `x`: one copy and the squares
-    of `x`, and 20 x 256 x (N + D) numbers, since no more than 256 coefficient vectors are fitted at once.
+    of `x`, and 20 x 256 x (N + D) numbers, but no more than 512 MiB: so many coefficient vectors are fitted at once.
     """
     features = torch.as_tensor(x, dtype=torch.float64, device=device)
     z = torch.cat([features, features.new_ones(len(features), 1)], dim=1)  # the last column carries the intercept
@@ -103,7 +109,8 @@ def fit_logistic(
     penalty = torch.as_tensor(np.asarray(l2), dtype=torch.float64, device=device)
     penalty = penalty[:, None] * torch.tensor([1.0] * features.shape[1] + [0.0], dtype=torch.float64, device=device)
     targets = _targets(torch.as_tensor(np.asarray(y), device=device))
-    size = max(1, COLUMNS // len(targets))
+    columns = min(COLUMNS, FITTING // (160 * (len(features) + features.shape[1])))
+    size = max(1, columns // len(targets))
     parts = [
         minimise(z, targets, penalty[i : i + size, None], rows[i : i + size, None], tol)
         for i in range(0, len(rows), size)
@@ -260,7 +267,7 @@ def cross_validate(
     masks[_lacks_a_class(masks, y)] = False  # fitted to nothing, it says the same for every penalty
     l2 = np.outer(_unit_penalty(x, spectrum, masks), grid).ravel()
     fit = fit_logistic(x, y, l2, masks.repeat(len(grid), axis=0), tol=CHOOSING, device=device)
-    nll = _nll(fit.log_probabilities(x), y).reshape(len(pairs), len(grid), len(y))
+    nll = _nll(fit, x, y).reshape(len(pairs), len(grid), len(y))
     stuck = ~fit.converged.reshape(len(pairs), len(grid)).all(axis=1)
     inner = np.zeros((n_folds, len(grid)))
     for (f, g), loss in zip(pairs, nll, strict=True):
@@ -270,7 +277,10 @@ def cross_validate(
     masks = folds != np.arange(n_folds)[:, None]
     fit = fit_logistic(x, y, chosen * _unit_penalty(x, spectrum, masks), masks, device=device)
     _warn(name, [pairs[i] for i in np.flatnonzero(stuck)], np.flatnonzero(~fit.converged))
-    log_p = fit.log_probabilities(x)[folds, :, np.arange(len(y))]  # (N, K), each row by the fit that left it out
+    log_p = torch.empty(len(y), int(y.max()) + 1, dtype=torch.float64)  # each row by the fit that left it out
+    for fold in range(n_folds):
+        held = folds == fold
+        log_p[torch.from_numpy(held)] = fit.only(fold).log_probabilities(x[held])[0].T.cpu()
     predictions = log_p.argmax(dim=1).cpu().numpy()
     return CVResult(
         nll=-log_p[np.arange(len(y)), y].cpu().numpy(),
@@ -298,9 +308,11 @@ def _unit_penalty(x: Floats, spectrum: Spectrum, masks: NDArray[np.bool_]) -> Fl
     return np.where(squares > 1e-12 * spectrum.dim, squares, spectrum.dim)  # one vector in all rows: any will do
 
 
-def _nll(log_probabilities: Tensor, y: NDArray[np.int64]) -> Floats:
-    """Return the NLL (P, N) of the true classes."""
-    loss: Floats = -log_probabilities[:, y, np.arange(len(y))].cpu().numpy()
+def _nll(fit: LogisticFit, x: Floats, y: NDArray[np.int64]) -> Floats:
+    """Return the NLL (P, N) of the true classes; the probabilities of one fit at a time are in memory."""
+    loss = np.empty((len(fit.coef), len(y)))
+    for p in range(len(loss)):
+        loss[p] = -fit.only(p).log_probabilities(x)[0, y, np.arange(len(y))].cpu().numpy()
     return loss
 
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import EstimatorError
 from pifi_probe.probing.estimators import Estimator, as_labels, get
+from pifi_probe.probing.estimators.memory import BLOCK
 from pifi_probe.probing.spectrum import Spectrum
 
 __all__ = ["permutation_null", "permutations"]
@@ -68,7 +69,10 @@ def permutation_null(
     codes = as_labels(labels, n=len(np.asarray(features)), min_per_class=chosen.min_per_class)
     permuted = codes[permutations(len(codes), n, seed)]  # (n, N)
     if chosen.permuted is not None:
-        return np.asarray(chosen.permuted(spectrum or Spectrum.of(features), permuted), dtype=np.float64)
+        spectrum = spectrum or Spectrum.of(features)
+        size = max(1, BLOCK // (8 * len(codes) * (int(codes.max()) + 1)))  # labellings whose one-hot codes are a block
+        blocks = [chosen.permuted(spectrum, permuted[i : i + size]) for i in range(0, n, size)]
+        return np.concatenate(blocks).astype(np.float64)
     if spectrum is None and "spectrum" in chosen.parameters:
         spectrum = Spectrum.of(features)
     return np.array([chosen.score(features, row, other=other, spectrum=spectrum).value for row in permuted])

@@ -14,6 +14,7 @@ from pifi_probe.errors import EstimatorError
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.probing.building import Measured, build_table
 from pifi_probe.probing.estimators import Estimator, as_labels, resolve
+from pifi_probe.probing.estimators.memory import refuse_too_large
 from pifi_probe.probing.features import Features, llm_features
 from pifi_probe.probing.folds import stratified_folds
 from pifi_probe.probing.intervals import N_FIFTHS, stratified_fifths
@@ -129,6 +130,7 @@ def probe(
     chosen = applicable(estimators)
     rows = scoring_rows(task, n, split, seed)
     labels = as_labels(rows.labels, min_per_class=max(each.min_per_class for each in chosen))
+    refuse_too_many(chosen, labels)
     with PeakMemory() as memory:
         start = time.perf_counter()
         features = llm_features(
@@ -209,6 +211,7 @@ def score_points(
     progress: bool = False,
 ) -> list[Measured]:
     """Score every point of `features` with every estimator; one point for each thread is in memory at a time."""
+    refuse_too_many(chosen, labels, features[0].shape[1])
     single = [each for each in chosen if each.name not in LOGISTIC]
     fifths = stratified_fifths(labels, seed)
     folds = None  # of the logistic probe, the same at every point
@@ -229,6 +232,12 @@ def score_points(
     measured = [one for found in bar for one in found]
     order = {each.name: i for i, each in enumerate(chosen)}
     return sorted((one for one in measured if one.estimator in order), key=lambda one: order[one.estimator])
+
+
+def refuse_too_many(chosen: Sequence[Estimator], labels: NDArray[np.int64], dim: int = 1) -> None:
+    """Refuse, with the number, an estimator that would need more memory for so many examples than is free."""
+    for each in chosen:
+        refuse_too_large(each.name, each.memory, len(labels), dim, int(labels.max()) + 1)
 
 
 def _place(features: Features, point: int) -> dict[str, Any]:

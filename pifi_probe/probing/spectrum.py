@@ -150,12 +150,6 @@ class Spectrum:
         return cast(T, found)
 
     @cached_property
-    def gram(self) -> Floats:
-        """X Xᵀ of the centred, scaled features, shape (N, N), float64."""
-        components = self.components()
-        return components @ components.T
-
-    @cached_property
     def squared_norms(self) -> Floats:
         """Squared length of each centred, scaled example, shape (N,)."""
         return np.einsum("nk,nk,k->n", self.vectors, self.vectors, self.values)

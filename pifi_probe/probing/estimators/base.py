@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import EstimatorError
+from pifi_probe.probing.estimators.memory import Memory, linear, refuse_too_large
 from pifi_probe.probing.labels import as_labels
 from pifi_probe.probing.spectrum import Spectrum, as_features
 
@@ -72,6 +73,8 @@ class Estimator:
         ``(spectrum, labels (P, N)) -> (P,)``: the scores of P labellings at once.
     min_per_class : int
         Examples that each class must have; 2 where one is held out.
+    memory : callable
+        ``(N, D, K) -> bytes`` that it holds at most beside the features, the eigendecomposition included.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Estimator:
     null: bool = False
     permuted: Permuted | None = None
     min_per_class: int = 1
+    memory: Memory = linear
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", _docstring(self))
@@ -150,7 +154,7 @@ class Estimator:
         Raises
         ------
         EstimatorError
-            Features, labels or options are unusable, or the score is not finite.
+            Features, labels or options are unusable, more memory is needed than is free, or the score is not finite.
         """
         self._check_options(options)
         array = np.asarray(features) if spectrum is not None else as_features(features)
@@ -159,6 +163,8 @@ class Estimator:
             arguments["labels"] = self._codes(labels, len(array))
         if self.family == "pair":
             arguments["other"] = self._other(other, len(array))
+        n_classes = int(arguments["labels"].max()) + 1 if self.needs_labels else 1
+        refuse_too_large(self.name, self.memory, *array.shape, n_classes)
         if "spectrum" in self.parameters:
             arguments["spectrum"] = spectrum = spectrum or Spectrum.of(array)
         if spectrum is not None and (spectrum.n, spectrum.dim) != array.shape:

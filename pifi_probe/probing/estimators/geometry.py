@@ -33,7 +33,7 @@ def effective_rank(features: Floats, *, spectrum: Spectrum) -> float:
     title="CKA",
     unit="",
     range="[-1/(N-3), 1]; 0 is no likeness",
-    cost="2 N² (D2 + rank)",
+    cost="2 N² (D2 + rank), or 2 N D2 rank where that is less",
     source="Kornblith et al. 2019, linear, with the unbiased HSIC of Song et al. 2012",
     in_default=True,
 )
@@ -42,9 +42,30 @@ def cka(features: Floats, *, other: Floats, spectrum: Spectrum) -> float:
     if spectrum.n < 4:
         raise EstimatorError(f"unbiased CKA of {spectrum.n} examples", next="pass at least four")
     x = centred(other)
-    first, second = _u_centred(spectrum.gram), _u_centred(x @ x.T)
+    if spectrum.n > max(x.shape[1], spectrum.rank):
+        return _cka_of_features(spectrum.components(), x)
+    mine = spectrum.components()
+    first, second = _u_centred(mine @ mine.T), _u_centred(x @ x.T)
     scale = np.linalg.norm(first) * np.linalg.norm(second)
     return float(np.vdot(first, second) / scale) if scale > 0 else 0.0
+
+
+def _cka_of_features(x: Floats, y: Floats) -> float:
+    """Return the same number with (D, D2) matrices only, for more examples than features."""
+    own = _unbiased_product(x, x) * _unbiased_product(y, y)
+    return _unbiased_product(x, y) / float(np.sqrt(own)) if own > 0 else 0.0
+
+
+def _unbiased_product(x: Floats, y: Floats) -> float:
+    """Return the inner product of two U-centred Gram matrices (Song et al. 2012, equation 5, times n (n - 3)).
+
+    Of K = X Xᵀ and L = Y Yᵀ without their diagonals: tr(KL) + 1ᵀK1 1ᵀL1 / ((n-1)(n-2)) - 2 1ᵀKL1 / (n-2).
+    """
+    n = len(x)
+    lengths, others = np.einsum("nd,nd->n", x, x), np.einsum("nd,nd->n", y, y)
+    trace = np.square(x.T @ y).sum() - np.vdot(lengths, others)
+    rows, other_rows = x @ x.sum(axis=0) - lengths, y @ y.sum(axis=0) - others  # K1 and L1
+    return float(trace + rows.sum() * other_rows.sum() / ((n - 1) * (n - 2)) - 2 * np.vdot(rows, other_rows) / (n - 2))
 
 
 def _u_centred(gram: Floats) -> Floats:
@@ -69,6 +90,6 @@ def _u_centred(gram: Floats) -> Floats:
 def mutual_knn(features: Floats, *, other: Floats, spectrum: Spectrum, k: int = N_NEIGHBOURS) -> Scored:
     """Share of an example's k nearest neighbours (cosine, centred) that two feature sets have in common."""
     x = centred(other)
-    mine, _ = neighbour_weights(spectrum.gram, k)
-    theirs, _ = neighbour_weights(x @ x.T, k)
+    mine, _ = neighbour_weights(spectrum.components(), k)
+    theirs, _ = neighbour_weights(x, k)
     return Scored.mean(mine.minimum(theirs).sum(axis=1) / min(k, spectrum.n - 1))

@@ -6,23 +6,26 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from pifi_probe.errors import EstimatorError
 from pifi_probe.probing.estimators.classes import Codes, Floats, chance, class_means, indicators
+from pifi_probe.probing.estimators.memory import block_rows
 from pifi_probe.probing.estimators.registry import Scored, estimator
 from pifi_probe.probing.spectrum import Spectrum
 
 __all__ = ["knn", "nearest_mean", "neighbour_weights"]
 
 N_NEIGHBOURS = 10
+MAX_TIES = 1 << 25  # beyond k neighbours each; 24 bytes a tie
 TIE = 1e-9  # similarities nearer than this are equal: no rank may hang on rounding
 
 
-def neighbour_weights(gram: Floats, k: int) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
+def neighbour_weights(x: Floats, k: int) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
     """Find each example's k nearest others by the cosine of centred features.
 
     Parameters
     ----------
-    gram : ndarray, shape (N, N), float64
-        Inner products of centred features.
+    x : ndarray, shape (N, D), float64
+        Centred features, or their principal components.
     k : int
         At most N-1 are taken.
 
@@ -31,27 +34,57 @@ def neighbour_weights(gram: Floats, k: int) -> tuple[scipy.sparse.csr_array, sci
     weights, similarities : csr_array, shape (N, N)
         Rows of weights add up to k. Others that tie at the edge of the neighbourhood share what is left of it,
         so that the order of examples does not matter. Similarities have the same entries.
+
+    Raises
+    ------
+    EstimatorError
+        If so many examples are equal that their ties would fill the memory.
+
+    Notes
+    -----
+    Rows of the (N, N) similarities are made block by block, each of 32 MiB: memory is linear in N.
     """
-    n = len(gram)
+    n = len(x)
     k = min(k, n - 1)
-    lengths = np.sqrt(np.maximum(np.diagonal(gram), 0))
+    lengths = np.sqrt(np.einsum("nd,nd->n", x, x))
     scale = np.where(lengths > 1e-7 * lengths.max(initial=0), 1 / np.where(lengths > 0, lengths, 1), 0)
-    cosine = gram * scale * scale[:, None]
-    np.fill_diagonal(cosine, -np.inf)
+    parts, ties = [], 0
+    for start in range(0, n, block_rows(n)):
+        parts.append(_neighbours(x, scale, k, start, min(start + block_rows(n), n)))
+        ties += parts[-1][0].nnz
+        if ties > k * n + MAX_TIES:
+            raise EstimatorError(
+                f"more than {ties - k * start:,} pairs of examples are equally near, as equal texts are",
+                where=f"N = {n:,}",
+                next="leave equal examples out, or this estimator",
+            )
+    weights, similarities = zip(*parts, strict=True)
+    return scipy.sparse.vstack(weights, format="csr"), scipy.sparse.vstack(similarities, format="csr")
+
+
+def _neighbours(
+    x: Floats, scale: Floats, k: int, start: int, end: int
+) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
+    """Return the rows from `start` to `end` of `neighbour_weights`."""
+    n, m = len(x), end - start
+    cosine = x[start:end] @ x.T  # (m, N)
+    cosine *= scale
+    cosine *= scale[start:end, None]
+    cosine[np.arange(m), np.arange(start, end)] = -np.inf
     edge = np.partition(cosine, n - k, axis=1)[:, n - k]
     rows, columns = np.nonzero(cosine >= edge[:, None] - TIE)
     found = cosine[rows, columns]
     inside = found > edge[rows] + TIE
-    places = k - np.bincount(rows, inside, n)  # left for those that tie
-    share = places / np.bincount(rows, ~inside, n)
+    places = k - np.bincount(rows, inside, m)  # left for those that tie
+    share = places / np.bincount(rows, ~inside, m)
     weights = np.where(inside, 1.0, share[rows])
-    where, shape = (rows, columns), (n, n)
+    where, shape = (rows, columns), (m, n)
     return scipy.sparse.csr_array((weights, where), shape), scipy.sparse.csr_array((found, where), shape)
 
 
 def _neighbours_correct(spectrum: Spectrum, labels: Codes, k: int = N_NEIGHBOURS) -> Floats:
     """Which examples the vote gets right, shape (P, N)."""
-    weights, similarities = neighbour_weights(spectrum.gram, k)
+    weights, similarities = neighbour_weights(spectrum.components(), k)
     votes = weights + weights * similarities / (4 * k)  # equal votes go to the nearer class
     onehot = indicators(labels)
     counted = (votes @ onehot.reshape(spectrum.n, -1)).reshape(onehot.shape)

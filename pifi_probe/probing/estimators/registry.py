@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from pifi_probe.errors import EstimatorError
 from pifi_probe.probing.estimators.base import Estimator, Permuted, Scored
+from pifi_probe.probing.estimators.memory import Memory, linear
 
 __all__ = ["Estimator", "Scored", "estimator", "get", "names", "resolve"]
 
@@ -27,12 +28,13 @@ def estimator(
     null: bool = False,
     permuted: Permuted | None = None,
     min_per_class: int = 1,
+    memory: Memory = linear,
 ) -> Callable[[Callable[..., float | Scored]], Estimator]:
     """Register a function as an estimator.
 
     Parameters
     ----------
-    title, unit, range, cost, source, larger_is_better, in_default, null, permuted, min_per_class
+    title, unit, range, cost, source, larger_is_better, in_default, null, permuted, min_per_class, memory
         As in `Estimator`. A given `permuted` implies `null`.
     name : str, optional
         The function's name by default.
@@ -69,6 +71,7 @@ def estimator(
             null=null or permuted is not None,
             permuted=permuted,
             min_per_class=min_per_class,
+            memory=memory,
         )
         _check_function(made)
         _REGISTRY[made.name] = made

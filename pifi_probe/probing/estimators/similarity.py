@@ -6,6 +6,7 @@ import numpy as np
 import scipy.stats
 
 from pifi_probe.probing.estimators.classes import Codes, Floats, class_means
+from pifi_probe.probing.estimators.memory import square
 from pifi_probe.probing.estimators.registry import estimator
 from pifi_probe.probing.estimators.ridge import leave_one_out
 from pifi_probe.probing.spectrum import Spectrum
@@ -20,6 +21,7 @@ __all__ = ["gradient_coherence", "loes", "parc"]
     cost="N² log N",
     source="Bolya et al. 2021, arXiv 2111.06977; with cosines of 32 principal components, since correlations would "
     "hang on the components' signs",
+    memory=square(40),
 )
 def parc(features: Floats, labels: Codes, *, spectrum: Spectrum) -> float:
     """Rank correlation, over pairs of examples, of the likeness of features and of labels.
