@@ -168,7 +168,7 @@ def forward_pass(bf16: bool) -> Callable[[], Callable[..., dict[str, Any]]]:
         import torch
         import transformers.models.llama.modeling_llama  # noqa: F401
 
-        from pifi_probe.probing.tokens import buckets
+        from pifi_probe.tasks.tokens import buckets
 
         @torch.no_grad()
         def run(rows: Rows, folder: str) -> dict[str, Any]:

@@ -26,6 +26,8 @@ __all__ = [
     "atomic_write",
     "cache_root",
     "existing",
+    "features_root",
+    "file_sha256",
     "json_text",
     "make_folder",
     "save_tensors",
@@ -210,6 +212,27 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Any]) -> None:
         except SafetensorError as error:  # its own type for a full disk
             raise OSError(str(error)) from error
         os.chmod(file.name, stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+
+
+def features_root() -> Path:
+    """Return the folder of all cached features; ``PIFI_PROBE_FEATURES`` overrides it."""
+    override = os.environ.get("PIFI_PROBE_FEATURES")
+    return Path(override).expanduser() if override else cache_root() / "features"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, read once for each state (size, time of change) that the file is seen in."""
+    name, state = str(path.resolve()), path.stat()
+    seen = [name, state.st_size, state.st_mtime_ns]
+    memo = features_root() / "hashes" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
+    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):
+        known = json.loads(memo.read_text(encoding="utf-8"))
+        if known["file"] == seen:
+            return str(known["sha256"])
+    digest = sha256_file(path)
+    with contextlib.suppress(SaveError):
+        write_json(memo, {"file": seen, "sha256": digest})
+    return digest
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pifi_probe import files
 from pifi_probe.cli import main
 from pifi_probe.errors import FeatureError, SaveError
 from pifi_probe.layers import stream as module
@@ -141,17 +142,17 @@ def test_another_tokenizer_is_another_address(llm: str, read: list[int], tmp_pat
 
 def test_a_file_is_hashed_once_for_each_state_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    original = cache.sha256_file
+    original = files.sha256_file
 
     def spy(path: Path) -> str:
         hashed.append(path)
         return original(path)
 
-    monkeypatch.setattr(cache, "sha256_file", spy)
+    monkeypatch.setattr(files, "sha256_file", spy)
     file = tmp_path / "x"
     for content in (b"one", b"three"):
         file.write_bytes(content)
-        assert cache.file_sha256(file) == cache.file_sha256(file) == original(file)
+        assert files.file_sha256(file) == files.file_sha256(file) == original(file)
     assert hashed == [file, file]
 
 

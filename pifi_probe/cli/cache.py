@@ -22,7 +22,8 @@ def register(app: typer.Typer) -> None:
 @group.command("list", epilog="Example: pifi-probe cache list --json")
 def list_all(as_json: bool = Json) -> None:
     """List cached features, what they were made from, and how much room they take."""
-    from pifi_probe.probing.cache import cache_entries, features_root
+    from pifi_probe.files import features_root
+    from pifi_probe.probing.cache import cache_entries
 
     entries = cache_entries()
     if as_json:

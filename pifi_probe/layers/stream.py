@@ -52,13 +52,15 @@ def stream(
     visit: Callable[[int, int, torch.Tensor], None],
     *,
     model: str,
+    until: int | None = None,
+    change: Callable[[FrozenLayer], FrozenLayer] | None = None,
     folder: Path | None = None,
     budget: int | None = None,
     precision: str = "float32",
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> None:
-    """Pass all batches through all layers, reading each layer once and holding one at a time.
+    """Pass all batches through all layers, or the first of them, reading each layer once and holding one at a time.
 
     Parameters
     ----------
@@ -72,6 +74,10 @@ def stream(
         it means nothing.
     model : str
         Name of the model, for messages.
+    until : int, optional
+        The last point that is visited; layers from it on are not read. None: L, the end of the model.
+    change : callable, optional
+        Turns each layer into the one that runs in its place, such as its shuffled twin.
     folder : Path, optional
         States of the last finished point are kept here until the pass is complete. The same call in another process
         goes on from there and visits only the points that are left; the caller gives every checkpoint a folder of
@@ -96,6 +102,7 @@ def stream(
         If the states neither fit the budget nor the disk.
     """
     n_layers, width = int(checkpoint.config.num_hidden_layers), int(checkpoint.config.hidden_size)
+    n_layers = n_layers if until is None else min(until, n_layers)
     shapes = [(*batch.input_ids.shape, width) for batch in batches]
     fits = 4 * sum(rows * seq * width for rows, seq, _ in shapes) <= _budget(budget)
     runner = _Runner(model, pick_device(device), precision)
@@ -127,6 +134,7 @@ def stream(
         for index in range(done or 0, n_layers):
             bar.set_postfix_str(f"{checkpoint.bytes_read / 1e6:,.0f} MB read")
             layer = runner.load(checkpoint, index)
+            layer = layer if change is None else change(layer)
             for i, batch in enumerate(batches):
                 states = runner(layer, store.read(i), batch.attention_mask)
                 states = _checked(states, batch, f"the output of layer {index} holds", f"{model}[{index}]")

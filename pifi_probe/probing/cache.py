@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -18,36 +17,15 @@ from filelock import BaseFileLock, FileLock, Timeout
 from numpy.typing import NDArray
 
 from pifi_probe.errors import CheckpointError, FeatureError, SaveError
-from pifi_probe.files import atomic_write, cache_root, sha256_file, write_json
+from pifi_probe.files import atomic_write, features_root, write_json
 from pifi_probe.reading import read_object
 
-__all__ = ["CacheEntry", "Entry", "Point", "cache_entries", "clear_cache", "features_root", "file_sha256"]
+__all__ = ["CacheEntry", "Entry", "Point", "cache_entries", "clear_cache"]
 
 Point = Path | NDArray[np.float32]
 
 _log = logging.getLogger(__name__)
 _KEY = "key.json"
-
-
-def features_root() -> Path:
-    """Return the folder of all cached features; ``PIFI_PROBE_FEATURES`` overrides it."""
-    override = os.environ.get("PIFI_PROBE_FEATURES")
-    return Path(override).expanduser() if override else cache_root() / "features"
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, read once for each state (size, time of change) that the file is seen in."""
-    name, stat = str(path.resolve()), path.stat()
-    seen = [name, stat.st_size, stat.st_mtime_ns]
-    memo = features_root() / "hashes" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
-    with contextlib.suppress(CheckpointError, OSError):
-        known = read_object(memo)
-        if known.get("file") == seen:
-            return str(known["sha256"])
-    digest = sha256_file(path)
-    with contextlib.suppress(SaveError):
-        write_json(memo, {"file": seen, "sha256": digest})
-    return digest
 
 
 class Entry:

@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from pifi_probe.errors import FeatureError
-from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.content import content_of, weights_digest
 from pifi_probe.layers.spec import parse_model
 from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import donor_tokenizer
@@ -20,11 +21,10 @@ from pifi_probe.plugin.build import load_encoder, tokenizer_for
 from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.pooling import pool, resolve_pooling
-from pifi_probe.probing.cache import file_sha256
 from pifi_probe.probing.feature_set import FeatureKey, Features, Save, collect
 from pifi_probe.probing.rows import scoring_rows
-from pifi_probe.probing.tokens import Tokens, buckets, context_of, fill_template, tokenise, tokenizer_digest
 from pifi_probe.tasks.task import Split
+from pifi_probe.tasks.tokens import Tokens, buckets, context_of, fill_template, tokenise, tokenizer_digest
 from pifi_probe.training.devices import autocast, device_of
 from pifi_probe.training.recipe import Recipe
 
@@ -114,7 +114,7 @@ def llm_features(
     identity = tokenizer_digest(tokenizer)
     tokens = tokenise(tokenizer, texts, min(max_length, context_of(checkpoint.config)))
     key = FeatureKey(
-        model=_content_of(checkpoint),
+        model=content_of(checkpoint),
         tokenizer=identity,
         rows=_rows_digest(rows),
         precision=precision,
@@ -199,7 +199,7 @@ def slm_features(
     pairs = None if rows.pairs is None else list(rows.pairs)
     tokens = tokenise(tokenizer, list(rows.texts), min(max_length, context_of(encoder.config)), pairs)
     key = FeatureKey(
-        model=_weights_digest(encoder),
+        model=weights_digest(encoder),
         tokenizer=identity,
         rows=_rows_digest(rows),
         precision=precision,
@@ -286,27 +286,6 @@ def _info(model: str, key: FeatureKey, tokens: Tokens, device: torch.device) -> 
         "features": key.digest,
         "notes": notes,
     }
-
-
-def _content_of(checkpoint: Checkpoint) -> str:
-    """Return ``"repo@commit"``, or a digest over the contents of the local files that make up the checkpoint."""
-    path = Path(checkpoint.identity)
-    if not path.exists():
-        return checkpoint.identity
-    folder = path if path.is_dir() else path.parent
-    files = {Path(info.source.name) for info in checkpoint.tensors.values()}
-    if checkpoint.format != "gguf":
-        files.add(folder / "config.json")
-    lines = "\n".join(f"{file.name} {file_sha256(file)}" for file in sorted(files))
-    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
-
-
-def _weights_digest(model: PreTrainedModel) -> str:
-    digest = hashlib.sha256(model.config.to_json_string().encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _rows_digest(rows: Split) -> str:
