@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         PiFiForTokenClassification,
         plug_in,
     )
+    from pifi_probe.probing.chain import probe_chain
+    from pifi_probe.probing.chain_table import ChainTable
     from pifi_probe.probing.own import probe
     from pifi_probe.probing.plugin_probe import probe_plugin
     from pifi_probe.probing.table import ProbeTable
@@ -51,6 +53,8 @@ _HOMES = {
     "PiFiForSequenceClassification": "pifi_probe.plugin",
     "PiFiForTokenClassification": "pifi_probe.plugin",
     "plug_in": "pifi_probe.plugin",
+    "ChainTable": "pifi_probe.probing.chain_table",
+    "probe_chain": "pifi_probe.probing.chain",
     "probe": "pifi_probe.probing.own",
     "probe_plugin": "pifi_probe.probing.plugin_probe",
     "ProbeTable": "pifi_probe.probing.table",
@@ -68,6 +72,7 @@ _HOMES = {
 _MODULES = ("assets", "errors", "widgets")
 
 __all__ = [
+    "ChainTable",
     "FrozenChain",
     "FrozenLayer",
     "FrozenParallel",
@@ -93,6 +98,7 @@ __all__ = [
     "load_task",
     "plug_in",
     "probe",
+    "probe_chain",
     "probe_plugin",
     "reduce",
     "reproduce",

@@ -195,8 +195,8 @@ def advice(error: BaseException, again: str) -> str:
     return f"{todo}, then {again}"
 
 
-def save_tensors(path: Path | str, tensors: Mapping[str, Any]) -> None:
-    """Write tensors to `path` as safetensors, atomically, with the access rights of any other new file.
+def save_tensors(path: Path | str, tensors: Mapping[str, Any], **metadata: str) -> None:
+    """Write tensors and texts beside them to `path` as safetensors, atomically, with the rights of any other new file.
 
     Raises
     ------
@@ -208,7 +208,7 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Any]) -> None:
 
     with atomic_write(path, "wb") as file:
         try:
-            save_file(dict(tensors), file.name, metadata={"format": "pt"})
+            save_file(dict(tensors), file.name, metadata={"format": "pt", **metadata})
         except SafetensorError as error:  # its own type for a full disk
             raise OSError(str(error)) from error
         os.chmod(file.name, stat.S_IMODE(os.fstat(file.fileno()).st_mode))

@@ -28,7 +28,7 @@ from pifi_probe.plugin.generation import with_decoder
 from pifi_probe.plugin.pooling import is_decoder
 from pifi_probe.pretrained import open_config, open_model, open_tokenizer
 
-__all__ = ["load_encoder", "load_encoder_decoder", "stream", "tokenizer_for"]
+__all__ = ["encoder_tokenizer", "load_encoder", "load_encoder_decoder", "stream", "tokenizer_for"]
 
 
 def load_encoder(slm: str | PreTrainedModel) -> tuple[PreTrainedModel, str, Path | None]:
@@ -104,7 +104,12 @@ def _loaded(cls: Any, slm: str, source: str) -> PreTrainedModel:
 
 def tokenizer_for(model: PiFiPreTrainedModel) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a model's encoder, with a padding token."""
-    return _tokenizer(_source_of(model.config.slm))
+    return encoder_tokenizer(model.config.slm)
+
+
+def encoder_tokenizer(slm: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of the small language model of this name, with a padding token."""
+    return _tokenizer(_source_of(slm))
 
 
 def _tokenizer(source: str) -> PreTrainedTokenizerBase:

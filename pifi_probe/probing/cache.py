@@ -39,11 +39,11 @@ class Entry:
         Hexadecimal digest of `key`.
     n_points : int
         Files when complete.
-    shape : tuple of int
-        (N, D) of each.
+    shape : tuple of int, optional
+        (N, D) of each; None where only the file knows it.
     """
 
-    def __init__(self, key: Mapping[str, Any], digest: str, n_points: int, shape: tuple[int, int]) -> None:
+    def __init__(self, key: Mapping[str, Any], digest: str, n_points: int, shape: tuple[int, int] | None) -> None:
         self.folder = features_root() / digest
         self._key, self._n_points, self._shape = dict(key), n_points, shape
         self._kept: dict[int, NDArray[np.float32]] = {}  # what the disk did not take
@@ -115,7 +115,8 @@ class Entry:
             stored = np.load(self._file(point), mmap_mode="r")
         except (OSError, ValueError, EOFError):  # missing, truncated
             return None
-        return self._file(point) if stored.shape == self._shape and stored.dtype == np.float32 else None
+        fits = self._shape is None or stored.shape == self._shape
+        return self._file(point) if fits and stored.dtype == np.float32 else None
 
 
 @dataclass(frozen=True)

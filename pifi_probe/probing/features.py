@@ -30,7 +30,7 @@ from pifi_probe.training.recipe import Recipe
 
 __all__ = ["POOLINGS", "FeatureKey", "Features", "llm_features", "pool_tokens", "scoring_rows", "slm_features"]
 
-POOLINGS = ("mean", "last")
+POOLINGS = ("mean", "last", "mean+last")
 BATCH_TOKENS = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # on a CPU, more are no faster
 POSITION = "point p is the input of layer p, the last point the output of the last layer, before the final norm"
 
@@ -49,6 +49,7 @@ def llm_features(
     device: str = "auto",
     batch_tokens: int | None = None,
     budget: int | None = None,
+    until: int | None = None,
     cache: bool = True,
     progress: bool = True,
 ) -> Features:
@@ -62,8 +63,8 @@ def llm_features(
         As `scoring_rows` draws them.
     kind : {"single", "pair"}
         Of the task; a pair becomes one text by `template`.
-    pooling : {"mean", "last"}
-        Mean over tokens, or the last token.
+    pooling : {"mean", "last", "mean+last"}
+        Mean over tokens, the last token, or both beside each other.
     normalise : bool
         Divide every token by its own root mean square before pooling. A few tokens with massive activations would
         else decide the mean: without it, middle layers cannot even be predicted from another model's vectors
@@ -84,6 +85,8 @@ def llm_features(
         device.
     budget : int, optional
         Bytes for hidden states in memory, see `pifi_probe.layers.stream.stream`.
+    until : int, optional
+        The last point wanted: layers from it on are not read. None: all.
     cache : bool
         Keep the features on disk, and take them from there. A killed call goes on after its last finished layer.
     progress : bool
@@ -92,7 +95,7 @@ def llm_features(
     Returns
     -------
     Features
-        L + 1 points of (N, d_llm), float32.
+        L + 1 points of (N, d_llm), or (N, 2 d_llm) for ``"mean+last"``, float32.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def llm_features(
     CheckpointError, HubError, UnsupportedFamilyError
         As for `pifi_probe.extract`.
     """
-    _check(pooling in POOLINGS, f"unknown pooling {pooling!r}", f"use {' or '.join(POOLINGS)}")
+    _check(pooling in POOLINGS, f"unknown pooling {pooling!r}", f"use one of {', '.join(POOLINGS)}")
     _check(kind == ("single" if rows.pairs is None else "pair"), f"the rows are not of kind {kind!r}", "use task.kind")
     place = device_of(Recipe(device=device, precision=precision))
     at_once = _batch_tokens(batch_tokens, place)
@@ -124,11 +127,14 @@ def llm_features(
         drop_first=drop_first,
         max_length=tokens.limit,
     )
+    n_layers = int(checkpoint.config.num_hidden_layers)
+    last = n_layers if until is None else min(until, n_layers)
+    shape = (len(rows), int(checkpoint.config.hidden_size) * (1 + (pooling == "mean+last")))
 
     def compute(save: Save, folder: Path | None) -> None:
         order = buckets(tokens.lengths, at_once)
         batches = [Batch(*tokens.padded(batch)) for batch in order]
-        pooled = np.empty((len(rows), int(checkpoint.config.hidden_size)), dtype=np.float32)
+        pooled = np.empty(shape, dtype=np.float32)
 
         def visit(point: int, i: int, states: torch.Tensor) -> None:
             mask = batches[i].attention_mask.to(states.device)
@@ -141,6 +147,7 @@ def llm_features(
             batches,
             visit,
             model=llm,
+            until=last,
             folder=folder,
             budget=budget,
             precision=precision,
@@ -148,8 +155,7 @@ def llm_features(
             progress=progress,
         )
 
-    shape = (len(rows), int(checkpoint.config.hidden_size))
-    points = collect(key, int(checkpoint.config.num_hidden_layers) + 1, shape, compute, llm if cache else None)
+    points = collect(key, last + 1, shape, compute, llm if cache else None)
     handling = {"normalise": normalise, "drop_first": drop_first, "template": template}
     info = {"family": "own-state", "position": POSITION, **handling}
     return Features(points, rows, info | _info(llm, key, tokens, place))
@@ -241,7 +247,7 @@ def pool_tokens(
     states : Tensor of float32, (batch, seq, d)
     mask : Tensor, (batch, seq)
         1 for tokens, 0 for padding, on either side.
-    pooling : {"mean", "last"}
+    pooling : {"mean", "last", "mean+last"}
     normalise : bool
         Divide every token by its root mean square first.
     drop_first : bool
@@ -249,8 +255,11 @@ def pool_tokens(
 
     Returns
     -------
-    Tensor, (batch, d)
+    Tensor, (batch, d), or (batch, 2 d) for ``"mean+last"``
     """
+    if pooling == "mean+last":
+        both = [pool_tokens(states, mask, one, normalise, drop_first) for one in ("mean", "last")]
+        return torch.cat(both, dim=-1)
     mask = mask.bool()
     if drop_first:
         first = mask & (mask.long().cumsum(1) == 1)

@@ -1,0 +1,260 @@
+"""An encoder's states, token by token, with the place of every token in its text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pifi_probe.compat import quiet_transformers
+from pifi_probe.errors import FeatureError
+from pifi_probe.tasks.tokens import buckets, context_of
+
+__all__ = [
+    "Encoded",
+    "TokenStates",
+    "compact",
+    "content_mask",
+    "encode",
+    "joined",
+    "special_ids",
+    "token_states",
+    "with_previous",
+]
+
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """The content tokens of N texts, text after text; special tokens are left out.
+
+    Parameters
+    ----------
+    tokens : array of float32, shape (T, 2 d_slm)
+        State of each token after the encoder's last layer, and before its first one.
+    starts : array of int64, shape (N + 1,)
+        Text n owns the tokens ``starts[n]:starts[n + 1]``, at least one.
+    ends : array of int64, shape (T,)
+        Character of the text (see `joined`) at which each token ends.
+    pooled : array of float32, shape (N, 2 (L + 1) d_slm)
+        What the encoder alone knows of each text: at every depth the mean over its content tokens and the first
+        token ([CLS]; of a decoder, the last one).
+    """
+
+    tokens: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    pooled: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Content tokens of each text, (N,)."""
+        return np.diff(self.starts)
+
+    def padded(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the tokens (rows, seq, 2 d_slm) of some texts and their mask (rows, seq), padded on the right."""
+        parts = [torch.from_numpy(np.array(self.tokens[self.starts[row] : self.starts[row + 1]])) for row in rows]
+        lengths = torch.tensor([len(part) for part in parts])
+        states = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        return states, torch.arange(states.shape[1]) < lengths[:, None]
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> TokenStates:
+        """Return the states of some texts."""
+        spans = [np.arange(self.starts[row], self.starts[row + 1]) for row in rows]
+        places = np.concatenate(spans)
+        starts = np.concatenate([[0], np.cumsum([len(span) for span in spans])])
+        return TokenStates(self.tokens[places], starts, self.ends[places], self.pooled[np.asarray(rows)])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as an encoder's token ids, each with the character at which it ends.
+
+    Parameters
+    ----------
+    ids, types : list of list of int
+        `types` is None where the tokenizer gives none.
+    ends : list of list of int
+        -1 for tokens without characters.
+    special : frozenset of int
+    pad : int
+    """
+
+    ids: list[list[int]]
+    types: list[list[int]] | None
+    ends: list[list[int]]
+    special: frozenset[int]
+    pad: int
+
+
+def joined(texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:
+    """Return one text a row: the two texts of a pair on a line each."""
+    return list(texts) if pairs is None else [f"{a}\n{b}" for a, b in zip(texts, pairs, strict=True)]
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids that stand for no characters of a text; an unknown word is one of its words."""
+    return frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+) -> Encoded:
+    """Tokenise texts, or pairs read together, and say at which character of `joined` every token ends.
+
+    Raises
+    ------
+    FeatureError
+        If the tokenizer cannot say where its tokens lie.
+    """
+    if not tokenizer.is_fast:
+        raise FeatureError(
+            "this tokenizer does not say at which characters its tokens lie, so no other tokenizer can be aligned",
+            where=type(tokenizer).__name__,
+            next="use a model with a tokenizer.json (a fast tokenizer)",
+        )
+    second = None if pairs is None else list(pairs)
+    with quiet_transformers():  # it warns of long texts, which are cut here
+        found = tokenizer(list(texts), second, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    ends = []
+    for row, offsets in enumerate(found["offset_mapping"]):
+        shift = (0, len(texts[row]) + 1)
+        places = zip(offsets, found.sequence_ids(row), strict=True)
+        ends.append([end + shift[which] if which is not None and end > start else -1 for (start, end), which in places])
+    only = next((i for i in (tokenizer.cls_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) if i), 0)
+    empty = [row for row, ids in enumerate(found["input_ids"]) if not ids]
+    for row in empty:  # a text without any token
+        found["input_ids"][row], ends[row] = [only], [-1]
+    types = found.get("token_type_ids")
+    if types is not None:
+        types = [each or [0] for each in types]
+    return Encoded(found["input_ids"], types, ends, special_ids(tokenizer), tokenizer.pad_token_id or 0)
+
+
+def content_mask(input_ids: torch.Tensor, attention_mask: torch.Tensor, special: Sequence[int]) -> torch.Tensor:
+    """Mark the tokens that carry a text's characters; of a text without any, all its tokens.
+
+    Parameters
+    ----------
+    input_ids, attention_mask : Tensor, (batch, seq)
+    special : sequence of int
+
+    Returns
+    -------
+    Tensor of bool, (batch, seq)
+    """
+    there = attention_mask.bool()
+    ids = torch.tensor(sorted(special), device=input_ids.device, dtype=input_ids.dtype)
+    content = there & ~torch.isin(input_ids, ids)
+    return content | (there & ~content.any(1, keepdim=True))
+
+
+def compact(states: torch.Tensor, content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move the marked tokens of each row to its left end, in their order.
+
+    Parameters
+    ----------
+    states : Tensor, (batch, seq, d)
+    content : Tensor of bool, (batch, seq)
+
+    Returns
+    -------
+    states : Tensor, (batch, most, d)
+        Zero where a row has no more tokens.
+    mask : Tensor of bool, (batch, most)
+    """
+    lengths = content.sum(1)
+    most = int(lengths.max())
+    order = content.long().argsort(dim=1, descending=True, stable=True)[:, :most]  # (batch, most)
+    moved = states.gather(1, order[..., None].expand(-1, -1, states.shape[-1]))
+    mask = torch.arange(most, device=states.device) < lengths[:, None]
+    return moved.masked_fill(~mask[..., None], 0.0), mask
+
+
+def with_previous(states: torch.Tensor) -> torch.Tensor:
+    """Put beside each token (batch, seq, d) the one before it, zero for the first: (batch, seq, 2 d)."""
+    before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
+    return torch.cat([states, before], dim=-1)
+
+
+@torch.no_grad()
+def token_states(
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    max_length: int = 100,
+    last_pools: bool = False,
+    device: str | torch.device = "cpu",
+) -> TokenStates:
+    """Pass texts through an encoder and keep what an interface and a readout need.
+
+    Parameters
+    ----------
+    encoder : PreTrainedModel
+        The base model, without a head.
+    tokenizer : PreTrainedTokenizerBase
+        A fast one.
+    texts, pairs : sequence of str, length N
+        The two texts of a pair are read together.
+    max_length : int
+        Tokens after which a text is cut, special ones included.
+    last_pools : bool
+        For a decoder: pool the last token, which has seen the text, where an encoder's first one is pooled.
+    device : str or torch.device
+
+    Returns
+    -------
+    TokenStates
+
+    Raises
+    ------
+    FeatureError
+        If the tokenizer is no fast one, or a state is NaN or infinite.
+    """
+    coded = encode(tokenizer, texts, pairs, min(max_length, context_of(encoder.config), tokenizer.model_max_length))
+    encoder.eval().to(device)
+    tokens: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+    ends: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(texts)
+    pooled: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+    for rows in buckets([len(ids) for ids in coded.ids], BATCH_TOKENS):
+        ids, mask = _padded(coded.ids, rows, coded.pad), _padded([[1] * len(one) for one in coded.ids], rows, 0)
+        extra = {}
+        if coded.types is not None and getattr(encoder.config, "type_vocab_size", False):
+            extra["token_type_ids"] = _padded(coded.types, rows, 0).to(device)
+        found = encoder(input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True, **extra)
+        depths = [*found.hidden_states[:-1], found.last_hidden_state]
+        content = content_mask(ids, mask, sorted(coded.special)).to(device)
+        share = content / content.sum(1, keepdim=True)
+        edge = (mask.sum(1) - 1 if last_pools else torch.zeros(len(ids), dtype=torch.long)).to(device)
+        each = torch.arange(len(ids), device=device)
+        vectors = [part for h in depths for part in (torch.bmm(share[:, None], h)[:, 0], h[each, edge])]
+        both = torch.cat([depths[-1], depths[0]], dim=-1).cpu().numpy()
+        flat = torch.cat(vectors, dim=-1).float().cpu().numpy()
+        kept = content.cpu().numpy()
+        for place, row in enumerate(rows):
+            tokens[row], pooled[row] = both[place][kept[place]], flat[place]
+            ends[row] = np.asarray(coded.ends[row], dtype=np.int64)[kept[place][: len(coded.ends[row])]]
+    starts = np.concatenate([[0], np.cumsum([len(part) for part in tokens])]).astype(np.int64)
+    states = TokenStates(np.concatenate(tokens), starts, np.concatenate(ends), np.stack(pooled))
+    if not (np.isfinite(states.pooled).all() and np.isfinite(states.tokens).all()):
+        raise FeatureError(
+            "the encoder's states hold NaN or infinite values",
+            where=str(encoder.config.model_type),
+            next="check the encoder's weights",
+        )
+    return states
+
+
+def _padded(values: Sequence[Sequence[int]], rows: Sequence[int], fill: int) -> torch.Tensor:
+    parts = [torch.tensor(values[row]) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill)

@@ -1,0 +1,379 @@
+"""`probe_chain`: what a chain of a language model's layers adds to a frozen encoder, beside every twin of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from pifi_probe.alignment.interface import Interface
+from pifi_probe.alignment.readout import fit_block, fit_stack
+from pifi_probe.errors import PlugInError, TaskError
+from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.extract import extract_from
+from pifi_probe.layers.spec import LayerSpec, parse
+from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces, twin_of
+from pifi_probe.probing.chain_table import ChainTable, Reading, build_chain_table
+from pifi_probe.probing.features import llm_features
+from pifi_probe.provenance import collect
+from pifi_probe.tasks.shift import shift_view
+from pifi_probe.tasks.task import Split, Task
+
+__all__ = ["ARMS", "probe_chain", "span_of"]
+
+ARMS = ("encoder", "interface", "real", "shuffled", "random")
+TWINS = ("shuffled", "random")
+REFERENCES = ("donor",)
+Floats = NDArray[np.float32]
+
+
+def probe_chain(
+    slm: str | PreTrainedModel,
+    llm: str,
+    task: Task,
+    layers: str | int | tuple[int, int] = "8-14",
+    *,
+    arms: Sequence[str] = ARMS,
+    twins: int = 1,
+    own_interfaces: bool = False,
+    references: Sequence[str] = (),
+    fractions: Sequence[float] = (),
+    draws: int = 3,
+    tests: Sequence[Task] = (),
+    score: str = "test",
+    n_train: int = 4000,
+    n_test: int = 3000,
+    n_align: int = 2000,
+    max_length: int = 100,
+    device: str = "cpu",
+    cache: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> ChainTable:
+    """Evaluate a chain of frozen layers behind a frozen encoder: linear interface in front, linear readout behind.
+
+    Nothing is trained by gradient: (1) the encoder's states of every token, after its last layer and before its
+    first, go through one ridge regression, fitted on unlabelled training texts, to the donor's states at the
+    chain's entry (`pifi_probe.alignment`); (2) they pass through the layers in series, causally, behind the donor's
+    mean first state; (3) the tokens that leave, and what the chain has changed in them, are pooled; (4) a logistic
+    regression reads them, joined with that of the encoder's own features by stacking out-of-fold scores.
+
+    Parameters
+    ----------
+    slm : str or PreTrainedModel
+        The encoder, as in `pifi_probe.plug_in`; left as it is.
+    llm : str
+        The donor: hub id, folder, file or embedded name. Its layers below the chain are needed once, for the
+        alignment, one in memory at a time.
+    task : Task
+        One class a row ("single"), or two texts a row ("pair"), which are then read together.
+    layers : str, int or (int, int)
+        The chain, first and last layer included: ``"8-14"``, ``(8, 14)``, or one layer.
+    arms : sequence of str
+        "encoder": its own features alone (mean and first token of all its layers). "interface": the interface
+        without a layer. "real": the donor's layers. "shuffled", "random": the same layers with their entries
+        permuted, or drawn anew with the same mean and spread.
+    twins : int
+        Draws of each twin; their scores are averaged, example by example.
+    own_interfaces : bool
+        Also evaluate every twin with an interface aligned to its own input: to the states at the entry of the donor
+        whose lower layers are such twins, too. Arms "shuffled, own interface" and so on.
+    references : sequence of str
+        "donor": the donor's own states at the chain's exit (mean and last token), which need all layers below, its
+        embedding table and its tokenizer.
+    fractions : sequence of int or float
+        Also with fewer labels: numbers of labelled texts, or shares below 1. The interface still sees all training
+        texts that it is aligned on, without their labels.
+    draws : int
+        Draws of labelled texts for each of them.
+    tests : sequence of Task
+        Domain shift: other tasks with the same label names; all their rows but those that are training texts.
+    score : {"test", "validation"}
+        The split of `task` that is scored. While you choose layers, score "validation".
+    n_train, n_test, n_align : int
+        At most so many rows, drawn by class: labelled, scored (of each test), and seen by the alignment, which are
+        among the labelled ones.
+    max_length : int
+        Tokens of the encoder after which a text is cut.
+    device : str
+        "cpu", "cuda", ...
+    cache : bool
+        Keep the encoder's features, the interfaces and each arm's readout on disk, by content: another fraction or
+        arm then takes seconds.
+    seed : int
+        Of all draws: rows, folds, twins.
+    progress : bool
+
+    Returns
+    -------
+    ChainTable
+        ``.scores`` (accuracy, Matthews, macro F1 of each arm alone and with the encoder), ``.differences`` (paired,
+        with intervals), the predictions of every example, and ``.answer``, one sentence.
+
+    Raises
+    ------
+    TaskError
+        If the task has no class a row or lacks a split, or a fraction has too few labels.
+    PlugInError
+        If the layers are not of the donor, or an arm is unknown.
+    FeatureError
+        If the tokenizers cannot be aligned or a state is not finite.
+
+    Examples
+    --------
+    >>> table = probe_chain("minilm-l6", "smollm2-135m", load_task("movie-reviews"), "8-14")  # doctest: +SKIP
+    >>> print(table.answer)  # doctest: +SKIP
+    """
+    start = time.perf_counter()
+    _check(arms, references, score)
+    checkpoint = open_checkpoint(llm)
+    first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
+    train, scored = _rows(task, tests, score, n_train, n_test, seed)
+    encoder = Encoder(slm, max_length, device, cache)
+    texts = {name: Texts(encoder, rows) for name, rows in {"": train, **scored}.items()}
+    on = texts[""].among(_aligned_on(task, train, n_align, seed))
+    saw = {"task": task.name, "split": "train", "texts of tests": "none"}
+
+    def interface_of(variant: str = "real", variant_seed: int = 0) -> Interface:
+        options: dict[str, Any] = {"variant": variant, "variant_seed": variant_seed, "progress": progress}
+        return cached_interfaces(on, llm, [first], saw=saw, seed=seed, **options)[first]
+
+    interface = interface_of()
+    real = [extract_from(checkpoint, i, model=llm, dtype="float32", device=device) for i in range(first, last + 1)]
+    blocks: dict[str, list[dict[str, Floats]]] = {}
+    seconds: dict[str, float] = {"alignment": round(time.perf_counter() - start, 1)}
+    for arm, own, variant in _plan(arms, own_interfaces):
+        began = time.perf_counter()
+        if arm == "encoder":
+            blocks[arm] = [{name: each.pooled() for name, each in texts.items()}]
+        for twin in range(twins if variant in TWINS else 1):
+            if arm == "encoder":
+                continue
+            twin_seed = seed + twin
+            chain = [twin_of(layer, variant, twin_seed) for layer in real] if variant in TWINS else real
+            entry = interface_of(variant, twin_seed) if own else interface
+            chain = [] if arm == "interface" else chain
+            found = {name: each.chain(entry, chain, progress) for name, each in texts.items()}
+            blocks.setdefault(arm, []).append(found)
+        seconds[arm] = round(time.perf_counter() - began, 1)
+    if "donor" in references:
+        began = time.perf_counter()
+        blocks["donor"] = [_donor(llm, texts, task.kind, last + 1, max_length, device, cache, progress)]
+        seconds["donor"] = round(time.perf_counter() - began, 1)
+    began = time.perf_counter()
+    labels = {name: np.asarray(each.rows.labels, dtype=np.int64) for name, each in texts.items()}
+    readings = _read(blocks, labels, train, task, fractions, draws, seed)
+    seconds["readout"] = round(time.perf_counter() - began, 1)
+    info = {
+        "slm": encoder.name,
+        "llm": llm,
+        "layers": [first, last],
+        "task": task.name,
+        "label_names": list(task.label_names),
+        "scored": score,
+        "tests": {name: len(rows) for name, rows in scored.items()},
+        "n_train": len(train),
+        "interface": interface.facts() | {"digest": interface.digest()},
+        "twins": twins,
+        "draws": draws,
+        "max_length": max_length,
+        "seed": seed,
+        "layer_sha256": [layer.card.sha256 for layer in real],
+    }
+    made = collect(task=task.fingerprint, seconds=seconds | {"all": round(time.perf_counter() - start, 1)})
+    return build_chain_table(readings, {name: labels[name] for name in scored}, info, made)
+
+
+def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tuple[int, int]:
+    """Return first and last layer of a chain, both included.
+
+    Raises
+    ------
+    PlugInError
+        If this names no chain of the model.
+    """
+    if isinstance(layers, str) and (match := re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+))?\s*", layers)):
+        first, last = int(match[1]), int(match[2] or match[1])
+    elif isinstance(layers, str) and "[" in layers:
+        spec = parse(layers)
+        found = spec.indices(n_layers) if isinstance(spec, LayerSpec) and spec.model == llm else [1, 0]
+        first, last = found[0], found[-1]
+    elif isinstance(layers, int):
+        first = last = layers % n_layers if -n_layers <= layers < n_layers else layers
+    elif isinstance(layers, tuple) and len(layers) == 2:
+        first, last = layers
+    else:
+        first, last = 1, 0
+    if not 0 <= first <= last < n_layers:
+        raise PlugInError(
+            f"{layers!r} names no chain of layers: {llm} has layers 0 to {n_layers - 1}",
+            where="layers",
+            next='give first and last layer, such as "8-14"',
+        )
+    return first, last
+
+
+def _check(arms: Sequence[str], references: Sequence[str], score: str) -> None:
+    for given, known, what in ((arms, ARMS, "arms"), (references, REFERENCES, "references")):
+        unknown = [name for name in given if name not in known]
+        if unknown or isinstance(given, str):
+            raise PlugInError(
+                f"unknown {what}: {given if isinstance(given, str) else ', '.join(unknown)}",
+                where=what,
+                next=f"give a list of some of {', '.join(known)}",
+            )
+    if score not in ("test", "validation"):
+        raise TaskError(f"the split {score!r} cannot be scored", where="score", next="use test or validation")
+
+
+def _rows(
+    task: Task, tests: Sequence[Task], score: str, n_train: int, n_test: int, seed: int
+) -> tuple[Split, dict[str, Split]]:
+    """Return training rows, and the rows of every test by its name."""
+    if not task.has_row_classes:
+        raise TaskError(
+            f"a chain is read out by one class a row, and this task is of kind {task.kind!r}",
+            where=task.name,
+            next='train on it with pp.plug_in(wiring="aligned")',
+        )
+    for name in ("train", score):
+        if name not in task.splits:
+            raise TaskError(f"the task has no {name} split", where=task.name, next="load it with one")
+    size = min(n_train, len(task.splits["train"]))
+    train = task.subset(train=size, seed=seed).splits["train"]
+    found = {task.name: _at_most(task, score, n_test, seed)}
+    for other in tests:
+        whole = replace(other, splits={"test": _joined(other)})
+        found[other.name] = _at_most(shift_view(whole, task)[0], "test", n_test, seed)
+    if len(found) != 1 + len(tests):
+        raise TaskError("two tests have the same name", where="tests", next="give each its own name")
+    return train, found
+
+
+def _at_most(task: Task, split: str, n: int, seed: int) -> Split:
+    rows = task.splits[split]
+    return rows if len(rows) <= n else task.subset(**{split: n}, seed=seed).splits[split]
+
+
+def _joined(task: Task) -> Split:
+    """Return all rows of a task that nothing is trained on, as one split, texts that occur twice once."""
+    columns: dict[str, list[Any]] = {"texts": [], "labels": [], "ids": [], "pairs": []}
+    seen: set[str] = set()
+    for name, split in task.splits.items():
+        for row, key in enumerate(split.keys):
+            if key in seen:
+                continue
+            seen.add(key)
+            columns["texts"].append(split.texts[row])
+            columns["labels"].append(split.labels[row])
+            columns["ids"].append(f"{name}:{split.ids[row]}")
+            columns["pairs"].append(None if split.pairs is None else split.pairs[row])
+    pairs = tuple(columns.pop("pairs"))
+    paired = task.kind == "pair"
+    return Split(**{name: tuple(values) for name, values in columns.items()}, pairs=pairs if paired else None)
+
+
+def _aligned_on(task: Task, train: Split, n_align: int, seed: int) -> Split:
+    """Return the training rows that the alignment sees; drawn as the training rows are, so among them."""
+    if n_align >= len(train):
+        return train
+    return replace(task, splits={"train": train}).subset(train=n_align, seed=seed).splits["train"]
+
+
+def _plan(arms: Sequence[str], own_interfaces: bool) -> list[tuple[str, bool, str]]:
+    """Return name, whether its interface is its own, and variant of every arm; the encoder is always among them."""
+    plan = [(arm, False, arm) for arm in dict.fromkeys(("encoder", *arms))]
+    if own_interfaces:
+        plan += [(f"{arm}, own interface", True, arm) for arm in arms if arm in TWINS]
+    return plan
+
+
+def _donor(
+    llm: str,
+    texts: Mapping[str, Texts],
+    kind: str,
+    point: int,
+    max_length: int,
+    device: str,
+    cache: bool,
+    progress: bool,
+) -> dict[str, Floats]:
+    """Return the donor's own states at the chain's exit, mean and last token, read on its own tokens."""
+    return {
+        name: np.array(
+            llm_features(
+                llm,
+                each.rows,
+                kind=kind,
+                pooling="mean+last",
+                max_length=2 * max_length,
+                until=point,
+                device=device,
+                cache=cache,
+                progress=progress,
+            )[point]
+        )
+        for name, each in texts.items()
+    }
+
+
+def _read(
+    blocks: Mapping[str, list[dict[str, Floats]]],
+    labels: Mapping[str, NDArray[np.int64]],
+    train: Split,
+    task: Task,
+    fractions: Sequence[float],
+    draws: int,
+    seed: int,
+) -> list[Reading]:
+    """Fit every readout, alone and with the encoder, at every number of labels, and return its predictions."""
+    readings: list[Reading] = []
+    for size, draw, rows in _labelled(train, task, fractions, draws, seed):
+        y, n_labels = labels[""][rows], task.n_labels
+        base = fit_block(blocks["encoder"][0][""][rows], y, n_labels, seed=seed)
+        said = {name: base(blocks["encoder"][0][name]) for name in labels if name}
+        for arm, versions in blocks.items():
+            for twin, features in enumerate(versions):
+                block = base if arm == "encoder" else fit_block(features[""][rows], y, n_labels, seed=seed)
+                alone = {name: block(features[name]) for name in said}
+                readings += [
+                    Reading(arm, "alone", size, draw, twin, name, part, block.out_of_fold, y)
+                    for name, part in alone.items()
+                ]
+                if arm == "encoder":
+                    continue
+                stack = fit_stack([base, block], y, n_labels)
+                readings += [
+                    Reading(
+                        arm, "with encoder", size, draw, twin, name, stack([said[name], part]), stack.out_of_fold, y
+                    )
+                    for name, part in alone.items()
+                ]
+    return readings
+
+
+def _labelled(
+    train: Split, task: Task, fractions: Sequence[float], draws: int, seed: int
+) -> list[tuple[int, int, NDArray[np.int64]]]:
+    """Return number of labels, draw and rows of every labelled set; all rows once, fewer of them `draws` times."""
+    sets = []
+    place = {id_: row for row, id_ in enumerate(train.ids)}
+    view = replace(task, splits={"train": train})
+    for fraction in fractions:
+        size = round(fraction * len(train)) if fraction < 1 else int(fraction)
+        if not 2 * task.n_labels <= size <= len(train):
+            raise TaskError(
+                f"a readout of {size} labelled texts was asked for",
+                where=f"fractions of {task.name}",
+                next=f"ask for {2 * task.n_labels} (two a class) to {len(train)}",
+            )
+        for draw in range(draws):
+            ids = view.subset(train=size, seed=1000 * (seed + 1) + draw).splits["train"].ids
+            sets.append((size, draw, np.array([place[id_] for id_ in ids])))
+    return [*sets, (len(train), 0, np.arange(len(train)))]

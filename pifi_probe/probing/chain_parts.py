@@ -1,0 +1,201 @@
+"""The parts of a chain's evaluation, each computed once and kept by what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from pifi_probe.alignment.chain import chain_features
+from pifi_probe.alignment.fit import fit_interfaces
+from pifi_probe.alignment.interface import Interface
+from pifi_probe.alignment.tokens import TokenStates, joined, token_states
+from pifi_probe.files import cache_root
+from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.content import content_of, weights_digest
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.plugin.loading import encoder_tokenizer, load_encoder
+from pifi_probe.plugin.pooling import is_decoder
+from pifi_probe.plugin.variants import make_variant
+from pifi_probe.probing.cache import Entry
+from pifi_probe.tasks.task import Split
+from pifi_probe.tasks.tokens import tokenizer_digest
+
+__all__ = ["Encoder", "Texts", "cached_interfaces", "twin_of"]
+
+_VERSION = 1  # of how these features are computed
+Floats = NDArray[np.float32]
+
+
+class Encoder:
+    """A frozen encoder with its tokenizer.
+
+    Parameters
+    ----------
+    slm : str or PreTrainedModel
+    max_length : int
+        Tokens after which a text is cut.
+    device : str
+    cache : bool
+        Keep what is computed on disk.
+    """
+
+    def __init__(self, slm: str | PreTrainedModel, max_length: int, device: str, cache: bool) -> None:
+        self.model, self.name, _ = load_encoder(slm)
+        self.tokenizer = encoder_tokenizer(self.name)
+        self.max_length, self.device, self.cache = max_length, device, cache
+        self.digest = _digest([weights_digest(self.model), tokenizer_digest(self.tokenizer), max_length])
+
+    def states(self, rows: Split) -> TokenStates:
+        """Return the token states of some rows."""
+        pairs = None if rows.pairs is None else list(rows.pairs)
+        return token_states(
+            self.model,
+            self.tokenizer,
+            list(rows.texts),
+            pairs,
+            max_length=self.max_length,
+            last_pools=is_decoder(self.model.config),
+            device=self.device,
+        )
+
+
+class Texts:
+    """Some rows of a task as an encoder sees them; nothing is computed before it is asked for.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    rows : Split
+    whole : (Texts, list of int), optional
+        Other texts and the places of these among them, whose states are taken from there.
+    """
+
+    def __init__(self, encoder: Encoder, rows: Split, whole: tuple[Texts, list[int]] | None = None) -> None:
+        self.encoder, self.rows, self._whole = encoder, rows, whole
+        self.digest = _digest([rows.texts, rows.pairs])
+
+    def among(self, rows: Split) -> Texts:
+        """Return some of these texts, by their identifiers."""
+        place = {id_: row for row, id_ in enumerate(self.rows.ids)}
+        return Texts(self.encoder, rows, (self, [place[id_] for id_ in rows.ids]))
+
+    @cached_property
+    def states(self) -> TokenStates:
+        """Token states, computed at most once in this process."""
+        return self.encoder.states(self.rows) if self._whole is None else self._whole[0].states.take(self._whole[1])
+
+    @property
+    def joined(self) -> list[str]:
+        """One text a row, for the donor."""
+        return joined(self.rows.texts, self.rows.pairs)
+
+    def pooled(self) -> Floats:
+        """Return what the encoder alone knows of each text; see `TokenStates.pooled`."""
+        return self._cached({"part": "encoder, all layers"}, lambda: self.states.pooled)
+
+    def chain(self, interface: Interface, layers: Sequence[FrozenLayer], progress: bool) -> Floats:
+        """Return the readout of a chain, or of the interface alone; see `chain_features`."""
+        key = {
+            "part": "chain" if layers else "interface",
+            "interface": interface.digest(),
+            "layers": [layer.card.sha256 for layer in layers],
+            "model": interface.donor,
+        }
+        device = self.encoder.device
+        return self._cached(
+            key, lambda: chain_features(self.states, interface, layers, device=device, progress=progress)
+        )
+
+    def _cached(self, key: Mapping[str, Any], compute: Callable[[], Floats]) -> Floats:
+        if not self.encoder.cache:
+            return compute()
+        whole = {
+            "model_name": self.encoder.name,
+            "kind": "chain",
+            "encoder": self.encoder.digest,
+            "rows": self.digest,
+            "version": _VERSION,
+            **key,
+        }
+        entry = Entry(whole, _digest(whole), 1, None)
+        points = entry.points()
+        if points is None:
+            with entry.writing() as writable:
+                points = entry.points() if writable else None
+                if points is None:
+                    found = compute()
+                    if writable:
+                        entry.save(0, found)
+                    return found
+        point = points[0]
+        return np.load(point) if isinstance(point, Path) else point
+
+
+def cached_interfaces(
+    texts: Texts,
+    llm: str,
+    entries: Sequence[int],
+    *,
+    saw: Mapping[str, Any],
+    seed: int = 0,
+    variant: str = "real",
+    variant_seed: int = 0,
+    progress: bool = False,
+) -> dict[int, Interface]:
+    """Return interfaces to several entries of a donor, or of its twin; see `fit_interfaces`.
+
+    Kept in the cache folder by the contents of both models and the texts.
+    """
+    checkpoint = open_checkpoint(llm)
+    folder = cache_root() / "interfaces"
+    made_from = [content_of(checkpoint), texts.encoder.digest, texts.digest, seed, variant, variant_seed, _VERSION]
+    files = {entry: folder / f"{_digest([*made_from, entry])}.safetensors" for entry in entries}
+    kept = texts.encoder.cache
+    found = {entry: Interface.load(file) for entry, file in files.items() if kept and file.is_file()}
+    missing = [entry for entry in entries if entry not in found]
+    if missing:
+        fitted = fit_interfaces(
+            texts.states,
+            texts.joined,
+            checkpoint,
+            missing,
+            model=llm,
+            slm=texts.encoder.name,
+            max_length=2 * texts.encoder.max_length,
+            change=None if variant == "real" else lambda layer: twin_of(layer, variant, variant_seed),
+            saw=saw,
+            seed=seed,
+            device=texts.encoder.device,
+            progress=progress,
+        )
+        for entry, interface in fitted.items():
+            found[entry] = interface
+            if kept:
+                interface.save(files[entry])
+    return {
+        entry: replace(found[entry], donor=llm, slm=texts.encoder.name, saw=dict(saw) | _counts(found[entry]))
+        for entry in entries
+    }
+
+
+def _counts(interface: Interface) -> dict[str, Any]:
+    return {name: interface.saw[name] for name in ("texts", "tokens", "labels")}
+
+
+def twin_of(layer: FrozenLayer, variant: str, seed: int) -> FrozenLayer:
+    """Return the twin of a layer, drawn from the seed and the layer's own index, so that no two layers share a draw."""
+    own = int.from_bytes(hashlib.sha256(f"{seed}:layer {layer.card.index}".encode()).digest()[:6], "big")
+    return make_variant(layer, variant, single_token=False, seed=own)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
