@@ -23,12 +23,12 @@ from pifi_probe.tasks.tokens import buckets, context_of
 __all__ = ["fit_interfaces", "match_tokens"]
 
 HELD_OUT = 0.1  # share of the texts on which R² is measured and the penalty is chosen
-PENALTIES = np.logspace(-6, 0, 13)  # times the mean eigenvalue of the tokens' covariance
+PENALTIES = np.logspace(-4, 0, 9)  # times the mean eigenvalue of the tokens' covariance
 DONOR_TOKENS = 2048  # of one batch
 Floats = NDArray[np.float64]
 
 
-def match_tokens(ends: Sequence[int], donor_ends: Sequence[int]) -> list[int]:
+def match_tokens(ends: Sequence[int] | NDArray[np.int64], donor_ends: Sequence[int]) -> list[int]:
     """Return for each token of an encoder the donor's token whose state it is to predict, by character spans.
 
     It is the first of the donor's tokens that has read the whole of the encoder's token; of several tokens for one
@@ -127,7 +127,7 @@ def fit_interfaces(
     ``min_W sum |W [f, 1] - y / rms(y)|² + penalty |W|²`` over all matched tokens, the constant not penalised. The
     targets are divided by their own root mean square, since a few tokens with massive activations would else take
     the fit (R² .07 in place of .75 on the positive control). Normal equations are accumulated batch by batch, so
-    memory does not grow with the number of texts. The penalty is the best of 13 on a tenth of the texts, held out;
+    memory does not grow with the number of texts. The penalty is the best of nine on a tenth of the texts, held out;
     `Interface.r2` is measured there, then all texts are fitted.
     """
     tokenizer = donor_tokenizer(checkpoint)

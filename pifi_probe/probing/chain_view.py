@@ -16,7 +16,8 @@ __all__ = ["summary", "to_html"]
 def summary(table: ChainTable) -> pd.DataFrame:
     """Return test, labels, arm, its accuracy alone and with the encoder, and its differences with intervals."""
     rows = []
-    scores = table.scores.set_index(["test", "n_labels", "arm", "reading"])["accuracy"]
+    columns = [table.scores[name] for name in ("test", "n_labels", "arm", "reading")]
+    scores = dict(zip(zip(*columns, strict=True), table.scores["accuracy"], strict=True))
     for (test, size), part in table.scores.groupby(["test", "n_labels"], sort=False):
         for arm in dict.fromkeys(part["arm"]):
             alone = float(scores[test, size, arm, "alone"])
