@@ -135,7 +135,7 @@ def test_an_interface_is_the_ridge_regression_to_the_donors_normalised_states(ll
     size = np.sqrt(np.square(y).mean(1))
     reference = Ridge(alpha=found.penalty).fit(np.stack(rows), y / size[:, None])
     x = torch.from_numpy(np.stack(rows)).float()
-    np.testing.assert_allclose((x @ found.weight.T + found.bias).numpy(), reference.predict(x.numpy()), atol=5e-3)
+    np.testing.assert_allclose((x @ found.weight.T + found.bias).numpy(), reference.predict(x.numpy()), atol=2e-2)
     np.testing.assert_allclose(found.first.numpy(), np.mean(firsts, axis=0), atol=1e-4)
     assert found.scale == pytest.approx(float(np.median(size)), rel=1e-3)
     assert found.saw["labels"] == "none" and found.saw["tokens"] == len(rows)
