@@ -17,7 +17,7 @@ from pifi_probe.alignment.readout import fit_block, fit_stack
 from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import extract_from
-from pifi_probe.layers.spec import LayerSpec, parse
+from pifi_probe.layers.spec import LayerSpec, parse, parse_model
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces, twin_of
 from pifi_probe.probing.chain_table import ChainTable, Reading, build_chain_table
 from pifi_probe.probing.features import llm_features
@@ -132,7 +132,7 @@ def probe_chain(
     """
     start = time.perf_counter()
     _check(arms, references, score)
-    checkpoint = open_checkpoint(llm)
+    checkpoint = open_checkpoint(*parse_model(llm))
     first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
     train, scored = _rows(task, tests, score, n_train, n_test, seed)
     encoder = Encoder(slm, max_length, device, cache)

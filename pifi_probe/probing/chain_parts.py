@@ -22,6 +22,7 @@ from pifi_probe.files import cache_root
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.content import content_of, weights_digest
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.spec import parse_model
 from pifi_probe.plugin.loading import encoder_tokenizer, load_encoder
 from pifi_probe.plugin.pooling import is_decoder
 from pifi_probe.plugin.variants import make_variant
@@ -155,7 +156,7 @@ def cached_interfaces(
 
     Kept in the cache folder by the contents of both models and the texts.
     """
-    checkpoint = open_checkpoint(llm)
+    checkpoint = open_checkpoint(*parse_model(llm))
     folder = cache_root() / "interfaces"
     made_from = [content_of(checkpoint), texts.encoder.digest, texts.digest, seed, variant, variant_seed, _VERSION]
     files = {entry: folder / f"{_digest([*made_from, entry])}.safetensors" for entry in entries}
