@@ -18,7 +18,8 @@ from typing import IO, Any
 import platformdirs
 from filelock import FileLock, Timeout
 
-from pifi_probe.errors import SaveError
+from pifi_probe.errors import CheckpointError, SaveError
+from pifi_probe.reading import read_object
 
 __all__ = [
     "advice",
@@ -225,9 +226,9 @@ def file_sha256(path: Path) -> str:
     name, state = str(path.resolve()), path.stat()
     seen = [name, state.st_size, state.st_mtime_ns]
     memo = features_root() / "hashes" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):
-        known = json.loads(memo.read_text(encoding="utf-8"))
-        if known["file"] == seen:
+    with contextlib.suppress(CheckpointError, OSError):
+        known = read_object(memo)
+        if known.get("file") == seen:
             return str(known["sha256"])
     digest = sha256_file(path)
     with contextlib.suppress(SaveError):
