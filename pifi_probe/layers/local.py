@@ -97,7 +97,7 @@ def _open_pickle(folder: Path, files: list[str], identity: str, allow_pickle: bo
         raise UnsupportedFormatError(
             "the weights are legacy pickle files, which are read only on request",
             where=identity,
-            next="pass allow_pickle=True (no code in them is run), or use a safetensors checkpoint",
+            next="pass allow_pickle=True (--allow-pickle), which runs no code in them, or use a safetensors checkpoint",
         )
     config = read_config(folder)
     _require_files(folder, files)

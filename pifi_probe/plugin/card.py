@@ -43,8 +43,17 @@ def check_licence(model: PiFiPreTrainedModel, statement: str | None) -> None:
             raise LicenceError(
                 f"the licence of the donor layer is {state}: its weights may not be passed on without a statement",
                 where=f"{card['model']}[{card['index']}]",
-                next='give licence="..." if the terms allow it, or upload a reference only (config.save_layer=False)',
+                next=f'give licence="..." if the terms allow it, or {_without_weights(model)}',
             )
+
+
+def _without_weights(model: PiFiPreTrainedModel) -> str:
+    """Return how a model could be passed on without its donor's weights."""
+    if model.config.folded:
+        return "upload the model that was folded, as a reference only (its config.save_layer=False)"
+    if model.config.control == "unfrozen":
+        return "ask the donor's owner: a layer that was trained cannot be a reference"
+    return "upload a reference only (model.config.save_layer=False)"
 
 
 class LicenceCheck(TrainerCallback):

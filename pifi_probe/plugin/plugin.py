@@ -135,11 +135,17 @@ def output_scale(h: torch.Tensor, y: torch.Tensor) -> float:
     PlugInError
         If `y` is zero or not finite.
     """
+    if not torch.isfinite(y).all():  # most often a layer in float16, whose largest number is 65,504
+        raise PlugInError(
+            "the scale of the plug-in cannot be matched: the layer's output is not finite",
+            where="calibration batch",
+            next='plug in pp.extract("MODEL[i]", dtype="float32"), which cannot overflow as short types do',
+        )
     factor = float(rms(h) / rms(y))
     if not 0 < factor < float("inf"):
         raise PlugInError(
-            "the scale of the plug-in cannot be matched: the layer's output is zero or not finite",
+            "the scale of the plug-in cannot be matched: the layer's output is zero",
             where="calibration batch",
-            next='use scale="paper", or check the layer with pp.diagnose',
+            next='use scale="paper", or another layer',
         )
     return factor

@@ -161,5 +161,5 @@ def cut(model: PiFiForSequenceClassification, lower: LowerStates, probe: dict[st
         raise PlugInError(
             "an encoder of this family cannot be cut into lower and upper blocks",
             where=encoder.config.model_type,
-            next='search without the rung "last-block"',
+            next='use a strategy that does not train the last blocks alone, such as "auto" or "fast"',
         )

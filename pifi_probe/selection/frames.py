@@ -171,7 +171,11 @@ def _rungs(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figur
         panel = f"{lower} to {upper}: Kendall {found.get('kendall', math.nan):.2f} (n={len(both)})"
         rows += [{"panel": panel, "x": below[c], "y": above[c], "series": "candidate"} for c in both]
     if not rows:
-        raise SearchError("no candidate was run on two rungs", where='plot("rungs")', next="resume the study")
+        raise SearchError(
+            "no candidate was run on two rungs",
+            where='plot("rungs")',
+            next='search with a strategy that uses several, such as "auto", into another study',
+        )
     return scatter_panels(pd.DataFrame(rows), x_label="lower rung", y_label=NLL)
 
 
@@ -189,7 +193,11 @@ def _pareto(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figu
     values = _means(own)
     points = {candidate: (float(np.median(latency[candidate])), values[candidate]) for candidate in values}
     if not points:
-        raise SearchError("no latency was measured", where='plot("pareto")', next="resume the study")
+        raise SearchError(
+            "no latency was measured",
+            where='plot("pareto")',
+            next="read study.leaderboard(), or search again with this version, into another study",
+        )
     rows = [
         {
             "panel": "",

@@ -206,7 +206,7 @@ class Parts:
             raise TaskError(
                 f"the encoder's activations would take {needed / 2**30:.1f} GiB of memory",
                 where=self.task.name,
-                next="use fewer texts (task.subset) or a strategy without this rung",
+                next="use fewer texts: task.subset(train=...)",
             )
         encoder = self.encoder.to(self.device)
         return LowerStates(encoder, n_blocks, encoded, self.tokenizer)

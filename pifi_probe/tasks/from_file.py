@@ -141,6 +141,7 @@ def _read_delimited(path: Path, choose: Choose, rows: Iterator[tuple[int, list[s
     for number, row in rows:
         if header is None:
             header = row
+            _refuse_other_separators(header, path)
             columns = {name: [] for name in choose(header)}
             where = [header.index(name) for name in columns]
         elif any(row):
@@ -153,6 +154,24 @@ def _read_delimited(path: Path, choose: Choose, rows: Iterator[tuple[int, list[s
             _append(columns, [row[index] for index in where], path.name)
             lines.append(number)
     return columns, lines
+
+
+def _refuse_other_separators(header: list[str], path: Path) -> None:
+    """Refuse a file whose columns are separated by another character than its name says."""
+    if len(header) > 1 or not header:
+        return
+    names = {";": "semicolons", "|": "vertical bars", "\t": "tabs", ",": "commas"}
+    for separator, name in names.items():
+        own = {"\t": ".tsv", ",": ".csv"}.get(separator)
+        if separator in header[0] and own != path.suffix.lower():
+            code = (
+                f"pandas.read_csv({str(path)!r}, sep={separator!r}).to_csv({path.stem + '-commas.csv'!r}, index=False)"
+            )
+            raise TaskError(
+                f"the columns are separated by {name}, which a {path.suffix} file does not have between them",
+                where=path.name,
+                next=f"rename it to {path.stem + own}" if own else f"write it with commas: {code}",
+            )
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -192,7 +192,7 @@ class PiFiTrainer(Trainer):
             raise TrainingDiverged(
                 f"the {what} became {value} at step {self.state.global_step + 1}",
                 where=f"seed {self.recipe.seed}, learning rate of L_in and L_out {rate:g}",
-                next=f'lower it, for example lr_projection={rate / 10:g}, or plug in with scale="matched"',
+                next=_instead(self.model, rate),
             )
         self.history.steps[curve].append(value)
 
@@ -248,6 +248,18 @@ class PiFiTrainer(Trainer):
         folder = Path(resume_from_checkpoint)
         load_trained_state(self.model, load_file(folder / "model.safetensors"))
         self.history.load(folder)
+
+
+def _instead(model: PiFiPreTrainedModel, rate: float) -> str:
+    """Return what else to try where a run with this learning rate of L_in and L_out has diverged."""
+    for layer in model.frozen_layers:
+        if layer.dtype == torch.float16:  # its largest number is 65,504, whatever the learning rate
+            return (
+                f'plug in pp.extract({layer.card.spec!r}, dtype="float32"), which cannot overflow as float16 does, '
+                f"or lower the learning rate, for example lr_projection={rate / 10:g}"
+            )
+    lower = f"lower it, for example lr_projection={rate / 10:g}"
+    return lower if model.config.scale == "matched" else f'{lower}, or plug in with scale="matched"'
 
 
 def trainable_parts(model: PiFiPreTrainedModel) -> dict[str, list[nn.Parameter]]:
