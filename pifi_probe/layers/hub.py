@@ -158,8 +158,8 @@ class HubRepo:
             raise HubError(
                 f"the server does not serve parts of files; a full download is {self.total(whole)}",
                 where=f"{self.client.repo}@{self.commit[:8]}/{filename} at {constants.ENDPOINT}",
-                next="give pp.plug_in what pp.extract(..., allow_full_download=True) returns (pifi-probe extract "
-                "--allow-full-download), or download the whole model and name its folder",
+                next="pass allow_full_download=True to pp.extract (pifi-probe extract --allow-full-download) to take "
+                "whole files, and plug in the layer that it returns",
             )
         return self.client.download(filename, self.commit)
 
@@ -213,9 +213,9 @@ def _open_pickle(repo: HubRepo, allow_pickle: bool) -> Checkpoint:
         raise HubError(
             f"the model has legacy .bin weights only, which need a full download of {repo.total(weights)}",
             where=where,
-            next="choose a model or revision with safetensors, or give pp.plug_in what pp.extract(..., "
-            "allow_full_download=True, allow_pickle=True) returns (pifi-probe extract --allow-full-download "
-            "--allow-pickle)",
+            next="choose a model or revision with safetensors, or pass allow_full_download=True and "
+            "allow_pickle=True to pp.extract (pifi-probe extract --allow-full-download --allow-pickle), and plug in "
+            "the layer that it returns",
         )
     from pifi_probe.layers.pickle_io import PickleCheckpoint
 
