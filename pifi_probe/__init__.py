@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     )
     from pifi_probe.probing.chain import probe_chain
     from pifi_probe.probing.chain_table import ChainTable
+    from pifi_probe.probing.headroom import headroom as headroom
+    from pifi_probe.probing.headroom_table import Headroom
     from pifi_probe.probing.own import probe
     from pifi_probe.probing.plugin_probe import probe_plugin
     from pifi_probe.probing.table import ProbeTable
@@ -55,6 +57,8 @@ _HOMES = {
     "plug_in": "pifi_probe.plugin",
     "ChainTable": "pifi_probe.probing.chain_table",
     "probe_chain": "pifi_probe.probing.chain",
+    "headroom": "pifi_probe.probing.headroom",
+    "Headroom": "pifi_probe.probing.headroom_table",
     "probe": "pifi_probe.probing.own",
     "probe_plugin": "pifi_probe.probing.plugin_probe",
     "ProbeTable": "pifi_probe.probing.table",
@@ -76,6 +80,7 @@ __all__ = [
     "FrozenChain",
     "FrozenLayer",
     "FrozenParallel",
+    "Headroom",
     "LicenceCheck",
     "PiFiConfig",
     "PiFiForConditionalGeneration",
@@ -95,6 +100,7 @@ __all__ = [
     "diagnose",
     "extract",
     "fine_tune",
+    "headroom",
     "load_task",
     "plug_in",
     "probe",

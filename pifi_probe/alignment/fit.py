@@ -24,6 +24,7 @@ __all__ = ["fit_interfaces", "match_tokens"]
 
 HELD_OUT = 0.1  # share of the texts on which R² is measured and the penalty is chosen
 PENALTIES = np.logspace(-4, 0, 9)  # times the mean eigenvalue of the tokens' covariance
+JUDGES = 64  # dimensions of the donor's by which the penalty is chosen
 DONOR_TOKENS = 2048  # of one batch
 Floats = NDArray[np.float64]
 
@@ -64,11 +65,15 @@ class _Sums:
     """Normal equations of some tokens; the features end with a constant 1."""
 
     cross: torch.Tensor  # (p + 1, d_llm)
-    squares: float = 0.0  # of the targets
+    squares: torch.Tensor  # (d_llm,), of the targets, summed
+
+    @classmethod
+    def empty(cls, p: int, width: int) -> _Sums:
+        return cls(torch.zeros(p, width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64))
 
     def add(self, features: torch.Tensor, targets: torch.Tensor) -> None:
         self.cross += (features.T @ targets).double()
-        self.squares += float(targets.double().square().sum())
+        self.squares += targets.double().square().sum(0)
 
 
 def fit_interfaces(
@@ -135,7 +140,7 @@ def fit_interfaces(
     wanted, width = sorted(set(entries)), int(checkpoint.config.hidden_size)
     p = 2 * states.tokens.shape[1] + 1
     grams = [torch.zeros(p, p, dtype=torch.float64) for _ in range(2)]  # fitted, held out
-    sums = {entry: [_Sums(torch.zeros(p, width, dtype=torch.float64)) for _ in range(2)] for entry in wanted}
+    sums = {entry: [_Sums.empty(p, width) for _ in range(2)] for entry in wanted}
     firsts = {entry: torch.zeros(width, dtype=torch.float64) for entry in wanted}
     sizes: dict[int, list[torch.Tensor]] = {entry: [] for entry in wanted}
 
@@ -236,26 +241,33 @@ def _features(states: TokenStates, own: NDArray[np.int64]) -> torch.Tensor:
 
 def _solve(grams: list[torch.Tensor], sums: dict[int, list[_Sums]]) -> dict[int, tuple[torch.Tensor, float, float]]:
     """Return coefficients (p + 1, d_llm), held-out R² and penalty of every entry."""
-    gram, n = grams[0], float(grams[0][-1, -1])
-    mean = gram[:-1, -1] / n
-    values, vectors = torch.linalg.eigh(gram[:-1, :-1] - n * torch.outer(mean, mean))
+    n = float(grams[0][-1, -1])
+    mean = grams[0][:-1, -1] / n
+    values, vectors = torch.linalg.eigh(grams[0][:-1, :-1] - n * torch.outer(mean, mean))
     values = values.clamp_min(0.0)
     unit = float(values.mean()) or 1.0
-    whole = grams[0] + grams[1]
     solved = {}
     for entry, (fitted, held) in sums.items():
         target = fitted.cross[-1] / n
         rotated = vectors.T @ (fitted.cross[:-1] - n * torch.outer(mean, target))
-        baseline = float(held.squares - 2 * target @ held.cross[-1] + grams[1][-1, -1] * target.square().sum())
-        best = (-np.inf, 0.0)
-        for penalty in PENALTIES * unit:
-            slope = vectors @ (rotated / (values + penalty)[:, None])
-            weight = torch.cat([slope, (target - mean @ slope)[None]])
-            lacking = float(held.squares - 2 * (weight * held.cross).sum() + (weight * (grams[1] @ weight)).sum())
-            best = max(best, (1 - lacking / baseline if baseline > 0 else 0.0, float(penalty)))
-        both = fitted.cross + held.cross
-        solved[entry] = (_ridge(whole, both, best[1]), best[0], best[1])
+        scores = {}
+        for penalty in (*(float(one) for one in PENALTIES * unit), None):
+            best = max(scores, key=lambda one: scores[one]) if penalty is None else penalty
+            kept = slice(None) if penalty is None else slice(None, None, max(1, len(target) // JUDGES))
+            slope = vectors @ (rotated[:, kept] / (values + best)[:, None])
+            weight = torch.cat([slope, (target[kept] - mean @ slope)[None]])
+            scores[best] = _r2(weight, target[kept], grams[1], held.cross[:, kept], held.squares[kept])
+        solved[entry] = (_ridge(grams[0] + grams[1], fitted.cross + held.cross, best), scores[best], best)
     return solved
+
+
+def _r2(
+    weight: torch.Tensor, mean: torch.Tensor, gram: torch.Tensor, cross: torch.Tensor, squares: torch.Tensor
+) -> float:
+    """Return R² of coefficients (p + 1, columns) against the mean of the fitted targets, from normal equations."""
+    lacking = squares.sum() - 2 * (weight * cross).sum() + (weight * (gram @ weight)).sum()
+    total = squares.sum() - 2 * mean @ cross[-1] + gram[-1, -1] * mean.square().sum()
+    return float(1 - lacking / total) if total > 0 else 0.0
 
 
 def _ridge(gram: torch.Tensor, cross: torch.Tensor, penalty: float) -> torch.Tensor:
@@ -263,5 +275,5 @@ def _ridge(gram: torch.Tensor, cross: torch.Tensor, penalty: float) -> torch.Ten
     n = float(gram[-1, -1])
     mean, target = gram[:-1, -1] / n, cross[-1] / n
     centred = gram[:-1, :-1] - n * torch.outer(mean, mean) + penalty * torch.eye(len(mean), dtype=gram.dtype)
-    slope = torch.linalg.solve(centred, cross[:-1] - n * torch.outer(mean, target))
+    slope = torch.cholesky_solve(cross[:-1] - n * torch.outer(mean, target), torch.linalg.cholesky(centred))
     return torch.cat([slope, (target - mean @ slope)[None]])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.errors import TaskError
 
-__all__ = ["Block", "Stack", "fit_block", "fit_stack"]
+__all__ = ["Block", "Stack", "cross_fitted", "fit_block", "fit_stack", "out_of_fold"]
 
 C_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 N_FOLDS = 4
@@ -97,20 +97,40 @@ def fit_block(x: Features, y: NDArray[np.int64], n_labels: int, *, seed: int = 0
     TaskError
         If fewer than two classes have two examples.
     """
-    counts = np.bincount(y, minlength=n_labels)
+    center, scale, z, back = _prepared(x, y)
+    out, C = _chosen(z, y, n_labels, seed)
+    whole = _Path(z, y, n_labels)
+    for stronger in C_GRID[: C_GRID.index(C) + 1]:
+        whole.at(stronger)
+    coef, intercept = whole.coefficients()
+    turned = coef if back is None else coef @ back.T
+    return Block(center, scale, turned.astype(np.float32), intercept, out, C)
+
+
+def out_of_fold(x: Features, y: NDArray[np.int64], n_labels: int, *, seed: int = 0) -> Floats:
+    """Return log-probabilities (N, K) of every text by a fit without its fold; arguments as for `fit_block`."""
+    return _chosen(_prepared(x, y)[2], y, n_labels, seed)[0]
+
+
+def _prepared(x: Features, y: NDArray[np.int64]) -> tuple[Features, Features, Features, Features | None]:
+    """Return mean and scale of the features, the standardised ones, and the axes that they were turned to."""
+    counts = np.bincount(y)
     if (counts >= 2).sum() < 2:
         raise TaskError(
             f"{len(y)} labelled texts with {int((counts >= 2).sum())} classes of two or more are too few for a readout",
             next="give at least two texts of each of two classes",
         )
-    mean, spread = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    spread = x.std(0, dtype=np.float64)
     scale = (1 / np.where(spread > 1e-12, spread, np.inf) / np.sqrt(x.shape[1] / UNIT_WIDTH)).astype(np.float32)
-    center = mean.astype(np.float32)
-    z = (x - center) * scale
-    z, back = _rotated(z)
+    center = x.mean(0, dtype=np.float64).astype(np.float32)
+    return center, scale, *_rotated((x - center) * scale)
+
+
+def _chosen(z: Features, y: NDArray[np.int64], n_labels: int, seed: int) -> tuple[Floats, float]:
+    """Return out-of-fold log-probabilities under the penalty that makes them best, and its inverse."""
     folds = _folds(y, seed)
-    best: tuple[float, float, Floats] | None = None
     fits = [_Path(z[folds != k], y[folds != k], n_labels) for k in range(int(folds.max()) + 1)]
+    best: tuple[float, float, Floats] | None = None
     for C in C_GRID:
         out = np.empty((len(y), n_labels))
         for k, fit in enumerate(fits):
@@ -120,13 +140,7 @@ def fit_block(x: Features, y: NDArray[np.int64], n_labels: int, *, seed: int = 0
             break  # the score has one peak along the path
         best = (score, C, out)
     assert best is not None
-    whole = _Path(z, y, n_labels)
-    for C in C_GRID[: C_GRID.index(best[1]) + 1]:
-        whole.at(C)
-    coef, intercept = whole.coefficients()
-    return Block(
-        center, scale, (coef @ back.T if back is not None else coef).astype(np.float32), intercept, best[2], best[1]
-    )
+    return best[2], best[1]
 
 
 def fit_stack(blocks: Sequence[Block], y: NDArray[np.int64], n_labels: int) -> Stack:
@@ -135,6 +149,26 @@ def fit_stack(blocks: Sequence[Block], y: NDArray[np.int64], n_labels: int) -> S
     path = _Path(x, y, n_labels)
     coef, intercept = path.at(1.0).coefficients()
     return Stack(coef, intercept, path.log_probabilities(x))
+
+
+def cross_fitted(parts: Sequence[Floats], y: NDArray[np.int64], n_labels: int, *, seed: int = 0) -> Floats:
+    """Join out-of-fold scores of several blocks, each text by weights that were fitted without its fold.
+
+    Parameters
+    ----------
+    parts : sequence of array, shape (N, K)
+        As `out_of_fold` gives them, with the same seed.
+
+    Returns
+    -------
+    array, shape (N, K)
+        Log-probabilities.
+    """
+    x, folds = np.hstack(parts), _folds(y, seed)
+    found = np.empty((len(y), n_labels))
+    for k in range(int(folds.max()) + 1):
+        found[folds == k] = _Path(x[folds != k], y[folds != k], n_labels).at(1.0).log_probabilities(x[folds == k])
+    return found
 
 
 def _rotated(z: Features) -> tuple[Features, Features | None]:

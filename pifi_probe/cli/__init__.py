@@ -115,7 +115,20 @@ def _speak_utf8() -> None:
 
 def _register() -> None:
     """Attach the commands; each module imports heavy libraries only inside of its commands."""
-    from pifi_probe.cli import assets, bench, cache, demo, doctor, layers, probe, reproduce, runs, search, study
+    from pifi_probe.cli import (
+        assets,
+        bench,
+        cache,
+        demo,
+        doctor,
+        headroom,
+        layers,
+        probe,
+        reproduce,
+        runs,
+        search,
+        study,
+    )
 
-    for module in (assets, bench, cache, demo, doctor, layers, probe, reproduce, runs, search, study):
+    for module in (assets, bench, cache, demo, doctor, headroom, layers, probe, reproduce, runs, search, study):
         module.register(app)

@@ -1,0 +1,178 @@
+"""`headroom`: what a language model's states add to an encoder on a task, before anything is plugged in."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from pifi_probe.alignment.readout import cross_fitted, out_of_fold
+from pifi_probe.errors import CorruptFileError
+from pifi_probe.files import cache_root
+from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.content import content_of
+from pifi_probe.layers.spec import parse_model
+from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
+from pifi_probe.probing.features import Features, llm_features
+from pifi_probe.probing.headroom_table import Headroom, build_headroom
+from pifi_probe.probing.rows import scoring_rows
+from pifi_probe.probing.threads import side_by_side
+from pifi_probe.progress import bar_options
+from pifi_probe.provenance import collect
+from pifi_probe.tasks.task import Task
+
+__all__ = ["headroom"]
+
+N_ALIGN = 300  # texts on which the fit of an interface is measured at every depth
+_VERSION = 1
+Floats = NDArray[np.float64]
+
+
+def headroom(
+    slm: str | PreTrainedModel,
+    llm: str,
+    task: Task,
+    *,
+    n: int = 1000,
+    split: str = "train",
+    max_length: int = 100,
+    device: str = "cpu",
+    cache: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> Headroom:
+    """Ask whether a language model knows anything of a task that the encoder does not, and where.
+
+    The first question of all: no plug-in can give what the donor's states do not hold. Three readouts of the same
+    texts, each cross-validated: of the encoder (mean and first token of all its layers), of the donor at every depth
+    (mean and last token), and of both together, stacked. Their difference is what the donor *adds*; the difference of
+    the two probes alone misleads, since the donor may know less in all and still know something else.
+
+    Parameters
+    ----------
+    slm : str or PreTrainedModel
+        The encoder, as in `pifi_probe.plug_in`.
+    llm : str
+        The donor; one of its layers is in memory at a time.
+    task : Task
+        One class a row, or two texts a row.
+    n : int
+        Texts, drawn by class; the split's size where it is smaller.
+    split : {"train", "validation"}
+        Never the test split.
+    max_length : int
+        Tokens of the encoder after which a text is cut; of the donor's twice as many.
+    device : str
+    cache : bool
+        Keep features and result on disk, by content.
+    seed : int
+        Of rows and folds.
+    progress : bool
+
+    Returns
+    -------
+    Headroom
+        ``.answer`` in one sentence; ``.gain`` in points with ``.low`` and ``.high``; ``.depth``, ``.span``, and the
+        curves ``.encoder``, ``.donor``, ``.both``.
+
+    Raises
+    ------
+    TaskError
+        If the split is the test split, or the task has no class a row.
+    FeatureError
+        If the tokenizers cannot be aligned, or a state is not finite.
+
+    Notes
+    -----
+    The depth is chosen, fold by fold, by the NLL of both together on the *other* folds, so that `gain` does not
+    profit from having looked at all depths. The fit of an interface (`Headroom.r2`) is measured on held-out texts of
+    the first 300, without labels.
+    """
+    start = time.perf_counter()
+    rows = scoring_rows(task, min(n, len(task.splits.get(split, ()))) or n, split, seed)
+    encoder = Encoder(slm, max_length, device, cache)
+    checkpoint = open_checkpoint(*parse_model(llm))
+    made_from = [encoder.digest, content_of(checkpoint), rows.ids, rows.texts, rows.pairs, rows.labels, seed, _VERSION]
+    file = cache_root() / "headroom" / f"{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]}.json"
+    if cache and file.is_file():
+        with contextlib.suppress(CorruptFileError):
+            return Headroom.from_json(file)
+    texts = Texts(encoder, rows)
+    pooled = texts.pooled()
+    features = llm_features(
+        llm,
+        rows,
+        kind=task.kind,
+        pooling="mean+last",
+        max_length=2 * max_length,
+        device=device,
+        cache=cache,
+        progress=progress,
+    )
+    passed = time.perf_counter()
+    some = texts.among(rows.take(range(min(N_ALIGN, len(rows)))))
+    saw = {"task": task.name, "split": split}
+    entries = list(range(features.n_points - 1))
+    interfaces = cached_interfaces(some, llm, entries, saw=saw, seed=seed, progress=progress)
+    aligned = time.perf_counter()
+    y = np.asarray(rows.labels, dtype=np.int64)
+    own, donor, both = _scores(pooled, features, y, task.n_labels, seed, progress)
+    seconds = {
+        "features": round(passed - start, 1),
+        "alignment": round(aligned - passed, 1),
+        "readout": round(time.perf_counter() - aligned, 1),
+        "all": round(time.perf_counter() - start, 1),
+    }
+    info = {
+        "slm": encoder.name,
+        "llm": llm,
+        "task": task.name,
+        "split": split,
+        "n": len(rows),
+        "max_length": max_length,
+        "seed": seed,
+        "n_align": len(some.rows),
+        "notes": features.info["notes"],
+    }
+    found = build_headroom(
+        own,
+        donor,
+        both,
+        y,
+        [interfaces[entry].r2 for entry in entries],
+        info,
+        collect(task=task.fingerprint, seconds=seconds),
+    )
+    if cache:
+        found.to_json(file)
+    return found
+
+
+def _scores(
+    pooled: NDArray[np.float32],
+    features: Features,
+    y: NDArray[np.int64],
+    n_labels: int,
+    seed: int,
+    progress: bool,
+) -> tuple[Floats, Floats, Floats]:
+    """Return out-of-fold log-probabilities of the encoder (N, K), the donor and both (depths, N, K)."""
+
+    def score(point: int) -> Floats:
+        x = pooled if point < 0 else np.array(features[point])
+        return out_of_fold(x, y, n_labels, seed=seed)
+
+    points: Any = range(-1, features.n_points)  # the encoder takes longest, so it comes first
+    found = list(
+        tqdm(side_by_side(score, points), total=len(points), desc="readouts", leave=False, **bar_options(progress))
+    )
+    own, donor = found[0], np.stack(found[1:])
+    both = np.stack([cross_fitted([own, one], y, n_labels, seed=seed) for one in donor])
+    return own, donor, both

@@ -1,0 +1,295 @@
+"""`Headroom`: what the donor's states add at every depth, where they come to know it, and the span of layers for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pifi_probe.errors import CorruptFileError
+from pifi_probe.files import write_text
+from pifi_probe.reading import parse_json, read_json
+from pifi_probe.stats import mean_interval, paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+__all__ = ["Headroom", "build_headroom", "choose_span", "span_scores"]
+
+FORMAT = 1
+N_PARTS = 5  # of the texts, for a choice of the depth that a text has no part in
+RISEN = 0.9  # share of the rise at which the donor counts as knowing it
+BEGUN = 0.25
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, repr=False)
+class Headroom:
+    """What `pifi_probe.headroom` returns.
+
+    Parameters
+    ----------
+    gain, low, high : float
+        Points of accuracy that the donor adds to the encoder at its best depth, and the 95 % interval over texts.
+        The depth of each text was chosen without it.
+    depth : int
+        The depth at which donor and encoder together are best; the input of layer `depth` is meant, as in
+        `pifi_probe.probe`.
+    span : (int, int)
+        First and last layer of the chain that this suggests; see `choose_span`.
+    learned : (int, int)
+        First and last layer between which what the donor adds rises.
+    encoder : float
+        Accuracy of the encoder's readout.
+    donor, both, added : tuple of float, one value a depth
+        Accuracy of the donor's readout and of both together, and their difference to the encoder's, in points.
+    added_low, added_high : tuple of float
+        Limits of `added` (95 %, each depth for itself).
+    r2 : tuple of float, one value a layer
+        How well a linear interface from the encoder predicts the donor's states before it.
+    info, provenance : dict
+    """
+
+    gain: float
+    low: float
+    high: float
+    depth: int
+    span: tuple[int, int]
+    learned: tuple[int, int]
+    encoder: float
+    donor: tuple[float, ...]
+    both: tuple[float, ...]
+    added: tuple[float, ...]
+    added_low: tuple[float, ...]
+    added_high: tuple[float, ...]
+    r2: tuple[float, ...]
+    info: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def something(self) -> bool:
+        """Whether the donor adds something: the interval of `gain` lies above zero."""
+        return self.low > 0
+
+    @property
+    def answer(self) -> str:
+        """The answer in one sentence."""
+        where = f"{self.info.get('llm', 'the donor')} to {self.info.get('slm', 'the encoder')}"
+        on = f" on {self.info['task']}" if "task" in self.info else ""
+        shown = f"[{self.low:.1f}, {self.high:.1f}]"
+        if not self.something:
+            return f"Nothing to gain can be seen from {where}{on}: {self.gain:+.1f} points {shown}."
+        first, last = self.learned
+        layers = f"layer {first}" if first == last else f"layers {first} to {last}"
+        at = "at its end" if self.depth == len(self.r2) else f"at layer {self.depth}"
+        return f"{where}{on}: the donor adds {self.gain:.1f} points {shown} ({at}); it learns them in {layers}."
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a depth: ``depth``, ``donor``, ``both``, ``added``, ``low``, ``high`` and ``r2``."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "depth": range(len(self.donor)),
+                "donor": self.donor,
+                "both": self.both,
+                "added": self.added,
+                "low": self.added_low,
+                "high": self.added_high,
+                "r2": [*self.r2, float("nan")],
+            }
+        )
+
+    def spans(self, max_length: int = 16) -> pd.DataFrame:
+        """Rank all chains of neighbouring layers by the rise over them times the fit of the interface at their entry.
+
+        Returns
+        -------
+        DataFrame
+            ``first``, ``last``, ``layers``, ``rise`` (points), ``r2`` and ``score``, the best first.
+        """
+        return span_scores(self.added, self.r2, max_length)
+
+    def plot(self) -> Figure:
+        """Plot encoder, donor and both against depth."""
+        import pandas as pd
+
+        from pifi_probe.reporting.plots import depth_curve
+
+        own = [{"depth": float("nan"), "series": "encoder", "mean": 100 * self.encoder}]
+        rows = [{"depth": d, "series": "donor", "mean": 100 * value} for d, value in enumerate(self.donor)]
+        rows += [{"depth": d, "series": "both together", "mean": 100 * value} for d, value in enumerate(self.both)]
+        return depth_curve(
+            pd.DataFrame([*own, *rows]), value_label="accuracy, held out (%)", depth_label="input of layer"
+        )
+
+    def to_rich(self) -> Table:
+        """Return encoder, donor and both at every depth as a table for the terminal."""
+        from pifi_probe.reporting.tables import to_rich
+
+        return to_rich(self._shown(), title=f"encoder alone: {100 * self.encoder:.1f} %")
+
+    def _shown(self) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = self.frame
+        limits = zip(rows["added"], rows["low"], rows["high"], strict=True)
+        return pd.DataFrame(
+            {
+                "input of layer": rows["depth"],
+                "donor, %": [f"{100 * value:.1f}" for value in rows["donor"]],
+                "both, %": [f"{100 * value:.1f}" for value in rows["both"]],
+                "added, points": [f"{a:+.1f} [{low:.1f}, {high:.1f}]" for a, low, high in limits],
+                "interface R²": ["" if np.isnan(value) else f"{value:.2f}" for value in rows["r2"]],
+            }
+        )
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return everything as JSON, and write it to `path`, atomically, when one is given."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> Headroom:
+        """Rebuild what `to_json` wrote, from a file or from its text.
+
+        Raises
+        ------
+        CorruptFileError
+            If it is none.
+        """
+        is_text = isinstance(source, str) and source.lstrip().startswith("{")
+        try:
+            values = parse_json(str(source)) if is_text else read_json(source)
+            if values.pop("format") != FORMAT:
+                raise ValueError("another format")
+            made: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            return cls(**made)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CorruptFileError(
+                f"this is no headroom: {error}",
+                where="the given text" if is_text else str(source),
+                next="give a file that Headroom.to_json wrote",
+            ) from error
+
+    def __str__(self) -> str:
+        return self.answer
+
+    def __repr__(self) -> str:
+        return f"Headroom({self.answer})"
+
+    def _repr_html_(self) -> str:
+        from pifi_probe.reporting.plots import to_svg
+        from pifi_probe.reporting.tables import to_html
+
+        alt = "accuracy of encoder, donor and both against depth"
+        return f"<p><strong>{escape(self.answer)}</strong></p>{to_svg(self.plot(), alt)}{to_html(self._shown())}"
+
+
+def build_headroom(
+    own: Floats,
+    donor: Floats,
+    both: Floats,
+    y: NDArray[np.int64],
+    r2: Sequence[float],
+    info: dict[str, Any],
+    provenance: dict[str, Any],
+) -> Headroom:
+    """Compare out-of-fold log-probabilities of the encoder (N, K), the donor and both (depths, N, K)."""
+    every = np.arange(len(y))
+    right = {
+        name: (scores.argmax(-1) == y).astype(np.float64)
+        for name, scores in (("own", own), ("donor", donor), ("both", both))
+    }
+    nll = -both[:, every, y]  # (depths, N)
+    part = np.random.default_rng(int(info.get("seed", 0))).permutation(len(y)) % N_PARTS
+    chosen = np.array([nll[:, part != k].mean(1).argmin() for k in range(N_PARTS)])[part]  # (N,)
+    found = paired_difference(right["both"][chosen, every][None], right["own"][None])
+    each = [mean_interval((one - right["own"])[None], n_boot=2000) for one in right["both"]]
+    added = [100 * one.mean for one in each]
+    learned = _rise(added)
+    return Headroom(
+        gain=100 * found.mean,
+        low=100 * found.low,
+        high=100 * found.high,
+        depth=int(nll.mean(1).argmin()),
+        span=choose_span(added, r2),
+        learned=learned,
+        encoder=float(right["own"].mean()),
+        donor=tuple(float(value) for value in right["donor"].mean(1)),
+        both=tuple(float(value) for value in right["both"].mean(1)),
+        added=tuple(added),
+        added_low=tuple(100 * one.low for one in each),
+        added_high=tuple(100 * one.high for one in each),
+        r2=tuple(float(value) for value in r2),
+        info=info,
+        provenance=provenance,
+    )
+
+
+def _smooth(values: Sequence[float]) -> Floats:
+    """Return means over three neighbours; the ends count twice."""
+    padded = np.concatenate([values[:1], values, values[-1:]])
+    smooth: Floats = np.convolve(padded, np.full(3, 1 / 3), mode="valid")
+    return smooth
+
+
+def _rise(added: Sequence[float]) -> tuple[int, int]:
+    """Return first and last layer between which what the donor adds rises from a quarter to nine tenths of its peak."""
+    curve = np.asarray(added, dtype=np.float64)
+    base = float(np.minimum.accumulate(_smooth(added))[-1])
+    peak = float(_smooth(added).max())
+    share = (curve - base) / (peak - base) if peak > base else np.zeros(len(curve))
+    top = int(np.argmax(share >= RISEN)) if (share >= RISEN).any() else len(curve) - 1
+    below = np.flatnonzero(share[: top + 1] <= BEGUN)
+    start = int(below[-1]) if len(below) else 0
+    last = max(top - 1, 0)
+    return min(start, last), last
+
+
+def span_scores(added: Sequence[float], r2: Sequence[float], max_length: int = 16) -> pd.DataFrame:
+    """Score chains ``first..last``: what the donor adds after `last`, minus before `first`, times R² at `first`.
+
+    Parameters
+    ----------
+    added : sequence of float, one value a depth
+        Points that the donor adds; smoothed over neighbours here.
+    r2 : sequence of float, one value a layer
+    max_length : int
+        Layers in a chain.
+    """
+    import pandas as pd
+
+    curve = _smooth(added)
+    rows = [
+        {
+            "first": first,
+            "last": last,
+            "layers": last - first + 1,
+            "rise": float(curve[last + 1] - curve[first]),
+            "r2": float(r2[first]),
+            "score": float((curve[last + 1] - curve[first]) * max(r2[first], 0.0)),
+        }
+        for first in range(len(r2))
+        for last in range(first, min(len(r2), first + max_length))
+    ]
+    return pd.DataFrame(rows).sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def choose_span(added: Sequence[float], r2: Sequence[float]) -> tuple[int, int]:
+    """Return first and last layer of the chain with the best score; of nearly equal ones the shortest."""
+    found = span_scores(added, r2)
+    near = found[found["score"] >= 0.95 * float(found["score"].iloc[0])]
+    best = near.sort_values(["layers", "score"], ascending=[True, False], kind="stable").iloc[0]
+    return int(best["first"]), int(best["last"])
