@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pifi_probe.efficiency.benchmark import benchmark as benchmark
+    from pifi_probe.experiments.decide import Decision
+    from pifi_probe.experiments.decide import decide as decide
     from pifi_probe.experiments.reproduce import reproduce
     from pifi_probe.layers.extract import extract
     from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "benchmark": "pifi_probe.efficiency.benchmark",
+    "decide": "pifi_probe.experiments.decide",
+    "Decision": "pifi_probe.experiments.decide",
     "extract": "pifi_probe.layers.extract",
     "FrozenChain": "pifi_probe.layers.frozen",
     "FrozenLayer": "pifi_probe.layers.frozen",
@@ -76,6 +80,7 @@ _HOMES = {
 _MODULES = ("assets", "errors", "widgets")
 
 __all__ = [
+    "Decision",
     "ChainTable",
     "FrozenChain",
     "FrozenLayer",
@@ -97,6 +102,7 @@ __all__ = [
     "__version__",
     "benchmark",
     "compare",
+    "decide",
     "diagnose",
     "extract",
     "fine_tune",

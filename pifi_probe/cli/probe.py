@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from pifi_probe.cli.output import AllowPickle, Json, console, echo_json
-from pifi_probe.cli.runs import _load_task
+from pifi_probe.cli.runs import load_task
 
 __all__ = ["register"]
 
@@ -36,7 +36,7 @@ def probe(
     """Score every layer of a language model on a task: held out, with intervals and permuted labels."""
     import pifi_probe as pp
 
-    loaded = _load_task(task, text, label)
+    loaded = load_task(task, text, label)
     if slm:
         table = pp.probe_plugin(
             model, loaded, slm=slm, estimators=estimators, n=n, split=split, seed=seed, allow_pickle=allow_pickle

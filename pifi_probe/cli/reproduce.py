@@ -1,4 +1,4 @@
-"""``reproduce``: the paper's experiments by name."""
+"""``reproduce`` and ``decide``: the paper's experiments by name, and one question about one layer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,50 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    """Attach the command."""
+    """Attach the commands."""
+    app.command("decide", epilog="Example: pifi-probe decide reviews.csv --layer 'smollm2-135m[14]' --budget 15m")(
+        decide
+    )
     app.command("reproduce", epilog="Example: pifi-probe reproduce layer-position")(reproduce)
+
+
+def decide(
+    task: str = typer.Argument(help="Embedded or named task, CSV, TSV, JSONL or parquet file, or hub id."),
+    slm: str = typer.Option("minilm-l6", help="The small language model."),
+    layer: str = typer.Option("smollm2-135m[-1]", help="MODEL[i], or several: A[i] >> B[j]."),
+    question: str = typer.Option("knowledge", help="knowledge, plugging in, projections or block."),
+    margin: float = typer.Option(1.0, help="Smaller differences count as none, in points."),
+    budget: str = typer.Option("30m", help="A time (30m, 2h) or full runs (40)."),
+    wiring: str = typer.Option("matched", help="How the layer is plugged in."),
+    text: str = typer.Option("text", help="Column with the text, for files and hub data."),
+    label: str = typer.Option("label", help="Column with the label, for files and hub data."),
+    kind: str = typer.Option("", help="Kind of the task, for files and hub data: seen from the columns when empty."),
+    n_train: int = typer.Option(0, help="Train on so many texts only."),
+    epochs: int = typer.Option(3, help="Passes over the training texts."),
+    precision: str = typer.Option("float32", help="float32 or bf16."),
+    out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/decide-TASK when not given."),
+    as_json: bool = Json,
+) -> None:
+    """Train the layer and its controls with more and more seeds until the question is decided."""
+    import pifi_probe as pp
+    from pifi_probe.cli.runs import load_task
+
+    main = load_task(task, text, label, kind)
+    main = main.subset(train=n_train) if n_train else main
+    terminal = console()
+
+    def say(run: RunResult) -> None:
+        if not as_json:
+            terminal.print(f"{run.label}, seed {run.seed}: {sum(run.seconds.values()):.0f} s")
+
+    recipe = pp.Recipe(epochs=epochs, precision=precision)
+    options = {"margin": margin, "budget": budget, "question": question, "wiring": wiring}
+    found = pp.decide(slm, layer, main, **options, recipe=recipe, folder=out, on_run=say)  # type: ignore[arg-type]
+    if as_json:
+        print_json(found.to_dict())
+        return
+    terminal.print(str(found))
+    terminal.print(f"runs: {found.folder}; the same command goes on there")
 
 
 def reproduce(

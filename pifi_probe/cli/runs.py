@@ -10,7 +10,7 @@ import typer
 
 from pifi_probe.cli.output import AllowPickle, Json, console, print_json, print_record
 
-__all__ = ["register"]
+__all__ = ["load_task", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,9 +49,9 @@ def train(
     import pifi_probe as pp
     from pifi_probe.errors import RunInterrupted
 
-    main = _load_task(task, text, label, kind, language)
+    main = load_task(task, text, label, kind, language)
     main = main.subset(train=n_train) if n_train else main
-    further = [_load_task(name, text, label, kind, language) for name in also]
+    further = [load_task(name, text, label, kind, language) for name in also]
     model = pp.plug_in(
         slm,
         layer,
@@ -76,7 +76,8 @@ def train(
         print_record(f"{result.label} on {name}", shown)
 
 
-def _load_task(name: str, text: str, label: str, kind: str = "", language: str = "en") -> Any:
+def load_task(name: str, text: str, label: str, kind: str = "", language: str = "en") -> Any:
+    """Return an embedded or named task, or one from a file or the hub with these columns."""
     import pifi_probe as pp
     from pifi_probe.tasks import EMBEDDED, HUB_TASKS
 

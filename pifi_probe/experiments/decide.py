@@ -1,0 +1,199 @@
+"""`decide`: vanilla, linear, twins and a layer, with as many seeds as the answer needs, or the budget allows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pifi_probe.errors import RecipeError
+from pifi_probe.experiments.plan import Arm
+from pifi_probe.experiments.runner import stored_run
+from pifi_probe.files import make_folder, write_json
+from pifi_probe.layers.extract import extract
+from pifi_probe.layers.parallel import FrozenLayers
+from pifi_probe.provenance import collect
+from pifi_probe.selection.budget import Budget
+from pifi_probe.tasks import Task
+from pifi_probe.training import Comparison, Recipe, RunResult, compare
+from pifi_probe.training.ladder import Effect
+from pifi_probe.training.result import SHARES
+
+__all__ = ["QUESTIONS", "Decision", "decide"]
+
+QUESTIONS: Mapping[str, tuple[str, ...]] = {  # which arms a question compares
+    "knowledge": ("real", "random", "shuffled"),
+    "plugging in": ("real", "vanilla"),
+    "projections": ("linear", "vanilla"),
+    "block": ("linear", "random", "shuffled"),
+}
+ARMS = ("vanilla", "linear", "random", "shuffled", "real")
+LOOKS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # seeds after which the runs are looked at
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What `pifi_probe.decide` returns.
+
+    Parameters
+    ----------
+    question : str
+    effect : Effect
+        The answer's difference and interval, at the level of the last look.
+    looks : list of dict
+        Every look at the data: seeds, level, mean, low, high, verdict.
+    comparison : Comparison
+        All runs, at the usual 95 %.
+    seconds : float
+        Of all runs.
+    stopped : {"decided", "budget", "seeds"}
+    folder : Path
+        Of the runs; the same call goes on there.
+    """
+
+    question: str
+    effect: Effect
+    looks: list[dict[str, Any]]
+    comparison: Comparison
+    seconds: float
+    stopped: str
+    folder: Path
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one word: better, worse, equivalent or undecided."""
+        return self.effect.verdict
+
+    def __str__(self) -> str:
+        unit = self.comparison.unit
+        shown = f"{self.effect.interval('points' if self.effect.metric in SHARES else unit)} {unit}"
+        seeds = f"{self.effect.n_seeds} seeds, {len(self.looks)} looks, {self.seconds / 60:.1f} minutes of runs"
+        first = f"{self.question}: {self.verdict}, {shown} ({seeds})"
+        lines = [first, self.comparison.answer]
+        if self.verdict == "undecided":
+            lines += [f"stopped by the {self.stopped}", *self.comparison.needed()[:2]]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return values that JSON can hold."""
+        return {
+            "question": self.question,
+            "verdict": self.verdict,
+            "answer": str(self),
+            "effect": asdict(self.effect),
+            "looks": self.looks,
+            "comparison": self.comparison.to_dict(),
+            "seconds": self.seconds,
+            "stopped": self.stopped,
+        }
+
+
+def decide(
+    slm: str,
+    layer: str | FrozenLayers,
+    task: Task,
+    *,
+    margin: float = 1.0,
+    budget: str | float | Budget = "30m",
+    question: str = "knowledge",
+    wiring: str = "matched",
+    recipe: Recipe | None = None,
+    folder: str | Path | None = None,
+    on_run: Callable[[RunResult], None] | None = None,
+) -> Decision:
+    """Train arms with further seeds until a question is answered or the budget is spent.
+
+    Every arm (encoder alone, two projections, random and shuffled twins, the layer) gets two seeds; then the arms that
+    the question compares get more, and the runs are looked at after 3, 4, 6, 8, 12, ... seeds. Looking often makes
+    chance finds likelier, so look k is judged at the level 1 - 0.05 / (k (k + 1)): over all looks together the chance
+    of a wrong verdict stays below 5 % (a union bound).
+
+    Parameters
+    ----------
+    slm : str
+        The encoder.
+    layer : str, FrozenLayer, FrozenChain or FrozenParallel
+    task : Task
+    margin : float
+        Differences smaller than this count as none: in points for shares such as accuracy, else in the metric's unit.
+    budget : str or float
+        A time ("30m", "2h"), or full runs ("40").
+    question : {"knowledge", "plugging in", "projections", "block"}
+        Which effect of the ladder is to be decided; see `pifi_probe.training.ladder`.
+    wiring : str
+    recipe : Recipe, optional
+        Its seed is the first.
+    folder : str or Path, optional
+        Of the runs, ``runs/decide-TASK`` when not given. Runs that are there are not made again.
+    on_run : callable, optional
+        Called with each run as it ends.
+
+    Returns
+    -------
+    Decision
+
+    Raises
+    ------
+    RecipeError
+        If the question is unknown, the margin is not above 0, or the folder holds runs of other texts or recipes.
+    SearchError
+        If the budget cannot be read.
+    """
+    if question not in QUESTIONS:
+        raise RecipeError(f"unknown question {question!r}", where="decide", next=f"use one of {', '.join(QUESTIONS)}")
+    if not 0 < margin < math.inf:
+        raise RecipeError(f"margin={margin!r} is not above 0", where="decide", next="1.0 is one point of accuracy")
+    limit = Budget.parse(budget)
+    base = recipe or Recipe()
+    root = make_folder(Path(folder) if folder is not None else Path("runs") / f"decide-{task.name}")
+    donor = extract(layer) if isinstance(layer, str) else layer
+    runs: dict[tuple[str, int], RunResult] = {}
+    looks: list[dict[str, Any]] = []
+    started, stopped = time.perf_counter(), "seeds"
+    for n_seeds in LOOKS:
+        arms = ARMS if not looks else QUESTIONS[question]
+        wanted = [(arm, seed) for seed in range(n_seeds) for arm in arms if (arm, seed) not in runs]
+        if looks and not _affordable(limit, len(wanted), list(runs.values()), time.perf_counter() - started):
+            stopped = "budget"
+            break
+        for arm, seed in wanted:
+            file = root / f"{arm}-seed{seed}" / "result.json"
+            own = Arm(wiring=wiring, control=None if arm == "real" else arm)
+            runs[arm, seed] = stored_run(file, own, slm, donor, task, [], base.replace(seed=base.seed + seed))
+            if on_run is not None:
+                on_run(runs[arm, seed])
+        alpha = 0.05 / ((len(looks) + 1) * (len(looks) + 2))
+        effect = _effect(list(runs.values()), question, 1 - alpha, margin)
+        looks.append(
+            {"seeds": n_seeds, "level": 1 - alpha}
+            | {name: getattr(effect, name) for name in ("mean", "low", "high", "verdict")}
+        )
+        if effect.verdict != "undecided":
+            stopped = "decided"
+            break
+    comparison = compare(list(runs.values()), margin=_margin(list(runs.values()), margin))
+    seconds = sum(sum(run.seconds.values()) for run in runs.values())
+    decision = Decision(question, effect, looks, comparison, seconds, stopped, root)
+    write_json(root / "decision.json", decision.to_dict() | {"provenance": collect(task=task.fingerprint)})
+    return decision
+
+
+def _margin(runs: list[RunResult], margin: float) -> float:
+    metric = next(iter(runs[0].tests.values())).score_names[0]
+    return margin / 100 if metric in SHARES else margin
+
+
+def _effect(runs: list[RunResult], question: str, level: float, margin: float) -> Effect:
+    found = compare(runs, level=level, margin=_margin(runs, margin))
+    return next(e for e in found.effects if e.name == question and e.metric == found.metric)
+
+
+def _affordable(limit: Budget, n_more: int, runs: list[RunResult], seconds: float) -> bool:
+    """Whether so many further runs, as long as those before, fit into the budget."""
+    if limit.unit != "seconds":
+        return len(runs) + n_more <= limit.amount
+    each = sum(sum(run.seconds.values()) for run in runs) / len(runs)
+    return seconds + n_more * each <= limit.amount

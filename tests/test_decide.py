@@ -1,0 +1,93 @@
+"""A question about a layer is decided with as many seeds as it needs, and looks at the data are paid for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pifi_probe as pp
+from pifi_probe.errors import RecipeError, SearchError
+from pifi_probe.experiments import decide as module
+from pifi_probe.training import RunResult
+from tests.runs import RECIPE, TASK, Parts, made_up
+
+
+def invented(monkeypatch: pytest.MonkeyPatch, accuracies: dict[str | None, float]) -> list[tuple[str | None, int]]:
+    """Let every run be made up; return the list of what was run."""
+    made: list[tuple[str | None, int]] = []
+
+    def run(file: Path, arm: Any, slm: str, layer: Any, task: Any, also: Any, recipe: Any) -> RunResult:
+        made.append((arm.control, recipe.seed))
+        return made_up("matched", control=arm.control, seed=recipe.seed, accuracy=accuracies[arm.control], n=2000)
+
+    monkeypatch.setattr(module, "stored_run", run)
+    return made
+
+
+CLEAR: dict[str | None, float] = {"vanilla": 0.6, "linear": 0.6, "random": 0.6, "shuffled": 0.6, None: 0.9}
+CLOSE = CLEAR | {None: 0.604}
+
+
+def test_a_clear_answer_needs_two_seeds_of_every_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = invented(monkeypatch, CLEAR)
+    found = pp.decide("slm", object(), TASK, folder=tmp_path)  # type: ignore[arg-type]
+    assert (found.verdict, found.stopped, len(made)) == ("better", "decided", 10)
+    assert str(found).startswith("knowledge: better, +30.0 [")
+    kept = json.loads((tmp_path / "decision.json").read_text(encoding="utf-8"))
+    assert kept["verdict"] == "better" and kept["provenance"]["versions"]["torch"]
+
+
+def test_more_seeds_go_to_the_arms_of_the_question_and_every_look_is_paid_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = invented(monkeypatch, CLOSE)
+    found = pp.decide("slm", object(), TASK, folder=tmp_path, budget="25")  # type: ignore[arg-type]
+    assert (found.verdict, found.stopped) == ("undecided", "budget")
+    assert len(made) <= 25 and {control for control, seed in made if seed > 1} == {None, "random", "shuffled"}
+    levels = [look["level"] for look in found.looks]
+    assert levels == pytest.approx([1 - 0.05 / (k * (k + 1)) for k in range(1, len(levels) + 1)])
+    assert "stopped by the budget" in str(found)
+
+
+def test_a_wide_margin_makes_a_small_difference_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    invented(monkeypatch, CLOSE)
+    found = pp.decide("slm", object(), TASK, folder=tmp_path, margin=10.0)  # type: ignore[arg-type]
+    assert (found.verdict, found.stopped) == ("equivalent", "decided")
+
+
+@pytest.mark.parametrize("question", module.QUESTIONS)
+def test_every_question_is_an_effect_of_the_ladder(
+    question: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    invented(monkeypatch, CLEAR)
+    found = pp.decide("slm", object(), TASK, folder=tmp_path, question=question, budget="12")  # type: ignore[arg-type]
+    assert found.effect.name == question
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"question": "why"}, RecipeError, "unknown question"),
+        ({"margin": 0.0}, RecipeError, "margin"),
+        ({"margin": float("nan")}, RecipeError, "margin"),
+        ({"budget": "soon"}, SearchError, "no budget"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(options: Any, error: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=says):
+        pp.decide("slm", "llm[0]", TASK, folder=tmp_path, **options)
+
+
+def test_real_runs_are_kept_and_not_made_again(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "parts")
+    seen: list[RunResult] = []
+    options: dict[str, Any] = {"recipe": RECIPE.replace(epochs=1), "folder": tmp_path / "runs", "wiring": "paper"}
+    first = pp.decide(str(parts.slm), parts.layer, TASK, budget="11", on_run=seen.append, **options)
+    assert len(seen) == 10 and first.stopped in ("budget", "decided")
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("result.json")}
+    again = pp.decide(str(parts.slm), parts.layer, TASK, budget="11", **options)
+    assert again.effect == first.effect
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("result.json")}
