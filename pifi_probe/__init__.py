@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -120,11 +119,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name on first use, so that ``import pifi_probe`` stays quick."""
-    if name in _MODULES:
-        return importlib.import_module(f"pifi_probe.{name}")
-    if name not in _HOMES:
+    from pifi_probe.importing import import_here
+
+    home = f"pifi_probe.{name}" if name in _MODULES else _HOMES.get(name)
+    if home is None:
         raise AttributeError(f"module 'pifi_probe' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    module = import_here(home)
+    return module if name in _MODULES else getattr(module, name)
 
 
 def __dir__() -> list[str]:

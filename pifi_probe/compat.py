@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,18 +29,38 @@ __all__ = [
 ]
 
 
+_QUIET = threading.Lock()
+_WITHIN: list[Callable[[], None]] = []  # for each `quiet_transformers` that is open: what the first one has to undo
+_DEFAULT_TYPE = threading.Lock()
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars, load reports and warnings; what was set before comes back."""
-    verbosity = transformers_logging.get_verbosity()
-    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    own_bar = modeling_gguf_pytorch_utils.tqdm  # its bar for GGUF files does not ask whether bars are wanted
-    modeling_gguf_pytorch_utils.tqdm = functools.partial(own_bar, disable=True)
+    """Silence transformers' progress bars, load reports and warnings; what was set before comes back.
+
+    The settings belong to the process: the first of all threads silences, and the last one that leaves brings back.
+    """
+    with _QUIET:
+        _WITHIN.append(_WITHIN[0] if _WITHIN else _silence())
     try:
         yield
     finally:
+        with _QUIET:
+            undo = _WITHIN.pop()
+            if not _WITHIN:
+                undo()
+
+
+def _silence() -> Callable[[], None]:
+    """Silence, and return what brings back the settings that were found."""
+    verbosity = transformers_logging.get_verbosity()
+    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    own_bar = modeling_gguf_pytorch_utils.tqdm  # its bar for GGUF files does not ask whether bars are wanted
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    modeling_gguf_pytorch_utils.tqdm = functools.partial(own_bar, disable=True)
+
+    def undo() -> None:
         modeling_gguf_pytorch_utils.tqdm = own_bar
         transformers_logging.set_verbosity(verbosity)
         if bars:
@@ -47,18 +68,21 @@ def quiet_transformers() -> Iterator[None]:
         if hub_bars:
             enable_progress_bars()
 
+    return undo
+
 
 def base_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """Return the untrained base model of a configuration, its weights of the types that loading in `dtype` gives.
 
     A few families keep some weights in float32 whatever is asked for.
     """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # not .to(dtype), which would round frequencies and other buffers, too
-    try:
-        model = MODEL_MAPPING[type(config)](config)
-    finally:
-        torch.set_default_dtype(before)
+    with _DEFAULT_TYPE:  # of the process, not of the thread
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)  # not .to(dtype), which would round frequencies and other buffers, too
+        try:
+            model = MODEL_MAPPING[type(config)](config)
+        finally:
+            torch.set_default_dtype(before)
     kept = [re.compile(pattern) for pattern in model._get_dtype_plan(dtype)]
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if any(pattern.search(name) for pattern in kept):

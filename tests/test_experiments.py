@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,13 +151,49 @@ def test_an_interrupted_experiment_goes_on_with_the_runs_that_are_missing(
     assert trained == [1] and RunResult.from_json(removed).metrics == before.metrics
 
 
-def test_runs_of_another_recipe_are_not_mixed_in(finished: tuple[str, Path], world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("scales", "small", "recipe", "epochs"), 2, "recipe.epochs: 1 there, 2 here"),
+        (("scales", "small", "recipe", "learning_rate"), 0.5, "recipe.learning_rate"),
+        (("scales", "small", "sizes", "test"), 14, "task"),
+        (("scales", "small", "layers", "last"), "LLM[0]", "layer 1 index: "),
+        (("scales", "small", "layers", "last"), "LLM[0] | LLM[1]", "layers: 1 there, 2 here"),
+        (("arms", "pifi", "wiring"), "matched", "wiring: 'paper' there, 'matched' here"),
+        (("arms", "pifi", "control"), "random", "control: None there, 'random' here"),
+        (("arms", "vanilla", "wiring"), "matched", "wiring"),
+        (("arms", "vanilla", "tuned"), True, "tuned: False there, True here"),
+        (("arms", "vanilla"), {"layer": "last", "control": "linear"}, "control: 'vanilla' there, 'linear' here"),
+        (("scales", "small", "blocks", "one", "also"), [{"file": "others.jsonl.gz", "split": "split"}], "tests"),
+    ],
+    ids=str,
+)
+def test_a_changed_plan_never_returns_old_numbers_and_what_differs_is_named(
+    finished: tuple[str, Path], world: Path, tmp_path: Path, place: tuple[str, ...], value: Any, named: str
+) -> None:
     values = yaml.safe_load(Path(finished[0]).read_text(encoding="utf-8"))
-    values["scales"]["small"]["recipe"]["epochs"] = 2
+    *path, last = place
+    target = values
+    for step in path:
+        target = target[step]
+    target[last] = value.replace("LLM", str(world / "llm")) if isinstance(value, str) else value
     other = tmp_path / "mine.yaml"
     other.write_text(yaml.safe_dump(values), encoding="utf-8")
-    with pytest.raises(RecipeError, match="another recipe"):
+    with pytest.raises(RecipeError, match="the folder holds another run") as caught:
         pp.reproduce(str(other), out=finished[1], data=world / "data")
+    assert named in str(caught.value)
+
+
+def test_a_layer_of_one_name_with_other_weights_is_another_run(
+    finished: tuple[str, Path], world: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished[1], tmp_path / "out")
+    file = out / "runs" / "one-pifi-seed0" / "result.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values["model"]["layers"][0]["sha256"] = "0" * 64
+    file.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(RecipeError, match="layer 1 sha256: '0000"):
+        pp.reproduce(finished[0], out=out, data=world / "data")
 
 
 def test_a_part_whose_file_is_missing_is_left_out_and_named(world: Path, tmp_path: Path) -> None:

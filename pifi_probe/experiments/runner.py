@@ -16,7 +16,8 @@ from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.plugin import plug_in
 from pifi_probe.tasks import Task, load_task
 from pifi_probe.training import Recipe, RunResult, fine_tune
-from pifi_probe.training.controls import vanilla_best_lr
+from pifi_probe.training.controls import FACTORS, vanilla_best_lr
+from pifi_probe.training.key import RunKey
 
 __all__ = ["Runs", "run_blocks", "stored_run", "task_of"]
 
@@ -147,14 +148,21 @@ def stored_run(
     Raises
     ------
     RecipeError
-        If the stored run has another recipe or other texts.
+        If the stored run is another one; what differs is named.
     """
     if file.is_file():
         stored = RunResult.from_json(file)
-        same = stored.recipe.replace(learning_rate=recipe.learning_rate) == recipe
-        if not same or stored.task["fingerprint"] != task.fingerprint or stored.model["slm"] != slm:
+        wanted = RunKey.planned(
+            slm, layer, task, recipe, wiring=arm.wiring, control=arm.control, combine=arm.combine, also=also
+        )
+        if arm.tuned:
+            wanted = wanted.replacing(**{"recipe.learning_rate": [f * recipe.learning_rate for f in FACTORS]})
+        differences = stored.key.differences(wanted)
+        if bool(stored.tuned) != arm.tuned:
+            differences.append(f"tuned: {bool(stored.tuned)} there, {arm.tuned} here")
+        if differences:
             raise RecipeError(
-                "the folder holds a run with another recipe, model or other texts",
+                f"the folder holds another run: {'; '.join(differences[:4])}",
                 where=str(file),
                 next="name another folder with --out, or remove this one",
             )

@@ -21,7 +21,7 @@ __all__ = ["Comparison", "compare"]
 MARGIN = 0.01  # one point
 _ALSO = ("accuracy", "nll")  # the ladder is told in both where both are known
 _UNITS = {"nll": "nats"}  # of scores where smaller is better
-_DRAWN = ("random", "shuffled")  # variants of a layer whose weights come from the seed
+_NOT_OF_THE_MODEL = ("recipe", "task", "tests")  # checked before, with words of their own
 Arms = dict[str, dict[int, RunResult]]
 
 
@@ -168,7 +168,7 @@ def _grouped(runs: Sequence[RunResult]) -> Arms:
 
 
 def _check_one_arm(first: RunResult, run: RunResult) -> None:
-    own, other = _without_draws(first.model), _without_draws(run.model)
+    own, other = (dict(one.key.without_draws().without(*_NOT_OF_THE_MODEL).entries) for one in (first, run))
     names = [name for name in own if name in other and own[name] != other[name]]  # older results say less
     if names:
         raise PlugInError(
@@ -182,15 +182,6 @@ def _check_one_arm(first: RunResult, run: RunResult) -> None:
 def _both(names: Iterable[str], own: dict[str, Any], other: dict[str, Any]) -> str:
     """Name entries that differ, with both values."""
     return ", ".join(f"{name} {own[name]!r} and {other[name]!r}" for name in names)
-
-
-def _without_draws(model: dict[str, Any]) -> dict[str, Any]:
-    """Return the flat description of a model without what depends on the seed."""
-    flat = {name: value for name, value in model.items() if name not in ("layers", "members")}
-    for number, layer in enumerate(model["layers"], start=1):
-        drawn = ("sha256",) if layer.get("variant") in _DRAWN else ()
-        flat |= {f"layer {number} {name}": value for name, value in layer.items() if name not in drawn}
-    return flat
 
 
 def _baseline_of(arm: str, arms: Arms, baseline: str) -> str:

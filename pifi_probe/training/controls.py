@@ -21,6 +21,7 @@ from pifi_probe.training.run import Run
 
 __all__ = ["controls", "controls_at_equal_k", "vanilla_best_lr"]
 
+FACTORS = (0.4, 1.0, 2.0)  # of the learning rate, for `vanilla_best_lr`
 Factory = Callable[[int], PiFiForSequenceClassification]
 
 
@@ -100,7 +101,7 @@ def vanilla_best_lr(
     recipe: Recipe,
     *,
     wiring: str = "paper",
-    factors: Sequence[float] = (0.4, 1.0, 2.0),
+    factors: Sequence[float] = FACTORS,
     also: Sequence[Task] = (),
     out: str | Path | None = None,
 ) -> RunResult:

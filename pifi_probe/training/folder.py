@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pifi_probe.errors import RecipeError, RunInterrupted, SaveError
 from pifi_probe.files import advice, write_json
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.training.history import load_trained_state
+from pifi_probe.training.key import RunKey
 from pifi_probe.training.result import RunResult
 
 __all__ = ["RunFolder", "temporary_run_folder"]
@@ -164,27 +166,31 @@ class RunFolder:
             self._run_file.unlink()
 
     def _check(self, stored: dict[str, Any], identity: dict[str, Any]) -> None:
-        part = _unlike(stored, identity)
-        if part:
+        differences = _unlike(stored, identity)
+        if differences:
+            part = _part(differences[0])
+            own = [one.removeprefix(f"{part}.") for one in differences if _part(one) == part]
+            shown = f" ({'; '.join(own[:3])})" if part in ("recipe", "model") else ""
             raise RecipeError(
-                f"the folder holds another run: its {part} differs{_difference(stored.get(part), identity[part])}",
+                f"the folder holds another run: its {part} differs{shown}",
                 where=str(self.path),
                 next="give the same model, task and recipe, or another folder; resume=False starts anew in place of "
                 "that run",
             )
 
 
-def _unlike(stored: dict[str, Any], identity: dict[str, Any]) -> str:
-    """Return the first part of an identity in which a stored run differs; empty where it is the same run."""
-    parts = json.loads(json.dumps(identity))
-    return next((part for part, value in parts.items() if stored.get(part) != value), "")
+def _unlike(stored: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    """Return in words what differs from a stored run; empty where it is the same run."""
+    own, found = RunKey.of_identity(identity), RunKey.of_identity(stored)
+    if own is None or found is None:
+        return ["record: it cannot be read"]
+    return found.differences(own)
 
 
-def _difference(stored: Any, own: Any) -> str:
-    if not isinstance(stored, dict) or not isinstance(own, dict):
-        return ""
-    names = [name for name in own if stored.get(name) != own[name]]
-    return f" ({', '.join(f'{name}: {stored.get(name)!r} there, {own[name]!r} here' for name in names[:3])})"
+def _part(difference: str) -> str:
+    """Return the part of a run that a difference is about: recipe, task, start, record or model."""
+    name = re.split(r"[.:]", difference, maxsplit=1)[0]
+    return name if name in ("recipe", "task", "start", "record") else "model"
 
 
 def _read(path: Path) -> dict[str, Any]:

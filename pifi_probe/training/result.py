@@ -17,6 +17,7 @@ from pifi_probe.escaping import one_line
 from pifi_probe.files import write_text
 from pifi_probe.tasks.metrics import classification_metrics, per_example
 from pifi_probe.tasks.task import Task
+from pifi_probe.training.key import RunKey
 from pifi_probe.training.recipe import Recipe
 
 __all__ = ["RunResult", "TestResult", "runs_in"]
@@ -177,6 +178,12 @@ class RunResult:
         """What a run is: recipe, task, model and start; equal identities give equal numbers on one machine."""
         task = {name: self.task[name] for name in ("name", "fingerprint")}
         return {"recipe": self.recipe.to_dict(), "task": task, "model": self.model, "start": self.start}
+
+    @property
+    def key(self) -> RunKey:
+        """What makes another run the same as this one, with its test sets."""
+        tests = {name: test.fingerprint for name, test in self.tests.items()}
+        return RunKey.of(self.model, self.task["fingerprint"], self.recipe.to_dict(), tests, self.start)
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:

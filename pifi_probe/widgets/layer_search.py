@@ -12,6 +12,7 @@ import ipywidgets
 import traitlets
 
 from pifi_probe.errors import PifiProbeError, SearchError
+from pifi_probe.importing import import_libraries
 from pifi_probe.widgets.chart import SearchChart
 from pifi_probe.widgets.controls import Form
 from pifi_probe.widgets.engine import Engine, Work
@@ -92,6 +93,7 @@ class LayerSearch(ipywidgets.VBox):
         return self
 
     def _assemble(self, study: Study | None) -> None:
+        import_libraries()  # here, and not in the threads: the next cell imports the same
         self.engine = Engine()
         self.chart = SearchChart()
         self._feed = Feed(self.engine, self.chart, self._on_word)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import SearchError, TaskError
 from pifi_probe.files import atomic_write, cache_root
+from pifi_probe.importing import import_libraries
 from pifi_probe.selection import events
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ __all__ = [
 
 MOST_BYTES = 64 << 20  # of an upload
 LOCK_SECONDS = 5.0  # a notebook does not wait longer for a locked file to be shown
-_IMPORTING = threading.Lock()
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -127,14 +126,6 @@ class Request:
             return None
         store = Store(address, lock_seconds=LOCK_SECONDS)
         return None if store.noted("settings") is None else Study(store)
-
-
-def import_libraries() -> None:
-    """Import what form and search need; the lazy modules of transformers fail when two threads do so at once."""
-    with _IMPORTING:
-        import pifi_probe.layers.outlook
-        import pifi_probe.selection.evaluate
-        import pifi_probe.selection.strategies  # noqa: F401
 
 
 def with_task(study: Study, given: Task | None = None) -> Study:

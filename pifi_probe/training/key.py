@@ -1,0 +1,194 @@
+"""`RunKey`: what makes two runs the same run; run folders, experiments and comparisons ask nothing else."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pifi_probe.layers.frozen import FrozenLayer, list_of
+from pifi_probe.layers.parallel import FrozenLayers, branches_of
+from pifi_probe.layers.reduce import reduce
+from pifi_probe.plugin.config import WIRINGS
+from pifi_probe.tasks.shift import shift_view
+
+if TYPE_CHECKING:
+    from pifi_probe.tasks.task import Task
+    from pifi_probe.training.recipe import Recipe
+
+__all__ = ["RunKey"]
+
+_BARE = ("vanilla", "linear", "mlp")  # controls that hold no layer
+_DRAWN = ("random", "shuffled")  # variants of a layer whose weights come from the seed
+_DERIVED = ("feed", "pooling")  # modes of a wiring that task and encoder may change
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Everything that a run's numbers follow from, as flat entries; what an older record does not say is left out.
+
+    Parameters
+    ----------
+    entries : mapping
+        Name to JSON value: ``"task"`` (fingerprint), ``"slm"``, ``"wiring"``, ``"control"``, ``"combine"``,
+        ``"branches"``, every mode, ``"width"``, for each layer ``"layer 1 model"``, ``index``, ``revision``,
+        ``variant``, ``dtype`` and ``sha256``, ``"test NAME"`` (fingerprint), ``"recipe.NAME"``, ``"start"``
+        (sha256 of the weights that it started from).
+    """
+
+    entries: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: Mapping[str, Any],
+        task: str,
+        recipe: Mapping[str, Any],
+        tests: Mapping[str, str] | None = None,
+        start: str = "",
+    ) -> RunKey:
+        """Return the key of a model that was described, or of a stored result.
+
+        Parameters
+        ----------
+        model : mapping
+            As `describe_model` gives it, or a record of an older version.
+        task : str
+            Fingerprint.
+        recipe : mapping
+            ``Recipe.to_dict()``.
+        tests : mapping, optional
+            Name to fingerprint of every test set; None where they do not matter.
+        start : str
+        """
+        flat = {name: value for name, value in model.items() if name not in ("layers", "members", "shapes", "label")}
+        flat.setdefault("combine", "serial" if len(model.get("layers", ())) > 1 else None)
+        if isinstance(shapes := model.get("shapes"), Mapping):
+            flat["width"] = shapes["L_in"][0] if "L_in" in shapes else 0
+        flat["layers"] = len(model.get("layers", ()))
+        for number, layer in enumerate(model.get("layers", ()), start=1):
+            kept = {name: value for name, value in layer.items() if name != "spec"}
+            flat |= {f"layer {number} {name}": value for name, value in kept.items()}
+        return cls._joined(flat, task, recipe, tests, start)
+
+    @classmethod
+    def planned(
+        cls,
+        slm: str,
+        layers: FrozenLayers | None,
+        task: Task,
+        recipe: Recipe,
+        *,
+        wiring: str,
+        control: str | None = None,
+        combine: str | None = None,
+        also: Iterable[Task] = (),
+    ) -> RunKey:
+        """Return what is known of a run before its model is built; arguments as for `plug_in` and `fine_tune`."""
+        own = [] if layers is None or control in _BARE else list_of(layers)
+        modes = {name: value for name, value in WIRINGS.get(wiring, {}).items() if name not in _DERIVED}
+        flat: dict[str, Any] = {"slm": slm, "wiring": wiring, "control": control, "layers": len(own), **modes}
+        if len(own) > 1 and layers is not None:
+            flat["combine"] = combine or _combination(layers)
+        elif layers is not None and control not in ("vanilla", "mlp"):
+            flat["width"] = list_of(layers)[0].hidden_size
+        for number, layer in enumerate(own, start=1):
+            card = layer.card
+            flat |= {f"layer {number} {name}": getattr(card, name) for name in ("model", "index", "revision", "dtype")}
+            flat[f"layer {number} variant"] = control or "real"
+            if control is None:
+                flat[f"layer {number} sha256"] = _digests(layer)
+        tests = {task.name: task.fingerprint} | {one.name: shift_view(one, task)[0].fingerprint for one in also}
+        return cls._joined(flat, task.fingerprint, recipe.to_dict(), tests, "")
+
+    @classmethod
+    def of_identity(cls, values: Mapping[str, Any]) -> RunKey | None:
+        """Return the key of what a run folder holds (`Run.identity`); None where that is no run."""
+        try:
+            return cls.of(values["model"], values["task"]["fingerprint"], values["recipe"], start=values["start"])
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+            return None
+
+    @classmethod
+    def _joined(
+        cls,
+        flat: dict[str, Any],
+        task: str,
+        recipe: Mapping[str, Any],
+        tests: Mapping[str, str] | None,
+        start: str,
+    ) -> RunKey:
+        flat = {f"recipe.{name}": value for name, value in recipe.items()} | {"task": task} | flat
+        if tests is not None:
+            flat["tests"] = sorted(tests)
+            flat |= {f"test {name}": value for name, value in tests.items()}
+        return cls(json.loads(json.dumps(flat | ({"start": start} if start else {}))))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 of all entries: equal for equal keys, in every process."""
+        return hashlib.sha256(json.dumps(self.entries, sort_keys=True).encode()).hexdigest()
+
+    def replacing(self, **entries: Any) -> RunKey:
+        """Return the key with other values; a list stands for any of its values."""
+        return RunKey({**self.entries, **entries})
+
+    def without(self, *names: str) -> RunKey:
+        """Return the key without some entries; ``"recipe"`` stands for all of the recipe's."""
+        kept = (key for key in self.entries if key not in names and key.partition(".")[0] not in names)
+        return RunKey({key: self.entries[key] for key in kept})
+
+    def without_draws(self) -> RunKey:
+        """Return the key without what depends on the seed only."""
+        drawn = {
+            f"layer {n} sha256"
+            for n in range(1, self.entries.get("layers", 0) + 1)
+            if self.entries.get(f"layer {n} variant") in _DRAWN
+        }
+        return self.without("recipe.seed", "start", *drawn)
+
+    def differences(self, own: RunKey) -> list[str]:
+        """Return in words what differs from a stored key (this one) to the one that is wanted; empty: the same run.
+
+        Entries that only one of them knows are no difference: older records say less.
+        """
+        found = []
+        for name, value in own.entries.items():
+            stored = self.entries.get(name)
+            if name not in self.entries or _alike(stored, value):
+                continue
+            found.append(f"{name}: {_shown(stored)} there, {_shown(value)} here")
+        return found
+
+
+def _alike(stored: Any, own: Any) -> bool:
+    """Return whether two values agree; a list beside a single value stands for any of its values."""
+    return bool(stored == own or (isinstance(own, list) and not isinstance(stored, list) and stored in own))
+
+
+def _combination(layers: FrozenLayers) -> str:
+    """Return how `plug_in` combines layers that nothing is said of."""
+    branches = branches_of(layers)
+    if len(branches) == 1:
+        return "serial"
+    return "mix" if len({branch.hidden_size for branch in branches}) == 1 else "unshared"
+
+
+def _shown(value: Any) -> str:
+    text = " or ".join(str(one)[:12] for one in value) if isinstance(value, list) else repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+_DIGESTS: dict[str, list[str]] = {}
+
+
+def _digests(layer: FrozenLayer) -> list[str]:
+    """Return the sha256 of a layer and of its single-token form, which a pooled feed takes where there is one."""
+    own = layer.card.sha256 or layer.digest()
+    if own not in _DIGESTS:
+        reduced = reduce(layer)
+        _DIGESTS[own] = list(dict.fromkeys([own, reduced.card.sha256 or reduced.digest()]))
+    return _DIGESTS[own]
