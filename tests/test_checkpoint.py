@@ -223,7 +223,7 @@ def test_a_name_that_is_no_path_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(hub, "open_hub_checkpoint", lambda *args, **flags: asked.append((args, flags)))
     for name in ("org/name", "gpt2", "org/name/model-Q4_0.gguf"):
         open_checkpoint(name, "main", allow_pickle=True)
-        assert asked.pop() == ((name, "main"), {"allow_pickle": True, "allow_full_download": False})
+        assert asked.pop() == ((name, "main"), {"allow_pickle": True, "allow_full_download": False, "token": None})
 
 
 def test_an_embedded_name_is_its_file(monkeypatch: pytest.MonkeyPatch, llama: Path) -> None:

@@ -20,7 +20,6 @@ from pifi_probe.permissions import pickle_allowed
 
 __all__ = ["Checkpoint", "SafetensorsCheckpoint", "open_checkpoint"]
 
-INDEX = "model.safetensors.index.json"
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$|^[\w.-]+/[\w.-]+/[\w./-]+\.gguf$")
 
 

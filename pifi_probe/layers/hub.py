@@ -17,19 +17,18 @@ from huggingface_hub import ModelInfo, constants, try_to_load_from_cache
 
 from pifi_probe.errors import CheckpointError, HubError, SaveError
 from pifi_probe.files import cache_root, write_json
-from pifi_probe.layers.checkpoint import INDEX, Checkpoint, SafetensorsCheckpoint
+from pifi_probe.layers.checkpoint import Checkpoint, SafetensorsCheckpoint
 from pifi_probe.layers.configs import read_config, read_licence, read_weight_map
 from pifi_probe.layers.hub_client import HubClient, HubUnreachable, Patience
 from pifi_probe.layers.hub_source import HubRangeSource
 from pifi_probe.layers.sources import ByteSource, FileSource
+from pifi_probe.layers.weight_files import ONE_PICKLE, PICKLES, WeightFiles, weight_files
 from pifi_probe.reading import read_object
 
 __all__ = ["HubRepo", "open_hub_checkpoint"]
 
 _log = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PICKLE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
-_PICKLE_INDEX = "pytorch_model.bin.index.json"
 
 
 def open_hub_checkpoint(
@@ -76,10 +75,7 @@ def open_hub_checkpoint(
         from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 
         return GGUFCheckpoint(opened.source(gguf), **opened.provenance())
-    weights = [name for name in opened.files if "/" not in name and name.endswith(".safetensors")]
-    if weights:
-        return _open_safetensors(opened, weights)
-    return _open_pickle(opened, allow_pickle)
+    return _open_weights(opened, allow_pickle)
 
 
 @dataclass(frozen=True)
@@ -173,45 +169,45 @@ class HubRepo:
             )
 
 
-def _open_safetensors(repo: HubRepo, weights: list[str]) -> Checkpoint:
-    weight_map = None
-    if INDEX in repo.files:
-        weight_map = read_weight_map(repo.path(INDEX))
-        weights = sorted(set(weight_map.values()))
-        missing = [name for name in weights if name not in repo.files]
-        if missing:
-            raise CheckpointError(
-                f"{len(missing)} of {len(weights)} shards are missing: {', '.join(missing[:3])}",
-                where=repo.provenance()["identity"],
-                next="use another revision of the model, or tell its author",
-            )
-    elif "model.safetensors" in weights:
-        weights = ["model.safetensors"]
-    elif len(weights) > 1:
-        raise CheckpointError(
-            f"the model has {len(weights)} safetensors files and no {INDEX}",
-            where=repo.provenance()["identity"],
-            next="download the one file that you mean, with config.json, and give its path",
-        )
-    config = read_config(repo.path("config.json").parent)
-    sources = {name: repo.source(name) for name in weights}
-    return SafetensorsCheckpoint(config, sources, **repo.provenance(), weight_map=weight_map)
-
-
-def _open_pickle(repo: HubRepo, allow_pickle: bool) -> Checkpoint:
-    """Open legacy weights: they cannot be read in parts, so they are downloaded, when both flags allow it."""
-    weights = [name for name in repo.files if _PICKLE.fullmatch(name)]
+def _open_weights(repo: HubRepo, allow_pickle: bool) -> Checkpoint:
+    """Open the weights of a repository; see `weight_files` for which of several files are read."""
     where = repo.provenance()["identity"]
-    if not weights:
+    folder = repo.path("config.json").parent if "config.json" in repo.files else None
+    stated = None if folder is None else read_object(folder / "config.json").get("transformers_weights")
+    found = weight_files(repo.files, where, stated)
+    if found is None:
         others = [name for name in repo.files if name.endswith(".gguf")]
         raise HubError(
             "the model has no safetensors weights",
             where=where,
             next=f"give the GGUF file itself: {repo.client.repo}/{others[0]}" if others else "choose another model",
         )
+    if found.pickle:
+        return _open_pickle(repo, found, where, allow_pickle)
+    weight_map = None if found.index is None else read_weight_map(repo.path(found.index))
+    files = found.files if weight_map is None else sorted(set(weight_map.values()))
+    _require_shards(repo, files, where)
+    config = read_config(repo.path("config.json").parent)
+    sources = {name: repo.source(name) for name in files}
+    return SafetensorsCheckpoint(config, sources, **repo.provenance(), weight_map=weight_map)
+
+
+def _require_shards(repo: HubRepo, files: list[str], where: str) -> None:
+    missing = [name for name in files if name not in repo.files]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of {len(files)} shards are missing: {', '.join(missing[:3])}",
+            where=where,
+            next="use another revision of the model, or tell its author",
+        )
+
+
+def _open_pickle(repo: HubRepo, found: WeightFiles, where: str, allow_pickle: bool) -> Checkpoint:
+    """Open legacy weights: they cannot be read in parts, so they are downloaded, when both flags allow it."""
     if not (allow_pickle and repo.allow_full_download):
+        shards = found.files or [name for name in repo.files if PICKLES.fullmatch(name) and name != ONE_PICKLE]
         raise HubError(
-            f"the model has legacy .bin weights only, which need a full download of {repo.total(weights)}",
+            f"the model has legacy .bin weights only, which need a full download of {repo.total(shards)}",
             where=where,
             next="choose a model or revision with safetensors, or pass allow_full_download=True and "
             "allow_pickle=True to pp.extract (pifi-probe extract --allow-full-download --allow-pickle), and plug in "
@@ -220,9 +216,9 @@ def _open_pickle(repo: HubRepo, allow_pickle: bool) -> Checkpoint:
     from pifi_probe.layers.pickle_io import PickleCheckpoint
 
     config = read_config(repo.path("config.json").parent)
-    if _PICKLE_INDEX in repo.files:
-        weights = sorted(set(read_weight_map(repo.path(_PICKLE_INDEX)).values()))
-    return PickleCheckpoint(config, {name: repo.path(name) for name in weights}, **repo.provenance())
+    files = found.files if found.index is None else sorted(set(read_weight_map(repo.path(found.index)).values()))
+    _require_shards(repo, files, where)
+    return PickleCheckpoint(config, {name: repo.path(name) for name in files}, **repo.provenance())
 
 
 # --- what is known of a repository without a connection -----------------------------------------------------

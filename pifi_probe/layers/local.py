@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from pifi_probe.errors import CheckpointError, UnsupportedFormatError
-from pifi_probe.layers.checkpoint import INDEX, Checkpoint, SafetensorsCheckpoint
+from pifi_probe.layers.checkpoint import Checkpoint, SafetensorsCheckpoint
 from pifi_probe.layers.configs import read_config, read_licence, read_weight_map
 from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 from pifi_probe.layers.pickle_io import PickleCheckpoint
 from pifi_probe.layers.sources import FileSource
+from pifi_probe.layers.weight_files import weight_files
+from pifi_probe.reading import read_object
 
 __all__ = ["open_local_checkpoint"]
-
-_PICKLE_INDEX = "pytorch_model.bin.index.json"
-_SHARD = re.compile(r"^(?P<stem>.+)-\d{5}-of-(?P<n>\d{5})\.(safetensors|bin)$")
 
 
 def open_local_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
@@ -38,49 +36,25 @@ def open_local_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoi
 
 
 def _open_folder(folder: Path, allow_pickle: bool) -> Checkpoint:
-    """Open what a folder holds: safetensors before pickle, an index before single files."""
-    if (folder / INDEX).is_file():
-        weight_map = read_weight_map(folder / INDEX)
-        return _open_safetensors(folder, sorted(set(weight_map.values())), str(folder), weight_map)
+    """Open what a folder holds; see `weight_files` for which of several files are read."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    weights = [name for name in names if name.endswith(".safetensors")]
-    if "model.safetensors" in weights:
-        weights = ["model.safetensors"]
-    if len(weights) == 1 or (weights and _is_complete_set(weights, folder)):
-        return _open_safetensors(folder, weights, str(folder))
-    if weights:
+    config = folder / "config.json"
+    stated = read_object(config).get("transformers_weights") if config.is_file() else None
+    found = weight_files(names, str(folder), stated)
+    if found is None:
+        ggufs = [name for name in names if name.endswith(".gguf")]
         raise CheckpointError(
-            f"the folder has {len(weights)} safetensors files and no {INDEX}",
+            "the folder has no weights (model.safetensors)",
             where=str(folder),
-            next=f"add {INDEX}, or give the one file that you mean",
+            next=f"give the GGUF file itself: {folder / ggufs[0]}"
+            if ggufs
+            else "give the folder of a whole checkpoint",
         )
-    if _PICKLE_INDEX in names:
-        files = sorted(set(read_weight_map(folder / _PICKLE_INDEX).values()))
+    weight_map = None if found.index is None else read_weight_map(folder / found.index)
+    files = found.files if weight_map is None else sorted(set(weight_map.values()))
+    if found.pickle:
         return _open_pickle(folder, files, str(folder), allow_pickle)
-    pickles = [name for name in names if re.fullmatch(r"pytorch_model(-\d+-of-\d+)?\.bin", name)]
-    if len(pickles) == 1 or (pickles and _is_complete_set(pickles, folder)):
-        return _open_pickle(folder, pickles, str(folder), allow_pickle)
-    ggufs = [name for name in names if name.endswith(".gguf")]
-    raise CheckpointError(
-        "the folder has no weights (model.safetensors)",
-        where=str(folder),
-        next=f"give the GGUF file itself: {folder / ggufs[0]}" if ggufs else "give the folder of a whole checkpoint",
-    )
-
-
-def _is_complete_set(names: list[str], folder: Path) -> bool:
-    """Tell whether the files are the shards of one checkpoint; raise when some of them are missing."""
-    shards = [match for name in names if (match := _SHARD.match(name))]
-    if len(shards) != len(names) or len({(match["stem"], match["n"]) for match in shards}) != 1:
-        return False
-    n = int(shards[0]["n"])
-    if len(shards) != n:
-        raise CheckpointError(
-            f"{n - len(shards)} of {n} shards are missing",
-            where=str(folder),
-            next="download the missing files",
-        )
-    return True
+    return _open_safetensors(folder, files, str(folder), weight_map)
 
 
 def _open_safetensors(
