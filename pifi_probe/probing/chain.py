@@ -24,6 +24,8 @@ from pifi_probe.probing.features import llm_features
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.task import Split, Task
+from pifi_probe.training.devices import device_of
+from pifi_probe.training.recipe import Recipe
 
 __all__ = ["ARMS", "probe_chain", "span_of"]
 
@@ -52,6 +54,7 @@ def probe_chain(
     n_align: int = 2000,
     max_length: int = 100,
     device: str = "cpu",
+    precision: str = "float32",
     cache: bool = True,
     seed: int = 0,
     progress: bool = True,
@@ -103,6 +106,9 @@ def probe_chain(
         Tokens of the encoder after which a text is cut.
     device : str
         "cpu", "cuda", ...
+    precision : {"float32", "bf16"}
+        "bf16": the chain and the donor's own probe under automatic mixed precision, which is about three times as
+        fast where the processor has instructions for it; the alignment stays in float32.
     cache : bool
         Keep the encoder's features, the interfaces and each arm's readout on disk, by content: another fraction or
         arm then takes seconds.
@@ -132,10 +138,11 @@ def probe_chain(
     """
     start = time.perf_counter()
     _check(arms, references, score)
+    device_of(Recipe(device=device, precision=precision))  # whether this machine has both
     checkpoint = open_checkpoint(*parse_model(llm))
     first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
     train, scored = _rows(task, tests, score, n_train, n_test, seed)
-    encoder = Encoder(slm, max_length, device, cache)
+    encoder = Encoder(slm, max_length, device, cache, precision)
     texts = {name: Texts(encoder, rows) for name, rows in {"": train, **scored}.items()}
     on = texts[""].among(_aligned_on(task, train, n_align, seed))
     saw = {"task": task.name, "split": "train", "texts of tests": "none"}
@@ -164,7 +171,7 @@ def probe_chain(
         seconds[arm] = round(time.perf_counter() - began, 1)
     if "donor" in references:
         began = time.perf_counter()
-        blocks["donor"] = [_donor(llm, texts, task.kind, last + 1, max_length, device, cache, progress)]
+        blocks["donor"] = [_donor(llm, texts, task.kind, last + 1, max_length, device, cache, progress, precision)]
         seconds["donor"] = round(time.perf_counter() - began, 1)
     began = time.perf_counter()
     labels = {name: np.asarray(each.rows.labels, dtype=np.int64) for name, each in texts.items()}
@@ -183,6 +190,7 @@ def probe_chain(
         "twins": twins,
         "draws": draws,
         "max_length": max_length,
+        "precision": precision,
         "seed": seed,
         "layer_sha256": [layer.card.sha256 for layer in real],
     }
@@ -303,6 +311,7 @@ def _donor(
     device: str,
     cache: bool,
     progress: bool,
+    precision: str,
 ) -> dict[str, Floats]:
     """Return the donor's own states at the chain's exit, mean and last token, read on its own tokens."""
     return {
@@ -314,6 +323,7 @@ def _donor(
                 pooling="mean+last",
                 max_length=2 * max_length,
                 until=point,
+                precision=precision,
                 device=device,
                 cache=cache,
                 progress=progress,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -29,6 +30,7 @@ from pifi_probe.plugin.variants import make_variant
 from pifi_probe.probing.cache import Entry
 from pifi_probe.tasks.task import Split
 from pifi_probe.tasks.tokens import tokenizer_digest
+from pifi_probe.training.devices import autocast
 
 __all__ = ["Encoder", "Texts", "cached_interfaces", "twin_of"]
 
@@ -47,12 +49,16 @@ class Encoder:
     device : str
     cache : bool
         Keep what is computed on disk.
+    precision : {"float32", "bf16"}
+        Of the chain.
     """
 
-    def __init__(self, slm: str | PreTrainedModel, max_length: int, device: str, cache: bool) -> None:
+    def __init__(
+        self, slm: str | PreTrainedModel, max_length: int, device: str, cache: bool, precision: str = "float32"
+    ) -> None:
         self.model, self.name, _ = load_encoder(slm)
         self.tokenizer = encoder_tokenizer(self.name)
-        self.max_length, self.device, self.cache = max_length, device, cache
+        self.max_length, self.device, self.cache, self.precision = max_length, device, cache, precision
         self.digest = _digest([weights_digest(self.model), tokenizer_digest(self.tokenizer), max_length])
 
     def states(self, rows: Split) -> TokenStates:
@@ -105,16 +111,21 @@ class Texts:
 
     def chain(self, interface: Interface, layers: Sequence[FrozenLayer], progress: bool) -> Floats:
         """Return the readout of a chain, or of the interface alone; see `chain_features`."""
-        key = {
+        key: dict[str, Any] = {
             "part": "chain" if layers else "interface",
             "interface": interface.digest(),
             "layers": [layer.card.sha256 for layer in layers],
             "model": interface.donor,
         }
-        device = self.encoder.device
-        return self._cached(
-            key, lambda: chain_features(self.states, interface, layers, device=device, progress=progress)
-        )
+        device, precision = self.encoder.device, self.encoder.precision
+        if layers and precision != "float32":
+            key["precision"] = precision
+
+        def compute() -> Floats:
+            with autocast(precision if layers else "float32", torch.device(device)):
+                return chain_features(self.states, interface, layers, device=device, progress=progress)
+
+        return self._cached(key, compute)
 
     def _cached(self, key: Mapping[str, Any], compute: Callable[[], Floats]) -> Floats:
         if not self.encoder.cache:

@@ -1,0 +1,203 @@
+"""The study of aligned chains: what real middle layers add to an encoder, beside every twin, on eleven tasks.
+
+The protocol is `book/_studies/aligned/protocol.md`. Every task is one JSON in that folder; what is there is kept, so
+that the same command goes on after an interruption.
+
+    python benchmarks/aligned.py                      # all tasks that can be had: hours on two cores
+    python benchmarks/aligned.py movie-reviews        # one task
+    python benchmarks/aligned.py movie-reviews critic-reviews product-reviews --small   # minutes, other numbers
+    python benchmarks/aligned.py --trained movie-reviews   # with a fine-tuned encoder
+
+Tasks that are no part of the package are read from the folder ``--data`` (JSON lines with a column ``split``) and left
+out without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import claimed
+
+import pifi_probe as pp
+from pifi_probe.alignment.readout import fit_block, fit_stack
+from pifi_probe.files import write_json
+from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.extract import extract_from
+from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces, twin_of
+from pifi_probe.provenance import collect
+from pifi_probe.tasks import Split, Task
+
+STUDY = Path(__file__).parent.parent / "book" / "_studies" / "aligned"
+SLM, LLM, CHAIN = "minilm-l6", "smollm2-135m", (8, 14)
+EXPLORING = ("movie-reviews", "product-reviews", "tweets", "word-order", "translation-match")
+CONFIRMING = ("critic-reviews", "umsab-english", "reuters-r8", "newsgroups", "germeval", "nsmc")
+SHIFT = {
+    "movie-reviews": ("product-reviews", "tweets"),
+    "critic-reviews": ("movie-reviews", "product-reviews"),
+    "product-reviews": ("movie-reviews", "tweets"),
+    "tweets": ("product-reviews",),
+}
+FILES = {
+    "umsab-english": ("umsab_english.jsonl.gz", {}),
+    "germeval": ("germeval2018_de.jsonl.gz", {"language": "de"}),
+    "nsmc": ("nsmc_ko.jsonl.gz", {"language": "ko"}),
+}
+FRACTIONS, DRAWS = (100, 300, 1000), 6
+
+
+def load(name: str, data: Path | None) -> Task | None:
+    """Return a task of the study; None where its file is missing."""
+    if name == "word-order":
+        return word_order(pp.load_task("movie-reviews"))
+    if name not in FILES:
+        return pp.load_task(name)
+    file, options = FILES[name]
+    if data is None or not (data / file).is_file():
+        return None
+    return pp.load_task(data / file, text="text", label="label", split="split", drop_overlap=True, **options)
+
+
+def word_order(task: Task) -> Task:
+    """Return a task made of another's texts: were two neighbouring words swapped? Half of the texts, by their order."""
+    made = {}
+    for name, split in task.splits.items():
+        draw, texts, labels, ids = random.Random(0), [], [], []
+        for id_, text in zip(split.ids, split.texts, strict=True):
+            words, label = text.split(), len(texts) % 2
+            if not 8 <= len(words) <= 25:
+                continue
+            if label:
+                at = draw.randrange(1, len(words) - 3)
+                if words[at].lower() == words[at + 1].lower():
+                    continue
+                words[at], words[at + 1] = words[at + 1], words[at]
+            texts.append(" ".join(words))
+            labels.append(label)
+            ids.append(id_)
+        made[name] = Split(texts=tuple(texts), labels=tuple(labels), ids=tuple(ids))
+    return replace(task, name="word-order", splits=made, label_names=("as written", "swapped"))
+
+
+def probe(name: str, task: Task, data: Path | None, *, small: bool) -> dict[str, Any]:
+    """Return the table of one task as JSON."""
+    others = [other for other in (load(one, data) for one in SHIFT.get(name, ())) if other is not None]
+    n = 600 if small else 1500
+    table = pp.probe_chain(
+        SLM,
+        LLM,
+        task,
+        CHAIN,
+        references=() if small else ("donor",),
+        fractions=(100,) if small else FRACTIONS,
+        draws=3 if small else DRAWS,
+        tests=[] if small else others,
+        n_train=n,
+        n_test=n,
+        n_align=600 if small else 1000,
+        max_length=64,
+        precision="float32" if small else "bf16",
+        progress=False,
+    )
+    print(table.answer, flush=True)
+    return dict(json.loads(table.to_json()))
+
+
+def trained(name: str, task: Task, seed: int) -> dict[str, Any]:
+    """Fine-tune the encoder, then read the chain beside it: accuracies, and correct answers of every example.
+
+    The encoder is fine-tuned, and the chain's readout fitted, on three quarters of the training texts; the other
+    quarter, which neither saw, gives the stacking weights. The chain is fed by the encoder as it was before.
+    """
+    few = task.subset(train=1500, validation=250, test=min(1500, len(task.splits["test"])), seed=0)
+    whole = few.splits["train"]
+    order = np.random.default_rng(seed).permutation(len(whole))
+    fit, held = (whole.take(sorted(rows.tolist())) for rows in (order[375:], order[:375]))
+    on = replace(few, splits=few.splits | {"train": fit})
+    model = pp.plug_in(SLM, f"{LLM}[{CHAIN[0]}]", task=on, control="vanilla", wiring="matched", seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = pp.Recipe(seed=seed, epochs=3, precision="bf16")
+        views = [replace(on, name="held", splits={"test": held})]
+        pp.fine_tune(model, on, recipe, folder=folder, also=views)
+    logits = {part: _log_p(model, rows) for part, rows in (("held", held), ("test", few.splits["test"]))}
+    y = {part: np.asarray(rows.labels) for part, rows in (("fit", fit), ("held", held), ("test", few.splits["test"]))}
+    encoder = Encoder(SLM, 64, "cpu", True, "bf16")
+    texts = {part: Texts(encoder, rows) for part, rows in (("fit", fit), ("held", held), ("test", few.splits["test"]))}
+    saw = {"task": name, "split": "train", "texts of tests": "none"}
+    interface = cached_interfaces(texts["fit"], LLM, [CHAIN[0]], saw=saw, seed=0)[CHAIN[0]]
+    checkpoint = open_checkpoint(LLM)
+    real = [extract_from(checkpoint, i, model=LLM, dtype="float32") for i in range(CHAIN[0], CHAIN[1] + 1)]
+    chains = {"interface": [], "real": real} | {
+        v: [twin_of(one, v, seed) for one in real] for v in ("shuffled", "random")
+    }
+    right = {"encoder": logits["test"].argmax(1) == y["test"]}
+    for arm, layers in chains.items():
+        found = {part: each.chain(interface, layers, False) for part, each in texts.items()}
+        block = fit_block(found["fit"], y["fit"], task.n_labels, seed=seed)
+        stack = fit_stack([Held(logits["held"]), Held(block(found["held"]))], y["held"], task.n_labels)
+        right[arm] = stack([logits["test"], block(found["test"])]).argmax(1) == y["test"]
+        print(name, seed, arm, f"{right[arm].mean():.3f}", flush=True)
+    return {"correct": {arm: "".join("01"[int(one)] for one in found) for arm, found in right.items()}}
+
+
+class Held:
+    """Log-probabilities of texts that a readout did not see, in the place of its out-of-fold ones."""
+
+    def __init__(self, log_p: Any) -> None:
+        self.out_of_fold = log_p
+
+
+def _log_p(model: Any, rows: Split) -> Any:
+    import torch
+
+    from pifi_probe.plugin.loading import tokenizer_for
+
+    tokenizer, found = tokenizer_for(model), []
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(rows), 64):
+            batch = tokenizer(
+                list(rows.texts[start : start + 64]), padding=True, truncation=True, max_length=64, return_tensors="pt"
+            )
+            found.append(model(**batch).logits.float().log_softmax(-1))
+    return torch.cat(found).numpy().astype(np.float64)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("tasks", nargs="*", help="names; all when none is given")
+    options.add_argument("--data", type=Path, help="folder of the tasks that are no part of the package")
+    options.add_argument("--small", action="store_true", help="fewer texts; into --out")
+    options.add_argument("--trained", action="store_true", help="with a fine-tuned encoder, two seeds")
+    options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
+    given = options.parse_args()
+    for name in given.tasks or (*EXPLORING, *CONFIRMING):
+        task = load(name, given.data)
+        if task is None:
+            print(f"{name}: no file; name its folder with --data")
+            continue
+        made: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+            (name, lambda name=name, task=task: probe(name, task, given.data, small=given.small))
+        ]
+        if given.trained:
+            made = [
+                (f"trained-{name}-seed{s}", lambda name=name, task=task, s=s: trained(name, task, s)) for s in (0, 1)
+            ]
+        for key, make in made:
+            file = given.out / f"{key}.json"
+            with claimed(file) as free:
+                if free:
+                    found = make()
+                    found.setdefault("provenance", collect(task=task.fingerprint))
+                    write_json(file, found)
+
+
+if __name__ == "__main__":
+    main()
