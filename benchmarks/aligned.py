@@ -41,7 +41,7 @@ EXPLORING = ("movie-reviews", "product-reviews", "tweets", "word-order", "transl
 CONFIRMING = ("critic-reviews", "umsab-english", "reuters-r8", "newsgroups", "germeval", "nsmc")
 SHIFT = {
     "movie-reviews": ("product-reviews", "tweets"),
-    "critic-reviews": ("movie-reviews", "product-reviews"),
+    "critic-reviews": ("product-reviews",),
     "product-reviews": ("movie-reviews", "tweets"),
     "tweets": ("product-reviews",),
 }

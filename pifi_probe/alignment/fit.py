@@ -250,7 +250,7 @@ def _solve(grams: list[torch.Tensor], sums: dict[int, list[_Sums]]) -> dict[int,
     for entry, (fitted, held) in sums.items():
         target = fitted.cross[-1] / n
         rotated = vectors.T @ (fitted.cross[:-1] - n * torch.outer(mean, target))
-        scores = {}
+        scores: dict[float, float] = {}
         for penalty in (*(float(one) for one in PENALTIES * unit), None):
             best = max(scores, key=lambda one: scores[one]) if penalty is None else penalty
             kept = slice(None) if penalty is None else slice(None, None, max(1, len(target) // JUDGES))

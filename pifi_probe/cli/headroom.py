@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from pifi_probe.cli.output import Json, console
-from pifi_probe.cli.runs import _load_task
+from pifi_probe.cli.runs import load_task
 
 __all__ = ["register"]
 
@@ -32,7 +32,7 @@ def headroom(
     """Say whether a language model knows anything of a task that the encoder does not, and in which layers."""
     import pifi_probe as pp
 
-    found = pp.headroom(slm, llm, _load_task(task, text, label), n=n, split=split, seed=seed)
+    found = pp.headroom(slm, llm, load_task(task, text, label), n=n, split=split, seed=seed)
     if out is not None:
         found.to_json(out)
     if as_json:

@@ -164,7 +164,7 @@ class Estimator:
         if self.family == "pair":
             arguments["other"] = self._other(other, len(array))
         n_classes = int(arguments["labels"].max()) + 1 if self.needs_labels else 1
-        refuse_too_large(self.name, self.memory, *array.shape, n_classes)
+        refuse_too_large(self.name, self.memory, len(array), array.shape[1], n_classes)
         if "spectrum" in self.parameters:
             arguments["spectrum"] = spectrum = spectrum or Spectrum.of(array)
         if spectrum is not None and (spectrum.n, spectrum.dim) != array.shape:
