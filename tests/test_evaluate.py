@@ -22,7 +22,7 @@ from pifi_probe.selection.space import ONE_SHOT, Candidate
 from pifi_probe.selection.trials import RUNGS, Outcome
 from pifi_probe.training import RunResult
 from pifi_probe.training.data import predict_logits
-from tests import runs, slm
+from tests import runs, slm, tiny
 
 CONTROLS = ("vanilla", "linear", "random", "shuffled")
 TASK = slm.tiny_task(32)
@@ -209,3 +209,23 @@ def test_an_unknown_rung_and_a_set_on_the_training_free_rung_are_refused(made: P
     pair = Candidate(tuple(f"{made.parts.llms[0]}[{i}]" for i in (0, 1)), "mix")
     with pytest.raises(SearchError, match="single layers only"):
         made.evaluate(pair, "estimator", 0, go_on)
+
+
+@pytest.mark.parametrize("control", [None, "vanilla", "linear", "shuffled"])
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])  # the second one's layer has no single-token form
+def test_a_frozen_trial_that_was_left_off_leaves_nothing_behind(tmp_path: Path, family: str, control: str) -> None:
+    folder = tiny.tiny_checkpoint(family, tmp_path / "llm", vocab_size=len(slm.WORDS) + len(slm.SPECIAL))
+    made = PiFiEvaluator(Parts(TASK, str(slm.tiny_slm_folder(tmp_path / "bert")), (str(folder),), "paper", RECIPE))
+    bare = control in ("vanilla", "linear")
+    candidate = Candidate((), control=control) if bare else Candidate((f"{folder}[0]",), control=control)
+    asked: list[bool] = []
+
+    def third_step() -> bool:
+        asked.append(True)
+        return len(asked) > 3
+
+    with pytest.raises(RunInterrupted):
+        made.evaluate(candidate, "frozen", 0, third_step)
+    assert len(asked) == 4, "it went on after it was told to stop"
+    again = made.evaluate(candidate, "frozen", 0, go_on)
+    assert math.isfinite(again.value) and len(asked) == 4, "the paused trial is still asked"
