@@ -251,6 +251,26 @@ def test_a_study_of_another_search_is_refused_with_the_difference(
     assert len(pp.Study.open(tmp_path / "s.db").trials) == 2
 
 
+def test_a_study_of_an_older_version_goes_on_and_one_of_a_newer_version_is_refused(
+    stub: Valley, tmp_path: Path
+) -> None:
+    study = search(tmp_path / "s.db", budget="2 trials", confirm=False)
+    settings = study.settings.to_dict()
+    old = {name: value for name, value in settings["recipe"].items() if name != "lr_gate"}
+    study.store.note("settings", {**settings, "recipe": old})
+    assert search(tmp_path / "s.db", budget="3 trials", confirm=False).spent.trials == 3
+    assert pp.Study.open(tmp_path / "s.db", task=TASK).settings == study.settings
+    with pytest.raises(SearchError, match="lr_gate"):
+        search(tmp_path / "s.db", recipe=pp.Recipe(lr_gate=0.5))
+    for newer in ({"speed": 3}, {"recipe": settings["recipe"] | {"warmup": 5}}):
+        study.store.note("settings", {**settings, **newer})
+        with pytest.raises(SearchError, match=r"newer version, with settings unknown here: (speed|recipe\.warmup)"):
+            pp.Study.open(tmp_path / "s.db")
+    study.store.note("settings", {"slm": "x"})
+    with pytest.raises(CheckpointError, match="settings of the study are damaged"):
+        pp.Study.open(tmp_path / "s.db")
+
+
 def test_a_study_of_another_task_is_refused(stub: Valley, tmp_path: Path) -> None:
     search(tmp_path / "s.db", budget="2 trials", confirm=False)
     with pytest.raises(SearchError, match=r"task.fingerprint: \w+\.* there, \w+\.* here"):

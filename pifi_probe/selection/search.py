@@ -13,7 +13,7 @@ from pifi_probe.selection.events import OnEvent
 from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.selection.settings import Settings, make_space
 from pifi_probe.selection.store import Store
-from pifi_probe.selection.study import Study, make_evaluator
+from pifi_probe.selection.study import Study, complete, make_evaluator
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -138,7 +138,7 @@ def search(
         seeds=seeds,
     )
     make_strategy(strategy, space, seeds=seeds, **(options or {}))
-    store.settle(settings.to_dict())
+    store.settle(settings.to_dict(), complete)
     store.note("confirm", confirm)
     found = Study(store, make_evaluator(settings, task, recipe.device), on_event)
     found.task = task

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from pifi_probe.errors import SearchError
+from pifi_probe.errors import CorruptFileError, SearchError
 from pifi_probe.selection.space import Modes, Space
 
 if TYPE_CHECKING:
@@ -77,6 +77,35 @@ class Settings:
             space.to_dict(),
             {"name": strategy, "options": dict(options)},
             seeds,
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
+        """Rebuild settings from `to_dict`; what an older version did not know yet has its default.
+
+        Raises
+        ------
+        SearchError
+            If a newer version has written something that this one does not know.
+        CorruptFileError
+            If it is no description of a search.
+        """
+        from pifi_probe.training.recipe import Recipe
+
+        known = {field.name for field in fields(cls)}
+        try:
+            unknown = sorted({*values} - known)
+            kept = {name: value for name, value in Recipe().to_dict().items() if name not in ("seed", "device")}
+            unknown += [f"recipe.{name}" for name in sorted({*values["recipe"]} - {*kept})]
+            if not unknown:
+                return cls(**{**values, "recipe": {**kept, **values["recipe"]}})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise CorruptFileError(
+                f"the settings of the study are damaged: {error}", next="restore the file from a copy, or name another"
+            ) from error
+        raise SearchError(
+            f"the study was made by a newer version, with settings unknown here: {', '.join(unknown)}",
+            next="upgrade pifi-probe, or name another study file",
         )
 
     def to_dict(self) -> dict[str, Any]:

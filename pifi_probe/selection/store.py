@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +140,16 @@ class Store:
         with database_errors(self.address):
             return self.storage.get_study_user_attrs(self._study).get(name, default)
 
-    def settle(self, settings: Mapping[str, Any]) -> None:
+    def settle(
+        self, settings: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    ) -> None:
         """Store what the search is, or check that the stored search is the same.
+
+        Parameters
+        ----------
+        settings : mapping
+        complete : callable
+            Adds to stored settings what an older version did not store.
 
         Raises
         ------
@@ -152,7 +160,7 @@ class Store:
         if stored is None:
             self.note("settings", dict(settings))
             stored = self.noted("settings")
-        differences = _differences(stored, dict(settings))
+        differences = _differences(complete(stored), dict(settings))
         if differences:
             raise SearchError(
                 f"the study was made with other settings: {'; '.join(differences[:4])}",

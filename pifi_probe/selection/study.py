@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,11 @@ def make_evaluator(settings: Settings, task: Task, device: str = "auto") -> Eval
     return PiFiEvaluator(parts, plain=space.max_length == 1 and space.modes == ((),))
 
 
+def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored settings with what the version that wrote them did not know yet."""
+    return Settings.from_dict(stored).to_dict()
+
+
 class Study:
     """A search on disk: what was tried, what was found, and the means to go on.
 
@@ -77,7 +82,7 @@ class Study:
             raise SearchError(
                 "the study holds no search yet", where=str(store.address), next="start it with pifi-probe search"
             )
-        self.settings = Settings(**values)
+        self.settings = Settings.from_dict(values)
         self.space = Space.from_dict(self.settings.space)
         self._runner: Runner | None = None
         self._resuming = threading.Lock()
@@ -108,7 +113,7 @@ class Study:
         if task is not None:
             sizes = {name: len(split) for name, split in task.splits.items()}
             own = {"name": task.name, "fingerprint": task.fingerprint, "sizes": sizes}
-            store.settle(replace(found.settings, task=own).to_dict())
+            store.settle(replace(found.settings, task=own).to_dict(), complete)
             found.task, found.evaluator = task, make_evaluator(found.settings, task)
         return found
 
