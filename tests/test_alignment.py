@@ -106,8 +106,8 @@ def test_compacting_moves_content_left_in_its_order():
     ids = torch.tensor([[2, 7, 3, 8, 9, 3, 0], [0, 0, 2, 5, 3, 6, 3]])
     content = content_mask(ids, torch.tensor([[1, 1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1, 1]]), [0, 2, 3])
     moved, mask = compact(ids[..., None].float(), content)
-    assert moved[..., 0].tolist() == [[7, 8, 9], [5, 6, 0]]
-    assert mask.tolist() == [[True, True, True], [True, True, False]]
+    assert moved[..., 0].tolist() == [[7, 8, 9, 0, 0, 0, 0], [5, 6, 0, 0, 0, 0, 0]]
+    assert mask.sum(1).tolist() == [3, 2] and mask[:, 0].all()
 
 
 # --- the interface ----------------------------------------------------------------------------------------------
@@ -302,8 +302,12 @@ def test_a_second_evaluation_computes_nothing_anew(bert: str, llm: str, monkeypa
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    for name in ("token_states", "fit_interfaces", "chain_features"):
-        monkeypatch.setattr(f"pifi_probe.probing.chain_parts.{name}", refused)
+    for name in (
+        "pifi_probe.probing.chain_parts.token_states",
+        "pifi_probe.alignment.kept.fit_interfaces",
+        "pifi_probe.probing.chain_parts.chain_features",
+    ):
+        monkeypatch.setattr(name, refused)
     again = pp.probe_chain(bert, llm, TASK, "1-2", progress=False)
     assert again.scores.equals(first.scores)
 

@@ -139,21 +139,24 @@ def encode(
     return Encoded(found["input_ids"], types, ends, special_ids(tokenizer), tokenizer.pad_token_id or 0)
 
 
-def content_mask(input_ids: torch.Tensor, attention_mask: torch.Tensor, special: Sequence[int]) -> torch.Tensor:
+def content_mask(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, special: torch.Tensor | Sequence[int]
+) -> torch.Tensor:
     """Mark the tokens that carry a text's characters; of a text without any, all its tokens.
 
     Parameters
     ----------
     input_ids, attention_mask : Tensor, (batch, seq)
-    special : sequence of int
+    special : Tensor or sequence of int
+        Ids that stand for no characters.
 
     Returns
     -------
     Tensor of bool, (batch, seq)
     """
     there = attention_mask.bool()
-    ids = torch.tensor(sorted(special), device=input_ids.device, dtype=input_ids.dtype)
-    content = there & ~torch.isin(input_ids, ids)
+    ids = torch.as_tensor(special, device=input_ids.device, dtype=input_ids.dtype)
+    content = there & (input_ids[..., None] != ids).all(-1)
     return content | (there & ~content.any(1, keepdim=True))
 
 
@@ -167,15 +170,13 @@ def compact(states: torch.Tensor, content: torch.Tensor) -> tuple[torch.Tensor, 
 
     Returns
     -------
-    states : Tensor, (batch, most, d)
+    states : Tensor, (batch, seq, d)
         Zero where a row has no more tokens.
-    mask : Tensor of bool, (batch, most)
+    mask : Tensor of bool, (batch, seq)
     """
-    lengths = content.sum(1)
-    most = int(lengths.max())
-    order = content.long().argsort(dim=1, descending=True, stable=True)[:, :most]  # (batch, most)
+    order = content.long().argsort(dim=1, descending=True, stable=True)  # (batch, seq)
     moved = states.gather(1, order[..., None].expand(-1, -1, states.shape[-1]))
-    mask = torch.arange(most, device=states.device) < lengths[:, None]
+    mask = torch.arange(content.shape[1], device=states.device) < content.sum(1)[:, None]
     return moved.masked_fill(~mask[..., None], 0.0), mask
 
 

@@ -26,9 +26,11 @@ def train(
     task: str = typer.Option(..., help="Embedded or named task, CSV, TSV, JSONL or parquet file, or hub id."),
     out: Path = typer.Option(..., "--out", "-o", help="Folder of the run; result.json is written into it."),
     slm: str = typer.Option("minilm-l6", help="The small language model."),
-    layer: str = typer.Option("smollm2-135m[-1]", help="MODEL[i], or several: A[i] >> B[j], A[i] | B[j]."),
+    layer: str = typer.Option(
+        "smollm2-135m[-1]", help="MODEL[i], or several: A[i] >> B[j], A[i] | B[j]; MODEL alone with --wiring aligned."
+    ),
     combine: str = typer.Option("", help="Of several layers: serial, gated-serial, mix, unshared or gated."),
-    wiring: str = typer.Option("paper", help="paper or matched."),
+    wiring: str = typer.Option("paper", help="paper, matched or aligned."),
     control: str = typer.Option("", help="vanilla, linear, random, shuffled, unfrozen or mlp."),
     also: list[str] = typer.Option([], help="Further test sets; may be repeated."),
     text: str = typer.Option("text", help="Column with the text, for files and hub data."),

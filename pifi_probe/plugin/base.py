@@ -22,14 +22,16 @@ from pifi_probe.folders import finish_replacing, replaced_together
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.layers.spec import LayerSpec
 from pifi_probe.permissions import pickle_allowed
+from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.combine import make_plugin
 from pifi_probe.plugin.config import PiFiConfig
+from pifi_probe.plugin.encoding import Tokens, run_encoder
 from pifi_probe.plugin.fold import FoldedPlugIn, FoldReport
 from pifi_probe.plugin.plugin import PlugIn
-from pifi_probe.plugin.pooling import left_padding_positions, must_turn, pool
+from pifi_probe.plugin.pooling import pool
 from pifi_probe.pretrained import config_from_dict, new_model, reading_weights, refuse_adapter
 
-__all__ = ["Head", "PiFiEncoderModel", "PiFiPreTrainedModel", "describe", "encoder_of", "no_pooler", "run_encoder"]
+__all__ = ["Head", "PiFiEncoderModel", "PiFiPreTrainedModel", "describe", "encoder_of", "no_pooler"]
 
 _LAYER_PREFIX = "plugin.layers."
 _COPY_AGAIN = "copy or download the whole model again: files of it are missing, damaged or of another model"
@@ -236,7 +238,32 @@ class PiFiPreTrainedModel(PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the encoder's token vectors (batch, seq, d_slm) and the mask (batch, seq) they were made with."""
-        return run_encoder(self.encoder, input_ids, attention_mask, token_type_ids, inputs_embeds)
+        found = run_encoder(self.encoder, input_ids, attention_mask, token_type_ids, inputs_embeds)
+        return found.states, found.mask
+
+    def encode_deeply(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> Tokens:
+        """Return the encoder's token vectors after its last layer and before its first one."""
+        return run_encoder(self.encoder, input_ids, attention_mask, token_type_ids, inputs_embeds, deeply=True)
+
+    def token_vectors(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all token vectors (batch, seq, d_slm) as they leave the plug-in, and their mask."""
+        if isinstance(self.plugin, AlignedPlugIn):
+            tokens = self.encode_deeply(input_ids, attention_mask, token_type_ids, inputs_embeds)
+            return self.plugin.back(tokens) if self.plugin.read == "back" else tokens.states, tokens.mask
+        states, mask = self.encode(input_ids, attention_mask, token_type_ids, inputs_embeds)
+        return states if self.plugin is None else self.plugin(states, mask), mask
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the encoder's input embeddings."""
@@ -250,6 +277,10 @@ class PiFiPreTrainedModel(PreTrainedModel):
         if self.config.control == "vanilla":
             return None
         layers = layers if layers is not None else [_skeleton(item) for item in self.config.layers]
+        if self.config.aligned is not None:
+            return AlignedPlugIn(
+                layers, d_slm, int(self.config.plugin_width), self.config, getattr(self, "n_outputs", 0)
+            )
         return make_plugin(layers, d_slm, self.config)
 
     @property
@@ -266,6 +297,8 @@ class PiFiPreTrainedModel(PreTrainedModel):
                 layer.unfreeze()
             else:
                 layer.freeze()
+        if isinstance(self.plugin, AlignedPlugIn):
+            self.plugin.hold()
 
     def restore_layers(self, folder: Path | None = None, *, allow_external: bool = False) -> None:
         """Read the referenced layers from their donors and check that they are the same.
@@ -338,12 +371,32 @@ class PiFiEncoderModel(PiFiPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return what the head sees: (batch, d_slm)."""
-        states, mask = self.encode(input_ids, attention_mask, token_type_ids, inputs_embeds)
-        if self.plugin is None:
+        if self.plugin is None or self.config.feed == "sequence":
+            states, mask = self.token_vectors(input_ids, attention_mask, token_type_ids, inputs_embeds)
             return pool(states, mask, self.config.pooling)
-        if self.config.feed == "sequence":
-            return pool(self.plugin(states, mask), mask, self.config.pooling)
+        states, mask = self.encode(input_ids, attention_mask, token_type_ids, inputs_embeds)
         return self.plugin(pool(states, mask, self.config.pooling))
+
+    def head_of(self, tokens: Tokens) -> torch.Tensor:
+        """Return what the head gives for the encoder alone."""
+        out: torch.Tensor = self.head(pool(tokens.states, tokens.mask, self.config.pooling))
+        return out
+
+    def head_output(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return what the head gives, with what an aligned chain is read out to beside it: (batch, n_outputs)."""
+        plugin = self.plugin
+        if isinstance(plugin, AlignedPlugIn) and plugin.read == "beside":
+            tokens = self.encode_deeply(input_ids, attention_mask, token_type_ids, inputs_embeds)
+            own = self.head_of(tokens)
+            return plugin.head_scale.to(own.dtype) * own + plugin.beside(tokens).to(own.dtype)
+        out: torch.Tensor = self.head(self.pooled_output(input_ids, attention_mask, token_type_ids, inputs_embeds))
+        return out
 
 
 def describe(layer: FrozenLayer) -> dict[str, Any]:
@@ -376,47 +429,3 @@ def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
     """Return the model, or the encoder of one that is encoder and decoder."""
     encoder: Any = model.get_encoder() if model.config.is_encoder_decoder else model
     return model if encoder is None else encoder  # an encoder alone keeps the configuration of both
-
-
-def run_encoder(
-    encoder: nn.Module,
-    input_ids: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    token_type_ids: torch.Tensor | None = None,
-    inputs_embeds: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return an encoder's token vectors (batch, seq, d_slm) and the mask (batch, seq); padding changes nothing.
-
-    Encoders that count positions from the left end and take no others get left-padded rows turned round: their
-    padding goes to the right, and the vectors come back in the order of the input.
-    """
-    tokens = input_ids if input_ids is not None else inputs_embeds
-    assert tokens is not None, "input_ids or inputs_embeds"
-    mask = attention_mask if attention_mask is not None else tokens.new_ones(tokens.shape[:2], dtype=torch.long)
-    config: Any = encoder.config
-    extra: dict[str, Any] = {"inputs_embeds": inputs_embeds}
-    if token_type_ids is not None and getattr(config, "type_vocab_size", False):
-        extra["token_type_ids"] = token_type_ids
-    positions = left_padding_positions(encoder, mask)
-    order: torch.Tensor | None = None
-    if positions is not None:
-        extra["position_ids"] = positions
-    elif must_turn(encoder, mask):
-        order = mask.long().argsort(dim=1, descending=True, stable=True)  # tokens first, in their order
-        input_ids, mask = _turned(input_ids, order), mask.gather(1, order)
-        extra = {name: _turned(value, order) for name, value in extra.items()}
-    if getattr(config, "use_cache", None) and "use_cache" in inspect.signature(encoder.forward).parameters:
-        extra["use_cache"] = False
-    states = encoder(input_ids=input_ids, attention_mask=mask, **extra).last_hidden_state
-    if order is not None:
-        back = order.argsort(dim=1)
-        states, mask = _turned(states, back), mask.gather(1, back)
-    return states, mask
-
-
-def _turned(values: torch.Tensor | None, order: torch.Tensor) -> torch.Tensor | None:
-    """Return (batch, seq, ...) with the tokens of each row in another order (batch, seq)."""
-    if values is None:
-        return None
-    index = order if values.dim() == 2 else order[..., None].expand_as(values)
-    return values.gather(1, index)

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from pifi_probe.alignment.tokens import special_ids
 from pifi_probe.errors import PlugInError
 from pifi_probe.escaping import one_line
 from pifi_probe.layers.extract import extract
@@ -22,16 +23,18 @@ from pifi_probe.layers.frozen import FrozenLayer, list_of
 from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.permissions import pickle_on_request
+from pifi_probe.plugin.aligned import AlignedPlugIn
+from pifi_probe.plugin.aligning import Twin, align, alignment_texts, fit_interface
 from pifi_probe.plugin.base import PiFiPreTrainedModel, describe
 from pifi_probe.plugin.combine import arrange
 from pifi_probe.plugin.config import CONTROLS, WIRINGS, PiFiConfig
 from pifi_probe.plugin.generation import PiFiForConditionalGeneration
 from pifi_probe.plugin.heads import PiFiForMultipleChoice, PiFiForQuestionAnswering, PiFiForTokenClassification
-from pifi_probe.plugin.loading import load_encoder, load_encoder_decoder, stream, tokenizer_for
+from pifi_probe.plugin.loading import encoder_tokenizer, load_encoder, load_encoder_decoder, stream, tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import is_decoder, pool, resolve_pooling
-from pifi_probe.plugin.variants import make_variant
+from pifi_probe.plugin.variants import make_variant, twin_of
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -73,6 +76,9 @@ def plug_in(
     bypass: bool | None = None,
     pooling: str | None = None,
     target_rms: float | Sequence[float] | None = None,
+    read: str | None = None,
+    train_projections: bool = False,
+    own_interface: bool = False,
     save_layer: bool = True,
     allow_pickle: bool = False,
 ) -> Any:
@@ -89,10 +95,13 @@ def plug_in(
     task : Task
         Gives the kind of head, the labels, and the texts that calibrate ``scale="matched"``. For kinds "qa",
         "token-classification" and "seq2seq" the layer sees the whole sequence, in both wirings.
-    wiring : {"paper", "matched"}
+    wiring : {"paper", "matched", "aligned"}
         Preset of the modes below. ``"paper"``: the pooled vector as a sequence of one, [CLS], default
         initialisation, no bypass. ``"matched"``: pooling "auto", matched scale, zero-start bypass, projections
-        at ten times the learning rate.
+        at ten times the learning rate. ``"aligned"``: all tokens enter a chain of layers at the donor's own states,
+        through a linear interface fitted to at most 2,000 unlabelled training texts (never a label, never a test
+        text), see `pifi_probe.plugin.aligned`; `layer` is one chain, or the donor's name alone for the chain that
+        `pifi_probe.headroom` suggests, which reads training labels to choose it.
     combine : {None, "serial", "gated-serial", "mix", "unshared", "gated"}
         How several layers are combined; see `pifi_probe.plugin.combine`. All but ``"serial"`` start exactly at
         the first layer alone. None: ``"serial"`` for layers in series; for layers side by side ``"mix"`` when
@@ -109,6 +118,14 @@ def plug_in(
     target_rms : float or sequence of float, optional
         For ``scale="matched"``: root mean square of the layer's input inside its own model, when the donor is
         not at hand to measure it. For several branches one number each, or one for all.
+    read : {"beside", "back"}, optional
+        For ``wiring="aligned"``: read the chain out beside the encoder's vector, or back into the encoder's tokens.
+        None: beside, and back for heads that read every token.
+    train_projections : bool
+        For ``wiring="aligned"``: train the fitted maps too; otherwise they stay as they were fitted.
+    own_interface : bool
+        For ``wiring="aligned"`` and the controls "random" and "shuffled": fit the interface to the states of a donor
+        whose lower layers are such twins, too, instead of to the donor's. It sees the same texts.
     save_layer : bool
         Save the layer's weights with the model, or only a reference to them.
     allow_pickle : bool
@@ -147,9 +164,26 @@ def plug_in(
                 next='leave feed out: for this kind it is "sequence"',
             )
         modes["feed"] = "sequence"
+    aligned = wiring == "aligned"
+    if aligned:
+        read = _read(read, task.kind, modes)
+        if isinstance(layer, str) and "[" not in layer and control != "vanilla":
+            layer = _suggested(slm, layer, task)
+    elif read is not None or train_projections or own_interface:
+        raise PlugInError(
+            "read=, train_projections= and own_interface= are for aligned chains",
+            where=f"wiring {wiring!r}",
+            next='use wiring="aligned", or leave them out',
+        )
     given = _given(layer, control)
     layers = [] if given is None else list_of(given)
     design, branches = (None, []) if given is None else arrange(given, combine)
+    if aligned and (design not in (None, "serial") or len(branches) > 1):
+        raise PlugInError(
+            "an aligned plug-in is one chain: layers in series",
+            where=str(design),
+            next='name neighbours, such as "smollm2-135m[8:15]"',
+        )
     if task.kind == "seq2seq":
         encoder, name, folder = load_encoder_decoder(slm, seed)
     else:
@@ -173,16 +207,73 @@ def plug_in(
         branches=branches if design and kept else None,
         plugin_width=sum(one.hidden_size for one in firsts[: None if unshared else 1]),
         save_layer=save_layer,
+        aligned=_aligned_facts(name, read, train_projections) if aligned and control != "vanilla" else None,
         generation=encoder.generation_config.to_diff_dict() if task.kind == "seq2seq" else None,
         **_labels(task),
         **modes,
     )
     model = model_class(config, encoder=encoder, layers=kept)
     _initialise(model, seed)
-    if model.plugin is not None and config.scale == "matched":
+    if isinstance(model.plugin, AlignedPlugIn):
+        twin = _below(control, seed) if own_interface and control in ("random", "shuffled") else None
+        _align(model, layers[0], task, twin)
+    elif model.plugin is not None and config.scale == "matched":
         texts = _calibration_texts(task)
         _calibrate(model, texts, [1.0] if bare else _targets(firsts, target_rms))
     return model.eval()
+
+
+def _read(read: str | None, kind: str, modes: dict[str, Any]) -> str:
+    """Return how an aligned chain is read for a kind of task."""
+    fixed = {name: value for name, value in WIRINGS["aligned"].items() if name in ("feed", "scale", "bypass")}
+    changed = [name for name, value in fixed.items() if modes[name] != value]
+    if changed:
+        raise PlugInError(
+            f"{changed[0]}={modes[changed[0]]!r} does not go with an aligned chain",
+            where=changed[0],
+            next=f"leave {changed[0]} out: with this wiring it is {fixed[changed[0]]!r}",
+        )
+    default = "back" if kind in WHOLE_SEQUENCE else "beside"
+    if read not in (None, "beside", "back") or (read == "beside" and default == "back"):
+        raise PlugInError(
+            f"read={read!r} is not possible for a task of kind {kind!r}",
+            where="read",
+            next='use read="back"' if default == "back" else 'use "beside" or "back"',
+        )
+    return read or default
+
+
+def _aligned_facts(slm: str, read: str | None, train_projections: bool) -> dict[str, Any]:
+    """Return what an aligned model's configuration says before its interface is fitted."""
+    special = sorted(special_ids(encoder_tokenizer(slm)))
+    return {"read": read, "train_projections": train_projections, "special_ids": special}
+
+
+def _suggested(slm: str | PreTrainedModel, llm: str, task: Task) -> str:
+    """Return the chain that a measurement of headroom suggests."""
+    from pifi_probe.probing.headroom import headroom  # the one look upwards: a default, which a caller may replace
+
+    return headroom(slm, llm, task, progress=False).chain
+
+
+def _below(control: str, seed: int) -> Twin:
+    """Return the change that makes every lower layer of a donor the twin that the control is."""
+    return f"{control} {seed}", lambda layer: twin_of(layer, control, seed)
+
+
+def _align(model: PiFiPreTrainedModel, first: FrozenLayer, task: Task, twin: Twin | None) -> None:
+    """Fit the interface of a model to the input of a chain's first layer, on training texts."""
+    if "train" not in task.splits:
+        raise PlugInError(
+            "an interface is aligned on training texts, and the task has no train split",
+            where=f"task {task.name!r}",
+            next="give the task that the model is trained on",
+        )
+    tokenizer = tokenizer_for(model)
+    texts = alignment_texts(task.splits["train"], task.kind)
+    interface = fit_interface(model, tokenizer, first.card, texts, task=task.name, twin=twin)
+    align(model, tokenizer, interface, texts)
+    model.config.aligned |= {"interface": interface.facts(), "digest": interface.digest()}
 
 
 def _labels(task: Task) -> dict[str, Any]:

@@ -31,6 +31,13 @@ WIRINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "pooling": "auto",
             "lr_projection_factor": 10.0,
         },
+        "aligned": {
+            "feed": "sequence",
+            "scale": "matched",
+            "bypass": True,
+            "pooling": "auto",
+            "lr_projection_factor": 10.0,
+        },
     }
 )
 CONTROLS = ("vanilla", "linear", "random", "shuffled", "unfrozen", "mlp")
@@ -59,7 +66,7 @@ class PiFiConfig(PretrainedConfig):
     slm : str
         Name or path the encoder was loaded from.
     wiring : str
-        ``"paper"``, ``"matched"``, or ``"custom"`` when a setting was overridden.
+        ``"paper"``, ``"matched"``, ``"aligned"``, or ``"custom"`` when a setting was overridden.
     feed : {"pooled", "sequence"}
         The pooled vector as a sequence of one (the paper), or all tokens.
     mask : {"causal", "bidirectional", "paper"}
@@ -86,6 +93,9 @@ class PiFiConfig(PretrainedConfig):
         control ``"unfrozen"`` are always saved.
     generation : dict or None
         How an encoder-decoder writes: its ``generation_config``.
+    aligned : dict or None
+        For ``wiring="aligned"``: ``read`` ("beside" or "back"), ``train_projections``, ``special_ids`` of the
+        encoder's tokenizer, and ``interface``, what the alignment gave and what it saw.
     folded : dict or None
         Shapes of the folded plug-in, when this model is the result of `fold`.
     """
@@ -111,6 +121,7 @@ class PiFiConfig(PretrainedConfig):
         plugin_width: int = 0,
         save_layer: bool = True,
         generation: dict[str, Any] | None = None,
+        aligned: dict[str, Any] | None = None,
         folded: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -130,6 +141,7 @@ class PiFiConfig(PretrainedConfig):
         self.plugin_width = plugin_width
         self.save_layer = save_layer
         self.generation = generation
+        self.aligned = aligned
         self.folded = folded
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:

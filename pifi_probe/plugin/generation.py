@@ -76,9 +76,8 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel):
         self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> tuple[BaseModelOutput, torch.Tensor]:
         """Return what the decoder attends to, (batch, seq, d_slm), and the mask (batch, seq)."""
-        states, mask = self.encode(input_ids, attention_mask, kwargs.get("token_type_ids"), kwargs.get("inputs_embeds"))
-        if self.plugin is not None:
-            states = self.plugin(states, mask)
+        types, embeds = kwargs.get("token_type_ids"), kwargs.get("inputs_embeds")
+        states, mask = self.token_vectors(input_ids, attention_mask, types, embeds)
         return BaseModelOutput(last_hidden_state=states), mask
 
     def forward(

@@ -63,7 +63,7 @@ class PiFiForMultipleChoice(PiFiEncoderModel):
         mask = attention_mask if attention_mask is not None else torch.ones_like(input_ids)
         there = mask.any(-1)  # (batch, n_choices)
         types = None if token_type_ids is None else token_type_ids[there]
-        scores = self.head(self.pooled_output(input_ids[there], mask[there], types))[:, 0]  # (choices that are there,)
+        scores = self.head_output(input_ids[there], mask[there], types)[:, 0]  # (choices that are there,)
         logits = scores.new_full(there.shape, torch.finfo(scores.dtype).min).masked_scatter(there, scores)
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         if return_dict is False:
@@ -82,9 +82,7 @@ class PiFiTokenModel(PiFiEncoderModel):
         inputs_embeds: torch.Tensor | None,
     ) -> torch.Tensor:
         """Return what the head gives for every token: (batch, seq, n_outputs)."""
-        states, mask = self.encode(input_ids, attention_mask, token_type_ids, inputs_embeds)
-        if self.plugin is not None:
-            states = self.plugin(states, mask)
+        states, _ = self.token_vectors(input_ids, attention_mask, token_type_ids, inputs_embeds)
         out: torch.Tensor = self.head(states)
         return out
 

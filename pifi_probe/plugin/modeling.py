@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,6 +14,9 @@ from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.base import Head, PiFiEncoderModel, PiFiPreTrainedModel, describe
 from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.fold import FoldedPlugIn, fold_plugin
+
+if TYPE_CHECKING:
+    from pifi_probe.tasks.task import Task
 
 __all__ = ["Head", "PiFiForSequenceClassification", "PiFiPreTrainedModel", "describe"]
 
@@ -62,8 +65,7 @@ class PiFiForSequenceClassification(PiFiEncoderModel):
         SequenceClassifierOutput
             With ``logits`` (batch, n_labels); for regression (batch, 1), the numbers themselves.
         """
-        pooled = self.pooled_output(input_ids, attention_mask, token_type_ids, inputs_embeds)
-        logits = self.head(pooled)  # (batch, n_labels)
+        logits = self.head_output(input_ids, attention_mask, token_type_ids, inputs_embeds)  # (batch, n_labels)
         loss = None if labels is None else self._loss(logits.float(), labels)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
@@ -73,6 +75,12 @@ class PiFiForSequenceClassification(PiFiEncoderModel):
         if self.config.problem_type == "regression":
             return nn.functional.mse_loss(logits[:, 0], labels.float())
         return nn.functional.cross_entropy(logits, labels)
+
+    def fit_readout(self, task: Task, *, n_train: int = 4000, seed: int = 0) -> dict[str, float]:
+        """Fit the readout of an aligned chain by stacking, after training; see `pifi_probe.plugin.aligning`."""
+        from pifi_probe.plugin.aligning import fit_readout
+
+        return fit_readout(self, task, n_train=n_train, seed=seed)
 
     def fold(self, form: str = "auto") -> PiFiForSequenceClassification:
         """Return the exact inference form of this model, which stands alone.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 
 import torch
 
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.reduce import reduce
 
-__all__ = ["make_variant"]
+__all__ = ["make_variant", "twin_of"]
 
 
 def make_variant(layer: FrozenLayer, variant: str, *, single_token: bool, seed: int = 0) -> FrozenLayer:
@@ -42,6 +43,12 @@ def make_variant(layer: FrozenLayer, variant: str, *, single_token: bool, seed: 
         layer.assign({name: change(tensor, generator) for name, tensor in layer.tensors()})
         layer.with_card(variant=variant, variant_seed=seed, sha256=layer.digest())
     return reduce(layer) if single_token else layer
+
+
+def twin_of(layer: FrozenLayer, variant: str, seed: int) -> FrozenLayer:
+    """Return the twin of a layer, drawn from the seed and the layer's own index, so that no two layers share a draw."""
+    own = int.from_bytes(hashlib.sha256(f"{seed}:layer {layer.card.index}".encode()).digest()[:6], "big")
+    return make_variant(layer, variant, single_token=False, seed=own)
 
 
 def _redrawn(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -18,7 +18,8 @@ from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.spec import LayerSpec, parse, parse_model
-from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces, twin_of
+from pifi_probe.plugin.variants import twin_of
+from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
 from pifi_probe.probing.chain_table import ChainTable, Reading, build_chain_table
 from pifi_probe.probing.features import llm_features
 from pifi_probe.provenance import collect

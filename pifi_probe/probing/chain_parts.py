@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,20 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from pifi_probe.alignment.chain import chain_features
-from pifi_probe.alignment.fit import fit_interfaces
 from pifi_probe.alignment.interface import Interface
+from pifi_probe.alignment.kept import kept_interfaces
 from pifi_probe.alignment.tokens import TokenStates, joined, token_states
-from pifi_probe.files import cache_root
-from pifi_probe.layers.checkpoint import open_checkpoint
-from pifi_probe.layers.content import content_of, weights_digest
+from pifi_probe.layers.content import weights_digest
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.spec import parse_model
 from pifi_probe.plugin.loading import encoder_tokenizer, load_encoder
 from pifi_probe.plugin.pooling import is_decoder
-from pifi_probe.plugin.variants import make_variant
+from pifi_probe.plugin.variants import twin_of
 from pifi_probe.probing.cache import Entry
 from pifi_probe.tasks.task import Split
 from pifi_probe.tasks.tokens import tokenizer_digest
 from pifi_probe.training.devices import autocast
 
-__all__ = ["Encoder", "Texts", "cached_interfaces", "twin_of"]
+__all__ = ["Encoder", "Texts", "cached_interfaces"]
 
 _VERSION = 1  # of how these features are computed
 Floats = NDArray[np.float32]
@@ -167,46 +163,26 @@ def cached_interfaces(
 
     Kept in the cache folder by the contents of both models and the texts.
     """
-    checkpoint = open_checkpoint(*parse_model(llm))
-    folder = cache_root() / "interfaces"
-    made_from = [content_of(checkpoint), texts.encoder.digest, texts.digest, seed, variant, variant_seed, _VERSION]
-    files = {entry: folder / f"{_digest([*made_from, entry])}.safetensors" for entry in entries}
-    kept = texts.encoder.cache
-    found = {entry: Interface.load(file) for entry, file in files.items() if kept and file.is_file()}
-    missing = [entry for entry in entries if entry not in found]
-    if missing:
-        fitted = fit_interfaces(
-            texts.states,
-            texts.joined,
-            checkpoint,
-            missing,
-            model=llm,
-            slm=texts.encoder.name,
-            max_length=2 * texts.encoder.max_length,
-            change=None if variant == "real" else lambda layer: twin_of(layer, variant, variant_seed),
-            saw=saw,
-            seed=seed,
-            device=texts.encoder.device,
-            progress=progress,
-        )
-        for entry, interface in fitted.items():
-            found[entry] = interface
-            if kept:
-                interface.save(files[entry])
-    return {
-        entry: replace(found[entry], donor=llm, slm=texts.encoder.name, saw=dict(saw) | _counts(found[entry]))
-        for entry in entries
-    }
+    encoder = texts.encoder
+    return kept_interfaces(
+        lambda: texts.states,
+        texts.joined,
+        llm,
+        entries,
+        encoder=encoder.digest,
+        slm=encoder.name,
+        max_length=2 * encoder.max_length,
+        twin=None if variant == "real" else (f"{variant} {variant_seed}", partial(_twin, variant, variant_seed)),
+        saw=saw,
+        seed=seed,
+        device=encoder.device,
+        cache=encoder.cache,
+        progress=progress,
+    )
 
 
-def _counts(interface: Interface) -> dict[str, Any]:
-    return {name: interface.saw[name] for name in ("texts", "tokens", "labels")}
-
-
-def twin_of(layer: FrozenLayer, variant: str, seed: int) -> FrozenLayer:
-    """Return the twin of a layer, drawn from the seed and the layer's own index, so that no two layers share a draw."""
-    own = int.from_bytes(hashlib.sha256(f"{seed}:layer {layer.card.index}".encode()).digest()[:6], "big")
-    return make_variant(layer, variant, single_token=False, seed=own)
+def _twin(variant: str, seed: int, layer: FrozenLayer) -> FrozenLayer:
+    return twin_of(layer, variant, seed)
 
 
 def _digest(value: Any) -> str:

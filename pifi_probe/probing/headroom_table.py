@@ -80,6 +80,11 @@ class Headroom:
         return self.low > 0
 
     @property
+    def chain(self) -> str:
+        """`span` as a specification of layers, such as ``"smollm2-135m[8:15]"``."""
+        return f"{self.info['llm']}[{self.span[0]}:{self.span[1] + 1}]"
+
+    @property
     def answer(self) -> str:
         """The answer in one sentence."""
         where = f"{self.info.get('llm', 'the donor')} to {self.info.get('slm', 'the encoder')}"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.combine import Unshared
 from pifi_probe.plugin.config import WIRINGS, join_specs
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
@@ -35,13 +36,18 @@ _OVERRIDABLE = ("feed", "mask", "scale", "bypass", "pooling")
 def describe_model(model: PiFiForSequenceClassification) -> dict[str, Any]:
     """Return encoder, wiring, control, modes, layers (specification and sha256) and shapes, and a `label`.
 
-    Combinations with trained weights also have ``combine`` and ``branches``.
+    Combinations with trained weights also have ``combine`` and ``branches``; aligned chains ``read``,
+    ``train_projections`` and ``interface``.
     """
     config = model.config
     values = {name: getattr(config, name) for name in _MODES}
     names = ("spec", "model", "revision", "index", "dtype", "sha256", "variant", "reduced")
     values["layers"] = [{name: getattr(layer.card, name) for name in names} for layer in model.frozen_layers]
     values["shapes"] = _shapes(model)
+    if config.aligned is not None:
+        interface = config.aligned.get("interface", {})
+        values |= {name: config.aligned[name] for name in ("read", "train_projections")}
+        values["interface"] = {name: interface.get(name) for name in ("entry", "r2", "saw")}
     if config.combine not in (None, "serial"):
         values |= {"combine": config.combine, "branches": config.branches}
     values["label"] = label_of(values)
@@ -62,18 +68,27 @@ def label_of(description: dict[str, Any]) -> str:
 
 def _overrides(description: dict[str, Any]) -> str:
     """Return the wiring that was begun with and the modes that are not its own; empty for a wiring as it is."""
+    chosen = [f"read={description['read']}"] if description.get("read") == "back" else []
+    chosen += ["projections trained"] if description.get("train_projections") else []
     if description["wiring"] in WIRINGS:
-        return ""
+        return f"({', '.join(chosen)})" if chosen else ""
     factor = description["lr_projection_factor"]  # of all modes the one that cannot be overridden
     base = next((name for name, preset in WIRINGS.items() if preset["lr_projection_factor"] == factor), "")
+    base = "aligned" if "read" in description else base
     preset = {"mask": "causal", **WIRINGS.get(base, {})}
     changed = [f"{name}={description[name]}" for name in _OVERRIDABLE if description[name] != preset.get(name)]
-    return f"({', '.join(part for part in (base, *changed) if part)})"
+    return f"({', '.join(part for part in (base, *changed, *chosen) if part)})"
 
 
 def _shapes(model: PiFiForSequenceClassification) -> dict[str, Any]:
     shapes: dict[str, Any] = {"encoder": int(model.encoder.config.hidden_size)}
     plugin = model.plugin
+    if isinstance(plugin, AlignedPlugIn):
+        return shapes | {
+            "layers": [layer.hidden_size for layer in model.frozen_layers],
+            "interface": list(plugin.L_in.weight.shape),  # (d_llm, 4 d_slm)
+            "readout": list(plugin.L_out.weight.shape),
+        }
     if isinstance(plugin, PlugIn):
         layers = plugin.branch(0) if isinstance(plugin, Unshared) else model.frozen_layers
         shapes |= _branch_shapes(layers, plugin.L_in, plugin.L_out)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.base import PiFiPreTrainedModel
+from pifi_probe.plugin.encoding import Tokens
 from pifi_probe.plugin.plugin import PlugIn, rms
 from pifi_probe.plugin.pooling import pool
 from pifi_probe.training.data import EncodedSplit
@@ -31,7 +33,8 @@ def plugin_scales(
     -------
     dict
         ``branch_ratio``: median over tokens of ``||layer(x) - x|| / ||x||``, x the layer's input; only for
-        models with a frozen (or unfrozen) layer; of the first branch in the combinations "unshared" and "gated".
+        models with a frozen (or unfrozen) layer; of the first branch in the combinations "unshared" and "gated"; of
+        an aligned chain, divided by the number of its layers.
         ``output_ratio``: root mean square of what the plug-in adds or
         puts in place of h, over that of h. Empty without a plug-in.
 
@@ -46,6 +49,10 @@ def plugin_scales(
     batch = DataCollatorWithPadding(tokenizer)(rows).to(model.device)
     was_training = model.training
     model.eval()
+    if isinstance(plugin, AlignedPlugIn):
+        seen = model.encode_deeply(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
+        model.train(was_training)
+        return _aligned_scales(plugin, seen)
     states, mask = model.encode(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
     if model.config.feed == "pooled":
         states = pool(states, mask, model.config.pooling)[:, None]  # (batch, 1, d_slm)
@@ -60,4 +67,19 @@ def plugin_scales(
         y = plugin.core(x, layer_mask)
         x, y = x[tokens].float(), y[tokens].float()
         scales["branch_ratio"] = float(((y - x).norm(dim=-1) / x.norm(dim=-1)).median())
+    return scales
+
+
+def _aligned_scales(plugin: AlignedPlugIn, tokens: Tokens) -> dict[str, float]:
+    """Return the branch ratio of a whole chain, and how large what is put back is; the first state is left out."""
+    x, mask, _ = plugin.enter(tokens)
+    y, there = plugin.core(x, mask)[:, 1:], mask[:, 1:].bool()
+    x = x[:, 1:]
+    scales = {}
+    if plugin.read == "back":
+        real = tokens.mask.bool()
+        scales["output_ratio"] = float(rms((plugin.back(tokens) - tokens.states)[real]) / rms(tokens.states[real]))
+    if len(plugin.layers):
+        moved = (y - x)[there].float().norm(dim=-1) / x[there].float().norm(dim=-1)
+        scales["branch_ratio"] = float(moved.median()) / len(plugin.layers)
     return scales

@@ -129,6 +129,8 @@ def check_controls(arm: Sequence[RunResult], others: Sequence[RunResult]) -> Che
 def check_dimensions(shapes: dict[str, Any]) -> Check:
     """Compare the shapes of L_in and L_out with the widths of encoder and layers."""
     name = "dimensions"
+    if "interface" in shapes:
+        return _aligned_dimensions(name, shapes)
     if "L_in" not in shapes:
         return Check(name, "skipped", "there is no plug-in", shapes)
     branches = (shapes, *shapes.get("further", ()))
@@ -143,6 +145,15 @@ def check_dimensions(shapes: dict[str, Any]) -> Check:
         advice = f"L_in maps {d_slm} to {inner}, L_out back; make the model with pp.plug_in"
         return Check(name, "fail", "; ".join(wrong), shapes, advice)
     return Check(name, "ok", f"L_in {d_slm} to {inner}, L_out {outer} to {d_slm}", shapes)
+
+
+def _aligned_dimensions(name: str, shapes: dict[str, Any]) -> Check:
+    """Compare the interface of an aligned chain, which sees two states of two tokens, with encoder and layers."""
+    (outer, inner), widths = shapes["interface"], {*shapes["layers"], shapes["interface"][0]}
+    if inner == 4 * shapes["encoder"] and len(widths) == 1:
+        return Check(name, "ok", f"the interface maps 4 x {shapes['encoder']} to {outer}", shapes)
+    finding = f"the interface maps {inner} to {outer}, the encoder has {shapes['encoder']}, the layers {widths}"
+    return Check(name, "fail", finding, shapes, "make the model with pp.plug_in")
 
 
 def _wrong_dimensions(d_slm: int, widths: list[int], l_in: list[int], l_out: list[int]) -> list[str]:

@@ -1,0 +1,92 @@
+"""Interfaces kept on disk by what they were fitted to."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pifi_probe.alignment.fit import fit_interfaces
+from pifi_probe.alignment.interface import Interface
+from pifi_probe.alignment.tokens import TokenStates
+from pifi_probe.errors import CorruptFileError, SaveError
+from pifi_probe.files import cache_root
+from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.content import content_of
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.spec import parse_model
+
+__all__ = ["kept_interfaces"]
+
+_VERSION = 2  # of how they are fitted
+
+
+def kept_interfaces(
+    states: Callable[[], TokenStates],
+    texts: Sequence[str],
+    llm: str,
+    entries: Sequence[int],
+    *,
+    encoder: str,
+    slm: str,
+    max_length: int,
+    twin: tuple[str, Callable[[FrozenLayer], FrozenLayer]] | None = None,
+    saw: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    cache: bool = True,
+    progress: bool = False,
+) -> dict[int, Interface]:
+    """Return interfaces to several entries of a donor: from the cache folder, or fitted and kept there.
+
+    Parameters
+    ----------
+    states : callable
+        Gives the encoder's token states; not called when all interfaces are there.
+    texts, entries, slm, max_length, saw, seed, device, progress
+        As in `fit_interfaces`.
+    llm : str
+        The donor.
+    encoder : str
+        Digest of the encoder's weights, its tokenizer, and how it cuts texts.
+    twin : (str, callable), optional
+        Name and `change` of `fit_interfaces`, for an interface to a twin's states.
+    cache : bool
+    """
+    checkpoint = open_checkpoint(*parse_model(llm))
+    made_from = [content_of(checkpoint), encoder, list(texts), max_length, seed, twin[0] if twin else "", _VERSION]
+    files = {entry: cache_root() / "interfaces" / _name([*made_from, entry]) for entry in entries}
+    found: dict[int, Interface] = {}
+    for entry, file in files.items():
+        if cache and file.is_file():
+            with contextlib.suppress(CorruptFileError):
+                found[entry] = Interface.load(file)
+    missing = [entry for entry in entries if entry not in found]
+    if missing:
+        fitted = fit_interfaces(
+            states(),
+            texts,
+            checkpoint,
+            missing,
+            model=llm,
+            slm=slm,
+            max_length=max_length,
+            change=twin[1] if twin else None,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+        for entry, interface in fitted.items():
+            found[entry] = interface
+            if cache:
+                with contextlib.suppress(SaveError):
+                    interface.save(files[entry])
+    facts = dict(saw or {})
+    return {entry: replace(found[entry], donor=llm, slm=slm, saw={**found[entry].saw, **facts}) for entry in entries}
+
+
+def _name(made_from: list[Any]) -> str:
+    return f"{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]}.safetensors"
