@@ -27,7 +27,7 @@ def train(
     out: Path = typer.Option(..., "--out", "-o", help="Folder of the run; result.json is written into it."),
     slm: str = typer.Option("minilm-l6", help="The small language model."),
     layer: str = typer.Option(
-        "smollm2-135m[-1]", help="MODEL[i], or several: A[i] >> B[j], A[i] | B[j]; MODEL alone with --wiring aligned."
+        "", help="MODEL[i], or several: A[i] >> B[j], A[i] | B[j]; by default the last of smollm2-135m, or its chain."
     ),
     combine: str = typer.Option("", help="Of several layers: serial, gated-serial, mix, unshared or gated."),
     wiring: str = typer.Option("paper", help="paper, matched or aligned."),
