@@ -15,6 +15,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -56,6 +57,9 @@ class Fault:
     cut_after: int | None = None
     delay: float = 0.0
     method: str | None = None
+    change: Callable[[Answer], Answer] | None = None  # makes another answer of the right one
+    endless: bool = False  # the body goes on with zeros, its length not stated, until the client hangs up
+    trickle: float = 0.0  # seconds between two bytes
 
 
 @dataclass
@@ -274,7 +278,12 @@ class _Handler(BaseHTTPRequestHandler):
             answer = Answer(fault.status, b'{"error":"planned fault"}', dict(fault.headers))
         else:
             answer = self.answer()
-        self.send(seen, answer, fault.cut_after if fault else None)
+            if fault is not None and fault.change is not None:
+                answer = fault.change(answer)
+        if fault is not None and (fault.endless or fault.trickle):
+            self.send_on(seen, answer, fault)
+        else:
+            self.send(seen, answer, fault.cut_after if fault else None)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_one
 
@@ -317,6 +326,28 @@ class _Handler(BaseHTTPRequestHandler):
             if cut_after is not None:
                 self.connection.shutdown(socket.SHUT_RDWR)
         self.close_connection = self.close_connection or cut_after is not None
+
+    def send_on(self, seen: Seen, answer: Answer, fault: Fault) -> None:
+        """Send a body that has no end, or one byte after the other, until the client has had enough."""
+        seen.status = answer.status
+        self.send_response(answer.status)
+        for key, value in answer.headers.items():
+            self.send_header(key, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.close_connection = True
+        if self.command == "HEAD":
+            return
+        size = 1 if fault.trickle else 1 << 16
+        pieces = (answer.body[i : i + size] for i in range(0, len(answer.body), size))
+        filler = itertools.repeat(bytes(size)) if fault.endless else ()
+        with contextlib.suppress(OSError):
+            for piece in itertools.chain(pieces, filler):
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                self.wfile.flush()
+                seen.sent += len(piece)
+                threading.Event().wait(fault.trickle)
+            self.wfile.write(b"0\r\n\r\n")
 
     @property
     def token(self) -> str | None:

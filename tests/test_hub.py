@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from safetensors.torch import load_file, save
 
 from pifi_probe.errors import CheckpointError, HubError
@@ -18,6 +18,7 @@ from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.hub import open_hub_checkpoint
+from pifi_probe.layers.hub_cache import whole_files
 from pifi_probe.layers.hub_client import HubUnreachable, Patience
 from pifi_probe.layers.safetensors_io import read_header
 from pifi_probe.layers.sources import FileSource
@@ -450,7 +451,7 @@ def test_a_server_without_ranges_is_read_when_the_full_download_is_allowed(
     checkpoint = open_hub_checkpoint(NAME, allow_full_download=True)
     assert_same(checkpoint.read_layer(LAYER), local.read_layer(LAYER))
     downloaded = {Path(path).name for path in shards_of(local, LAYER)}
-    cached = Path(hf_hub_download(NAME, "config.json", revision=repo.branches["main"])).parent
+    cached = whole_files(NAME, repo.branches["main"])
     assert {path.name for path in cached.glob("*.safetensors")} == downloaded
 
 

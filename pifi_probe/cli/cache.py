@@ -1,4 +1,4 @@
-"""``cache``: the features that probing keeps on disk."""
+"""``cache``: the features that probing keeps on disk, and what was fetched of models on the hub."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pifi_probe.cli.output import Json, print_json, print_record
 
 __all__ = ["register"]
 
+Hub = typer.Option(False, "--hub", help="What was fetched of models on the hub, instead of features.")
 group = typer.Typer(help="Show and delete the cached features of language models.", no_args_is_help=True)
 
 
@@ -20,8 +21,11 @@ def register(app: typer.Typer) -> None:
 
 
 @group.command("list", epilog="Example: pifi-probe cache list --json")
-def list_all(as_json: bool = Json) -> None:
+def list_all(hub: bool = Hub, as_json: bool = Json) -> None:
     """List cached features, what they were made from, and how much room they take."""
+    if hub:
+        _list_hub(as_json)
+        return
     from pifi_probe.files import features_root
     from pifi_probe.probing.cache import cache_entries
 
@@ -43,15 +47,29 @@ def list_all(as_json: bool = Json) -> None:
         print_record(entry.name, shown)
 
 
-@group.command(epilog="Example: pifi-probe cache clear")
+def _list_hub(as_json: bool) -> None:
+    from pifi_probe.layers.hub_cache import hub_cache_entries
+
+    kept = hub_cache_entries()
+    if as_json:
+        print_json([{"name": name, "bytes": size} for name, size in kept.items()])
+    elif not kept:
+        typer.echo("nothing of the hub is kept")
+    for name, size in () if as_json else kept.items():
+        print_record(name, {"size": f"{size / 1e6:,.1f} MB"})
+
+
+@group.command(epilog="Example: pifi-probe cache clear --hub org/model")
 def clear(
     names: list[str] = typer.Argument(None, help="Names, or their beginnings; without one, all entries."),
+    hub: bool = Hub,
     as_json: bool = Json,
 ) -> None:
     """Delete cached features; those that a running process is writing stay."""
+    from pifi_probe.layers.hub_cache import clear_hub_cache
     from pifi_probe.probing.cache import clear_cache
 
-    freed = clear_cache(names or None)
+    freed = clear_hub_cache(names or None) if hub else clear_cache(names or None)
     if as_json:
         print_json({"bytes": freed})
     else:

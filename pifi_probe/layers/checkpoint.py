@@ -14,7 +14,7 @@ from pifi_probe.files import existing
 from pifi_probe.layers import safetensors_io
 from pifi_probe.layers.configs import refuse_quantised_names
 from pifi_probe.layers.sharded import ShardedCheckpoint
-from pifi_probe.layers.sources import ByteSource, TensorInfo
+from pifi_probe.layers.sources import ByteSource, TensorInfo, dropping_what_cannot_be
 from pifi_probe.models_table import repo_of
 from pifi_probe.permissions import pickle_allowed
 
@@ -163,7 +163,9 @@ class _Tensors(Mapping[str, TensorInfo]):
 
     def _header(self, file: str) -> dict[str, TensorInfo]:
         if file not in self._headers:
-            self._headers[file] = safetensors_io.read_header(self._sources[file])
+            source = self._sources[file]
+            with dropping_what_cannot_be(source):
+                self._headers[file] = safetensors_io.read_header(source)
         return self._headers[file]
 
     def _files_of_headers(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pifi_probe.layers.families import layer_config
 from pifi_probe.layers.gguf_config import gguf_config
 from pifi_probe.layers.gguf_io import read_header, read_rows, read_tensors
 from pifi_probe.layers.sharded import check_finite, check_index
-from pifi_probe.layers.sources import ByteSource, TensorInfo
+from pifi_probe.layers.sources import ByteSource, TensorInfo, dropping_what_cannot_be
 
 __all__ = ["GGUFCheckpoint"]
 
@@ -53,7 +53,8 @@ class GGUFCheckpoint:
         gated: bool = False,
     ) -> None:
         self._source = source
-        header = read_header(source)
+        with dropping_what_cannot_be(source):
+            header = read_header(source)
         if header.metadata.get("split.count", 0) not in (0, 1):
             raise UnsupportedFormatError(
                 "the GGUF file is one part of several",
@@ -102,7 +103,8 @@ class GGUFCheckpoint:
         """
         tensors = self.read(self.layer_names(index))
         for name, tensor in tensors.items():
-            check_finite(name, tensor, self.identity)
+            with dropping_what_cannot_be(self._source):
+                check_finite(name, tensor, self.identity)
         stored = {f"blk.0.{name.split('.', 2)[2]}": tensor for name, tensor in tensors.items()}
         return self._named(stored, index)
 

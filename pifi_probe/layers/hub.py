@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
 from huggingface_hub import ModelInfo, constants, try_to_load_from_cache
 
 from pifi_probe.errors import CheckpointError, HubError, SaveError
-from pifi_probe.files import cache_root, write_json
+from pifi_probe.files import atomic_write, write_json
 from pifi_probe.layers.checkpoint import Checkpoint, SafetensorsCheckpoint
 from pifi_probe.layers.configs import read_config, read_licence, read_weight_map
+from pifi_probe.layers.hub_cache import hub_folder, temporary_files, whole_files
 from pifi_probe.layers.hub_client import HubClient, HubUnreachable, Patience
 from pifi_probe.layers.hub_source import HubRangeSource
 from pifi_probe.layers.sources import ByteSource, FileSource
@@ -29,6 +30,10 @@ __all__ = ["HubRepo", "open_hub_checkpoint"]
 
 _log = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SMALL = 1 << 26  # bytes of a file, such as a configuration, that a full disk is no reason to do without
+_OTHER = "choose another model, or tell its author"
+_KNOWN = {"commit", "files", "licence", "gated"}
 
 
 def open_hub_checkpoint(
@@ -74,7 +79,7 @@ def open_hub_checkpoint(
     if gguf is not None:
         from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 
-        return GGUFCheckpoint(opened.source(gguf), **opened.provenance())
+        return GGUFCheckpoint(opened.source(gguf), **opened.provenance(gguf))
     return _open_weights(opened, allow_pickle)
 
 
@@ -91,6 +96,8 @@ class HubRepo:
         File name to size in bytes; None where the server does not list sizes.
     licence : str or None
     gated : bool
+    digests : Mapping
+        File name to sha256 of a large file, or git's name (sha1) of a small one, as far as the hub lists them.
     allow_full_download : bool
         Download a whole file when the server does not serve byte ranges.
     """
@@ -100,6 +107,7 @@ class HubRepo:
     files: Mapping[str, int | None]
     licence: str | None
     gated: bool
+    digests: Mapping[str, str] = field(default_factory=dict)
     allow_full_download: bool = False
 
     @classmethod
@@ -117,31 +125,59 @@ class HubRepo:
                 _log.warning("%s: no connection, using the commit known here: %s", client.repo, known["commit"])
         return cls(client=client, allow_full_download=allow_full_download, **known)
 
-    def provenance(self) -> dict[str, Any]:
-        """Return what a `Checkpoint` says about its origin."""
+    def provenance(self, file: str | None = None) -> dict[str, Any]:
+        """Return what a `Checkpoint` says about its origin, which may be one file of several."""
         return {
-            "identity": f"{self.client.repo}@{self.commit}",
+            "identity": f"{self.client.repo}@{self.commit}{f'/{file}' if file else ''}",
             "revision": self.commit,
             "licence": self.licence,
             "gated": self.gated,
         }
 
     def path(self, filename: str) -> Path:
-        """Download a whole file (a small one) and return where it is."""
+        """Download a whole file and return where it is: in the hub's own cache when it is there, else in ours."""
         self._require(filename)
-        return self.client.download(filename, self.commit)
+        target = whole_files(self.client.repo, self.commit) / _inside(filename, self.client.repo)
+        cached = try_to_load_from_cache(self.client.repo, filename, revision=self.commit)
+        if isinstance(cached, str):
+            return Path(cached)
+        if target.is_file():
+            return target
+        size, digest = self.files[filename], self.digests.get(filename)
+        try:
+            return self.client.download(filename, self.commit, target, size, digest)
+        except SaveError as error:
+            if size is None or size > _SMALL:
+                raise
+            _log.warning("not kept in the cache: %s", error)
+            for_now = temporary_files(self.client.repo, self.commit) / _inside(filename, self.client.repo)
+            return for_now if for_now.is_file() else self.client.download(filename, self.commit, for_now, size, digest)
+
+    def folder(self, filenames: Iterable[str]) -> Path:
+        """Download some files and return the folder that holds all of them."""
+        own = whole_files(self.client.repo, self.commit)
+        for filename in filenames:
+            found, target = self.path(filename), own / _inside(filename, self.client.repo)
+            if found != target and not target.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_write(target, "wb") as file:
+                    file.write(found.read_bytes())
+        return own
 
     def source(self, filename: str) -> ByteSource:
         """Return a file to read from: the copy in the hub's own cache when it is whole there, else ranges."""
         self._require(filename)
+        _inside(filename, self.client.repo)
         cached = try_to_load_from_cache(self.client.repo, filename, revision=self.commit)
         if isinstance(cached, str):
             return FileSource(cached)
-        cache = _folder(self.client.repo) / self.commit / quote(filename, safe="")
+        cache = hub_folder(self.client.repo) / self.commit / quote(filename, safe="")
         size = self.files[filename]
         if size is None:
             size = self.client.attempt(lambda: self.client.locate(filename, self.commit), filename).size or 0
-        return HubRangeSource(self.client, self.commit, filename, size, cache, self._download_whole)
+        listed = self.digests.get(filename, "")
+        digest = listed if len(listed) == 64 else None
+        return HubRangeSource(self.client, self.commit, filename, size, cache, self._download_whole, digest)
 
     def total(self, names: list[str]) -> str:
         """Return the size of some files in words."""
@@ -157,7 +193,7 @@ class HubRepo:
                 next="pass allow_full_download=True to pp.extract (pifi-probe extract --allow-full-download) to take "
                 "whole files, and plug in the layer that it returns",
             )
-        return self.client.download(filename, self.commit)
+        return self.path(filename)
 
     def _require(self, filename: str) -> None:
         if filename not in self.files:
@@ -221,19 +257,36 @@ def _open_pickle(repo: HubRepo, found: WeightFiles, where: str, allow_pickle: bo
     return PickleCheckpoint(config, {name: repo.path(name) for name in files}, **repo.provenance())
 
 
+def _inside(filename: str, repo: str) -> PurePosixPath:
+    """Return the path of a file below its repository's folder."""
+    path = PurePosixPath(filename)
+    if not filename or path.is_absolute() or ".." in path.parts or "\\" in filename or ":" in filename:
+        raise HubError(f"the repository lists a file {filename!r}, which cannot be one", where=repo, next=_OTHER)
+    return path
+
+
 # --- what is known of a repository without a connection -----------------------------------------------------
-
-
-def _folder(repo: str) -> Path:
-    return cache_root() / "hub" / repo.replace("/", "--")
 
 
 def _describe(info: ModelInfo) -> dict[str, Any]:
     """Return the fields of `HubRepo` that the hub states."""
     if not _COMMIT.fullmatch(info.sha or ""):
         raise HubError("the hub names no commit", where=info.id, next="check HF_ENDPOINT and the proxy settings")
-    files = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
-    return {"commit": info.sha, "files": files, "licence": _licence(info), "gated": bool(info.gated)}
+    files: dict[str, int | None] = {}
+    digests: dict[str, str] = {}
+    for sibling in info.siblings or []:
+        size = sibling.size
+        files[str(sibling.rfilename)] = size if type(size) is int and size >= 0 else None
+        digest = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+        if isinstance(digest, str) and _DIGEST.fullmatch(digest):
+            digests[str(sibling.rfilename)] = digest
+    return {
+        "commit": info.sha,
+        "files": files,
+        "licence": _licence(info),
+        "gated": bool(info.gated),
+        "digests": digests,
+    }
 
 
 def _licence(info: ModelInfo) -> str | None:
@@ -250,7 +303,7 @@ def _remember(repo: str, revision: str | None, known: dict[str, Any]) -> None:
     """Write what the hub said about a revision; failing to costs the use without a connection, no more."""
     try:
         for name in {revision or "main", known["commit"]}:
-            write_json(_folder(repo) / "revisions" / f"{quote(name, safe='')}.json", known)
+            write_json(hub_folder(repo) / "revisions" / f"{quote(name, safe='')}.json", known)
     except SaveError as error:
         _log.warning("not kept in the cache: %s", error)
 
@@ -258,10 +311,10 @@ def _remember(repo: str, revision: str | None, known: dict[str, Any]) -> None:
 def _recall(repo: str, revision: str | None) -> dict[str, Any] | None:
     """Return what an earlier call learnt about a revision."""
     try:
-        known = read_object(_folder(repo) / "revisions" / f"{quote(revision or 'main', safe='')}.json")
+        known = read_object(hub_folder(repo) / "revisions" / f"{quote(revision or 'main', safe='')}.json")
     except CheckpointError:
         return None
-    return known if known.keys() == {"commit", "files", "licence", "gated"} else None
+    return known if known.keys() in (_KNOWN, _KNOWN | {"digests"}) else None
 
 
 def _recall_from_client(repo: str, revision: str | None) -> dict[str, Any] | None:

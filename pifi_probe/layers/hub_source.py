@@ -10,19 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub.utils import hf_raise_for_status, tqdm
+from huggingface_hub.utils import tqdm
 
-from pifi_probe.errors import CorruptFileError, HubError, SaveError
-from pifi_probe.escaping import one_line
-from pifi_probe.files import atomic_write
-from pifi_probe.layers.hub_client import HubClient, Interrupted, Location
+from pifi_probe.errors import CorruptFileError, SaveError
+from pifi_probe.files import atomic_write, write_text
+from pifi_probe.folders import remove_folder
+from pifi_probe.layers.hub_answer import Interrupted, NoRanges, WrongAnswer, body_of
+from pifi_probe.layers.hub_client import HubClient, Location, progress_bar
 from pifi_probe.layers.sources import ByteSource, FileSource
 
 __all__ = ["HubRangeSource"]
 
 _log = logging.getLogger(__name__)
 _EXPIRED = {401, 403, 410}  # answers of a storage to a signed address whose time is over
-_SHOW_PROGRESS = 8 << 20  # bytes
+_ETAG = "etag"  # beside the parts: the version of the file that they are of
 
 
 @dataclass
@@ -87,6 +88,8 @@ class HubRangeSource(ByteSource):
     fallback : callable
         Called when the server does not serve ranges; downloads the file and returns its path, or raises
         `HubError`.
+    digest : str, optional
+        Hexadecimal sha256 of the whole file, where the hub lists it.
 
     Attributes
     ----------
@@ -102,12 +105,14 @@ class HubRangeSource(ByteSource):
         size: int,
         cache: Path,
         fallback: Callable[[str], Path],
+        digest: str | None = None,
     ) -> None:
         self.name = f"{client.repo}@{commit[:8]}/{filename}"
         self.size = size
         self.bytes_read = 0
         self._client, self._commit, self._filename = client, commit, filename
-        self._cache, self._fallback = cache, fallback
+        self._cache, self._fallback, self._digest = cache, fallback, digest
+        self._etags: dict[str, str] = {}
         self._location: Location | None = None
         self._whole: FileSource | None = None
         self._lock = threading.RLock()
@@ -131,7 +136,8 @@ class HubRangeSource(ByteSource):
         CorruptFileError
             If the file ends before.
         HubError
-            If the hub refuses, fails for long, or does not serve ranges; what has come is kept.
+            If the hub refuses, fails for long, or does not serve ranges; what has come is kept. If it sends bytes
+            that are not the ones asked for; then all that was kept of this file is dropped.
         """
         self._check(offset, sum(buffer.nbytes for buffer in buffers))
         spans = []
@@ -193,16 +199,20 @@ class HubRangeSource(ByteSource):
     def _fetch(self, run: _Run) -> None:
         if self._whole is None:
             try:
-                with self._bar(run) as bar:
+                with progress_bar(self._filename, run.stop - run.position) as bar:
                     self._client.attempt(lambda: self._stream(run, bar), self.name, lambda: run.position)
                 return
-            except _NoRanges:
+            except NoRanges:
                 path = self._fallback(self._filename)
                 self._whole = FileSource(path)
                 self.bytes_read += self._whole.size
-            finally:
+            except WrongAnswer:
+                self.forget()
+                raise
+            except BaseException:
                 for span in run.unfinished():
                     self._keep(span, "part", run.position - span.start)
+                raise
         self._whole.read_scattered(run.spans[0].start, [span.buffer for span in run.spans])
 
     def _stream(self, run: _Run, bar: tqdm) -> None:
@@ -210,44 +220,39 @@ class HubRangeSource(ByteSource):
         if run.position == run.stop:
             return
         if self._location is None:
-            self._location = self._client.locate(self._filename, self._commit)
+            self._location = self._locate()
         with self._client.stream(self._location, run.position, run.stop) as response:
             if response.status_code in _EXPIRED and not self._location.on_hub:
                 self._location = None
                 raise Interrupted(f"the storage refuses the address (HTTP {response.status_code})")
-            hf_raise_for_status(response)
-            self._check_range(response.status_code, response.headers.get("Content-Range"), run)
-            for chunk in response.iter_raw():
+            for chunk in body_of(response, run.position, run.stop, self.size, self.name, self._etags):
                 self.bytes_read += len(chunk)
                 bar.update(len(chunk))
                 for span in run.take(chunk):
                     self._keep(span, "bin", span.stop - span.start)
                     with contextlib.suppress(OSError):
                         self._path(span, "part").unlink()
-        if run.position < run.stop:
-            raise Interrupted(f"the answer ended {run.stop - run.position} bytes early")
 
-    def _check_range(self, status: int, content_range: str | None, run: _Run) -> None:
-        """Make sure that the bytes to come are the bytes asked for."""
-        if status == 200 and (run.position, run.stop) == (0, self.size):
-            return
-        if status == 200:
-            raise _NoRanges
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", (content_range or "").strip())
-        right = (str(run.position), str(run.stop - 1))
-        if match is None or match.groups()[:2] != right or match[3] not in (str(self.size), "*"):
-            raise HubError(
-                f"the server sent other bytes than asked for: {content_range!r} instead of "
-                f"'bytes {right[0]}-{right[1]}/{self.size}'",
+    def _locate(self) -> Location:
+        """Ask where the file is, and make sure that it is still the one of which parts are here."""
+        found = self._client.locate(self._filename, self._commit)
+        note = self._cache / _ETAG
+        known = self._digest
+        with contextlib.suppress(OSError, UnicodeError):
+            known = known or note.read_text(encoding="utf-8")[:200]
+        comparable = self._digest is None or re.fullmatch(r"[0-9a-f]{64}", found.etag or "")
+        if known and found.etag and comparable and found.etag != known:
+            raise WrongAnswer(
+                f"the file at the hub is not the one that was listed or begun before: its digest or ETag was "
+                f"{known[:80]}, now it is {found.etag[:80]}",
                 where=self.name,
-                next="check HF_ENDPOINT and the proxy settings, then run the same command again",
+                next="run the same command again: what was fetched of this file has been dropped",
             )
+        if found.etag and not known:
+            with contextlib.suppress(SaveError):
+                write_text(note, found.etag)
+        return found
 
-    def _bar(self, run: _Run) -> tqdm:
-        missing = run.stop - run.position
-        off = True if missing < _SHOW_PROGRESS else None
-        return tqdm(total=missing, unit="B", unit_scale=True, desc=one_line(self._filename), leave=False, disable=off)
-
-
-class _NoRanges(Exception):
-    """The server sends whole files only."""
+    def forget(self) -> None:
+        """Drop what was kept of the file, which has turned out to be wrong."""
+        remove_folder(self._cache)

@@ -13,7 +13,7 @@ from transformers import MODEL_MAPPING, PretrainedConfig
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, LayerIndexError
 from pifi_probe.layers.families import FAMILIES
-from pifi_probe.layers.sources import TensorInfo
+from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be
 
 __all__ = ["ShardedCheckpoint", "check_finite", "check_index", "decoder_prefix"]
 
@@ -107,7 +107,9 @@ class ShardedCheckpoint(ABC):
         old, new = f"{self._prefix}.{index}.", f"{_own_prefix(self.config, self._prefix)}.0."
         tensors = self.read(self.layer_names(index))
         for name, tensor in tensors.items():
-            check_finite(name, tensor, self.tensors[name].source.name)
+            source = self.tensors[name].source
+            with dropping_what_cannot_be(source):
+                check_finite(name, tensor, source.name)
         return {new + name.removeprefix(old): tensor for name, tensor in tensors.items()}
 
     def read_stem(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:

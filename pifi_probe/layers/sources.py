@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,15 @@ import torch
 
 from pifi_probe.errors import CheckpointError, CorruptFileError
 
-__all__ = ["ByteSource", "FileSource", "TensorInfo", "check_rows", "read_raw", "read_raw_rows"]
+__all__ = [
+    "ByteSource",
+    "FileSource",
+    "TensorInfo",
+    "check_rows",
+    "dropping_what_cannot_be",
+    "read_raw",
+    "read_raw_rows",
+]
 
 _PIECE = 1 << 25  # bytes in one system call
 _READERS = 4  # pieces of one request that are read at once: filling fresh memory takes longer than a fast disk
@@ -57,6 +66,20 @@ class ByteSource(Protocol):
         for buffer in buffers:
             self.read_into(offset, buffer)
             offset += buffer.nbytes
+
+    def forget(self) -> None:
+        """Drop what was kept of the source: it holds something that cannot be. A local file stays as it is."""
+        return
+
+
+@contextlib.contextmanager
+def dropping_what_cannot_be(source: ByteSource) -> Iterator[None]:
+    """Let a source of which something turns out to be corrupt forget what it kept, so that it is fetched again."""
+    try:
+        yield
+    except CorruptFileError:
+        source.forget()
+        raise
 
 
 @dataclass(frozen=True)
