@@ -23,6 +23,7 @@ __all__ = [
     "SearchError",
     "SpecError",
     "TaskError",
+    "TokenizerError",
     "TrainingDiverged",
     "UnsupportedFamilyError",
     "UnsupportedFormatError",
@@ -116,6 +117,10 @@ class AssetError(PifiProbeError, RuntimeError):
 
 class TaskError(PifiProbeError, ValueError):
     """A task's data are unusable: columns, labels, splits or texts."""
+
+
+class TokenizerError(PifiProbeError, ValueError):
+    """A tokenizer is missing, cannot be loaded, or does not belong to its model."""
 
 
 class EstimatorError(PifiProbeError, ValueError):

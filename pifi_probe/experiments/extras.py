@@ -13,16 +13,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from pifi_probe import assets
 from pifi_probe.errors import AssetError, HubError, RecipeError
 from pifi_probe.experiments.plan import Arm, Experiment, Scale
 from pifi_probe.experiments.runner import Runs
 from pifi_probe.experiments.whole import WholeModel, load_whole
 from pifi_probe.files import write_json
 from pifi_probe.layers.checkpoint import open_checkpoint
-from pifi_probe.layers.tokenizer import donor_tokenizer
-from pifi_probe.models_table import repo_of
-from pifi_probe.pretrained import open_tokenizer
+from pifi_probe.layers.tokenizer import donor_tokenizer, load_tokenizer
 from pifi_probe.stats import mean_interval
 from pifi_probe.tasks import Split, Task, load_task
 
@@ -126,9 +123,7 @@ def _fertility(context: Context) -> Rows:
 
 
 def _tokenizer_of(model: str, donor: bool) -> PreTrainedTokenizerBase:
-    if donor:
-        return donor_tokenizer(open_checkpoint(model))
-    return open_tokenizer(str(assets.path(model)) if assets.is_asset(model) else repo_of(model))
+    return donor_tokenizer(open_checkpoint(model)) if donor else load_tokenizer(model)
 
 
 def _label_priors(context: Context) -> Rows:

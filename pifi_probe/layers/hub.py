@@ -100,6 +100,8 @@ class HubRepo:
         File name to sha256 of a large file, or git's name (sha1) of a small one, as far as the hub lists them.
     allow_full_download : bool
         Download a whole file when the server does not serve byte ranges.
+    complete : bool
+        Whether `files` are all there are; not, where only the client's own copy is at hand.
     """
 
     client: HubClient
@@ -109,6 +111,7 @@ class HubRepo:
     gated: bool
     digests: Mapping[str, str] = field(default_factory=dict)
     allow_full_download: bool = False
+    complete: bool = True
 
     @classmethod
     def open(cls, client: HubClient, revision: str | None = None, allow_full_download: bool = False) -> HubRepo:
@@ -326,4 +329,4 @@ def _recall_from_client(repo: str, revision: str | None) -> dict[str, Any] | Non
     paths = [path for path in folder.rglob("*") if path.is_file()]
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
     # Whether it is gated is not known here; saying so is the side on which nothing is published by mistake.
-    return {"commit": folder.name, "files": files, "licence": read_licence(folder), "gated": True}
+    return {"commit": folder.name, "files": files, "licence": read_licence(folder), "gated": True, "complete": False}

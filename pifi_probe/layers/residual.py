@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pifi_probe.errors import PlugInError
+from pifi_probe.errors import PlugInError, TokenizerError
 from pifi_probe.files import cache_root, write_json
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.frozen import LayerCard
@@ -82,7 +82,14 @@ def _key(checkpoint: Checkpoint) -> str:
 
 def measure_profile(checkpoint: Checkpoint, model: str) -> list[float]:
     """Return the median token root mean square at the input of every layer."""
-    tokenizer = donor_tokenizer(checkpoint)
+    try:
+        tokenizer = donor_tokenizer(checkpoint)
+    except TokenizerError as error:
+        raise TokenizerError(
+            f"the scale cannot be matched without the donor's tokenizer: {error.what}",
+            where=error.where,
+            next='use scale="paper", give target_rms=, or put the tokenizer beside the donor',
+        ) from error
     encoded = tokenizer(list(_TEXTS), padding=True, return_tensors="pt")
     batch = Batch(encoded["input_ids"], encoded["attention_mask"])  # right-padded
     inner = batch.attention_mask.bool()

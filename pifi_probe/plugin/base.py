@@ -9,18 +9,20 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from pifi_probe.errors import CheckpointError
 from pifi_probe.files import existing
 from pifi_probe.folders import finish_replacing, replaced_together
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
+from pifi_probe.layers.small_files import small_files
 from pifi_probe.layers.spec import LayerSpec
+from pifi_probe.layers.tokenizer import has_tokenizer, load_tokenizer
 from pifi_probe.permissions import pickle_allowed
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.combine import make_plugin
@@ -31,7 +33,15 @@ from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import pool
 from pifi_probe.pretrained import config_from_dict, new_model, reading_weights, refuse_adapter
 
-__all__ = ["Head", "PiFiEncoderModel", "PiFiPreTrainedModel", "describe", "encoder_of", "no_pooler"]
+__all__ = [
+    "Head",
+    "PiFiEncoderModel",
+    "PiFiPreTrainedModel",
+    "describe",
+    "encoder_of",
+    "no_pooler",
+    "own_tokenizer_source",
+]
 
 _LAYER_PREFIX = "plugin.layers."
 _COPY_AGAIN = "copy or download the whole model again: files of it are missing, damaged or of another model"
@@ -82,8 +92,11 @@ class PiFiPreTrainedModel(PreTrainedModel):
         if not kwargs.get("is_main_process", True):
             super().save_pretrained(save_directory, **kwargs)
             return
+        tokenizer = self._tokenizer_to_save(Path(save_directory))
         with replaced_together(save_directory, CONFIG_NAME, _weight_files(kwargs.get("variant"))) as folder:
             super().save_pretrained(folder, **kwargs)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
             write_model_card(self, folder)
         if push_to_hub:
             self.push_to_hub(upload.pop("repo_id", None) or Path(save_directory).absolute().name, **upload)
@@ -94,6 +107,12 @@ class PiFiPreTrainedModel(PreTrainedModel):
             if layer.card.variant != "unfrozen":
                 layer.card = layer.card_as_it_is()
                 item["card"] = asdict(layer.card)
+
+    def _tokenizer_to_save(self, folder: Path) -> PreTrainedTokenizerBase | None:
+        """Return the tokenizer that goes beside the model: where it is not simply its encoder's, nor there already."""
+        own = own_tokenizer_source(self) if self.tokenizer is None else ""
+        found: PreTrainedTokenizerBase | None = self.tokenizer
+        return load_tokenizer(own) if own and existing(own) != folder else found
 
     def _name_donors_from_anywhere(self) -> None:
         """Make the paths of donors on this machine absolute: whoever loads the model may be in another folder."""
@@ -225,8 +244,10 @@ class PiFiPreTrainedModel(PreTrainedModel):
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message).commit_url)
 
+    pools: ClassVar[bool] = True  # whether the head reads one pooled vector
     encoder: Any
     plugin: PlugIn | FoldedPlugIn | None
+    tokenizer: PreTrainedTokenizerBase | None = None  # where it is not its encoder's
     fold_report: FoldReport | None = None
     licence_statement: str | None = None
 
@@ -264,6 +285,13 @@ class PiFiPreTrainedModel(PreTrainedModel):
             return self.plugin.back(tokens) if self.plugin.read == "back" else tokens.states, tokens.mask
         states, mask = self.encode(input_ids, attention_mask, token_type_ids, inputs_embeds)
         return states if self.plugin is None else self.plugin(states, mask), mask
+
+    def extra_repr(self) -> str:
+        """Return what the modules below do not show."""
+        config = self.config
+        pooling = f", pooling={config.pooling!r}" if self.pools else ""
+        why = f" ({config.pooling_from})" if self.pools and config.pooling_from else ""
+        return f"slm={config.slm!r}, wiring={config.wiring!r}, feed={config.feed!r}{pooling}{why}"
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the encoder's input embeddings."""
@@ -397,6 +425,15 @@ class PiFiEncoderModel(PiFiPreTrainedModel):
             return plugin.head_scale.to(own.dtype) * own + plugin.beside(tokens).to(own.dtype)
         out: torch.Tensor = self.head(self.pooled_output(input_ids, attention_mask, token_type_ids, inputs_embeds))
         return out
+
+
+def own_tokenizer_source(model: PiFiPreTrainedModel) -> str:
+    """Return the folder or repository a model was loaded from, if a tokenizer was saved there with it; else ""."""
+    source = str(getattr(model.config, "_name_or_path", "") or "")
+    if not source or source == model.config.slm:
+        return ""
+    files = small_files(source, getattr(model.config, "_commit_hash", None))
+    return source if files is not None and has_tokenizer(files.names) else ""
 
 
 def describe(layer: FrozenLayer) -> dict[str, Any]:

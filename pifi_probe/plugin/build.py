@@ -22,6 +22,7 @@ from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer, list_of
 from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.layers.residual import residual_rms
+from pifi_probe.layers.tokenizer import GivenTokenizer, load_tokenizer
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.aligning import Twin, align, alignment_texts, fit_interface
@@ -30,10 +31,18 @@ from pifi_probe.plugin.combine import arrange
 from pifi_probe.plugin.config import CONTROLS, WIRINGS, PiFiConfig
 from pifi_probe.plugin.generation import PiFiForConditionalGeneration
 from pifi_probe.plugin.heads import PiFiForMultipleChoice, PiFiForQuestionAnswering, PiFiForTokenClassification
-from pifi_probe.plugin.loading import encoder_tokenizer, load_encoder, load_encoder_decoder, stream, tokenizer_for
+from pifi_probe.plugin.loading import (
+    embedding_rows,
+    encoder_tokenizer,
+    load_encoder,
+    load_encoder_decoder,
+    stream,
+    tokenizer_for,
+)
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
-from pifi_probe.plugin.pooling import is_decoder, pool, resolve_pooling
+from pifi_probe.plugin.pooling import is_decoder, pool, resolved_pooling
+from pifi_probe.plugin.positions import n_positions
 from pifi_probe.plugin.variants import make_variant, twin_of
 
 if TYPE_CHECKING:
@@ -57,7 +66,8 @@ MODELS: Mapping[str, type[PiFiPreTrainedModel]] = MappingProxyType(  # by kind o
 WHOLE_SEQUENCE = ("qa", "token-classification", "seq2seq")  # kinds whose head reads every token
 _NO_LAYER = ("vanilla", "linear", "mlp")
 _MODES = ("feed", "mask", "scale", "bypass", "pooling")
-N_CALIBRATION = 64
+N_CALIBRATION = 64  # texts
+N_CALIBRATION_TOKENS = 100  # of each, or the positions of an encoder that has fewer
 
 
 @pickle_on_request
@@ -79,6 +89,7 @@ def plug_in(
     read: str | None = None,
     train_projections: bool = False,
     own_interface: bool = False,
+    tokenizer: GivenTokenizer | None = None,
     save_layer: bool = True,
     allow_pickle: bool = False,
 ) -> Any:
@@ -114,7 +125,9 @@ def plug_in(
         Of every new weight: head, L_in, L_out and the control's. Each part draws from a stream of its own, so
         that arms with the same seed share what they have in common.
     feed, mask, scale, bypass, pooling : optional
-        Override single modes of the wiring; see `PiFiConfig`. ``pooling="auto"`` is resolved here.
+        Override single modes of the wiring; see `PiFiConfig`. ``pooling="auto"`` is resolved here: to what the
+        encoder's checkpoint states in the files of sentence-transformers (folder or hub), else to the first token
+        of an encoder and the last of a decoder. The model's card and repr say which, and why.
     target_rms : float or sequence of float, optional
         For ``scale="matched"``: root mean square of the layer's input inside its own model, when the donor is
         not at hand to measure it. For several branches one number each, or one for all.
@@ -126,6 +139,9 @@ def plug_in(
     own_interface : bool
         For ``wiring="aligned"`` and the controls "random" and "shuffled": fit the interface to the states of a donor
         whose lower layers are such twins, too, instead of to the donor's. It sees the same texts.
+    tokenizer : str, Path or PreTrainedTokenizerBase, optional
+        Another tokenizer than the encoder's own: a hub id, a folder, or the tokenizer. It is kept, and saved, with
+        the model. Needed for a model in memory that names no checkpoint.
     save_layer : bool
         Save the layer's weights with the model, or only a reference to them.
     allow_pickle : bool
@@ -141,7 +157,9 @@ def plug_in(
     Raises
     ------
     PlugInError
-        If a mode is unknown or the parts do not fit.
+        If a mode is unknown, the parts do not fit, or ``pooling="auto"`` cannot be read.
+    TokenizerError
+        If a tokenizer is needed (given, for the matched scale, or for a new decoder) and is missing or does not fit.
     ModelNotFoundError, CheckpointError, UnsupportedFormatError
         If a model cannot be loaded, or only as pickle. Code that a model brings with it is never run.
 
@@ -185,10 +203,14 @@ def plug_in(
             next='name neighbours, such as "smollm2-135m[8:15]"',
         )
     if task.kind == "seq2seq":
-        encoder, name, folder = load_encoder_decoder(slm, seed)
+        encoder, name, source = load_encoder_decoder(slm, seed, tokenizer)
     else:
-        encoder, name, folder = load_encoder(slm)
-    modes["pooling"] = resolve_pooling(str(modes["pooling"]), encoder.config, folder)
+        encoder, name, source = load_encoder(slm)
+    how = str(modes["pooling"])
+    if not model_class.pools and how == "auto":
+        how = "cls"  # the head reads every token: nothing is pooled, and nothing need be read
+    resolved = resolved_pooling(how, encoder.config, source)
+    modes |= {"pooling": resolved.how, "pooling_from": resolved.why}
     if is_decoder(encoder.config):
         logger.warning("%s is a decoder: the paper tested encoders only; its last token is pooled", one_line(name))
     pooled = modes["feed"] == "pooled"
@@ -213,6 +235,8 @@ def plug_in(
         **modes,
     )
     model = model_class(config, encoder=encoder, layers=kept)
+    if tokenizer is not None:
+        model.tokenizer = load_tokenizer(tokenizer, n_rows=embedding_rows(model.encoder))
     _initialise(model, seed)
     if isinstance(model.plugin, AlignedPlugIn):
         twin = _below(control, seed) if own_interface and control in ("random", "shuffled") else None
@@ -346,7 +370,8 @@ def _calibration_texts(task: Task) -> tuple[list[str], list[str] | None]:
 
 def _calibrate(model: PiFiPreTrainedModel, texts: tuple[list[str], list[str] | None], targets: Sequence[float]) -> None:
     """Match scales on texts, or on pairs of them; uses no label."""
-    batch = tokenizer_for(model)(*texts, padding=True, truncation=True, max_length=100, return_tensors="pt")
+    longest = min(N_CALIBRATION_TOKENS, n_positions(model.encoder) or N_CALIBRATION_TOKENS)
+    batch = tokenizer_for(model)(*texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
     plugin = model.plugin
     assert isinstance(plugin, PlugIn)
     model.eval()

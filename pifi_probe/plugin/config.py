@@ -77,6 +77,8 @@ class PiFiConfig(PretrainedConfig):
     bypass : bool
         ``h + L_out(...)`` with L_out starting at zero, so that step 0 is plain fine-tuning.
     pooling : {"cls", "mean", "last"}
+    pooling_from : str
+        Why it is this one, where it was not simply asked for: what ``"auto"`` was read from.
     control : str or None
         The matched control this model is, if any.
     combine : {None, "serial", "gated-serial", "mix", "unshared", "gated"}
@@ -113,6 +115,7 @@ class PiFiConfig(PretrainedConfig):
         scale: str = "paper",
         bypass: bool = False,
         pooling: str = "cls",
+        pooling_from: str = "",
         control: str | None = None,
         combine: str | None = None,
         branches: list[int] | None = None,
@@ -133,7 +136,7 @@ class PiFiConfig(PretrainedConfig):
         self.slm = slm
         self.wiring = wiring
         self.feed, self.mask, self.scale, self.bypass = feed, mask, scale, bypass
-        self.pooling = pooling
+        self.pooling, self.pooling_from = pooling, pooling_from
         self.control = control
         self.combine, self.branches = combine, branches or []
         self.lr_projection_factor = lr_projection_factor

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pifi_probe.plugin.pooling import left_padding_positions, must_turn
+from pifi_probe.plugin.positions import left_padding_positions, must_turn
 
 __all__ = ["Tokens", "run_encoder"]
 

@@ -48,6 +48,8 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel):
     whatever the number of beams and of steps.
     """
 
+    pools = False
+
     def __init__(
         self,
         config: PiFiConfig,

@@ -74,6 +74,8 @@ class PiFiForMultipleChoice(PiFiEncoderModel):
 class PiFiTokenModel(PiFiEncoderModel):
     """A head on every token; the plug-in sees the whole sequence."""
 
+    pools = False
+
     def token_output(
         self,
         input_ids: torch.Tensor | None,

@@ -11,62 +11,92 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoModel,
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from pifi_probe import assets
-from pifi_probe.errors import CheckpointError, ModelNotFoundError, PifiProbeError, PlugInError
-from pifi_probe.files import existing
-from pifi_probe.layers.checkpoint import is_gguf, open_checkpoint
-from pifi_probe.layers.tokenizer import donor_tokenizer
-from pifi_probe.models_table import repo_of
-from pifi_probe.plugin.base import PiFiPreTrainedModel, encoder_of, no_pooler
+from pifi_probe.errors import CheckpointError, ModelNotFoundError, PifiProbeError, PlugInError, TokenizerError
+from pifi_probe.layers.checkpoint import is_gguf
+from pifi_probe.layers.small_files import source_of
+from pifi_probe.layers.tokenizer import GivenTokenizer, check_tokenizer, load_tokenizer
+from pifi_probe.plugin.base import PiFiPreTrainedModel, encoder_of, no_pooler, own_tokenizer_source
 from pifi_probe.plugin.generation import with_decoder
 from pifi_probe.plugin.pooling import is_decoder
-from pifi_probe.pretrained import open_config, open_model, open_tokenizer
+from pifi_probe.pretrained import open_config, open_model
 
-__all__ = ["encoder_tokenizer", "load_encoder", "load_encoder_decoder", "stream", "tokenizer_for"]
+__all__ = ["embedding_rows", "encoder_tokenizer", "load_encoder", "load_encoder_decoder", "stream", "tokenizer_for"]
 
 
-def load_encoder(slm: str | PreTrainedModel) -> tuple[PreTrainedModel, str, Path | None]:
-    """Return the encoder in float32, its name, and its folder where it has one; of an encoder-decoder its encoder."""
+def load_encoder(slm: str | PreTrainedModel) -> tuple[PreTrainedModel, str, str]:
+    """Return the encoder in float32, its name, and where its files are; of an encoder-decoder its encoder.
+
+    A loaded model is copied, without its head, and becomes what its name would have given; where it names no
+    checkpoint, name and place are "".
+    """
     if isinstance(slm, PreTrainedModel):
-        name = str(getattr(slm.config, "_name_or_path", "") or slm.config.model_type)
-        return copy.deepcopy(encoder_of(slm)), name, Path(name) if Path(name).is_dir() else None
-    source = _source_of(slm)
-    encoder = encoder_of(_loaded(AutoModel, slm, source))
-    return encoder, slm, Path(source) if Path(source).is_dir() else None
+        name = _name_of(slm)
+        return encoder_of(_headless(slm)), name, name and source_of(name)
+    source = source_of(slm)
+    return encoder_of(_loaded(AutoModel, slm, source)), slm, source
 
 
 def load_encoder_decoder(
-    slm: str | PreTrainedModel, seed: int, allow_pickle: bool = False
-) -> tuple[PreTrainedModel, str, Path | None]:
-    """Return an encoder-decoder in float32, its name, and its folder where it has one.
+    slm: str | PreTrainedModel, seed: int, tokenizer: GivenTokenizer | None = None
+) -> tuple[PreTrainedModel, str, str]:
+    """Return an encoder-decoder in float32, its name, and where its files are.
 
-    An encoder gets a new decoder, drawn from `seed`.
+    An encoder gets a new decoder, drawn from `seed`, whose targets start and end with the special tokens of the
+    encoder's tokenizer, or of the one that is given.
     """
-    if isinstance(slm, PreTrainedModel) and slm.can_generate() and slm.config.is_encoder_decoder:
-        name = str(getattr(slm.config, "_name_or_path", "") or slm.config.model_type)
-        return copy.deepcopy(slm), name, Path(name) if Path(name).is_dir() else None
-    source = _source_of(slm if isinstance(slm, str) else str(slm.config._name_or_path))
-    if isinstance(slm, str) and _is_encoder_decoder(source):
-        return (
-            _loaded(AutoModelForSeq2SeqLM, slm, source),
-            slm,
-            Path(source) if Path(source).is_dir() else None,
-        )
-    encoder, name, folder = load_encoder(slm)
+    if isinstance(slm, PreTrainedModel) and slm.config.is_encoder_decoder:
+        name = _name_of(slm)
+        if not slm.can_generate():
+            raise PlugInError(
+                f"a {type(slm).__name__} has no head that writes",
+                where=name or type(slm).__name__,
+                next="load it with AutoModelForSeq2SeqLM, or give its name",
+            )
+        return _plain(copy.deepcopy(slm)), name, name and source_of(name)
+    if isinstance(slm, str) and _is_encoder_decoder(source_of(slm)):
+        return _loaded(AutoModelForSeq2SeqLM, slm, source_of(slm)), slm, source_of(slm)
+    encoder, name, source = load_encoder(slm)
     if is_decoder(encoder.config):
         raise PlugInError(
             "a decoder alone cannot read a whole text and write another here",
             where=name,
             next="take an encoder-decoder such as T5 or BART, or an encoder, which gets a new decoder",
         )
+    rows = embedding_rows(encoder)
+    found = _of_encoder(encoder, source, rows) if tokenizer is None else load_tokenizer(tokenizer, n_rows=rows)
     with stream(seed, "decoder"):
-        return with_decoder(encoder, _tokenizer(source)), name, folder
+        return with_decoder(encoder, found), name, source
+
+
+def _name_of(model: PreTrainedModel) -> str:
+    """Return the name or path that a model was loaded from; "" for one that was made in memory."""
+    return str(getattr(model.config, "_name_or_path", "") or "")
+
+
+def _headless(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a loaded model without head and pooler, in float32: what loading it by name gives."""
+    base: Any = _plain(copy.deepcopy(model.base_model))
+    if no_pooler(type(base.config)) and getattr(base, "pooler", None) is not None:
+        base.pooler = None
+    return base
+
+
+def _plain(model: Any) -> Any:
+    """Put a copy on the processor and in float32; what was stored as whole numbers stays."""
+    if getattr(model, "is_quantized", False):
+        raise PlugInError(
+            "a quantised model cannot be trained further",
+            where=type(model).__name__,
+            next="load it without quantisation, or give its name",
+        )
+    return model.to(device="cpu", dtype=torch.float32)
 
 
 def _is_encoder_decoder(source: str) -> bool:
@@ -103,26 +133,59 @@ def _loaded(cls: Any, slm: str, source: str) -> PreTrainedModel:
 
 
 def tokenizer_for(model: PiFiPreTrainedModel) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model's encoder, with a padding token."""
-    return encoder_tokenizer(model.config.slm)
+    """Return the tokenizer of a model, checked and with a padding token.
+
+    The first of: the one that was given to `plug_in` or `fine_tune`; the one beside the model's own saved files; that
+    of its encoder.
+
+    Raises
+    ------
+    TokenizerError
+        If there is none, or it does not fit the encoder.
+    """
+    rows = embedding_rows(model.encoder)
+    if model.tokenizer is not None:
+        found, where = model.tokenizer, "the model's tokenizer"
+    elif own := own_tokenizer_source(model):
+        found, where = load_tokenizer(own, n_rows=rows), own
+    else:
+        where = source_of(model.config.slm) if model.config.slm else ""
+        found = _of_encoder(model.encoder, where, rows)
+    return check_tokenizer(found, where, n_rows=rows, starts=model.pools and _starts_with_cls(model))
 
 
 def encoder_tokenizer(slm: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of the small language model of this name, with a padding token."""
-    return _tokenizer(_source_of(slm))
-
-
-def _tokenizer(source: str) -> PreTrainedTokenizerBase:
-    if is_gguf(source):
-        return donor_tokenizer(open_checkpoint(source))
-    tokenizer = open_tokenizer(source)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    """Return the tokenizer of the small language model of this name, checked and with a padding token."""
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(slm)
     return tokenizer
 
 
-def _source_of(slm: str) -> str:
-    return str(assets.path(slm) if assets.is_asset(slm) else existing(slm) or repo_of(slm))
+def embedding_rows(encoder: PreTrainedModel) -> int | None:
+    """Return the rows of an encoder's token embedding; None where it looks tokens up in another way."""
+    try:
+        table = encoder.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    return table.num_embeddings if isinstance(table, torch.nn.Embedding) else None
+
+
+def _of_encoder(encoder: PreTrainedModel, source: str, rows: int | None) -> PreTrainedTokenizerBase:
+    if not source:
+        raise TokenizerError(
+            "the encoder was given as an object that names no checkpoint, so its tokenizer is unknown",
+            where=type(encoder).__name__,
+            next="give it: plug_in(..., tokenizer=...), or fine_tune(..., tokenizer=...)",
+        )
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(source, n_rows=rows)
+    return tokenizer
+
+
+def _starts_with_cls(model: PiFiPreTrainedModel) -> bool:
+    """Whether the model pools a token that its encoder was trained to find at the start."""
+    config = model.encoder.config
+    return bool(
+        model.config.pooling == "cls" and type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_encoder_decoder
+    )
 
 
 @contextmanager

@@ -1,25 +1,27 @@
-"""From token vectors to one vector, equal for left and right padding, and what each encoder needs for it."""
+"""From token vectors to one vector, equal for left and right padding."""
 
 from __future__ import annotations
 
-import inspect
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig
 
-from pifi_probe.errors import PlugInError
+from pifi_probe.errors import HubError, PlugInError
+from pifi_probe.layers.small_files import small_files
+from pifi_probe.plugin.stated_pooling import stated_pooling
 
-__all__ = ["Pooling", "left_padding_positions", "must_turn", "pool", "resolve_pooling"]
+__all__ = ["Pooling", "Resolved", "is_decoder", "pool", "resolve_pooling", "resolved_pooling"]
 
 Pooling = Literal["cls", "mean", "last"]
 
-# These count positions from the input ids, padding left out, so left padding changes nothing.
-_COUNT_THEMSELVES = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text"})
+
+class Resolved(NamedTuple):
+    """A pooling, and why it is this one."""
+
+    how: str
+    why: str
 
 
 def pool(states: torch.Tensor, attention_mask: torch.Tensor, how: str) -> torch.Tensor:
@@ -48,16 +50,60 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor, how: str) -> torch.
     raise PlugInError(f"unknown pooling {how!r}", where="pooling", next="use cls, mean, last or auto")
 
 
-def resolve_pooling(how: str, config: PretrainedConfig, folder: Path | None) -> str:
+def resolve_pooling(how: str, config: PretrainedConfig, source: str | Path | None) -> str:
+    """Turn ``"auto"`` into the pooling an encoder was made for; see `resolved_pooling`."""
+    return resolved_pooling(how, config, source).how
+
+
+def resolved_pooling(how: str, config: PretrainedConfig, source: str | Path | None) -> Resolved:
     """Turn ``"auto"`` into the pooling an encoder was made for.
 
-    The checkpoint's sentence-transformers setting if it has one, else the last token for decoders and the
-    first ([CLS]) for encoders. A decoder never pools its first token, which has seen nothing else.
+    What its checkpoint states in the files of sentence-transformers, see `stated_pooling`. Where it has none: the
+    last token for decoders, and the first ([CLS]) for encoders. A decoder never pools its first token, which has seen
+    nothing else.
+
+    Parameters
+    ----------
+    how : {"cls", "mean", "last", "auto"}
+    config : PretrainedConfig
+        Of the encoder.
+    source : str or Path, optional
+        Folder or hub id of its checkpoint; None or "" where it has none.
+
+    Raises
+    ------
+    PlugInError
+        If the checkpoint states a pooling that is not built here, or its files cannot be read or are not known.
     """
     decoder = is_decoder(config)
-    if how == "auto":
-        return _sentence_transformers_setting(folder) or ("last" if decoder else "cls")
-    return "last" if decoder and how == "cls" else how
+    if how != "auto":
+        last = decoder and how == "cls"
+        return Resolved("last", "a decoder's first token has seen nothing else") if last else Resolved(how, "")
+    if stated := _stated(str(source or ""), getattr(config, "_commit_hash", None)):
+        return stated
+    if decoder:
+        return Resolved("last", "auto: the checkpoint states none, and a decoder's last token has seen all others")
+    return Resolved("cls", "auto: the checkpoint states none, and it is an encoder")
+
+
+def _stated(source: str, commit: str | None) -> Resolved | None:
+    advice = 'pass pooling="cls", "mean" or "last"'
+    try:
+        files = small_files(source, commit)
+    except HubError as error:
+        raise PlugInError(
+            f'pooling="auto" could not be read from the hub: {error.what}',
+            where=source,
+            next=f"{advice}, or: {error.next}",
+        ) from error
+    found = None if files is None else stated_pooling(files)
+    if found is None and files is not None and not files.complete:
+        raise PlugInError(
+            'pooling="auto" cannot be read: without a connection it is not known which files the checkpoint has',
+            where=files.where,
+            next=f"{advice}, or run this once with a connection",
+        )
+    return None if found is None else Resolved(found[0], f"auto: as sentence-transformers saved it in {found[1]}")
 
 
 def is_decoder(config: PretrainedConfig) -> bool:
@@ -65,41 +111,3 @@ def is_decoder(config: PretrainedConfig) -> bool:
     if config.is_encoder_decoder:
         return False
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-
-
-def _sentence_transformers_setting(folder: Path | None) -> Pooling | None:
-    file = None if folder is None else folder / "1_Pooling" / "config.json"
-    if file is None or not file.is_file():
-        return None
-    setting = json.loads(file.read_text(encoding="utf-8"))
-    modes: dict[str, Pooling] = {
-        "pooling_mode_cls_token": "cls",
-        "pooling_mode_mean_tokens": "mean",
-        "pooling_mode_lasttoken": "last",
-    }
-    return next((how for key, how in modes.items() if setting.get(key)), None)
-
-
-def left_padding_positions(encoder: nn.Module, attention_mask: torch.Tensor) -> torch.Tensor | None:
-    """Return the position ids (batch, seq) that make left padding harmless, or None when not needed.
-
-    Only for encoders that number positions from the left end and let the caller say otherwise.
-    """
-    model_type = encoder.config.model_type  # type: ignore[union-attr]
-    if model_type in _COUNT_THEMSELVES or bool(attention_mask[:, 0].all()):
-        return None
-    if "position_ids" not in inspect.signature(_forward(encoder)).parameters:
-        return None
-    return (attention_mask.long().cumsum(1) - 1).clamp_min(0)
-
-
-def must_turn(encoder: nn.Module, attention_mask: torch.Tensor) -> bool:
-    """Return True when left padding would move the positions of an encoder that takes no others."""
-    config: PretrainedConfig = encoder.config
-    if bool(attention_mask[:, 0].all()) or config.model_type in _COUNT_THEMSELVES:
-        return False
-    return bool(config.is_encoder_decoder) and "position_ids" not in inspect.signature(_forward(encoder)).parameters
-
-
-def _forward(module: nn.Module) -> Callable[..., object]:
-    return module.forward

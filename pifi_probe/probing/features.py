@@ -16,11 +16,12 @@ from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.content import content_of, weights_digest
 from pifi_probe.layers.spec import parse_model
 from pifi_probe.layers.stream import Batch, stream
-from pifi_probe.layers.tokenizer import donor_tokenizer
-from pifi_probe.plugin.build import load_encoder, tokenizer_for
+from pifi_probe.layers.tokenizer import GivenTokenizer, check_known, donor_tokenizer, load_tokenizer
 from pifi_probe.plugin.config import PiFiConfig
+from pifi_probe.plugin.loading import embedding_rows, load_encoder, tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.plugin.pooling import pool, resolve_pooling
+from pifi_probe.plugin.pooling import pool, resolved_pooling
+from pifi_probe.plugin.positions import n_positions
 from pifi_probe.probing.feature_set import FeatureKey, Features, Save, collect
 from pifi_probe.probing.rows import scoring_rows
 from pifi_probe.tasks.task import Split
@@ -50,6 +51,7 @@ def llm_features(
     batch_tokens: int | None = None,
     budget: int | None = None,
     until: int | None = None,
+    tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
     progress: bool = True,
 ) -> Features:
@@ -87,6 +89,8 @@ def llm_features(
         Bytes for hidden states in memory, see `pifi_probe.layers.stream.stream`.
     until : int, optional
         The last point wanted: layers from it on are not read. None: all.
+    tokenizer : str, Path or PreTrainedTokenizerBase, optional
+        Another one than the model's own: a hub id, a folder, or the tokenizer.
     cache : bool
         Keep the features on disk, and take them from there. A killed call goes on after its last finished layer.
     progress : bool
@@ -103,6 +107,8 @@ def llm_features(
         If an option is bad, or activations are NaN or infinite (the layer is named).
     RecipeError
         If this machine lacks the device, or the device the precision.
+    TokenizerError
+        If the tokenizer is missing, does not fit the model, or knows hardly any word of the texts.
     CheckpointError, HubError, UnsupportedFamilyError
         As for `pifi_probe.extract`.
     """
@@ -112,10 +118,11 @@ def llm_features(
     at_once = _batch_tokens(batch_tokens, place)
     _check(max_length >= 1 and at_once >= 1, "max_length and batch_tokens are at least 1", "leave them out")
     checkpoint = open_checkpoint(*parse_model(llm))
-    tokenizer = donor_tokenizer(checkpoint)
+    own = donor_tokenizer(checkpoint, tokenizer)
     texts, template = fill_template(rows, template)
-    identity = tokenizer_digest(tokenizer)
-    tokens = tokenise(tokenizer, texts, min(max_length, context_of(checkpoint.config)))
+    identity = tokenizer_digest(own)
+    check_known(own, texts, llm)
+    tokens = tokenise(own, texts, min(max_length, context_of(checkpoint.config)))
     key = FeatureKey(
         model=content_of(checkpoint),
         tokenizer=identity,
@@ -170,6 +177,7 @@ def slm_features(
     precision: str = "float32",
     device: str = "auto",
     batch_tokens: int | None = None,
+    tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
 ) -> Features:
     """Return the vectors that ``plug_in(wiring="matched")`` feeds into L_in: encoder and pooling, in evaluation mode.
@@ -181,7 +189,7 @@ def slm_features(
     rows : Split
     pooling : {"auto", "cls", "mean", "last"}
         As in `PiFiConfig`; nothing is normalised.
-    max_length, precision, device, batch_tokens, cache
+    max_length, precision, device, batch_tokens, tokenizer, cache
         As in `llm_features`.
 
     Returns
@@ -191,19 +199,23 @@ def slm_features(
 
     Raises
     ------
-    ModelNotFoundError, PlugInError, RecipeError, FeatureError
+    ModelNotFoundError, PlugInError, TokenizerError, RecipeError, FeatureError
     """
     place = device_of(Recipe(device=device, precision=precision))
     at_once = _batch_tokens(batch_tokens, place)
     _check(max_length >= 1 and at_once >= 1, "max_length and batch_tokens are at least 1", "leave them out")
     encoder, name, source = load_encoder(slm)
-    how = resolve_pooling(pooling, encoder.config, source)
-    config = PiFiConfig(encoder=encoder.config.to_dict(), slm=name, control="vanilla", pooling=how)
+    how, why = resolved_pooling(pooling, encoder.config, source)
+    config = PiFiConfig(encoder=encoder.config.to_dict(), slm=name, control="vanilla", pooling=how, pooling_from=why)
     model = PiFiForSequenceClassification(config, encoder=encoder).eval()
-    tokenizer = tokenizer_for(model)
-    identity = tokenizer_digest(tokenizer)
+    if tokenizer is not None:
+        model.tokenizer = load_tokenizer(tokenizer, n_rows=embedding_rows(model.encoder))
+    own = tokenizer_for(model)
+    identity = tokenizer_digest(own)
+    check_known(own, rows.texts, name)
     pairs = None if rows.pairs is None else list(rows.pairs)
-    tokens = tokenise(tokenizer, list(rows.texts), min(max_length, context_of(encoder.config)), pairs)
+    limit = min(max_length, n_positions(encoder) or context_of(encoder.config))
+    tokens = tokenise(own, list(rows.texts), limit, pairs)
     key = FeatureKey(
         model=weights_digest(encoder),
         tokenizer=identity,
@@ -233,7 +245,9 @@ def slm_features(
             )
         save(0, vectors)
 
-    points = collect(key, 1, (len(rows), int(config.hidden_size)), compute, name if cache else None)
+    points = collect(
+        key, 1, (len(rows), int(config.hidden_size)), compute, (name or encoder.config.model_type) if cache else None
+    )
     return Features(points, rows, {"family": "encoder"} | _info(name, key, tokens, place))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from pifi_probe.errors import EstimatorError
+from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.probing.building import Measured, build_table
 from pifi_probe.probing.estimators import Estimator, as_labels, resolve
@@ -58,6 +59,7 @@ def probe(
     device: str = "auto",
     batch_tokens: int | None = None,
     budget: int | None = None,
+    tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
     seed: int = 0,
     progress: bool = True,
@@ -100,6 +102,8 @@ def probe(
         Tokens in one batch, padding included; by default 2,048 on a CPU and 8,192 on a GPU.
     budget : int, optional
         Bytes of hidden states to hold in memory; beyond it they go to disk. By default a quarter of what is free.
+    tokenizer : str, Path or PreTrainedTokenizerBase, optional
+        Another one than the model's own: a hub id, a folder, or the tokenizer.
     cache : bool
         Keep pooled features on disk (``PIFI_PROBE_FEATURES``, or the cache folder), so that a killed pass goes on
         and other estimators need no second one.
@@ -146,6 +150,7 @@ def probe(
             device=device,
             batch_tokens=batch_tokens,
             budget=budget,
+            tokenizer=tokenizer,
             cache=cache,
             progress=progress,
         )

@@ -15,6 +15,7 @@ from pifi_probe.errors import EstimatorError, LayerIndexError, PlugInError, Task
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import pick_device
 from pifi_probe.layers.spec import LayerSpec, parse_model
+from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.probing.building import Measured, build_table
@@ -68,6 +69,8 @@ def probe_plugin(
     device: str = "auto",
     batch_tokens: int | None = None,
     budget: int | None = None,
+    tokenizer: GivenTokenizer | None = None,
+    llm_tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
     seed: int = 0,
     progress: bool = True,
@@ -123,6 +126,8 @@ def probe_plugin(
         As in `pifi_probe.probe`.
     precision, batch_tokens, budget, cache
         Of the passes through encoder and language model, as in `pifi_probe.probe`.
+    tokenizer, llm_tokenizer : str, Path or PreTrainedTokenizerBase, optional
+        Others than the encoder's and the language model's own: a hub id, a folder, or the tokenizer.
     device : str
         "auto", "cpu", "cuda", ...
     seed : int
@@ -176,14 +181,25 @@ def probe_plugin(
         encoder, regime = slm, "raw: the encoder as it comes"
         if warm_up:
             encoder, regime = warm_encoder(
-                slm, task, rows["fitted"], warm_up, wiring=wiring, max_length=max_length, seed=seed
+                slm,
+                task,
+                rows["fitted"],
+                warm_up,
+                wiring=wiring,
+                max_length=max_length,
+                tokenizer=tokenizer,
+                seed=seed,
             )
         pooling = str(WIRINGS[wiring]["pooling"])
-        vectors = {name: slm_features(encoder, of, pooling=pooling, **passes) for name, of in rows.items()}
+        vectors = {
+            name: slm_features(encoder, of, pooling=pooling, tokenizer=tokenizer, **passes) for name, of in rows.items()
+        }
         alignment = None
         if paired:
             of = rows["aligned"]
-            states = llm_features(llm, of, kind=task.kind, budget=budget, progress=progress, **passes)
+            states = llm_features(
+                llm, of, kind=task.kind, budget=budget, tokenizer=llm_tokenizer, progress=progress, **passes
+            )
             alignment = Alignment(np.array(vectors["aligned"][0]), states, likeness)
         times.append(time.perf_counter())
         h = np.array(vectors["scored"][0])

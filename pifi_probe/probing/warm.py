@@ -9,6 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from pifi_probe.errors import TaskError
+from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.plugin.build import plug_in
 from pifi_probe.tasks.task import Split, Task
 from pifi_probe.training.recipe import Recipe
@@ -26,7 +27,15 @@ def other_rows(task: Task, scored: Split, n: int | None, seed: int) -> Split:
 
 
 def warm_encoder(
-    slm: str | PreTrainedModel, task: Task, scored: Split, epochs: float, *, wiring: str, max_length: int, seed: int
+    slm: str | PreTrainedModel,
+    task: Task,
+    scored: Split,
+    epochs: float,
+    *,
+    wiring: str,
+    max_length: int,
+    tokenizer: GivenTokenizer | None = None,
+    seed: int,
 ) -> tuple[PreTrainedModel, str]:
     """Fine-tune encoder and head for a while, with nothing plugged in.
 
@@ -42,6 +51,8 @@ def warm_encoder(
     wiring : {"paper", "matched"}
         For the pooling.
     max_length : int
+    tokenizer : str, Path or PreTrainedTokenizerBase, optional
+        As in `plug_in`.
     seed : int
 
     Returns
@@ -75,7 +86,7 @@ def warm_encoder(
         )
     checked, fitted = rest.take(range(n_checked)), rest.take(range(n_checked, n_checked + n))
     view = replace(task, splits={"train": fitted, "validation": checked, "test": checked})
-    model = plug_in(slm, None, task=view, control="vanilla", wiring=wiring, seed=seed)
+    model = plug_in(slm, None, task=view, control="vanilla", wiring=wiring, seed=seed, tokenizer=tokenizer)
     fine_tune(model, view, Recipe(epochs=passes, seed=seed, max_length=max_length))
     times = "once" if passes == 1 else f"{passes} times, the best epoch of them"
     regime = f"warm: vanilla fine-tuning for {epochs:g} epochs ({n} training rows, {times}; none of them scored)"

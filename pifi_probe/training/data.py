@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from pifi_probe.plugin.positions import n_positions
 from pifi_probe.tasks.task import Split
 from pifi_probe.training.devices import autocast
 
 __all__ = ["EncodedSplit", "LengthGroupedOrder", "encode", "n_positions", "predict_logits"]
-
-_TABLES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
 
 
 @dataclass(frozen=True)
@@ -73,28 +71,6 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
     pairs = None if split.pairs is None else list(split.pairs)
     encoded = tokenizer(list(split.texts), pairs, truncation=True, max_length=max_length)
     return EncodedSplit(dict(encoded), split.labels)
-
-
-def n_positions(encoder: nn.Module) -> int | None:
-    """Return how many tokens an encoder has absolute positions for, or None where it has no such table.
-
-    Rotary and relative positions have none. The first rows of some tables stand for padding.
-    """
-    found = [
-        table.num_embeddings - _first_position(table)
-        for name, table in encoder.named_modules()
-        if name.rpartition(".")[2] in _TABLES and isinstance(table, nn.Embedding) and not _grows(table)
-    ]
-    stated = getattr(encoder.config, "max_position_embeddings", None) or 0  # fewer than rows where forward adds 2
-    return min(found + [stated] * (stated > 0)) if found else None
-
-
-def _first_position(table: nn.Embedding) -> int:
-    return int(getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1))
-
-
-def _grows(table: nn.Embedding) -> bool:
-    return hasattr(table, "make_weight")  # FSMT
 
 
 class LengthGroupedOrder(Sampler[int]):

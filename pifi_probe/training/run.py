@@ -14,8 +14,10 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import PlugInError, RecipeError, TaskError
 from pifi_probe.files import alone_in
+from pifi_probe.layers.tokenizer import GivenTokenizer, check_known, load_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
-from pifi_probe.plugin.build import MODELS, tokenizer_for
+from pifi_probe.plugin.build import MODELS
+from pifi_probe.plugin.loading import embedding_rows, tokenizer_for
 from pifi_probe.provenance import PeakMemory, collect
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
@@ -44,6 +46,7 @@ def fine_tune(
     out: str | Path | None = None,
     resume: bool = False,
     save_model: bool = False,
+    tokenizer: GivenTokenizer | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> RunResult:
     """Train a model on a task, keep its best epoch, and test it once.
@@ -70,6 +73,8 @@ def fine_tune(
         weights are put into `model` if they were saved.
     save_model : bool
         Save the trained model into ``out/model``.
+    tokenizer : str, Path or PreTrainedTokenizerBase, optional
+        As in `plug_in`, if it was not given there.
     callbacks : sequence of TrainerCallback
         Called as transformers' Trainer does; ``on_evaluate`` gets the validation metrics of each epoch.
 
@@ -86,6 +91,8 @@ def fine_tune(
     RecipeError
         If the machine cannot follow the recipe, a text is longer than the encoder's table of positions, or `out`
         holds another run that `resume` would mix in, or an ended one whose model can no longer be saved.
+    TokenizerError
+        If the encoder's tokenizer is missing or does not fit, or knows hardly any word of the training texts.
     TrainingDiverged
         If the loss or a gradient becomes NaN or infinite.
     RunInterrupted
@@ -100,6 +107,8 @@ def fine_tune(
     """
     if out is None and (resume or save_model):
         raise RecipeError("no folder was given", where="fine_tune(out=...)", next="name the folder of the run")
+    if tokenizer is not None and isinstance(model, PiFiPreTrainedModel):
+        model.tokenizer = load_tokenizer(tokenizer, n_rows=embedding_rows(model.encoder))
     run = Run(model, task, recipe, tuple(also))
     if out is None:
         with temporary_run_folder() as temporary:
@@ -157,6 +166,7 @@ class Run:
         if len(self.views) != 1 + len(self.also):
             raise TaskError("two test tasks have the same name", where=", ".join(task.name for task in self.also))
         self.tokenizer: PreTrainedTokenizerBase = tokenizer_for(self.model)
+        check_known(self.tokenizer, self.task.splits["train"].texts, f"{self.task.name}, train")
         self.start = start_digest(self.model)
         self.digests_before = layer_digests(self.model)
         self.memory = PeakMemory()
