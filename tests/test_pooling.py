@@ -11,6 +11,7 @@ from transformers import AutoModel
 
 import pifi_probe as pp
 from pifi_probe.errors import CorruptFileError, PlugInError
+from pifi_probe.escaping import markdown_cell
 from pifi_probe.plugin.pooling import resolved_pooling
 from pifi_probe.probing.features import slm_features
 from tests import slm
@@ -206,7 +207,7 @@ def test_card_and_repr_say_what_auto_means(tmp_path: Path) -> None:
     )
     model.save_pretrained(tmp_path / "saved")
     said = "mean (auto: as sentence-transformers saved it in 1_Pooling/config.json)"
-    assert said in (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+    assert markdown_cell(said) in (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
     assert said.replace("mean", "'mean'", 1) in repr(model)
     assert pp.PiFiForSequenceClassification.from_pretrained(tmp_path / "saved").config.pooling == "mean"
 
