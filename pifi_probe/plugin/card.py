@@ -103,7 +103,7 @@ def write_model_card(model: PiFiPreTrainedModel, folder: Path) -> None:
     ]
     for name in ("slm", "wiring", "feed", "mask", "scale", "bypass", "pooling", "control", "combine", "save_layer"):
         why = f" ({config.pooling_from})" if name == "pooling" and config.pooling_from else ""
-        lines.append(f"| {name} | {markdown_cell(getattr(config, name))}{markdown_cell(why)} |")
+        lines.append(f"| {name} | {markdown_cell(f'{getattr(config, name)}{why}')} |")
     lines += ["", "## Donor of the frozen layer", ""]
     donors = _donor_lines(model)
     lines += donors or ["None: this model has no frozen layer."]

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
 
-__all__ = ["choice_metrics", "choice_scores", "rating_metrics", "rating_scores", "tag_metrics", "tag_scores"]
+__all__ = ["NO_TAG", "choice_metrics", "choice_scores", "rating_metrics", "rating_scores", "tag_metrics", "tag_scores"]
 
+NO_TAG = -1  # what is predicted of a word that the model did not see
 Scores = dict[str, NDArray[np.float64]]
 
 
@@ -107,7 +108,7 @@ def tag_metrics(
     Parameters
     ----------
     labels, predicted : sequence of sequences of int
-        For each row the tag of each word.
+        For each row the tag of each word; a predicted `NO_TAG` is wrong, and no entity.
     names : sequence of str
         Names of the tags. "O", "B-..." and "I-..." mean entities.
 
@@ -118,12 +119,16 @@ def tag_metrics(
         of entities, ``f1``, ``precision`` and ``recall`` are of whole entities (seqeval, as in CoNLL); with other
         tags ``f1`` is the mean over tags.
     """
-    truth, guess = ([[names[tag] for tag in row] for row in rows] for rows in (labels, predicted))
+    entities = all(name == "O" or name[:2] in ("B-", "I-") for name in names)
+    none = "O" if entities else "\0"  # no tag has this name
+    truth, guess = (
+        [[none if tag == NO_TAG else names[tag] for tag in row] for row in rows] for rows in (labels, predicted)
+    )
     accuracy = float(tag_scores(labels, predicted)["token_accuracy"].mean())
     values: dict[str, Any] = {"token_accuracy": accuracy, "n": len(labels), "undefined": {}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tags that are never predicted: 0, as documented
-        if all(name == "O" or name[:2] in ("B-", "I-") for name in names):
+        if entities:
             from seqeval import metrics
 
             for score in ("precision", "recall", "f1"):
@@ -132,7 +137,8 @@ def tag_metrics(
             from sklearn.metrics import f1_score
 
             flat = ([tag for row in rows for tag in row] for rows in (truth, guess))
-            values["f1"] = float(f1_score(*flat, average="macro", zero_division=0.0))
+            shown = sorted({tag for rows in (truth, guess) for row in rows for tag in row} - {none})
+            values["f1"] = float(f1_score(*flat, labels=shown, average="macro", zero_division=0.0))
     return values
 
 

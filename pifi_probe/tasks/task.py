@@ -13,7 +13,7 @@ from typing import Any
 from pifi_probe.errors import TaskError
 from pifi_probe.escaping import one_line
 from pifi_probe.tasks.kinds import KINDS, Kind
-from pifi_probe.tasks.text import row_keys
+from pifi_probe.tasks.text import normalise, row_keys
 
 __all__ = ["SPLIT_NAMES", "Split", "Task"]
 
@@ -229,7 +229,9 @@ class Task:
         Returns
         -------
         Task
-            All other rows are divided into "train" and "validation" (10 %, by a hash of the identifiers).
+            All other rows are divided into "train" and "validation" (10 %, by a hash of the identifiers; rows of
+            equal texts, for kind "qa" of equal contexts, go to one of them). Those whose text is also held out are
+            left out, and a note says how many.
 
         Raises
         ------
@@ -245,13 +247,30 @@ class Task:
                 where=self.name,
                 next=f"name some, not all, of: {', '.join(sorted(known))}" if known else "load it with group=",
             )
-        parts: dict[str, list[tuple[str, int]]] = {"train": [], "validation": [], "test": []}
+        keys = {name: self._content_keys(split) for name, split in self.splits.items()}
+        held = [(name, row) for name, row in rows if (self.splits[name].groups or ("",) * (row + 1))[row] in groups]
+        tested, inside = {keys[name][row] for name, row in held}, set(held)
+        parts: dict[str, list[tuple[str, int]]] = {"train": [], "validation": [], "test": held}
+        first: dict[str, str] = {}  # the identifier that decides for all rows of a text
+        n_left_out = 0
         for name, row in rows:
-            split = self.splits[name]
-            held = split.groups is not None and split.groups[row] in groups
-            draw = hashlib.sha256(f"held out:{split.ids[row]}".encode()).digest()[0]
-            parts["test" if held else "validation" if draw < 26 else "train"].append((name, row))  # 26 of 256
-        return replace(self, splits={part: _gathered(self.splits, chosen) for part, chosen in parts.items()})
+            key = keys[name][row]
+            if (name, row) in inside:
+                continue
+            if key in tested:
+                n_left_out += 1
+                continue
+            draw = hashlib.sha256(f"held out:{first.setdefault(key, self.splits[name].ids[row])}".encode()).digest()[0]
+            parts["validation" if draw < 26 else "train"].append((name, row))  # 26 of 256
+        notes = [f"{n_left_out} rows left out: their text is also held out"] if n_left_out else []
+        splits = {part: _gathered(self.splits, chosen) for part, chosen in parts.items()}
+        return replace(self, splits=splits, notes=(*self.notes, *notes))
+
+    def _content_keys(self, split: Split) -> tuple[str, ...]:
+        """Return a key for each row: equal ones must not be on both sides of training and testing."""
+        if self.kind == "qa" and split.pairs is not None:
+            return tuple(normalise(context) for context in split.pairs)
+        return split.keys
 
 
 def _gathered(splits: Mapping[str, Split], rows: Iterable[tuple[str, int]]) -> Split:

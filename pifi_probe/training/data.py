@@ -13,11 +13,12 @@ from torch.utils.data import Dataset, Sampler
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from pifi_probe.errors import TokenizerError
 from pifi_probe.plugin.positions import n_positions
 from pifi_probe.tasks.task import Split
 from pifi_probe.training.devices import autocast
 
-__all__ = ["EncodedSplit", "LengthGroupedOrder", "encode", "n_positions", "predict_logits"]
+__all__ = ["EncodedSplit", "LengthGroupedOrder", "encode", "n_positions", "predict_logits", "require_offsets"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,22 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
     pairs = None if split.pairs is None else list(split.pairs)
     encoded = tokenizer(list(split.texts), pairs, truncation=True, max_length=max_length)
     return EncodedSplit(dict(encoded), split.labels)
+
+
+def require_offsets(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+    """Refuse a tokenizer that cannot say where in the text its tokens stand.
+
+    Raises
+    ------
+    TokenizerError
+        If it is not one of the `tokenizers` library.
+    """
+    if not tokenizer.is_fast:
+        raise TokenizerError(
+            f"a {kind} task needs the place of every token in its text; a {type(tokenizer).__name__} does not give it",
+            where=tokenizer.name_or_path or type(tokenizer).__name__,
+            next="take a model whose tokenizer is fast (with a tokenizer.json), such as BERT, DeBERTa-v3, T5 or BART",
+        )
 
 
 class LengthGroupedOrder(Sampler[int]):

@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from pifi_probe.errors import RecipeError
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.tasks.task import Split
 from pifi_probe.tasks.text_metrics import answer_metrics, answer_scores
-from pifi_probe.training.data import EncodedSplit
+from pifi_probe.training.data import EncodedSplit, require_offsets
 from pifi_probe.training.work.base import Batch, Scores, Work, batches_of, evaluating
 
 __all__ = ["Answers"]
 
 MAX_ANSWER = 30  # tokens, as in the examples of transformers
-OVERLAP = 4  # windows overlap by this part of their length
+OVERLAP = 4  # a window shares one part in so many of its length with the next
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,31 @@ class Answers(Work):
     shown = "f1"
 
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedWindows:
-        """Tokenise (question, context) into windows of `max_length` tokens that overlap by a quarter.
+        """Tokenise (question, context) into windows of `max_length` tokens; contexts overlap by a quarter of it.
 
         A question that leaves a window less than half of its length is cut.
+
+        Raises
+        ------
+        RecipeError
+            If a window has no room for the context.
         """
         assert split.pairs is not None
+        require_offsets(tokenizer, "qa")
+        room = max_length - max_length // 2 - tokenizer.num_special_tokens_to_add(pair=True)  # beside any question
+        if room < 2:
+            raise RecipeError(
+                f"max_length={max_length} leaves no room for a context beside its question",
+                where="Recipe(max_length=...)",
+                next="use 32 or more",
+            )
         questions = [_shortened(text, tokenizer, max_length // 2) for text in split.texts]
         encoded = tokenizer(
             questions,
             list(split.pairs),
             truncation="only_second",
             max_length=max_length,
-            stride=max_length // (2 * OVERLAP),
+            stride=min(max_length // OVERLAP, room - 1),  # tokens that two windows share
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
