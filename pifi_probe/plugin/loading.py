@@ -69,8 +69,10 @@ def load_encoder_decoder(
             where=name,
             next="take an encoder-decoder such as T5 or BART, or an encoder, which gets a new decoder",
         )
-    rows = embedding_rows(encoder)
-    found = _of_encoder(encoder, source, rows) if tokenizer is None else load_tokenizer(tokenizer, n_rows=rows)
+    if tokenizer is None:
+        found = encoder_tokenizer(encoder, source)
+    else:
+        found = load_tokenizer(tokenizer, n_rows=embedding_rows(encoder))
     with stream(seed, "decoder"):
         return with_decoder(encoder, found), name, source
 
@@ -150,14 +152,8 @@ def tokenizer_for(model: PiFiPreTrainedModel) -> PreTrainedTokenizerBase:
         found, where = load_tokenizer(own, n_rows=rows), own
     else:
         where = source_of(model.config.slm) if model.config.slm else ""
-        found = _of_encoder(model.encoder, where, rows)
+        found = encoder_tokenizer(model.encoder, where)
     return check_tokenizer(found, where, n_rows=rows, starts=model.pools and _starts_with_cls(model))
-
-
-def encoder_tokenizer(slm: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of the small language model of this name, checked and with a padding token."""
-    tokenizer: PreTrainedTokenizerBase = load_tokenizer(slm)
-    return tokenizer
 
 
 def embedding_rows(encoder: PreTrainedModel) -> int | None:
@@ -169,14 +165,15 @@ def embedding_rows(encoder: PreTrainedModel) -> int | None:
     return table.num_embeddings if isinstance(table, torch.nn.Embedding) else None
 
 
-def _of_encoder(encoder: PreTrainedModel, source: str, rows: int | None) -> PreTrainedTokenizerBase:
+def encoder_tokenizer(encoder: PreTrainedModel, source: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of an encoder that was loaded from here, checked and with a padding token."""
     if not source:
         raise TokenizerError(
             "the encoder was given as an object that names no checkpoint, so its tokenizer is unknown",
             where=type(encoder).__name__,
             next="give it: plug_in(..., tokenizer=...), or fine_tune(..., tokenizer=...)",
         )
-    tokenizer: PreTrainedTokenizerBase = load_tokenizer(source, n_rows=rows)
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(source, n_rows=embedding_rows(encoder))
     return tokenizer
 
 

@@ -52,8 +52,9 @@ class Encoder:
     def __init__(
         self, slm: str | PreTrainedModel, max_length: int, device: str, cache: bool, precision: str = "float32"
     ) -> None:
-        self.model, self.name, _ = load_encoder(slm)
-        self.tokenizer = encoder_tokenizer(self.name)
+        self.model, name, source = load_encoder(slm)
+        self.name = name or self.model.config.model_type
+        self.tokenizer = encoder_tokenizer(self.model, source)
         self.max_length, self.device, self.cache, self.precision = max_length, device, cache, precision
         self.digest = _digest([weights_digest(self.model), tokenizer_digest(self.tokenizer), max_length])
 
