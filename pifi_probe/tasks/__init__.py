@@ -39,6 +39,7 @@ def load_task(
     revision: str | None = None,
     allow_overlap: bool = False,
     drop_overlap: bool = False,
+    drop_unlabelled: bool = False,
 ) -> Task:
     """Load a task.
 
@@ -75,6 +76,10 @@ def load_task(
     drop_overlap : bool
         Drop rows of given test and validation splits whose text is also in an earlier split (or twice in their
         own), and say so in the task's notes.
+    drop_unlabelled : bool
+        Leave out rows whose label is missing or -1, which marks labels that are hidden (of ratings: where all are
+        -1), and say so in the task's notes. A test or validation split that has no other rows is carved from the
+        training rows.
 
     Returns
     -------
@@ -107,6 +112,7 @@ def load_task(
         items=items,
         group=group,
         drop_overlap=drop_overlap,
+        drop_unlabelled=drop_unlabelled,
     )
     if name in EMBEDDED:
         if options != Options() or config is not None or revision is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 
 from pifi_probe.errors import TaskError
@@ -15,6 +15,8 @@ from pifi_probe.tasks.labels import (
     choices,
     class_name,
     in_order,
+    is_minus_one,
+    is_missing,
     look_like_numbers,
     rating,
     refuse_two_spellings,
@@ -58,6 +60,7 @@ class Options:
     items: str | None = None
     group: str | None = None
     drop_overlap: bool = False
+    drop_unlabelled: bool = False
 
     def __post_init__(self) -> None:
         for name, example in _EXAMPLES.items():
@@ -83,6 +86,8 @@ class Options:
     def fraction(self, name: str) -> float:
         """Share of the rows for a split that the source does not have; raises TaskError outside of (0, 1)."""
         share = self.validation if name == "validation" else self.test
+        if isinstance(share, str):  # the split that it names has no row with a label
+            share = Options.validation if name == "validation" else Options.test
         if not isinstance(share, Real) or not 0 < share < 1:
             raise TaskError(
                 f"{name}={share!r} is no share of the rows",
@@ -108,6 +113,8 @@ class Table:
         If given, labels are indices into it.
     lines : sequence of int, length n, optional
         For messages: the line of the file on which each row starts, from 1.
+    numbers : sequence of int, length n, optional
+        The number of each row in the source, from 1, where some were left out.
     """
 
     where: str
@@ -115,11 +122,40 @@ class Table:
     columns: Mapping[str, Sequence[object]] = field(repr=False)
     class_names: tuple[str, ...] | None = None
     lines: Sequence[int] | None = field(default=None, repr=False)
+    numbers: Sequence[int] | None = field(default=None, repr=False)
 
-    def place(self, number: int) -> str:
-        """Return where row `number` (from 1) stands, for messages."""
-        at = f"row {number}" if self.lines is None else f"line {self.lines[number - 1]}"
+    def __len__(self) -> int:
+        return len(self.columns[self.roles.label])
+
+    def number(self, row: int) -> int:
+        """Return the number in the source of row `row` (from 1)."""
+        return row if self.numbers is None else self.numbers[row - 1]
+
+    def place(self, row: int) -> str:
+        """Return where row `row` (from 1) stands, for messages."""
+        at = f"row {self.number(row)}" if self.lines is None else f"line {self.lines[row - 1]}"
         return f"{self.where}, {at}"
+
+    def labelled(self) -> Table:
+        """Return the rows with a label: none is missing, and none is -1, which stands for a hidden one.
+
+        For ratings -1 is a number like others, unless all rows have it.
+        """
+        labels = self.columns[self.roles.label]
+        hidden_is_minus_one = self.roles.kind != "regression" or all(map(is_minus_one, labels))
+        kept = [
+            row
+            for row, label in enumerate(labels)
+            if not is_missing(label) and not (hidden_is_minus_one and is_minus_one(label))
+        ]
+        if len(kept) == len(labels):
+            return self
+        return replace(
+            self,
+            columns={name: [column[row] for row in kept] for name, column in self.columns.items()},
+            lines=None if self.lines is None else [self.lines[row] for row in kept],
+            numbers=[self.number(row + 1) for row in kept],
+        )
 
 
 def build_task(
@@ -144,6 +180,7 @@ def build_task(
         For a text that is empty, too long or no text; a label that is missing or does not fit its kind or is
         unknown to the training split; one class only; too few or too many rows; a given split that shares texts.
     """
+    tables, notes = _labelled(tables) if options.drop_unlabelled else (dict(tables), [])
     roles = tables["train"].roles
     kind = KINDS[roles.kind]
     rows = {part: _read_rows(table, part if len(tables) > 1 else "") for part, table in tables.items()}
@@ -151,9 +188,9 @@ def build_task(
         rows = _by_split_column(rows["train"], tables["train"], options.split)
     if not rows.get("train"):
         raise TaskError("there are no rows to train on", where=source, next="give a file or split with rows")
-    given, notes = [part for part in rows if part != "train"], []
+    given = [part for part in rows if part != "train"]
     if options.drop_overlap:
-        notes = _drop_overlap(rows)
+        notes += _drop_overlap(rows)
     classes: tuple[str, ...] = ()
     if kind.classes:
         classes = tables["train"].class_names or in_order(
@@ -171,6 +208,17 @@ def build_task(
     return Task(name, roles.kind, classes, options.language, splits, source, licence, tuple(notes))
 
 
+def _labelled(tables: Mapping[str, Table]) -> tuple[dict[str, Table], list[str]]:
+    """Leave out rows without a label, and splits that have no other; return a note for each that lost some."""
+    kept = {part: table.labelled() for part, table in tables.items()}
+    notes = [
+        f"{len(table) - len(kept[part])} of {len(table)} {part} rows left out: their labels are missing or hidden (-1)"
+        for part, table in tables.items()
+        if len(kept[part]) < len(table)
+    ]
+    return {part: table for part, table in kept.items() if len(table) or part == "train"}, notes
+
+
 def _names(row: Row) -> tuple[str, ...]:
     """Return the names of a row's class, or of its words' classes."""
     return (row.label,) if isinstance(row.label, str) else row.label
@@ -185,7 +233,8 @@ def _read_rows(table: Table, prefix: str) -> list[Row]:
     rows = []
     for number in range(1, n_rows + 1):
         values = {name: column[number - 1] for name, column in table.columns.items()}
-        identifier = f"{prefix}:{number}" if prefix else str(number)
+        of_source = table.number(number)
+        identifier = f"{prefix}:{of_source}" if prefix else str(of_source)
         rows.append(_read_row(values, table, ratings, identifier, table.place(number)))
     return rows
 
@@ -285,7 +334,12 @@ def _check_classes(rows: Mapping[str, list[Row]], classes: tuple[str, ...], wher
             raise TaskError(
                 f"the {part} split has labels that no training row has: {', '.join(unknown[:5])}",
                 where=where,
-                next="add training rows of these classes or remove the rows",
+                next="add training rows of these classes, or remove the rows"
+                + (
+                    ": drop_unlabelled=True leaves out those of -1, which marks hidden labels"
+                    if "-1" in unknown
+                    else ""
+                ),
             )
     n_rows = sum(len(members) for members in rows.values())
     if n_rows < 3 * len(classes) and isinstance(rows["train"][0].label, str):

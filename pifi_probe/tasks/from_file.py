@@ -8,6 +8,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pifi_probe.errors import TaskError
@@ -17,7 +18,7 @@ from pifi_probe.tasks.layouts import Columns as Roles
 from pifi_probe.tasks.layouts import require_columns
 from pifi_probe.tasks.task import Task
 
-__all__ = ["FILE_TYPES", "file_type", "task_from_file"]
+__all__ = ["FILE_TYPES", "file_type", "read_files", "task_from_file"]
 
 MAX_LINE = 8 * MAX_TEXT  # bytes: a text of MAX_TEXT characters may need several bytes each
 MAX_FILE = 4 << 30  # bytes
@@ -59,6 +60,18 @@ def file_type(path: Path) -> str:
     return "".join(suffixes) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
 
 
+def read_files(paths: Sequence[Path], roles_of: Callable[[Sequence[str]], Roles], where: str) -> Table:
+    """Read several files, at least one, of the same columns as one table; parameters as of `Table`."""
+    first = _read(paths[0], roles_of)
+    if len(paths) == 1:
+        return replace(first, where=where)
+    tables = [first, *(_read(path, lambda _: first.roles) for path in paths[1:])]
+    if len({table.class_names for table in tables}) > 1:
+        raise TaskError("the files name different classes", where=where, next="write them anew, with the same features")
+    columns = {name: [value for table in tables for value in table.columns[name]] for name in first.columns}
+    return Table(where, first.roles, columns, first.class_names)
+
+
 def _read(path: Path, roles_of: Callable[[Sequence[str]], Roles]) -> Table:
     reader = FILE_TYPES.get(file_type(path))
     if reader is None:
@@ -88,7 +101,8 @@ def _read(path: Path, roles_of: Callable[[Sequence[str]], Roles]) -> Table:
         ) from error
     if not columns or not next(iter(columns.values())):
         raise TaskError("the file has no rows", where=str(path), next="give a file with a header and rows")
-    return Table(path.name, found[0], columns, lines=lines)
+    names = _parquet_class_names(path, found[0].label) if file_type(path) == ".parquet" else None
+    return Table(path.name, found[0], columns, names, lines=lines)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -237,6 +251,39 @@ def _read_parquet(path: Path, choose: Choose) -> tuple[Columns, None]:
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise TaskError(f"the file is no valid parquet: {error}", where=path.name, next="write it anew") from error
     return columns, None
+
+
+def _parquet_class_names(path: Path, column: str) -> tuple[str, ...] | None:
+    """Return the names of a column's classes where the datasets library has written them into the file."""
+    import pyarrow.parquet
+
+    metadata = pyarrow.parquet.read_schema(path).metadata or {}
+    try:
+        feature = json.loads(metadata.get(b"huggingface", b"{}"))
+        for key in ("info", "features", column):
+            feature = feature.get(key) or {}
+        names = class_names_of(feature)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise TaskError(
+            f"the file's description of its columns cannot be read: {error}",
+            where=f"{path.name}, column {column!r}",
+            next="write the file anew",
+        ) from error
+    return names
+
+
+def class_names_of(feature: object) -> tuple[str, ...] | None:
+    """Return the names of the classes in a feature of the datasets library, as stored, or of a list of such."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return class_names_of(feature[0])
+    if not isinstance(feature, dict):
+        return None
+    if feature.get("_type") == "ClassLabel":
+        names = feature.get("names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{names!r} are no names of classes")
+        return tuple(names) or None
+    return class_names_of(feature.get("feature"))
 
 
 FILE_TYPES: dict[str, Callable[[Path, Choose], tuple[Columns, Lines | None]]] = {

@@ -36,17 +36,28 @@ class Kind:
     wrong_label: Callable[[Any, int, int], str]
 
 
+def _not_whole(label: Any) -> str:
+    return "" if type(label) is int else f"has a label that is a {type(label).__name__}, not a whole number"
+
+
 def _class(split: Any, row: int, n_labels: int) -> str:
     label = split.labels[row]
+    if type(label) is not int:
+        return _not_whole(label)
     return "" if 0 <= label < n_labels else f"has a label outside of 0 to {n_labels - 1}"
 
 
 def _number(split: Any, row: int, n_labels: int) -> str:
-    return "" if math.isfinite(split.labels[row]) else "has a rating that is no finite number"
+    label = split.labels[row]
+    if not isinstance(label, int | float):
+        return f"has a rating that is a {type(label).__name__}, not a number"
+    return "" if math.isfinite(label) else "has a rating that is no finite number"
 
 
 def _choice(split: Any, row: int, n_labels: int) -> str:
     n_choices, label = len(split.items[row]), split.labels[row]
+    if type(label) is not int:
+        return _not_whole(label)
     if not 2 <= n_choices <= MAX_CHOICES:
         return f"has a row with {n_choices} choices; 2 to {MAX_CHOICES} are possible"
     return "" if 0 <= label < n_choices else f"has an answer {label} outside of the {n_choices} choices"
@@ -64,11 +75,16 @@ def _tags(split: Any, row: int, n_labels: int) -> str:
     tags, words = split.labels[row], split.items[row]
     if not words or len(tags) != len(words):
         return f"has a row with {len(words)} words and {len(tags)} labels"
+    if wrong := next((tag for tag in tags if type(tag) is not int), None):
+        return _not_whole(wrong)
     return "" if min(tags) >= 0 and max(tags) < n_labels else f"has a label outside of 0 to {n_labels - 1}"
 
 
 def _target(split: Any, row: int, n_labels: int) -> str:
-    return "" if split.labels[row].strip() else "has an empty target"
+    label = split.labels[row]
+    if not isinstance(label, str):
+        return f"has a target that is a {type(label).__name__}, not a text"
+    return "" if label.strip() else "has an empty target"
 
 
 KINDS: dict[str, Kind] = {

@@ -18,6 +18,8 @@ __all__ = [
     "choices",
     "class_name",
     "in_order",
+    "is_minus_one",
+    "is_missing",
     "look_like_numbers",
     "rating",
     "refuse_two_spellings",
@@ -56,24 +58,48 @@ def look_like_numbers(values: Sequence[object]) -> bool:
     return all(isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", value) for value in values)
 
 
+_WAY_OUT = "drop_unlabelled=True leaves out rows without a label (and makes a split anew that has no other)"
+
+
 def _missing(where: str) -> NoReturn:
-    raise TaskError("the label is missing", where=where, next="remove the row or fill in the label")
+    raise TaskError("the label is missing", where=where, next=f"fill in the label, or remove the row: {_WAY_OUT}")
 
 
-def _is_missing(value: object) -> bool:
+def is_missing(value: object) -> bool:
+    """Whether a label is not there: None, NaN, an empty text or an empty list, or answers without any."""
+    if isinstance(value, dict) and "text" in value:
+        value = value["text"]
+    if isinstance(value, list):
+        return not value or all(map(is_missing, value))
     return value is None or value != value or (isinstance(value, str) and value.strip().lower() in _MISSING)
+
+
+def is_minus_one(value: object) -> bool:
+    """Whether a label is -1, as number or text, or a list of nothing else."""
+    if isinstance(value, list):
+        return bool(value) and all(map(is_minus_one, value))
+    if isinstance(value, str):
+        return re.fullmatch(r"\s*-1(\.0*)?\s*", value) is not None
+    return isinstance(value, int | float) and value == -1
 
 
 def class_name(value: object, ratings: bool, class_names: tuple[str, ...] | None, where: str) -> str:
     """Return a label as the name of a class: an index by its name, a whole number without a point."""
-    if _is_missing(value):
+    if is_missing(value):
         _missing(where)
     if class_names is not None:
+        if isinstance(value, str):  # of files without types: the name of a class, or its index
+            name = value.strip()
+            if name in class_names:
+                return name
+            value = int(name) if re.fullmatch(r"[+-]?\d{1,9}", name) else value
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if not isinstance(value, int) or not 0 <= value < len(class_names):
             raise TaskError(
                 f"the label {value} is no class (-1 marks rows without a label)",
                 where=where,
-                next='name a split with labels, such as test="validation", or let one be carved: test=0.2',
+                next=f'name a split with labels, such as test="validation"; or {_WAY_OUT}',
             )
         return class_names[value]
     number = float(value) if ratings and isinstance(value, str) else value
@@ -123,7 +149,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 def rating(value: object, where: str) -> float:
     """Return a finite number."""
-    if _is_missing(value):
+    if is_missing(value):
         _missing(where)
     try:
         number = float(value)  # type: ignore[arg-type]  # whatever it is, float decides
@@ -159,7 +185,7 @@ def choices(value: object, label: object, where: str) -> tuple[tuple[str, ...], 
 def _index_of(label: object, texts: tuple[str, ...], marks: list[str], where: str) -> int:
     if isinstance(label, list) and len(label) == 1:
         label = label[0]
-    if _is_missing(label):
+    if is_missing(label):
         _missing(where)
     index = -1
     if isinstance(label, int) and not isinstance(label, bool):

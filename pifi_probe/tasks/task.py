@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from pifi_probe.errors import TaskError
 from pifi_probe.escaping import one_line
 from pifi_probe.tasks.kinds import KINDS, Kind
@@ -55,6 +57,7 @@ class Split:
     groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(map(_plain, self.labels)))
         columns = (self.texts, self.labels, self.ids, self.pairs, self.items, self.groups)
         lengths = {len(column) for column in columns if column is not None}
         if len(lengths) != 1:
@@ -271,6 +274,17 @@ class Task:
         if self.kind == "qa" and split.pairs is not None:
             return tuple(normalise(context) for context in split.pairs)
         return split.keys
+
+
+def _plain(label: Any) -> Any:
+    """Return a label without types of NumPy, and truth values as 0 and 1."""
+    if type(label) in (int, float, str):
+        return label
+    if isinstance(label, list | tuple):
+        return tuple(map(_plain, label))
+    if isinstance(label, np.generic | np.ndarray):
+        return _plain(label.tolist())
+    return int(label) if isinstance(label, bool) else label
 
 
 def _gathered(splits: Mapping[str, Split], rows: Iterable[tuple[str, int]]) -> Split:
