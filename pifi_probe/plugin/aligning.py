@@ -23,6 +23,7 @@ from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.base import PiFiEncoderModel, PiFiPreTrainedModel
 from pifi_probe.plugin.encoding import Tokens
 from pifi_probe.plugin.pooling import is_decoder
+from pifi_probe.plugin.positions import within_positions
 from pifi_probe.tasks.tokens import buckets, tokenizer_digest
 
 if TYPE_CHECKING:
@@ -67,14 +68,15 @@ def fit_interface(
     to the same texts and weights comes from the cache folder.
     """
     encoder = model.encoder
-    digest = [weights_digest(encoder), tokenizer_digest(tokenizer), MAX_LENGTH]
+    longest = within_positions(encoder, MAX_LENGTH)
+    digest = [weights_digest(encoder), tokenizer_digest(tokenizer), longest]
     llm = f"{card.model}@{card.revision}" if card.revision else card.model
     return kept_interfaces(
         lambda: token_states(
             encoder,
             tokenizer,
             *texts,
-            max_length=MAX_LENGTH,
+            max_length=longest,
             last_pools=is_decoder(encoder.config),
             device=model.device,
         ),
@@ -83,7 +85,7 @@ def fit_interface(
         [card.index],
         encoder=hashlib.sha256(json.dumps(digest).encode()).hexdigest()[:32],
         slm=model.config.slm,
-        max_length=2 * MAX_LENGTH,
+        max_length=2 * longest,
         twin=twin,
         saw={"task": task, "split": "train", "texts of tests": "none"},
         device=str(model.device),
@@ -137,7 +139,7 @@ def _batches(
 ) -> Iterator[tuple[list[int], Tokens]]:
     """Yield the encoder's tokens of all texts, in batches of like length, with the rows of each."""
     model.eval()
-    found = tokenizer(*texts, truncation=True, max_length=MAX_LENGTH)
+    found = tokenizer(*texts, truncation=True, max_length=within_positions(model.encoder, MAX_LENGTH))
     for rows in buckets([len(ids) for ids in found["input_ids"]], _BATCH_TOKENS):
         some = {name: [values[row] for row in rows] for name, values in found.items()}
         batch = tokenizer.pad(some, return_tensors="pt").to(model.device)

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.alignment.tokens import special_ids
 from pifi_probe.errors import PlugInError
@@ -42,7 +40,7 @@ from pifi_probe.plugin.loading import (
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import is_decoder, pool, resolved_pooling
-from pifi_probe.plugin.positions import n_positions
+from pifi_probe.plugin.positions import within_positions
 from pifi_probe.plugin.variants import make_variant, twin_of
 
 if TYPE_CHECKING:
@@ -219,6 +217,10 @@ def plug_in(
     firsts = [layers[sum(branches[:j])] for j in range(len(branches))]
     unshared = design == "unshared" and control != "vanilla"
     changed = any(value is not None for value in overrides.values())
+    own = None if tokenizer is None else load_tokenizer(tokenizer, n_rows=embedding_rows(encoder))
+    facts = None
+    if aligned and control != "vanilla":
+        facts = _aligned_facts(own or encoder_tokenizer(encoder, source), read, train_projections)
     config = PiFiConfig(
         encoder=encoder.config.to_dict(),
         layers=[describe(one) for one in kept],
@@ -229,14 +231,13 @@ def plug_in(
         branches=branches if design and kept else None,
         plugin_width=sum(one.hidden_size for one in firsts[: None if unshared else 1]),
         save_layer=save_layer,
-        aligned=_aligned_facts(name, read, train_projections) if aligned and control != "vanilla" else None,
+        aligned=facts,
         generation=encoder.generation_config.to_diff_dict() if task.kind == "seq2seq" else None,
         **_labels(task),
         **modes,
     )
     model = model_class(config, encoder=encoder, layers=kept)
-    if tokenizer is not None:
-        model.tokenizer = load_tokenizer(tokenizer, n_rows=embedding_rows(model.encoder))
+    model.tokenizer = own
     _initialise(model, seed)
     if isinstance(model.plugin, AlignedPlugIn):
         twin = _below(control, seed) if own_interface and control in ("random", "shuffled") else None
@@ -267,9 +268,9 @@ def _read(read: str | None, kind: str, modes: dict[str, Any]) -> str:
     return read or default
 
 
-def _aligned_facts(slm: str, read: str | None, train_projections: bool) -> dict[str, Any]:
+def _aligned_facts(tokenizer: PreTrainedTokenizerBase, read: str | None, train_projections: bool) -> dict[str, Any]:
     """Return what an aligned model's configuration says before its interface is fitted."""
-    special = sorted(special_ids(encoder_tokenizer(slm)))
+    special = sorted(special_ids(tokenizer))
     return {"read": read, "train_projections": train_projections, "special_ids": special}
 
 
@@ -370,7 +371,7 @@ def _calibration_texts(task: Task) -> tuple[list[str], list[str] | None]:
 
 def _calibrate(model: PiFiPreTrainedModel, texts: tuple[list[str], list[str] | None], targets: Sequence[float]) -> None:
     """Match scales on texts, or on pairs of them; uses no label."""
-    longest = min(N_CALIBRATION_TOKENS, n_positions(model.encoder) or N_CALIBRATION_TOKENS)
+    longest = within_positions(model.encoder, N_CALIBRATION_TOKENS)
     batch = tokenizer_for(model)(*texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
     plugin = model.plugin
     assert isinstance(plugin, PlugIn)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-__all__ = ["left_padding_positions", "must_turn", "n_positions"]
+__all__ = ["left_padding_positions", "must_turn", "n_positions", "within_positions"]
 
 # These count positions from the input ids, padding left out, so left padding changes nothing.
 _COUNT_THEMSELVES = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text"})
@@ -28,6 +28,11 @@ def n_positions(encoder: nn.Module) -> int | None:
     ]
     stated = getattr(encoder.config, "max_position_embeddings", None) or 0  # fewer than rows where forward adds 2
     return min(found + [stated] * (stated > 0)) if found else None
+
+
+def within_positions(encoder: nn.Module, n_tokens: int) -> int:
+    """Return so many tokens, or fewer where the encoder has positions for fewer."""
+    return min(n_tokens, n_positions(encoder) or n_tokens)
 
 
 def _first_position(table: nn.Embedding) -> int:

@@ -18,6 +18,7 @@ from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.spec import LayerSpec, parse, parse_model
+from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.plugin.variants import twin_of
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
 from pifi_probe.probing.chain_table import ChainTable, Reading, build_chain_table
@@ -56,6 +57,7 @@ def probe_chain(
     max_length: int = 100,
     device: str = "cpu",
     precision: str = "float32",
+    tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
     seed: int = 0,
     progress: bool = True,
@@ -110,6 +112,8 @@ def probe_chain(
     precision : {"float32", "bf16"}
         "bf16": the chain and the donor's own probe under automatic mixed precision, which is about three times as
         fast where the processor has instructions for it; the alignment stays in float32.
+    tokenizer : str, Path or PreTrainedTokenizerBase, optional
+        Another one than the encoder's own: a hub id, a folder, or the tokenizer.
     cache : bool
         Keep the encoder's features, the interfaces and each arm's readout on disk, by content: another fraction or
         arm then takes seconds.
@@ -143,7 +147,7 @@ def probe_chain(
     checkpoint = open_checkpoint(*parse_model(llm))
     first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
     train, scored = _rows(task, tests, score, n_train, n_test, seed)
-    encoder = Encoder(slm, max_length, device, cache, precision)
+    encoder = Encoder(slm, max_length, device, cache, precision, tokenizer)
     texts = {name: Texts(encoder, rows) for name, rows in {"": train, **scored}.items()}
     on = texts[""].among(_aligned_on(task, train, n_align, seed))
     saw = {"task": task.name, "split": "train", "texts of tests": "none"}

@@ -20,8 +20,10 @@ from pifi_probe.alignment.kept import kept_interfaces
 from pifi_probe.alignment.tokens import TokenStates, joined, token_states
 from pifi_probe.layers.content import weights_digest
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.plugin.loading import encoder_tokenizer, load_encoder
+from pifi_probe.layers.tokenizer import GivenTokenizer, load_tokenizer
+from pifi_probe.plugin.loading import embedding_rows, encoder_tokenizer, load_encoder
 from pifi_probe.plugin.pooling import is_decoder
+from pifi_probe.plugin.positions import within_positions
 from pifi_probe.plugin.variants import twin_of
 from pifi_probe.probing.cache import Entry
 from pifi_probe.tasks.task import Split
@@ -47,14 +49,27 @@ class Encoder:
         Keep what is computed on disk.
     precision : {"float32", "bf16"}
         Of the chain.
+    tokenizer : str, Path or PreTrainedTokenizerBase, optional
+        Another one than the encoder's own.
     """
 
     def __init__(
-        self, slm: str | PreTrainedModel, max_length: int, device: str, cache: bool, precision: str = "float32"
+        self,
+        slm: str | PreTrainedModel,
+        max_length: int,
+        device: str,
+        cache: bool,
+        precision: str = "float32",
+        tokenizer: GivenTokenizer | None = None,
     ) -> None:
         self.model, name, source = load_encoder(slm)
         self.name = name or self.model.config.model_type
-        self.tokenizer = encoder_tokenizer(self.model, source)
+        self.tokenizer = (
+            encoder_tokenizer(self.model, source)
+            if tokenizer is None
+            else load_tokenizer(tokenizer, n_rows=embedding_rows(self.model))
+        )
+        max_length = within_positions(self.model, max_length)
         self.max_length, self.device, self.cache, self.precision = max_length, device, cache, precision
         self.digest = _digest([weights_digest(self.model), tokenizer_digest(self.tokenizer), max_length])
 

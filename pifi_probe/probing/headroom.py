@@ -19,6 +19,7 @@ from pifi_probe.files import cache_root
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.spec import parse_model
+from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
 from pifi_probe.probing.features import Features, llm_features
 from pifi_probe.probing.headroom_table import Headroom, build_headroom
@@ -44,6 +45,7 @@ def headroom(
     split: str = "train",
     max_length: int = 100,
     device: str = "cpu",
+    tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
     seed: int = 0,
     progress: bool = True,
@@ -70,6 +72,8 @@ def headroom(
     max_length : int
         Tokens of the encoder after which a text is cut; of the donor's twice as many.
     device : str
+    tokenizer : str, Path or PreTrainedTokenizerBase, optional
+        Another one than the encoder's own: a hub id, a folder, or the tokenizer.
     cache : bool
         Keep features and result on disk, by content.
     seed : int
@@ -97,7 +101,7 @@ def headroom(
     """
     start = time.perf_counter()
     rows = scoring_rows(task, min(n, len(task.splits.get(split, ()))) or n, split, seed)
-    encoder = Encoder(slm, max_length, device, cache)
+    encoder = Encoder(slm, max_length, device, cache, tokenizer=tokenizer)
     checkpoint = open_checkpoint(*parse_model(llm))
     made_from = [encoder.digest, content_of(checkpoint), rows.ids, rows.texts, rows.pairs, rows.labels, seed, _VERSION]
     file = cache_root() / "headroom" / f"{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]}.json"

@@ -144,5 +144,11 @@ def tag_metrics(
 
 def tag_scores(labels: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]]) -> Scores:
     """Return ``token_accuracy``, the share of right tags, of every row, shape (N,)."""
-    pairs = zip(labels, predicted, strict=True)
+    pairs = zip(labels, _filled(labels, predicted), strict=True)
     return {"token_accuracy": np.array([np.mean([a == b for a, b in zip(x, y, strict=True)]) for x, y in pairs])}
+
+
+def _filled(labels: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return predictions with `NO_TAG` for the words after their end."""
+    pairs = zip(labels, predicted, strict=True)
+    return [[*row, *[NO_TAG] * (len(truth) - len(row))] for truth, row in pairs]

@@ -14,8 +14,9 @@ from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.plugin.positions import within_positions
 from pifi_probe.tasks.task import Split, Task
-from pifi_probe.training.data import encode, n_positions
+from pifi_probe.training.data import encode
 from pifi_probe.training.describe import describe_model
 from pifi_probe.training.result import RunResult, runs_in
 from pifi_probe.training.scales import plugin_scales
@@ -173,7 +174,7 @@ def _ratios(subject: RunResult | PiFiForSequenceClassification, task: Task | Non
     if task is None:
         return []
     tokenizer = tokenizer_for(subject)
-    max_length = min(100, n_positions(subject.encoder) or 100)
+    max_length = within_positions(subject.encoder, 100)
     scales = plugin_scales(subject, encode(_some_split(task), tokenizer, max_length), tokenizer)
     return [scales["branch_ratio"]] if "branch_ratio" in scales else []
 
