@@ -121,9 +121,8 @@ def tag_metrics(
     """
     entities = all(name == "O" or name[:2] in ("B-", "I-") for name in names)
     none = "O" if entities else "\0"  # no tag has this name
-    truth, guess = (
-        [[none if tag == NO_TAG else names[tag] for tag in row] for row in rows] for rows in (labels, predicted)
-    )
+    truth = [[names[tag] for tag in row] for row in labels]
+    guess = [[none if tag == NO_TAG else names[tag] for tag in row] for row in _filled(labels, predicted)]
     accuracy = float(tag_scores(labels, predicted)["token_accuracy"].mean())
     values: dict[str, Any] = {"token_accuracy": accuracy, "n": len(labels), "undefined": {}}
     with warnings.catch_warnings():
