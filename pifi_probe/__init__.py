@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pifi_probe.probing.chain_table import ChainTable
     from pifi_probe.probing.headroom import headroom as headroom
     from pifi_probe.probing.headroom_table import Headroom
+    from pifi_probe.probing.control import positive_control
     from pifi_probe.probing.own import probe
     from pifi_probe.probing.plugin_probe import probe_plugin
     from pifi_probe.probing.table import ProbeTable
@@ -62,6 +63,7 @@ _HOMES = {
     "probe_chain": "pifi_probe.probing.chain",
     "headroom": "pifi_probe.probing.headroom",
     "Headroom": "pifi_probe.probing.headroom_table",
+    "positive_control": "pifi_probe.probing.control",
     "probe": "pifi_probe.probing.own",
     "probe_plugin": "pifi_probe.probing.plugin_probe",
     "ProbeTable": "pifi_probe.probing.table",
@@ -108,6 +110,7 @@ __all__ = [
     "headroom",
     "load_task",
     "plug_in",
+    "positive_control",
     "probe",
     "probe_chain",
     "probe_plugin",
