@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     )
     from pifi_probe.probing.chain import probe_chain
     from pifi_probe.probing.chain_table import ChainTable
+    from pifi_probe.probing.control import positive_control
     from pifi_probe.probing.headroom import headroom as headroom
     from pifi_probe.probing.headroom_table import Headroom
-    from pifi_probe.probing.control import positive_control
     from pifi_probe.probing.own import probe
     from pifi_probe.probing.plugin_probe import probe_plugin
     from pifi_probe.probing.table import ProbeTable

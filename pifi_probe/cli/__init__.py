@@ -119,6 +119,7 @@ def _register() -> None:
         assets,
         bench,
         cache,
+        control,
         demo,
         doctor,
         headroom,
@@ -130,5 +131,19 @@ def _register() -> None:
         study,
     )
 
-    for module in (assets, bench, cache, demo, doctor, headroom, layers, probe, reproduce, runs, search, study):
+    for module in (
+        assets,
+        bench,
+        cache,
+        control,
+        demo,
+        doctor,
+        headroom,
+        layers,
+        probe,
+        reproduce,
+        runs,
+        search,
+        study,
+    ):
         module.register(app)

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pifi_probe.assets import is_asset
 from pifi_probe.errors import CheckpointError, PifiProbeError
-from pifi_probe.files import cache_root, json_text, write_text
+from pifi_probe.files import cache_root, existing, json_text, write_text
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.configs import read_json
 from pifi_probe.layers.content import content_of
+from pifi_probe.models_table import repo_of
 from pifi_probe.stats import Interval, holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -190,7 +192,14 @@ class PositiveControl:
         found = [(row, arm, row.accuracy(arm)) for row in self.rows for arm in ARMS]
         return pd.DataFrame(
             [
-                {"layer": row.name, "last": row.layers[-1], "arm": arm, "accuracy": x.mean, "low": x.low, "high": x.high}
+                {
+                    "layer": row.name,
+                    "last": row.layers[-1],
+                    "arm": arm,
+                    "accuracy": x.mean,
+                    "low": x.low,
+                    "high": x.high,
+                }
                 for row, arm, x in found
             ]
         )
@@ -320,13 +329,15 @@ def known_control(model: str, revision: str | None = None, *, foreign: bool = Fa
     model : str
         As in a layer's card.
     revision : str, optional
-        With it, a donor on the hub is not asked for anything.
+        The commit of a donor on the hub, as its layers' cards name it; the hub is not asked.
     foreign : bool
         The form with a foreign code.
     """
     with contextlib.suppress(PifiProbeError, OSError, ValueError):
-        pinned = f"{model}@{revision}" if revision else ""
-        content = pinned if pinned and _folder(pinned).is_dir() else content_of(open_checkpoint(model, revision))
+        if existing(model) or is_asset(model):
+            content = content_of(open_checkpoint(model, revision))
+        else:
+            content = f"{repo_of(model)}@{revision}"
         found = sorted(
             _folder(content).glob(f"{'foreign' if foreign else 'own'}-*.json"), key=lambda path: path.stat().st_mtime
         )

@@ -18,7 +18,7 @@ from pifi_probe.layers.content import content_of
 from pifi_probe.layers.control import ARMS, ControlRow, PositiveControl, control_path
 from pifi_probe.layers.extract import extract_from, pick_device
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.spec import LayerSpec, parse
+from pifi_probe.layers.spec import parse_model
 from pifi_probe.layers.stem import Stem
 from pifi_probe.plugin.variants import make_variant
 from pifi_probe.probing.words import Words, draw_words, once, twice
@@ -55,7 +55,7 @@ def positive_control(
     foreign: bool = False,
     n_words: int = 200,
     length: int = 20,
-    n_fit: int = 160,
+    n_fit: int = 128,
     n_test: int = 64,
     seed: int = 0,
     device: str = "cpu",
@@ -120,7 +120,7 @@ def positive_control(
     >>> control.peak.name, control.passed  # doctest: +SKIP
     ('18', True)
     """
-    checkpoint = _opened(llm)
+    checkpoint = open_checkpoint(*parse_model(llm))
     wanted = _layers(layers, int(checkpoint.config.num_hidden_layers), llm)
     if foreign and layers is None:
         own = positive_control(
@@ -159,13 +159,6 @@ def positive_control(
         if path is not None:
             control(sorted(rows)).to_json(path)  # after each layer: a call that was stopped goes on from here
     return control(parts)
-
-
-def _opened(llm: str) -> Checkpoint:
-    spec = parse(f"{llm}[0]")  # splits off a revision
-    if not isinstance(spec, LayerSpec):
-        raise FeatureError("a model is wanted, not layers", where=llm, next="give the model's name, and layers= apart")
-    return open_checkpoint(spec.model, spec.revision)
 
 
 def _known(path: Path) -> PositiveControl | None:
@@ -278,9 +271,7 @@ class _Work:
         return Stem(self.checkpoint, [ids])(ids, torch.ones_like(ids))
 
     def _layer(self, index: int) -> FrozenLayer:
-        return extract_from(
-            self.checkpoint, index, model=self.llm, dtype="float32", device=self.device, digest=False
-        )
+        return extract_from(self.checkpoint, index, model=self.llm, dtype="float32", device=self.device, digest=False)
 
     def _twin(self, layer: FrozenLayer, kind: str) -> FrozenLayer:
         return make_variant(layer, kind, single_token=False, seed=1000 * self.how.seed + layer.card.index)

@@ -16,7 +16,10 @@ from pifi_probe.layers.tokenizer import donor_tokenizer
 __all__ = ["Words", "draw_words", "once", "twice"]
 
 FREQUENT = 4000  # tokenizers number their words by frequency; rare ones are poorly trained
-STARTS = ("\u0120", "\u2581")  # what a token with a space before it begins with: Ġ of byte-level BPE, ▁ of SentencePiece
+STARTS = (
+    "\u0120",
+    "\u2581",
+)  # of a token with a space before it, in byte-level BPE and in SentencePiece
 SHORTEST = 3  # letters of a word
 
 
@@ -65,12 +68,11 @@ def draw_words(checkpoint: Checkpoint, n: int, seed: int) -> Words:
     try:
         tokenizer = donor_tokenizer(checkpoint)
     except Exception:  # any: what is missing or damaged shows in many ways, and the words need no tokenizer
-        bos = getattr(checkpoint.config, "bos_token_id", None)
-        before = (bos,) if isinstance(bos, int) and 0 <= bos < size else ()
-        ids = [i for i in range(size) if i not in before]
-        return Words(_drawn(ids, n, seed), before, "any tokens: the donor has no tokenizer that can be loaded")
+        return _any_tokens(checkpoint, n, seed)
     before, special = _before(tokenizer), set(tokenizer.all_special_ids)
     vocabulary = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i < size and i not in special)
+    if len(vocabulary) < min(n, size // 2):  # transformers makes an empty tokenizer where a folder has none
+        return _any_tokens(checkpoint, n, seed)
     words = [i for i, token in vocabulary if token.startswith(STARTS) and _is_word(token[1:])]
     if len(words) >= n:
         return Words(_drawn(words[: max(n, FREQUENT)], n, seed), before, "frequent words that are single tokens")
@@ -78,6 +80,13 @@ def draw_words(checkpoint: Checkpoint, n: int, seed: int) -> Words:
     if len(letters) >= n:
         return Words(_drawn(letters[: max(n, FREQUENT)], n, seed), before, "frequent tokens of letters")
     return Words(_drawn([i for i, _ in vocabulary], n, seed), before, "any tokens but the special ones")
+
+
+def _any_tokens(checkpoint: Checkpoint, n: int, seed: int) -> Words:
+    size, bos = int(checkpoint.config.vocab_size), getattr(checkpoint.config, "bos_token_id", None)
+    before = (bos,) if isinstance(bos, int) and 0 <= bos < size else ()
+    ids = [i for i in range(size) if i not in before]
+    return Words(_drawn(ids, n, seed), before, "any tokens: the donor has no tokenizer that can be loaded")
 
 
 def _is_word(token: str) -> bool:
