@@ -16,7 +16,7 @@ from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.progress import bar_options
 from pifi_probe.tasks.tokens import buckets
 
-__all__ = ["chain_features", "read_out", "run_chain"]
+__all__ = ["chain_features", "read_out", "run_alone", "run_chain"]
 
 BATCH_TOKENS = 2048
 
@@ -26,6 +26,12 @@ def run_chain(layers: Sequence[FrozenLayer], states: torch.Tensor, mask: torch.T
     for layer in layers:
         states = layer(states, mask)
     return states
+
+
+def run_alone(layers: Sequence[FrozenLayer], states: torch.Tensor) -> torch.Tensor:
+    """Pass states (batch, seq, d_llm) through layers in series, each token a sequence of its own."""
+    alone = states.reshape(-1, 1, states.shape[-1])  # (batch seq, 1, d_llm)
+    return run_chain(layers, alone, alone.new_ones(alone.shape[:2], dtype=torch.long)).reshape(states.shape)
 
 
 def read_out(entered: torch.Tensor, left: torch.Tensor, mask: torch.Tensor, *, change: bool = True) -> torch.Tensor:
@@ -68,6 +74,7 @@ def chain_features(
     interface: Interface,
     layers: Sequence[FrozenLayer] = (),
     *,
+    one_token: bool = False,
     batch_tokens: int = BATCH_TOKENS,
     device: str | torch.device = "cpu",
     progress: bool = False,
@@ -80,6 +87,8 @@ def chain_features(
     interface : Interface
     layers : sequence of FrozenLayer
         In series; none for the interface alone.
+    one_token : bool
+        Give the layers each token alone, so that no token sees another.
     batch_tokens : int
         Tokens of one batch, padding included; batches hold texts of like length.
     device : str or torch.device
@@ -101,7 +110,7 @@ def chain_features(
         tokens, mask = states.padded(rows)
         entered = interface(tokens.to(device))
         mask = torch.cat([mask.new_ones(len(rows), 1), mask], dim=1).long().to(device)
-        left = run_chain(layers, entered, mask)
+        left = run_alone(layers, entered) if one_token else run_chain(layers, entered, mask)
         found[rows] = read_out(entered, left, mask, change=bool(layers)).float().cpu().numpy()
     if not np.isfinite(found).all():
         raise FeatureError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,12 @@ class Interface:
         """
         mapped = self.scale * torch.nn.functional.linear(with_previous(tokens), self.weight, self.bias)
         return torch.cat([self.first.expand(len(tokens), 1, -1), mapped], dim=1)
+
+    def redrawn(self, seed: int) -> Interface:
+        """Return an interface that is not aligned: normal weights with the mean square of the fitted ones."""
+        drawn = torch.randn(self.weight.shape, generator=torch.Generator().manual_seed(seed))
+        weight = drawn * self.weight.square().mean().sqrt().cpu()
+        return replace(self, weight=weight.to(self.weight.device), r2=float("nan"))
 
     def to(self, device: str | torch.device) -> Interface:
         """Return the interface on a device."""

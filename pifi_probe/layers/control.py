@@ -19,9 +19,9 @@ from pifi_probe.assets import is_asset
 from pifi_probe.errors import CheckpointError, PifiProbeError
 from pifi_probe.files import cache_root, existing, json_text, write_text
 from pifi_probe.layers.checkpoint import open_checkpoint
-from pifi_probe.layers.configs import read_json
 from pifi_probe.layers.content import content_of
 from pifi_probe.models_table import repo_of
+from pifi_probe.reading import read_object
 from pifi_probe.stats import Interval, holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class PositiveControl:
     @classmethod
     def from_json(cls, path: str | Path) -> PositiveControl:
         """Read a control written by `to_json`."""
-        return cls.from_dict(read_json(Path(path)))
+        return cls.from_dict(read_object(Path(path)))
 
     def to_rich(self) -> Table:
         """Return the table for a terminal of 80 columns."""

@@ -32,6 +32,7 @@ from pifi_probe.training.recipe import Recipe
 __all__ = ["ARMS", "probe_chain", "span_of"]
 
 ARMS = ("encoder", "interface", "real", "shuffled", "random")
+REMOVED = ("one token", "unaligned")  # the real layers without one of the conditions that they need
 TWINS = ("shuffled", "random")
 REFERENCES = ("donor",)
 Floats = NDArray[np.float32]
@@ -84,7 +85,9 @@ def probe_chain(
     arms : sequence of str
         "encoder": its own features alone (mean and first token of all its layers). "interface": the interface
         without a layer. "real": the donor's layers. "shuffled", "random": the same layers with their entries
-        permuted, or drawn anew with the same mean and spread.
+        permuted, or drawn anew with the same mean and spread. Further ones take a condition from the real layers:
+        "one token", each token a sequence of its own; "unaligned", behind an interface of random weights of the
+        fitted one's size.
     twins : int
         Draws of each twin; their scores are averaged, example by example.
     own_interfaces : bool
@@ -170,8 +173,10 @@ def probe_chain(
             twin_seed = seed + twin
             chain = [twin_of(layer, variant, twin_seed) for layer in real] if variant in TWINS else real
             entry = interface_of(variant, twin_seed) if own else interface
+            entry = entry.redrawn(seed) if arm == "unaligned" else entry
             chain = [] if arm == "interface" else chain
-            found = {name: each.chain(entry, chain, progress) for name, each in texts.items()}
+            alone = arm == "one token"
+            found = {name: each.chain(entry, chain, progress, one_token=alone) for name, each in texts.items()}
             blocks.setdefault(arm, []).append(found)
         seconds[arm] = round(time.perf_counter() - began, 1)
     if "donor" in references:
@@ -233,7 +238,7 @@ def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tup
 
 
 def _check(arms: Sequence[str], references: Sequence[str], score: str) -> None:
-    for given, known, what in ((arms, ARMS, "arms"), (references, REFERENCES, "references")):
+    for given, known, what in ((arms, (*ARMS, *REMOVED), "arms"), (references, REFERENCES, "references")):
         unknown = [name for name in given if name not in known]
         if unknown or isinstance(given, str):
             raise PlugInError(

@@ -121,7 +121,9 @@ class Texts:
         """Return what the encoder alone knows of each text; see `TokenStates.pooled`."""
         return self._cached({"part": "encoder, all layers"}, lambda: self.states.pooled)
 
-    def chain(self, interface: Interface, layers: Sequence[FrozenLayer], progress: bool) -> Floats:
+    def chain(
+        self, interface: Interface, layers: Sequence[FrozenLayer], progress: bool, *, one_token: bool = False
+    ) -> Floats:
         """Return the readout of a chain, or of the interface alone; see `chain_features`."""
         key: dict[str, Any] = {
             "part": "chain" if layers else "interface",
@@ -132,10 +134,14 @@ class Texts:
         device, precision = self.encoder.device, self.encoder.precision
         if layers and precision != "float32":
             key["precision"] = precision
+        if one_token:
+            key["one_token"] = True
 
         def compute() -> Floats:
             with autocast(precision if layers else "float32", torch.device(device)):
-                return chain_features(self.states, interface, layers, device=device, progress=progress)
+                return chain_features(
+                    self.states, interface, layers, one_token=one_token, device=device, progress=progress
+                )
 
         return self._cached(key, compute)
 

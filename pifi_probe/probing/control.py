@@ -29,7 +29,6 @@ from pifi_probe.tasks.tokens import context_of
 __all__ = ["positive_control"]
 
 WIDTH = 384  # numbers in the foreign code of a word, as many as a small encoder has
-N_ALIGN = 256  # sequences without repetition that the interface is fitted on
 PENALTY = 0.01  # of both ridges, as a share of the mean variance of a feature
 BATCH_TOKENS = 2048
 TWINS = ("shuffled", "random")
@@ -44,6 +43,7 @@ class _Settings:
     length: int
     n_fit: int
     n_test: int
+    n_align: int  # 0: there is no interface
     seed: int
     words: str
 
@@ -57,6 +57,7 @@ def positive_control(
     length: int = 20,
     n_fit: int = 128,
     n_test: int = 64,
+    n_align: int = 256,
     seed: int = 0,
     device: str = "cpu",
     cache: bool = True,
@@ -86,6 +87,8 @@ def positive_control(
         Words to choose from, and different words in a sequence. A smaller vocabulary or context takes fewer.
     n_fit, n_test : int
         Sequences that the readout is fitted on, and others that it is tested on.
+    n_align : int
+        Sequences without repetition that the interface is fitted on; only with `foreign`.
     seed : int
         Of words, sequences, twins and code.
     device : str
@@ -137,7 +140,7 @@ def positive_control(
         peak = own.peak.layers[0]
         wanted = (peak - 1, peak) if peak else (peak,)
     words = draw_words(checkpoint, n_words, seed)
-    how = _settings(checkpoint, words, length, n_fit, n_test, seed, llm)
+    how = _settings(checkpoint, words, length, n_fit, n_test, n_align if foreign else 0, seed, llm)
     work = _Work(llm, checkpoint, words, how, pick_device(device), progress)
     path = control_path(content_of(checkpoint), asdict(how), foreign) if cache else None
     known = _known(path) if path else None
@@ -193,7 +196,7 @@ def _layers(layers: str | int | Sequence[int] | None, n_layers: int, llm: str) -
 
 
 def _settings(
-    checkpoint: Checkpoint, words: Words, length: int, n_fit: int, n_test: int, seed: int, llm: str
+    checkpoint: Checkpoint, words: Words, length: int, n_fit: int, n_test: int, n_align: int, seed: int, llm: str
 ) -> _Settings:
     room = (context_of(checkpoint.config) - len(words.before) - 1) // 2
     fitting = min(length, len(words) // 2, room)
@@ -203,7 +206,7 @@ def _settings(
             where=f"positive control of {llm}",
             next=f"take at least {FEWEST} words, length=2, n_fit=1, n_test=2; a smaller vocabulary cannot be used",
         )
-    return _Settings(len(words), fitting, n_fit, n_test, seed, words.how)
+    return _Settings(len(words), fitting, n_fit, n_test, n_align, seed, words.how)
 
 
 class _Work:
@@ -249,7 +252,7 @@ class _Work:
     def _aligned(self, entry: int) -> tuple[_Interface, torch.Tensor, dict[str, float]]:
         """Fit L_in on sequences without repetition; nothing in them shows how to match or to copy."""
         how = self.how
-        plain = once(how.n_words, 2 * how.length, N_ALIGN, how.seed + 2)
+        plain = once(how.n_words, 2 * how.length, how.n_align, how.seed + 2)
         states = self._embedded(self.words.tokens(plain))
         for index in self._bar(range(entry)):
             states = self._through([self._layer(index)], states)
@@ -259,7 +262,7 @@ class _Work:
         size = _rms(kept)  # a few massive activations would take the fit
         code = torch.randn(how.n_words, WIDTH, generator=torch.Generator().manual_seed(how.seed + 3))
         features = _features(code, plain)[:, plain_from:]
-        cut = N_ALIGN - N_ALIGN // 10
+        cut = how.n_align - max(1, how.n_align // 10)
         x, y = (part[:cut].flatten(0, 1) for part in (features, kept / size))
         weights = _ridge(x, y)
         x, y = (part[cut:].flatten(0, 1) for part in (features, kept / size))
