@@ -192,9 +192,10 @@ def test_sequences_repeat_and_aligning_ones_do_not() -> None:
 def test_words_of_a_real_donor_are_words(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pifi_probe.layers.tokenizer import donor_tokenizer
 
+    monkeypatch.delenv("PIFI_PROBE_CACHE")  # where the converted tokenizer is
     checkpoint = open_checkpoint(str(smollm2))
-    words = draw_words(checkpoint, 200, 0)
-    texts = [donor_tokenizer(checkpoint).decode([int(i)]) for i in words.ids]
+    words, tokenizer = draw_words(checkpoint, 200, 0), donor_tokenizer(checkpoint)
+    texts = [tokenizer.decode([int(i)]) for i in words.ids]
     assert len(set(texts)) == 200 and all(text.startswith(" ") and text.strip().isalpha() for text in texts)
     assert words.before == () and draw_words(checkpoint, 200, 1).ids.tolist() != words.ids.tolist()
 
@@ -239,6 +240,8 @@ def test_a_control_is_read_shown_and_kept(tmp_path: Path) -> None:
     assert again.rows == control.rows and again.answer == control.answer == str(control)
     out = io.StringIO()
     Console(file=out, width=80).print(control.to_rich())
+    chain = replace(control, rows=(replace(control.rows[1], layers=(17, 18)),))
+    Console(file=out, width=80).print(chain.to_rich())
     assert all(len(line) <= 80 for line in out.getvalue().splitlines()) and "\u2026" not in out.getvalue()
     assert "shuffl." in out.getvalue() and "yes" in out.getvalue()
     page = replace(control, model="<b>")._repr_html_()

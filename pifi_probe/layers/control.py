@@ -276,7 +276,7 @@ class PositiveControl:
         from rich.text import Text
 
         title, caption = Text(f"positive control of {self.model}"), Text(self.size)
-        table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False)
+        table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for heading in self._headings:
             table.add_column(heading, justify="left" if heading in ("layer", "works") else "right", no_wrap=True)
         for cells in self.table.itertuples(index=False, name=None):
@@ -286,7 +286,7 @@ class PositiveControl:
     @property
     def _headings(self) -> tuple[str, ...]:
         short = {"shuffled": "shuffl.", "one token": "1 token", "effect (points)": "effect"}
-        return tuple(short.get(name, name) for name in self.table)
+        return tuple(short.get(str(name), str(name)) for name in self.table)
 
     def __str__(self) -> str:
         return self.answer
