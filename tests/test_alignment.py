@@ -262,6 +262,27 @@ def test_a_class_with_a_single_text_does_not_stop_the_readout_and_one_class_alon
         fit_block(x, np.zeros(40, dtype=np.int64), 2)
 
 
+def test_one_token_at_a_time_each_token_is_a_sequence_of_its_own(llm: str):
+    entry, layer = interface(llm), pp.extract(f"{llm}[{ENTRY}]", dtype=torch.float32)
+    states = token_states(slm.tiny_slm("bert"), slm.tiny_tokenizer(), TEXTS[:11])
+    found = chain_features(states, entry, [layer], one_token=True)
+    row = int(np.argmax([int(n) for n in states.lengths]))
+    x = entry(states.take([row]).padded([0])[0])
+    y = torch.cat([layer(x[:, [place]]) for place in range(x.shape[1])], dim=1)
+    expected = read_out(x, y, torch.ones(1, x.shape[1]))[0]
+    np.testing.assert_allclose(found[row], expected, atol=1e-4)
+    assert np.abs(found[row] - chain_features(states, entry, [layer])[row]).max() > 1e-3
+
+
+def test_an_interface_that_is_not_aligned_has_the_size_of_the_fitted_one_and_knows_nothing_of_it(llm: str):
+    entry = interface(llm)
+    drawn = entry.redrawn(3)
+    assert drawn.weight.square().mean().item() == pytest.approx(entry.weight.square().mean().item(), rel=0.1)
+    cosine = torch.nn.functional.cosine_similarity(drawn.weight.flatten(), entry.weight.flatten(), dim=0)
+    assert abs(float(cosine)) < 0.1 and torch.equal(drawn.first, entry.first) and drawn.scale == entry.scale
+    assert torch.equal(entry.redrawn(3).weight, drawn.weight) and drawn.digest() != entry.digest()
+
+
 # --- the evaluation ---------------------------------------------------------------------------------------------
 
 
@@ -294,6 +315,16 @@ def test_every_arm_is_scored_alone_and_with_the_encoder_on_every_test(bert: str,
     assert again.answer == table.answer and again.differences.equals(table.differences)
     difference = table.difference("real", "encoder")
     assert difference["low"] <= difference["difference"] <= difference["high"]
+
+
+def test_conditions_are_taken_from_the_real_layers_one_by_one(bert: str, llm: str):
+    arms = ["real", "one token", "unaligned"]
+    table = pp.probe_chain(bert, llm, TASK, "1-2", arms=arms, progress=False)
+    assert set(table.scores["arm"]) == {"encoder", *arms}
+    again = pp.probe_chain(bert, llm, TASK, "1-2", arms=arms[::-1], progress=False)
+    for arm in arms:
+        key = f"{arm} | alone | 60 | words"
+        assert np.array_equal(again.predicted[key], table.predicted[key]), "what is kept on disk is each arm's own"
 
 
 def test_a_second_evaluation_computes_nothing_anew(bert: str, llm: str, monkeypatch: pytest.MonkeyPatch):
