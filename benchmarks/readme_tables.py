@@ -136,8 +136,47 @@ def _intervals() -> str:
     return intervals_table(_load(RESULTS / "intervals.json")) + "\n"
 
 
+ALIGNED = ROOT / "book" / "_studies" / "aligned" / "movie-reviews.json"
+CHAIN_ARMS = {
+    "encoder": "MiniLM alone",
+    "interface": "+ interface, no layer",
+    "shuffled": "+ the chain, weights shuffled",
+    "random": "+ the chain, weights random",
+    "real": "**+ the chain as it is**",
+}
+
+
+def chain_table(record: dict[str, Any], tests: Iterable[str], sizes: Iterable[int]) -> str:
+    """Return the accuracy of every arm of a chain by test set and number of labels, and what the real one adds."""
+    columns = record["scores"]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    cells = [(test, size) for test in tests for size in sizes]
+    lines = [["", *(f"{test}, {size:,} labels" for test, size in cells)], ["---"] * (1 + len(cells))]
+    for arm, name in CHAIN_ARMS.items():
+        reading = "alone" if arm == "encoder" else "with encoder"
+        found = {(row["test"], row["n_labels"]): row for row in rows if (row["arm"], row["reading"]) == (arm, reading)}
+        shown = [f"{100 * found[cell]['accuracy']:.1f}" for cell in cells]
+        lines.append([name, *([f"**{one}**" for one in shown] if arm == "real" else shown)])
+    gains = record["differences"]
+    by_cell = {
+        (test, size): f"{100 * mean:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        for metric, test, size, a, b, mean, low, high in zip(
+            *(gains[name] for name in ("metric", "test", "n_labels", "a", "b", "difference", "low", "high")),
+            strict=True,
+        )
+        if (metric, a, b) == ("accuracy", "real", "encoder")
+    }
+    lines.append(["the chain adds (points)", *(by_cell[cell] for cell in cells)])
+    return _markdown(lines)
+
+
+def _aligned() -> str:
+    return chain_table(_load(ALIGNED), ("movie-reviews", "product-reviews"), (100, 1500)) + "\n"
+
+
 METHODS = ROOT / "book" / "methods.md"
 BLOCKS: dict[str, Callable[[], str]] = {
+    "aligned": _aligned,
     "demo": _demo,
     "experiments": _experiments,
     "selection": _selection,

@@ -123,6 +123,12 @@ def test_the_landing_page_shows_the_one_picture_of_the_block() -> None:
     assert "_theme/pifi-block.html" in (BOOK / "intro.md").read_text(encoding="utf-8")
 
 
+def test_the_page_on_aligned_chains_is_the_recorded_study() -> None:
+    aligned = load("aligned")
+    page = aligned.PAGE.read_text(encoding="utf-8")
+    assert aligned.page() == page and page.count("| yes |") >= 2, "run make results"
+
+
 @pytest.mark.slow
 def test_the_results_are_the_recorded_ones() -> None:
     results = load("results")
