@@ -77,7 +77,7 @@ notebooks: $(READY)
 results: $(READY)
 	$(RUN) benchmarks/readme_tables.py
 	$(RUN) book/_scripts/results.py
-	$(RUN) book/_scripts/aligned.py
+	$(RUN) book/_scripts/aligned_page.py
 	$(RUN) book/_scripts/timings.py
 
 book: $(READY)

@@ -124,7 +124,7 @@ def test_the_landing_page_shows_the_one_picture_of_the_block() -> None:
 
 
 def test_the_page_on_aligned_chains_is_the_recorded_study() -> None:
-    aligned = load("aligned")
+    aligned = load("aligned_page")
     page = aligned.PAGE.read_text(encoding="utf-8")
     assert aligned.page() == page and page.count("| yes |") >= 2, "run make results"
 
