@@ -16,6 +16,7 @@ from pifi_probe.efficiency.result import ArmCost, Benchmark, Spread
 from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.plugin.positions import within_positions
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.task import Task
 from pifi_probe.training.devices import device_of
@@ -144,7 +145,7 @@ def _training_batch(
     """Return the batch of median length of an epoch whose texts are grouped by length, and the steps per epoch."""
     with quiet_transformers():
         tokenizer = tokenizer_for(model)
-        split = work.encode(task.splits["train"], tokenizer, recipe.max_length)
+        split = work.encode(task.splits["train"], tokenizer, within_positions(model.encoder, recipe.max_length))
         order = sorted(range(len(split)), key=lambda row: split.lengths[row])
         start = max(0, (len(order) - recipe.batch_size) // 2)
         rows = [split[row] for row in order[start : start + recipe.batch_size]]

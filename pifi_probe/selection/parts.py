@@ -23,6 +23,7 @@ from pifi_probe.layers.spec import parse_model
 from pifi_probe.plugin.build import load_encoder, plug_in, tokenizer_for
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.plugin.positions import within_positions
 from pifi_probe.probing.features import slm_features
 from pifi_probe.probing.frozen_arms import Arm, make_arm
 from pifi_probe.probing.frozen_slm import Vectors
@@ -185,7 +186,7 @@ class Parts:
 
     def encoded(self, split: Split) -> EncodedSplit:
         """Tokenise rows as a run does."""
-        return encode(split, self.tokenizer, self.recipe.max_length)
+        return encode(split, self.tokenizer, within_positions(self.encoder, self.recipe.max_length))
 
     def lower(self, n_blocks: int) -> LowerStates:
         """Return cached activations below the last `n_blocks` blocks, of all texts that the rung uses."""
