@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from transformers.initialization import ones_, zeros_
 
 from pifi_probe.alignment.chain import read_out
 from pifi_probe.alignment.interface import Interface
@@ -76,11 +77,23 @@ class AlignedPlugIn(PlugIn):
         """Return nothing: no map is drawn."""
         return {}
 
-    def zero_start(self) -> None:
-        """Let the readout start at zero; the gate does by itself."""
+    def trained_maps(self) -> list[nn.Module]:
+        """Return the readout, which starts at zero, and the interface where it is trained."""
+        return [self.L_in, self.L_out] if self.trained else [self.L_out] if self.read == "beside" else []
+
+    def fitted(self) -> list[torch.Tensor]:
+        """Return what has no start: the interface, and the way back."""
+        way_back = list(self.L_out.parameters()) if self.read == "back" else []
+        return [*self.L_in.parameters(), self.first, self.scale_in, *way_back]
+
+    def set_start(self) -> None:
+        """Let the readout and the gate start at zero."""
         if self.read == "beside":
-            nn.init.zeros_(self.L_out.weight)
-            nn.init.zeros_(self.L_out.bias)
+            zeros_(self.L_out.weight)
+            zeros_(self.L_out.bias)
+            ones_(self.head_scale)
+        else:
+            zeros_(self.gates)
 
     @torch.no_grad()
     def take(self, interface: Interface) -> None:
@@ -101,8 +114,8 @@ class AlignedPlugIn(PlugIn):
         content = self.content(tokens)
         moved, mask = compact(torch.cat([tokens.states, tokens.embeddings], dim=-1), content)
         x = self.scale_in * self.L_in(with_previous(moved))
-        x = torch.cat([self.first.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
-        return x, torch.cat([mask.new_ones(len(x), 1), mask], dim=1).long(), content
+        x = torch.cat([self.first.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
+        return x, torch.cat([mask.new_ones(x.shape[0], 1), mask], dim=1).long(), content
 
     def features(self, tokens: Tokens) -> torch.Tensor:
         """Return what is read beside the encoder, not standardised: (batch, 4 d_llm), or 2 d_llm without a layer."""
@@ -124,7 +137,7 @@ class AlignedPlugIn(PlugIn):
         x, mask, content = self.enter(tokens)
         y = self.core(x, mask)[:, 1:]  # (batch, seq, d_llm), content tokens first
         y = y / y.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(y.dtype).tiny)
-        rows = torch.arange(len(y), device=y.device)
+        rows = torch.arange(y.shape[0], device=y.device)
         last = y[rows, mask.sum(1) - 2][:, None]  # (batch, 1, d_llm)
         place = content.long().cumsum(1).clamp_min(1) - 1  # of each token among those that entered
         own = y.gather(1, place[..., None].expand(-1, -1, y.shape[-1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from pifi_probe.errors import CheckpointError
@@ -24,24 +23,17 @@ from pifi_probe.layers.small_files import small_files
 from pifi_probe.layers.spec import LayerSpec
 from pifi_probe.layers.tokenizer import has_tokenizer, load_tokenizer
 from pifi_probe.permissions import pickle_allowed
+from pifi_probe.plugin.adapters import settle_adapters
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.combine import make_plugin
-from pifi_probe.plugin.config import PiFiConfig
-from pifi_probe.plugin.encoding import Tokens, run_encoder
+from pifi_probe.plugin.config import PiFiConfig, vocabularies
+from pifi_probe.plugin.encoding import Tokens, encoder_of, no_pooler, run_encoder
 from pifi_probe.plugin.fold import FoldedPlugIn, FoldReport
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import pool
 from pifi_probe.pretrained import config_from_dict, new_model, reading_weights, refuse_adapter
 
-__all__ = [
-    "Head",
-    "PiFiEncoderModel",
-    "PiFiPreTrainedModel",
-    "describe",
-    "encoder_of",
-    "no_pooler",
-    "own_tokenizer_source",
-]
+__all__ = ["Head", "PiFiEncoderModel", "PiFiPreTrainedModel", "describe", "own_tokenizer_source"]
 
 _LAYER_PREFIX = "plugin.layers."
 _COPY_AGAIN = "copy or download the whole model again: files of it are missing, damaged or of another model"
@@ -63,9 +55,32 @@ class PiFiPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("FrozenLayer", "PlugIn", "GatedSerial", "Mix", "Gated", "Unshared", "FoldedPlugIn", "Head")
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave each part as its constructor made it: PyTorch's defaults, as in the paper's code."""
+        """Draw a linear map as its constructor does: PyTorch's defaults, as in the paper's code."""
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+
+    def initialize_weights(self) -> None:
+        """Give every weight that a checkpoint has not the start that `plug_in` gives it; keep those that were loaded.
+
+        Raises
+        ------
+        CheckpointError
+            If weights that were folded or fitted are missing or have other shapes: they have no start.
+        """
+        super().initialize_weights()
+        if self.plugin is None:
+            return
+        if not all(getattr(tensor, "_is_hf_initialized", False) for tensor in self.plugin.fitted()):
+            raise CheckpointError(
+                "weights of the plug-in that were folded or fitted are missing or have other shapes",
+                where=self.config.slm,
+                next="load the model as it was saved, or make it again from the parts it was made of",
+            )
+        self.plugin.set_start()
 
     def init_weights(self) -> None:
         """Tie weights only: encoder and layer come with theirs, and drawing them anew would lose them."""
@@ -83,6 +98,7 @@ class PiFiPreTrainedModel(PreTrainedModel):
         upload = {name: kwargs.pop(name) for name in _UPLOAD & kwargs.keys()}
         if push_to_hub:
             check_licence(self, upload.get("licence"))
+        self._note_vocabulary()
         if self.config.stores_layers:
             self._describe_layers_as_they_are()
         elif self.config.layers:
@@ -293,10 +309,59 @@ class PiFiPreTrainedModel(PreTrainedModel):
         why = f" ({config.pooling_from})" if self.pools and config.pooling_from else ""
         return f"slm={config.slm!r}, wiring={config.wiring!r}, feed={config.feed!r}{pooling}{why}"
 
+    @property
+    def small_model(self) -> PreTrainedModel:
+        """The whole small language model: here the encoder."""
+        return self.encoder
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the encoder's input embeddings."""
         embeddings: nn.Module = self.encoder.get_input_embeddings()
         return embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Set the small language model's input embeddings."""
+        self.small_model.set_input_embeddings(value)
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """Resize the vocabulary of the small language model; parameters as in transformers.
+
+        Returns
+        -------
+        Module
+            The new input embeddings.
+        """
+        self.resize_small_model(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self._note_vocabulary()
+        return self.get_input_embeddings()
+
+    def resize_small_model(self, *size: Any) -> None:
+        """Resize the small language model; see `resize_token_embeddings`."""
+        self.small_model.resize_token_embeddings(*size)
+
+    def _note_vocabulary(self) -> None:
+        """Let the configuration say what size the vocabulary has now, whoever changed it."""
+        if vocabularies(now := self.small_model.config.to_dict()) != vocabularies(self.config.encoder):
+            self.config.encoder, self.config.vocab_size = now, vocabularies(now)[0]
+
+    @property
+    def peft_config(self) -> Any:
+        """Configurations of the adapters of ``peft`` in this model, by name."""
+        try:
+            return self.__dict__["_peft_config"]
+        except KeyError:
+            raise AttributeError("this model has no adapter") from None
+
+    @peft_config.setter
+    def peft_config(self, configs: dict[str, Any]) -> None:
+        self.__dict__["_peft_config"] = configs
+        settle_adapters(self, configs)
+
+    @peft_config.deleter
+    def peft_config(self) -> None:
+        self.__dict__.pop("_peft_config", None)
 
     def new_plugin(self, layers: list[FrozenLayer] | None, d_slm: int) -> PlugIn | FoldedPlugIn | None:
         """Return the plug-in that the configuration says, with skeletons where no layers are given."""
@@ -319,7 +384,9 @@ class PiFiPreTrainedModel(PreTrainedModel):
         return [layer for layer in self.plugin.layers if isinstance(layer, FrozenLayer)]
 
     def freeze_layers(self) -> None:
-        """Freeze the plugged layers; they stay trainable only in the control ``"unfrozen"``."""
+        """Freeze what is not trained: folded plug-ins, and layers but those of the control ``"unfrozen"``."""
+        if isinstance(self.plugin, FoldedPlugIn):
+            self.plugin.requires_grad_(False)
         for layer in self.frozen_layers:
             if layer.card.variant == "unfrozen":
                 layer.unfreeze()
@@ -451,18 +518,6 @@ def _skeleton(item: Mapping[str, Any]) -> FrozenLayer:
     return FrozenLayer.skeleton(config_from_dict(item["config"]), LayerCard.from_dict(item["card"]))
 
 
-def no_pooler(config: type[PretrainedConfig]) -> dict[str, Any]:
-    """Leave out BERT-like pooling layers, which PiFi never uses and which would count as trained."""
-    parameters = inspect.signature(MODEL_MAPPING[config].__init__).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
-
-
 def _untrained(config: PretrainedConfig) -> PreTrainedModel:
     """Build the encoder of a configuration in the type that is being loaded, not in the one it was once stored in."""
     return new_model(AutoModel, config, dtype=torch.get_default_dtype(), **no_pooler(type(config)))
-
-
-def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model, or the encoder of one that is encoder and decoder."""
-    encoder: Any = model.get_encoder() if model.config.is_encoder_decoder else model
-    return model if encoder is None else encoder  # an encoder alone keeps the configuration of both

@@ -351,7 +351,7 @@ def _initialise(model: PiFiPreTrainedModel, seed: int) -> None:
     for name, projection in model.plugin.projections().items():
         with stream(seed, name):
             projection.reset_parameters()
-    model.plugin.zero_start()
+    model.plugin.set_start()
 
 
 def _calibration_texts(task: Task) -> tuple[list[str], list[str] | None]:

@@ -26,6 +26,7 @@ from types import MappingProxyType
 
 import torch
 from torch import nn
+from transformers.initialization import copy_, ones_, zeros_
 
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer, list_of
@@ -67,6 +68,11 @@ class _Shared(_Combination):
         super().__init__(layers, d_slm, d_llm, config)
         self.register_buffer("input_rms", torch.ones(len(self.sizes) - 1))
 
+    def set_start(self) -> None:
+        """Set what does not start from a draw."""
+        super().set_start()
+        ones_(self.input_rms)
+
     def added(self, j: int, x: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return what branch `j` (not the first) adds to (batch, seq, d_llm), asked at its own scale."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))  # a small difference of large numbers
@@ -88,6 +94,11 @@ class _Weighted(_Shared):
     def __init__(self, layers: list[FrozenLayer], d_slm: int, d_llm: int, config: PiFiConfig) -> None:
         super().__init__(layers, d_slm, d_llm, config)
         self.gates = nn.Parameter(torch.zeros(len(self.sizes) - 1))
+
+    def set_start(self) -> None:
+        """Set what does not start from a draw; all gates are closed."""
+        super().set_start()
+        zeros_(self.gates)
 
 
 class GatedSerial(_Weighted):
@@ -118,10 +129,14 @@ class Gated(_Shared):
     def __init__(self, layers: list[FrozenLayer], d_slm: int, d_llm: int, config: PiFiConfig) -> None:
         super().__init__(layers, d_slm, d_llm, config)
         self.gates = nn.Linear(d_slm, len(self.sizes))
-        nn.init.zeros_(self.gates.weight)
-        nn.init.zeros_(self.gates.bias)
+        self.set_start()
+
+    def set_start(self) -> None:
+        """Set what does not start from a draw; the weights are those of the first branch alone."""
+        super().set_start()
+        zeros_(self.gates.weight)
         with torch.no_grad():
-            self.gates.bias[0] = _FIRST_LOGIT
+            copy_(self.gates.bias, torch.tensor([_FIRST_LOGIT] + [0.0] * (len(self.sizes) - 1)))
 
     def through(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return what the plug-in makes of (batch, seq, d_slm), before the bypass."""
@@ -183,11 +198,13 @@ class Unshared(_Combination):
             found |= {f"L_in.{j}": own.L_in, f"L_out.{j}": own.L_out}
         return found
 
-    def zero_start(self) -> None:
+    def set_start(self) -> None:
         """Let every branch but the first start at zero, and the first one where the modes do."""
-        super().zero_start()
+        super().set_start()
         for own in self.own:
-            nn.init.zeros_(own.L_out.weight)
+            for factor in (own.scale_in, own.scale_out):
+                ones_(factor)
+            zeros_(own.L_out.weight)
 
     @torch.no_grad()
     def calibrate(self, h: torch.Tensor, attention_mask: torch.Tensor | None, *target_rms: float) -> None:

@@ -153,6 +153,7 @@ class PiFiConfig(PretrainedConfig):
         inner = self.encoder.get("encoder", self.encoder)  # an EncoderDecoderModel has two configurations
         widths = (inner.get(name) for name in ("hidden_size", "d_model", "dim", "n_embd"))
         self.hidden_size = next((width for width in widths if width), 0)
+        self.vocab_size = vocabularies(self.encoder)[0]
 
     @property
     def stores_layers(self) -> bool:
@@ -164,6 +165,14 @@ class PiFiConfig(PretrainedConfig):
         """The plugged layers in the grammar of layer specifications; empty for controls without a layer."""
         names = [f"{item['card']['model']}[{item['card']['index']}]" for item in self.layers]
         return join_specs(names, self.combine, self.branches)
+
+
+def vocabularies(small_model: Mapping[str, Any]) -> list[int]:
+    """Return the number of tokens of a small language model; of two models in one, of the encoder and the decoder."""
+    parts = [small_model.get("encoder"), small_model.get("decoder")]
+    found = [part for part in parts if isinstance(part, Mapping)] or [small_model]
+    sizes = [part.get("vocab_size") for part in found]
+    return [size if isinstance(size, int) else 0 for size in sizes]
 
 
 def join_specs(specs: Sequence[str], combine: str | None, branches: Sequence[int]) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
-from pifi_probe.plugin.positions import left_padding_positions, must_turn
+from pifi_probe.plugin.positions import left_padding_positions, must_turn, parameters_of
 
-__all__ = ["Tokens", "run_encoder"]
+__all__ = ["Tokens", "encoder_of", "no_pooler", "run_encoder"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,18 @@ class Tokens:
     mask: torch.Tensor
     embeddings: torch.Tensor
     input_ids: torch.Tensor | None
+
+
+def no_pooler(config: type[PretrainedConfig]) -> dict[str, Any]:
+    """Leave out BERT-like pooling layers, which PiFi never uses and which would count as trained."""
+    parameters = inspect.signature(MODEL_MAPPING[config].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
+
+
+def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model, or the encoder of one that is encoder and decoder."""
+    encoder: Any = model.get_encoder() if model.config.is_encoder_decoder else model
+    return model if encoder is None else encoder  # an encoder alone keeps the configuration of both
 
 
 def run_encoder(
@@ -58,16 +71,16 @@ def run_encoder(
     extra: dict[str, Any] = {"inputs_embeds": inputs_embeds}
     if token_type_ids is not None and getattr(config, "type_vocab_size", False):
         extra["token_type_ids"] = token_type_ids
-    positions = left_padding_positions(encoder, mask)
     order: torch.Tensor | None = None
     ids = input_ids
+    positions = left_padding_positions(encoder, mask)
     if positions is not None:
         extra["position_ids"] = positions
-    elif must_turn(encoder, mask):
+    elif must_turn(encoder):
         order = mask.long().argsort(dim=1, descending=True, stable=True)  # tokens first, in their order
         ids, mask = _turned(input_ids, order), mask.gather(1, order)
         extra = {name: _turned(value, order) for name, value in extra.items()}
-    if getattr(config, "use_cache", None) and "use_cache" in inspect.signature(encoder.forward).parameters:
+    if getattr(config, "use_cache", None) and "use_cache" in parameters_of(type(encoder)):
         extra["use_cache"] = False
     if deeply:
         extra["output_hidden_states"] = True

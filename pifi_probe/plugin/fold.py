@@ -117,6 +117,13 @@ class FoldedPlugIn(nn.Module):
         out = self.skip(z) + self.down(self.act(gate) * up)
         return h + out if self.bypass else out
 
+    def fitted(self) -> list[torch.Tensor]:
+        """Return what has no start, and must come from a checkpoint: everything."""
+        return list(self.parameters())
+
+    def set_start(self) -> None:
+        """Do nothing: there is no start."""
+
     def _inverse_rms(self, rotated: torch.Tensor, eps: float) -> torch.Tensor:
         # |R x| = |Q R x|, so the norm over d_llm entries needs only the triangular factor.
         return (rotated.float().square().sum(-1, keepdim=True) / self.d_llm + eps).rsqrt().to(rotated.dtype)

@@ -13,6 +13,7 @@ from transformers import (
     EncoderDecoderConfig,
     EncoderDecoderModel,
     GenerationConfig,
+    GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -20,8 +21,10 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.plugin.base import PiFiPreTrainedModel, encoder_of
+from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.config import PiFiConfig
+from pifi_probe.plugin.encoding import encoder_of
+from pifi_probe.plugin.losses import cross_entropy
 from pifi_probe.pretrained import config_from_dict, new_model
 
 __all__ = ["DECODER_LAYERS", "PiFiForConditionalGeneration", "with_decoder"]
@@ -29,7 +32,7 @@ __all__ = ["DECODER_LAYERS", "PiFiForConditionalGeneration", "with_decoder"]
 DECODER_LAYERS = 2
 
 
-class PiFiForConditionalGeneration(PiFiPreTrainedModel):
+class PiFiForConditionalGeneration(PiFiPreTrainedModel, GenerationMixin):
     """``Enc -> H -> L_in -> frozen LLM layer -> L_out -> Dec``, on all tokens of the input (paper, generation).
 
     Parameters
@@ -90,6 +93,7 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel):
         labels: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         return_dict: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput | tuple[torch.Tensor, ...]:
         """Score targets given their inputs, with the target's earlier tokens at hand.
@@ -99,6 +103,8 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel):
         input_ids, attention_mask, token_type_ids : Tensor, (batch, seq)
         labels : Tensor, (batch, target_seq), int64, optional
             -100 where there is no token. With labels, ``loss`` is the mean cross-entropy in nats per token.
+        num_items_in_batch : int or Tensor, optional
+            Number of tokens that the sum of the losses is divided by, see `pifi_probe.plugin.losses`.
         **kwargs
             For the decoder, such as ``decoder_input_ids``, which `labels` otherwise give.
 
@@ -110,20 +116,62 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel):
         outputs, mask = self.source(
             input_ids, attention_mask, token_type_ids=token_type_ids, inputs_embeds=inputs_embeds
         )
-        kwargs.pop("num_items_in_batch", None)
-        if labels is not None and "decoder_input_ids" not in kwargs:
+        if labels is not None and kwargs.get("decoder_input_ids") is None:
             kwargs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+        if kwargs.get("decoder_input_ids") is None and kwargs.get("decoder_inputs_embeds") is None:
+            raise PlugInError(
+                "the decoder has nothing to read: neither labels nor decoder_input_ids were given",
+                where="forward",
+                next="give one of them (DataCollatorForSeq2Seq(tokenizer, model=model) makes both), or call generate",
+            )
         logits = self.seq2seq(
             encoder_outputs=outputs, attention_mask=mask, use_cache=False, return_dict=True, **kwargs
         ).logits  # (batch, target_seq, vocabulary)
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float().transpose(1, 2), labels)
+        loss = None if labels is None else cross_entropy(logits, labels, num_items_in_batch)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return Seq2SeqLMOutput(loss=loss, logits=logits, encoder_last_hidden_state=outputs.last_hidden_state)
 
-    def can_generate(self) -> bool:
-        """Return True: `generate` writes text."""
-        return True
+    @property
+    def generation_config(self) -> Any:
+        """How text is written unless `generate` is told otherwise: that of the encoder-decoder."""
+        return self.seq2seq.generation_config
+
+    @generation_config.setter
+    def generation_config(self, value: Any) -> None:
+        if "seq2seq" in self._modules:  # transformers' constructor sets one before there is anything that writes
+            self.seq2seq.generation_config = value
+
+    @property
+    def small_model(self) -> PreTrainedModel:
+        """The encoder-decoder."""
+        return self.seq2seq
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Write the model, its card, and how it writes; see `PiFiPreTrainedModel.save_pretrained`."""
+        self.config.generation = self.generation_config.to_diff_dict()
+        super().save_pretrained(save_directory, **kwargs)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """Return the decoder's output weights."""
+        found: nn.Module | None = self.seq2seq.get_output_embeddings()
+        return found
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Set the encoder's input embeddings, and the decoder's where they are the same."""
+        part = self.encoder if isinstance(self.seq2seq, EncoderDecoderModel) else self.seq2seq
+        part.set_input_embeddings(value)
+
+    def resize_small_model(self, *size: Any) -> None:
+        """Resize encoder and decoder; of an `EncoderDecoderModel` the decoder only if it has the same vocabulary."""
+        if not isinstance(self.seq2seq, EncoderDecoderModel):
+            super().resize_small_model(*size)
+            return
+        parts = [self.seq2seq.encoder, self.seq2seq.decoder]
+        if parts[0].config.vocab_size != parts[1].config.vocab_size:
+            parts.pop()
+        for part in parts:
+            part.resize_token_embeddings(*size)
 
     def generate(
         self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
@@ -133,6 +181,7 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel):
         Parameters
         ----------
         input_ids, attention_mask : Tensor, (batch, seq)
+            The ids may be named ``inputs``, too.
         **kwargs
             Of transformers' ``generate``, such as ``num_beams`` and ``max_new_tokens``.
 
@@ -141,6 +190,7 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel):
         Tensor, (batch, target_seq), int64
         """
         kwargs.pop("labels", None)
+        input_ids = kwargs.pop("inputs", input_ids)
         types, embeds = kwargs.pop("token_type_ids", None), kwargs.pop("inputs_embeds", None)
         with torch.no_grad():
             outputs, mask = self.source(input_ids, attention_mask, token_type_ids=types, inputs_embeds=embeds)
@@ -154,6 +204,8 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel):
 
 def _made(config: Any) -> PreTrainedModel:
     if isinstance(config, EncoderDecoderConfig):
+        for part in (config.encoder, config.decoder):
+            part.dtype = torch.get_default_dtype()  # the one that is being loaded, not the one they were stored in
         return EncoderDecoderModel(config=config)
     return new_model(AutoModelForSeq2SeqLM, config, dtype=torch.get_default_dtype())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
@@ -19,6 +18,7 @@ from transformers.modeling_outputs import (
 
 from pifi_probe.plugin.base import PiFiEncoderModel
 from pifi_probe.plugin.config import PiFiConfig
+from pifi_probe.plugin.losses import cross_entropy, span_loss
 
 __all__ = ["PiFiForMultipleChoice", "PiFiForQuestionAnswering", "PiFiForTokenClassification"]
 
@@ -28,8 +28,9 @@ class PiFiForMultipleChoice(PiFiEncoderModel):
 
     Notes
     -----
-    Rows may have unlike numbers of choices: a choice whose attention mask is 0 everywhere is none, is not computed
-    and gets the lowest number there is as its logit.
+    Rows may have unlike numbers of choices: a choice whose attention mask is 0 everywhere is none and gets the lowest
+    number there is as its logit. It is not computed, but in compiled and exported graphs, whose shapes cannot depend
+    on the mask.
     """
 
     @property
@@ -44,6 +45,7 @@ class PiFiForMultipleChoice(PiFiEncoderModel):
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> MultipleChoiceModelOutput | tuple[torch.Tensor, ...]:
         """Score the choices of a batch of questions.
@@ -62,10 +64,16 @@ class PiFiForMultipleChoice(PiFiEncoderModel):
         """
         mask = attention_mask if attention_mask is not None else torch.ones_like(input_ids)
         there = mask.any(-1)  # (batch, n_choices)
-        types = None if token_type_ids is None else token_type_ids[there]
-        scores = self.head_output(input_ids[there], mask[there], types)[:, 0]  # (choices that are there,)
-        logits = scores.new_full(there.shape, torch.finfo(scores.dtype).min).masked_scatter(there, scores)
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        if torch.compiler.is_compiling():  # every choice is computed; those that are none see their padding
+            seen = mask.masked_fill(~there[..., None], 1)
+            parts = [None if part is None else part.flatten(0, 1) for part in (input_ids, seen, token_type_ids)]
+            scores = self.head_output(*parts).view(there.shape)
+            logits = scores.masked_fill(~there, torch.finfo(scores.dtype).min)
+        else:
+            parts = [None if part is None else part[there] for part in (input_ids, mask, token_type_ids)]
+            scores = self.head_output(*parts)[:, 0]  # (choices that are there,)
+            logits = scores.new_full(there.shape, torch.finfo(scores.dtype).min).masked_scatter(there, scores)
+        loss = None if labels is None else cross_entropy(logits, labels, num_items_in_batch)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return MultipleChoiceModelOutput(loss=loss, logits=logits)
@@ -100,6 +108,7 @@ class PiFiForTokenClassification(PiFiTokenModel):
         labels: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         return_dict: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput | tuple[torch.Tensor, ...]:
         """Classify the tokens of a batch of texts.
@@ -116,7 +125,7 @@ class PiFiForTokenClassification(PiFiTokenModel):
             With ``logits`` (batch, seq, n_labels).
         """
         logits = self.token_output(input_ids, attention_mask, token_type_ids, inputs_embeds)
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float().transpose(1, 2), labels)
+        loss = None if labels is None else cross_entropy(logits, labels, num_items_in_batch)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return TokenClassifierOutput(loss=loss, logits=logits)
@@ -139,6 +148,7 @@ class PiFiForQuestionAnswering(PiFiTokenModel):
         end_positions: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         return_dict: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> QuestionAnsweringModelOutput | tuple[torch.Tensor, ...]:
         """Score the spans of a batch of questions with their contexts.
@@ -147,7 +157,8 @@ class PiFiForQuestionAnswering(PiFiTokenModel):
         ----------
         input_ids, attention_mask, token_type_ids : Tensor, (batch, seq)
         start_positions, end_positions : Tensor, (batch,), int64, optional
-            Tokens of the answer; -100 for none. With both, ``loss`` is the mean of the two cross-entropies in nats.
+            Tokens of the answer; -100, or one that was cut off, for none. With both, ``loss`` is the mean of the two
+            cross-entropies in nats.
 
         Returns
         -------
@@ -160,8 +171,7 @@ class PiFiForQuestionAnswering(PiFiTokenModel):
         start, end = out.unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
-            both = zip((start, end), (start_positions, end_positions), strict=True)
-            loss = torch.stack([nn.functional.cross_entropy(a.float(), b) for a, b in both]).mean()
+            loss = span_loss(start, end, start_positions, end_positions, num_items_in_batch)
         if return_dict is False:
             return (start, end) if loss is None else (loss, start, end)
         return QuestionAnsweringModelOutput(loss=loss, start_logits=start, end_logits=end)

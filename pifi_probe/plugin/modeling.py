@@ -6,7 +6,6 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -14,6 +13,7 @@ from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.base import Head, PiFiEncoderModel, PiFiPreTrainedModel, describe
 from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.fold import FoldedPlugIn, fold_plugin
+from pifi_probe.plugin.losses import sequence_loss
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -46,6 +46,7 @@ class PiFiForSequenceClassification(PiFiEncoderModel):
         labels: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         return_dict: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[torch.Tensor, ...]:
         """Classify a batch of texts.
@@ -56,9 +57,12 @@ class PiFiForSequenceClassification(PiFiEncoderModel):
         attention_mask : Tensor, (batch, seq)
             1 for tokens, 0 for padding on either side.
         token_type_ids : Tensor, (batch, seq), optional
-        labels : Tensor, (batch,), optional
-            int64 classes: ``loss`` is the mean cross-entropy in nats. For ``config.problem_type="regression"``,
-            float numbers: ``loss`` is the mean squared error.
+        labels : Tensor, (batch,) or (batch, n_labels), optional
+            int64 classes: ``loss`` is the mean cross-entropy in nats. For ``config.problem_type="regression"``, or
+            one output, float numbers: ``loss`` is the mean squared error. For ``"multi_label_classification"``
+            0.0 or 1.0 for each label: ``loss`` is the mean binary cross-entropy in nats.
+        num_items_in_batch : int or Tensor, optional
+            Number that the sum of the losses is divided by, see `pifi_probe.plugin.losses`.
 
         Returns
         -------
@@ -66,15 +70,12 @@ class PiFiForSequenceClassification(PiFiEncoderModel):
             With ``logits`` (batch, n_labels); for regression (batch, 1), the numbers themselves.
         """
         logits = self.head_output(input_ids, attention_mask, token_type_ids, inputs_embeds)  # (batch, n_labels)
-        loss = None if labels is None else self._loss(logits.float(), labels)
+        loss = None
+        if labels is not None:
+            loss = sequence_loss(logits, labels, self.config.problem_type, num_items_in_batch)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return SequenceClassifierOutput(loss=loss, logits=logits)
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if self.config.problem_type == "regression":
-            return nn.functional.mse_loss(logits[:, 0], labels.float())
-        return nn.functional.cross_entropy(logits, labels)
 
     def fit_readout(self, task: Task, *, n_train: int = 4000, seed: int = 0) -> dict[str, float]:
         """Fit the readout of an aligned chain by stacking, after training; see `pifi_probe.plugin.aligning`."""

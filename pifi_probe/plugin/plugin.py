@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+from transformers.initialization import ones_, zeros_
 
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
@@ -41,6 +42,8 @@ class PlugIn(nn.Module):
 
     scale_in: torch.Tensor
     scale_out: torch.Tensor
+    gradient_checkpointing = False  # transformers sets this, and how it is done
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]
 
     def __init__(self, layers: list[FrozenLayer], d_slm: int, d_llm: int, config: PiFiConfig) -> None:
         super().__init__()
@@ -81,7 +84,11 @@ class PlugIn(nn.Module):
     def series(self, layers: Iterable[nn.Module], x: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Pass (batch, seq, d_llm) through layers one after the other."""
         for layer in layers:
-            x = layer(x, None if attention_mask is None else self._layer_mask(layer, attention_mask))
+            mask = None if attention_mask is None else self._layer_mask(layer, attention_mask)
+            if self.gradient_checkpointing and self.training:  # a frozen layer never knows that this is training
+                x = self._gradient_checkpointing_func(layer.__call__, x, mask)
+            else:
+                x = layer(x, mask)
         return x
 
     def _layer_mask(self, layer: nn.Module, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -100,10 +107,24 @@ class PlugIn(nn.Module):
         """Return the trained maps by the names of the streams they are drawn from."""
         return {"L_in": self.L_in, "L_out": self.L_out}
 
-    def zero_start(self) -> None:
-        """Set to zero what the modes let start at zero."""
+    def trained_maps(self) -> list[nn.Module]:
+        """Return the maps that start from a draw, and a gate that is a map."""
+        gate = getattr(self, "gates", None)
+        return [*self.projections().values(), *([gate] if isinstance(gate, nn.Module) else [])]
+
+    def fitted(self) -> list[torch.Tensor]:
+        """Return what has no start, and must come from a checkpoint: nothing."""
+        return []
+
+    def set_start(self) -> None:
+        """Set what does not start from a draw: factors to one, and to zero what the modes let start at zero.
+
+        What transformers has just loaded stays; its functions know.
+        """
+        for factor in (self.scale_in, self.scale_out):
+            ones_(factor)
         if self.bypass:
-            nn.init.zeros_(self.L_out.weight)
+            zeros_(self.L_out.weight)
 
     @torch.no_grad()
     def calibrate(self, h: torch.Tensor, attention_mask: torch.Tensor | None, *target_rms: float) -> None:

@@ -42,7 +42,7 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor, how: str) -> torch.
     mask = attention_mask.to(states.dtype)
     if how == "mean":
         return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
-    rows = torch.arange(len(states), device=states.device)
+    rows = torch.arange(states.shape[0], device=states.device)
     if how == "cls":
         return states[rows, attention_mask.long().argmax(1)]
     if how == "last":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 
@@ -44,25 +45,30 @@ def _grows(table: nn.Embedding) -> bool:
 
 
 def left_padding_positions(encoder: nn.Module, attention_mask: torch.Tensor) -> torch.Tensor | None:
-    """Return the position ids (batch, seq) that make left padding harmless, or None when not needed.
+    """Return the position ids (batch, seq) that make left padding harmless, or None for encoders that take none.
 
-    Only for encoders that number positions from the left end and let the caller say otherwise.
+    A left-padded row is counted from its first token, any other row from its left end; no row depends on another, and
+    nothing on the mask's values but tensors, so that a graph can be made of it.
     """
     model_type = encoder.config.model_type  # type: ignore[union-attr]
-    if model_type in _COUNT_THEMSELVES or bool(attention_mask[:, 0].all()):
+    if model_type in _COUNT_THEMSELVES or "position_ids" not in parameters_of(type(encoder)):
         return None
-    if "position_ids" not in inspect.signature(_forward(encoder)).parameters:
-        return None
-    return (attention_mask.long().cumsum(1) - 1).clamp_min(0)
+    from_left = torch.arange(attention_mask.shape[1], device=attention_mask.device).expand(attention_mask.shape)
+    from_first = (attention_mask.long().cumsum(1) - 1).clamp_min(0)
+    return torch.where(attention_mask[:, :1] != 0, from_left, from_first)
 
 
-def must_turn(encoder: nn.Module, attention_mask: torch.Tensor) -> bool:
+def must_turn(encoder: nn.Module) -> bool:
     """Return True when left padding would move the positions of an encoder that takes no others."""
     config: PretrainedConfig = encoder.config
-    if bool(attention_mask[:, 0].all()) or config.model_type in _COUNT_THEMSELVES:
+    if config.model_type in _COUNT_THEMSELVES or "position_ids" in parameters_of(type(encoder)):
         return False
-    return bool(config.is_encoder_decoder) and "position_ids" not in inspect.signature(_forward(encoder)).parameters
+    return bool(config.is_encoder_decoder)
 
 
-def _forward(module: nn.Module) -> Callable[..., object]:
-    return module.forward
+@torch.compiler.assume_constant_result
+@functools.cache
+def parameters_of(encoder: type[nn.Module]) -> frozenset[str]:
+    """Return the names of the parameters of an encoder's ``forward``."""
+    forward: Callable[..., Any] = encoder.forward
+    return frozenset(inspect.signature(forward).parameters)
