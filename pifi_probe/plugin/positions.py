@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,7 +67,7 @@ def must_turn(encoder: nn.Module) -> bool:
     return bool(config.is_encoder_decoder)
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @functools.cache
 def parameters_of(encoder: type[nn.Module]) -> frozenset[str]:
     """Return the names of the parameters of an encoder's ``forward``."""
