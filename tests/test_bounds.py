@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError
+from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, SearchError
 from pifi_probe.layers.configs import read_config, read_licence
 from pifi_probe.layers.safetensors_io import read_header
 from pifi_probe.pretrained import config_from_dict, open_config
 from pifi_probe.reading import Refused, open_file, parse_json, read_bytes, read_object, refuse_odd_files
+from pifi_probe.selection.space import Space
 from tests.memory_source import MemorySource
 
 MIB = 1 << 20
@@ -51,7 +52,7 @@ def test_a_header_of_20_mb_takes_a_few_times_its_size(kind: str, tmp_path: Path)
     file.write_bytes(len(header).to_bytes(8, "little") + header)
     grown = peak_growth(f"""
         from contextlib import suppress
-        from pifi_probe.errors import CorruptFileError
+        from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, SearchError
         from pifi_probe.layers.safetensors_io import read_header
         from pifi_probe.layers.sources import FileSource
         def read():
@@ -151,3 +152,32 @@ def test_an_absurd_size_is_named_with_its_bound(entries: dict[str, Any], tmp_pat
     (tmp_path / "config.json").write_text(json.dumps(entries), encoding="utf-8")
     with pytest.raises(CorruptFileError, match=r"the configuration says .* is the most that is read"):
         open_config(tmp_path)
+
+
+SPACES = [
+    Space((("a", 5),), max_length=3, designs=("mix", "serial")),
+    Space((("a", 4), ("b", 3)), max_length=4, designs=("unshared", "gated", "gated-serial")),
+    Space((("a", 9),), layers=((0, 1, 2, 5, 6, 8),), max_length=3, designs=("serial",)),
+    Space((("a", 3), ("b", 6)), max_length=2, modes=((), (("scale", "paper"),))),
+    Space((("a", 2),), max_length=9, designs=("mix",)),
+]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_candidates_are_counted_as_they_are_listed(space: Space) -> None:
+    assert space.count() == len(list(space.all()))
+    assert space.count(1) == len(space.singles())
+
+
+def test_a_space_of_a_hundred_million_is_refused_with_its_number_before_anything_is_listed() -> None:
+    space = Space((("a", 80), ("b", 80)), max_length=5, designs=("unshared",))
+    assert space.count() > 8 * 10**8
+    with pytest.raises(SearchError, match="the space has 846,588,"):
+        next(space.all())
+    assert len(space.extensions(space.singles()[0])) == 159  # what builds sets up layer by layer still works
+
+
+@pytest.mark.parametrize("n", [0, -1, 10**8])
+def test_a_model_of_absurdly_many_layers_makes_no_space(n: int) -> None:
+    with pytest.raises(SearchError, match="a model of"):
+        Space((("a", n),))

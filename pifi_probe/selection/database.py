@@ -116,6 +116,14 @@ def database_errors(address: Address) -> Iterator[None]:
                 next="give a file or a database URL",
             ) from None  # the database's own error may show the password
         raise _translated(address.without_secrets(str(getattr(cause, "orig", None) or cause)), address) from error
+    except PifiProbeError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # what a row cannot be
+        raise CorruptFileError(
+            f"a row of the study cannot be read: {address.without_secrets(f'{type(error).__name__}: {error}')}",
+            where=str(address),
+            next="restore the file from a copy, or name another one",
+        ) from error
 
 
 def _translated(message: str, address: Address) -> PifiProbeError:

@@ -7,13 +7,35 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import CorruptFileError, SearchError
+from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.space import Modes, Space
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
     from pifi_probe.training.recipe import Recipe
 
-__all__ = ["Settings", "make_space"]
+__all__ = ["Settings", "make_space", "read_settings"]
+
+
+MAX_SEEDS = 10_000
+
+
+@dataclass(frozen=True)
+class _StoredSettings:
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _StoredTask:
+    name: str
+    fingerprint: str
+    sizes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _StoredStrategy:
+    name: str
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -93,13 +115,13 @@ class Settings:
         from pifi_probe.training.recipe import Recipe
 
         known = {field.name for field in fields(cls)}
+        kept = {name: value for name, value in Recipe().to_dict().items() if name not in ("seed", "device")}
         try:
-            unknown = sorted({*values} - known)
-            kept = {name: value for name, value in Recipe().to_dict().items() if name not in ("seed", "device")}
-            unknown += [f"recipe.{name}" for name in sorted({*values["recipe"]} - {*kept})]
+            recipe = typed(_StoredSettings, values).recipe
+            unknown = sorted({*values} - known) + [f"recipe.{name}" for name in sorted({*recipe} - {*kept})]
             if not unknown:
-                return cls(**{**values, "recipe": {**kept, **values["recipe"]}})
-        except (TypeError, KeyError, AttributeError) as error:
+                return cls._checked({**values, "recipe": {**kept, **recipe}})
+        except Refused as error:
             raise CorruptFileError(
                 f"the settings of the study are damaged: {error}", next="restore the file from a copy, or name another"
             ) from error
@@ -108,9 +130,40 @@ class Settings:
             next="upgrade pifi-probe, or name another study file",
         )
 
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any]) -> Settings:
+        """Return settings whose values have their types; raise `Refused` otherwise."""
+        found = typed(cls, values)
+        typed(_StoredTask, found.task)
+        typed(_StoredStrategy, found.strategy)
+        if not 1 <= found.seeds <= MAX_SEEDS:
+            raise Refused(f"{found.seeds:,} seeds")
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return values that JSON can hold."""
         return asdict(self)
+
+
+def read_settings(values: Any, where: str) -> tuple[Settings, Space]:
+    """Return the settings that a study holds, and its space.
+
+    Raises
+    ------
+    CorruptFileError
+        If a search did not write them.
+    SearchError
+        If a newer version did.
+    """
+    settings = Settings.from_dict(values)
+    try:
+        return settings, Space.from_dict(settings.space)
+    except ValueError as error:
+        raise CorruptFileError(
+            f"the space of the study cannot be read: {error}",
+            where=where,
+            next="restore the file from a copy, or name another one",
+        ) from error
 
 
 def make_space(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pifi_probe.bounds import MAX_LAYERS
 from pifi_probe.errors import LayerIndexError, SearchError
 from pifi_probe.layers.spec import LayerSpec, parse
+from pifi_probe.reading import typed
 
 __all__ = ["CONTROLS", "DESIGNS", "ONE_SHOT", "Candidate", "Space"]
 
@@ -20,7 +23,25 @@ CONTROLS = ("vanilla", "linear", "random", "shuffled", "unfrozen", "mlp")
 _SERIES = ("serial", "gated-serial")
 _ONE_WIDTH = (*_SERIES, "mix", "gated")  # designs whose layers share L_in, so that their widths must agree
 _WITHOUT_LAYER = ("vanilla", "linear")
+MAX_CANDIDATES = 100_000  # that are made at once: about 1 kB each
 Modes = tuple[tuple[str, object], ...]
+
+
+@dataclass(frozen=True)
+class _StoredCandidate:
+    layers: list[str]
+    design: str
+    modes: dict[str, str | int | float | bool | None]
+    control: str | None
+
+
+@dataclass(frozen=True)
+class _StoredSpace:
+    models: list[tuple[str, int]]
+    layers: list[list[int]]
+    max_length: int
+    designs: list[str]
+    modes: list[dict[str, str | int | float | bool | None]]
 
 
 @dataclass(frozen=True)
@@ -94,8 +115,19 @@ class Candidate:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Candidate:
-        """Rebuild a candidate from `to_dict`."""
-        return cls(tuple(values["layers"]), values["design"], tuple(values["modes"].items()), values["control"])
+        """Rebuild a candidate from `to_dict`.
+
+        Raises
+        ------
+        Refused
+            If a value is missing or of another type; a ValueError.
+        SearchError, SpecError
+            If its layers do not make up a candidate.
+        """
+        known = typed(_StoredCandidate, values)
+        for layer in known.layers if known.design != ONE_SHOT else ():
+            _place(layer)
+        return cls(tuple(known.layers), known.design, tuple(known.modes.items()), known.control)
 
 
 @dataclass(frozen=True)
@@ -134,6 +166,11 @@ class Space:
             raise SearchError(
                 "the space of the search is empty", next="give a model, its layers, and max_length of at least 1"
             )
+        for name, n in self.models:
+            if not 1 <= n <= MAX_LAYERS:
+                raise SearchError(
+                    f"a model of {n:,} layers", where=name, next=f"give a model of 1 to {MAX_LAYERS:,} layers"
+                )
         if len({name for name, _ in self.models}) < len(self.models):
             raise SearchError("a model is named twice", where=str([name for name, _ in self.models]))
         unknown = [design for design in self.designs if design not in DESIGNS[1:]]
@@ -145,6 +182,7 @@ class Space:
             )
         object.__setattr__(self, "layers", self._indices())
         object.__setattr__(self, "modes", tuple(dict.fromkeys(tuple(sorted(modes)) for modes in self.modes)))
+        self._refuse_too_many(self.count(1))
 
     def _indices(self) -> tuple[tuple[int, ...], ...]:
         asked: Sequence[Sequence[int]] = self.layers or [range(n) for _, n in self.models]
@@ -195,8 +233,42 @@ class Space:
     def _all_layers(self) -> list[str]:
         return [f"{name}[{i}]" for (name, _), indices in zip(self.models, self.layers, strict=True) for i in indices]
 
+    def count(self, max_length: int | None = None) -> int:
+        """Return how many candidates `all` yields, of at most `max_length` layers, without making any."""
+        sizes, longest = (
+            [len(indices) for indices in self.layers],
+            self.max_length if max_length is None else max_length,
+        )
+        found = sum(sizes)
+        for k in range(2, min(longest, sum(sizes)) + 1):
+            for design in self.designs:
+                if design == "serial":
+                    found += sum(_runs(indices, k) for indices in self.layers)
+                elif design in _ONE_WIDTH:
+                    found += sum(math.comb(size, k) for size in sizes)
+                else:
+                    found += math.comb(sum(sizes), k)
+        return found * len(self.modes)
+
+    def _refuse_too_many(self, count: int) -> None:
+        if count > MAX_CANDIDATES:
+            raise SearchError(
+                f"the space has {count:,} candidates, and {MAX_CANDIDATES:,} are the most that are listed",
+                where=f"{sum(map(len, self.layers))} layers, max_length={self.max_length}, {len(self.designs)} designs"
+                f", {len(self.modes)} modes",
+                next="name fewer layers, designs or modes, lower max_length, or take a strategy that builds sets up "
+                "layer by layer (greedy, auto)",
+            )
+
     def all(self) -> Iterator[Candidate]:
-        """Yield singles, then pairs, and so on, each set of layers once per design (the shallowest layer first)."""
+        """Yield singles, then pairs, and so on, each set of layers once per design (the shallowest layer first).
+
+        Raises
+        ------
+        SearchError
+            If there are more than 100,000; the message has their number.
+        """
+        self._refuse_too_many(self.count())
         level = self.singles()
         while level:
             yield from level
@@ -219,6 +291,13 @@ class Space:
         """Return the mean depth of the layers, 0 for the first and 1 for the last; NaN without a layer."""
         sizes = dict(self.models)
         places = [_place(layer) for layer in candidate.layers]
+        for model, index in places:
+            if not 0 <= index < sizes.get(model, 0):
+                raise SearchError(
+                    f"{model}[{index}] is no layer of the models of this search",
+                    where=candidate.label,
+                    next="restore the study from a copy; it holds trials of another search",
+                )
         depths = [index / max(sizes[model] - 1, 1) for model, index in places]
         return sum(depths) / len(depths) if depths else float("nan")
 
@@ -234,14 +313,28 @@ class Space:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Space:
-        """Rebuild a space from `to_dict`."""
+        """Rebuild a space from `to_dict`.
+
+        Raises
+        ------
+        Refused
+            If a value is missing or of another type; a ValueError.
+        SearchError, LayerIndexError
+            As the constructor.
+        """
+        known = typed(_StoredSpace, values)
         return cls(
-            tuple((name, n) for name, n in values["models"]),
-            tuple(tuple(indices) for indices in values["layers"]),
-            values["max_length"],
-            tuple(values["designs"]),
-            tuple(tuple(modes.items()) for modes in values["modes"]),
+            tuple(known.models),
+            tuple(tuple(indices) for indices in known.layers),
+            known.max_length,
+            tuple(known.designs),
+            tuple(tuple(modes.items()) for modes in known.modes),
         )
+
+
+def _runs(indices: Sequence[int], k: int) -> int:
+    """Return how many blocks of k layers that follow one another there are among ascending indices."""
+    return sum(indices[i + k - 1] - indices[i] == k - 1 for i in range(len(indices) - k + 1))
 
 
 def _place(layer: str) -> tuple[str, int]:

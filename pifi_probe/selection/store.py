@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pifi_probe.errors import CorruptFileError, SearchError
+from pifi_probe.errors import SearchError
 from pifi_probe.selection.address import Address
 from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.database import database_errors, open_storage
-from pifi_probe.selection.space import Candidate
+from pifi_probe.selection.records import Record, identity_of, read_trial, record_of
 from pifi_probe.selection.trials import RUNGS, Outcome, Proposal, Trial
 from pifi_probe.selection.worker import describe_worker, is_gone
 
@@ -44,26 +44,6 @@ class Claim:
     number: int
     proposal: Proposal
     phase: str
-
-
-@dataclass(frozen=True)
-class Record:
-    """A stored trial, with what only the search itself needs to know.
-
-    Parameters
-    ----------
-    trial : Trial
-    phase : {"select", "confirm"}
-    session : str
-        Of the process that ran it.
-    elapsed : float
-        Seconds from the start of that session to the end of the trial, by the session's monotonic clock.
-    """
-
-    trial: Trial
-    phase: str
-    session: str
-    elapsed: float
 
 
 class Store:
@@ -173,17 +153,17 @@ class Store:
     def records(self) -> list[Record]:
         """Return complete, failed and running trials in the order of their numbers."""
         stored = self._stored()
-        deaths = Counter(_identity(trial) for trial in stored if trial.user_attrs.get("died"))
+        deaths = Counter(identity_of(trial) for trial in stored if trial.user_attrs.get("died"))
         records: dict[tuple[str, str, int], Record] = {}
         for trial in stored:
-            record = _record(trial)
-            if record is None and deaths[_identity(trial)] >= MAX_DEATHS:
-                record = _record(trial, f"it killed its process {MAX_DEATHS} times (out of memory?)")
+            record = record_of(trial)
+            if record is None and deaths[identity_of(trial)] >= MAX_DEATHS:
+                record = record_of(trial, f"it killed its process {MAX_DEATHS} times (out of memory?)")
             if record is None:
                 continue
-            known = records.get(_identity(trial))
+            known = records.get(identity_of(trial))
             if known is None or known.trial.state == "running" != record.trial.state:
-                records[_identity(trial)] = record
+                records[identity_of(trial)] = record
         return sorted(records.values(), key=lambda record: record.trial.number)
 
     def spent(self) -> Spent:
@@ -217,7 +197,7 @@ class Store:
             number = self.storage.get_trial_number_from_id(trial_id)
         claim = Claim(trial_id, number, proposal, phase)
         identity = (proposal.candidate.key, proposal.rung, proposal.seed)
-        if any(_identity(t) == identity and t.number < number and _record(t) for t in self._stored()):
+        if any(identity_of(t) == identity and t.number < number and record_of(t) for t in self._stored()):
             self.release(claim)
             return None
         return claim
@@ -273,18 +253,19 @@ class Store:
 
         dead = [t for t in self._stored() if t.state == TrialState.RUNNING and self._is_dead(t)]
         for trial in dead:
-            done = trial.user_attrs.get("done")
-            if done is None:
+            outcome = read_trial(trial).outcome
+            if outcome is None:
                 self._free(trial._trial_id, died=True)
                 continue
             with database_errors(self.address), suppress(UpdateFinishedTrialError):
-                self._end(trial._trial_id, Outcome.from_dict(done["outcome"]))  # killed before its last commit
+                self._end(trial._trial_id, outcome)  # killed before its last commit
         return len(dead)
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
-        if is_gone(trial.user_attrs["worker"]):
+        values = read_trial(trial).values
+        if is_gone(values.worker):
             return True
-        count = int(trial.user_attrs.get("beat", 0))
+        count = values.beat
         now = time.monotonic()
         last, since = self._signs.setdefault(trial._trial_id, (count, now))
         if last != count:
@@ -307,34 +288,6 @@ class Store:
     def _stored(self) -> list[FrozenTrial]:
         with database_errors(self.address):
             return self.storage.get_all_trials(self._study, deepcopy=False)
-
-
-def _identity(trial: FrozenTrial) -> tuple[str, str, int]:
-    try:
-        key = Candidate.from_dict(trial.user_attrs["candidate"]).key
-        return key, trial.params["rung"], trial.params["seed"]
-    except KeyError as error:
-        raise CorruptFileError(
-            f"trial {trial.number} was not written by a search: it lacks {error}",
-            next="name a study file that pifi-probe made",
-        ) from error
-
-
-def _record(trial: FrozenTrial, message: str = "") -> Record | None:
-    """Return a stored trial, or None for one that was given back; with a `message`, count it as failed."""
-    values = trial.user_attrs
-    done = values.get("done", {}) if trial.state.is_finished() else {}
-    outcome = Outcome.from_dict(done["outcome"]) if done else None
-    if outcome is None and message:
-        outcome = Outcome(math.nan, message=message)
-    if outcome is None and trial.state.is_finished():
-        return None
-    state = "running" if outcome is None else "failed" if outcome.message else "complete"
-    candidate = Candidate.from_dict(values["candidate"])
-    found = Trial(
-        candidate, trial.params["rung"], trial.params["seed"], state, outcome, trial.number, values.get("why", "")
-    )
-    return Record(found, values["phase"], values["worker"]["session"], done.get("elapsed", 0.0))
 
 
 def _parameters(proposal: Proposal) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,7 +21,7 @@ from pifi_probe.selection.evaluator import Evaluator
 from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.selection.result import SearchResult
 from pifi_probe.selection.runner import Runner
-from pifi_probe.selection.settings import Settings
+from pifi_probe.selection.settings import Settings, read_settings
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.spawning import refuse_in_worker
 from pifi_probe.selection.store import Record, Store
@@ -82,8 +82,7 @@ class Study:
             raise SearchError(
                 "the study holds no search yet", where=str(store.address), next="start it with pifi-probe search"
             )
-        self.settings = Settings.from_dict(values)
-        self.space = Space.from_dict(self.settings.space)
+        self.settings, self.space = read_settings(values, str(store.address))
         self._runner: Runner | None = None
         self._resuming = threading.Lock()
         self._steering = threading.Lock()
@@ -199,7 +198,7 @@ class Study:
     @property
     def budget(self) -> Budget:
         """What the selection may spend in all."""
-        return Budget.parse(self.store.noted("budget", "12"))
+        return Budget.parse(str(self.store.noted("budget", "12")))
 
     def pause(self) -> None:
         """Leave off within one training step; from any thread. `resume` goes on. Nothing, where nothing runs."""

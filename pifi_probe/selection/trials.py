@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.space import Candidate
 
 __all__ = ["COSTS", "RUNGS", "Outcome", "Proposal", "Strategy", "Trial"]
@@ -55,8 +57,21 @@ class Outcome:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Outcome:
-        """Rebuild an outcome from `to_dict`."""
-        return cls(**values)
+        """Rebuild an outcome from `to_dict`.
+
+        Raises
+        ------
+        Refused
+            If a value is missing, of another type, or one that no trial can have; a ValueError.
+        """
+        outcome = typed(cls, values)
+        good = outcome.message or math.isfinite(outcome.value)
+        shares = outcome.accuracy is None or 0 <= outcome.accuracy <= 1
+        amounts = (outcome.cost, outcome.seconds, outcome.latency or 0, outcome.bytes or 0)
+        if not good or not shares or not all(0 <= amount < math.inf for amount in amounts):
+            shown = {"value": outcome.value, "accuracy": outcome.accuracy, "cost, seconds, latency, bytes": amounts}
+            raise Refused(f"an outcome that cannot be: {shown}")
+        return outcome
 
 
 @dataclass(frozen=True)

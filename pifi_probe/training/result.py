@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 from pifi_probe.errors import CorruptFileError, PifiProbeError
 from pifi_probe.escaping import one_line
 from pifi_probe.files import write_text
+from pifi_probe.reading import parse_json, read_json, typed
 from pifi_probe.tasks.metrics import classification_metrics, per_example
 from pifi_probe.tasks.task import Task
 from pifi_probe.training.key import RunKey
+from pifi_probe.training.plausible import refuse_impossible
 from pifi_probe.training.recipe import Recipe
 
 __all__ = ["RunResult", "TestResult", "runs_in"]
 
 FORMAT = 1
+MAX_VALUES = 3_000_000  # of a stored result: curves of 400,000 steps
 SHOWN = (
     *("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "chance", "pearson", "spearman", "squared_error"),
     *("exact_match", "f1", "token_accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "nll", "ece"),
@@ -220,21 +223,28 @@ class RunResult:
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
         where = "the given text" if is_text else str(source)
         try:
-            values = json.loads(str(source) if is_text else Path(source).read_text(encoding="utf-8"))
+            if is_text:
+                values = parse_json(str(source), most_values=MAX_VALUES)
+            else:
+                values = read_json(source, most_values=MAX_VALUES)
             return cls.from_dict(values)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise CorruptFileError(
                 f"this is no result of a run: {error}", where=where, next="give a result.json of fine_tune"
             ) from error
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunResult:
-        """Rebuild a result from `to_dict`."""
-        known = {item.name for item in fields(cls)}
-        kept = {name: value for name, value in values.items() if name in known}
-        kept["recipe"] = Recipe.from_dict(kept["recipe"])
-        kept["tests"] = {name: TestResult(**test) for name, test in kept["tests"].items()}
-        return cls(**kept)
+        """Rebuild a result from `to_dict`.
+
+        Raises
+        ------
+        Refused
+            If a value is missing, of another type, or one that no run can have had; a ValueError.
+        """
+        result = typed(cls, values)
+        refuse_impossible(result)
+        return result
 
     def __repr__(self) -> str:
         scores = (f"{name} {describe_score(test.score_names[0], test)}" for name, test in self.tests.items())

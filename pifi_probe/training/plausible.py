@@ -1,0 +1,113 @@
+"""What a stored result cannot say: shares above one, negative counts, scores of another number of examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pifi_probe.reading import Refused
+
+if TYPE_CHECKING:
+    from pifi_probe.training.result import RunResult, TestResult
+
+__all__ = ["refuse_impossible", "refuse_impossible_metrics"]
+
+_SHARES = frozenset(
+    ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "auroc", "ece", "chance", "exact_match", "f1")
+    + ("precision", "recall", "token_accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL")
+)
+_CORRELATIONS = frozenset(("mcc", "pearson", "spearman"))
+_NOT_NEGATIVE = frozenset(("nll", "squared_error", "absolute_error", "n", "loss"))
+_EDGE = 1e-9  # sums of shares may end beside one
+
+
+def refuse_impossible(result: RunResult) -> None:
+    """Refuse a result that no run can have had; types are checked before.
+
+    Raises
+    ------
+    Refused
+        Naming the value.
+    """
+    for part, names in (("model", ("label",)), ("task", ("name", "fingerprint"))):
+        for name in names:
+            if not isinstance(getattr(result, part).get(name), str):
+                raise Refused(f"{part}.{name} is no text")
+    if not result.tests:
+        raise Refused("it holds no test")
+    if not 0 <= result.best_epoch < len(result.epochs):
+        raise Refused(f"best_epoch is {result.best_epoch} of {len(result.epochs)} epochs")
+    for epoch in result.epochs:
+        refuse_impossible_metrics(epoch, "epochs")
+    for name in ("trainable", "frozen"):
+        if result.parameters.get(name, -1) < 0:
+            raise Refused(f"parameters.{name} is {result.parameters.get(name)}")
+    for name in ("train", "test"):
+        _number(f"seconds.{name}", result.seconds.get(name), 0, math.inf)
+    _number("lr_projection", result.lr_projection, 0, math.inf)
+    for name, count in result.peak_memory.items():
+        if count is not None and count < 0:
+            raise Refused(f"peak_memory.{name} is {count}")
+    if not isinstance(sizes := result.task.get("sizes", {}), Mapping):
+        raise Refused("task.sizes is no table")
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise Refused(f"task.sizes.{name} is {size!r}")
+    for name, test in result.tests.items():
+        _refuse_impossible_test(name, test)
+
+
+def refuse_impossible_metrics(metrics: Mapping[str, Any], where: str) -> None:
+    """Refuse metrics beyond their range, NaN or infinite."""
+    for name, value in metrics.items():
+        if name in _SHARES:
+            _number(f"{where}.{name}", value, 0, 1 + _EDGE)
+        elif name in _CORRELATIONS:
+            _number(f"{where}.{name}", value, -1 - _EDGE, 1 + _EDGE)
+        elif name in _NOT_NEGATIVE:
+            _number(f"{where}.{name}", value, 0, math.inf)
+        elif name.endswith("_prior"):
+            if not isinstance(value, list):
+                raise Refused(f"{where}.{name} is no list of shares")
+            for share in value:
+                _number(f"{where}.{name}", share, 0, 1 + _EDGE)
+
+
+def _refuse_impossible_test(name: str, test: TestResult) -> None:
+    refuse_impossible_metrics(test.metrics | {"train_prior": test.train_prior}, name)
+    n = test.metrics.get("n")
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise Refused(f"{name}.n is {n!r}, not a number of examples")
+    columns = dict(test.scores) if test.scores else {"nll": test.nll}
+    for column, text in columns.items():
+        values = [_parsed(f"{name}.{column}", part) for part in text.split()]
+        if len(values) != n:
+            raise Refused(f"{name}.{column} has {len(values)} values for {n} examples")
+        if column in (*_SHARES, *_NOT_NEGATIVE) and min(values) < 0:
+            raise Refused(f"{name}.{column} holds a negative value")
+        if column in _SHARES and max(values) > 1 + _EDGE:
+            raise Refused(f"{name}.{column} holds a share of {max(values)}")
+    if test.scores:
+        return
+    if len(test.correct) != n or set(test.correct) - {"0", "1"}:
+        raise Refused(f"{name}.correct is not a 0 or 1 for each of {n} examples")
+    share = test.correct.count("1") / n
+    if abs(test.metrics.get("accuracy", share) - share) > 1e-6:
+        raise Refused(f"{name}.accuracy is {test.metrics['accuracy']}, and of the examples {share:.6g} are correct")
+
+
+def _parsed(where: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise Refused(f"{where} holds {text[:40]!r}") from error
+    if not math.isfinite(value):
+        raise Refused(f"{where} holds {value}")
+    return value
+
+
+def _number(where: str, value: Any, least: float, most: float) -> None:
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not math.isfinite(value) or not least <= value <= most:
+        raise Refused(f"{where} is {value!r:.60}, which it cannot be")
