@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pifi_probe.bounds import MAX_LAYERS
 from pifi_probe.errors import CorruptFileError, PifiProbeError
 from pifi_probe.escaping import csv_text, one_line
 from pifi_probe.files import write_text
 from pifi_probe.probing.building import DTYPES, Kind, Measured, build_table, series_name
+from pifi_probe.reading import Refused, parse_json, read_json, typed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,12 +30,33 @@ if TYPE_CHECKING:
 __all__ = ["Kind", "Measured", "ProbeTable", "build_table"]
 
 FORMAT = 1
+MAX_VALUES = 2_000_000  # of a stored table
+MAX_UNPACKED = 1 << 28  # bytes of one series' scores
 HEADLINE = "real - shuffled"
 CHANCE = (
     "Curves that are smooth over depth agree by chance: over 30 layers, |Kendall| between two unrelated smooth curves "
     "exceeds 0.44, 0.64 or 0.83 in one case of 20, where neighbours within 2, 4 or 8 layers are alike. Two estimators "
     "that read the same features are not independent witnesses either."
 )
+
+
+@dataclass(frozen=True)
+class _Packed:
+    shape: list[int]
+    float32: str
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A table as JSON holds it."""
+
+    format: int
+    family: str
+    frame: dict[str, list[str | int | float | bool | None]]
+    kinds: dict[str, Kind]
+    per_example: dict[str, _Packed]
+    info: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -248,9 +272,12 @@ class ProbeTable:
         """
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
         try:
-            values = json.loads(str(source) if is_text else Path(source).read_text(encoding="utf-8"))
+            if is_text:
+                values = parse_json(str(source), most_values=MAX_VALUES)
+            else:
+                values = read_json(source, most_values=MAX_VALUES)
             return cls._from_dict(values)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, zlib.error) as error:
             raise CorruptFileError(
                 f"this is no table of probes: {error}",
                 where="the given text" if is_text else str(source),
@@ -261,16 +288,19 @@ class ProbeTable:
     def _from_dict(cls, values: Mapping[str, Any]) -> ProbeTable:
         import pandas as pd
 
-        if values["format"] != FORMAT:
-            raise ValueError(f"format {values['format']}, not {FORMAT}")
-        return cls(
-            family=values["family"],
-            frame=pd.DataFrame({name: values["frame"][name] for name in DTYPES}).astype(DTYPES),
-            kinds={name: Kind(**kind) for name, kind in values["kinds"].items()},
-            per_example={name: _unpacked(packed) for name, packed in values["per_example"].items()},
-            info=values["info"],
-            provenance=values["provenance"],
+        stored = typed(_Stored, values)
+        if stored.format != FORMAT:
+            raise Refused(f"format {stored.format}, not {FORMAT}")
+        found = cls(
+            family=stored.family,
+            frame=pd.DataFrame({name: stored.frame[name] for name in DTYPES}).astype(DTYPES),
+            kinds=stored.kinds,
+            per_example={name: _unpacked(packed) for name, packed in stored.per_example.items()},
+            info=stored.info,
+            provenance=stored.provenance,
         )
+        _refuse_impossible(found)
+        return found
 
     def __repr__(self) -> str:
         from pifi_probe.probing.summary import caption
@@ -306,6 +336,40 @@ def _packed(array: NDArray[np.float32]) -> dict[str, Any]:
     return {"shape": list(array.shape), "float32": base64.b64encode(zlib.compress(raw, 9)).decode("ascii")}
 
 
-def _unpacked(packed: Mapping[str, Any]) -> NDArray[np.float32]:
-    raw = zlib.decompress(base64.b64decode(packed["float32"], validate=True))
-    return np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(packed["shape"])
+def _unpacked(packed: _Packed) -> NDArray[np.float32]:
+    """Return the array; never more bytes than its shape says, and no more than 256 MiB, are unpacked."""
+    size = 4 * math.prod(packed.shape)
+    if not 0 < size <= MAX_UNPACKED or min(packed.shape) < 1:
+        raise Refused(f"scores of shape {packed.shape}")
+    unpacking = zlib.decompressobj()
+    raw = unpacking.decompress(base64.b64decode(packed.float32, validate=True), size + 1)
+    if len(raw) != size:
+        raise Refused(f"scores of shape {packed.shape} do not have {size:,} bytes")
+    return np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(packed.shape)
+
+
+def _refuse_impossible(table: ProbeTable) -> None:
+    """Refuse a table that no probe can have made; types are checked before."""
+    frame = table.frame
+    unknown = sorted(set(frame["estimator"]) - table.kinds.keys())
+    if unknown or frame.empty:
+        raise Refused(f"rows of {unknown}, which are not among its kinds" if unknown else "it has no rows")
+    for name in ("llm", "task", "split"):
+        if not isinstance(table.info.get(name), str):
+            raise Refused(f"info.{name} is no text")
+    if not isinstance(table.info.get("notes", []), list):
+        raise Refused("info.notes is no list")
+    shares = frame[["value", "null_mean", "null_high"]][frame["unit"] == "accuracy"].to_numpy(dtype=np.float64)
+    if (np.abs(shares) > 1 + 1e-9).any():
+        raise Refused(f"an accuracy, or a gain in it, of {np.nanmax(np.abs(shares)):.6g}")
+    chances = frame[["p_value", "p_adjusted"]].to_numpy(dtype=np.float64)
+    if (chances < 0).any() or (chances > 1).any():
+        raise Refused("a p-value that is not between 0 and 1")
+    depths = frame["depth"].dropna()
+    if (frame["n"] < 0).any() or (depths < 0).any() or (depths > MAX_LAYERS).any():
+        raise Refused("a negative number of examples, or a depth that no model has")
+    if np.isinf(frame["value"]).any():
+        raise Refused("an infinite score")
+    for name, scores in table.per_example.items():
+        if scores.ndim not in (2, 3):
+            raise Refused(f"scores of {name!r} of shape {scores.shape}")

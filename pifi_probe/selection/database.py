@@ -18,6 +18,7 @@ __all__ = ["database_errors", "open_storage"]
 
 _LOCK_SECONDS = 30
 _CREATION_ATTEMPTS = 20
+_BAD_ROW = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError)
 
 
 def open_storage(address: Address, *, create: bool, lock_seconds: float = _LOCK_SECONDS) -> BaseStorage:
@@ -118,7 +119,7 @@ def database_errors(address: Address) -> Iterator[None]:
         raise _translated(address.without_secrets(str(getattr(cause, "orig", None) or cause)), address) from error
     except PifiProbeError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # what a row cannot be
+    except _BAD_ROW as error:  # Optuna asserts, too
         raise CorruptFileError(
             f"a row of the study cannot be read: {address.without_secrets(f'{type(error).__name__}: {error}')}",
             where=str(address),
