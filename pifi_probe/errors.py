@@ -14,6 +14,7 @@ __all__ = [
     "HubError",
     "LayerIndexError",
     "LicenceError",
+    "MismatchError",
     "ModelNotFoundError",
     "PifiProbeError",
     "PlugInError",
@@ -90,6 +91,10 @@ class CheckpointError(PifiProbeError, ValueError):
 
 class CorruptFileError(CheckpointError):
     """A file is truncated, malformed or not what its name says."""
+
+
+class MismatchError(CheckpointError, RuntimeError):
+    """A configuration and the weights beside it do not fit each other; transformers has a RuntimeError for it."""
 
 
 class UnsupportedFormatError(CheckpointError):

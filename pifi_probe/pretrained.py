@@ -23,6 +23,7 @@ from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import (
     CheckpointError,
     CorruptFileError,
+    MismatchError,
     PifiProbeError,
     UnsupportedFamilyError,
     UnsupportedFormatError,
@@ -34,6 +35,7 @@ __all__ = [
     "config_from_dict",
     "harmless",
     "harmless_entries",
+    "measure_config",
     "new_model",
     "open_config",
     "open_model",
@@ -86,14 +88,20 @@ def open_config(source: str | Path, **where: Any) -> PretrainedConfig:
         Of transformers, for what is missing, unknown or malformed.
     """
     if "gguf_file" not in where:
-        _measure_config(source, where)
+        measure_config(source, where)
     with quiet_transformers(), _without_its_code(source):
         config: PretrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
     return harmless(config)
 
 
-def _measure_config(source: str | Path, where: Mapping[str, Any]) -> None:
-    """Look at the numbers of a configuration before transformers makes lists of their length."""
+def measure_config(source: str | Path, where: Mapping[str, Any]) -> None:
+    """Look at the numbers of a configuration before transformers makes lists of their length.
+
+    Raises
+    ------
+    CheckpointError
+        As `open_config`.
+    """
     folder, path = Path(source), Path(source) / "config.json"
     if folder.is_dir():
         refuse_odd_files(folder)
@@ -175,7 +183,9 @@ def reading_weights(source: str | Path) -> Iterator[None]:
     UnsupportedFormatError
         If there is no safetensors file, which transformers was told to take.
     CorruptFileError
-        If a file is damaged, or holds code where only weights are read.
+        If a file is damaged, holds code where only weights are read, or the configuration makes no model.
+    MismatchError
+        If weights do not fit the configuration.
     """
     try:
         with _no_conversion():
@@ -199,6 +209,15 @@ def reading_weights(source: str | Path) -> Iterator[None]:
         raise CorruptFileError(
             f"a safetensors file is damaged: {error}", where=str(source), next="download the file again"
         ) from error
+    except (PifiProbeError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each family fails in its own way on values that cannot be
+        kind = MismatchError if isinstance(error, RuntimeError) else CorruptFileError
+        raise kind(
+            f"transformers cannot build the model: {type(error).__name__}: {error}",
+            where=str(source),
+            next="check the options that were given, and that config.json belongs to these weights",
+        ) from error
 
 
 def new_model(auto: Any, config: PretrainedConfig, **options: Any) -> PreTrainedModel:
@@ -211,8 +230,21 @@ def open_tokenizer(source: str | Path, **where: Any) -> Any:
     """Return the tokenizer of a folder, hub id or GGUF file; parameters and errors as of `open_config`."""
     if Path(source).is_dir():
         refuse_odd_files(Path(source))
-    with quiet_transformers(), _without_its_code(source):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+    try:
+        with quiet_transformers(), _without_its_code(source):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+            tokenizer("a")  # settings that cannot be show here
+            return tokenizer
+    except (PifiProbeError, OSError, MemoryError):
+        raise
+    except BaseException as error:  # the library of tokenizers panics, too, which is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CorruptFileError(
+            f"the tokenizer cannot be read: {type(error).__name__}: {error}",
+            where=str(source),
+            next="download its files again, or install what its kind needs (sentencepiece, tiktoken, protobuf)",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+from pifi_probe.bounds import MAX_LAYERS
+from pifi_probe.errors import CorruptFileError
+from pifi_probe.reading import Refused, typed
+
 __all__ = ["LayerCard"]
+
+_TYPES = ("float64", "float32", "float16", "bfloat16")  # that a layer computes in
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,21 @@ class LayerCard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LayerCard:
-        """Rebuild a card; unknown keys of newer versions are ignored."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        """Rebuild a card; unknown keys of newer versions are ignored.
+
+        Raises
+        ------
+        CorruptFileError
+            If a value is missing, of another type, or one that no layer has.
+        """
+        try:
+            card = typed(cls, values)
+            if not 0 <= card.index < card.n_layers <= MAX_LAYERS:
+                raise Refused(f"layer {card.index:,} of {card.n_layers:,}")
+            if card.dtype not in _TYPES:
+                raise Refused(f"a layer in {card.dtype!r:.40}, not one of {', '.join(_TYPES)}")
+        except Refused as error:
+            raise CorruptFileError(
+                f"the card of a layer cannot be read: {error}", where="card", next="extract and save the layer again"
+            ) from error
+        return card

@@ -31,7 +31,7 @@ from pifi_probe.plugin.encoding import Tokens, encoder_of, no_pooler, run_encode
 from pifi_probe.plugin.fold import FoldedPlugIn, FoldReport
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import pool
-from pifi_probe.pretrained import config_from_dict, new_model, reading_weights, refuse_adapter
+from pifi_probe.pretrained import config_from_dict, measure_config, new_model, reading_weights, refuse_adapter
 
 __all__ = ["Head", "PiFiEncoderModel", "PiFiPreTrainedModel", "describe", "own_tokenizer_source"]
 
@@ -178,6 +178,8 @@ class PiFiPreTrainedModel(PreTrainedModel):
         if not (allow_pickle or pickle_allowed()):
             kwargs.setdefault("use_safetensors", True)
         with_info = kwargs.pop("output_loading_info", False)
+        if source is not None and Path(source).is_dir():
+            measure_config(source, {})
         with reading_weights(source):
             model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
         model.refuse_missing(info["missing_keys"], str(source))
