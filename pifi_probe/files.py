@@ -29,6 +29,7 @@ __all__ = [
     "existing",
     "features_root",
     "file_sha256",
+    "file_state",
     "json_text",
     "make_folder",
     "save_tensors",
@@ -221,10 +222,18 @@ def features_root() -> Path:
     return Path(override).expanduser() if override else cache_root() / "features"
 
 
+def file_state(path: Path) -> list[Any]:
+    """Return what tells that a file was changed or replaced, also by one of equal length and time of modification.
+
+    Its path, length, times of change to the contents and to the entry, and number on the disk.
+    """
+    state = path.stat()
+    return [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
 def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, read once for each state (size, time of change) that the file is seen in."""
-    name, state = str(path.resolve()), path.stat()
-    seen = [name, state.st_size, state.st_mtime_ns]
+    """Return the sha256 of a file, read once for each state (see `file_state`) that the file is seen in."""
+    name, seen = str(path.resolve()), file_state(path)
     memo = features_root() / "hashes" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
     with contextlib.suppress(CheckpointError, OSError):
         known = read_object(memo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -154,6 +155,21 @@ def test_a_file_is_hashed_once_for_each_state_it_is_in(tmp_path: Path, monkeypat
         file.write_bytes(content)
         assert files.file_sha256(file) == files.file_sha256(file) == original(file)
     assert hashed == [file, file]
+
+
+@pytest.mark.parametrize("how", ["written in place", "replaced"])
+def test_other_contents_of_equal_size_and_time_are_hashed_anew(how: str, tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(b"old")
+    before, old = file.stat(), files.file_sha256(file)
+    if how == "replaced":
+        (tmp_path / "y").write_bytes(b"new")
+        (tmp_path / "y").replace(file)
+    else:
+        file.write_bytes(b"new")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns and file.stat().st_size == before.st_size
+    assert files.file_sha256(file) == hashlib.sha256(b"new").hexdigest() != old
 
 
 # --- killed, and two at once --------------------------------------------------------------------------------

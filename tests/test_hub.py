@@ -12,9 +12,11 @@ import pytest
 import torch
 from huggingface_hub import HfApi, constants, snapshot_download
 from safetensors.torch import load_file, save
+from transformers import AutoTokenizer
 
 from pifi_probe.errors import CheckpointError, HubError
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.content import content_of
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.hub import open_hub_checkpoint
@@ -22,8 +24,11 @@ from pifi_probe.layers.hub_cache import whole_files
 from pifi_probe.layers.hub_client import HubUnreachable, Patience
 from pifi_probe.layers.safetensors_io import read_header
 from pifi_probe.layers.sources import FileSource
+from pifi_probe.layers.tokenizer import donor_tokenizer
 from tests.hub_server import HubServer, Repo, running_hub
+from tests.slm import tiny_slm_folder
 from tests.tiny import tiny_checkpoint, tiny_model
+from tests.tiny_gguf import tiny_gguf
 
 N_LAYERS = 8
 NAME = "org/model"
@@ -145,6 +150,43 @@ def test_a_layer_of_a_gguf_file_travels_alone(server: HubServer, smollm2: Path) 
     header_only = reference.bytes_read
     assert_same(checkpoint.read_layer(29), reference.read_layer(29))
     assert server.bytes_sent("/objects/") <= header_only + 1.01 * layer_bytes(reference, 29)
+
+
+@pytest.mark.assets
+def test_the_tokenizer_of_a_gguf_file_is_read_out_of_its_header(server: HubServer, smollm2: Path) -> None:
+    server.add_repo(NAME, {"model-q4.gguf": smollm2.read_bytes()})
+    reference = open_checkpoint(str(smollm2))
+    checkpoint = open_hub_checkpoint(f"{NAME}/model-q4.gguf")
+    tokenizer, expected = donor_tokenizer(checkpoint), donor_tokenizer(reference)
+    text = "Naïve façades, 42 of them."
+    assert tokenizer(text)["input_ids"] == expected(text)["input_ids"]
+    assert len(tokenizer) == len(expected)
+    assert server.bytes_sent("/objects/") <= 2.2 * reference.bytes_read, "the header, and no weights"
+
+
+def test_two_gguf_files_of_one_repository_are_two_models(server: HubServer, tmp_path: Path) -> None:
+    files = {name: tiny_gguf("llama", tmp_path / name).read_bytes() for name in ("a.gguf", "b.gguf")}
+    server.add_repo(NAME, files)
+    one, other = (open_hub_checkpoint(f"{NAME}/{name}") for name in files)
+    assert content_of(one) != content_of(other)
+    assert one.identity == f"{NAME}@{one.revision}/a.gguf"
+
+
+def test_a_tokenizer_of_the_hub_is_fetched_with_the_same_care(server: HubServer, folder: Path, tmp_path: Path) -> None:
+    small = tiny_slm_folder(tmp_path / "slm")
+    names = [path.name for path in small.iterdir() if path.name.startswith(("tokenizer", "vocab", "special"))]
+    extra = {name: (small / name).read_bytes() for name in names}
+    weights = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    server.add_repo(NAME, {**weights, **extra})
+    checkpoint = open_hub_checkpoint(NAME)
+    tokenizer = donor_tokenizer(checkpoint)
+    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(small).get_vocab()
+    assert server.bytes_sent("/objects/") == 0, "and no weights"
+
+
+def test_a_repository_without_a_tokenizer_says_so(server: HubServer, repo: Repo) -> None:
+    with pytest.raises((CheckpointError, ValueError, OSError), match="tokenizer"):
+        donor_tokenizer(open_hub_checkpoint(NAME))
 
 
 # --- once ---------------------------------------------------------------------------------------------------

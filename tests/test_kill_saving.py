@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import pifi_probe as pp
 from pifi_probe.errors import CheckpointError
 from pifi_probe.folders import finish_replacing, replaced_together
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.training.folder import RunFolder
 from tests import slm, tiny
 from tests.kills import killed_at_every_step
 
@@ -109,6 +111,49 @@ def test_a_layer_saved_for_the_first_time_is_whole_or_not_there(donor: Path, tmp
             FrozenLayer.load(folder)
         except CheckpointError as error:
             assert "no saved layer here" in error.what
+
+
+def test_a_run_killed_at_its_end_resumes_to_the_same_result(bert: Path, donor: Path, tmp_path: Path) -> None:
+    """Also in the final clean-up, when the result is written and the checkpoints are being deleted."""
+    task, recipe = slm.tiny_task(), pp.Recipe(epochs=1, batch_size=4)
+    kept, folder = tmp_path / "kept", tmp_path / "run"
+    make = partial(pp.plug_in, str(bert), f"{donor}[1]", task=task)
+    expected = pp.fine_tune(make(), task, recipe, out=tmp_path / "whole", save_model=True)
+    run = RunFolder(kept)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "end", lambda *args: None)
+        pp.fine_tune(make(), task, recipe, out=kept, save_model=True)
+    assert run.last_checkpoint() is not None and not run.result_file.exists()
+    model, tokenizer = make(), AutoTokenizer.from_pretrained(bert)
+    assert RunFolder(tmp_path / "whole").restore_model(model)
+    n = 0
+    for _ in killed_at_every_step(
+        lambda: RunFolder(folder).end(expected, model, tokenizer), folder, lambda: copied(kept, folder)
+    ):
+        n += 1
+        if n % 3 and not (folder / "result.json").is_file():  # a run that is trained to its end takes a while
+            continue
+        again = pp.fine_tune(make(), task, recipe, out=folder, resume=True, save_model=True)
+        assert again.metrics == expected.metrics
+        assert equal(weights(PiFiForSequenceClassification.from_pretrained(folder / "model")), weights(model))
+    assert n > 10
+
+
+def test_a_checkpoint_of_which_a_part_is_gone_is_none_and_the_result_counts(
+    bert: Path, donor: Path, tmp_path: Path
+) -> None:
+    """As a process left it that was killed while it deleted file after file."""
+    task, recipe = slm.tiny_task(), pp.Recipe(epochs=1, batch_size=4)
+    make = partial(pp.plug_in, str(bert), f"{donor}[1]", task=task)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "_remove_checkpoints", lambda self: None)
+        expected = pp.fine_tune(make(), task, recipe, out=tmp_path)
+    checkpoint = RunFolder(tmp_path).last_checkpoint()
+    assert checkpoint is not None
+    (checkpoint / "optimizer.pt").unlink()
+    (tmp_path / "checkpoints" / "checkpoint-best").mkdir()
+    assert RunFolder(tmp_path).last_checkpoint() is None
+    assert pp.fine_tune(make(), task, recipe, out=tmp_path, resume=True).metrics == expected.metrics
 
 
 def test_of_a_broken_off_save_nothing_outside_of_the_folder_is_touched(tmp_path: Path) -> None:

@@ -104,7 +104,10 @@ def load_whole(name: str) -> WholeModel:
     if checkpoint.format == "gguf":  # with a configuration, transformers reads the file's header once less
         source, options = path.parent, {"gguf_file": path.name, "config": checkpoint.config}
     if not path.exists():
-        source, options = Path(checkpoint.identity.partition("@")[0]), {"revision": str(checkpoint.revision)}
+        repo, _, file = checkpoint.identity.partition("@")
+        source, options = Path(repo), {**options, "revision": str(checkpoint.revision)}
+        if checkpoint.format == "gguf":
+            options["gguf_file"] = file.partition("/")[2]
     dtype = torch.float32 if device.type == "cpu" or checkpoint.format == "gguf" else "auto"
     config = options.pop("config", None) or open_config(source.as_posix(), **options)
     model = open_model(AutoModelForCausalLM, source.as_posix(), config=config, dtype=dtype, **options)

@@ -74,6 +74,15 @@ class GGUFCheckpoint:
         """Bytes fetched until now, the header included."""
         return self._source.bytes_read
 
+    @property
+    def size(self) -> int:
+        """Length of the file in bytes."""
+        return self._source.size
+
+    def header_bytes(self) -> bytes:
+        """Return the file up to its first tensor: metadata, the tokenizer among them, and the table of tensors."""
+        return self._source.read(0, min((info.offset for info in self.tensors.values()), default=self.size))
+
     def layer_names(self, index: int) -> list[str]:
         """Return the stored names (``"blk.3.attn_q.weight"``) of layer `index`; raises as for safetensors."""
         check_index(index, int(self.config.num_hidden_layers), self.identity)

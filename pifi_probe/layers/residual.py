@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pifi_probe.errors import PlugInError, TokenizerError
-from pifi_probe.files import cache_root, write_json
+from pifi_probe.files import cache_root, file_state, write_json
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.frozen import LayerCard
 from pifi_probe.layers.stream import Batch, stream
@@ -76,7 +76,7 @@ def residual_rms(card: LayerCard) -> float:
 def _key(checkpoint: Checkpoint) -> str:
     path = Path(checkpoint.identity)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    state = [file_state(file) for file in files if file.is_file()]
     return hashlib.sha256(json.dumps([state, _TEXTS]).encode()).hexdigest()[:32]
 
 

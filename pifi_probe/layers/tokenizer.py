@@ -18,10 +18,12 @@ from typing import Any, TypeAlias
 import transformers
 from transformers import PreTrainedTokenizerBase
 
-from pifi_probe.errors import PifiProbeError, TokenizerError, UnsupportedFamilyError
+from pifi_probe.errors import CheckpointError, PifiProbeError, TokenizerError, UnsupportedFamilyError
 from pifi_probe.files import cache_root, existing
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 from pifi_probe.layers.small_files import source_of
+from pifi_probe.layers.tokenizer_files import gguf_header_digest, gguf_header_file, tokenizer_folder
 from pifi_probe.pretrained import open_tokenizer
 
 __all__ = ["GivenTokenizer", "check_known", "check_tokenizer", "donor_tokenizer", "has_tokenizer", "load_tokenizer"]
@@ -93,16 +95,16 @@ def donor_tokenizer(checkpoint: Checkpoint, given: GivenTokenizer | None = None)
         As `load_tokenizer`.
     """
     rows = getattr(checkpoint.config, "vocab_size", None)
-    path = Path(checkpoint.identity)
     if given is not None:
         tokenizer = load_tokenizer(given)
-    elif not path.exists():
-        repository = checkpoint.identity.partition("@")[0]
-        tokenizer = _from_transformers(repository, revision=checkpoint.revision)
-    elif checkpoint.format == "gguf":
-        tokenizer = _from_gguf(path)
+    elif isinstance(checkpoint, GGUFCheckpoint):
+        tokenizer = _from_gguf(checkpoint)
     else:
-        tokenizer = _from_transformers(str(path if path.is_dir() else path.parent))
+        try:
+            folder = tokenizer_folder(checkpoint)
+        except CheckpointError as error:
+            raise TokenizerError(error.what, where=checkpoint.identity, next=f"{error.next}, or {_GIVE}") from error
+        tokenizer = _from_transformers(str(folder))
     where = checkpoint.identity if given is None else f"the given tokenizer and {checkpoint.identity}"
     tokenizer = check_tokenizer(tokenizer, where, n_rows=rows, unused_may_exceed=True)
     tokenizer.padding_side = "right"
@@ -291,11 +293,12 @@ def _advice(error: Exception, folder: Path | None) -> str:
 
 def _from_gguf(path: Path) -> PreTrainedTokenizerBase:
     """Convert the tokenizer of a GGUF file, which takes seconds, and keep the result in the cache."""
-    state = [str(path), path.stat().st_size, path.stat().st_mtime_ns, transformers.__version__]
+    state = [gguf_header_digest(checkpoint), transformers.__version__]
     kept = cache_root() / "tokenizers" / hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
     if kept.is_dir():
         return _from_transformers(str(kept))
-    tokenizer = _from_transformers(str(path.parent), gguf_file=path.name)
+    with gguf_header_file(checkpoint) as path:
+        tokenizer = _from_transformers(str(path.parent), gguf_file=path.name)
     partial = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}")
     try:
         with contextlib.suppress(OSError):  # no cache, or another process was faster

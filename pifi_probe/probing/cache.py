@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.errors import CheckpointError, FeatureError, SaveError
 from pifi_probe.files import atomic_write, features_root, write_json
+from pifi_probe.folders import remove_folder
 from pifi_probe.reading import read_object
 
 __all__ = ["CacheEntry", "Entry", "Point", "cache_entries", "clear_cache"]
@@ -94,7 +94,7 @@ class Entry:
         except (CheckpointError, OSError, KeyError, TypeError, ValueError):
             return
         if any(self._whole(point) is None for point in range(done + 1)):
-            shutil.rmtree(self.states, ignore_errors=True)
+            remove_folder(self.states)
 
     def save(self, point: int, features: NDArray[np.float32]) -> None:
         """Keep the features (N, D) of a point: on disk, or in memory from the first time that the disk fails."""
@@ -149,6 +149,8 @@ def cache_entries() -> list[CacheEntry]:
     """Return what the cache holds, the last used first."""
     entries = []
     for file in features_root().glob(f"*/{_KEY}"):
+        if file.parent.name.startswith("."):  # is being deleted
+            continue
         with contextlib.suppress(CheckpointError, OSError, KeyError):
             stored = read_object(file)
             used = datetime.fromtimestamp(file.stat().st_mtime, UTC)
@@ -198,7 +200,7 @@ def _remove(folder: Path) -> int:
         ) from error
     try:
         size = _bytes_of(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
         return size - _bytes_of(folder)
     finally:
         lock.release()

@@ -14,9 +14,11 @@ from typing import Any
 
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import CONFIG_NAME
 
 from pifi_probe.errors import RecipeError, RunInterrupted, SaveError
 from pifi_probe.files import advice, write_json
+from pifi_probe.folders import finish_replacing, remove_folder, replaced_together
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.training.history import load_trained_state
 from pifi_probe.training.key import RunKey
@@ -25,6 +27,7 @@ from pifi_probe.training.result import RunResult
 __all__ = ["RunFolder", "temporary_run_folder"]
 
 
+_CHECKPOINT_FILES = ("model.safetensors", "best.safetensors", "history.json", "optimizer.pt", "scheduler.pt")
 _AGAIN = "run the same command with resume=True"
 
 
@@ -60,10 +63,15 @@ class RunFolder:
         return self.path / "run.json"
 
     def last_checkpoint(self) -> Path | None:
-        """Return the newest whole checkpoint: Trainer writes its state last."""
-        found = sorted(self.checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-        whole = [path for path in found if _read(path / "trainer_state.json")]
-        return whole[-1] if whole else None
+        """Return the newest whole checkpoint: Trainer writes its state last, and whoever deletes one goes any way."""
+        found = {
+            int(match[1]): path
+            for path in self.checkpoints.glob("checkpoint-*")
+            if (match := re.fullmatch(r"checkpoint-(\d{1,18})", path.name))
+            and _read(path / "trainer_state.json")
+            and all((path / name).is_file() for name in _CHECKPOINT_FILES)
+        }
+        return found[max(found)] if found else None
 
     def begin(self, identity: dict[str, Any], *, resume: bool) -> str | None:
         """Return the checkpoint to go on from, or make the folder ready for a new run.
@@ -119,7 +127,7 @@ class RunFolder:
         if model is not None and tokenizer is not None:
             self._save_model(model, tokenizer)
         elif replaces:
-            shutil.rmtree(self.model_folder, ignore_errors=True)  # the earlier run's, which is not what the result says
+            remove_folder(self.model_folder)  # the earlier run's, which is not what the result says
         self._remove_checkpoints()
 
     def _save_model(self, model: PiFiPreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -131,8 +139,9 @@ class RunFolder:
             If the disk is full; the run's checkpoints are still there.
         """
         try:
-            model.save_pretrained(self.model_folder)
-            tokenizer.save_pretrained(self.model_folder)
+            with replaced_together(self.model_folder, CONFIG_NAME) as folder:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
         except Exception as error:  # safetensors raises a type of its own for a full disk
             raise SaveError(
                 f"could not write the model: {error}",
@@ -142,6 +151,7 @@ class RunFolder:
 
     def restore_model(self, model: PiFiPreTrainedModel) -> bool:
         """Put the saved weights into `model`; return False when none were saved."""
+        finish_replacing(self.model_folder, CONFIG_NAME)
         file = self.model_folder / "model.safetensors"
         if not file.is_file():
             return False
@@ -161,7 +171,7 @@ class RunFolder:
         )
 
     def _remove_checkpoints(self) -> None:
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        remove_folder(self.checkpoints)  # under no name that `last_checkpoint` could take for one
         with contextlib.suppress(OSError):
             self._run_file.unlink()
 
