@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import transformers
 from transformers import PreTrainedTokenizerBase
 
-from pifi_probe.errors import CheckpointError, PifiProbeError, TokenizerError, UnsupportedFamilyError
+from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, TokenizerError, UnsupportedFamilyError
 from pifi_probe.files import cache_root, existing
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
@@ -268,9 +268,10 @@ def _from_transformers(source: str, **options: Any) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = open_tokenizer(source, **options)
     except UnsupportedFamilyError as error:  # it would have to bring its code
         raise TokenizerError(error.what, where=source, next=f"{error.next}, or {_GIVE}") from error
-    except PifiProbeError:
-        raise
-    except Exception as error:
+    except Exception as failed:
+        if isinstance(failed, PifiProbeError) and not isinstance(failed, CorruptFileError):
+            raise
+        error = failed.__cause__ if isinstance(failed.__cause__, Exception) else failed  # what transformers said
         folder = existing(source)
         if folder is not None and folder.is_dir() and not has_tokenizer(frozenset(p.name for p in folder.iterdir())):
             raise _empty(source) from error
@@ -291,7 +292,7 @@ def _advice(error: Exception, folder: Path | None) -> str:
     return f"{check}, or {_GIVE}"
 
 
-def _from_gguf(path: Path) -> PreTrainedTokenizerBase:
+def _from_gguf(checkpoint: GGUFCheckpoint) -> PreTrainedTokenizerBase:
     """Convert the tokenizer of a GGUF file, which takes seconds, and keep the result in the cache."""
     state = [gguf_header_digest(checkpoint), transformers.__version__]
     kept = cache_root() / "tokenizers" / hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
