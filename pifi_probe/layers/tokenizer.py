@@ -271,13 +271,13 @@ def _from_transformers(source: str, **options: Any) -> PreTrainedTokenizerBase:
     except Exception as failed:
         if isinstance(failed, PifiProbeError) and not isinstance(failed, CorruptFileError):
             raise
-        error = failed.__cause__ if isinstance(failed.__cause__, Exception) else failed  # what transformers said
+        cause = failed.__cause__ if isinstance(failed.__cause__, Exception) else failed  # what transformers said
         folder = existing(source)
         if folder is not None and folder.is_dir() and not has_tokenizer(frozenset(p.name for p in folder.iterdir())):
-            raise _empty(source) from error
+            raise _empty(source) from cause
         raise TokenizerError(
-            f"the tokenizer could not be loaded: {_reason(error)}", where=source, next=_advice(error, folder)
-        ) from error
+            f"the tokenizer could not be loaded: {_reason(cause)}", where=source, next=_advice(cause, folder)
+        ) from cause
     return tokenizer
 
 
