@@ -28,6 +28,7 @@ FORMAT = 1
 N_PARTS = 5  # of the texts, for a choice of the depth that a text has no part in
 RISEN = 0.9  # share of the rise at which the donor counts as knowing it
 BEGUN = 0.25
+LONGEST = 8  # layers of a chain that is suggested
 Floats = NDArray[np.float64]
 
 
@@ -293,8 +294,13 @@ def span_scores(added: Sequence[float], r2: Sequence[float], max_length: int = 1
 
 
 def choose_span(added: Sequence[float], r2: Sequence[float]) -> tuple[int, int]:
-    """Return first and last layer of the chain with the best score; of nearly equal ones the shortest."""
-    found = span_scores(added, r2)
-    near = found[found["score"] >= 0.95 * float(found["score"].iloc[0])]
+    """Return first and last layer of the chain with the best score; of nearly equal ones the shortest.
+
+    At most eight layers: a longer chain enters where the donor still works on single words, those that the alignment
+    has not seen among them, and costs more; that it does more has not been measured.
+    """
+    found = span_scores(added, r2, LONGEST)
+    top = float(found["score"].iloc[0])
+    near = found[found["score"] >= top - 0.05 * abs(top)]
     best = near.sort_values(["layers", "score"], ascending=[True, False], kind="stable").iloc[0]
     return int(best["first"]), int(best["last"])
