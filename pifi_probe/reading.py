@@ -7,10 +7,14 @@ parser may make of it, and `typed` gives values the types that a dataclass state
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import os
 import stat
+import zlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -18,10 +22,21 @@ import msgspec
 
 from pifi_probe.errors import CheckpointError, CorruptFileError
 
-__all__ = ["Refused", "open_file", "parse_json", "read_bytes", "read_json", "read_object", "refuse_odd_files", "typed"]
+__all__ = [
+    "Refused",
+    "inflate",
+    "open_file",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_object",
+    "refuse_odd_files",
+    "typed",
+]
 
 MAX_BYTES = 1 << 28  # of a JSON file; the index of the largest models has about 10 MB
 MAX_VALUES = 500_000  # of a JSON file; the index of the largest models has 150,000
+MAX_UNPACKED = 1 << 28  # bytes of an array in text
 _BYTES_A_VALUE = 100  # of memory, for messages
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
@@ -176,6 +191,34 @@ def read_object(path: Path, *, most_bytes: int = MAX_BYTES, most_values: int = M
     if not isinstance(value, dict):
         raise CorruptFileError("the file holds no JSON object", where=str(path), next="download the file again")
     return value
+
+
+def inflate(text: str, shape: Sequence[int], each: int) -> bytes:
+    """Unpack base64 text of a zlib stream that holds an array, and never more bytes than its shape says.
+
+    Parameters
+    ----------
+    text : str
+    shape : sequence of int
+        At least one each.
+    each : int
+        Bytes of a number.
+
+    Raises
+    ------
+    Refused
+        If the text holds another number of bytes, or the shape asks for more than 256 MiB.
+    """
+    size = each * math.prod(shape)
+    if not all(isinstance(n, int) and n > 0 for n in shape) or size > MAX_UNPACKED:
+        raise Refused(f"an array of shape {tuple(shape)}")
+    try:
+        raw = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
+    except (ValueError, zlib.error) as error:
+        raise Refused(f"an array that is no packed text: {error}") from error
+    if len(raw) != size:
+        raise Refused(f"an array of shape {tuple(shape)} that does not have {size:,} bytes")
+    return raw
 
 
 def typed(kind: type[T], values: Any) -> T:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, SearchError
+from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, SearchError, TaskError
 from pifi_probe.layers.configs import read_config, read_licence
 from pifi_probe.layers.safetensors_io import read_header
 from pifi_probe.pretrained import config_from_dict, open_config
-from pifi_probe.reading import Refused, open_file, parse_json, read_bytes, read_object, refuse_odd_files
+from pifi_probe.reading import Refused, inflate, open_file, parse_json, read_bytes, read_object, refuse_odd_files
 from pifi_probe.selection.space import Space
+from pifi_probe.tasks import from_file, load_task
 from tests.memory_source import MemorySource
 
 MIB = 1 << 20
@@ -181,3 +185,28 @@ def test_a_space_of_a_hundred_million_is_refused_with_its_number_before_anything
 def test_a_model_of_absurdly_many_layers_makes_no_space(n: int) -> None:
     with pytest.raises(SearchError, match="a model of"):
         Space((("a", n),))
+
+
+def test_a_compressed_file_of_line_ends_is_refused_by_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(from_file, "MAX_LINES", 10_000)
+    file = tmp_path / "task.jsonl.gz"
+    file.write_bytes(gzip.compress(b"\n" * 20_000))
+    with pytest.raises(TaskError, match="more than 10,000 lines"):
+        load_task(file)
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_task_file_that_is_none_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(PifiProbeError):
+        load_task(odd(tmp_path / "task.csv", kind))
+
+
+def test_an_array_is_unpacked_up_to_its_shape() -> None:
+    packed = base64.b64encode(zlib.compress(bytes(12))).decode()
+    assert inflate(packed, [3], 4) == bytes(12)
+    bomb = base64.b64encode(zlib.compress(bytes(1 << 24))).decode()
+    for text, shape in ((bomb, [3]), (packed, [4]), (packed, [-3]), (packed, [1 << 40]), ("%", [3]), ("AAAA", [3])):
+        with pytest.raises(Refused, match="an array"):
+            inflate(text, shape, 4)

@@ -11,9 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 from pifi_probe.errors import RecipeError
+from pifi_probe.reading import read_bytes
 
 __all__ = ["Arm", "Block", "Claim", "Experiment", "Scale", "experiments", "load_experiment"]
 
+MAX_BYTES = 1 << 20  # of an experiment's file
 _FOLDER = Path(__file__).resolve().parent
 _EXPECTED = ("higher", "similar")
 
@@ -220,9 +222,11 @@ def load_experiment(name: str) -> Experiment:
             next=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(experiments())}",
         )
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.safe_load(read_bytes(path, MAX_BYTES))
         return _experiment(path.stem, raw)
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+    except RecipeError:
+        raise
+    except (yaml.YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise RecipeError(
             f"this is no experiment: {' '.join(str(error).split())}", where=str(path), next="compare it with the others"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.frozen import LayerCard
 from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import donor_tokenizer
+from pifi_probe.reading import read_json
 
 __all__ = ["residual_rms"]
 
@@ -32,6 +34,20 @@ _TEXTS = (
     "To install the shelf, mark the holes, drill them, and tighten the four screws.",
     "He was tired, and it was late, and still there was no sign of the train.",
 )
+
+
+def _kept(file: Path) -> list[float]:
+    """Return the profile that is kept in a file; empty where there is none, or a damaged one."""
+    try:
+        rms = read_json(file)["rms"]
+        return [float(each) for each in rms] if all(_is_size(each) for each in rms) else []
+    except (OSError, ValueError, TypeError, LookupError):
+        return []
+
+
+def _is_size(value: object) -> bool:
+    """Return whether a value is a finite number above zero."""
+    return isinstance(value, float) and 0 < value < math.inf
 
 
 def residual_rms(card: LayerCard) -> float:
@@ -65,9 +81,8 @@ def residual_rms(card: LayerCard) -> float:
             next='use scale="paper", give target_rms=, or download the whole model and name its folder',
         )
     file = cache_root() / "residual_rms" / f"{_key(checkpoint)}.json"
-    if file.is_file():
-        profile = json.loads(file.read_text(encoding="utf-8"))["rms"]
-    else:
+    profile = _kept(file)
+    if len(profile) <= card.index:
         profile = measure_profile(checkpoint, card.model)
         write_json(file, {"model": card.model, "rms": profile})
     return float(profile[card.index])

@@ -5,6 +5,7 @@ The format: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from reprlib import repr as short
 from typing import Any, NoReturn
@@ -144,6 +145,8 @@ def _tensor_info(source: ByteSource, name: str, entry: Any, data_start: int) -> 
     begin, end = offsets
     if data_start + end > source.size:
         _corrupt(source, f"the file is truncated: tensor {name!r} ends at byte {data_start + end} of {source.size}")
+    if math.prod(max(size, 1) for size in shape) >= 1 << 63:
+        _corrupt(source, f"tensor {name!r} has the bad shape {short(shape)}")
     bits = BITS[dtype]
     for size in shape:
         bits *= size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pifi_probe.files import existing
 from pifi_probe.layers.hub import HubRepo
 from pifi_probe.layers.hub_client import HubClient
 from pifi_probe.models_table import repo_of
+from pifi_probe.reading import Refused, read_json
 
 __all__ = ["SmallFiles", "small_files", "source_of"]
 
@@ -58,16 +58,14 @@ class SmallFiles:
         """
         path, where = self.path_of(name), f"{self.where}/{name}"
         try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise ValueError(f"it has {path.stat().st_size:,} bytes")
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path, most_bytes=_MAX_BYTES)
         except OSError as error:
             raise CheckpointError(
                 f"the file cannot be read: {error.strerror}", where=where, next="check the path and its permissions"
             ) from error
-        except (ValueError, RecursionError) as error:
+        except Refused as error:
             raise CorruptFileError(
-                f"the file is no valid JSON: {error}", where=where, next="download the file again"
+                f"the file cannot be read: {error}", where=where, next="download the file again"
             ) from error
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.errors import CorruptFileError, PifiProbeError
 from pifi_probe.files import write_text
+from pifi_probe.reading import inflate, parse_json, read_json
 from pifi_probe.stats import paired_difference
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ class ChainTable:
 
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
         try:
-            values = json.loads(str(source) if is_text else Path(source).read_text(encoding="utf-8"))
+            values = parse_json(str(source)) if is_text else read_json(source)
             if values["format"] != FORMAT:
                 raise ValueError(f"format {values['format']}, not {FORMAT}")
             return cls(
@@ -213,7 +214,7 @@ class ChainTable:
                 info=values["info"],
                 provenance=values["provenance"],
             )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
             raise CorruptFileError(
                 f"this is no table of chains: {error}",
                 where="the given text" if is_text else str(source),
@@ -410,5 +411,5 @@ def _packed(array: Codes) -> dict[str, Any]:
 
 
 def _unpacked(packed: Mapping[str, Any]) -> Codes:
-    raw = zlib.decompress(base64.b64decode(packed["uint16"], validate=True))
+    raw = inflate(packed["uint16"], packed["shape"], 2)
     return np.frombuffer(raw, dtype="<u2").astype(np.int64).reshape(packed["shape"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +19,7 @@ from pifi_probe.errors import CorruptFileError, PifiProbeError
 from pifi_probe.escaping import csv_text, one_line
 from pifi_probe.files import write_text
 from pifi_probe.probing.building import DTYPES, Kind, Measured, build_table, series_name
-from pifi_probe.reading import Refused, parse_json, read_json, typed
+from pifi_probe.reading import Refused, inflate, parse_json, read_json, typed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +30,6 @@ __all__ = ["Kind", "Measured", "ProbeTable", "build_table"]
 
 FORMAT = 1
 MAX_VALUES = 2_000_000  # of a stored table
-MAX_UNPACKED = 1 << 28  # bytes of one series' scores
 HEADLINE = "real - shuffled"
 CHANCE = (
     "Curves that are smooth over depth agree by chance: over 30 layers, |Kendall| between two unrelated smooth curves "
@@ -337,14 +335,7 @@ def _packed(array: NDArray[np.float32]) -> dict[str, Any]:
 
 
 def _unpacked(packed: _Packed) -> NDArray[np.float32]:
-    """Return the array; never more bytes than its shape says, and no more than 256 MiB, are unpacked."""
-    size = 4 * math.prod(packed.shape)
-    if not 0 < size <= MAX_UNPACKED or min(packed.shape) < 1:
-        raise Refused(f"scores of shape {packed.shape}")
-    unpacking = zlib.decompressobj()
-    raw = unpacking.decompress(base64.b64decode(packed.float32, validate=True), size + 1)
-    if len(raw) != size:
-        raise Refused(f"scores of shape {packed.shape} do not have {size:,} bytes")
+    raw = inflate(packed.float32, packed.shape, 4)
     return np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(packed.shape)
 
 

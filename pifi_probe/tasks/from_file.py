@@ -22,6 +22,7 @@ __all__ = ["FILE_TYPES", "file_type", "read_files", "task_from_file"]
 
 MAX_LINE = 8 * MAX_TEXT  # bytes: a text of MAX_TEXT characters may need several bytes each
 MAX_FILE = 4 << 30  # bytes
+MAX_LINES = 4 * MAX_ROWS  # empty ones too: a compressed file may hold billions of them
 
 Columns = dict[str, list[object]]
 Lines = list[int]  # of the file, on which each row starts
@@ -112,6 +113,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         while raw := file.readline(MAX_LINE + 1):
             number, total = number + 1, total + len(raw)
             where = f"{path.name}, line {number}"
+            if number > MAX_LINES:
+                raise TaskError(
+                    f"the file has more than {MAX_LINES:,} lines", where=path.name, next="keep fewer, and no empty ones"
+                )
             if total > MAX_FILE:
                 raise TaskError("the file is too large", where=where, next=f"keep it below {MAX_FILE >> 30} GiB")
             if len(raw) > MAX_LINE:

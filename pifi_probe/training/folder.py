@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from pifi_probe.errors import RecipeError, RunInterrupted, SaveError
 from pifi_probe.files import advice, write_json
 from pifi_probe.folders import finish_replacing, remove_folder, replaced_together
 from pifi_probe.plugin.base import PiFiPreTrainedModel
+from pifi_probe.reading import read_json
 from pifi_probe.training.history import load_trained_state
 from pifi_probe.training.key import RunKey
 from pifi_probe.training.result import RunResult
@@ -206,7 +206,7 @@ def _part(difference: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """Return a JSON object, or an empty one where the file is missing or broken off."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from pifi_probe.files import write_json
+from pifi_probe.reading import read_object
 
 __all__ = ["History", "load_trained_state", "trained_state"]
 
+MAX_VALUES = 3_000_000  # of a stored history: curves of 400,000 steps
 STEP_CURVES = ("loss", "grad_norm", "grad_encoder", "grad_projections", "grad_gates", "grad_head", "grad_layer")
 
 
@@ -71,7 +72,7 @@ class History:
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote."""
-        for name, value in json.loads((folder / "history.json").read_text(encoding="utf-8")).items():
+        for name, value in read_object(folder / "history.json", most_values=MAX_VALUES).items():
             setattr(self, name, value)
         self.best_state = load_file(folder / "best.safetensors")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pifi_probe.errors import RecipeError
+from pifi_probe.reading import Refused, parse_json
 
 __all__ = ["Recipe"]
 
@@ -157,8 +158,8 @@ class Recipe:
             If the text is no JSON object, or a setting is unknown or out of range.
         """
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
+            values = parse_json(text)
+        except Refused as error:
             raise RecipeError(f"not JSON: {error}", where="recipe", next="write it with Recipe.to_json") from error
         if not isinstance(values, dict):
             raise RecipeError("not a JSON object", where="recipe", next="write it with Recipe.to_json")
