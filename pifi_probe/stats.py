@@ -202,14 +202,13 @@ def example_draws(scores: ArrayLike, n_boot: int = 10_000, seed: int = 0, chunk:
     """
     rows = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     rng, n = np.random.default_rng(seed), rows.shape[1]
-    centred = (rows - rows.mean(axis=1, keepdims=True)).T / n  # (N, K)
     drawn = np.empty((n_boot, len(rows)))
     for start in range(0, n_boot, chunk):
         size = min(chunk, n_boot - start)
         picks = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
         times = np.bincount(picks.ravel(), minlength=size * n).reshape(size, n)  # how often each example was drawn
-        drawn[start : start + size] = times @ centred
-    return np.ascontiguousarray(np.sort(drawn, axis=0).T)
+        drawn[start : start + size] = times @ rows.T  # sums: exact for counts, so that equal means stay equal
+    return np.ascontiguousarray(np.sort(drawn / n - rows.mean(axis=1), axis=0).T)
 
 
 @dataclass(frozen=True)
