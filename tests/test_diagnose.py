@@ -7,20 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import pifi_probe as pp
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.layers.control import ControlRow, PositiveControl
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.tasks import Task
-from pifi_probe.training import Check, RunResult, diagnose, fine_tune
+from pifi_probe.training import Check, RunResult, compare, diagnose, fine_tune
+from pifi_probe.training.sight import Plugged, check_sight
 from tests import tiny
 from tests.runs import RECIPE, TASK, Parts, made_up
 
 FROZEN, CONTROLS, DIMENSIONS = "the layer is frozen", "better than its controls", "dimensions"
 LANGUAGE, GRADIENTS, SCALE = "language of the donor", "gradients", "branch and skip"
+SIGHT = "sight of the weights"
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +51,9 @@ def test_a_healthy_run_has_nothing_to_complain_of() -> None:
         LANGUAGE: "skipped",
         GRADIENTS: "ok",
         SCALE: "ok",
+        SIGHT: "skipped",
     }
-    assert found.status == "ok"
+    assert found.status == "ok" and "pifi-probe control llm" in found[SIGHT].advice
 
 
 def test_a_layer_that_is_as_it_was_extracted_is_frozen(parts: Parts) -> None:
@@ -225,3 +230,44 @@ def test_an_english_donor_fits_english_reviews_and_not_korean_ones() -> None:
     assert found[SCALE].status == "warn", "the paper's wiring runs this layer far outside of its usual input"
     korean = ["영화는 천천히 시작하지만 마지막 삼십 분은 올해 본 어떤 것 못지않게 좋다."] * 3
     assert diagnose(model, task=in_words(korean))[LANGUAGE].status == "fail"
+
+
+def control(*works: int, layers: int = 30, one_token: float = 0.1) -> PositiveControl:
+    """A positive control in which some layers double what can be read and the others do nothing."""
+
+    def row(layer: int) -> ControlRow:
+        shares = {"none": 0.4, "real": 0.8 if layer in works else 0.4, "shuffled": 0.3, "random": 0.3}
+        counts = {arm: np.arange(42) % 3 - 1 + round(20 * share) for arm, share in shares.items()}
+        counts["one token"] = np.full(42, round(20 * one_token))
+        return ControlRow((layer,), {arm: tuple(int(n) for n in found) for arm, found in counts.items()}, 20)
+
+    settings = {"n_words": 200, "length": 21, "n_fit": 9, "n_test": 42, "n_align": 0, "seed": 0, "words": "some"}
+    return PositiveControl("donor", False, 30, tuple(row(layer) for layer in range(layers)), settings)
+
+
+@pytest.mark.parametrize(
+    ("known", "layer", "feed", "status", "says"),
+    [
+        (None, 18, "sequence", "skipped", "pifi-probe control donor"),
+        (control(), 18, "sequence", "warn", "conclude nothing"),
+        (control(17, 18), 18, "pooled", "warn", "one token at a time, even layer 17 of donor leaves 10.0 %"),
+        (control(17, 18), 29, "sequence", "warn", "layers 17, 18 show one"),
+        (control(17, 18), 18, "sequence", "ok", "80.0 % read behind it, 40.0 % without it"),
+        (control(17, layers=18), 29, "sequence", "skipped", "has not been measured"),
+    ],
+)
+def test_whether_an_effect_of_the_weights_could_be_seen(
+    known: PositiveControl | None, layer: int, feed: str, status: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pifi_probe.training.sight.known_control", lambda *_: known)
+    check = check_sight(Plugged("donor", None, (layer,), feed))
+    assert check.status == status and says in f"{check.finding} {check.advice}"
+
+
+def test_a_comparison_without_an_effect_says_whether_one_could_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pifi_probe.training.sight.known_control", lambda *_: None)
+    same = compare([*seeds(0.5), *seeds(0.5, "vanilla"), *seeds(0.5, "random")])
+    assert len(same.sight()) == 1 and "pifi-probe control llm" in same.sight()[0]
+    better = compare([*seeds(0.9), *seeds(0.5, "vanilla"), *seeds(0.5, "random")])
+    assert better.sight() == [], "an effect was seen"
+    assert compare(seeds(0.5, "vanilla")).sight() == []

@@ -116,6 +116,8 @@ def compare(
         print_json(asdict(comparison))
     else:
         console().print(comparison.panel())
+        for line in comparison.sight():
+            console().print(f"Sight of the weights: {line}.")
         if table:
             console().print(comparison.to_rich(f"against {baseline}"))
         else:

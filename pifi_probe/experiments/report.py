@@ -57,7 +57,7 @@ def write_report(
 def answer_sections(comparison: Comparison) -> list[Section]:
     """Return what stands first in a report: the answer in words, and the ladder where there is one."""
     said = [f"{wiring}: {text}" if wiring else text for wiring, text in comparison.answers()]
-    first: Section = {"title": "The answer", "text": "\n".join([*said, *comparison.needed()])}
+    first: Section = {"title": "The answer", "text": "\n".join([*said, *comparison.needed(), *comparison.sight()])}
     if len(comparison.ladder()):
         first["figure"] = comparison.plot()
         first["alt"] = (

@@ -15,6 +15,7 @@ from pifi_probe.stats import mean_interval, verdict
 from pifi_probe.training.comparison import Comparison, Row
 from pifi_probe.training.ladder import Arm, Effect, effects_of, missing
 from pifi_probe.training.result import SHARES, RunResult, runs_in
+from pifi_probe.training.sight import plugged_in
 
 __all__ = ["Comparison", "compare"]
 
@@ -102,7 +103,8 @@ def compare(
             effects += effects_of(scores, kinds, test, name, level=level, margin=near)
     seconds = float(np.mean([sum(run.seconds.values()) for run in runs]))
     lacking = missing(kinds)
-    return Comparison(tuple(rows), metric, level, runs[0].task["sizes"], tuple(effects), lacking, seconds)
+    donors = plugged_in(run.model for run in runs)
+    return Comparison(tuple(rows), metric, level, runs[0].task["sizes"], tuple(effects), lacking, seconds, donors)
 
 
 def _kind(runs: dict[int, RunResult]) -> Arm:

@@ -13,6 +13,7 @@ from pifi_probe.escaping import printable
 from pifi_probe.files import write_text
 from pifi_probe.training.ladder import Effect, answer, needed
 from pifi_probe.training.result import SHARES
+from pifi_probe.training.sight import Plugged, check_sight
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,6 +96,8 @@ class Comparison:
         By wiring, the groups of arms without which some effects cannot be told.
     seconds : float
         Mean wall time of a run.
+    donors : tuple of Plugged
+        Of the arms with real layers.
     """
 
     rows: tuple[Row, ...]
@@ -104,6 +107,7 @@ class Comparison:
     effects: tuple[Effect, ...] = ()
     missing: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
+    donors: tuple[Plugged, ...] = ()
 
     @property
     def answer(self) -> str:
@@ -138,6 +142,18 @@ class Comparison:
                 seeds, arms, seconds = more
                 lines.append(f"{what}about {seeds} more seed{'s' * (seeds != 1)} of {arms} arms, {_time(seconds)}")
         return lines
+
+    def sight(self) -> list[str]:
+        """Say, where no effect of the weights was found, whether these layers could have shown one.
+
+        From the positive controls that this machine has measured; nothing is measured here. Empty where an effect was
+        found, or nothing was asked of the weights.
+        """
+        asked = [e for e in self.effects if e.name == "knowledge" and e.metric == self.metric]
+        if not asked or any(effect.verdict == "better" for effect in asked):
+            return []
+        found = [check_sight(one) for one in self.donors]
+        return [f"{one.finding}{'; ' * bool(one.advice)}{one.advice}" for one in found]
 
     def ladder(self) -> pd.DataFrame:
         """Return the rungs from the encoder alone to the real layers: what `plot` shows.

@@ -20,6 +20,7 @@ from pifi_probe.training.data import encode
 from pifi_probe.training.describe import describe_model
 from pifi_probe.training.result import RunResult, runs_in
 from pifi_probe.training.scales import plugin_scales
+from pifi_probe.training.sight import NAME, check_sight, plugged_in
 from pifi_probe.training.signatures import (
     Check,
     LayerState,
@@ -102,7 +103,8 @@ def diagnose(
     Returns
     -------
     Diagnosis
-        What cannot be checked is "skipped", with the reason.
+        What cannot be checked is "skipped", with the reason. Whether an effect of the donor's weights could be seen
+        at all is told from its positive control (`pifi_probe.positive_control`), if this machine has measured it.
 
     Raises
     ------
@@ -135,6 +137,7 @@ def diagnose(
         _language(about, task),
         check_gradients(curves, bound),
         check_scale(_ratios(run_or_model, task) if dimensions.status != "fail" else []),
+        _sight(about),
     )
     return Diagnosis(label, checks)
 
@@ -166,6 +169,14 @@ def _language(about: dict[str, Any], task: Task | None) -> Check:
     split = _some_split(task)
     texts = [*split.texts[:N_TEXTS], *(split.pairs or ())[:N_TEXTS]]
     return check_language(tokenizer, texts, layer["model"])
+
+
+def _sight(about: dict[str, Any]) -> Check:
+    """Return the best that the positive controls of the donors say."""
+    found = [check_sight(one) for one in plugged_in([about])]
+    if not found:
+        return Check(NAME, "skipped", "there is no real layer of a donor")
+    return min(found, key=lambda check: ("ok", "warn", "skipped").index(check.status))
 
 
 def _ratios(subject: RunResult | PiFiForSequenceClassification, task: Task | None) -> list[float]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.training.check import Check
 from pifi_probe.training.compare import compare
 from pifi_probe.training.result import RunResult
 
@@ -39,29 +40,6 @@ MAX_CLIPPED = 0.5
 WARN_BYTES_PER_TOKEN, FAIL_BYTES_PER_TOKEN = 3.0, 2.0
 WARN_UNKNOWN, FAIL_UNKNOWN = 0.02, 0.2
 CONTROLS = ("vanilla", "linear", "random", "shuffled")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check.
-
-    Parameters
-    ----------
-    name : str
-    status : {"ok", "warn", "fail", "skipped"}
-    finding : str
-        What was found, or why the check was skipped.
-    evidence : dict
-        The numbers it was found from.
-    advice : str
-        What to do; empty when there is nothing to do.
-    """
-
-    name: str
-    status: str
-    finding: str
-    evidence: dict[str, Any] = field(default_factory=dict)
-    advice: str = ""
 
 
 @dataclass(frozen=True)
