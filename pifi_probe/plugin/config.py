@@ -154,6 +154,9 @@ class PiFiConfig(PretrainedConfig):
         widths = (inner.get(name) for name in ("hidden_size", "d_model", "dim", "n_embd"))
         self.hidden_size = next((width for width in widths if width), 0)
         self.vocab_size = vocabularies(self.encoder)[0]
+        for token in ("pad_token_id", "bos_token_id", "eos_token_id"):  # where trainers and pipelines look for them
+            if getattr(self, token, None) is None:
+                setattr(self, token, self.encoder.get(token))
 
     @property
     def stores_layers(self) -> bool:

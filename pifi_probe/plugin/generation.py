@@ -59,6 +59,7 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel, GenerationMixin):
         encoder: PreTrainedModel | None = None,
         layers: list[FrozenLayer] | None = None,
     ) -> None:
+        config.is_encoder_decoder = True  # Trainer counts the labels of other models that write as shifted by one
         super().__init__(config)
         made = encoder if encoder is not None else _made(config_from_dict(config.encoder))
         self.seq2seq = made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -68,7 +67,6 @@ def must_turn(encoder: nn.Module) -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@functools.cache
 def parameters_of(encoder: type[nn.Module]) -> frozenset[str]:
     """Return the names of the parameters of an encoder's ``forward``."""
     forward: Callable[..., Any] = encoder.forward

@@ -1,0 +1,68 @@
+"""Plugged models as graphs: torch.export with dynamic shapes, torch.compile without breaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.export import Dim
+
+from tests.contract import CASES, Shelf, answer, batch_of
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return Shelf(tmp_path_factory.mktemp("shelf"))
+
+
+def shapes(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+    rows, length, choices = (Dim(name, max=60) for name in ("rows", "length", "choices"))
+    target = Dim("target", min=3, max=60)  # a target is shifted by one; graphs take sizes of 0 and 1 for constants
+    found: dict[str, Any] = {}
+    for name, value in batch.items():
+        dims = [rows] if value.dim() == 1 else [rows, choices, length][: value.dim()]
+        if value.dim() == 2:
+            dims = [rows, target if value.shape[1] != batch["input_ids"].shape[-1] else length]
+        found[name] = dict(enumerate(dims))
+    return found
+
+
+QUICK = ("classes", "regression", "choices", "answers", "tags", "writing, T5", "mix", "unshared", "folded")
+EXPORTS = [
+    pytest.param(name, labels, id=f"{name}, {'with' if labels else 'without'} labels", marks=mark)
+    for name in CASES
+    for labels in (True, False)
+    for mark in [[] if labels and name in QUICK else [pytest.mark.slow]]
+]
+
+
+@pytest.mark.parametrize(("name", "labels"), EXPORTS)
+def test_an_exported_model_takes_any_batch_length_and_padding(name: str, labels: bool, shelf: Shelf) -> None:
+    model = shelf.model(name)
+    batch = batch_of(name, labels=labels)
+    if not labels and CASES[name].kind == "seq2seq":
+        batch["decoder_input_ids"] = torch.full((8, 5), 2)
+    program = torch.export.export(model, (), kwargs=batch, dynamic_shapes=shapes(batch), strict=False).module()
+    extra = torch.nn.functional.pad
+    long = {
+        k: extra(v, (4, 3)) if v.dim() > 1 and k not in ("labels", "decoder_input_ids") else v for k, v in batch.items()
+    }
+    if CASES[name].kind == "token-classification" and labels:
+        long["labels"] = extra(batch["labels"], (4, 3), value=-100)
+    if CASES[name].kind == "qa" and labels:
+        long |= {k: v + 4 for k, v in batch.items() if k.endswith("positions")}
+    few = {key: value[:3] for key, value in batch.items()}
+    for rows in (batch, long, few):
+        assert torch.allclose(answer(program, rows), answer(model, rows), atol=1e-4)
+        if labels:
+            assert torch.allclose(program(**rows).loss, model(**rows).loss, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["classes", "tags", "gated"])
+def test_a_compiled_model_is_one_graph(name: str, shelf: Shelf) -> None:
+    model, batch = shelf.model(name), batch_of(name)
+    compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=True)
+    assert torch.allclose(answer(compiled, batch), answer(model, batch), atol=1e-4)
+    compiled(**batch).loss.backward()
+    assert all(p.grad is not None for p in model.head.parameters())
