@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -57,6 +59,9 @@ CASES: dict[str, Case] = {
     "mix, tags": Case("token-classification", "[0] | [1]", {"combine": "mix"}),
     "unshared": Case(layers="[0] | [1]", options={"combine": "unshared", "feed": "sequence"}),
     "gated": Case(layers="[0] | [1]", options={"combine": "gated", "wiring": "matched", "target_rms": 2.0}),
+    "aligned": Case(layers="[1:3]", options={"wiring": "aligned"}),
+    "aligned, tags": Case("token-classification", "[1:3]", {"wiring": "aligned"}),
+    "aligned, back": Case(layers="[1:3]", options={"wiring": "aligned", "read": "back"}),
     "folded": Case(fold="z"),
     "folded, grouped": Case(fold="grouped"),
 }
@@ -70,6 +75,8 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.llm = tiny.tiny_checkpoint("llama", folder / "llm")
+        slm.tiny_tokenizer().save_pretrained(self.llm)
+        self.caches = {name: str(folder / "cache") for name in ("PIFI_PROBE_FEATURES", "PIFI_PROBE_CACHE")}
 
     @functools.cache  # noqa: B019
     def slm(self, family: str) -> Path:
@@ -85,7 +92,9 @@ class Shelf:
     def model(self, name: str) -> PiFiPreTrainedModel:
         case = CASES[name]
         layers = case.layers.replace("[", f"{self.llm}[")
-        model = pp.plug_in(str(self.slm(case.family)), layers, task=kinds.task_of(case.kind), seed=3, **case.options)
+        small, task = str(self.slm(case.family)), kinds.task_of(case.kind)
+        with mock.patch.dict(os.environ, self.caches):
+            model = pp.plug_in(small, layers, task=task, seed=3, **case.options)
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
             if case.options and model.plugin is not None:  # zero starts would hide the layer

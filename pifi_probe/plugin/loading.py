@@ -22,10 +22,11 @@ from pifi_probe.errors import CheckpointError, ModelNotFoundError, PifiProbeErro
 from pifi_probe.layers.checkpoint import is_gguf
 from pifi_probe.layers.small_files import source_of
 from pifi_probe.layers.tokenizer import GivenTokenizer, check_tokenizer, load_tokenizer
-from pifi_probe.plugin.base import PiFiPreTrainedModel, own_tokenizer_source
+from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.encoding import encoder_of, no_pooler
 from pifi_probe.plugin.generation import with_decoder
 from pifi_probe.plugin.pooling import is_decoder
+from pifi_probe.plugin.storage import own_tokenizer_source
 from pifi_probe.pretrained import open_config, open_model
 
 __all__ = ["embedding_rows", "encoder_tokenizer", "load_encoder", "load_encoder_decoder", "stream", "tokenizer_for"]

@@ -1,0 +1,297 @@
+"""How plugged models are saved, loaded and uploaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import CONFIG_NAME
+
+from pifi_probe.errors import CheckpointError
+from pifi_probe.files import existing
+from pifi_probe.folders import finish_replacing, replaced_together
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.small_files import small_files
+from pifi_probe.layers.spec import LayerSpec
+from pifi_probe.layers.tokenizer import has_tokenizer, load_tokenizer
+from pifi_probe.permissions import pickle_allowed
+from pifi_probe.plugin.aligned import AlignedPlugIn
+from pifi_probe.plugin.config import PiFiConfig, vocabularies
+from pifi_probe.plugin.fold import FoldedPlugIn, FoldReport
+from pifi_probe.plugin.plugin import PlugIn
+from pifi_probe.pretrained import measure_config, reading_weights, refuse_adapter
+
+__all__ = ["StoredModel", "own_tokenizer_source"]
+
+_LAYER_PREFIX = "plugin.layers."
+_COPY_AGAIN = "copy or download the whole model again: files of it are missing, damaged or of another model"
+_UPLOAD = frozenset({"repo_id", "licence", "private", "commit_message", "token"})  # parameters of push_to_hub
+
+
+class StoredModel(PreTrainedModel):
+    """A model with frozen layers that keep their names and digests on disk."""
+
+    config_class = PiFiConfig
+    pools: ClassVar[bool] = True  # whether the head reads one pooled vector
+    encoder: Any
+    plugin: PlugIn | FoldedPlugIn | None
+    tokenizer: PreTrainedTokenizerBase | None = None  # where it is not its encoder's
+    fold_report: FoldReport | None = None
+    licence_statement: str | None = None
+
+    def save_pretrained(self, save_directory: Any, *, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write the model and its card; without the frozen layer's weights when ``config.save_layer`` is False.
+
+        With ``push_to_hub=True`` it is uploaded, too, to `repo_id` or a repository of the folder's name; see
+        `push_to_hub`, whose other parameters may be given here, and whose errors are raised before anything is
+        written.
+        """
+        from pifi_probe.plugin.card import check_licence, write_model_card
+
+        upload = {name: kwargs.pop(name) for name in _UPLOAD & kwargs.keys()}
+        if push_to_hub:
+            check_licence(self, upload.get("licence"))
+        self._note_vocabulary()
+        if self.config.stores_layers:
+            self._describe_layers_as_they_are()
+        elif self.config.layers:
+            self._name_donors_from_anywhere()
+            state = kwargs.pop("state_dict", None) or self.state_dict()
+            kwargs["state_dict"] = {key: value for key, value in state.items() if not key.startswith(_LAYER_PREFIX)}
+        if not kwargs.get("is_main_process", True):
+            super().save_pretrained(save_directory, **kwargs)
+            return
+        tokenizer = self._tokenizer_to_save(Path(save_directory))
+        with replaced_together(save_directory, CONFIG_NAME, _weight_files(kwargs.get("variant"))) as folder:
+            super().save_pretrained(folder, **kwargs)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+            write_model_card(self, folder)
+        if push_to_hub:
+            self.push_to_hub(upload.pop("repo_id", None) or Path(save_directory).absolute().name, **upload)
+
+    def _describe_layers_as_they_are(self) -> None:
+        """Bring the stored cards up to date with a change of type, and refuse layers that were changed otherwise."""
+        for item, layer in zip(self.config.layers, self.frozen_layers, strict=False):  # a folded model has none
+            if layer.card.variant != "unfrozen":
+                layer.card = layer.card_as_it_is()
+                item["card"] = asdict(layer.card)
+
+    def _tokenizer_to_save(self, folder: Path) -> PreTrainedTokenizerBase | None:
+        """Return the tokenizer that goes beside the model: where it is not simply its encoder's, nor there already."""
+        own = own_tokenizer_source(self) if self.tokenizer is None else ""
+        found: PreTrainedTokenizerBase | None = self.tokenizer
+        return load_tokenizer(own) if own and existing(own) != folder else found
+
+    def _name_donors_from_anywhere(self) -> None:
+        """Make the paths of donors on this machine absolute: whoever loads the model may be in another folder."""
+        for item in self.config.layers:
+            if found := existing(item["card"]["model"]):
+                item["card"]["model"] = str(found.absolute())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        allow_external: bool = False,
+        allow_pickle: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model; a frozen layer that was saved as a reference is read from its donor again.
+
+        Parameters
+        ----------
+        pretrained_model_name_or_path : str or Path
+            A folder or hub id. No code from it is run.
+        *args, **kwargs
+            As transformers has them. A `dtype` is that of encoder, projections and head; frozen layers keep the type
+            they were extracted in.
+        allow_external : bool
+            Open whatever donor the model names: paths outside of its folder, too, and hub ids with your token.
+            Otherwise embedded names, paths inside of the model's folder, and hub ids without a token.
+        allow_pickle : bool
+            Read legacy ``.bin`` weights, too, with ``weights_only=True``.
+
+        Raises
+        ------
+        UnsupportedFormatError
+            If the folder is an adapter to another model.
+        PlugInError
+            If the model names a donor that may not be opened.
+        CheckpointError
+            If weights are missing, or a frozen layer is not the one that the configuration names: the sha256 of its
+            weights is compared always, for layers that are stored with the model and for referenced ones.
+        """
+        source = pretrained_model_name_or_path
+        if source is not None:  # as the model itself is asked for: by whom the hub knows already
+            refuse_adapter(source, revision=kwargs.get("revision"), token=kwargs.get("token"))
+            if found := existing(os.path.join(source, kwargs.get("subfolder") or "")):
+                finish_replacing(found, CONFIG_NAME)
+        if not (allow_pickle or pickle_allowed()):
+            kwargs.setdefault("use_safetensors", True)
+        with_info = kwargs.pop("output_loading_info", False)
+        if source is not None and Path(source).is_dir():
+            measure_config(source, {})
+        with reading_weights(source):
+            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        model.refuse_missing(info["missing_keys"], str(source))
+        if model.config.layers and not model.config.stores_layers:
+            folder = Path(source) if source is not None and Path(source).is_dir() else None
+            model.restore_layers(folder, allow_external=allow_external)
+        else:
+            model.check_layers(str(source))
+        model.freeze_layers()
+        return (model, info) if with_info else model
+
+    def refuse_missing(self, missing: Iterable[str], where: str) -> None:
+        """Raise `CheckpointError` when weights that a model cannot do without were not stored; a new head may be."""
+        referenced = bool(self.config.layers) and not self.config.stores_layers
+        names = [
+            name
+            for name in sorted(missing)
+            if name.startswith(("encoder.", "plugin.")) and not (referenced and name.startswith(_LAYER_PREFIX))
+        ]
+        if names:
+            raise CheckpointError(
+                f"{len(names)} of the model's weights are missing, such as {', '.join(names[:3])}",
+                where=where,
+                next=_COPY_AGAIN,
+            )
+
+    def check_layers(self, where: str) -> None:
+        """Raise `CheckpointError` unless the frozen layers are those that the configuration names."""
+        for layer in self.frozen_layers:
+            if layer.card.variant != "unfrozen":  # which is trained, and has no donor to be compared with
+                layer.check_digest(where, _COPY_AGAIN)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        licence: str | None = None,
+        private: bool | None = None,
+        commit_message: str = "Upload model",
+        token: str | bool | None = None,
+    ) -> str:
+        """Upload the model with its card; ``save_pretrained(push_to_hub=True)`` does the same.
+
+        ``Trainer.push_to_hub`` asks neither this method nor for a licence, and writes a card of its own: give the
+        Trainer a `LicenceCheck` among its callbacks. The donor's notice goes up with it in the file ``NOTICE``.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``"name/repository"``; made when missing.
+        licence : str, optional
+            Your statement of the licence under which the donor's weights may be passed on; needed when the
+            donor's is unknown or gated.
+        private : bool, optional
+            For a new repository.
+        commit_message : str
+        token : str or bool, optional
+            As in `huggingface_hub`; by default the one you are logged in with.
+
+        Returns
+        -------
+        str
+            Address of the commit.
+
+        Raises
+        ------
+        LicenceError
+            If the upload holds a donor's weights whose licence is unknown or gated, and `licence` is not given.
+        """
+        from huggingface_hub import HfApi
+
+        from pifi_probe.plugin.card import check_licence
+
+        check_licence(self, licence)
+        self.licence_statement = licence
+        api = HfApi(token=token)
+        # transformers' own method would replace our card, and with it the donor's licence, by an empty template.
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message).commit_url)
+
+    @property
+    def small_model(self) -> PreTrainedModel:
+        """The whole small language model: here the encoder."""
+        return self.encoder
+
+    def _note_vocabulary(self) -> None:
+        """Let the configuration say what size the vocabulary has now, whoever changed it."""
+        if vocabularies(now := self.small_model.config.to_dict()) != vocabularies(self.config.encoder):
+            self.config.encoder, self.config.vocab_size = now, vocabularies(now)[0]
+
+    @property
+    def frozen_layers(self) -> list[FrozenLayer]:
+        """The plugged layers, branch after branch; empty for folded models and for controls without a layer."""
+        if not isinstance(self.plugin, PlugIn):
+            return []
+        return [layer for layer in self.plugin.layers if isinstance(layer, FrozenLayer)]
+
+    def freeze_layers(self) -> None:
+        """Freeze what is not trained: folded plug-ins, and layers but those of the control ``"unfrozen"``."""
+        if isinstance(self.plugin, FoldedPlugIn):
+            self.plugin.requires_grad_(False)
+        for layer in self.frozen_layers:
+            if layer.card.variant == "unfrozen":
+                layer.unfreeze()
+            else:
+                layer.freeze()
+        if isinstance(self.plugin, AlignedPlugIn):
+            self.plugin.hold()
+
+    def restore_layers(self, folder: Path | None = None, *, allow_external: bool = False) -> None:
+        """Read the referenced layers from their donors and check that they are the same.
+
+        Parameters
+        ----------
+        folder : Path, optional
+            Of the model.
+        allow_external : bool
+            As in `from_pretrained`.
+
+        Raises
+        ------
+        CheckpointError
+            If the donor's layer no longer has the stored sha256.
+        """
+        from pifi_probe.layers.extract import extract_from
+        from pifi_probe.plugin.references import open_reference
+        from pifi_probe.plugin.variants import make_variant
+
+        for layer in self.frozen_layers:
+            card = layer.card
+            checkpoint = open_reference(card.model, card.revision, folder, allow_external=allow_external)
+            (index,) = LayerSpec(card.model, card.index).indices(int(checkpoint.config.num_hidden_layers))
+            donor = extract_from(checkpoint, index, model=card.model, dtype=card.dtype, device=layer.shell.device)
+            again = make_variant(donor, card.variant, single_token=card.reduced, seed=card.variant_seed)
+            again.with_card(sha256=card.sha256).check_digest(
+                f"donor {card.spec}, which the model refers to",
+                "name the revision that was used, or ask for the model saved with save_layer=True",
+            )
+            layer.assign(dict(again.tensors()))
+
+
+def own_tokenizer_source(model: StoredModel) -> str:
+    """Return the folder or repository a model was loaded from, if a tokenizer was saved there with it; else ""."""
+    source = str(getattr(model.config, "_name_or_path", "") or "")
+    if not source or source == model.config.slm:
+        return ""
+    files = small_files(source, getattr(model.config, "_commit_hash", None))
+    return source if files is not None and has_tokenizer(files.names) else ""
+
+
+def _weight_files(variant: str | None) -> str:
+    """Return a regular expression of the names under which transformers stores weights of a variant."""
+    dot = f"[.]{re.escape(variant)}" if variant else ""
+    return rf"model{dot}(-\d{{5}}-of-\d{{5}})?[.]safetensors|model[.]safetensors[.]index{dot}[.]json"
