@@ -108,12 +108,31 @@ def test_an_adapter_for_the_frozen_layer_alone_is_refused(shelf: Shelf) -> None:
         get_peft_model(shelf.model("classes"), lora("classes", target_modules=["down_proj"]))
 
 
-def test_a_later_adapter_in_a_frozen_layer_is_an_error_not_a_silent_change(shelf: Shelf) -> None:
+def test_a_later_adapter_leaves_nothing_as_it_was_drawn_and_reaches_nothing_frozen(shelf: Shelf) -> None:
     adapted = get_peft_model(shelf.model("classes"), lora("classes"))
-    adapted.add_adapter("other", lora("classes", target_modules=["query", "down_proj"]))
-    adapted.set_adapter("other")
+    adapted.train()
+    adapted.add_adapter("other", lora("classes"))
+    with pytest.raises(
+        PlugInError, match=r"'other'.*L_in.*untrained.*next: name them in it, modules_to_save=\['plugin"
+    ):
+        adapted.train()
+    adapted = get_peft_model(shelf.model("classes"), lora("classes"))
+    options = {"modules_to_save": trained_whole(adapted.base_model.model), "target_modules": ["query", "down_proj"]}
+    adapted.add_adapter("other", lora("classes", **options))
+    adapted.train().set_adapter("other")
     with pytest.raises(FrozenLayerError, match="trainable"):
         adapted(**batch_of("classes"))
+
+
+@pytest.mark.parametrize("name", ["aligned", "aligned, tags", "aligned, back", "folded"])
+def test_what_was_fitted_or_folded_is_out_of_reach(name: str, shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    model = shelf.model(name)
+    adapted = get_peft_model(model, lora(name, target_modules="all-linear", modules_to_save=["plugin"]))
+    assert sum("stay as they are: " in record.message for record in caplog.records) >= 1
+    step(adapted, name)
+    reached = {n for n in trained(model) if n.startswith("plugin.")}
+    readout = {f"plugin.L_out.modules_to_save.default.{part}" for part in ("weight", "bias")}
+    assert reached == (readout if name.startswith("aligned") and "back" not in name and "tags" not in name else set())
 
 
 def test_other_kinds_of_adapters_train_the_head_too(shelf: Shelf) -> None:

@@ -1,4 +1,4 @@
-"""What adapters of ``peft`` may touch of a plugged model: never its frozen layer, and what is new is trained whole.
+"""What adapters of ``peft`` may touch of a plugged model: never what is frozen, and what is new is trained whole.
 
 An adapter freezes all weights but its own. Head, L_in and L_out start from a draw and mean nothing untrained, so they
 join its ``modules_to_save``: they are trained, and saved with it. peft hands its configurations to the model, after it
@@ -16,12 +16,13 @@ from torch import nn
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.combine import GATES
+from pifi_probe.plugin.fold import FoldedPlugIn
 from pifi_probe.plugin.plugin import PlugIn
 
 if TYPE_CHECKING:
     from pifi_probe.plugin.base import PiFiPreTrainedModel
 
-__all__ = ["settle_adapters", "trained_whole"]
+__all__ = ["check_adapters", "settle_adapters", "trained_whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def trained_whole(model: PiFiPreTrainedModel) -> list[str]:
 
 
 def settle_adapters(model: PiFiPreTrainedModel, configs: Mapping[str, Any]) -> None:
-    """Take adapters out of frozen layers and of what is trained whole, and let the latter be trained.
+    """Take adapters out of what is frozen and of what is trained whole, and let the latter be trained.
 
     Parameters
     ----------
@@ -54,21 +55,20 @@ def settle_adapters(model: PiFiPreTrainedModel, configs: Mapping[str, Any]) -> N
     asked |= _unwrapped(model, BaseTunerLayer, "base_layer", _protected)
     protected, whole = _protected(model), trained_whole(model)
     _unwrapped(model, BaseTunerLayer, "base_layer", trained_whole)
-    for layer in model.frozen_layers:
-        if _is_protected(layer):
-            layer.freeze()  # bias="all" reaches it, too
+    for name in protected:
+        model.get_submodule(name).requires_grad_(False)  # bias="all" reaches it, too
     names = [name for name, _ in model.named_modules()]
     for adapter, config in configs.items():
-        if not hasattr(config, "modules_to_save"):
-            continue
-        config.modules_to_save = [*_without(config.modules_to_save or (), names, protected), *whole]
-        set_additional_trainable_modules(model, config, model.config.to_dict(), adapter)
+        if hasattr(config, "modules_to_save"):
+            kept = _without(config.modules_to_save or (), names, protected)
+            config.modules_to_save = [*dict.fromkeys([*kept, *whole])]
+            set_additional_trainable_modules(model, config, model.config.to_dict(), adapter)
     if asked:
         kinds = sorted({name.rpartition(".")[2] for name in asked})
-        logger.warning("the adapter asked for modules of a frozen layer, which stay as they are: %s", ", ".join(kinds))
+        logger.warning("the adapter asked for modules that are frozen, which stay as they are: %s", ", ".join(kinds))
         if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
             raise PlugInError(
-                f"all modules that the adapter asked for are of a frozen layer: {', '.join(kinds)}",
+                f"all modules that the adapter asked for are frozen: {', '.join(kinds)}",
                 where="peft configuration",
                 next="name modules of the encoder: "
                 + ", ".join(sorted({name.rpartition(".")[2] for name in _linear_names(model.encoder)})),
@@ -83,13 +83,35 @@ def settle_adapters(model: PiFiPreTrainedModel, configs: Mapping[str, Any]) -> N
         )
 
 
-def _is_protected(module: nn.Module) -> bool:
-    return isinstance(module, FrozenLayer) and module.card.variant != "unfrozen"
+def check_adapters(model: PiFiPreTrainedModel, configs: Mapping[str, Any]) -> None:
+    """Refuse adapters that would leave head and projections as they were drawn; peft does not tell of later ones.
+
+    Raises
+    ------
+    PlugInError
+        If the ``modules_to_save`` of an adapter lack a module that is trained whole.
+    """
+    whole = trained_whole(model) if configs else []
+    for adapter, config in configs.items():
+        missing = [name for name in whole if name not in (getattr(config, "modules_to_save", whole) or ())]
+        if missing:
+            raise PlugInError(
+                f"adapter {adapter!r} was added later, and {', '.join(missing)} would stay untrained with it",
+                where="peft configuration",
+                next=f"name them in it, modules_to_save={missing}, or make it alone with get_peft_model",
+            )
 
 
-def _protected(model: nn.Module) -> list[str]:
-    """Return the names of the frozen layers of a model."""
-    return [name for name, module in model.named_modules() if _is_protected(module)]
+def _protected(model: Any) -> list[str]:
+    """Return the names of what is never trained: frozen layers, folded plug-ins, and maps that were fitted to stay."""
+    fixed = [] if model.plugin is None else model.plugin.fixed_maps()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, FoldedPlugIn)
+        or (isinstance(module, FrozenLayer) and module.card.variant != "unfrozen")
+        or any(module is one for one in fixed)
+    ]
 
 
 def _overlap(name: str, roots: list[str]) -> bool:
@@ -110,7 +132,7 @@ def _unwrapped(model: Any, kind: type, inner: str, roots_of: Callable[[Any], lis
 
 
 def _without(entries: Any, names: list[str], protected: list[str]) -> Iterator[str]:
-    """Yield entries of modules_to_save, with one that reaches a frozen layer in the full names of all else it means."""
+    """Yield entries of modules_to_save, with one that reaches what is frozen in the full names of all else it means."""
     for entry in entries:
         meant = [name for name in names if name.endswith(entry)]
         free = [name for name in meant if not _overlap(name, protected)]

@@ -68,8 +68,7 @@ class AlignedPlugIn(PlugIn):
 
     def hold(self) -> None:
         """Freeze what was fitted, unless the projections are to be trained."""
-        kept = [self.L_in, self.L_out] if self.read == "back" else [self.L_in]
-        for part in kept:
+        for part in self._fitted_maps():
             part.requires_grad_(self.trained)
         self.first.requires_grad_(self.trained)
 
@@ -80,6 +79,13 @@ class AlignedPlugIn(PlugIn):
     def trained_maps(self) -> list[nn.Module]:
         """Return the readout, which starts at zero, and the interface where it is trained."""
         return [self.L_in, self.L_out] if self.trained else [self.L_out] if self.read == "beside" else []
+
+    def fixed_maps(self) -> list[nn.Module]:
+        """Return what was fitted and stays."""
+        return [] if self.trained else self._fitted_maps()
+
+    def _fitted_maps(self) -> list[nn.Module]:
+        return [self.L_in, self.L_out] if self.read == "back" else [self.L_in]
 
     def fitted(self) -> list[torch.Tensor]:
         """Return what has no start: the interface, and the way back."""

@@ -12,7 +12,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from pifi_probe.errors import CheckpointError
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
-from pifi_probe.plugin.adapters import settle_adapters
+from pifi_probe.plugin.adapters import check_adapters, settle_adapters
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.combine import make_plugin
 from pifi_probe.plugin.config import PiFiConfig
@@ -139,6 +139,18 @@ class PiFiPreTrainedModel(StoredModel):
     def resize_small_model(self, *size: Any) -> None:
         """Resize the small language model; see `resize_token_embeddings`."""
         self.small_model.resize_token_embeddings(*size)
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training or evaluation; frozen layers stay in evaluation.
+
+        Raises
+        ------
+        PlugInError
+            For training, if an adapter of ``peft`` would leave head and projections as they were drawn.
+        """
+        if mode:
+            check_adapters(self, self.__dict__.get("_peft_config", {}))
+        return super().train(mode)
 
     @property
     def peft_config(self) -> Any:

@@ -117,6 +117,10 @@ class FoldedPlugIn(nn.Module):
         out = self.skip(z) + self.down(self.act(gate) * up)
         return h + out if self.bypass else out
 
+    def fixed_maps(self) -> list[nn.Module]:
+        """Return the maps that are never trained: all."""
+        return [self]
+
     def fitted(self) -> list[torch.Tensor]:
         """Return what has no start, and must come from a checkpoint: everything."""
         return list(self.parameters())

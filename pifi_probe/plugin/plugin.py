@@ -112,6 +112,10 @@ class PlugIn(nn.Module):
         gate = getattr(self, "gates", None)
         return [*self.projections().values(), *([gate] if isinstance(gate, nn.Module) else [])]
 
+    def fixed_maps(self) -> list[nn.Module]:
+        """Return the maps outside of the layers that are never trained: none."""
+        return []
+
     def fitted(self) -> list[torch.Tensor]:
         """Return what has no start, and must come from a checkpoint: nothing."""
         return []
