@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 __all__ = [
     "base_model",
+    "forget_output_hooks",
     "gguf_config_table",
     "gguf_names",
     "name_gguf_tensors",
@@ -150,3 +151,16 @@ def name_gguf_tensors(
         if target is not None:  # None: the processor has put it into `found` itself
             found[names[target]] = torch.from_numpy(weights).contiguous()
     return found, unplaced
+
+
+def forget_output_hooks(model: PreTrainedModel) -> None:
+    """Take off what transformers has put on a model to collect hidden states, and puts on again when asked for them.
+
+    It leaves local functions there, with which no model can be pickled.
+    """
+    for module in model.modules():
+        for key, hook in [*module._forward_hooks.items()]:
+            if getattr(hook, "__module__", "") == "transformers.utils.output_capturing":
+                del module._forward_hooks[key]
+        if "_output_capturing_hooks_installed" in vars(module):
+            module._output_capturing_hooks_installed = False

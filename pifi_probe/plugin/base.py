@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
+from pifi_probe.compat import forget_output_hooks
 from pifi_probe.errors import CheckpointError
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.plugin.adapters import check_adapters, settle_adapters
@@ -41,7 +42,10 @@ class PiFiPreTrainedModel(StoredModel):
     _supports_flash_attn = True
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("FrozenLayer", "PlugIn", "GatedSerial", "Mix", "Gated", "Unshared", "FoldedPlugIn", "Head")
+    _no_split_modules = (
+        *("FrozenLayer", "PlugIn", "GatedSerial", "Mix", "Gated", "Unshared"),
+        *("AlignedPlugIn", "FoldedPlugIn", "Head"),
+    )
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw a linear map as its constructor does: PyTorch's defaults, as in the paper's code."""
@@ -139,6 +143,11 @@ class PiFiPreTrainedModel(StoredModel):
     def resize_small_model(self, *size: Any) -> None:
         """Resize the small language model; see `resize_token_embeddings`."""
         self.small_model.resize_token_embeddings(*size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled and copied."""
+        forget_output_hooks(self)
+        return self.__dict__
 
     def train(self, mode: bool = True) -> Any:
         """Set training or evaluation; frozen layers stay in evaluation.
