@@ -66,7 +66,6 @@ def must_turn(encoder: nn.Module) -> bool:
     return bool(config.is_encoder_decoder)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def parameters_of(encoder: type[nn.Module]) -> frozenset[str]:
     """Return the names of the parameters of an encoder's ``forward``."""
     forward: Callable[..., Any] = encoder.forward
