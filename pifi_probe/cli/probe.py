@@ -8,6 +8,7 @@ import typer
 
 from pifi_probe.cli.output import AllowPickle, Json, console, echo_json
 from pifi_probe.cli.runs import load_task
+from pifi_probe.permissions import allowing_pickle
 
 __all__ = ["register"]
 
@@ -37,12 +38,11 @@ def probe(
     import pifi_probe as pp
 
     loaded = load_task(task, text, label)
-    if slm:
-        table = pp.probe_plugin(
-            model, loaded, slm=slm, estimators=estimators, n=n, split=split, seed=seed, allow_pickle=allow_pickle
-        )
-    else:
-        table = pp.probe(model, loaded, estimators=estimators, n=n, split=split, seed=seed, allow_pickle=allow_pickle)
+    with allowing_pickle(allow_pickle):
+        if slm:
+            table = pp.probe_plugin(model, loaded, slm=slm, estimators=estimators, n=n, split=split, seed=seed)
+        else:
+            table = pp.probe(model, loaded, estimators=estimators, n=n, split=split, seed=seed)
     for path, write in ((out, table.to_json), (csv, table.to_csv), (html, table.report)):
         if path is not None:
             write(path)

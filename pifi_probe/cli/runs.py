@@ -121,4 +121,4 @@ def compare(
         if table:
             console().print(comparison.to_rich(f"against {baseline}"))
         else:
-            console().print("every arm: the same command with --table")
+            console().print("every arm and its verdict: the same command with --table")

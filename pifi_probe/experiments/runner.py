@@ -161,8 +161,10 @@ def stored_run(
         if bool(stored.tuned) != arm.tuned:
             differences.append(f"tuned: {bool(stored.tuned)} there, {arm.tuned} here")
         if differences:
+            recipe_only = all(one.startswith("recipe.") for one in differences)
             raise RecipeError(
-                f"the folder holds another run: {'; '.join(differences[:4])}",
+                f"the folder holds another run{' (of another recipe)' if recipe_only else ''}: "
+                f"{'; '.join(differences[:4])}",
                 where=str(file),
                 next="name another folder with --out, or remove this one",
             )

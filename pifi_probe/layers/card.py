@@ -63,8 +63,8 @@ class LayerCard:
         return f"{self.model}{'@' + self.revision if self.revision else ''}[{self.index}]"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LayerCard:
-        """Rebuild a card; unknown keys of newer versions are ignored.
+    def from_dict(cls, values: Mapping[str, Any], where: str = "card") -> LayerCard:
+        """Rebuild a card; unknown keys of newer versions are ignored. `where` is for messages.
 
         Raises
         ------
@@ -79,6 +79,6 @@ class LayerCard:
                 raise Refused(f"a layer in {card.dtype!r:.40}, not one of {', '.join(_TYPES)}")
         except Refused as error:
             raise CorruptFileError(
-                f"the card of a layer cannot be read: {error}", where="card", next="extract and save the layer again"
+                f"the card of a layer cannot be read: {error}", where=where, next="extract and save the layer again"
             ) from error
         return card

@@ -321,7 +321,7 @@ def _read_saved(folder: Path, device: str) -> FrozenLayer:
 
     stored = read_object(folder / CARD_FILE)
     try:
-        card, config = LayerCard.from_dict(stored["card"]), config_from_dict(stored["config"])
+        card, config = LayerCard.from_dict(stored["card"], where=str(folder)), config_from_dict(stored["config"])
         tensors = load_file(folder / WEIGHTS_FILE, device=device)
         refuse_absurd_config(config, sum(tensor.numel() for tensor in tensors.values()), card.spec)
         layer = FrozenLayer.skeleton(config, card)

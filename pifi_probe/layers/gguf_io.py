@@ -196,11 +196,11 @@ def _tensor_info(walk: _Walk, name: str, shape: tuple[int, ...], kind: int, offs
     columns = shape[-1] if shape else 1
     if columns % block:
         walk.corrupt(f"tensor {name!r}: rows of {columns} values do not fill {dtype} blocks of {block}")
-    if math.prod(max(each, 1) for each in shape) >= 1 << 63:
-        walk.corrupt(f"tensor {name!r} has the shape {shape}")
     nbytes = math.prod(shape) // block * size
     if offset + nbytes > walk.source.size:
         walk.corrupt(f"the file is truncated: tensor {name!r} ends at byte {offset + nbytes} of {walk.source.size}")
+    if math.prod(max(each, 1) for each in shape) >= 1 << 63:  # empty, and its strides overflow all the same
+        walk.corrupt(f"tensor {name!r} has the bad shape {shape}")
     return TensorInfo(name, dtype, shape, walk.source, offset, nbytes)
 
 

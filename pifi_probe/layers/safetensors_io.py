@@ -145,13 +145,13 @@ def _tensor_info(source: ByteSource, name: str, entry: Any, data_start: int) -> 
     begin, end = offsets
     if data_start + end > source.size:
         _corrupt(source, f"the file is truncated: tensor {name!r} ends at byte {data_start + end} of {source.size}")
-    if math.prod(max(size, 1) for size in shape) >= 1 << 63:
-        _corrupt(source, f"tensor {name!r} has the bad shape {short(shape)}")
     bits = BITS[dtype]
     for size in shape:
         bits *= size
     if bits != 8 * (end - begin):
         _corrupt(source, f"tensor {name!r}: {dtype} of shape {short(shape)} does not take {end - begin} bytes")
+    if math.prod(max(size, 1) for size in shape) >= 1 << 63:  # empty, and its strides overflow all the same
+        _corrupt(source, f"tensor {name!r} has the bad shape {short(shape)}")
     return TensorInfo(name, dtype, tuple(shape), source, data_start + begin, end - begin)
 
 

@@ -29,7 +29,7 @@ from pifi_probe.pretrained import open_tokenizer
 __all__ = ["GivenTokenizer", "check_known", "check_tokenizer", "donor_tokenizer", "has_tokenizer", "load_tokenizer"]
 
 GivenTokenizer: TypeAlias = str | Path | PreTrainedTokenizerBase  # a name, a folder, or the tokenizer itself
-MOST_UNKNOWN, MANY_UNKNOWN = 0.8, 0.2  # shares of a task's tokens: refused, warned of
+MOST_UNKNOWN, MANY_UNKNOWN = 0.95, 0.2  # shares of a task's tokens: refused, warned of
 N_TEXTS = 100  # of a task, that are looked at
 
 _log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ def check_known(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], where:
     Raises
     ------
     TokenizerError
-        If more than 80 % of the tokens are the unknown token, or there is none at all.
+        If more than 95 % of the tokens are the unknown token, or there is none at all.
     """
     rows = [_ids(tokenizer, text) for text in texts[:N_TEXTS]]
     total = sum(map(len, rows))

@@ -140,7 +140,10 @@ class StoredModel(PreTrainedModel):
         if source is not None and Path(source).is_dir():
             measure_config(source, {})
         with reading_weights(source):
-            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+            kwargs.pop("trust_remote_code", None)
+            model, info = super().from_pretrained(
+                source, *args, output_loading_info=True, trust_remote_code=False, **kwargs
+            )
         model.refuse_missing(info["missing_keys"], str(source))
         if model.config.layers and not model.config.stores_layers:
             folder = Path(source) if source is not None and Path(source).is_dir() else None
