@@ -149,7 +149,7 @@ def parse_json(raw: bytes | str, *, most_values: int = MAX_VALUES, unique: bool 
             f"{most_values:,} are the most that are read"
         )
     try:
-        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique if unique else None)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique if unique else None)
     except Refused:
         raise
     except (ValueError, RecursionError, MemoryError) as error:

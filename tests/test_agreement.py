@@ -31,6 +31,7 @@ def test_smooth_curves_agree_by_chance_more_often_than_permuted_ones() -> None:
     assert rough_limit == pytest.approx(0.26, abs=0.05)  # of 30 permuted values
 
 
+@pytest.mark.slow
 def test_the_null_s_p_value_is_even_for_unrelated_curves_of_the_same_smoothness() -> None:
     rng = np.random.default_rng(0)
     kernel = np.exp(-0.5 * ((np.arange(30)[:, None] - np.arange(30)) / 4) ** 2) + 1e-6 * np.eye(30)

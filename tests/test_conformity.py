@@ -107,6 +107,7 @@ def test_conformity_covers_every_family_in_the_table() -> None:
     assert covered == set(FAMILIES)
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_conformity_all_layers_of_smollm2_from_gguf_and_from_shards(smollm2: Path, tmp_path: Path) -> None:
     full = AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32).eval()

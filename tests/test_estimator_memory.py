@@ -58,6 +58,7 @@ def peak(n: int, chosen: str) -> int:
     return int(run.stdout.split()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
 def test_a_matrix_of_all_pairs_is_never_made_by_default() -> None:
     n = 12_000

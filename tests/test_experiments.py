@@ -377,6 +377,7 @@ def test_a_reproduction_without_a_folder_lies_under_runs(
     assert found.folder == Path("runs/mine-small") and (found.folder / "summary.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_a_decoder_from_a_gguf_file_can_be_the_small_model() -> None:
     model = pp.plug_in("smollm2-135m", task=slm.tiny_task(), control="vanilla")

@@ -186,6 +186,7 @@ def test_a_model_on_the_hub_gives_the_same_features(llm: str, monkeypatch: pytes
     assert np.array_equal(stacked(features), stacked(llm_features(llm, ROWS)))
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_the_real_gguf_model_gives_the_features_of_the_whole_model(smollm2: Path) -> None:
     rows = scoring_rows(pp.load_task("movie-reviews"), 4)

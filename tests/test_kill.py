@@ -23,13 +23,14 @@ from pifi_probe.selection.worker import LIVE_SESSIONS, describe_worker, is_gone
 from tests.search_stub import FIRST, N_TRIALS, ROOT, SPACE, identities, in_memory, runner, start, value
 
 
-def test_twenty_random_kills_lose_at_most_the_running_trial(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_random_kills_lose_at_most_the_running_trial(n_kills: int, tmp_path: Path) -> None:
     """Every evaluation that ended is in the study, but for the one whose commit a kill may have cut off."""
     file, log = tmp_path / "s.db", tmp_path / "log"
     random_ = random.Random(0)
     kills = 0
     log.touch()
-    while kills < 20:
+    while kills < n_kills:
         before = len(log.read_text().splitlines())
         process = start(file, log)
         until = time.monotonic() + 30
@@ -45,7 +46,7 @@ def test_twenty_random_kills_lose_at_most_the_running_trial(tmp_path: Path) -> N
         if stored >= N_TRIALS:
             break
         assert sum(evaluated.values()) - len(evaluated) <= kills  # run again: at most the running trial of each kill
-    while kills < 20:  # the search has ended: kill what has nothing left to lose
+    while kills < n_kills:  # the search has ended: kill what has nothing left to lose
         process = start(file, log)
         time.sleep(random_.uniform(0.2, 1.2))
         process.kill()

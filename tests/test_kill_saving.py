@@ -50,11 +50,20 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("auto", [False, True])
 @pytest.mark.parametrize(
-    ("old_options", "new_options"),
-    [({}, {}), ({"max_shard_size": "20KB"}, {}), ({}, {"max_shard_size": "20KB"})],
-    ids=["one file", "shards, then one file", "one file, then shards"],
+    ("old_options", "new_options", "auto"),
+    [
+        pytest.param({}, {}, False, id="one file"),
+        pytest.param({}, {}, True, id="one file, by the Auto class", marks=pytest.mark.slow),
+        *(
+            pytest.param(*options, auto, id=f"{name}, {auto}", marks=pytest.mark.slow)
+            for name, options in {
+                "shards, then one file": ({"max_shard_size": "20KB"}, {}),
+                "one file, then shards": ({}, {"max_shard_size": "20KB"}),
+            }.items()
+            for auto in (False, True)
+        ),
+    ],
 )
 def test_a_model_saved_over_another_is_the_old_or_the_new_one(
     old_options: dict[str, Any], new_options: dict[str, Any], auto: bool, bert: Path, donor: Path, tmp_path: Path
@@ -84,6 +93,7 @@ def test_a_model_saved_over_another_is_the_old_or_the_new_one(
     )
 
 
+@pytest.mark.slow
 def test_a_model_is_saved_where_a_killed_process_has_left_its_files(bert: Path, donor: Path, tmp_path: Path) -> None:
     old = pp.plug_in(str(bert), f"{donor}[0]", task=slm.tiny_task(), seed=1)
     new = pp.plug_in(str(bert), f"{donor}[1]", task=slm.tiny_task(), seed=2)
@@ -113,6 +123,7 @@ def test_a_layer_saved_for_the_first_time_is_whole_or_not_there(donor: Path, tmp
             assert "no saved layer here" in error.what
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_its_end_resumes_to_the_same_result(bert: Path, donor: Path, tmp_path: Path) -> None:
     """Also in the final clean-up, when the result is written and the checkpoints are being deleted."""
     task, recipe = slm.tiny_task(), pp.Recipe(epochs=1, batch_size=4)

@@ -64,11 +64,15 @@ def test_every_rung_is_the_difference_of_its_groups() -> None:
 def test_the_choice_is_shrunk_and_its_interval_allows_for_having_picked() -> None:
     """Layers that are alike give a best one that is only lucky."""
     alike = TRUE | {f"layer {i}": 0.15 for i in range(6)}
-    sure = sum(ladder(alike, seed)["choice"].verdict == "better" for seed in range(40))
-    assert sure <= 5
     assert all(ladder(alike, seed)["choice"].mean < 0.004 for seed in range(5))
     apart = ladder(TRUE)["choice"]
     assert apart.of == ("layer 5",) and apart.verdict == "better" and apart.mean == pytest.approx(0.025, abs=0.005)
+
+
+@pytest.mark.slow
+def test_a_choice_among_layers_that_are_alike_is_seldom_called_better() -> None:
+    alike = TRUE | {f"layer {i}": 0.15 for i in range(6)}
+    assert sum(ladder(alike, seed)["choice"].verdict == "better" for seed in range(40)) <= 5
 
 
 def test_no_difference_larger_than_the_margin_is_an_answer() -> None:

@@ -33,6 +33,7 @@ def test_the_profile_is_the_median_over_the_tokens_of_the_whole_model_without_th
     assert residual.measure_profile(checkpoint, str(folder)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_the_profile_of_smollm2_grows_with_depth_and_is_kept(
     smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
