@@ -57,6 +57,11 @@ def _future(scores: torch.Tensor) -> torch.Tensor:
     return torch.ones_like(scores, dtype=torch.bool).triu(1)
 
 
+def _no_grad(layer: Any, states: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return layer(states)
+
+
 MISTAKES = [
     (
         checks.check_rms_norm,
@@ -80,6 +85,12 @@ MISTAKES = [
     (checks.check_pifi_forward, lambda h, a, layer, b: b(layer(a(h))), "sequence of one"),
     (checks.check_pifi_forward, lambda h, a, layer, b: b(layer(a(h)[:, None])), "sequence axis"),
     (checks.check_pifi_forward, lambda h, a, layer, b: b(layer(a(h).detach()[:, None]))[:, 0].detach(), "No gradient"),
+    (checks.check_pifi_forward, lambda h, a, layer, b: b(layer(a(h)[None]))[0], "as one sequence"),
+    (
+        checks.check_pifi_forward,
+        lambda h, a, layer, b: b(_no_grad(layer, a(h)[:, None]))[:, 0],
+        "No gradient",
+    ),
     (checks.check_freeze, lambda module: module.requires_grad_(False), "Dropout"),
     (checks.check_freeze, lambda module: module.eval(), "still train"),
     (

@@ -14,12 +14,13 @@ __all__ = ["check_freeze", "check_pifi_forward", "check_projections"]
 
 
 class _Toy(nn.Module):
-    """A stand-in for a frozen layer that doubles, adds one, and insists on three axes."""
+    """A stand-in for a frozen layer: doubles, adds one, mixes with what stands before, and insists on three axes."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         if states.dim() != 3:
             raise ValueError(f"a layer takes (batch, seq, d_llm), got {states.dim()} axes: make h a sequence of one")
-        return 2 * states + 1
+        before = states.cumsum(1) - states  # what a causal layer sees besides the token itself: nothing, of one token
+        return 2 * states + 1 + before
 
 
 def check_projections(function: Callable[..., Any]) -> Report:
@@ -57,9 +58,12 @@ def check_pifi_forward(function: Callable[..., Any]) -> Report:
         likely = {
             "The layer is left out.": L_out(L_in(h)),
             "You added h: the paper's wiring has no bypass.": h + expected,
+            "The batch went in as one sequence, x[None]: every text saw those before it. Each text is a sequence of "
+            "one, x[:, None].": L_out(layer(L_in(h)[None]))[0],
         }
         require_close(got, expected, "The order is L_in, layer, L_out.", likely)
-        require(got.requires_grad, "No gradient reaches L_in: do not detach, and do not use no_grad around the layer.")
+        reached = got.requires_grad and torch.autograd.grad(got.sum(), L_in.weight, allow_unused=True)[0] is not None
+        require(reached, "No gradient reaches L_in: do not detach, and do not use no_grad around the layer.")
 
     return attempt("03.2", function, judge)
 
