@@ -1,0 +1,84 @@
+"""Data flows one way: no room of the house imports a higher one."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pifi_probe
+
+PACKAGE = Path(pifi_probe.__file__).parent
+# bottom to top, each line one floor; book/architecture.md says what is in them
+FLOORS = """
+escaping
+errors
+bounds reading
+files permissions
+folders provenance importing progress compat
+pretrained
+assets_types
+assets_models assets_texts assets_convert
+assets_table
+assets_archive
+assets
+models_table
+stats
+ranking two_way
+differences
+reporting
+layers
+tasks
+alignment
+plugin
+training
+probing
+selection
+efficiency experiments
+widgets
+checks
+cli
+__main__
+"""
+FLOOR = {name: floor for floor, line in enumerate(FLOORS.strip().splitlines()) for name in line.split()}
+# the looks upwards that there are: the file, the room, and why it may
+ALLOWED = {
+    ("selection/study.py", "widgets"): "study.widget() shows a study",
+    ("plugin/build.py", "probing"): "the default chain of an aligned plug-in is what headroom suggests",
+}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield the room of everything that a file imports from the package, wherever it does so."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: name the module in full"
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "pifi_probe" and rest.partition(".")[0] in FLOOR:
+                yield rest.partition(".")[0]
+
+
+def test_every_room_has_its_floor() -> None:
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert rooms - {"__init__"} == set(FLOOR)
+
+
+def test_no_room_imports_a_higher_one() -> None:
+    upwards, seen = {}, 0
+    for file in sorted(PACKAGE.rglob("*.py")):
+        place = file.relative_to(PACKAGE).as_posix()
+        room = place.partition("/")[0].removesuffix(".py")
+        if room == "__init__":
+            continue  # the public names, made from everything
+        for other in imports(file):
+            seen += 1
+            if other != room and FLOOR[other] >= FLOOR[room]:
+                upwards[place, other] = True
+    assert seen > 500, "the walk has found the imports"
+    assert set(upwards) == set(ALLOWED)
