@@ -92,9 +92,18 @@ def test_reading_takes_no_memory_beside_the_tensors(tmp_path: Path) -> None:
     assert peak < 200_000
 
 
-@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F4", "F6_E2M3"])
-def test_weights_of_less_than_16_bits_are_reported_and_not_read(dtype: str) -> None:
-    bits = {"F4": 4, "F6_E2M3": 6}.get(dtype, 8)
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"])
+def test_float8_is_read_as_it_lies(dtype: str) -> None:
+    source = MemorySource(packed({"w": entry(dtype, [2, 2], [0, 4])}, bytes([0, 56, 64, 184])))
+    (found,) = read_tensors(read_header(source).values()).values()
+    assert found.dtype.itemsize == 1
+    assert found.shape == (2, 2)
+    assert found.view(torch.uint8).flatten().tolist() == [0, 56, 64, 184]
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3"])
+def test_weights_of_less_than_8_bits_are_reported_and_not_read(dtype: str) -> None:
+    bits = {"F4": 4, "F6_E2M3": 6}[dtype]
     source = MemorySource(packed({"w": entry(dtype, [8], [0, bits])}, b"\0" * bits))
     infos = read_header(source)
     assert infos["w"].dtype == dtype

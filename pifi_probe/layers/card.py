@@ -27,6 +27,11 @@ class LayerCard:
         ``model_type`` of the donor.
     dtype, stored_dtype : str
         Type the layer computes in, and type (or quantisation) it is stored in at the donor's.
+    quantised : str or None
+        How most of the donor's weights of this layer are stored when they are quantised: the layer is then the
+        quantised one, not that of the model it was made from. None when they are stored as they are.
+    bits_per_weight : float or None
+        Stored bits for each weight, scales and the like included; None on cards of older versions.
     licence : str or None
         Licence the donor states; None when it states none.
     gated : bool
@@ -52,6 +57,8 @@ class LayerCard:
     licence: str | None = None
     gated: bool = False
     sha256: str = ""
+    quantised: str | None = None
+    bits_per_weight: float | None = None
     reduced: bool = False
     summed: bool | None = None
     variant: str = "real"

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from pifi_probe.errors import CheckpointError, CorruptFileError, ModelNotFoundError
 from pifi_probe.files import existing
 from pifi_probe.layers import safetensors_io
-from pifi_probe.layers.configs import refuse_quantised_names
+from pifi_probe.layers.formats import Contents, Numbers
 from pifi_probe.layers.sharded import ShardedCheckpoint
 from pifi_probe.layers.sources import ByteSource, TensorInfo, dropping_what_cannot_be
 from pifi_probe.models_table import repo_of
@@ -59,8 +59,15 @@ class Checkpoint(Protocol):
         """Return the stored names of the tensors of layer `index`."""
         ...
 
-    def read_layer(self, index: int) -> dict[str, torch.Tensor]:
-        """Read layer `index` under transformers' names, with 0 in place of its index."""
+    def contents(self, index: int) -> Contents:
+        """Return how large layer `index` is, from the headers alone."""
+        ...
+
+    def read_layer(self, index: int, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+        """Read layer `index` under transformers' names, with 0 in place of its index.
+
+        `dtype` is that of weights which are stored quantised; None: the type that the configuration states.
+        """
         ...
 
     def read_stem(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -88,6 +95,8 @@ class SafetensorsCheckpoint(ShardedCheckpoint):
         As in `Checkpoint`.
     weight_map : Mapping, optional
         Tensor name to file name, from the index; without it the header of every file is read now.
+    numbers : Numbers, optional
+        What the configuration says of quantised weights.
 
     Raises
     ------
@@ -95,8 +104,6 @@ class SafetensorsCheckpoint(ShardedCheckpoint):
         If no tensor belongs to a decoder layer.
     CorruptFileError
         If a header is malformed or contradicts the index.
-    UnsupportedFormatError
-        If the tensors are those of a quantised checkpoint.
     """
 
     format = "safetensors"
@@ -111,11 +118,12 @@ class SafetensorsCheckpoint(ShardedCheckpoint):
         gated: bool = False,
         *,
         weight_map: Mapping[str, str] | None = None,
+        numbers: Numbers | None = None,
     ) -> None:
         self._sources = sources
         self._tensors = _Tensors(sources, weight_map)
-        refuse_quantised_names(self._tensors, identity)
-        super().__init__(config, self._tensors, identity=identity, revision=revision, licence=licence, gated=gated)
+        origin = {"identity": identity, "revision": revision, "licence": licence, "gated": gated}
+        super().__init__(config, self._tensors, **origin, numbers=numbers)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from transformers import PretrainedConfig
 
@@ -13,18 +12,21 @@ from pifi_probe.errors import (
     CheckpointError,
     CorruptFileError,
     UnsupportedFamilyError,
-    UnsupportedFormatError,
 )
+from pifi_probe.layers.formats import Numbers
 from pifi_probe.pretrained import MAX_CONFIG, open_config
 from pifi_probe.reading import Refused, open_file, read_object
 
-__all__ = ["read_config", "read_licence", "read_weight_map", "refuse_quantised_names"]
+__all__ = ["NUMBER_FILES", "read_config", "read_licence", "read_numbers", "read_weight_map"]
 
-# Tensors that only quantised checkpoints have beside or in place of a weight.
-_QUANTISED = re.compile(
-    r"\.(qweight|qzeros|SCB|absmax|quant_map|weight_scale_inv|weight_scale|weight_packed|\w+_blocks)$"
-)
-_ANOTHER = "use the model's bfloat16 or float16 checkpoint, or a GGUF file of it"
+# Where the quantisation is described: keys of config.json (MLX writes the second), and files that older tools write
+# beside it, with the key in them (ModelOpt).
+_SETTINGS = ("quantization_config", "quantization", "compression_config")
+NUMBER_FILES: Mapping[str, str] = {
+    "quantize_config.json": "",
+    "quant_config.json": "",
+    "hf_quant_config.json": "quantization",
+}
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -34,8 +36,6 @@ def read_config(folder: Path) -> PretrainedConfig:
     ------
     CheckpointError
         If there is no ``config.json``, or transformers rejects it.
-    UnsupportedFormatError
-        If the configuration names a quantisation (fp8, bitsandbytes, gptq, awq, ...).
     UnsupportedFamilyError
         If this transformers does not know the ``model_type``, or the model is no decoder.
     """
@@ -47,9 +47,6 @@ def read_config(folder: Path) -> PretrainedConfig:
             next="give the folder of a whole checkpoint: config.json beside the weights",
         )
     raw = read_object(path, most_bytes=MAX_CONFIG)
-    for part in (raw, raw.get("text_config")):
-        if isinstance(part, dict):
-            _refuse_quantised(part, path)
     model_type = raw.get("model_type")
     try:
         config = open_config(folder, local_files_only=True).get_text_config(decoder=True)
@@ -74,28 +71,32 @@ def read_config(folder: Path) -> PretrainedConfig:
             where=str(path),
             next="give a decoder language model",
         )
+    for key in _SETTINGS:  # or transformers would quantise the layer that we have read, and need the method's package
+        vars(config).pop(key, None)
     return config
 
 
-def _refuse_quantised(raw: dict[str, Any], path: Path) -> None:
-    settings = raw.get("quantization_config")
-    if settings:
-        settings = settings if isinstance(settings, dict) else {}
-        method = settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else "unknown")
-        raise UnsupportedFormatError(
-            f"the checkpoint is quantised ({method}), which is not read yet", where=str(path), next=_ANOTHER
-        )
+def read_numbers(folder: Path) -> Numbers:
+    """Return what the files of a checkpoint say of the quantisation of its weights; no settings when they say nothing.
 
-
-def refuse_quantised_names(names: Iterable[str], where: str) -> None:
-    """Raise `UnsupportedFormatError` when tensor names betray a quantised checkpoint."""
-    found = next((name for name in names if _QUANTISED.search(name)), None)
-    if found is not None:
-        raise UnsupportedFormatError(
-            f"the checkpoint is quantised: it holds {found!r}, which is not read yet",
-            where=where,
-            next=_ANOTHER,
-        )
+    Raises
+    ------
+    CheckpointError
+        If a file cannot be read, or is no JSON object.
+    """
+    raw = read_object(folder / "config.json", most_bytes=MAX_CONFIG)
+    for part in (raw, raw.get("text_config")):
+        for key in _SETTINGS:
+            settings = part.get(key) if isinstance(part, dict) else None
+            if isinstance(settings, dict) and settings:
+                return Numbers(settings)
+    for name, key in NUMBER_FILES.items():
+        if (folder / name).is_file():
+            settings = read_object(folder / name, most_bytes=MAX_CONFIG)
+            settings = settings.get(key) if key else settings
+            if isinstance(settings, dict) and settings:
+                return Numbers(settings)
+    return Numbers()
 
 
 def read_weight_map(path: Path) -> dict[str, str]:

@@ -45,7 +45,8 @@ def extract(
         name; ``"MODEL[i:j]"`` and ``"A[i] >> B[j]"`` give layers in series, ``"A[i] | B[j]"`` layers side by
         side. Of a model that takes images too, the layers are those of its text decoder.
     dtype : str or torch.dtype
-        ``"auto"``: the type of the checkpoint, float32 for GGUF.
+        ``"auto"``: the type of the checkpoint, float32 for GGUF. Weights that are stored quantised become numbers of
+        this type; with "float32" they are exactly what the format says.
     device : str or torch.device
         ``"auto"`` picks CUDA, then MPS, then the CPU.
     revision : str, optional
@@ -102,7 +103,8 @@ def extract_from(
     family_of(checkpoint.config)
     where = f"{model}[{index}]"
     placed = pick_device(device)
-    tensors = checkpoint.read_layer(index)
+    contents = checkpoint.contents(index)
+    tensors = checkpoint.read_layer(index, None if dtype == "auto" else _stated_dtype(dtype))
     _refuse_integers(tensors, where)
     config = layer_config(checkpoint.config, index)
     stored = _stored_dtype(checkpoint, index)
@@ -117,6 +119,8 @@ def extract_from(
         family=config.model_type,
         dtype=str(shell.dtype).removeprefix("torch."),
         stored_dtype=stored,
+        quantised=contents.stored_as,
+        bits_per_weight=round(contents.bits_per_weight, 3),
         licence=checkpoint.licence,
         gated=checkpoint.gated,
     )
@@ -177,11 +181,15 @@ def _refuse_integers(tensors: dict[str, torch.Tensor], where: str) -> None:
 
 
 def _resolve_dtype(dtype: str | torch.dtype, tensors: dict[str, torch.Tensor]) -> torch.dtype:
-    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
-        return dtype
     if dtype == "auto":
         # The widest matrix decides: norms are often stored in float32 beside bfloat16 matrices.
         return max(tensors.values(), key=torch.numel).dtype
+    return _stated_dtype(dtype)
+
+
+def _stated_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return dtype
     if dtype not in _DTYPES:
         raise PlugInError(f"unknown dtype {dtype!r}", where="dtype", next=f"use auto or one of {', '.join(_DTYPES)}")
     return _DTYPES[dtype]

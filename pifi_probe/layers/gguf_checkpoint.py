@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -11,6 +13,7 @@ from transformers import PretrainedConfig
 from pifi_probe.compat import gguf_names, name_gguf_tensors
 from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedFormatError
 from pifi_probe.layers.families import layer_config
+from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.gguf_config import gguf_config
 from pifi_probe.layers.gguf_io import read_header, read_rows, read_tensors
 from pifi_probe.layers.sharded import check_finite, check_index
@@ -19,6 +22,7 @@ from pifi_probe.layers.sources import ByteSource, TensorInfo, dropping_what_cann
 __all__ = ["GGUFCheckpoint"]
 
 _EMBEDDING = "token_embd.weight"
+_PLAIN = ("F64", "F32", "F16", "BF16")
 _COMPUTED = re.compile(r"\.(attn_rot_embd|rope_freqs)\.weight$")  # frequencies, which the model computes
 
 
@@ -99,8 +103,21 @@ class GGUFCheckpoint:
         """Read tensors by their stored names, dequantised to float32."""
         return read_tensors([self.tensors[name] for name in names])
 
-    def read_layer(self, index: int) -> dict[str, torch.Tensor]:
-        """Read layer `index` in float32, under transformers' names with 0 in place of its index.
+    def contents(self, index: int) -> Contents:
+        """Return how large layer `index` is, from the header alone."""
+        infos = [self.tensors[name] for name in self.layer_names(index)]
+        bytes_of: Counter[str] = Counter()
+        for info in infos:
+            bytes_of[info.dtype] += 0 if info.dtype in _PLAIN else info.nbytes
+        types = [kind for kind, nbytes in bytes_of.most_common() if nbytes]
+        return Contents(
+            weights=sum(math.prod(info.shape) for info in infos),
+            nbytes=sum(info.nbytes for info in infos),
+            stored_as=f"GGUF {', '.join(types)}" if types else None,
+        )
+
+    def read_layer(self, index: int, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+        """Read layer `index` in float32 (`dtype` is ignored), under transformers' names with 0 in place of its index.
 
         Raises
         ------

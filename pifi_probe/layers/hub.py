@@ -18,7 +18,8 @@ from huggingface_hub import ModelInfo, constants, try_to_load_from_cache
 from pifi_probe.errors import CheckpointError, HubError, SaveError
 from pifi_probe.files import atomic_write, write_json
 from pifi_probe.layers.checkpoint import Checkpoint, SafetensorsCheckpoint
-from pifi_probe.layers.configs import read_config, read_licence, read_weight_map
+from pifi_probe.layers.configs import NUMBER_FILES, read_config, read_licence, read_numbers, read_weight_map
+from pifi_probe.layers.formats import Numbers
 from pifi_probe.layers.hub_cache import hub_folder, temporary_files, whole_files
 from pifi_probe.layers.hub_client import HubClient, HubUnreachable, Patience
 from pifi_probe.layers.hub_source import HubRangeSource
@@ -228,7 +229,14 @@ def _open_weights(repo: HubRepo, allow_pickle: bool) -> Checkpoint:
     _require_shards(repo, files, where)
     config = read_config(repo.path("config.json").parent)
     sources = {name: repo.source(name) for name in files}
-    return SafetensorsCheckpoint(config, sources, **repo.provenance(), weight_map=weight_map)
+    return SafetensorsCheckpoint(config, sources, **repo.provenance(), weight_map=weight_map, numbers=_numbers(repo))
+
+
+def _numbers(repo: HubRepo) -> Numbers:
+    """Return what the configuration says of quantised weights, or one of the files that older tools write beside it."""
+    found = read_numbers(repo.path("config.json").parent)
+    beside = [name for name in NUMBER_FILES if name in repo.files]
+    return found if found.settings or not beside else read_numbers(repo.folder(["config.json", *beside]))
 
 
 def _require_shards(repo: HubRepo, files: list[str], where: str) -> None:
@@ -257,7 +265,9 @@ def _open_pickle(repo: HubRepo, found: WeightFiles, where: str, allow_pickle: bo
     config = read_config(repo.path("config.json").parent)
     files = found.files if found.index is None else sorted(set(read_weight_map(repo.path(found.index)).values()))
     _require_shards(repo, files, where)
-    return PickleCheckpoint(config, {name: repo.path(name) for name in files}, **repo.provenance())
+    return PickleCheckpoint(
+        config, {name: repo.path(name) for name in files}, **repo.provenance(), numbers=_numbers(repo)
+    )
 
 
 def _inside(filename: str, repo: str) -> PurePosixPath:

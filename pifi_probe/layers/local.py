@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pifi_probe.errors import CheckpointError, UnsupportedFormatError
 from pifi_probe.layers.checkpoint import Checkpoint, SafetensorsCheckpoint
-from pifi_probe.layers.configs import read_config, read_licence, read_weight_map
+from pifi_probe.layers.configs import read_config, read_licence, read_numbers, read_weight_map
 from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 from pifi_probe.layers.pickle_io import PickleCheckpoint
 from pifi_probe.layers.sources import FileSource
@@ -63,7 +63,8 @@ def _open_safetensors(
     config = read_config(folder)
     _require_files(folder, files)
     sources = {file: FileSource(folder / file) for file in files}
-    return SafetensorsCheckpoint(config, sources, identity, licence=read_licence(folder), weight_map=weight_map)
+    beside = {"licence": read_licence(folder), "numbers": read_numbers(folder)}
+    return SafetensorsCheckpoint(config, sources, identity, weight_map=weight_map, **beside)
 
 
 def _open_pickle(folder: Path, files: list[str], identity: str, allow_pickle: bool) -> Checkpoint:
@@ -76,7 +77,7 @@ def _open_pickle(folder: Path, files: list[str], identity: str, allow_pickle: bo
     config = read_config(folder)
     _require_files(folder, files)
     paths = {file: folder / file for file in files}
-    return PickleCheckpoint(config, paths, identity, licence=read_licence(folder))
+    return PickleCheckpoint(config, paths, identity, licence=read_licence(folder), numbers=read_numbers(folder))
 
 
 def _require_files(folder: Path, files: list[str]) -> None:

@@ -10,17 +10,12 @@ import torch
 from transformers import PretrainedConfig
 
 from pifi_probe.errors import CorruptFileError
-from pifi_probe.layers.configs import refuse_quantised_names
+from pifi_probe.layers.formats import Numbers
+from pifi_probe.layers.formats.registry import STORED
 from pifi_probe.layers.sharded import ShardedCheckpoint
 from pifi_probe.layers.sources import FileSource, TensorInfo, check_rows
 
 __all__ = ["PickleCheckpoint", "load_state"]
-
-_DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
-    torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
 
 
 class PickleCheckpoint(ShardedCheckpoint):
@@ -35,8 +30,8 @@ class PickleCheckpoint(ShardedCheckpoint):
         Of the text decoder.
     paths : Mapping
         File name to path.
-    identity, revision, licence, gated
-        As in `Checkpoint`.
+    identity, revision, licence, gated, numbers
+        As in `SafetensorsCheckpoint`.
 
     Raises
     ------
@@ -54,6 +49,8 @@ class PickleCheckpoint(ShardedCheckpoint):
         revision: str | None = None,
         licence: str | None = None,
         gated: bool = False,
+        *,
+        numbers: Numbers | None = None,
     ) -> None:
         self._bytes_read = 0
         self._infos: dict[str, TensorInfo] = {}
@@ -62,10 +59,10 @@ class PickleCheckpoint(ShardedCheckpoint):
             source = FileSource(path)
             for name, tensor in load_state(path).items():
                 self._stored[name] = tensor
-                dtype = _DTYPES.get(tensor.dtype, str(tensor.dtype))
+                dtype = STORED.get(tensor.dtype, str(tensor.dtype))
                 self._infos[name] = TensorInfo(name, dtype, tuple(tensor.shape), source, 0, tensor.nbytes)
-        refuse_quantised_names(self._infos, identity)
-        super().__init__(config, self._infos, identity=identity, revision=revision, licence=licence, gated=gated)
+        origin = {"identity": identity, "revision": revision, "licence": licence, "gated": gated}
+        super().__init__(config, self._infos, **origin, numbers=numbers)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

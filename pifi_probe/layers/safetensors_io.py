@@ -37,6 +37,8 @@ _TORCH = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
     "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
     "BOOL": torch.bool, "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz, "F8_E8M0": torch.float8_e8m0fnu,
 }  # fmt: skip
 
 
@@ -83,7 +85,7 @@ def read_tensors(infos: Iterable[TensorInfo]) -> dict[str, torch.Tensor]:
     Raises
     ------
     UnsupportedFormatError
-        If a tensor is stored in a format of less than 16 bits for weights (F8, F6, F4).
+        If a tensor is stored in a type that torch does not have (F6, F4).
     CorruptFileError
         If the file ends before.
     """
@@ -104,7 +106,7 @@ def read_rows(info: TensorInfo, rows: torch.Tensor) -> torch.Tensor:
 def _refuse_short_types(info: TensorInfo) -> None:
     if info.dtype not in _TORCH:
         raise UnsupportedFormatError(
-            f"tensor {info.name!r} is stored as {info.dtype}, which is not read yet",
+            f"tensor {info.name!r} is stored as {info.dtype}, which is not read",
             where=info.source.name,
             next="use the model's bfloat16 or float16 checkpoint, or a GGUF file of it",
         )

@@ -13,6 +13,7 @@ from transformers import MODEL_MAPPING, PretrainedConfig
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, LayerIndexError
 from pifi_probe.layers.families import FAMILIES
+from pifi_probe.layers.formats import Contents, Numbers, Plan, make_plan
 from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be
 
 __all__ = ["ShardedCheckpoint", "check_finite", "check_index", "decoder_prefix"]
@@ -39,6 +40,8 @@ class ShardedCheckpoint(ABC):
     revision, licence : str or None
     gated : bool
         Whether the hub asks for consent before a download.
+    numbers : Numbers, optional
+        What the configuration says of quantised weights.
     """
 
     format: str
@@ -52,8 +55,10 @@ class ShardedCheckpoint(ABC):
         revision: str | None = None,
         licence: str | None = None,
         gated: bool = False,
+        numbers: Numbers | None = None,
     ) -> None:
         self.config = config
+        self.numbers = numbers or Numbers()
         self.identity, self.revision, self.licence, self.gated = identity, revision, licence, gated
         self._prefix, self._layers = _group_layers(names, int(config.num_hidden_layers), identity)
 
@@ -95,8 +100,22 @@ class ShardedCheckpoint(ABC):
             )
         return names
 
-    def read_layer(self, index: int) -> dict[str, torch.Tensor]:
+    def plan(self, index: int) -> Plan:
+        """Return what of layer `index` is to be read, and which of its weights are packed; raises as `layer_names`."""
+        return make_plan({name: self.tensors[name] for name in self.layer_names(index)}, self.numbers, self.identity)
+
+    def contents(self, index: int) -> Contents:
+        """Return how large layer `index` is, from the headers alone."""
+        return self.plan(index).contents()
+
+    def read_layer(self, index: int, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
         """Read layer `index`, named as the only one of the text decoder by itself.
+
+        Parameters
+        ----------
+        index : int
+        dtype : torch.dtype, optional
+            Of weights that are stored quantised; None: the type that the configuration states.
 
         Raises
         ------
@@ -105,12 +124,16 @@ class ShardedCheckpoint(ABC):
         LayerIndexError, CheckpointError, UnsupportedFormatError
         """
         old, new = f"{self._prefix}.{index}.", f"{_own_prefix(self.config, self._prefix)}.0."
-        tensors = self.read(self.layer_names(index))
-        for name, tensor in tensors.items():
-            source = self.tensors[name].source
-            with dropping_what_cannot_be(source):
-                check_finite(name, tensor, source.name)
+        tensors = self._weights(self.plan(index), dtype)
         return {new + name.removeprefix(old): tensor for name, tensor in tensors.items()}
+
+    def _weights(self, plan: Plan, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+        """Read what a plan names, and turn it into weights that are finite."""
+        stored = self.read([info.name for info in plan.infos])
+        for info in plan.plain:
+            with dropping_what_cannot_be(info.source):
+                check_finite(info.name, stored[info.name], info.source.name)
+        return plan.weights(stored, dtype or plan.dtype(self.config.dtype))
 
     def read_stem(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """Read what the decoder has outside of its layers, embeddings above all; the language-model head never.
@@ -131,10 +154,24 @@ class ShardedCheckpoint(ABC):
             for name in self.tensors
             if name.startswith(decoder) and not name.startswith(f"{self._prefix}.") and not _HEAD.search(name)
         ]
-        embeddings = [name for name in names if _EMBEDDING.search(name)]
-        found = self.read([name for name in names if name not in embeddings and not self._is_computed(name)])
-        found |= {name: self.read_rows(name, tokens) for name in embeddings}
+        plan = make_plan(
+            {name: self.tensors[name] for name in names if not self._is_computed(name)}, self.numbers, self.identity
+        )
+        found = self._embeddings(plan, tokens)
+        found |= self._weights(plan.without(found), None)
         return {own + name.removeprefix(decoder): tensor for name, tensor in found.items()}
+
+    def _embeddings(self, plan: Plan, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Read some rows of the token embeddings."""
+        found = {info.name: self.read_rows(info.name, tokens) for info in plan.plain if _EMBEDDING.search(info.name)}
+        for weight in plan.packed:
+            if _EMBEDDING.search(weight.name):
+                rows = plan.rows(weight, lambda name: self.read_rows(name, tokens), len(tokens), torch.float32)
+                if rows is None:
+                    parts = {role: self.read([info.name])[info.name] for role, info in weight.parts.items()}
+                    rows = plan.weight(weight, parts, torch.float32)[tokens]
+                found[weight.name] = rows
+        return found
 
     def _is_computed(self, name: str) -> bool:
         # A mask is four-dimensional (or a scalar); the bias of an attention module is not.

@@ -1,0 +1,90 @@
+"""The few kinds of numbers that quantised files are made of, in torch.
+
+All functions keep leading dimensions and work on the rows that they are given, so that a weight can be computed in
+pieces. Sources: the OCP Microscaling specification (E2M1, E8M0) and the packers of the libraries that write the files.
+"""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["FP4", "decode", "expand", "fp4", "nibbles", "unpack"]
+
+FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of E2M1, by its last three bits; the first is the sign
+_FP4 = torch.tensor([*FP4, *(-value for value in FP4)])
+_FP4_PAIRS = torch.stack([_FP4.repeat(16), _FP4.repeat_interleave(16)], dim=1)  # by byte, the low nibble first
+# by byte: 2 to the power of (byte - 127); 255 means "not a number"
+_E8M0 = torch.tensor([2.0 ** (byte - 127) for byte in range(255)] + [float("nan")])
+
+
+def unpack(words: torch.Tensor, bits: int, n: int) -> torch.Tensor:
+    """Read whole numbers out of 32-bit words, each row one stream of bits, the lowest bit first.
+
+    Parameters
+    ----------
+    words : Tensor, (..., w), int32 or uint32
+    bits : int
+        Of each number, from 1 to 8; a number may straddle two words.
+    n : int
+        How many numbers a row holds; ``n * bits <= 32 * w``.
+
+    Returns
+    -------
+    Tensor, (..., n), uint8
+    """
+    mask = (1 << bits) - 1
+    if 32 % bits == 0:
+        shifts = torch.arange(0, 32, bits, dtype=torch.int32)
+        found = (words.view(torch.int32).unsqueeze(-1) >> shifts) & mask  # the sign that a shift draws in is masked
+        return found.to(torch.uint8).flatten(-2)[..., :n]
+    stream = words.view(torch.int32).long() & 0xFFFFFFFF
+    missing = -stream.shape[-1] % bits  # words, for 32 numbers fill as many words as each has bits
+    stream = torch.nn.functional.pad(stream, (0, missing + 1))
+    first = torch.arange(0, 32 * bits, bits)
+    groups = (stream.shape[-1] - 1) // bits
+    at = (torch.arange(groups)[:, None] * bits + first // 32).flatten()
+    shift = (first % 32).repeat(groups)
+    pair = stream[..., at] | stream[..., at + 1] << 32 if bits < 32 else stream[..., at]
+    return (pair >> shift & mask).to(torch.uint8)[..., :n]
+
+
+def nibbles(packed: torch.Tensor, *, high_first: bool = False) -> torch.Tensor:
+    """Return the two halves of each byte, 0 to 15: ``(..., k)`` uint8 to ``(..., 2 k)`` uint8."""
+    low, high = packed & 15, packed >> 4
+    return torch.stack([high, low] if high_first else [low, high], dim=-1).flatten(-2)
+
+
+def fp4(packed: torch.Tensor) -> torch.Tensor:
+    """Return the two E2M1 numbers of each byte, the low half first: ``(..., k)`` to ``(..., 2 k)`` float32."""
+    return _FP4_PAIRS[packed.view(torch.uint8).int()].flatten(-2)
+
+
+def decode(values: torch.Tensor) -> torch.Tensor:
+    """Return scales as float32: of a float type as they are, of E8M0 (also as plain bytes) as powers of two."""
+    if values.dtype in (torch.uint8, torch.float8_e8m0fnu):
+        return _E8M0[values.view(torch.uint8).int()]
+    return values.float()
+
+
+def expand(values: torch.Tensor, blocks: tuple[int, ...], shape: tuple[int, ...], start: int) -> torch.Tensor:
+    """Repeat each entry of a grid over its block, for the rows from `start` on.
+
+    Parameters
+    ----------
+    values : Tensor
+        One entry a block, as many dimensions as `shape`.
+    blocks : tuple of int
+        Length of a block along each dimension; the last block of a row may be shorter.
+    shape : tuple of int
+        Of the rows that are wanted: the first entry is their number, the others those of the whole weight.
+    start : int
+        Index of the first of these rows in the whole weight.
+    """
+    rows = torch.arange(start, start + shape[0]) // blocks[0]
+    values = values.index_select(0, rows)
+    for dim in range(1, len(shape)):
+        if blocks[dim] > 1 and values.shape[dim] > 1:
+            values = values.repeat_interleave(blocks[dim], dim)
+        if values.shape[dim] > 1:
+            values = values.narrow(dim, 0, shape[dim])
+    return values
