@@ -12,8 +12,8 @@ from pifi_probe.layers.frozen import FrozenLayer
 from tests.quantised import SCHEMES, Tensors, save_quantised
 
 
-def layer(spec: str | Path, **options: object) -> FrozenLayer:
-    found = pp.extract(f"{spec}[1]", **options)
+def layer(spec: str | Path, dtype: str = "auto") -> FrozenLayer:
+    found = pp.extract(f"{spec}[1]", dtype=dtype)
     assert isinstance(found, FrozenLayer)
     return found
 
@@ -24,7 +24,7 @@ def assert_holds(found: FrozenLayer, weights: Tensors, tolerance: float = 1e-6) 
     held = {name.partition(".layers.0.")[2]: tensor for name, tensor in found.state_dict().items()}
     assert held.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(held[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m)
+        assert torch.allclose(held[name], tensor, rtol=tolerance, atol=tolerance), name
 
 
 @pytest.mark.parametrize("name", SCHEMES)

@@ -122,8 +122,9 @@ class SafetensorsCheckpoint(ShardedCheckpoint):
     ) -> None:
         self._sources = sources
         self._tensors = _Tensors(sources, weight_map)
-        origin = {"identity": identity, "revision": revision, "licence": licence, "gated": gated}
-        super().__init__(config, self._tensors, **origin, numbers=numbers)
+        super().__init__(
+            config, self._tensors, identity=identity, revision=revision, licence=licence, gated=gated, numbers=numbers
+        )
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

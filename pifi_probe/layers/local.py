@@ -63,8 +63,8 @@ def _open_safetensors(
     config = read_config(folder)
     _require_files(folder, files)
     sources = {file: FileSource(folder / file) for file in files}
-    beside = {"licence": read_licence(folder), "numbers": read_numbers(folder)}
-    return SafetensorsCheckpoint(config, sources, identity, weight_map=weight_map, **beside)
+    licence, numbers = read_licence(folder), read_numbers(folder)
+    return SafetensorsCheckpoint(config, sources, identity, licence=licence, weight_map=weight_map, numbers=numbers)
 
 
 def _open_pickle(folder: Path, files: list[str], identity: str, allow_pickle: bool) -> Checkpoint:

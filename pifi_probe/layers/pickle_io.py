@@ -61,8 +61,9 @@ class PickleCheckpoint(ShardedCheckpoint):
                 self._stored[name] = tensor
                 dtype = STORED.get(tensor.dtype, str(tensor.dtype))
                 self._infos[name] = TensorInfo(name, dtype, tuple(tensor.shape), source, 0, tensor.nbytes)
-        origin = {"identity": identity, "revision": revision, "licence": licence, "gated": gated}
-        super().__init__(config, self._infos, **origin, numbers=numbers)
+        super().__init__(
+            config, self._infos, identity=identity, revision=revision, licence=licence, gated=gated, numbers=numbers
+        )
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

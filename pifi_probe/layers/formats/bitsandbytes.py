@@ -105,7 +105,7 @@ def _maxima(tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], block
         return stored.float() if stored.is_floating_point() else refuse("its maxima are codes without a table")
     size, offset = state.get("nested_blocksize"), state.get("nested_offset")
     table, nested = tensors["nested_map"].float().flatten(), tensors["nested"].float().flatten()
-    if type(size) is not int or size < 1 or type(offset) not in (int, float) or table.numel() != 256:
+    if type(size) is not int or size < 1 or not isinstance(offset, int | float) or table.numel() != 256:
         refuse("its nested maxima have no block size, offset or table of 256 numbers")
     if stored.dtype != torch.uint8 or nested.numel() != -(-tensors["scale"].numel() // size):
         refuse(f"{nested.numel()} nested maxima do not fit {tensors['scale'].numel()} in blocks of {size}")

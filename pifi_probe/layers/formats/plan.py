@@ -203,10 +203,10 @@ def _refuse_orphan(info: TensorInfo, infos: Mapping[str, TensorInfo], numbers: N
             if missing and (ending != each.packed or short):
                 beside.append((len(endings) - len(missing), each.name, ", ".join(missing)))
     if beside and not (info.name.endswith(".weight") and not short):
-        _, name, missing = max(beside)
+        _, name, lacks = max(beside)
         raise CheckpointError(
             f"{info.name!r} ({info.dtype}, shape {list(info.shape)}) belongs to a quantised weight, and "
-            f"{missing!r} is missing beside it (as {name} would have it)",
+            f"{lacks!r} is missing beside it (as {name} would have it)",
             where=info.source.name,
             next="download the model again, or tell its author",
         )

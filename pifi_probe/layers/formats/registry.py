@@ -110,5 +110,11 @@ class _Nowhere(ByteSource):
 
     name, size, bytes_read = "example", 0, 0
 
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(length)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer.cast("B")[:] = bytes(buffer.nbytes)
+
 
 _NOWHERE = _Nowhere()
