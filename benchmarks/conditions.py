@@ -2,7 +2,8 @@
 
 A frozen encoder, seven middle layers of a language model behind an interface aligned on unlabelled texts, and a linear
 readout; then each token alone, an interface that is not aligned, fewer layers, layers that are too early or too late.
-The record is `book/_studies/conditions.json`; chapter 20 and the figure on the first page read it.
+Sizes and seed are those of the study of aligned chains (`aligned.py`). The record is
+`book/_studies/conditions.json`; chapter 00b and the figure on the first page read it.
 
     python benchmarks/conditions.py            # about a quarter of an hour on two cores
     python benchmarks/conditions.py --quick    # tiny sizes: does it work at all?
@@ -38,7 +39,8 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path, default=OUT)
     chosen = options.parse_args()
-    sizes = {"n_train": 60, "n_test": 40, "n_align": 60} if chosen.quick else {"n_train": 1000, "n_test": 1500}
+    n = 60 if chosen.quick else 1500
+    sizes = {"n_train": n, "n_test": n, "n_align": min(n, 1000), "max_length": 64, "precision": "bf16"}
     task, found = pp.load_task(TASK), _kept(chosen.out)
     for layers, arms in CHAINS.items():
         if layers in found and not chosen.quick:

@@ -51,7 +51,15 @@ if "google.colab" in sys.modules:  # elsewhere the repository is already here
 
 def sources() -> list[Path]:
     """Return the sources in order."""
-    return sorted((NOTEBOOKS / "src").glob("[0-9][0-9]_*.py"))
+    return sorted((NOTEBOOKS / "src").glob("[0-9][0-9]*_*.py"))
+
+
+def number(source: Path) -> str:
+    """Return a chapter's number, ``"03"``, or ``"00b"`` of one that was put between two others.
+
+    Links, exercises, quizzes and records name chapters by number, so that a new one takes a letter and moves none.
+    """
+    return source.stem.split("_")[0]
 
 
 def target(source: Path) -> Path:
@@ -203,7 +211,7 @@ def main() -> int:
     options = parser.parse_args()
     stale = 0
     for source in sources():
-        if options.numbers and source.stem[:2] not in options.numbers:
+        if options.numbers and number(source) not in options.numbers:
             continue
         reason = why_stale(source)
         again = options.all or bool(options.numbers)

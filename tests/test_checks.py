@@ -103,6 +103,34 @@ MISTAKES = [
 ]
 
 
+def _copies(words: list[str]) -> str | None:
+    for place in range(len(words) - 2, -1, -1):
+        if words[place] == words[-1]:
+            return words[place + 1]
+    return None
+
+
+def test_mistakes_about_copying_are_named() -> None:
+    assert checks.check_next_word(_copies).passed
+    assert checks.check_next_word(lambda words: ...).status == "not attempted"
+    assert "*followed*" in checks.check_next_word(lambda words: words[-1]).message
+    first = checks.check_next_word(lambda words: words[1])
+    assert "the last word, not the first" in first.message
+    raising = checks.check_next_word(lambda words: words[words.index(words[-1]) + 1])
+    assert "return None" in raising.message
+
+
+def test_mistakes_about_an_effect_and_what_a_wiring_lacks_are_named() -> None:
+    assert checks.check_effect(lambda none, real, shuffled, random: real - max(none, shuffled, random)).passed
+    assert "Real first" in checks.check_effect(lambda n, real, s, r: max(n, s, r) - real).message
+    assert "Not their mean" in checks.check_effect(lambda n, real, s, r: real - (n + s + r) / 3).message
+    assert "No layer can be" in checks.check_effect(lambda n, real, s, r: real - max(s, r)).message
+    assert checks.check_lacking({"sequence", "middle", "alignment", "length"}).passed
+    assert "How many tokens" in checks.check_lacking({"middle"}).message
+    assert "no condition" in checks.check_lacking("norm").message
+    assert checks.check_lacking(...).status == "not attempted"
+
+
 @pytest.mark.parametrize(("check", "answer", "named"), MISTAKES)
 def test_a_likely_mistake_is_named(check: Any, answer: Any, named: str) -> None:
     report = check(answer)

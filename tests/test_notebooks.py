@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 IGNORE = "nbval-ignore-output"
 MOST_IGNORED = 0.15
 PARTS = (  # what every notebook holds, in this order
-    r"^# \d\d ",
+    r"^# \d\d[a-z]? ",
     r"\[Open in Colab\]",
     r"\*\*You will show that\*\*",
     r"\*\*After this notebook you can\*\*",
@@ -66,7 +66,15 @@ def _said(cell: NotebookNode) -> str:
 
 
 def test_there_are_sources() -> None:
-    assert [source.stem[:2] for source in SOURCES] == [f"{number:02d}" for number in range(len(SOURCES))]
+    whole = [number for number in map(script.number, SOURCES) if number.isdigit()]
+    assert whole == [f"{number:02d}" for number in range(len(whole))]
+    between = [number for number in map(script.number, SOURCES) if not number.isdigit()]
+    assert all(re.fullmatch(r"\d\d[b-z]", number) and number[:2] in whole for number in between)
+
+
+def test_the_book_has_the_chapters_in_their_order() -> None:
+    toc = (ROOT / "book" / "_toc.yml").read_text(encoding="utf-8")
+    assert re.findall(r"file: notebooks/(\S+)", toc) == [source.stem for source in SOURCES]
 
 
 @each_source
@@ -97,8 +105,8 @@ def test_every_part_of_the_template_is_there_in_order(source: Path) -> None:
 @each_source
 def test_the_first_cells_start_the_notebook_and_show_the_block(source: Path) -> None:
     code = "\n".join(cell.source for cell in _code(NOTEBOOKS[source]))
-    assert re.search(rf'checks\.start\(\s*"{source.stem[:2]}", seed=', code)
-    assert "checks.pifi_block(" in code and f'checks.quiz("{source.stem[:2]}")' in code
+    assert re.search(rf'checks\.start\(\s*"{script.number(source)}", seed=', code)
+    assert "checks.pifi_block(" in code and f'checks.quiz("{script.number(source)}")' in code
 
 
 @each_source
@@ -220,7 +228,7 @@ def test_links_lead_somewhere(source: Path) -> None:
 
 @each_source
 def test_every_quiz_question_has_one_right_answer_and_tells_why_others_are_wrong(source: Path) -> None:
-    file = ROOT / "pifi_probe" / "checks" / "quizzes" / f"{source.stem[:2]}.json"
+    file = ROOT / "pifi_probe" / "checks" / "quizzes" / f"{script.number(source)}.json"
     questions = json.loads(file.read_text(encoding="utf-8"))
     assert 3 <= len(questions) <= 5
     for question in questions:

@@ -33,7 +33,7 @@ def row(name: str) -> str:
     title, cells = _TITLE.search(text), _TABLE.search(text)
     assert title is not None and cells is not None, name
     exercises = len(re.findall(r'^# %%.*tags=\[.*"exercise".*\]', text, re.MULTILINE))
-    needs = re.sub(r"\]\((\d\d_)", r"](../notebooks/\1", cells[3])
+    needs = re.sub(r"\]\((\d\d[a-z]?_)", r"](../notebooks/\1", cells[3])
     return f"| [{title[1]}](../notebooks/{name}.ipynb) | {cells[1]} | {exercises} | {cells[2]} | {needs} |"
 
 

@@ -244,4 +244,4 @@ checks.quiz("00")
 # [control](../book/glossary.md#control) · [wiring](../book/glossary.md#wiring) ·
 # [interval](../book/glossary.md#interval)
 #
-# **Next:** [01 What a transformer layer does](01_what_a_layer_does.ipynb)
+# **Next:** [00b What a layer can do that no random layer can](00b_what_no_random_layer_can.ipynb)

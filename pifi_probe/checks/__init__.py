@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pifi_probe.checks.basics import check_spec, check_trained_parts
 from pifi_probe.checks.combining import check_majority_vote, check_mix, check_more_than_ensemble
+from pifi_probe.checks.copying import check_effect, check_lacking, check_next_word
 from pifi_probe.checks.costs import check_plugin_macs, check_slower, check_training_bytes
 from pifi_probe.checks.depths import check_f_statistic, check_regret, check_winners_loss
 from pifi_probe.checks.exams import check_chance, check_chosen, check_questions_needed
@@ -56,6 +57,7 @@ __all__ = [
     "check_clipped_precision",
     "check_control_for",
     "check_decoder_inputs",
+    "check_effect",
     "check_difference_of_differences",
     "check_fertility",
     "check_forgetting",
@@ -65,11 +67,13 @@ __all__ = [
     "check_gated_mlp",
     "check_group_sum",
     "check_index_from_end",
+    "check_lacking",
     "check_layer_bytes",
     "check_layer_share",
     "check_left_out_residuals",
     "check_log_volume",
     "check_majority",
+    "check_next_word",
     "check_one_token_attention",
     "check_p_value",
     "check_pifi_forward",
