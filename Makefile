@@ -79,6 +79,8 @@ results: $(READY)
 	$(RUN) book/_scripts/results.py
 	$(RUN) book/_scripts/aligned_page.py
 	$(RUN) book/_scripts/timings.py
+	$(RUN) book/_scripts/log.py
+	$(RUN) book/_scripts/weights.py
 
 book: $(READY)
 	$(RUN) book/_scripts/build.py

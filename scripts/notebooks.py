@@ -18,6 +18,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 
 import jupytext
 import nbformat
+import yaml
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -33,6 +35,8 @@ NOTEBOOKS = ROOT / "notebooks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REPOSITORY = PROJECT["urls"]["Repository"]
 TAG = f"v{PROJECT['version']}"
+LEDGER = "What speaks for the claims, and what against"
+QUIZ = re.compile(r"^## Quiz", re.MULTILINE)
 CELL_TIMEOUT = 120
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -77,10 +81,25 @@ def tags(cell: NotebookNode) -> list[str]:
     return list(cell.metadata.get("tags", []))
 
 
+def ledger(chapter: str) -> str:
+    """Return a chapter's claims as a section, from `notebooks/ledger.yaml`; empty where it has none."""
+    rows = yaml.safe_load((NOTEBOOKS / "ledger.yaml").read_text(encoding="utf-8")).get(chapter, [])
+    if not rows:
+        return ""
+    lines = [f"## {LEDGER}", "", "| claim | first evidence | or is it ...? | status |", "|---|---|---|---|"]
+    for row in rows:
+        others = "<br>".join(f"*{what}*: {excluded}" for what, excluded in row["alternatives"].items())
+        lines.append(f"| {row['claim']} | {row['evidence']} | {others} | **{row['status']}** |")
+    return "\n".join([*lines, "", ""])
+
+
 def build(source: Path) -> NotebookNode:
     """Return the full notebook of a source, without outputs."""
     parsed = jupytext.read(source, fmt="py:percent")
     cells = [_titled(parsed.cells[0], source), _colab_cell(), *map(_finished, parsed.cells[1:])]
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            cell.source = QUIZ.sub(lambda quiz: ledger(number(source)) + quiz[0], cell.source)
     for place, cell in enumerate(cells):
         cell.id = f"cell-{place:02d}"
     book = nbformat.v4.new_notebook(cells=cells, metadata=copy.deepcopy(METADATA))

@@ -135,6 +135,24 @@ def test_the_results_are_the_recorded_ones() -> None:
     assert results.page() == results.PAGE.read_text(encoding="utf-8"), "run make results"
 
 
+def test_the_log_says_what_the_records_say() -> None:
+    log = load("log")
+    text = log.PAGE.read_text(encoding="utf-8")
+    assert log.updated(text) == text, "run make results"
+    assert len(log.TRIED) == log.table().count("\n| ") and "| nan" not in log.table()
+
+
+def test_the_first_figure_is_drawn_from_the_records() -> None:
+    weights = load("weights")
+    kept = json.loads((weights.OUT / "weights.json").read_text(encoding="utf-8"))
+    assert kept == weights.drawn(), "run make results"
+    for theme in weights.THEMES:
+        assert (weights.OUT / f"weights-{theme}.svg").read_text(encoding="utf-8").startswith("<?xml")
+    readme, intro = ((weights.ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "book/intro.md"))
+    assert "weights-dark.svg" in readme and "weights-light.svg" in readme
+    assert "weights-dark.svg" in intro and "weights-light.svg" in intro
+
+
 @pytest.mark.slow
 def test_instructors_see_every_notebook_with_its_minutes() -> None:
     timings = load("timings")

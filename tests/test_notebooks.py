@@ -14,10 +14,12 @@ from types import ModuleType
 
 import nbformat
 import pytest
+import yaml
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).parent.parent
 IGNORE = "nbval-ignore-output"
+LEDGER = "What speaks for the claims, and what against"
 MOST_IGNORED = 0.15
 PARTS = (  # what every notebook holds, in this order
     r"^# \d\d[a-z]? ",
@@ -32,6 +34,7 @@ PARTS = (  # what every notebook holds, in this order
     r"\*\*Read\.\*\*",
     r"^## Exercises",
     r"^## What this does not show",
+    rf"^## {LEDGER}",
     r"^## Quiz",
     r"^## Summary",
     r"\*\*Words:\*\* .*glossary\.md#",
@@ -70,6 +73,16 @@ def test_there_are_sources() -> None:
     assert whole == [f"{number:02d}" for number in range(len(whole))]
     between = [number for number in map(script.number, SOURCES) if not number.isdigit()]
     assert all(re.fullmatch(r"\d\d[b-z]", number) and number[:2] in whole for number in between)
+
+
+def test_every_claim_says_what_else_it_could_be_and_how_it_stands() -> None:
+    ledger = yaml.safe_load((ROOT / "notebooks" / "ledger.yaml").read_text(encoding="utf-8"))
+    assert sorted(ledger) == sorted(map(script.number, SOURCES))
+    for row in (row for rows in ledger.values() for row in rows):
+        assert set(row) == {"claim", "evidence", "alternatives", "status"} and all(row.values())
+        assert all(what and excluded for what, excluded in row["alternatives"].items())
+        assert re.match(r"observed|supported|kept|narrowed|rejected|open|not ", row["status"])
+        assert not RESULT.search(str(row)), "numbers stay in the records"
 
 
 def test_the_book_has_the_chapters_in_their_order() -> None:

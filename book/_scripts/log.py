@@ -1,0 +1,143 @@
+"""Fill book/log.md: what was tried and what came of it, each number out of the record that the row names.
+
+python book/_scripts/log.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE = ROOT / "book" / "log.md"
+_BLOCK = re.compile(r"(<!-- log:begin -->\n).*?(<!-- log:end -->)", re.DOTALL)
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One row: an idea, the record that judged it, and how its outcome is read out of the record."""
+
+    idea: str
+    record: str
+    outcome: Callable[[Record], str]
+
+
+def finding(place: int) -> Callable[[Record], str]:
+    """Return how to say a finding of a recorded experiment."""
+
+    def said(record: Record) -> str:
+        found = record["findings"][place]
+        numbers = f"{found['measured']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}] {found['unit']}"
+        return f"{numbers}, {record['settings']['seeds']} seed(s): {found['verdict'].split(';')[0]}"
+
+    return said
+
+
+def density(record: Record) -> str:
+    """Say what single layers and fours add over their shuffled twins."""
+    rows = [row for row in record["rows"] if row["task"] == "movie-reviews" and row["LLM"].startswith("smollm2")]
+    found = {row["layers together"]: row["real - shuffled"] for row in rows}
+    return f"real minus shuffled, mnat: one layer {found['single 1']}, four neighbours {found['neighbours 4']}"
+
+
+def strategies(record: Record) -> str:
+    """Say what each cheap way to choose a layer loses against trying all."""
+    rows = {row["strategy"]: row["minus exhaustive (mnats)"] for row in record["rows"]}
+    return ", ".join(f"{name} {rows[name]}" for name in ("fast", "last", "middle", "greedy")) + " mnat after exhaustive"
+
+
+def control(layer: int) -> Callable[[Record], str]:
+    """Return how to say the accuracy around a layer in the positive control, in percent."""
+
+    def said(record: Record) -> str:
+        from pifi_probe.layers.control import PositiveControl
+
+        found = PositiveControl.from_dict(record["measurements"]["smollm2-135m"]["own states"]["control"])[layer]
+        share = {arm: f"{100 * found.accuracy(arm).mean:.1f}" for arm in found.correct}
+        return (
+            f"next words read: {share['real']} % behind it, {share['none']} % without it, {share['shuffled']} and "
+            f"{share['random']} % behind its twins, {share['one token']} % one token at a time"
+        )
+
+    return said
+
+
+def foreign(record: Record) -> str:
+    """Say the accuracy of the foreign code."""
+    from pifi_probe.layers.control import PositiveControl
+
+    found = PositiveControl.from_dict(record["measurements"]["smollm2-135m"]["foreign code"]["control"])
+    return found.answer.partition(": ")[2].rstrip(".")
+
+
+def condition(layers: str, arm: str) -> Callable[[Record], str]:
+    """Return how to say the points of a chain over the encoder alone."""
+
+    def said(record: Record) -> str:
+        rows = record["chains"][layers]["differences"]
+        wanted = {"metric": "accuracy", "a": arm, "b": "encoder", "n_labels": record["n_train"]}
+        (at,) = [i for i in range(len(rows["a"])) if all(rows[key][i] == value for key, value in wanted.items())]
+        mean, low, high = (100 * rows[key][at] for key in ("difference", "low", "high"))
+        return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] points over the encoder alone"
+
+    return said
+
+
+EXPERIMENTS = "book/_studies/experiments/{}/summary.json"
+CONTROL, CONDITIONS = "benchmarks/results/control.json", "book/_studies/conditions.json"
+TRIED = (
+    Tried(
+        "Every layer has its say: which one is best by cheap scores?", "benchmarks/results/selection.json", strategies
+    ),
+    Tried("The last layer instead of an early one", EXPERIMENTS.format("layer-position"), finding(0)),
+    Tried("The last layer instead of a random one of its shape", EXPERIMENTS.format("layer-position"), finding(3)),
+    Tried("PiFi's wiring against the encoder alone, film reviews", EXPERIMENTS.format("frozen-vs-tuned"), finding(1)),
+    Tried("The frozen layer instead of a tuned one", EXPERIMENTS.format("frozen-vs-tuned"), finding(0)),
+    Tried("Domain shift, tweets, against an encoder with a tuned rate", EXPERIMENTS.format("domain-shift"), finding(2)),
+    Tried("Domain shift, tweets, against a random layer", EXPERIMENTS.format("domain-shift"), finding(3)),
+    Tried("Exams: knowledge of the layer against a random one", EXPERIMENTS.format("hard-benchmarks"), finding(1)),
+    Tried("A multilingual donor for Korean reviews", EXPERIMENTS.format("language-alignment"), finding(0)),
+    Tried("A layer between encoder and decoder, written text", EXPERIMENTS.format("nlg"), finding(0)),
+    Tried("A decoder as the small model", EXPERIMENTS.format("decoder-as-slm"), finding(1)),
+    Tried("What a layer's function adds to the encoder's vectors", "benchmarks/results/density.json", density),
+    Tried("Repeated random words, layer 18 on its own states", CONTROL, control(18)),
+    Tried("Repeated random words, layer 29, the paper's choice", CONTROL, control(29)),
+    Tried("A foreign code through one ridge regression", CONTROL, foreign),
+    Tried("Film reviews: layers 8 to 14 behind an aligned interface", CONDITIONS, condition("8-14", "real")),
+    Tried("The same, shuffled twin", CONDITIONS, condition("8-14", "shuffled")),
+    Tried("The same, random twin", CONDITIONS, condition("8-14", "random")),
+    Tried("The same, interface without a layer", CONDITIONS, condition("8-14", "interface")),
+    Tried("The same, one token at a time", CONDITIONS, condition("8-14", "one token")),
+    Tried("The same, interface not aligned", CONDITIONS, condition("8-14", "unaligned")),
+    Tried("Shorter: layers 12 to 14", CONDITIONS, condition("12-14", "real")),
+    Tried("Shorter: layer 14", CONDITIONS, condition("14", "real")),
+    Tried("Too early: layers 0 to 6", CONDITIONS, condition("0-6", "real")),
+    Tried("Too late: layers 23 to 29", CONDITIONS, condition("23-29", "real")),
+)
+
+
+def table() -> str:
+    """Return the table, oldest record first."""
+    rows = []
+    for tried in TRIED:
+        record = json.loads((ROOT / tried.record).read_text(encoding="utf-8"))
+        made = record.get("provenance", record)
+        commit = (made.get("git") or {}).get("commit", "")[:7]
+        cells = (made["date"][:10], tried.idea, tried.outcome(record), f"`{tried.record}`, {commit}")
+        rows.append("| " + " | ".join(cells) + " |")
+    head = "| recorded | idea | what came of it | record, commit |\n|---|---|---|---|\n"
+    return head + "\n".join(sorted(rows, key=lambda row: row[2:12]))
+
+
+def updated(text: str) -> str:
+    """Return the page with the table between its markers."""
+    return _BLOCK.sub(lambda match: f"{match[1]}{table()}\n{match[2]}", text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
