@@ -229,3 +229,66 @@ def test_a_frozen_trial_that_was_left_off_leaves_nothing_behind(tmp_path: Path, 
     assert len(asked) == 4, "it went on after it was told to stop"
     again = made.evaluate(candidate, "frozen", 0, go_on)
     assert math.isfinite(again.value) and len(asked) == 4, "the paused trial is still asked"
+
+
+# --- aligned chains -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PiFiEvaluator]:
+    folder = tmp_path_factory.mktemp("aligned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIFI_PROBE_CACHE", str(folder / "cache"))
+        patch.setenv("PIFI_PROBE_FEATURES", str(folder / "features"))
+        bert, llm = str(slm.tiny_slm_folder(folder / "slm")), tiny.tiny_checkpoint("llama", folder / "llm")
+        slm.tiny_tokenizer().save_pretrained(llm)
+        yield PiFiEvaluator(Parts(TASK, bert, (str(llm),), "aligned", RECIPE))
+
+
+def chain(made: PiFiEvaluator, control: str | None = None) -> Candidate:
+    return Candidate(tuple(f"{made.parts.llms[0]}[{i}]" for i in (1, 2)), design="serial", control=control)
+
+
+@pytest.mark.parametrize("control", [None, "linear", "random", "shuffled"])
+def test_a_chain_and_its_twins_run_on_the_cheap_rungs(aligned: PiFiEvaluator, control: str | None) -> None:
+    first, again = (aligned.evaluate(chain(aligned, control), "frozen", 0, go_on) for _ in range(2))
+    assert math.isfinite(first.value) and first.value == again.value and first.accuracy is not None
+    assert (aligned.evaluate(chain(aligned, control), "estimator", 0, go_on).value == 0) == (control is not None)
+
+
+def test_the_frozen_rung_of_a_chain_beats_chance_where_the_words_decide(aligned: PiFiEvaluator) -> None:
+    vanilla = aligned.evaluate(Candidate((), control="vanilla"), "frozen", 0, go_on)
+    assert vanilla.accuracy is not None and vanilla.accuracy > 0.6
+
+
+def test_a_chain_is_trained_in_full_as_plug_in_makes_it(aligned: PiFiEvaluator) -> None:
+    outcome = aligned.evaluate(chain(aligned), "full", 0, go_on)
+    assert outcome.result is not None and outcome.result["label"].startswith("aligned: ")
+
+
+def test_rungs_that_know_no_chains_say_so(aligned: PiFiEvaluator) -> None:
+    for candidate, rung in ((chain(aligned), "last-block"), (replace(chain(aligned), design=ONE_SHOT), "frozen")):
+        with pytest.raises(SearchError, match="does not know aligned chains"):
+            aligned.evaluate(candidate, rung, 0, go_on)
+
+
+def test_a_search_for_a_chain_ranks_all_by_their_headroom_and_trains_the_best(
+    aligned: PiFiEvaluator, tmp_path: Path
+) -> None:
+    study = pp.search(
+        TASK,
+        aligned.parts.slm,
+        aligned.parts.llms[0],
+        wiring="aligned",
+        strategy="span",
+        max_length=2,
+        budget="20",
+        seeds=1,
+        recipe=RECIPE.replace(epochs=1),
+        study=None,
+        confirm=False,
+    )
+    rungs = [trial.rung for trial in study.trials]
+    assert rungs.count("estimator") == 5 and "frozen" in rungs and rungs.count("full") == 2
+    with pytest.raises(SearchError, match="one chain"):
+        pp.search(TASK, aligned.parts.slm, aligned.parts.llms[0], wiring="aligned", max_length=2, designs=("mix",))

@@ -13,7 +13,7 @@ from pifi_probe.bounds import refuse_absurd_entries
 from pifi_probe.errors import PlugInError
 from pifi_probe.pretrained import harmless_entries
 
-__all__ = ["COMBINATIONS", "CONTROLS", "WIRINGS", "PiFiConfig"]
+__all__ = ["COMBINATIONS", "CONTROLS", "POOLED_WIRINGS", "WIRINGS", "PiFiConfig"]
 
 WIRINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -40,6 +40,7 @@ WIRINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
+POOLED_WIRINGS = tuple(name for name, modes in WIRINGS.items() if modes["feed"] == "pooled")
 CONTROLS = ("vanilla", "linear", "random", "shuffled", "unfrozen", "mlp")
 COMBINATIONS = ("serial", "gated-serial", "mix", "unshared", "gated")
 _CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(

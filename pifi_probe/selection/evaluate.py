@@ -10,6 +10,8 @@ rung           what runs
 "full"         everything, as the recipe says
 =============  =====================================================================================
 
+For ``wiring="aligned"`` the first two are those of `pifi_probe.selection.aligned`.
+
 All rungs of one seed share their random numbers between candidates: new weights, order of the data and dropout.
 Candidates are compared by the negative log-likelihood on the validation split. "frozen" and "full" also record the
 test split, which only the confirmation reads.
@@ -17,6 +19,7 @@ test split, which only the confirmation reads.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import tempfile
 import time
@@ -37,6 +40,7 @@ from pifi_probe.probing.frozen_arms import CONTROLS as FROZEN_CONTROLS
 from pifi_probe.probing.frozen_arms import Arm, make_tail
 from pifi_probe.probing.frozen_slm import frozen_slm
 from pifi_probe.probing.gains import beside
+from pifi_probe.selection.aligned import AlignedRungs
 from pifi_probe.selection.cached import cut
 from pifi_probe.selection.estimate import Measure
 from pifi_probe.selection.one_shot import train_one_shot
@@ -96,9 +100,10 @@ class PiFiEvaluator:
         PifiProbeError
             Whatever a run can raise.
         """
+        aligned = self.parts.wiring == "aligned"
         rungs: dict[str, Callable[[Candidate, int, Stop], Outcome]] = {
             "estimator": self._estimator,
-            "frozen": self._frozen if self._is_plain(candidate) else self._frozen_model,
+            "frozen": self._frozen if self._is_plain(candidate) or aligned else self._frozen_model,
             "last-block": self._last_block,
             "short": self._short,
             "full": self._full,
@@ -108,6 +113,12 @@ class PiFiEvaluator:
         _leave_if(stop)
         since = time.perf_counter()
         one_shot = candidate.design == ONE_SHOT
+        if aligned and (one_shot or rung == "last-block"):
+            raise SearchError(
+                f"{'one-shot training' if one_shot else 'the rung last-block'} does not know aligned chains",
+                where=candidate.label,
+                next='use strategy="span", "exhaustive" or "random"',
+            )
         outcome = self._one_shot(candidate, seed, stop) if one_shot else rungs[rung](candidate, seed, stop)
         return replace(outcome, cost=self.cost(candidate, rung), seconds=time.perf_counter() - since)
 
@@ -117,7 +128,17 @@ class PiFiEvaluator:
 
     # Rungs
 
+    @functools.cached_property
+    def _aligned(self) -> AlignedRungs:
+        return AlignedRungs(self.parts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what another process computes for itself."""
+        return {"parts": self.parts, "plain": self.plain}
+
     def _estimator(self, candidate: Candidate, seed: int, stop: Stop) -> Outcome:
+        if self.parts.wiring == "aligned":
+            return Outcome(-self._aligned.promise(candidate))
         if not self._is_plain(candidate):
             raise SearchError(
                 "the training-free rung scores single layers only", where=candidate.label, next='begin at "frozen"'
@@ -135,6 +156,8 @@ class PiFiEvaluator:
         return Outcome(-logme(features, train.labels))
 
     def _frozen(self, candidate: Candidate, seed: int, stop: Stop) -> Outcome:
+        if self.parts.wiring == "aligned":
+            return self._scored(candidate, "frozen", *self._aligned.frozen(candidate, seed))
         train, scored = self.parts.vectors
         arm = self.parts.arm(candidate, seed)
         (run,) = frozen_slm(

@@ -35,7 +35,7 @@ def search(
     wiring: str = "matched",
     layers: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     max_length: int = 1,
-    designs: Sequence[str] = ("mix",),
+    designs: Sequence[str] | None = None,
     modes: Sequence[Mapping[str, object]] = (),
     recipe: Recipe | None = None,
     study: str | Path | None = "s.db",
@@ -67,13 +67,14 @@ def search(
         confirmation comes on top.
     seeds : int
         For each candidate of a sweep, and fresh ones for the confirmation.
-    wiring : {"matched", "paper"}
+    wiring : {"matched", "paper", "aligned"}
+        ``"aligned"``: chains of up to `max_length` neighbours; ``strategy="span"`` is made for them.
     layers : list of int, or mapping from model to one, optional
         Only these; negative indices count from the end.
     max_length : int
         The most layers in a combination.
-    designs : sequence of str
-        Of combinations; see `Space`.
+    designs : sequence of str, optional
+        Of combinations; see `Space`. None: "mix", and "serial" for aligned chains.
     modes : sequence of mappings
         Alternatives to choose between, such as ``[{}, {"feed": "sequence"}]``; empty: the wiring as it is.
     recipe : Recipe, optional
@@ -126,6 +127,9 @@ def search(
     from pifi_probe.training.recipe import Recipe
 
     recipe = recipe if recipe is not None else Recipe()
+    designs = designs if designs is not None else ("serial",) if wiring == "aligned" else ("mix",)
+    if wiring == "aligned" and max_length > 1 and tuple(designs) != ("serial",):
+        raise SearchError("aligned layers are one chain", where="designs", next='use designs=("serial",)')
     space = make_space(llm, layers, max_length, designs, modes)
     settings = Settings.of(
         task,

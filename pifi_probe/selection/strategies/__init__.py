@@ -12,10 +12,27 @@ from pifi_probe.selection.strategies.one_shot import OneShot
 from pifi_probe.selection.strategies.optuna_samplers import NSGA2, TPE
 from pifi_probe.selection.strategies.plain import Exhaustive, Fast, Last, Middle, Random, TwoThirds
 from pifi_probe.selection.strategies.sets import Auto, Greedy, Halving
+from pifi_probe.selection.strategies.span import Span
 
 __all__ = ["STRATEGIES", "make_strategy"]
 
-_ALL = (Auto, Fast, Last, TwoThirds, Middle, Random, Grid, Exhaustive, Halving, Thompson, Greedy, OneShot, TPE, NSGA2)
+_ALL = (
+    Auto,
+    Fast,
+    Last,
+    TwoThirds,
+    Middle,
+    Random,
+    Grid,
+    Exhaustive,
+    Halving,
+    Thompson,
+    Greedy,
+    OneShot,
+    TPE,
+    NSGA2,
+    Span,
+)
 STRATEGIES: dict[str, type[Base]] = {kind.name: kind for kind in _ALL}
 
 
