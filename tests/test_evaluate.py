@@ -272,6 +272,7 @@ def test_rungs_that_know_no_chains_say_so(aligned: PiFiEvaluator) -> None:
             aligned.evaluate(candidate, rung, 0, go_on)
 
 
+@pytest.mark.slow
 def test_a_search_for_a_chain_ranks_all_by_their_headroom_and_trains_the_best(
     aligned: PiFiEvaluator, tmp_path: Path
 ) -> None:
