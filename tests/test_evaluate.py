@@ -291,5 +291,9 @@ def test_a_search_for_a_chain_ranks_all_by_their_headroom_and_trains_the_best(
     )
     rungs = [trial.rung for trial in study.trials]
     assert rungs.count("estimator") == 5 and "frozen" in rungs and rungs.count("full") == 2
+
+
+def test_aligned_layers_are_one_chain_and_a_refused_search_leaves_no_study(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="one chain"):
-        pp.search(TASK, aligned.parts.slm, aligned.parts.llms[0], wiring="aligned", max_length=2, designs=("mix",))
+        pp.search(TASK, "x", "y", wiring="aligned", max_length=2, designs=("mix",), study=tmp_path / "s.db")
+    assert not list(tmp_path.iterdir())

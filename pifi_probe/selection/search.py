@@ -116,6 +116,9 @@ def search(
     """
     amount = Budget.parse(budget)
     make_executor(executor, workers)  # its name and number are checked before anything slow
+    designs = designs if designs is not None else ("serial",) if wiring == "aligned" else ("mix",)
+    if wiring == "aligned" and max_length > 1 and tuple(designs) != ("serial",):
+        raise SearchError("aligned layers are one chain", where="designs", next='use designs=("serial",)')
     store = Store.open(study)
     if not resume and store.records():
         raise SearchError(
@@ -127,9 +130,6 @@ def search(
     from pifi_probe.training.recipe import Recipe
 
     recipe = recipe if recipe is not None else Recipe()
-    designs = designs if designs is not None else ("serial",) if wiring == "aligned" else ("mix",)
-    if wiring == "aligned" and max_length > 1 and tuple(designs) != ("serial",):
-        raise SearchError("aligned layers are one chain", where="designs", next='use designs=("serial",)')
     space = make_space(llm, layers, max_length, designs, modes)
     settings = Settings.of(
         task,
