@@ -45,12 +45,14 @@ class Scheme:
 
 def stream(rows: np.ndarray, bits: int) -> torch.Tensor:
     """Pack each row of small numbers into 32-bit words, the lowest bit first."""
-    n, k = rows.shape
+    *before, k = rows.shape
+    rows = rows.reshape(-1, k)
+    n = len(rows)
     flags = (rows[:, :, None].astype(np.uint32) >> np.arange(bits)) & 1
     flags = flags.reshape(n, k * bits)
     flags = np.pad(flags, ((0, 0), (0, -flags.shape[1] % 32)))
     words = (flags.reshape(n, -1, 32).astype(np.uint64) << np.arange(32, dtype=np.uint64)).sum(-1).astype(np.uint32)
-    return torch.from_numpy(words.view(np.int32).copy())
+    return torch.from_numpy(words.view(np.int32).copy()).reshape(*before, -1)
 
 
 def pairs(codes: torch.Tensor, *, high_first: bool = False) -> torch.Tensor:
@@ -385,6 +387,9 @@ def is_packed(name: str, tensor: torch.Tensor) -> bool:
     return ".layers." in name and tensor.dim() == 2 and name.endswith(".weight") and "norm" not in name
 
 
+USUAL = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16, "num_hidden_layers": 2}
+
+
 @functools.cache
 def _state(family: str, **sizes: int) -> Tensors:
     return {name: tensor.detach() for name, tensor in tiny_model(family, **sizes).state_dict().items()}
@@ -396,13 +401,16 @@ def save_quantised(
     family: str = "llama",
     *,
     chosen: Callable[[str, torch.Tensor], bool] = is_packed,
-    **overrides: int,
+    change: Callable[[Tensors], Tensors] = dict,
+    sizes: Mapping[str, int] = USUAL,
 ) -> Tensors:
-    """Save a tiny model of two layers in a format; return the float32 weights that it stands for, by name."""
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16, "num_hidden_layers": 2} | overrides
+    """Save a tiny model of two layers in a format; return the float32 weights that it stands for, by name.
+
+    `change` renames or splits weights before they are packed; `sizes` replaces the usual ones.
+    """
     stored: Tensors = {}
     plain: Tensors = {}
-    for name, tensor in _state(family, **sizes).items():
+    for name, tensor in change(_state(family, **sizes)).items():
         if chosen(name, tensor):
             packed, value = scheme.pack(name, tensor)
             stored |= packed

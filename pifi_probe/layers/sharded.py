@@ -13,7 +13,7 @@ from transformers import MODEL_MAPPING, PretrainedConfig
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, LayerIndexError
 from pifi_probe.layers.families import FAMILIES
-from pifi_probe.layers.formats import Contents, Numbers, Plan, make_plan
+from pifi_probe.layers.formats import Contents, Numbers, Plan, arrange, make_plan
 from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be
 
 __all__ = ["ShardedCheckpoint", "check_finite", "check_index", "decoder_prefix"]
@@ -133,7 +133,8 @@ class ShardedCheckpoint(ABC):
         for info in plan.plain:
             with dropping_what_cannot_be(info.source):
                 check_finite(info.name, stored[info.name], info.source.name)
-        return plan.weights(stored, dtype or plan.dtype(self.config.dtype))
+        weights = plan.weights(stored, dtype or plan.dtype(self.config.dtype))
+        return arrange(weights, plan.packed, self.config.model_type)
 
     def read_stem(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """Read what the decoder has outside of its layers, embeddings above all; the language-model head never.

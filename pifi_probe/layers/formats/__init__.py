@@ -10,6 +10,7 @@ from pifi_probe.layers.formats import (  # noqa: F401  (each registers its own)
     scaled,
     torchao,
 )
+from pifi_probe.layers.formats.arrange import arrange
 from pifi_probe.layers.formats.base import Example, Format, Numbers, Packed
 from pifi_probe.layers.formats.plan import Contents, Plan, make_plan
 from pifi_probe.layers.formats.registry import find_packed, formats, register_format
@@ -21,6 +22,7 @@ __all__ = [
     "Numbers",
     "Packed",
     "Plan",
+    "arrange",
     "find_packed",
     "formats",
     "make_plan",

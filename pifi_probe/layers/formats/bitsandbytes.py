@@ -27,6 +27,7 @@ _MOST_STATE = 1 << 14  # bytes of JSON
 class _FourBit(Format):
     packed = becomes = ""
     optional: ClassVar[Mapping[str, str]] = {"nested_map": ".nested_quant_map", "nested": ".nested_absmax"}
+    scales = ("scale", "nested")
     linear = True
 
     def fits(self, weight: Packed) -> bool:

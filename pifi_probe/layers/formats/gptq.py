@@ -82,8 +82,8 @@ class Gptq(Format):
     def _group_size(self, weight: Packed, inputs: int) -> int:
         groups = weight.size("scale")[0]
         stated = weight.numbers.whole("group_size")
-        if stated is not None and -(-inputs // stated) == groups:
-            return stated  # the last group may be shorter
+        if stated is not None and (-(-inputs // stated) == groups or not weight.numbers.settings.get("dynamic")):
+            return stated  # the last group may be shorter; "dynamic" gives some modules groups of another size
         return max(-(-inputs // max(groups, 1)), 1)
 
     def _bits(self, weight: Packed) -> int:

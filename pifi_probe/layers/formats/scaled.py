@@ -51,9 +51,11 @@ def blocks_of(shape: tuple[int, ...], grid: tuple[int, ...], stated: tuple[int, 
         fitting = [b for b in blocks if -(-size // b) == count]
         if count == size:
             sizes.append(1)
-        elif count == 1:
+        elif fitting and blocks[0] == fitting[0]:
+            sizes.append(fitting[0])
+        elif count == 1 and (stated is None or at < 0 or grid[-2] == shape[-2]):
             sizes.append(max(size, 1))
-        elif fitting:
+        elif fitting and stated is None:
             sizes.append(fitting[0])
         elif at == 1 and sizes[-1] == 1 and size % count == 0 and (stated is None or stated[1] == size // count):
             sizes.append(size // count)  # groups along a row, which fill it
@@ -93,7 +95,7 @@ class Scaled(Format):
             refuse("the weight is a single number")
         for role in ("scale", "zero"):
             if role in weight.parts:
-                blocks_of(shape, self.grid(weight, role), _stated(weight))
+                self.blocks(weight, role)
         return shape
 
     def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
@@ -108,14 +110,17 @@ class Scaled(Format):
     def _spread(
         self, weight: Packed, tensors: Mapping[str, torch.Tensor], role: str, part: tuple[int, ...], start: int
     ) -> torch.Tensor:
-        grid = self.grid(weight, role)
-        blocks = blocks_of(weight.size("packed"), grid, _stated(weight))
         values = tensors[role].float() if role == "zero" else decode(tensors[role])
-        return expand(values.reshape(grid), blocks, part, start)
+        return expand(values.reshape(self.grid(weight, role)), self.blocks(weight, role), part, start)
+
+    def blocks(self, weight: Packed, role: str = "scale") -> tuple[int, ...]:
+        """Return the length of a block along each dimension; one number for all needs no statement."""
+        stated = None if weight.size(role) in ((), (1,)) else _stated(weight)
+        return blocks_of(weight.size("packed"), self.grid(weight, role), stated)
 
     def label(self, weight: Packed) -> str:
         """Say how many weights share a scale."""
-        blocks = blocks_of(weight.size("packed"), self.grid(weight), _stated(weight))
+        blocks = self.blocks(weight)
         whole = all(b == max(size, 1) for b, size in zip(blocks, weight.size("packed"), strict=True))
         kind = "int8" if weight.dtype("packed") == "I8" else "fp8"
         kind = "mxfp8" if kind == "fp8" and blocks[-1] == 32 else kind

@@ -1,0 +1,239 @@
+"""What cannot be a quantised weight is one line that names the tensor, its file and what to do."""
+
+from __future__ import annotations
+
+import math
+import resource
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pifi_probe.errors import CheckpointError, PifiProbeError, UnsupportedFormatError
+from pifi_probe.layers.formats import Example, Format, Numbers, formats, make_plan, register_format
+from pifi_probe.layers.formats.plan import Plan
+from tests.quantised import SCHEMES, Tensors
+from tests.test_format_cases import infos_of
+
+NAME = "m.layers.1.up_proj.weight"
+EXAMPLES = settings(
+    max_examples=300,
+    derandomize=True,
+    database=None,
+    deadline=timedelta(seconds=10),
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def packed(scheme: str) -> tuple[Tensors, Numbers]:
+    weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(1))
+    return SCHEMES[scheme].pack(NAME, weight)[0], Numbers(SCHEMES[scheme].settings)
+
+
+def read(tensors: Mapping[str, torch.Tensor], numbers: Numbers) -> Tensors:
+    plan: Plan = make_plan(infos_of(dict(tensors)), numbers, "checkpoint")
+    return plan.weights(dict(tensors), torch.float32)
+
+
+def refused(tensors: Mapping[str, torch.Tensor], numbers: Numbers) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read(tensors, numbers)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "where: memory" in line
+    assert "next: " in line
+    return line
+
+
+def companions(tensors: Tensors) -> list[str]:
+    optional = ("input_scale", "input_global_scale", "weight_format", "nested_absmax", "nested_quant_map")
+    return [name for name in tensors if not name.endswith(optional)]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_missing_companion_is_named(scheme: str) -> None:
+    tensors, numbers = packed(scheme)
+    names = companions(tensors)
+    optional = ("g_idx", "zero_point")
+    for gone in names:
+        if not gone.endswith(optional):
+            line = refused({name: tensor for name, tensor in tensors.items() if name != gone}, numbers)
+            assert any(name in line for name in names)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_scales_that_are_nan_infinite_or_zero_are_refused(scheme: str) -> None:
+    tensors, numbers = packed(scheme)
+    scales = [
+        name
+        for name, tensor in tensors.items()
+        if name.endswith(("scale", "scale_inv", "scales", "scale_2", "absmax", "SCB", "qscale_weight"))
+        and not name.endswith(("input_scale", "input_global_scale"))
+        and tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
+    ]
+    for name in scales:
+        for value in (math.nan, math.inf, 0.0):
+            bad = tensors[name].float().clone()
+            if "gemv" in scheme or value == 0.0:
+                bad[...] = value
+            else:
+                bad.view(-1)[-1] = value
+            if tensors[name].dtype == torch.float8_e4m3fn and math.isinf(value):
+                continue  # the type has none
+            refused(tensors | {name: bad.to(tensors[name].dtype)}, numbers)
+
+
+def test_one_scale_of_zero_is_refused_over_weights_and_taken_over_zeros() -> None:
+    tensors, numbers = packed("fp8")
+    weight, scale = tensors[NAME], tensors[NAME + "_scale_inv"]
+    weight, scale = torch.cat([weight.float()] * 4).to(weight.dtype), torch.cat([scale] * 2)
+    scale[0] = 0.0
+    assert "zero over weights" in refused({NAME: weight, NAME + "_scale_inv": scale}, numbers)
+    silent = weight.float()
+    silent[:128] = 0
+    found = read({NAME: silent.to(weight.dtype), NAME + "_scale_inv": scale}, numbers)[NAME]
+    assert not found[:128].any()
+    assert found[128:].any()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_scale_of_another_shape_is_refused(scheme: str) -> None:
+    tensors, numbers = packed(scheme)
+    one_for_all = all(tensor.numel() == 1 for name, tensor in tensors.items() if name != NAME)
+    for name, tensor in tensors.items():
+        if name == NAME and one_for_all:
+            continue  # any shape of the weight fits
+        if name.endswith(("input_scale", "input_global_scale", "weight_format", "_shape")) or "quant_state" in name:
+            continue
+        longer = torch.cat([tensor.reshape(-1).view(torch.uint8)] * 3).view(tensor.dtype)
+        line = refused(tensors | {name: longer.reshape(3, *tensor.shape).flatten(0, min(1, tensor.dim()))}, numbers)
+        assert NAME.removesuffix("weight") in line
+
+
+changes = st.tuples(
+    st.integers(0, 9), st.sampled_from(["cut", "turn", "type", "bytes", "drop", "flat"]), st.integers(0)
+)
+
+
+@EXAMPLES
+@given(st.sampled_from(sorted(SCHEMES)), changes)
+def test_an_altered_weight_gives_an_error_of_our_own_or_finite_numbers(
+    scheme: str, change: tuple[int, str, int]
+) -> None:
+    tensors, numbers = packed(scheme)
+    at, how, n = change
+    name = sorted(tensors)[at % len(tensors)]
+    tensors[name] = _altered(tensors[name], how, n)
+    if how == "drop":
+        del tensors[name]
+    try:
+        found = read(tensors, numbers)
+    except PifiProbeError as error:
+        assert "\n" not in str(error)
+        return
+    assert all(bool(torch.isfinite(tensor.float()).all()) for tensor in found.values() if tensor.is_floating_point())
+
+
+def _altered(tensor: torch.Tensor, how: str, n: int) -> torch.Tensor:
+    if how == "cut" and tensor.dim():
+        return tensor[: n % len(tensor)].contiguous()
+    if how == "turn" and tensor.dim() == 2:
+        return (
+            tensor.view(torch.uint8 if tensor.dtype.itemsize == 1 else tensor.dtype).T.contiguous().view(tensor.dtype)
+        )
+    if how == "type":
+        return tensor.reshape(-1).view(torch.uint8).reshape(*tensor.shape, -1).flatten(-2) if tensor.dim() else tensor
+    if how == "flat":
+        return tensor.reshape(-1)
+    if how == "bytes" and tensor.numel():
+        raw = tensor.clone().reshape(-1).view(torch.uint8)
+        raw[n % len(raw)] = n // 7 % 256
+        return raw.view(tensor.dtype).reshape(tensor.shape)
+    return tensor
+
+
+def test_a_shape_that_the_bytes_do_not_fill_allocates_nothing() -> None:
+    tensors, numbers = packed("compressed-tensors int4")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(tensors | {NAME + "_shape": torch.tensor([1 << 20, 1 << 20])}, numbers)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+LAYOUTS: dict[str, Callable[[], tuple[Tensors, dict[str, object]]]] = {
+    "Marlin": lambda: ({"m.B": torch.ones(2, 2, dtype=torch.int32), "m.s": torch.ones(2, 2)}, {}),
+    "marlin-24": lambda: ({"m.scale_packed": torch.ones(2, 2), "m.meta": torch.ones(2, 2, dtype=torch.int16)}, {}),
+    "sparse-24": lambda: ({"m.bitmask": torch.ones(2, 2, dtype=torch.uint8), "m.compressed": torch.ones(4)}, {}),
+    "tile-packed": lambda: (
+        {"m._weight_qdata": torch.ones(1, 1, 1, 1, dtype=torch.int32), "m._weight_scale_and_zero": torch.ones(1, 1, 2)},
+        {},
+    ),
+    "HQQ": lambda: ({"m.W_q": torch.ones(2, 2, dtype=torch.uint8)}, {}),
+    "exllama": lambda: (packed("awq")[0], {"quant_method": "awq", "version": "exllama"}),
+    "GEMV_FAST": lambda: (packed("awq")[0], {"quant_method": "awq", "version": "gemv_fast"}),
+    "gptq_p": lambda: (packed("gptq 4-bit")[0], {"quant_method": "gptq", "checkpoint_format": "gptq_p"}),
+    "Gemma": lambda: (
+        {NAME: torch.ones(4, 4, dtype=torch.uint8), NAME + "_scale": torch.ones(4, 1)},
+        {"quant_method": "gemma"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_for_gpu_kernels_is_refused_by_its_name(name: str) -> None:
+    tensors, stated = LAYOUTS[name]()
+    with pytest.raises(UnsupportedFormatError, match=name):
+        read(tensors, Numbers(stated))
+
+
+class Doubled(Format):
+    """A format of a user: half the weight."""
+
+    name, packed, becomes = "halves", "half", "weight"
+    companions = {"scale": "factor"}
+
+    def fits(self, weight: object) -> bool:
+        return True
+
+    def shape(self, weight: object, tensors: object) -> tuple[int, ...]:
+        return weight.size("packed")  # type: ignore[attr-defined]
+
+    def rows(self, weight: object, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
+        return tensors["packed"][start:stop].float() * tensors["scale"].float()
+
+    def example(self) -> Example:
+        return Example({"m.half": torch.ones(2, 2), "m.factor": torch.tensor(2.0)}, torch.full((2, 2), self.expected))
+
+    expected = 2.0
+
+
+def test_a_format_is_one_class_and_tried_when_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pifi_probe.layers.formats.registry._FORMATS", list(formats()))
+    register_format(Doubled)
+    found = read({"a.half": torch.ones(3, 2), "a.factor": torch.tensor(5.0), "a.bias": torch.ones(3)}, Numbers())
+    assert torch.equal(found["a.weight"], torch.full((3, 2), 5.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"expected": 3.0}, "does not give the weight of its example"),
+        ({"name": ""}, "needs a name"),
+        ({"companions": {}}, "needs a name, companions"),
+        ({"scales": ("nothing",)}, "a scale that is no role"),
+        ({"companions": {"scale": "other"}}, "finds 0 weights"),
+        ({"rows": lambda self, weight, tensors, start, stop: tensors["packed"][:1].float() * 2}, "does not give"),
+    ],
+)
+def test_a_format_that_breaks_its_contract_is_refused(change: dict[str, object], message: str) -> None:
+    before = formats()
+    with pytest.raises(ValueError, match=message):
+        register_format(type("Broken", (Doubled,), change))
+    assert formats() == before
+
+
+def test_what_is_no_format_is_refused() -> None:
+    with pytest.raises(TypeError, match="no class derived from Format"):
+        register_format(dict)  # type: ignore[type-var]
