@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from _common import Usage, in_child, parser, record, target
@@ -38,7 +39,8 @@ def main() -> None:
     parts = {part: in_child(__file__, {"part": part, **sizes, "seed": chosen.seed}) for part in PARTS}
     kept = in_child(__file__, {"part": "kept", **sizes, "seed": chosen.seed})
     settings = {"slm": SLM, "llm": LLM, "task": TASK, "chain": list(CHAIN), "cores": os.cpu_count(), **sizes}
-    record("alignment_cost", chosen, settings, {"parts": parts, "kept": kept}, tables(parts, kept))
+    measurements = {"parts": parts, "kept": kept}
+    record("alignment_cost", chosen, settings, measurements, tables(measurements, settings))
 
 
 def measure(part: str, n_align: int, n_headroom: int, seed: int) -> dict[str, Any]:
@@ -97,9 +99,9 @@ def kept() -> dict[str, Any]:
     }
 
 
-def tables(parts: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+def tables(measurements: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return targets and rows."""
-    cores = os.cpu_count() or 1
+    parts, kept, cores = measurements["parts"], measurements["kept"], settings["cores"]
 
     def busy(part: str) -> float:
         return float(parts[part]["cpu_seconds"]) / cores

@@ -22,6 +22,7 @@ from pifi_probe.errors import CorruptFileError, FeatureError, TaskError
 from pifi_probe.layers import stream as streaming
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
+from pifi_probe.probing.chain_references import _Network
 from tests import slm, tiny
 from tests.states import whole_states
 
@@ -341,6 +342,24 @@ def test_a_second_evaluation_computes_nothing_anew(bert: str, llm: str, monkeypa
         monkeypatch.setattr(name, refused)
     again = pp.probe_chain(bert, llm, TASK, "1-2", progress=False)
     assert again.scores.equals(first.scores)
+
+
+def test_references_have_as_many_weights_and_come_with_every_score(bert: str, llm: str):
+    names = ["mlp", "trained layers", "encoder twice"]
+    table = pp.probe_chain(bert, llm, TASK, "1-2", arms=["real"], references=names, fractions=[20], progress=False)
+    whole = table.scores[table.scores["n_labels"] == table.info["n_train"]]
+    assert set(whole[whole["reading"] == "with encoder"]["arm"]) == {"real", *names}
+    assert all(np.isfinite(table.difference("real", name)["difference"]) for name in names)
+    again = pp.probe_chain(bert, llm, TASK, "1-2", arms=["real"], references=names, fractions=[20], progress=False)
+    assert again.scores.equals(table.scores)
+    real = [pp.extract(f"{llm}[{i}]", dtype=torch.float32) for i in (1, 2)]
+    size = sum(tensor.numel() for layer in real for _, tensor in layer.tensors())
+    before = [layer.digest() for layer in real]
+    for kind in names[:2]:
+        network = _Network(kind, interface(llm), real, 2, 0)
+        block = sum(weight.numel() for weight in network.block.parameters())
+        assert abs(block - size) < 0.02 * size and all(weight.requires_grad for weight in network.block.parameters())
+    assert [layer.digest() for layer in real] == before
 
 
 def test_the_alignment_sees_no_label_and_no_text_of_a_test(bert: str, llm: str):

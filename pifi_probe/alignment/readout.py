@@ -10,13 +10,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.errors import TaskError
 
-__all__ = ["Block", "Stack", "cross_fitted", "fit_block", "fit_stack", "out_of_fold"]
+__all__ = ["Block", "Scored", "Stack", "cross_fitted", "fit_block", "fit_stack", "out_of_fold"]
 
 C_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 N_FOLDS = 4
@@ -55,6 +56,14 @@ class Block:
 
         logits = ((x - self.mean) * self.scale) @ self.coef.T + self.intercept
         return np.maximum(log_softmax(logits.astype(np.float64), axis=1), FLOOR)
+
+
+class Scored(Protocol):
+    """Anything with log-probabilities of texts that it has not seen."""
+
+    @property
+    def out_of_fold(self) -> Floats:
+        """Shape (N, K)."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ def _chosen(z: Features, y: NDArray[np.int64], n_labels: int, seed: int) -> tupl
     return best[2], best[1]
 
 
-def fit_stack(blocks: Sequence[Block], y: NDArray[np.int64], n_labels: int) -> Stack:
+def fit_stack(blocks: Sequence[Scored], y: NDArray[np.int64], n_labels: int) -> Stack:
     """Join blocks that were fitted to the same texts with the same seed."""
     x = np.hstack([block.out_of_fold for block in blocks])
     path = _Path(x, y, n_labels)

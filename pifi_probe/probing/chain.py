@@ -21,8 +21,8 @@ from pifi_probe.layers.spec import LayerSpec, parse, parse_model
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.plugin.variants import twin_of
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
+from pifi_probe.probing.chain_references import TRAINED, Trained, donor_states, encoder_twice, train_in_place
 from pifi_probe.probing.chain_table import ChainTable, Reading, build_chain_table
-from pifi_probe.probing.features import llm_features
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.task import Split, Task
@@ -34,7 +34,7 @@ __all__ = ["ARMS", "probe_chain", "span_of"]
 ARMS = ("encoder", "interface", "real", "shuffled", "random")
 REMOVED = ("one token", "unaligned")  # the real layers without one of the conditions that they need
 TWINS = ("shuffled", "random")
-REFERENCES = ("donor",)
+REFERENCES = ("donor", *TRAINED, "encoder twice")
 Floats = NDArray[np.float32]
 
 
@@ -95,7 +95,9 @@ def probe_chain(
         whose lower layers are such twins, too. Arms "shuffled, own interface" and so on.
     references : sequence of str
         "donor": the donor's own states at the chain's exit (mean and last token), which need all layers below, its
-        embedding table and its tokenizer.
+        embedding table and its tokenizer. "mlp", "trained layers": as many weights as the chain has in its place,
+        behind the same interface, trained on the labelled texts; only with all labels. "encoder twice": the encoder's
+        last states through the whole encoder once more.
     fractions : sequence of int or float
         Also with fewer labels: numbers of labelled texts, or shares below 1. The interface still sees all training
         texts that it is aligned on, without their labels.
@@ -181,11 +183,20 @@ def probe_chain(
         seconds[arm] = round(time.perf_counter() - began, 1)
     if "donor" in references:
         began = time.perf_counter()
-        blocks["donor"] = [_donor(llm, texts, task.kind, last + 1, max_length, device, cache, progress, precision)]
+        blocks["donor"] = [
+            donor_states(llm, texts, task.kind, last + 1, max_length, device, cache, progress, precision)
+        ]
         seconds["donor"] = round(time.perf_counter() - began, 1)
-    began = time.perf_counter()
+    if "encoder twice" in references:
+        blocks["encoder twice"] = [{name: encoder_twice(each) for name, each in texts.items()}]
     labels = {name: np.asarray(each.rows.labels, dtype=np.int64) for name, each in texts.items()}
-    readings = _read(blocks, labels, train, task, fractions, draws, seed)
+    trained: dict[str, Trained] = {}
+    for kind in [one for one in TRAINED if one in references]:
+        began = time.perf_counter()
+        trained[kind] = train_in_place(kind, interface, real, texts, labels[""], task.n_labels, seed=seed)
+        seconds[kind] = round(time.perf_counter() - began, 1)
+    began = time.perf_counter()
+    readings = _read(blocks, labels, train, task, fractions, draws, seed, trained)
     seconds["readout"] = round(time.perf_counter() - began, 1)
     info = {
         "slm": encoder.name,
@@ -312,37 +323,6 @@ def _plan(arms: Sequence[str], own_interfaces: bool) -> list[tuple[str, bool, st
     return plan
 
 
-def _donor(
-    llm: str,
-    texts: Mapping[str, Texts],
-    kind: str,
-    point: int,
-    max_length: int,
-    device: str,
-    cache: bool,
-    progress: bool,
-    precision: str,
-) -> dict[str, Floats]:
-    """Return the donor's own states at the chain's exit, mean and last token, read on its own tokens."""
-    return {
-        name: np.array(
-            llm_features(
-                llm,
-                each.rows,
-                kind=kind,
-                pooling="mean+last",
-                max_length=2 * max_length,
-                until=point,
-                precision=precision,
-                device=device,
-                cache=cache,
-                progress=progress,
-            )[point]
-        )
-        for name, each in texts.items()
-    }
-
-
 def _read(
     blocks: Mapping[str, list[dict[str, Floats]]],
     labels: Mapping[str, NDArray[np.int64]],
@@ -351,6 +331,7 @@ def _read(
     fractions: Sequence[float],
     draws: int,
     seed: int,
+    trained: Mapping[str, Trained],
 ) -> list[Reading]:
     """Fit every readout, alone and with the encoder, at every number of labels, and return its predictions."""
     readings: list[Reading] = []
@@ -375,6 +356,13 @@ def _read(
                     )
                     for name, part in alone.items()
                 ]
+    for arm, each in trained.items():  # `base` is that of all labels, which comes last
+        y, size = labels[""][each.held], len(train)
+        stack = fit_stack([replace(base, out_of_fold=base.out_of_fold[each.held]), each], y, task.n_labels)
+        for name, part in each.said.items():
+            both = stack([said[name], part])
+            readings.append(Reading(arm, "alone", size, 0, 0, name, part, each.out_of_fold, y))
+            readings.append(Reading(arm, "with encoder", size, 0, 0, name, both, stack.out_of_fold, y))
     return readings
 
 
