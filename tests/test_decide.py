@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import pifi_probe as pp
-from pifi_probe.errors import RecipeError, SearchError
+from pifi_probe.errors import RecipeError, SearchError, TaskError
 from pifi_probe.experiments import decide as module
-from pifi_probe.training import RunResult
+from pifi_probe.training import Comparison, RunResult
 from tests.runs import RECIPE, TASK, Parts, made_up
 
 
@@ -56,6 +56,31 @@ def test_a_wide_margin_makes_a_small_difference_none(monkeypatch: pytest.MonkeyP
     invented(monkeypatch, CLOSE)
     found = pp.decide("slm", object(), TASK, folder=tmp_path, margin=10.0)  # type: ignore[arg-type]
     assert (found.verdict, found.stopped) == ("equivalent", "decided")
+
+
+def test_with_fewer_labels_it_is_decided_too_and_the_budget_is_shared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = invented(monkeypatch, CLOSE)
+    n = len(TASK.splits["train"])
+    found = pp.decide("slm", object(), TASK, folder=tmp_path, budget="36", fractions=[0.5, 8])  # type: ignore[arg-type]
+    assert sorted(found.fewer) == [8, n // 2] and len(made) <= 36
+    assert all((tmp_path / f"labels-{size}" / "decision.json").is_file() for size in found.fewer)
+    assert "8 labelled texts: knowledge: undecided" in str(found)
+    assert set(found.to_dict()["fewer"]) == {"8", str(n // 2)}
+    with pytest.raises(TaskError, match=f"{n + 1} labelled texts"):
+        pp.decide("slm", object(), TASK, folder=tmp_path, fractions=[n + 1])  # type: ignore[arg-type]
+
+
+def test_where_no_effect_is_found_it_says_whether_the_weights_could_have_been_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Comparison, "sight", lambda self: ["layer 3 does nothing that its twins do not"])
+    invented(monkeypatch, CLOSE)
+    found = pp.decide("slm", object(), TASK, folder=tmp_path / "close", budget="12")  # type: ignore[arg-type]
+    assert "layer 3 does nothing" in str(found) and found.to_dict()["sight"] == found.sight != []
+    invented(monkeypatch, CLEAR)
+    assert pp.decide("slm", object(), TASK, folder=tmp_path / "clear").sight == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("question", module.QUESTIONS)

@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import pifi_probe as pp
 from pifi_probe.cli import main
-from pifi_probe.errors import RecipeError
+from pifi_probe.errors import RecipeError, TaskError
 from pifi_probe.experiments import extras, reproduce, runner
 from pifi_probe.experiments.findings import Finding, finding_of
 from pifi_probe.experiments.plan import Claim, experiments, load_experiment
@@ -136,6 +137,28 @@ def test_a_finished_experiment_trains_nothing_again(
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert "it helps" in str(found) and "<table>" in found._repr_html_() and len(found.frame) == 1
+
+
+def test_with_fewer_labels_an_experiment_runs_again_in_folders_below(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[int, Path]] = []
+
+    def run(experiment: object, scale: str, size: Any, folder: Path, data: object, on_run: object) -> SimpleNamespace:
+        ran.append((size.sizes["train"], folder))
+        return SimpleNamespace(fewer={})
+
+    monkeypatch.setattr("pifi_probe.experiments.reproduce._run", run)
+    found = pp.reproduce("layer-position", out=tmp_path, fractions=[0.5, 100])
+    whole = ran[0][0]
+    assert ran[1:] == [(n, tmp_path / f"labels-{n}") for n in (whole // 2, 100)] and set(found.fewer) == {
+        100,
+        whole // 2,
+    }
+    ran.clear()
+    with pytest.raises(TaskError, match="labelled texts were asked for"):
+        pp.reproduce("layer-position", out=tmp_path, fractions=[whole + 1])
+    assert not ran  # refused before anything runs
 
 
 def test_an_interrupted_experiment_goes_on_with_the_runs_that_are_missing(

@@ -37,6 +37,7 @@ def decide(
     label: str = typer.Option("label", help="Column with the label, for files and hub data."),
     kind: str = typer.Option("", help="Kind of the task, for files and hub data: seen from the columns when empty."),
     n_train: int = typer.Option(0, help="Train on so many texts only."),
+    fraction: list[float] = typer.Option([], help="Also with so many labelled texts, or a share; may be repeated."),
     epochs: int = typer.Option(3, help="Passes over the training texts."),
     precision: str = typer.Option("float32", help="float32 or bf16."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/decide-TASK when not given."),
@@ -55,7 +56,7 @@ def decide(
             terminal.print(f"{run.label}, seed {run.seed}: {sum(run.seconds.values()):.0f} s")
 
     recipe = pp.Recipe(epochs=epochs, precision=precision)
-    options = {"margin": margin, "budget": budget, "question": question, "wiring": wiring}
+    options = {"margin": margin, "budget": budget, "question": question, "wiring": wiring, "fractions": fraction}
     found = pp.decide(slm, layer, main, **options, recipe=recipe, folder=out, on_run=say)  # type: ignore[arg-type]
     if as_json:
         print_json(found.to_dict())
@@ -69,6 +70,7 @@ def reproduce(
     scale: str = typer.Option("small", help="small: embedded models and texts; paper: the paper's own, on a GPU."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/NAME-SCALE when not given."),
     data: Path = typer.Option(None, help="Folder of own data, for the parts that need a file."),
+    fraction: list[float] = typer.Option([], help="Also with so many labelled texts, or a share; may be repeated."),
     as_json: bool = Json,
 ) -> None:
     """Run an experiment of the paper and set what it finds beside what the paper reports; runs are kept."""
@@ -89,11 +91,14 @@ def reproduce(
             scores = (f"{test} {describe_score(own.score_names[0], own)}" for test, own in run.tests.items())
             terminal.print(f"[{done}/{total}] {run.label}, seed {run.seed}: {', '.join(scores)}")
 
-    found = pp.reproduce(name, scale, out=out, data=data, on_run=say)
+    found = pp.reproduce(name, scale, out=out, data=data, fractions=fraction, on_run=say)
     if as_json:
         print_json(json.loads((found.folder / "summary.json").read_text(encoding="utf-8")))
         return
     _show(found)
+    for size, fewer in found.fewer.items():
+        terminal.print(f"with {size:,} labelled texts:")
+        _show(fewer)
 
 
 def _show(found: Reproduction) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.provenance import collect
 from pifi_probe.selection.budget import Budget
 from pifi_probe.tasks import Task
+from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.training import Comparison, Recipe, RunResult, compare
 from pifi_probe.training.ladder import Effect
 from pifi_probe.training.result import SHARES
@@ -52,6 +53,8 @@ class Decision:
     stopped : {"decided", "budget", "seeds"}
     folder : Path
         Of the runs; the same call goes on there.
+    fewer : dict of int to Decision
+        The same with so many labelled texts, where `fractions` were asked for.
     """
 
     question: str
@@ -61,11 +64,18 @@ class Decision:
     seconds: float
     stopped: str
     folder: Path
+    fewer: dict[int, Decision] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
         """The answer in one word: better, worse, equivalent or undecided."""
         return self.effect.verdict
+
+    @property
+    def sight(self) -> list[str]:
+        """Where no effect of the weights was found: whether these layers could have shown one."""
+        asked = self.question == "knowledge" and self.verdict != "better"
+        return self.comparison.sight() if asked else []
 
     def __str__(self) -> str:
         unit = self.comparison.unit
@@ -75,6 +85,8 @@ class Decision:
         lines = [first, self.comparison.answer]
         if self.verdict == "undecided":
             lines += [f"stopped by the {self.stopped}", *self.comparison.needed()[:2]]
+        lines += self.sight
+        lines += [f"{size:,} labelled texts: {str(own).splitlines()[0]}" for size, own in sorted(self.fewer.items())]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,6 +100,8 @@ class Decision:
             "comparison": self.comparison.to_dict(),
             "seconds": self.seconds,
             "stopped": self.stopped,
+            "sight": self.sight,
+            "fewer": {str(size): own.to_dict() for size, own in self.fewer.items()},
         }
 
 
@@ -100,6 +114,7 @@ def decide(
     budget: str | float | Budget = "30m",
     question: str = "knowledge",
     wiring: str = "matched",
+    fractions: Sequence[float] = (),
     recipe: Recipe | None = None,
     folder: str | Path | None = None,
     on_run: Callable[[RunResult], None] | None = None,
@@ -124,6 +139,9 @@ def decide(
     question : {"knowledge", "plugging in", "projections", "block"}
         Which effect of the ladder is to be decided; see `pifi_probe.training.ladder`.
     wiring : str
+    fractions : sequence of int or float
+        Decide it with fewer labelled texts, too: numbers of them, or shares below 1. Each gets an equal part of the
+        budget, and a folder of its own below `folder`; the texts are drawn once, by the recipe's seed.
     recipe : Recipe, optional
         Its seed is the first.
     folder : str or Path, optional
@@ -141,6 +159,8 @@ def decide(
         If the question is unknown, the margin is not above 0, or the folder holds runs of other texts or recipes.
     SearchError
         If the budget cannot be read.
+    TaskError
+        If a fraction has too few labels, or more than there are.
     """
     if question not in QUESTIONS:
         raise RecipeError(f"unknown question {question!r}", where="decide", next=f"use one of {', '.join(QUESTIONS)}")
@@ -148,8 +168,26 @@ def decide(
         raise RecipeError(f"margin={margin!r} is not above 0", where="decide", next="1.0 is one point of accuracy")
     limit = Budget.parse(budget)
     base = recipe or Recipe()
+    fewest = 2 * task.n_labels if task.has_row_classes else 2
+    sizes = label_counts(fractions, len(task.splits.get("train", ())), fewest, task.name)
+    limit = Budget(limit.amount / (1 + len(sizes)), limit.unit)
     root = make_folder(Path(folder) if folder is not None else Path("runs") / f"decide-{task.name}")
     donor = extract(layer) if isinstance(layer, str) else layer
+    fewer = {
+        size: decide(
+            slm,
+            donor,
+            task.subset(train=size, seed=base.seed),
+            margin=margin,
+            budget=limit,
+            question=question,
+            wiring=wiring,
+            recipe=base,
+            folder=root / f"labels-{size}",
+            on_run=on_run,
+        )
+        for size in sizes
+    }
     runs: dict[tuple[str, int], RunResult] = {}
     looks: list[dict[str, Any]] = []
     started, stopped = time.perf_counter(), "seeds"
@@ -176,7 +214,7 @@ def decide(
             break
     comparison = compare(list(runs.values()), margin=_margin(list(runs.values()), margin))
     seconds = sum(sum(run.seconds.values()) for run in runs.values())
-    decision = Decision(question, effect, looks, comparison, seconds, stopped, root)
+    decision = Decision(question, effect, looks, comparison, seconds, stopped, root, fewer)
     write_json(root / "decision.json", decision.to_dict() | {"provenance": collect(task=task.fingerprint)})
     return decision
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pifi_probe.errors import PlugInError
+from pifi_probe.errors import PlugInError, RecipeError
 from pifi_probe.escaping import printable
 from pifi_probe.experiments.extras import EXTRAS, Context, keep_forgetting
 from pifi_probe.experiments.findings import Finding, finding_of
@@ -17,12 +17,15 @@ from pifi_probe.experiments.runner import Runs, run_blocks
 from pifi_probe.experiments.summary import HEADINGS, cells, write_page, write_summary
 from pifi_probe.files import write_json
 from pifi_probe.provenance import collect
+from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.training import Comparison, RunResult, compare
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Reproduction", "reproduce"]
+
+FEWEST, ALL = 4, 10**9  # labelled texts
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Reproduction:
     runs : Runs
     folder : Path
         With one JSON a run, ``summary.json``, ``summary.md`` and ``summary.html``.
+    fewer : dict of int to Reproduction
+        The same with so many labelled texts, where `fractions` were asked for.
     """
 
     experiment: Experiment
@@ -51,6 +56,7 @@ class Reproduction:
     extras: dict[str, list[dict[str, Any]]]
     runs: Runs
     folder: Path
+    fewer: dict[int, Reproduction] = field(default_factory=dict)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -81,6 +87,7 @@ def reproduce(
     *,
     out: str | Path | None = None,
     data: str | Path | None = None,
+    fractions: Sequence[float] = (),
     on_run: Callable[[int, int, RunResult], None] | None = None,
 ) -> Reproduction:
     """Run an experiment of the paper, or go on with one, and set what it says beside what the paper reports.
@@ -96,6 +103,9 @@ def reproduce(
         Folder for results, ``runs/NAME-SCALE`` when none is given; finished runs in it are not run again.
     data : str or Path, optional
         Folder of own data, for parts that need a file; they are left out without it.
+    fractions : sequence of int or float
+        Run it with fewer labelled texts, too: numbers of them, or shares below 1 of what the scale trains on.
+        Results lie in folders below `out`.
     on_run : callable, optional
         Called with the number of finished runs, the number of all, and the run's result.
 
@@ -107,6 +117,8 @@ def reproduce(
     ------
     RecipeError
         If there is no such experiment or scale, the folder holds other runs, or no part can be run.
+    TaskError
+        If a fraction asks for more labelled texts than the scale trains on, or for fewer than four.
 
     Examples
     --------
@@ -115,8 +127,32 @@ def reproduce(
     experiment = load_experiment(name)
     size = experiment.scale(scale)
     folder = Path(out) if out is not None else Path("runs") / f"{experiment.name}-{scale}"
+    whole = size.sizes.get("train", ALL)
+    if whole == ALL and any(fraction < 1 for fraction in fractions):
+        raise RecipeError(
+            f"{experiment.name} at scale {scale!r} trains on all texts, so a share of them is no number",
+            where="fractions",
+            next="give numbers of labelled texts",
+        )
+    own = None if data is None else Path(data)
+    counts = label_counts(fractions, whole, FEWEST, experiment.name)
+    found = _run(experiment, scale, size, folder, own, on_run)
+    for count in counts:
+        less = replace(size, sizes={**size.sizes, "train": count})
+        found.fewer[count] = _run(experiment, scale, less, folder / f"labels-{count}", own, on_run)
+    return found
+
+
+def _run(
+    experiment: Experiment,
+    scale: str,
+    size: Scale,
+    folder: Path,
+    data: Path | None,
+    on_run: Callable[[int, int, RunResult], None] | None,
+) -> Reproduction:
     after = keep_forgetting if "forgetting" in experiment.extras else None
-    runs = run_blocks(experiment, size, folder, data=None if data is None else Path(data), on_run=on_run, after=after)
+    runs = run_blocks(experiment, size, folder, data=data, on_run=on_run, after=after)
     context = Context(experiment, size, runs, folder)
     found = Reproduction(
         experiment=experiment,

@@ -25,6 +25,7 @@ from pifi_probe.probing.chain_references import TRAINED, Trained, donor_states, 
 from pifi_probe.probing.chain_table import ChainTable, Reading, build_chain_table
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.shift import shift_view
+from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.tasks.task import Split, Task
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe
@@ -373,14 +374,7 @@ def _labelled(
     sets = []
     place = {id_: row for row, id_ in enumerate(train.ids)}
     view = replace(task, splits={"train": train})
-    for fraction in fractions:
-        size = round(fraction * len(train)) if fraction < 1 else int(fraction)
-        if not 2 * task.n_labels <= size <= len(train):
-            raise TaskError(
-                f"a readout of {size} labelled texts was asked for",
-                where=f"fractions of {task.name}",
-                next=f"ask for {2 * task.n_labels} (two a class) to {len(train)}",
-            )
+    for size in label_counts(fractions, len(train), 2 * task.n_labels, task.name):  # two a class
         for draw in range(draws):
             ids = view.subset(train=size, seed=1000 * (seed + 1) + draw).splits["train"].ids
             sets.append((size, draw, np.array([place[id_] for id_ in ids])))

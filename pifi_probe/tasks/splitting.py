@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pifi_probe.errors import TaskError
 from pifi_probe.tasks.task import SPLIT_NAMES, Split
 
-__all__ = ["assign_splits", "refuse_overlap"]
+__all__ = ["assign_splits", "label_counts", "refuse_overlap"]
 
 
 def assign_splits(
@@ -51,6 +51,28 @@ def assign_splits(
                 start = stop
         split_of.update(dict.fromkeys(members[start:], "train"))
     return [split_of[key] for key in keys]
+
+
+def label_counts(fractions: Iterable[float], n: int, fewest: int, where: str) -> list[int]:
+    """Return how many labelled texts are meant: a value below 1 is a share of `n`, others are numbers of texts.
+
+    Raises
+    ------
+    TaskError
+        If one is below `fewest` or above `n`.
+    """
+    counts = []
+    for fraction in fractions:
+        known = isinstance(fraction, (int, float)) and fraction == fraction and abs(fraction) != float("inf")
+        size = (round(fraction * n) if fraction < 1 else int(fraction)) if known else -1
+        if not fewest <= size <= n:
+            raise TaskError(
+                f"{size if known else fraction} labelled texts were asked for",
+                where=f"fractions of {where}",
+                next=f"ask for {fewest} to {n}, or for shares below 1",
+            )
+        counts.append(size)
+    return counts
 
 
 def refuse_overlap(splits: Mapping[str, Split], names: Iterable[str], where: str) -> None:
