@@ -96,8 +96,8 @@ def reproduce(
         print_json(json.loads((found.folder / "summary.json").read_text(encoding="utf-8")))
         return
     _show(found)
-    for size, fewer in found.fewer.items():
-        terminal.print(f"with {size:,} labelled texts:")
+    for count, fewer in found.fewer.items():
+        terminal.print(f"with {count:,} labelled texts:")
         _show(fewer)
 
 
