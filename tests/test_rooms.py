@@ -13,7 +13,7 @@ PACKAGE = Path(pifi_probe.__file__).parent
 FLOORS = """
 escaping
 errors
-bounds reading
+bounds reading units
 files permissions
 folders provenance importing progress compat
 pretrained

@@ -61,7 +61,7 @@ def info(
     if as_json:
         print_json(record)
     else:
-        print_record(model or "pifi_probe", record)
+        print_record(model or "pifi_probe", _in_words(record))
 
 
 def _list_models(as_json: bool) -> None:
@@ -97,6 +97,22 @@ def _environment() -> dict[str, Any]:
         "cache": str(cache_root()),
         "embedded": ", ".join(status.asset.name for status in assets.list_assets()),
     }
+
+
+def _in_words(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with its numbers in units that people read: 3.5 M weights, 2.2 MB."""
+    from pifi_probe.units import amount
+
+    words: dict[str, Any] = {}
+    for key, value in record.items():
+        if value is None:
+            continue
+        is_bytes = key.endswith((" bytes", " memory")) or " bytes " in key
+        large = type(value) is int and (is_bytes or " weights" in key or " macs" in key)
+        words[key] = amount(value, "B" if is_bytes else "") if large else value
+    if record.get("quantised"):
+        words["note"] = "the layer is the quantised one, not that of the model that it was made from"
+    return words
 
 
 def _model_record(model: str, slm: str) -> dict[str, Any]:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
+import psutil
 import torch
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import CheckpointError, PifiProbeError, PlugInError, UnsupportedFormatError
+from pifi_probe.escaping import one_line
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.families import family_of, layer_config
+from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard
 from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel
 from pifi_probe.layers.shell import CHECK_CONFIG, refuse_absurd_config, strip_shell
 from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, parse
+from pifi_probe.units import amount
 
 __all__ = ["extract", "pick_device"]
 
+_log = logging.getLogger(__name__)
+_LARGE = 2 << 30  # bytes in memory from which on a layer is announced; one of Llama 3.1 8B takes 0.4 GB
 _DEVICES = 'use "auto", "cpu", or "cuda" with a CUDA build of torch and a GPU'
 _DTYPES = {
     "float32": torch.float32,
@@ -104,6 +111,7 @@ def extract_from(
     where = f"{model}[{index}]"
     placed = pick_device(device)
     contents = checkpoint.contents(index)
+    _announce(contents, dtype, where)
     tensors = checkpoint.read_layer(index, None if dtype == "auto" else _stated_dtype(dtype))
     _refuse_integers(tensors, where)
     config = layer_config(checkpoint.config, index)
@@ -166,6 +174,22 @@ def _fill(
                 next=CHECK_CONFIG,
             )
     return shell
+
+
+def _announce(contents: Contents, dtype: str | torch.dtype, where: str) -> None:
+    """Say what a large layer takes before it is read, and refuse one that the memory does not hold."""
+    memory = contents.memory if dtype == "auto" else contents.weights * _stated_dtype(dtype).itemsize
+    size = f"{amount(contents.weights)} weights, {amount(contents.nbytes, 'B')} stored, {amount(memory, 'B')} in memory"
+    available = int(psutil.virtual_memory().available)
+    if memory > max(available, _LARGE):
+        raise CheckpointError(
+            f"the layer does not fit into memory: {size}, and {amount(available, 'B')} are free",
+            where=where,
+            next='ask for dtype="bfloat16" if that is less, choose a smaller layer (the first layers of models with '
+            "many experts often are), or use a machine with more memory",
+        )
+    if memory > _LARGE:
+        _log.warning("%s is large: %s", one_line(where), size)
 
 
 def _refuse_integers(tensors: dict[str, torch.Tensor], where: str) -> None:

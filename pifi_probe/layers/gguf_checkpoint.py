@@ -110,8 +110,10 @@ class GGUFCheckpoint:
         for info in infos:
             bytes_of[info.dtype] += 0 if info.dtype in _PLAIN else info.nbytes
         types = [kind for kind, nbytes in bytes_of.most_common() if nbytes]
+        weights = sum(math.prod(info.shape) for info in infos)
         return Contents(
-            weights=sum(math.prod(info.shape) for info in infos),
+            weights=weights,
+            memory=4 * weights,
             nbytes=sum(info.nbytes for info in infos),
             stored_as=f"GGUF {', '.join(types)}" if types else None,
         )

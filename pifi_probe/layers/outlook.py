@@ -12,8 +12,9 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 from pifi_probe import assets
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import ModelNotFoundError, PlugInError, UnsupportedFamilyError
-from pifi_probe.layers.checkpoint import is_gguf, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint, is_gguf, open_checkpoint
 from pifi_probe.layers.families import FAMILIES, layer_config
+from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.layers.reduce import reduce_structure
 from pifi_probe.layers.shell import make_shell
@@ -63,8 +64,15 @@ class Outlook:
     stored_as, licence : str
     gated : bool or None
         None: only the hub knows.
-    layer_weights, layer_bytes : int or None
-        Of one layer; None for a small model, which gives none.
+    layer_weights, layer_bytes, layer_memory : int or None
+        Of one layer, the largest of those looked at: numbers, bytes as stored and in memory. None for a small model,
+        which gives none.
+    layer_looked_at : int or None
+        Which layer that is; models with many experts have smaller layers before the others.
+    quantised : str or None
+        How the layer's weights are stored when they are quantised.
+    bits_per_weight : float or None
+        Stored bits for each weight.
     adds : Addition or None
     """
 
@@ -79,6 +87,10 @@ class Outlook:
     gated: bool | None
     layer_weights: int | None = None
     layer_bytes: int | None = None
+    layer_memory: int | None = None
+    layer_looked_at: int | None = None
+    quantised: str | None = None
+    bits_per_weight: float | None = None
     adds: Addition | None = None
 
 
@@ -101,7 +113,8 @@ def outlook(model: str, d_slm: int = 384) -> Outlook:
         return _of_name(model, NAMED_MODELS[model], d_slm)
     checkpoint = open_checkpoint(model)
     config = checkpoint.config
-    infos = [checkpoint.tensors[name] for name in checkpoint.layer_names(0)]
+    index, found = _largest(checkpoint)
+    infos = [checkpoint.tensors[name] for name in checkpoint.layer_names(index)]
     widest = max(infos, key=lambda info: info.nbytes).dtype
     supported = config.model_type in FAMILIES
     return Outlook(
@@ -111,13 +124,25 @@ def outlook(model: str, d_slm: int = 384) -> Outlook:
         supported="yes" if supported else _UNSUPPORTED,
         layers=int(config.num_hidden_layers),
         hidden_size=int(config.hidden_size),
-        stored_as=f"{checkpoint.format}, {widest}",
+        stored_as=f"{checkpoint.format}, {(found.stored_as or widest).removeprefix('GGUF ')}",
         licence=checkpoint.licence or "not stated",
         gated=checkpoint.gated,
-        layer_weights=sum(torch.Size(info.shape).numel() for info in infos),
-        layer_bytes=sum(info.nbytes for info in infos),
+        layer_weights=found.weights,
+        layer_bytes=found.nbytes,
+        layer_memory=found.memory,
+        layer_looked_at=index,
+        quantised=found.stored_as,
+        bits_per_weight=round(found.bits_per_weight, 3),
         adds=addition(config, d_slm, _SHORT.get(widest, torch.float32)) if supported else None,
     )
+
+
+def _largest(checkpoint: Checkpoint) -> tuple[int, Contents]:
+    """Return the largest of a few layers: of most models all are alike, of some the first ones have no experts."""
+    last = int(checkpoint.config.num_hidden_layers) - 1
+    found = {index: checkpoint.contents(index) for index in sorted({0, last // 2, last})}
+    index = max(found, key=lambda each: found[each].memory)
+    return index, found[index]
 
 
 _SHORT = {"BF16": torch.bfloat16, "F16": torch.float16}
@@ -142,7 +167,9 @@ def _of_name(name: str, row: NamedModel, d_slm: int) -> Outlook:
     weights = sum(p.numel() for p in _meta_layer(config).parameters())
     n_bytes = weights * getattr(torch, row.dtype).itemsize
     adds = addition(config, d_slm, getattr(torch, row.dtype))
-    return Outlook(**{**vars(base), "layer_weights": weights, "layer_bytes": n_bytes, "adds": adds})
+    return Outlook(
+        **{**vars(base), "layer_weights": weights, "layer_bytes": n_bytes, "layer_memory": n_bytes, "adds": adds}
+    )
 
 
 def config_of(row: NamedModel) -> PretrainedConfig:

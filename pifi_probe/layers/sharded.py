@@ -106,7 +106,8 @@ class ShardedCheckpoint(ABC):
 
     def contents(self, index: int) -> Contents:
         """Return how large layer `index` is, from the headers alone."""
-        return self.plan(index).contents()
+        plan = self.plan(index)
+        return plan.contents(plan.dtype(self.config.dtype))
 
     def read_layer(self, index: int, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
         """Read layer `index`, named as the only one of the text decoder by itself.

@@ -40,12 +40,15 @@ class Contents:
         Numbers, those that are packed counted one by one.
     nbytes : int
         As stored, scales and the like included.
+    memory : int
+        Bytes in memory, when they are read as ``dtype="auto"`` has it.
     stored_as : str or None
         How quantised weights are stored; None when none are quantised.
     """
 
     weights: int
     nbytes: int
+    memory: int
     stored_as: str | None = None
 
     @property
@@ -124,9 +127,10 @@ class Plan:
         widest = max(plain, key=lambda info: info.nbytes).dtype if plain else "F32"
         return {"BF16": torch.bfloat16, "F16": torch.float16}.get(widest, torch.float32)
 
-    def contents(self) -> Contents:
-        """Return how large it all is."""
-        return Contents(self.count, self.nbytes, self.stored_as)
+    def contents(self, dtype: torch.dtype) -> Contents:
+        """Return how large it all is, packed weights becoming numbers of `dtype`."""
+        memory = sum(info.nbytes for info in self.plain) + dtype.itemsize * sum(each.count for each in self.packed)
+        return Contents(self.count, self.nbytes, memory, self.stored_as)
 
     def without(self, names: Collection[str]) -> Plan:
         """Return the plan for the other weights."""
