@@ -26,13 +26,20 @@ def extract(
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
     allow_pickle: bool = AllowPickle,
     allow_full_download: bool = typer.Option(False, help="Download whole files when byte ranges are not served."),
+    adapter: str = typer.Option("", help="A LoRA adapter of the model to merge: a folder or a hub id."),
     as_json: bool = Json,
 ) -> None:
     """Read one layer of a language model, alone, and save it."""
     import pifi_probe as pp
     from pifi_probe.layers.frozen import list_of
 
-    layer = pp.extract(spec, dtype=dtype, allow_pickle=allow_pickle, allow_full_download=allow_full_download)
+    layer = pp.extract(
+        spec,
+        dtype=dtype,
+        allow_pickle=allow_pickle,
+        allow_full_download=allow_full_download,
+        adapter=adapter or None,
+    )
     parts = list_of(layer)
     records = []
     for number, part in enumerate(parts):

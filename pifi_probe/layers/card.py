@@ -32,6 +32,8 @@ class LayerCard:
         quantised one, not that of the model it was made from. None when they are stored as they are.
     bits_per_weight : float or None
         Stored bits for each weight, scales and the like included; None on cards of older versions.
+    adapter : str or None
+        The LoRA adapter that was merged into the layer: an absolute path, or ``"repo@commit"``.
     licence : str or None
         Licence the donor states; None when it states none.
     gated : bool
@@ -59,6 +61,7 @@ class LayerCard:
     sha256: str = ""
     quantised: str | None = None
     bits_per_weight: float | None = None
+    adapter: str | None = None
     reduced: bool = False
     summed: bool | None = None
     variant: str = "real"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import torch
@@ -12,6 +13,7 @@ from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import CheckpointError, PifiProbeError, PlugInError, UnsupportedFormatError
 from pifi_probe.escaping import one_line
+from pifi_probe.layers.adapter import Adapter, open_adapter
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.families import family_of, layer_config
 from pifi_probe.layers.formats import Contents
@@ -42,6 +44,7 @@ def extract(
     revision: str | None = None,
     allow_pickle: bool = False,
     allow_full_download: bool = False,
+    adapter: str | Path | None = None,
 ) -> FrozenLayers:
     """Read one layer of a language model, alone.
 
@@ -62,6 +65,9 @@ def extract(
         Read legacy ``.bin`` files too (with ``weights_only=True``).
     allow_full_download : bool
         Download whole files when a server does not serve byte ranges.
+    adapter : str or Path, optional
+        A LoRA adapter of the model (a folder that peft has saved, or a hub id): its part of the layer is merged into
+        it. Of an adapter on the hub only that part travels.
 
     Returns
     -------
@@ -75,6 +81,7 @@ def extract(
     """
     parsed = spec if isinstance(spec, LayerSpec | Serial | Parallel) else parse(spec)
     opened: dict[tuple[str, str | None], Checkpoint] = {}
+    merged = None if adapter is None else open_adapter(adapter)
 
     def open_once(part: LayerSpec) -> Checkpoint:
         key = (part.model, part.revision or revision)
@@ -89,12 +96,25 @@ def extract(
         for part in branch.parts if isinstance(branch, Serial) else (branch,):
             checkpoint = open_once(part)
             for index in part.indices(int(checkpoint.config.num_hidden_layers)):
-                layers.append(extract_from(checkpoint, index, model=part.model, dtype=dtype, device=device))
+                layers.append(
+                    extract_from(checkpoint, index, model=part.model, dtype=dtype, device=device, adapter=merged)
+                )
         return layers[0] if len(layers) == 1 else FrozenChain(layers)
 
+    if merged is not None and len({(part.model, part.revision) for part in _parts(parsed)}) > 1:
+        raise PlugInError(
+            "an adapter belongs to one model, and the specification names several",
+            where="adapter",
+            next="extract the layers of each model by itself",
+        )
     if isinstance(parsed, Parallel):
         return FrozenParallel([series(branch) for branch in parsed.parts])
     return series(parsed)
+
+
+def _parts(spec: LayerSpec | Serial | Parallel) -> list[LayerSpec]:
+    """Return all specifications of layers in one."""
+    return [spec] if isinstance(spec, LayerSpec) else [one for part in spec.parts for one in _parts(part)]
 
 
 def extract_from(
@@ -105,6 +125,7 @@ def extract_from(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
     digest: bool = True,
+    adapter: Adapter | None = None,
 ) -> FrozenLayer:
     """Read layer `index` (not negative) of an open checkpoint; without `digest` its card names no sha256."""
     family_of(checkpoint.config)
@@ -114,6 +135,8 @@ def extract_from(
     _announce(contents, dtype, where)
     tensors = checkpoint.read_layer(index, None if dtype == "auto" else _stated_dtype(dtype))
     _refuse_integers(tensors, where)
+    if adapter is not None and not adapter.merge(tensors, index):
+        _log.warning("the adapter %s changes nothing in %s", one_line(adapter.identity), one_line(where))
     config = layer_config(checkpoint.config, index)
     stored = _stored_dtype(checkpoint, index)
     target = _resolve_dtype(dtype, tensors)
@@ -128,6 +151,7 @@ def extract_from(
         dtype=str(shell.dtype).removeprefix("torch."),
         stored_dtype=stored,
         quantised=contents.stored_as,
+        adapter=None if adapter is None else adapter.identity,
         bits_per_weight=round(contents.bits_per_weight, 3),
         licence=checkpoint.licence,
         gated=checkpoint.gated,
