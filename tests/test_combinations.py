@@ -160,7 +160,9 @@ def test_a_recorded_summary_follows_from_the_runs(file: Path, load: Any) -> None
     selection = json.loads((file.parent / "selection.json").read_text(encoding="utf-8"))
     again = json.loads(json.dumps(load("_combination_tables").summary(file.parent, selection)))
     recorded = json.loads(file.read_text(encoding="utf-8"))
-    assert json.dumps(again["controls"]) == json.dumps(recorded["controls"]) and again["verdict"] == recorded["verdict"]
+    assert again["verdict"] == recorded["verdict"] and len(again["controls"]) == len(recorded["controls"]) > 0
+    for found, kept in zip(again["controls"], recorded["controls"], strict=True):
+        assert found == pytest.approx(kept, rel=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])

@@ -39,7 +39,7 @@ x = (rng.standard_normal((n, dim), dtype=np.float32) + np.eye(classes, dim, dtyp
 own = applicable(chosen if chosen == "default" else chosen.split(","))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 features = Features([x], Split(["t"] * n, labels.tolist(), [str(i) for i in range(n)]), {})
-measured = score_points(features, as_labels(labels), own, n_permutations=20, n_folds=5, seed=0)
+measured = score_points(features, as_labels(labels), own, n_permutations=2, n_folds=3, seed=0)
 table = build_table("own-state", measured, {"n": n, "llm": "", "task": "", "split": "train"})
 assert len(table.frame) == len(own)
 print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
