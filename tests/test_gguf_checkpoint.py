@@ -135,7 +135,9 @@ def zeros(*shape: int, value: float = 0.0) -> np.ndarray:
 
 BAD: dict[str, tuple[dict[str, Any], type[PifiProbeError], str]] = {
     "no architecture": ({"general.architecture": "wonder"}, UnsupportedFormatError, "'wonder' is not read"),
-    "one part of several": ({"split.count": 3}, UnsupportedFormatError, "one part of several"),
+    "one part without a name that says so": ({"split.count": 3}, CheckpointError, "one part of 3"),
+    "parts in words": ({"split.count": "many"}, CorruptFileError, "one of 'many' parts"),
+    "too many parts": ({"split.count": 1 << 30}, CorruptFileError, "one of 1073741824 parts"),
     "no number of layers": ({"drop": "llama.block_count"}, CheckpointError, "block_count"),
     "absurd number of layers": ({"llama.block_count": 1 << 30}, CheckpointError, "block_count"),
     "width in words": ({"llama.embedding_length": "wide"}, CheckpointError, "embedding_length"),

@@ -39,11 +39,14 @@ def tiny_gguf_model(family: str) -> PreTrainedModel:
     return tiny_model(family.removesuffix("_biased"), **settings)
 
 
-def tiny_gguf(family: str, path: Path, **metadata: Any) -> Path:
-    """Write ``tiny_gguf_model(family)`` as a float32 GGUF file; `metadata` adds keys of its architecture."""
+def tiny_gguf(family: str, path: Path, *, split: int = 0, small_first: bool = False, **metadata: Any) -> Path:
+    """Write ``tiny_gguf_model(family)`` as a float32 GGUF file; `metadata` adds keys of its architecture.
+
+    With `split`, in parts of so many tensors, beside `path`; `small_first` keeps the first part free of tensors.
+    """
     model = tiny_gguf_model(family)
     architecture = _ARCHITECTURES[family][0]
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split, small_first_shard=small_first)
     writer.add_license("apache-2.0")
     writer.add_token_list([f"token {i}" for i in range(model.config.vocab_size)])
     _write_sizes(writer, model.config, architecture)

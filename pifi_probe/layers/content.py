@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from pifi_probe.files import file_sha256
 from pifi_probe.layers.checkpoint import Checkpoint
+from pifi_probe.layers.configs import NUMBER_FILES
 
 __all__ = ["content_of", "weights_digest"]
 
@@ -21,8 +22,11 @@ def content_of(checkpoint: Checkpoint) -> str:
         return checkpoint.identity
     folder = path if path.is_dir() else path.parent
     files = {Path(info.source.name) for info in checkpoint.tensors.values()}
-    if checkpoint.format != "gguf":
-        files.add(folder / "config.json")
+    if checkpoint.format == "gguf":
+        files.add(path)  # of several parts the first may hold no tensor
+    else:
+        beside = (folder / name for name in ("config.json", *NUMBER_FILES))
+        files.update(file for file in beside if file.is_file())
     lines = "\n".join(f"{file.name} {file_sha256(file)}" for file in sorted(files))
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 

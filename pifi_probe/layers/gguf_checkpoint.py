@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from transformers import PretrainedConfig
@@ -16,6 +16,7 @@ from pifi_probe.layers.families import layer_config
 from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.gguf_config import gguf_config
 from pifi_probe.layers.gguf_io import read_header, read_rows, read_tensors
+from pifi_probe.layers.gguf_parts import all_parts
 from pifi_probe.layers.sharded import check_finite, check_index
 from pifi_probe.layers.sources import ByteSource, TensorInfo, dropping_what_cannot_be
 
@@ -27,23 +28,25 @@ _COMPUTED = re.compile(r"\.(attn_rot_embd|rope_freqs)\.weight$")  # frequencies,
 
 
 class GGUFCheckpoint:
-    """A `Checkpoint` in one GGUF file.
+    """A `Checkpoint` in one GGUF file, or one that was split into parts.
 
     Parameters
     ----------
     source : ByteSource
-        The file.
+        The file; of several parts the first.
     identity : str
         Absolute path, or ``"repo@commit"``.
     revision, licence, gated
         As in `Checkpoint`; without `licence` the file's ``general.license`` counts.
+    sibling : callable, optional
+        Opens a file of the same folder by its name, for the other parts.
 
     Raises
     ------
     CorruptFileError, CheckpointError
-        If the header is malformed or the metadata incomplete.
+        If the header is malformed or the metadata incomplete, or a part is missing or not the first.
     UnsupportedFormatError
-        If the version, the architecture or a quantisation is not read, or the file is one part of several.
+        If the version, the architecture or a quantisation is not read.
     """
 
     format = "gguf"
@@ -55,16 +58,13 @@ class GGUFCheckpoint:
         revision: str | None = None,
         licence: str | None = None,
         gated: bool = False,
+        sibling: Callable[[str], ByteSource] | None = None,
     ) -> None:
         self._source = source
         with dropping_what_cannot_be(source):
             header = read_header(source)
-        if header.metadata.get("split.count", 0) not in (0, 1):
-            raise UnsupportedFormatError(
-                "the GGUF file is one part of several",
-                where=identity,
-                next="merge the parts with llama-gguf-split --merge, then give the merged file",
-            )
+            self._header_ends = min((info.offset for info in header.tensors.values()), default=source.size)
+            header, self._sources = all_parts(source, header, sibling)
         self.tensors: Mapping[str, TensorInfo] = header.tensors
         self.config, self._entries = gguf_config(header, identity)
         self._architecture = str(header.metadata["general.architecture"])
@@ -76,7 +76,7 @@ class GGUFCheckpoint:
     @property
     def bytes_read(self) -> int:
         """Bytes fetched until now, the header included."""
-        return self._source.bytes_read
+        return sum(source.bytes_read for source in self._sources)
 
     @property
     def size(self) -> int:
@@ -84,8 +84,8 @@ class GGUFCheckpoint:
         return self._source.size
 
     def header_bytes(self) -> bytes:
-        """Return the file up to its first tensor: metadata, the tokenizer among them, and the table of tensors."""
-        return self._source.read(0, min((info.offset for info in self.tensors.values()), default=self.size))
+        """Return the (first) file up to its first tensor: metadata, tokenizer and table of tensors."""
+        return self._source.read(0, self._header_ends)
 
     def layer_names(self, index: int) -> list[str]:
         """Return the stored names (``"blk.3.attn_q.weight"``) of layer `index`; raises as for safetensors."""
@@ -131,7 +131,7 @@ class GGUFCheckpoint:
         """
         tensors = self.read(self.layer_names(index))
         for name, tensor in tensors.items():
-            with dropping_what_cannot_be(self._source):
+            with dropping_what_cannot_be(self.tensors[name].source):
                 check_finite(name, tensor, self.identity)
         stored = {f"blk.0.{name.split('.', 2)[2]}": tensor for name, tensor in tensors.items()}
         return self._named(stored, index)

@@ -80,7 +80,10 @@ def open_hub_checkpoint(
     if gguf is not None:
         from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 
-        return GGUFCheckpoint(opened.source(gguf), **opened.provenance(gguf))
+        folder = PurePosixPath(gguf).parent
+        return GGUFCheckpoint(
+            opened.source(gguf), **opened.provenance(gguf), sibling=lambda name: opened.source(str(folder / name))
+        )
     return _open_weights(opened, allow_pickle)
 
 

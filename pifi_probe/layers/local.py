@@ -23,7 +23,7 @@ def open_local_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoi
         return _open_folder(path, allow_pickle)
     suffix = path.suffix.lower()
     if suffix == ".gguf":
-        return GGUFCheckpoint(FileSource(path), identity=str(path))
+        return GGUFCheckpoint(FileSource(path), identity=str(path), sibling=lambda name: FileSource(path.parent / name))
     if suffix == ".safetensors":
         return _open_safetensors(path.parent, [path.name], str(path))
     if suffix in (".bin", ".pt", ".pth"):
