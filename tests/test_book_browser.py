@@ -118,6 +118,25 @@ def test_a_page_fits_a_narrow_screen(page: str, site: str, browser: Any) -> None
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 401
 
 
+WIDE = """() => {
+  const edge = document.querySelector("article.bd-article").getBoundingClientRect().right + 1;
+  const boxes = [...document.querySelectorAll(".bd-article pre")].filter(box => box.scrollWidth > box.clientWidth + 1);
+  const lines = [...document.querySelectorAll(".bd-article mjx-container > svg")];
+  return [...boxes, ...lines.filter(line => line.getBoundingClientRect().right > edge)]
+    .map(box => box.outerHTML.slice(0, 120));
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize(
+    "page", ["book/intro", "notebooks/00_start_here", "notebooks/09_which_layer", "notebooks/10_automatic_selection"]
+)
+def test_no_output_code_or_equation_is_cut(page: str, width: int, site: str, browser: Any) -> None:
+    with _Visit(browser, f"{site}/{page}.html", "light", width=width) as visit:
+        assert visit.page.locator(".bd-article pre").count() > 0
+        assert visit.page.evaluate(WIDE) == []
+
+
 def test_a_quiz_answers_without_python(site: str, browser: Any) -> None:
     with _Visit(browser, f"{site}/notebooks/03_pifi_from_scratch.html", "light") as visit:
         visit.page.get_by_text("(768, 4096)", exact=True).first.click()
