@@ -20,6 +20,7 @@ from pifi_probe.selection.space import Candidate
 from pifi_probe.widgets.chart import SearchChart
 from pifi_probe.widgets.layer_search import LayerSearch
 from pifi_probe.widgets.upload import TableUpload
+from tests.test_headroom import planted
 from tests.test_search import TASK
 from tests.widget_stub import install, search, until
 
@@ -89,7 +90,7 @@ def test_run_searches_to_the_end_and_gives_frame_best_and_code(widgets: Any, loa
 def test_start_pause_resume_stop_by_clicks(widgets: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, 0.02)
     widget = widgets(tmp_path / "s.db")
-    assert possible(widget) == {"Start", "Estimate"}
+    assert possible(widget) == {"Start", "Headroom", "Estimate"}
     click(widget, "Start")
     until(lambda: "Pause" in possible(widget) and len(widget.results) > 3)
     assert widget.toolbar.buttons["Start"].disabled and widget._form.slm.disabled
@@ -384,6 +385,29 @@ def test_the_script_is_shown_and_sent_to_the_clipboard(
     widget.run()
     click(widget, "Copy as code")
     assert widget.code.value == widget.to_code() == sent[-1]["text"] and widget.code.layout.display == ""
+
+
+def test_the_headroom_is_shown_as_answer_and_curves_before_the_start(
+    widgets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def headroom(slm: str, llm: str, task: object, **options: object) -> pp.Headroom:
+        asked.append((slm, llm))
+        return planted(True)
+
+    monkeypatch.setattr("pifi_probe.probing.headroom.headroom", headroom)
+    widget = widgets()
+    click(widget, "Headroom")
+    until(lambda: "the donor adds" in widget.figure.value)
+    assert "<svg" in widget.figure.value and len(asked) == len(widget._form.llm.value.split(","))
+    assert widget.headroom() == planted(True).answer and widget.state == "idle" and not len(widget.results)
+
+
+def test_aligned_chains_can_be_searched(widgets: Any) -> None:
+    form = widgets(wiring="aligned", max_length=8, strategy="span")._form
+    options = form.request().options
+    assert (options["wiring"], options["max_length"], options["strategy"]) == ("aligned", 8, "span")
 
 
 def test_the_estimate_is_shown_before_the_start(widgets: Any) -> None:

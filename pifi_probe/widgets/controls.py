@@ -74,7 +74,7 @@ class Form(ipywidgets.VBox):
         self.layers.disabled = self._layers is not None
         self.max_length = _menu(
             "Sets",
-            [("single layers", 1), ("up to 2 layers", 2), ("up to 3 layers", 3), ("up to 4 layers", 4)],
+            [("single layers", 1), *((f"up to {n} layers", n) for n in (2, 3, 4, 8))],
             self._options.pop("max_length", 1),
         )
         self.strategy = _menu("Strategy", list(STRATEGIES), self._options.pop("strategy", "auto"))
@@ -83,7 +83,7 @@ class Form(ipywidgets.VBox):
             self._options.pop("seeds", 3), min=1, max=100, description="Seeds", style=_STYLE, layout=_layout()
         )
         self.metric = _menu("Metric", [("NLL (decides)", "nll"), ("accuracy", "accuracy")], "nll")
-        self.wiring = _menu("Mode", ["matched", "paper"], self._options.pop("wiring", "matched"))
+        self.wiring = _menu("Mode", ["matched", "paper", "aligned"], self._options.pop("wiring", "matched"))
         self.study = _text("Study file", "in memory" if study is None else str(study))
         self.study.disabled = study is None
         self.about = ipywidgets.HTML()

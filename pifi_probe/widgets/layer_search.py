@@ -97,13 +97,16 @@ class LayerSearch(ipywidgets.VBox):
         self.engine = Engine()
         self.chart = SearchChart()
         self._feed = Feed(self.engine, self.chart, self._on_word)
-        hidden = () if self._form is not None else ("Start", "Estimate")
+        hidden = () if self._form is not None else ("Start", "Headroom", "Estimate")
         self.toolbar = Toolbar(
             {name: self._guarded(getattr(self, _ACTIONS[name])) for name in Toolbar.names if name not in hidden}
         )
         self.code = ipywidgets.Textarea(description="Script", layout=ipywidgets.Layout(width="100%", display="none"))
+        self.figure = ipywidgets.HTML()
         form = [] if self._form is None else [self._form]
-        super().__init__([*form, self.toolbar, self.chart, self.code], layout=ipywidgets.Layout(width="100%"))
+        super().__init__(
+            [*form, self.toolbar, self.figure, self.chart, self.code], layout=ipywidgets.Layout(width="100%")
+        )
         traitlets.link((self, "selected"), (self.chart, "selected"))
         if self._form is not None:
             traitlets.link((self._form.metric, "value"), (self.chart, "metric"))
@@ -193,6 +196,23 @@ class LayerSearch(ipywidgets.VBox):
         found = str(self._request().estimate())
         self.engine.state.tell(estimate=found)
         return found
+
+    def headroom(self) -> str:
+        """Return what the large models add to the small one on the task, one sentence each, and show the curves."""
+        return self._show_headroom(self._request())
+
+    def _show_headroom(self, request: Request) -> str:
+        try:
+            found = request.headroom()
+        finally:
+            self.engine.state.tell(estimate="")
+        self.figure.value = "".join(one._repr_html_() for one in found)
+        return "\n".join(one.answer for one in found)
+
+    def _headroom_aside(self) -> None:
+        request = self._request()
+        self.engine.state.tell(estimate="measuring the headroom: a minute or two ...", message="")
+        self._aside(lambda: self._show_headroom(request))
 
     def _request(self) -> Request:
         if self._form is None:
@@ -343,6 +363,7 @@ _ACTIONS = {
     "Pause": "pause",
     "Resume": "resume",
     "Stop": "stop",
+    "Headroom": "_headroom_aside",
     "Estimate": "_estimate_aside",
     "Copy as code": "_copy",
     "Export model": "_export_aside",

@@ -16,6 +16,7 @@ from pifi_probe.importing import import_libraries
 from pifi_probe.selection import events
 
 if TYPE_CHECKING:
+    from pifi_probe.probing.headroom_table import Headroom
     from pifi_probe.selection.estimate import Estimate
     from pifi_probe.selection.study import Study
     from pifi_probe.tasks.task import Task
@@ -99,6 +100,14 @@ class Request:
             on_event(event)
 
         search(self.load(), self.slm, self.llm, study=self.study, on_event=note, **self.options)
+
+    def headroom(self) -> list[Headroom]:
+        """Return what each large model adds to the small one on at most 1,000 training texts; kept on disk."""
+        from pifi_probe.probing.headroom import headroom
+
+        task, names = self.load(), [self.llm] if isinstance(self.llm, str) else list(self.llm)
+        n = min(1000, len(task.splits.get("train", ()))) or 1000
+        return [headroom(self.slm, name, task, n=n, progress=False) for name in names]
 
     def estimate(self) -> Estimate:
         """Time a few steps, and return what the search will take; nothing is written."""
