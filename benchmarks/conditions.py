@@ -5,7 +5,11 @@ readout; then each token alone, an interface that is not aligned, fewer layers, 
 Sizes and seed are those of the study of aligned chains (`aligned.py`). The record is
 `book/_studies/conditions.json`; chapter 00b and the figure on the first page read it.
 
-    python benchmarks/conditions.py            # about a quarter of an hour on two cores
+With ``--references``: what could stand in the chain's place. The donor's own probe at the exit, an MLP and layers drawn
+anew that are trained and have as many weights, and the encoder once more (`book/_studies/references.json`).
+
+    python benchmarks/conditions.py                 # about a quarter of an hour on two cores
+    python benchmarks/conditions.py --references    # as long
     python benchmarks/conditions.py --quick    # tiny sizes: does it work at all?
 """
 
@@ -30,6 +34,7 @@ CHAINS: dict[str, tuple[str, ...]] = {  # layers, and the arms that are run with
     "0-6": TWINNED,
     "23-29": TWINNED,
 }
+REFERENCES = ("donor", "mlp", "trained layers", "encoder twice")
 
 
 def main() -> None:
@@ -37,19 +42,24 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help="tiny sizes, nothing is written")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--out", type=Path, default=OUT)
+    options.add_argument("--references", action="store_true", help="what could stand in the place of layers 8 to 14")
+    options.add_argument("--out", type=Path, help="conditions.json or references.json in book/_studies by default")
     chosen = options.parse_args()
+    out = chosen.out or (OUT.with_name("references.json") if chosen.references else OUT)
     n = 60 if chosen.quick else 1500
     sizes = {"n_train": n, "n_test": n, "n_align": min(n, 1000), "max_length": 64, "precision": "bf16"}
-    task, found = pp.load_task(TASK), _kept(chosen.out)
-    for layers, arms in CHAINS.items():
+    task, found = pp.load_task(TASK), _kept(out)
+    for layers, arms in {"8-14": TWINNED}.items() if chosen.references else CHAINS.items():
         if layers in found and not chosen.quick:
             continue
-        table = pp.probe_chain(SLM, LLM, task, layers, arms=arms, seed=chosen.seed, progress=False, **sizes)
+        references = REFERENCES if chosen.references else ()
+        table = pp.probe_chain(
+            SLM, LLM, task, layers, arms=arms, references=references, seed=chosen.seed, progress=False, **sizes
+        )
         found[layers] = json.loads(table.to_json(per_example=False))
         print(layers, table.answer, flush=True)
         if not chosen.quick:
-            write_json(chosen.out, {"seed": chosen.seed, **sizes, **collect(), "chains": found})
+            write_json(out, {"seed": chosen.seed, **sizes, **collect(), "chains": found})
 
 
 def _kept(file: Path) -> dict[str, Any]:

@@ -34,6 +34,19 @@ the tasks of the confirming half were touched.
 """
 
 
+REFERENCES = {
+    "encoder": "nothing: the encoder alone",
+    "real": "**the real chain**",
+    "interface": "the interface alone",
+    "shuffled": "its shuffled twin",
+    "random": "its random twin",
+    "encoder twice": "the encoder twice",
+    "mlp": "a trained MLP",
+    "trained layers": "trained layers, drawn anew",
+    "donor": "the donor's own probe at the exit",
+}
+
+
 def table_of(lines: list[list[str]]) -> str:
     """Return lines of cells as a Markdown table."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
@@ -173,6 +186,32 @@ def trained_table() -> tuple[str, list[str]]:
     return (table_of(lines) if len(lines) > 1 else ""), [name for name, found in beaten.items() if all(found)]
 
 
+def reference_table() -> str:
+    """Return what could stand in the chain's place, and what it adds; empty where that is not recorded."""
+    file = STUDY.parent / "references.json"
+    if not file.is_file():
+        return ""
+    record = json.loads(file.read_text(encoding="utf-8"))
+    table = record["chains"]["8-14"]
+    test, n = table["info"]["task"], table["info"]["n_train"]
+    lines = [["in the chain's place", "alone", "with the encoder", "- encoder", "real chain - it"]]
+    for arm, name in REFERENCES.items():
+        scores = {
+            row["reading"]: f"{100 * row['accuracy']:.1f}"
+            for row in rows_of(table["scores"], test=test, n_labels=n, arm=arm)
+        }
+        over = "" if arm == "encoder" else shown(difference(table, arm, "encoder", test, n))
+        left = "" if arm == "real" else shown(difference(table, "real", arm, test, n))
+        lines.append([name, scores["alone"], scores.get("with encoder", ""), over, left])
+    return (
+        f"## What else could stand there\n\n{test}, {n:,} labels, `{record['command']}`, {record['date'][:10]}. The "
+        "donor's own probe needs its layers below, its embedding table and its tokenizer. MLP and trained layers "
+        "have as many weights as the chain, behind the same interface, and are trained on the labelled texts; the best "
+        "of four epochs is taken. The encoder twice: its last states through all of it again, frozen.\n\n"
+        + table_of(lines)
+    )
+
+
 def page() -> str:
     """Return the page."""
     halves = {"exploring": records(EXPLORING), "confirming": records(CONFIRMING)}
@@ -212,6 +251,7 @@ def page() -> str:
         "neither saw. Bold: the interval leaves out zero.\n\n" + tuned
         if tuned
         else "",
+        reference_table(),
         f"## How it was made\n\n`python benchmarks/aligned.py`, {provenance['date'][:10]}, {machine['cpu']}, "
         f"{machine['cores']} cores; one JSON a task in `book/_studies/aligned/`. In minutes, at a smaller size, "
         "without touching the records: `python benchmarks/aligned.py movie-reviews critic-reviews product-reviews "
