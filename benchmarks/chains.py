@@ -40,7 +40,7 @@ STUDY = Path(__file__).parent.parent / "book" / "_studies" / "chains"
 SLM, LLM = "minilm-l6", "smollm2-135m"
 TASKS = ("movie-reviews", "tweets")
 LENGTHS = (1, 2, 4, 8)
-SIZES = {"n_train": 1000, "n_test": 1000, "n_align": 600, "max_length": 64, "precision": "bf16"}
+SIZES = {"n_train": 800, "n_test": 800, "n_align": 600, "max_length": 64, "precision": "bf16"}
 QUICK = SIZES | {"n_train": 60, "n_test": 60, "n_align": 60}
 SCORES = ("rise", "r2", "layers", "score")  # the last one is the span score: rise times R2
 FIXED = {"last layer": (29, 29), "last eight layers": (22, 29), "middle layer": (14, 14), "middle eight": (11, 18)}
@@ -66,8 +66,8 @@ def measure(name: str, sizes: Mapping[str, Any], seed: int, file: Path, entries:
     n_layers = int(checkpoint.config.num_hidden_layers)
     on = train.among(few.subset(train=min(sizes["n_align"], len(train.rows)), seed=seed).splits["train"])
     saw = {"task": name, "split": "train", "texts of tests": "none"}
-    chosen = range(n_layers) if entries is None else entries
-    interfaces = cached_interfaces(on, LLM, list(chosen), saw=saw, seed=seed)
+    chosen = spread(n_layers) if entries is None else entries
+    interfaces = cached_interfaces(on, LLM, sorted(chosen), saw=saw, seed=seed)
     layers: dict[int, FrozenLayer] = {}
 
     def both(features: Sequence[Floats]) -> dict[str, Any]:
@@ -88,6 +88,11 @@ def measure(name: str, sizes: Mapping[str, Any], seed: int, file: Path, entries:
         found["interface"][str(entry)] = both([each[0] for each in read])
         write_json(file, found | {"sizes": dict(sizes), "seed": seed, "provenance": collect(task=task.fingerprint)})
         print(name, entry, {n: round(found["cells"][f"{entry}-{entry + n - 1}"]["accuracy"], 3) for n in lengths})
+
+
+def spread(n: int) -> list[int]:
+    """Return the layers in an order in which each beginning spreads over the depth."""
+    return [*range(0, n, 8), *range(4, n, 8), *range(2, n, 4), *range(1, n, 2)]
 
 
 def joint(base: Block, block: Block, y: NDArray[np.int64], n_labels: int, own: Any, said: Any) -> Any:
@@ -199,8 +204,14 @@ def main() -> None:
     for name, file in files.items():
         if not chosen.judge:
             measure(name, sizes, chosen.seed, file, [0, 29] if chosen.quick else None)
+    settings = {"slm": SLM, "llm": LLM, "lengths": list(LENGTHS), **sizes}
     there = {name: file for name, file in wanted(TASKS, folder) if file.is_file()}
-    record("chains", chosen, {"slm": SLM, "llm": LLM, "lengths": list(LENGTHS), **sizes}, {}, judge(there))
+    record("chains", chosen, settings, {}, judge(there))
+
+
+def tables(measurements: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the judgement of the tables that are recorded."""
+    return judge({name: file for name, file in wanted(TASKS, STUDY) if file.is_file()})
 
 
 if __name__ == "__main__":

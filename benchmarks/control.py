@@ -37,7 +37,9 @@ def main() -> None:
             task = {"donor": donor, "seed": chosen.seed, "sizes": QUICK if chosen.quick else {}}
             measurements["tiny" if chosen.quick else donor] = in_child(__file__, task)
     settings = {"donors": list(measurements)}
-    record("control", chosen, settings, measurements, tables(measurements, settings))
+    own = chosen.quick or tuple(chosen.donors) == DONORS  # a record of other donors has a file of its own
+    name = "control" if own else f"control_{'_'.join(chosen.donors)}"
+    record(name, chosen, settings, measurements, tables(measurements, settings))
 
 
 def measure(donor: str, seed: int, sizes: Mapping[str, int]) -> dict[str, Any]:
