@@ -78,6 +78,8 @@ results: $(READY)
 	$(RUN) benchmarks/readme_tables.py
 	$(RUN) book/_scripts/results.py
 	$(RUN) book/_scripts/aligned_page.py
+	$(RUN) book/_scripts/decided_page.py
+	$(RUN) book/_scripts/layerbench_page.py
 	$(RUN) book/_scripts/timings.py
 	$(RUN) book/_scripts/log.py
 	$(RUN) book/_scripts/weights.py

@@ -14,6 +14,7 @@ from pifi_probe.experiments.summary import HEADINGS, cells
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DEMO = RESULTS / "demo-full.json"
+DECIDED = ROOT / "book" / "_studies" / "decided.json"  # claims judged with all runs of their block
 EXPERIMENTS = ROOT / "book" / "_studies" / "experiments"
 README = ROOT / "README.md"
 
@@ -54,8 +55,13 @@ def _difference(row: dict[str, Any]) -> str:
 
 
 def experiments() -> dict[str, dict[str, Any]]:
-    """Return the experiments whose recording is whole, by name."""
-    return {file.parent.name: _load(file) for file in sorted(EXPERIMENTS.glob("*/summary.json"))}
+    """Return the experiments whose recording is whole, by name, with their claims as they are judged now."""
+    found = {file.parent.name: _load(file) for file in sorted(EXPERIMENTS.glob("*/summary.json"))}
+    for name, rows in _load(DECIDED)["experiments"].items():
+        now = {row["now"]["says"]: row["now"] for row in rows}
+        record = found[name]
+        record["findings"] = [now.get(finding["says"], finding) for finding in record["findings"]]
+    return found
 
 
 def claims_table(record: dict[str, Any]) -> str:
@@ -174,11 +180,20 @@ def _aligned() -> str:
     return chain_table(_load(ALIGNED), ("movie-reviews", "product-reviews"), (100, 1500)) + "\n"
 
 
+def _decided() -> str:
+    """Return what the tables of layers answer, each for its own test set."""
+    tables = _load(DECIDED)["tables"]
+    return "\n".join(
+        f"- **{name}** ({tests[0]['seeds']} seeds): {tests[0]['answer']}" for name, tests in tables.items()
+    )
+
+
 METHODS = ROOT / "book" / "methods.md"
 BLOCKS: dict[str, Callable[[], str]] = {
     "aligned": _aligned,
     "demo": _demo,
     "experiments": _experiments,
+    "decided": _decided,
     "selection": _selection,
     "efficiency": _efficiency,
 }

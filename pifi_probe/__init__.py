@@ -78,7 +78,7 @@ _HOMES = {
     "fine_tune": "pifi_probe.training",
 }
 
-_MODULES = ("assets", "errors", "widgets")
+_MODULES = ("assets", "errors", "layerbench", "widgets")
 
 __all__ = [
     "Decision",

@@ -129,6 +129,23 @@ def test_the_page_on_aligned_chains_is_the_recorded_study() -> None:
     assert aligned.page() == page and page.count("| yes |") >= 2, "run make results"
 
 
+def test_the_page_of_verdicts_is_the_recorded_one() -> None:
+    decided = load("decided_page")
+    record = json.loads(decided.RECORD.read_text(encoding="utf-8"))
+    assert decided.page(record) == decided.PAGE.read_text(encoding="utf-8"), "run make results"
+    assert record["provenance"]["versions"]["pifi_probe"]
+
+
+@pytest.mark.slow
+def test_a_recorded_verdict_is_what_the_runs_say() -> None:
+    decided = load("decided_page")
+    record = json.loads(decided.RECORD.read_text(encoding="utf-8"))
+    file = decided.STUDIES / "experiments" / "domain-shift" / "summary.json"
+    assert json.loads(json.dumps(decided.claims(file))) == record["experiments"]["domain-shift"]
+    table = decided.table(decided.STUDIES / "truth" / "newsgroups")
+    assert json.loads(json.dumps(table)) == record["tables"]["newsgroups"]
+
+
 @pytest.mark.slow
 def test_the_results_are_the_recorded_ones() -> None:
     results = load("results")

@@ -116,3 +116,12 @@ def test_real_runs_are_kept_and_not_made_again(tmp_path: Path) -> None:
     again = pp.decide(str(parts.slm), parts.layer, TASK, budget="11", **options)
     assert again.effect == first.effect
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("result.json")}
+
+
+def test_a_budget_that_pays_for_no_look_is_refused_after_the_first_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = invented(monkeypatch, CLEAR)
+    with pytest.raises(RecipeError, match="the budget of 9 C is smaller than two seeds of every arm"):
+        pp.decide("slm", object(), TASK, folder=tmp_path, budget="9")  # type: ignore[arg-type]
+    assert len(made) == 1

@@ -122,9 +122,11 @@ def test_an_experiment_says_what_the_paper_reports_and_what_was_measured(finishe
     for run in runs:
         accuracy[run.model["control"]] += 100 * run.tests[run.task["name"]].metrics["accuracy"] / 2
     assert finding["measured"] == pytest.approx(accuracy[None] - accuracy["vanilla"])
+    assert record["answers"]["one"].startswith("Plugging in ")
     for page in ("summary.md", "summary.html"):
         text = (finished[1] / page).read_text(encoding="utf-8")
         assert "+2.30 points" in text and "tiny models" in text and finding["verdict"] in text
+        assert text.index("Plugging in ") < text.index("tiny models"), "the answer stands first"
 
 
 def test_a_finished_experiment_trains_nothing_again(

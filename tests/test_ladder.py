@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.ladder import Arm, Effect, answer, effects_of, missing, needed
 from pifi_probe.training import Comparison, RunResult, compare
-from pifi_probe.training.ladder import Arm, Effect, answer, effects_of, missing, needed
 from tests.runs import TASK, made_up
 
 

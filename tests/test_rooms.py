@@ -26,7 +26,9 @@ models_table
 stats
 ranking two_way
 differences
+ladder
 reporting
+telling
 layers
 tasks
 alignment
@@ -34,7 +36,7 @@ plugin
 training
 probing
 selection
-efficiency experiments
+efficiency experiments layerbench
 widgets
 checks
 cli

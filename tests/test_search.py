@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import pifi_probe as pp
+from pifi_probe.cli import main
 from pifi_probe.errors import CheckpointError, PifiProbeError, SearchError, TaskError
 from pifi_probe.selection import events
 from pifi_probe.selection.beliefs import pick
@@ -60,7 +61,14 @@ def test_a_strategy_finds_the_best_layer_and_says_how_sure_that_is(stub: Valley,
     assert sum(belief.p_best for belief in result.posterior) == pytest.approx(1.0)
     assert [gain.control for gain in result.gains] == ["vanilla", "linear", "random", "shuffled", "last layer"]
     assert result.confirm_cost > 0 and "to confirm" in result.verdict
-    assert json.loads(json.dumps(result.to_dict()))["label"] == "llm[6]"
+    stored = json.loads(json.dumps(result.to_dict()))
+    assert stored["label"] == "llm[6]" and stored["answer"] == result.answer
+    told = {effect.name for effect in result.effects}
+    assert told == {"plugging in", "projections", "twins", "block", "knowledge", "choice"} and not result.missing
+    assert result.answer.startswith("Plugging in llm[6] ") and result.verdict.startswith(result.answer)
+    lines = result.panel().splitlines()
+    assert len(lines) <= 8 and all(len(line) <= 80 for line in lines)
+    assert set(result.ladder()["group"]) == {"vanilla", "linear", "twins", "real"}
 
 
 def test_without_a_layer_effect_the_default_layer_is_chosen_and_confirmed(
@@ -76,7 +84,8 @@ def test_without_a_layer_effect_the_default_layer_is_chosen_and_confirmed(
     result = study.result
     assert result is not None and result.default
     assert study.best == Candidate(("llm[9]",))
-    assert result.verdict.startswith("no detectable layer effect; using the default layer llm[9]")
+    assert result.details[0] == "no detectable layer effect; using the default layer llm[9]"
+    assert result.verdict.startswith(result.answer)
     assert "last layer" not in [gain.control for gain in result.gains]
 
 
@@ -95,6 +104,26 @@ def test_a_study_is_on_disk_and_read_without_task_or_model(stub: Valley, tmp_pat
     assert [trial.identity for trial in again.trials] == [trial.identity for trial in study.trials]
     with pytest.raises(SearchError, match="without its task"):
         again.estimate()
+
+
+def test_the_command_shows_the_answer_and_the_rest_when_asked(
+    stub: Valley, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(tmp_path / "s.db")
+    assert main(["study", "show", str(tmp_path / "s.db")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 9 and lines[0].startswith("Plugging in llm[6] ") and "--table" in lines[-1]
+    assert main(["study", "show", str(tmp_path / "s.db"), "--table"]) == 0
+    shown = capsys.readouterr().out
+    assert "against vanilla:" in shown and "llm[3]" in shown
+
+
+def test_an_unconfirmed_choice_says_that_its_gain_is_not_known(stub: Valley) -> None:
+    study = search(confirm=False)
+    assert study.result is not None and not study.result.effects and study.result.needed() == []
+    assert study.result.panel().startswith("Chosen so far: llm[6]; what it gains is not known")
+    with pytest.raises(SearchError, match="no ladder yet"):
+        study.plot("ladder")
 
 
 def test_a_paused_study_goes_on_and_finds_what_it_would_have_found(stub: Valley, tmp_path: Path) -> None:
@@ -399,7 +428,11 @@ def test_an_export_holds_checkpoint_card_report_trials_and_script(made: tuple[pp
     out = study.export(folder / "winner")
     card = (out / "model" / "README.md").read_text(encoding="utf-8")
     assert card.count("## How this layer was found") == 1 and "strategy exhaustive" in card
-    assert "<svg" in (out / "report.html").read_text(encoding="utf-8")
+    assert study.result is not None
+    first = card.index("> Plugging in ")
+    assert card.index("\n# ") < first < card.index("## Donor"), "the answer is the first thing below the title"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page and page.index("The answer") < page.index("How sure the choice is")
     record = json.loads((out / "search.json").read_text(encoding="utf-8"))
     assert record["settings"]["budget"] == "6 C" and len(record["trials"]) >= 3
     model = pp.PiFiForSequenceClassification.from_pretrained(out / "model")

@@ -60,7 +60,8 @@ and machine. `make results` writes the page, and a test fails when it differs fr
 ## How to read a verdict
 
 An interval that contains zero means that the run *detects no difference*; it does not mean that there is none. A gain
-over *vanilla* (the encoder alone) that the *random* layer has too is not knowledge of the language model.
+over *vanilla* (the encoder alone) that the *random* layer has too is not knowledge of the language model. All runs of
+an experiment are judged together; [Decided then, decided now](decided.md) lists what that changed.
 
 ## What the paper reports
 

@@ -183,7 +183,8 @@ print(
 # **Read.** Where an interval contains zero, this run detects no difference. The last layer, `smollm2-135m[29]`, does not
 # beat the encoder alone here: the verdict of its comparison stands in the last line. Now find the *random* arm, a layer
 # with random weights. Whatever it shares with the real layer is not knowledge of the language model. That is why every
-# comparison in this book has controls, and why chapters 05, 09 and 10 ask when and where a layer does help.
+# comparison in this book has controls ([Decided then, decided now](../book/decided.md) is what they decide), and why
+# chapters 05, 09 and 10 ask when and where a layer does help.
 #
 # ## 6. Three ways through this book
 #

@@ -330,7 +330,8 @@ assert gates["newsgroups"].icc > gates["sentiment-rating"].icc
 
 # %% [markdown]
 # To make these runs again: `python benchmarks/truth_table.py newsgroups`, and so on. The
-# [results page](../book/results.md) has every arm with its interval. Its gates ask validation scores, these ask test
+# [results page](../book/results.md) has every arm with its interval, and [Decided then, decided now](../book/decided.md) what
+# all arms together decide: on `newsgroups` the projections gain, and the real layers lose to their twins. The page's gates ask validation scores, these ask test
 # scores: a gate is a guess, too. A gain of squared error is what the error falls by.
 #
 # **Read.** An effect of layers and a gain over the encoder are two things. Compare the *best layer*, which is the lucky one of

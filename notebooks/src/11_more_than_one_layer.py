@@ -319,7 +319,7 @@ print(news["verdict"])
 
 # %% [markdown]
 # To make them again: `python benchmarks/combinations.py`. `pifi-probe reproduce multi-layer` asks the same in
-# the paper's wiring.
+# the paper's wiring; no run of it is recorded.
 #
 # **Read.** A gain over the encoder alone that shuffled layers, one layer three times or a trained MLP have as well is a
 # control of section 4 at work: more trained weights, not more layers of a language model.

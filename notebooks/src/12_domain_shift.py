@@ -279,7 +279,8 @@ for place, one in enumerate(record.measured, start=1):
     )
 
 # %% [markdown]
-# To make it again: `pifi-probe reproduce domain-shift --scale small`.
+# To make it again: `pifi-probe reproduce domain-shift --scale small`. These are the intervals of its recording, each arm by
+# its own seeds; [Decided then, decided now](../book/decided.md) has what all runs together say.
 #
 # The same comparison in the *matched* wiring, from the truth table of chapter 09:
 

@@ -36,6 +36,7 @@ class Live:
         self._console = console()
         self._rows: deque[tuple[str, ...]] = deque(maxlen=SHOWN)
         self._head = "starting"
+        self._budget: Any = None
         self._live = RichLive(console=self._console, transient=True, refresh_per_second=4)
         self._moves = not quiet and self._console.is_terminal
 
@@ -66,6 +67,8 @@ class Live:
         """Return the event as a line, and keep what the table shows."""
         from pifi_probe.selection import events
 
+        if isinstance(event, events.Started):
+            self._budget = event.study.budget
         if isinstance(event, events.Estimated):
             self._head = str(event.estimate)
             return self._head
@@ -77,7 +80,7 @@ class Live:
         if isinstance(event, events.TrialFinished):
             trial, outcome = event.trial, event.trial.outcome
             assert outcome is not None
-            self._head = f"{event.share:.0%} of the budget is spent ({event.spent.cost:.2f} C)"
+            self._head = f"{event.progress(self._budget)} ({event.share:.0%} of the budget)"
             return self._end(trial, f"NLL {outcome.value:.4f}, {outcome.seconds:.1f} s")
         if isinstance(event, events.Failed):
             return self._end(event.trial, f"failed: {event.message}")

@@ -40,6 +40,8 @@ def decide(
     fraction: list[float] = typer.Option([], help="Also with so many labelled texts, or a share; may be repeated."),
     epochs: int = typer.Option(3, help="Passes over the training texts."),
     precision: str = typer.Option("float32", help="float32 or bf16."),
+    executor: str = typer.Option("local", help="local, processes or ray."),
+    workers: int = typer.Option(1, help="Runs that are made at the same time."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/decide-TASK when not given."),
     as_json: bool = Json,
 ) -> None:
@@ -57,6 +59,7 @@ def decide(
 
     recipe = pp.Recipe(epochs=epochs, precision=precision)
     options = {"margin": margin, "budget": budget, "question": question, "wiring": wiring, "fractions": fraction}
+    options |= {"executor": executor, "workers": workers}
     found = pp.decide(slm, layer, main, **options, recipe=recipe, folder=out, on_run=say)  # type: ignore[arg-type]
     if as_json:
         print_json(found.to_dict())
@@ -71,6 +74,7 @@ def reproduce(
     out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/NAME-SCALE when not given."),
     data: Path = typer.Option(None, help="Folder of own data, for the parts that need a file."),
     fraction: list[float] = typer.Option([], help="Also with so many labelled texts, or a share; may be repeated."),
+    table: bool = typer.Option(False, "--table", help="Show every claim, not the answer alone."),
     as_json: bool = Json,
 ) -> None:
     """Run an experiment of the paper and set what it finds beside what the paper reports; runs are kept."""
@@ -95,18 +99,23 @@ def reproduce(
     if as_json:
         print_json(json.loads((found.folder / "summary.json").read_text(encoding="utf-8")))
         return
-    _show(found)
+    _show(found, table=table)
     for count, fewer in found.fewer.items():
         terminal.print(f"with {count:,} labelled texts:")
-        _show(fewer)
+        _show(fewer, table=table)
 
 
-def _show(found: Reproduction) -> None:
+def _show(found: Reproduction, *, table: bool) -> None:
     from pifi_probe.experiments.summary import HEADINGS, cells
 
-    rows = [dict(zip(HEADINGS, cells(finding), strict=True)) for finding in found.findings]
-    print_rows(found.experiment.title, rows)
-    terminal = console()
+    terminal, panel = console(), found.panel()
+    if panel:
+        terminal.print(panel, soft_wrap=True)
+    if table or not panel:
+        rows = [dict(zip(HEADINGS, cells(finding), strict=True)) for finding in found.findings]
+        print_rows(found.experiment.title, rows)
+    else:
+        terminal.print("every claim and its verdict: the same command with --table")
     for part, why in found.runs.skipped.items():
         terminal.print(f"left out: {part}: {why}")
     terminal.print(f"report: {found.folder / 'summary.html'}")
@@ -121,7 +130,7 @@ def _list(as_json: bool) -> None:
             "name": plan.name,
             "asks": plan.title,
             **{
-                f"{name}: runs": sum(len(plan.arms_in(size, block)) for block in size.blocks) * size.seeds
+                f"{name}: runs": sum(sum(plan.seeds_of(size, block).values()) for block in size.blocks)
                 for name, size in plan.scales.items()
             },
             "small: minutes on two cores": plan.scales["small"].minutes,

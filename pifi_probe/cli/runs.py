@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pifi_probe.cli.output import AllowPickle, Json, console, print_json, print_record
+from pifi_probe.permissions import allowing_pickle
+
+if TYPE_CHECKING:
+    from pifi_probe.experiments.crew import Crew
+    from pifi_probe.training import RunResult
 
 __all__ = ["load_task", "register"]
 
@@ -42,18 +47,31 @@ def train(
     epochs: int = typer.Option(3, help="Passes over the training texts."),
     learning_rate: float = typer.Option(5e-5, help="Of encoder and head."),
     precision: str = typer.Option("float32", help="float32 or bf16."),
+    arms: str = typer.Option("", help="All of vanilla, linear, random, shuffled, real (all), or some, with commas."),
+    seeds: int = typer.Option(0, help="With --arms: so many seeds of each, from --seed on; 3 when 0."),
+    executor: str = typer.Option("local", help="With --arms: local, processes or ray."),
+    workers: int = typer.Option(1, help="With --arms: runs that are made at the same time."),
     save_model: bool = typer.Option(False, "--save-model", help="Save the trained model into the folder."),
     resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the folder."),
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
-    """Train one model and test it."""
+    """Train one model and test it; with --arms, the layer and its controls with several seeds, and compare them."""
     import pifi_probe as pp
     from pifi_probe.errors import RunInterrupted
+    from pifi_probe.experiments.crew import Crew
 
     main = load_task(task, text, label, kind, language)
     main = main.subset(train=n_train) if n_train else main
     further = [load_task(name, text, label, kind, language) for name in also]
+    recipe = pp.Recipe(seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision)
+    if arms or seeds:
+        _refuse_single(control, resume, save_model)
+        with allowing_pickle(allow_pickle):
+            donor = pp.extract(layer or "smollm2-135m[-1]")
+            crew = Crew(out, slm, donor, main, recipe, wiring, combine or None, tuple(further))
+            _train_arms(crew, arms, seeds, executor, workers, as_json)
+        return
     model = pp.plug_in(
         slm,
         layer,
@@ -64,7 +82,6 @@ def train(
         seed=seed,
         allow_pickle=allow_pickle,
     )
-    recipe = pp.Recipe(seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision)
     try:
         result = pp.fine_tune(model, main, recipe, also=further, out=out, resume=resume, save_model=save_model)
     except RunInterrupted as stopped:
@@ -76,6 +93,44 @@ def train(
     for name, metrics in result.metrics.items():
         shown = {key: f"{value:.3f}" for key, value in metrics.items() if isinstance(value, float)}
         print_record(f"{result.label} on {name}", shown)
+
+
+def _refuse_single(control: str, resume: bool, save_model: bool) -> None:
+    """Raise where an option belongs to a single run."""
+    given = {"--control": bool(control), "--resume": resume, "--save-model": save_model}
+    if wrong := [name for name, used in given.items() if used]:
+        raise typer.BadParameter(f"{wrong[0]} is for a single run; --arms keeps finished runs by itself")
+
+
+def _train_arms(crew: Crew, arms: str, seeds: int, executor: str, workers: int, as_json: bool) -> None:
+    """Train arms with several seeds; runs that are in the folder are not made again."""
+    import pifi_probe as pp
+    from pifi_probe.experiments.crew import arms_named, jobs_of, run_all
+    from pifi_probe.selection.executors import make_executor
+
+    terminal = console()
+
+    def say(run: RunResult) -> None:
+        if not as_json:
+            terminal.print(f"{run!r}, {sum(run.seconds.values()):.0f} s")
+
+    names = arms_named(arms or "all")
+    where = make_executor(executor, workers)
+    try:
+        runs = run_all(crew, jobs_of(names, seeds or 3), where, say)
+    finally:
+        where.close()
+    made = list(runs.values())
+    if "vanilla" not in names:
+        terminal.print(f"{len(made)} runs in {crew.root}; compare them: pifi-probe compare FOLDERS --baseline ARM")
+        return
+    comparison = pp.compare(made)
+    comparison.to_json(crew.root / "comparison.json")
+    if as_json:
+        print_json(comparison.to_dict())
+        return
+    terminal.print(comparison.panel())
+    terminal.print(f"every arm: pifi-probe compare {crew.root}/*-seed* --table")
 
 
 def load_task(name: str, text: str, label: str, kind: str = "", language: str = "en") -> Any:
@@ -108,10 +163,9 @@ def compare(
         margin=margin or None,
     )
     if html is not None:
-        from pifi_probe.experiments.report import answer_sections
         from pifi_probe.reporting import html as report
 
-        report.report("Comparison", [*answer_sections(comparison), {"title": "Arms", "table": comparison.frame}], html)
+        report.report("Comparison", [*comparison.sections(), {"title": "Arms", "table": comparison.frame}], html)
     if as_json:
         print_json(asdict(comparison))
     else:

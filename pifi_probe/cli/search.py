@@ -14,6 +14,7 @@ from pifi_probe.escaping import one_line
 __all__ = ["register"]
 
 SHOWN = 20  # candidates
+Table = typer.Option(False, "--table", help="Show every candidate and control, not the answer alone.")
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +30,9 @@ def search(
     slm: str = typer.Option("minilm-l6", help="The small language model."),
     llm: list[str] = typer.Option(["smollm2-135m"], help="The donor; may be repeated."),
     strategy: str = typer.Option("auto", help="auto, fast, or another; see the documentation."),
-    budget: str = typer.Option("12", help="Full runs (12), '20 trials', or a time (45m, 2h)."),
+    budget: str = typer.Option(
+        "20m", help="A time for all (45m, 2h); or what may choose: full runs (12), '20 trials'."
+    ),
     study: str = typer.Option("s.db", help="File or database URL; '#name' picks one of several studies in it."),
     seeds: int = typer.Option(3, help="Seeds of a sweep, and fresh ones to confirm the choice."),
     wiring: str = typer.Option("matched", help="matched or paper."),
@@ -40,11 +43,13 @@ def search(
     learning_rate: float = typer.Option(5e-5, help="Of encoder and head in a full run."),
     precision: str = typer.Option("float32", help="float32 or bf16."),
     n_train: int = typer.Option(0, help="Train on so many texts only."),
+    texts: int = typer.Option(1000, help="A first pass: at most so many texts of each split; 0 for all."),
     text: str = typer.Option("text", help="Column with the text, for files and hub data."),
     label: str = typer.Option("label", help="Column with the label, for files and hub data."),
     executor: str = typer.Option("local", help="local, processes or ray."),
     workers: int = typer.Option(1, help="Trials that run at the same time."),
     confirm: bool = typer.Option(True, help="Run the choice and its controls again on fresh seeds."),
+    table: bool = Table,
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
@@ -72,6 +77,7 @@ def search(
             layers=indices,
             max_length=max_length,
             designs=design or None,
+            texts=texts or None,
             recipe=pp.Recipe(epochs=epochs, learning_rate=learning_rate, precision=precision),
             study=study,
             executor=executor,
@@ -80,7 +86,7 @@ def search(
             on_event=live,
             allow_pickle=allow_pickle,
         )
-    finish(found, live.reason, as_json=as_json)
+    finish(found, live.reason, as_json=as_json, table=table)
 
 
 def _begin(store: Any, source: dict[str, str], n_train: int) -> None:
@@ -121,30 +127,38 @@ def load(study: str | Path) -> Any:
     return task.subset(train=n_train) if n_train else task
 
 
-def finish(study: Any, reason: str, *, as_json: bool) -> None:
+def finish(study: Any, reason: str, *, as_json: bool, table: bool = False) -> None:
     """Print what was found; leave with 130 when the search was paused."""
     result = study.result
     if as_json:
         print_json({"state": reason or "finished", "result": None if result is None else result.to_dict()})
     else:
-        show(study)
+        show(study, table=table)
     if reason == "paused":
         typer.echo(f"paused and saved; go on with: pifi-probe study resume {_argument(study)}", err=True)
         raise typer.Exit(130)
 
 
-def show(study: Any) -> None:
-    """Print the best candidates and the verdict."""
+def show(study: Any, *, table: bool = False) -> None:
+    """Print the answer; with `table`, how the choice was made and the best candidates, too."""
     from pifi_probe.reporting.tables import to_rich
 
-    result, board, terminal = study.result, study.leaderboard(), console()
+    result, terminal = study.result, console()
+    if result is None:
+        terminal.print("no trial is complete yet")
+        return
+    terminal.print(result.panel(), soft_wrap=True)
+    if not table:
+        terminal.print(f"every candidate and control: pifi-probe study show {_argument(study)} --table", soft_wrap=True)
+        return
+    terminal.print("\n".join(result.details), soft_wrap=True)
+    board = study.leaderboard()
     columns = ["candidate", "rung", "phase", "seeds", "nll", "accuracy", "p_best"]
     terminal.print(to_rich(board.loc[: SHOWN - 1, columns], f"{study.settings.task['name']}, {study.budget}"))
     if len(board) > SHOWN:
         terminal.print(
             f"and {len(board) - SHOWN} more: pifi-probe study show {_argument(study)} --json", soft_wrap=True
         )
-    terminal.print("no trial is complete yet" if result is None else result.verdict, soft_wrap=True)
 
 
 def _argument(study: Any) -> str:

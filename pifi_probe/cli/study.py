@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from pifi_probe.cli.output import AllowPickle, Json, print_json
-from pifi_probe.cli.search import finish, load
+from pifi_probe.cli.search import Table, finish, load
 from pifi_probe.cli.search import show as show_study
 from pifi_probe.permissions import allowing_pickle
 
@@ -28,13 +28,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(study, name="study")
 
 
-def show(study: str = STUDY, as_json: bool = Json) -> None:
-    """Print every candidate, what was chosen, and how sure that is."""
+def show(study: str = STUDY, table: bool = Table, as_json: bool = Json) -> None:
+    """Print the answer, and with --table every candidate and how sure the choice is."""
     from pifi_probe.selection.study import Study
 
     found = Study.open(study)
     if not as_json:
-        show_study(found)
+        show_study(found, table=table)
         return
     result = found.result
     rows = found.leaderboard().to_dict("records")

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from pifi_probe.errors import RecipeError
-from pifi_probe.experiments.plan import Arm
+from pifi_probe.experiments.crew import ARMS, Crew, Job, run_all
 from pifi_probe.experiments.runner import stored_run
 from pifi_probe.files import make_folder, write_json
+from pifi_probe.ladder import SHARES, Effect
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.provenance import collect
 from pifi_probe.selection.budget import Budget
+from pifi_probe.selection.estimate import in_words
+from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.tasks import Task
 from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.training import Comparison, Recipe, RunResult, compare
-from pifi_probe.training.ladder import Effect
-from pifi_probe.training.result import SHARES
 
 __all__ = ["QUESTIONS", "Decision", "decide"]
 
@@ -31,7 +32,6 @@ QUESTIONS: Mapping[str, tuple[str, ...]] = {  # which arms a question compares
     "projections": ("linear", "vanilla"),
     "block": ("linear", "random", "shuffled"),
 }
-ARMS = ("vanilla", "linear", "random", "shuffled", "real")
 LOOKS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # seeds after which the runs are looked at
 
 
@@ -116,6 +116,8 @@ def decide(
     wiring: str = "matched",
     fractions: Sequence[float] = (),
     recipe: Recipe | None = None,
+    executor: str | Executor = "local",
+    workers: int = 1,
     folder: str | Path | None = None,
     on_run: Callable[[RunResult], None] | None = None,
 ) -> Decision:
@@ -135,15 +137,18 @@ def decide(
     margin : float
         Differences smaller than this count as none: in points for shares such as accuracy, else in the metric's unit.
     budget : str or float
-        A time ("30m", "2h"), or full runs ("40").
+        A time ("30m", "2h"), or full runs ("40"); at least two seeds of five arms, which is said after the first run
+        where they do not fit.
     question : {"knowledge", "plugging in", "projections", "block"}
-        Which effect of the ladder is to be decided; see `pifi_probe.training.ladder`.
+        Which effect of the ladder is to be decided; see `pifi_probe.ladder`.
     wiring : str
     fractions : sequence of int or float
         Decide it with fewer labelled texts, too: numbers of them, or shares below 1. Each gets an equal part of the
         budget, and a folder of its own below `folder`; the texts are drawn once, by the recipe's seed.
     recipe : Recipe, optional
         Its seed is the first.
+    executor, workers
+        Where runs are made, as in `search`.
     folder : str or Path, optional
         Of the runs, ``runs/decide-TASK`` when not given. Runs that are there are not made again.
     on_run : callable, optional
@@ -156,7 +161,8 @@ def decide(
     Raises
     ------
     RecipeError
-        If the question is unknown, the margin is not above 0, or the folder holds runs of other texts or recipes.
+        If the question is unknown, the margin is not above 0, the budget does not pay for a first look, or the folder
+        holds runs of other texts or recipes.
     SearchError
         If the budget cannot be read.
     TaskError
@@ -183,26 +189,52 @@ def decide(
             question=question,
             wiring=wiring,
             recipe=base,
+            executor=executor,
+            workers=workers,
             folder=root / f"labels-{size}",
             on_run=on_run,
         )
         for size in sizes
     }
-    runs: dict[tuple[str, int], RunResult] = {}
+    crew = Crew(root, slm, donor, task, base, wiring, make=stored_run)
+    where = make_executor(executor, workers)
+    try:
+        runs, looks, effect, stopped = _looks(crew, where, limit, question, margin, on_run)
+    finally:
+        if isinstance(executor, str):
+            where.close()
+    comparison = compare(list(runs.values()), margin=_margin(list(runs.values()), margin))
+    seconds = sum(sum(run.seconds.values()) for run in runs.values())
+    decision = Decision(question, effect, looks, comparison, seconds, stopped, root, fewer)
+    write_json(root / "decision.json", decision.to_dict() | {"provenance": collect(task=task.fingerprint)})
+    return decision
+
+
+def _looks(
+    crew: Crew,
+    where: Executor,
+    limit: Budget,
+    question: str,
+    margin: float,
+    on_run: Callable[[RunResult], None] | None,
+) -> tuple[dict[Job, RunResult], list[dict[str, Any]], Effect, str]:
+    """Return runs, looks, the last effect, and why it was the last."""
+    runs: dict[Job, RunResult] = {}
     looks: list[dict[str, Any]] = []
     started, stopped = time.perf_counter(), "seeds"
     for n_seeds in LOOKS:
         arms = ARMS if not looks else QUESTIONS[question]
         wanted = [(arm, seed) for seed in range(n_seeds) for arm in arms if (arm, seed) not in runs]
-        if looks and not _affordable(limit, len(wanted), list(runs.values()), time.perf_counter() - started):
+        new = [job for job in wanted if not crew.file(*job).is_file()]  # those before cost no time
+        count = len(new) if limit.unit == "seconds" else len(wanted)
+        seconds = time.perf_counter() - started
+        if looks and not _affordable(limit, count, list(runs.values()), seconds, where.slots):
             stopped = "budget"
             break
-        for arm, seed in wanted:
-            file = root / f"{arm}-seed{seed}" / "result.json"
-            own = Arm(wiring=wiring, control=None if arm == "real" else arm)
-            runs[arm, seed] = stored_run(file, own, slm, donor, task, [], base.replace(seed=base.seed + seed))
-            if on_run is not None:
-                on_run(runs[arm, seed])
+        if not looks:  # the first run tells what the others will take
+            runs |= run_all(crew, (new or wanted)[:1], where, on_run)
+            _refuse_small(limit, count, next(iter(runs.values())), where.slots)
+        runs |= run_all(crew, [job for job in wanted if job not in runs], where, on_run)
         alpha = 0.05 / ((len(looks) + 1) * (len(looks) + 2))
         effect = _effect(list(runs.values()), question, 1 - alpha, margin)
         looks.append(
@@ -212,11 +244,20 @@ def decide(
         if effect.verdict != "undecided":
             stopped = "decided"
             break
-    comparison = compare(list(runs.values()), margin=_margin(list(runs.values()), margin))
-    seconds = sum(sum(run.seconds.values()) for run in runs.values())
-    decision = Decision(question, effect, looks, comparison, seconds, stopped, root, fewer)
-    write_json(root / "decision.json", decision.to_dict() | {"provenance": collect(task=task.fingerprint)})
-    return decision
+    return runs, looks, effect, stopped
+
+
+def _refuse_small(limit: Budget, n_runs: int, first: RunResult, slots: int) -> None:
+    """Raise `RecipeError` where a budget does not pay for the first look."""
+    each = sum(first.seconds.values())
+    needs = n_runs * each / slots if limit.unit == "seconds" else n_runs
+    if needs > limit.amount:
+        time_or_runs = f"{n_runs} runs" + (f", about {in_words(needs)}" if limit.unit == "seconds" else "")
+        raise RecipeError(
+            f"the budget of {limit} is smaller than two seeds of every arm ({time_or_runs})",
+            where="decide",
+            next="raise budget=, or take fewer texts (task.subset, --n-train); the first run is kept",
+        )
 
 
 def _margin(runs: list[RunResult], margin: float) -> float:
@@ -229,9 +270,9 @@ def _effect(runs: list[RunResult], question: str, level: float, margin: float) -
     return next(e for e in found.effects if e.name == question and e.metric == found.metric)
 
 
-def _affordable(limit: Budget, n_more: int, runs: list[RunResult], seconds: float) -> bool:
+def _affordable(limit: Budget, n_more: int, runs: list[RunResult], seconds: float, slots: int) -> bool:
     """Whether so many further runs, as long as those before, fit into the budget."""
     if limit.unit != "seconds":
         return len(runs) + n_more <= limit.amount
     each = sum(sum(run.seconds.values()) for run in runs) / len(runs)
-    return seconds + n_more * each <= limit.amount
+    return seconds + n_more * each / slots <= limit.amount

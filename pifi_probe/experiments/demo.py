@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from pifi_probe.errors import RecipeError
-from pifi_probe.experiments.plan import Arm
+from pifi_probe.experiments.plan import SHARED, Arm
 from pifi_probe.experiments.report import write_report
 from pifi_probe.experiments.runner import stored_run
 from pifi_probe.files import write_json
+from pifi_probe.ladder import control_seeds
 from pifi_probe.layers.extract import extract
 from pifi_probe.provenance import collect
 from pifi_probe.tasks import Task, load_task
@@ -39,7 +40,7 @@ class Size:
     def __str__(self) -> str:
         return (
             f"{self.train} training, {self.validation} validation and at most {self.test} test texts per set, "
-            f"{self.seeds} seeds, {self.epochs} epochs, {self.precision}"
+            f"{self.seeds} seeds (controls of several layers more), {self.epochs} epochs, {self.precision}"
         )
 
 
@@ -134,9 +135,10 @@ def run_demo(
     arms = [arm for arm in ARMS if arm.level <= chosen.level]
     layers = {arm.index: extract(f"{LLM}[{arm.index}]") for arm in arms}
     results: list[RunResult] = []
-    total = len(arms) * chosen.seeds
-    for seed in range(chosen.seeds):
-        for arm in arms:
+    seeds = {arm: _seeds(arm, arms, chosen.seeds) for arm in arms}
+    total = sum(seeds.values())
+    for seed in range(max(seeds.values())):
+        for arm in (one for one in arms if seed < seeds[one]):
             file = root / "runs" / f"{arm.key}-seed{seed}" / "result.json"
             recipe = Recipe(seed=seed, epochs=chosen.epochs, precision=chosen.precision)
             results.append(stored_run(file, arm.arm, SLM, layers[arm.index], train, also, recipe))
@@ -146,6 +148,12 @@ def run_demo(
     demo = Demo(chosen, comparisons, results, root)
     _write(demo, size)
     return demo
+
+
+def _seeds(arm: DemoArm, arms: Sequence[DemoArm], n_seeds: int) -> int:
+    """Return the seeds of an arm: those in every comparison of their wiring get more."""
+    layers = sum(one.arm.control is None and one.arm.wiring == arm.arm.wiring for one in arms)
+    return control_seeds(n_seeds, layers) if arm.arm.control in SHARED and not arm.arm.tuned else n_seeds
 
 
 def _tasks(size: Size) -> tuple[Task, list[Task]]:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pifi_probe import differences as judging
 from pifi_probe.experiments.plan import Claim
 from pifi_probe.experiments.runner import Runs
-from pifi_probe.stats import Interval, paired_difference
+from pifi_probe.ladder import SHARES
+from pifi_probe.stats import Interval
 from pifi_probe.training import RunResult
-from pifi_probe.training.result import SHARES, TestResult
+from pifi_probe.training.result import TestResult
 
 __all__ = ["Finding", "finding_of"]
 
@@ -59,8 +61,8 @@ def finding_of(claim: Claim, runs: Runs, level: float = 0.95) -> Finding:
 
     Notes
     -----
-    Within a block, arms are paired over seeds and test examples (`paired_difference`). Blocks have test sets of
-    their own, so the half-widths of their intervals are joined by squares.
+    Within a block, arms are paired over seeds and test examples and judged together (`pifi_probe.differences`).
+    Blocks have test sets of their own, so the half-widths of their intervals are joined by squares.
     """
     able = [name for name, arms in runs.results.items() if {claim.arm, claim.against} <= arms.keys()]
     plus = claim.blocks or tuple(name for name in able if name not in claim.minus and _tested(claim, runs, name))
@@ -89,12 +91,16 @@ def _tests_of(claim: Claim, runs: Sequence[RunResult]) -> list[TestResult]:
 
 
 def _difference(claim: Claim, arms: dict[str, list[RunResult]], metric: str, level: float) -> Interval:
-    rows = [
-        np.stack([test.per_example(metric) for test in _tests_of(claim, arms[arm])])  # (seeds, n)
-        for arm in (claim.arm, claim.against)
-    ]
-    own, other = rows if metric in SHARES else [-row for row in rows]
-    return paired_difference(own, other, level=level)
+    """Judge a difference together with all arms of its block, which tell how much seeds matter."""
+    sign = 1.0 if metric in SHARES else -1.0
+    scores = {
+        arm: {seed: sign * test.per_example(metric) for seed, test in enumerate(_tests_of(claim, own))}
+        for arm, own in arms.items()
+        if claim.test is None or all(claim.test in run.tests for run in own)
+    }
+    together = judging.Runs(scores, [claim.against])
+    asked = {"claim": judging.between([claim.arm], [claim.against])}
+    return together.differences(asked, level=level)["claim"].interval
 
 
 def _mean(intervals: Sequence[Interval]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -11,12 +12,14 @@ from types import MappingProxyType
 from typing import Any
 
 from pifi_probe.errors import RecipeError
+from pifi_probe.ladder import control_seeds
 from pifi_probe.reading import read_bytes
 
 __all__ = ["Arm", "Block", "Claim", "Experiment", "Scale", "experiments", "load_experiment"]
 
 MAX_BYTES = 1 << 20  # of an experiment's file
 _FOLDER = Path(__file__).resolve().parent
+SHARED = ("vanilla", "linear", "random", "shuffled")  # controls that every layer is compared with
 _EXPECTED = ("higher", "similar")
 
 
@@ -75,6 +78,7 @@ class Scale:
         Name to specification. Arms with a layer that is not named here have no part in this scale.
     blocks : dict of str to Block
     seeds : int
+        Of an arm with a layer; see `Experiment.seeds_of` for the others.
     recipe : dict
         Settings of `Recipe` that are not the default.
     sizes : dict of str to int
@@ -174,6 +178,16 @@ class Experiment:
         named = scale.blocks[block].arms
         fits = {key: arm for key, arm in self.arms.items() if arm.layer is None or arm.layer in scale.layers}
         return {key: arm for key, arm in fits.items() if not named or key in named}
+
+    def seeds_of(self, scale: Scale, block: str) -> dict[str, int]:
+        """Return the seeds of each arm of a block: those in every comparison get more, see `control_seeds`."""
+        arms = self.arms_in(scale, block)
+        layers = Counter(arm.wiring for arm in arms.values() if arm.control is None and arm.layer is not None)
+        more = {key for key, arm in arms.items() if arm.control in SHARED and not arm.tuned}
+        return {
+            key: control_seeds(scale.seeds, layers[arm.wiring]) if key in more else scale.seeds
+            for key, arm in arms.items()
+        }
 
     def claims_at(self, scale: Scale) -> tuple[Claim, ...]:
         """Return the claims that this scale is about: those whose arms, blocks and test sets it has."""

@@ -13,7 +13,7 @@ from pifi_probe.reporting.html import Section, report
 from pifi_probe.training import Comparison, RunResult
 from pifi_probe.training.comparison import HEADINGS
 
-__all__ = ["answer_sections", "write_report"]
+__all__ = ["write_report"]
 
 _LIMITS = (
     "One small encoder, one 135M language model in 4-bit weights, short English sentences: this says nothing about "
@@ -44,7 +44,7 @@ def write_report(
     record : mapping
         What is shown as provenance.
     """
-    sections = answer_sections(comparisons["vanilla"])
+    sections = comparisons["vanilla"].sections()
     sections.append({"title": "What was run", "text": f"{size}.\nBoth wirings, each with its own controls."})
     for baseline, comparison in comparisons.items():
         sections.append(_differences(baseline, comparison))
@@ -52,19 +52,6 @@ def write_report(
     sections.append({"title": "What this does not show", "text": _LIMITS})
     provenance = {key: record[key] for key in ("command", "size", "seconds", "provenance")}
     report("PiFi demo", sections, path, provenance)
-
-
-def answer_sections(comparison: Comparison) -> list[Section]:
-    """Return what stands first in a report: the answer in words, and the ladder where there is one."""
-    said = [f"{wiring}: {text}" if wiring else text for wiring, text in comparison.answers()]
-    first: Section = {"title": "The answer", "text": "\n".join([*said, *comparison.needed(), *comparison.sight()])}
-    if len(comparison.ladder()):
-        first["figure"] = comparison.plot()
-        first["alt"] = (
-            f"Difference to the encoder alone in {comparison.unit}, with intervals: two projections, random and "
-            "shuffled twins of the layers, and the real layers; one panel per test set and wiring."
-        )
-    return [first]
 
 
 def _differences(baseline: str, comparison: Comparison) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pifi_probe.experiments.summary import HEADINGS, cells, write_page, write_su
 from pifi_probe.files import write_json
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.splitting import label_counts
+from pifi_probe.telling import COLUMNS, LINES
 from pifi_probe.training import Comparison, RunResult, compare
 
 if TYPE_CHECKING:
@@ -70,15 +72,35 @@ class Reproduction:
         """What a result at this scale says, and what it does not."""
         return self.experiment.scale(self.scale).stands_for
 
+    @property
+    def answers(self) -> dict[str, str]:
+        """What each block answers, in plain sentences; see `Comparison.answer`."""
+        return {block: comparison.answer for block, comparison in self.comparisons.items() if comparison.effects}
+
+    def panel(self) -> str:
+        """Return the answers in at most eight lines of 80 columns."""
+        found = [comparison.panel() for comparison in self.comparisons.values() if comparison.effects]
+        if len(found) < 2:
+            return "".join(found)
+        lines = [
+            line for block, text in self.answers.items() for line in textwrap.wrap(f"{block}: {text}", COLUMNS - 2)
+        ]
+        shown = lines[:LINES]
+        if len(shown) < len(lines):
+            shown[-1] = textwrap.shorten(f"{shown[-1]} (more below)", COLUMNS - 2, placeholder=" (more below)")
+        return "\n".join(shown)
+
     def __str__(self) -> str:
-        return printable("\n".join(f"{finding.says}: {finding.verdict}" for finding in self.findings))
+        claims = [f"{finding.says}: {finding.verdict}" for finding in self.findings]
+        return printable("\n".join([*self.answers.values(), *claims]))
 
     def _repr_html_(self) -> str:
+        said = "".join(f"<p>{html.escape(f'{block}: {text}')}</p>" for block, text in self.answers.items())
         head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
         rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in cells(finding)) for finding in self.findings)
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         caption = html.escape(f"{self.experiment.title} ({self.scale}) {self.stands_for}")
-        return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+        return f"{said}<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
 
 
 def reproduce(
@@ -185,6 +207,7 @@ def _write(found: Reproduction, scale: Scale) -> None:
         "title": found.experiment.title,
         "scale": found.scale,
         "stands_for": scale.stands_for,
+        "answers": found.answers,
         "settings": {"seeds": scale.seeds, "layers": dict(scale.layers), "recipe": dict(scale.recipe)},
         "findings": [asdict(finding) for finding in found.findings],
         "extras": found.extras,

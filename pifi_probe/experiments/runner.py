@@ -83,12 +83,13 @@ def run_blocks(
         )
     arms = {name: experiment.arms_in(scale, name) for name in tasks}
     layers = _layers(scale, {arm.layer for own in arms.values() for arm in own.values() if arm.layer}, skipped)
+    seeds = {name: experiment.seeds_of(scale, name) for name in tasks}
     jobs = [
         (seed, name, key, arm)
-        for seed in range(scale.seeds)
+        for seed in range(max(n for own in seeds.values() for n in own.values()))
         for name, own in arms.items()
         for key, arm in own.items()
-        if arm.layer is None or arm.layer in layers
+        if seed < seeds[name][key] and (arm.layer is None or arm.layer in layers)
     ]
     results: dict[str, dict[str, list[RunResult]]] = {name: {} for name in tasks}
     for done, (seed, name, key, arm) in enumerate(jobs, start=1):

@@ -43,7 +43,10 @@ def write_summary(path: Path, record: Mapping[str, Any], findings: Sequence[Find
         As in ``summary.json``.
     findings : sequence of Finding
     """
-    parts = [f"# {record['title']}", f"Scale: {record['scale']}. {record['stands_for']}"]
+    parts = [f"# {record['title']}"]
+    for block, text in record["answers"].items():
+        parts.append(f"{block}: {text}" if len(record["answers"]) > 1 else text)
+    parts.append(f"Scale: {record['scale']}. {record['stands_for']}")
     parts.append(_markdown(HEADINGS, [cells(finding) for finding in findings]))
     parts += [f"Left out: {name}: {why}" for name, why in record["left_out"].items()]
     for title, rows in record["extras"].items():
@@ -68,7 +71,7 @@ def _text(value: Any) -> str:
 def write_page(
     path: Path, record: Mapping[str, Any], findings: Sequence[Finding], comparisons: Mapping[str, Comparison]
 ) -> None:
-    """Write the HTML page: claims with a plot, further tables, and every arm of every block.
+    """Write the HTML page: the answer of every block, claims with a plot, further tables, and every arm.
 
     Parameters
     ----------
@@ -107,4 +110,10 @@ def write_page(
     limits: Section = {"title": "What this does not show", "text": _LIMITS}
     shown = ("experiment", "scale", "settings", "seconds", "provenance")
     provenance = {key: record[key] for key in shown}
-    report(record["title"], [claims, *tables, *arms, *rest, limits], path, provenance)
+    many = len(comparisons) > 1
+    answers = [
+        section
+        for block, comparison in comparisons.items()
+        for section in comparison.sections(f"The answer: {block}" if many else "The answer")
+    ]
+    report(record["title"], [*answers, claims, *tables, *arms, *rest, limits], path, provenance)

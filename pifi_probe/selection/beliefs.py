@@ -8,7 +8,14 @@ from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.choice import default_layer, layer_seed_table, selected, top_rung
 from pifi_probe.selection.depths import layer_posterior
 from pifi_probe.selection.gate import layer_effect
-from pifi_probe.selection.result import Belief, SearchResult, confirmation_cost, failures, gains_of
+from pifi_probe.selection.result import (
+    Belief,
+    SearchResult,
+    confirmation_cost,
+    effects_found,
+    failures,
+    gains_of,
+)
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import Record
 from pifi_probe.selection.trials import RUNGS, Strategy, Trial
@@ -51,7 +58,8 @@ def conclude(strategy: Strategy, records: Sequence[Record], space: Space, spent:
     if chosen is None or rung is None:
         return None
     posterior, regret = _posterior(trials, rung, chosen, space)
-    confirm_rung, cost, seconds = confirmation_cost(records)
+    confirm_rung, cost, seconds, n_runs = confirmation_cost(records)
+    effects, lacking = effects_found(records, chosen, space)
     return SearchResult(
         chosen=chosen,
         default=default,
@@ -65,6 +73,9 @@ def conclude(strategy: Strategy, records: Sequence[Record], space: Space, spent:
         confirm_seconds=seconds,
         spent=spent,
         failed=failures(records),
+        effects=effects,
+        missing=lacking,
+        confirm_runs=n_runs,
     )
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from pifi_probe.errors import SearchError
 
-__all__ = ["Budget", "Spent"]
+__all__ = ["DEFAULT", "Budget", "Spent"]
+
+DEFAULT = "20m"
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _FORM = re.compile(r"^\s*(?P<amount>\d+(\.\d*)?|\.\d+)\s*(?P<unit>[a-zA-Z]*)\s*$")
@@ -16,7 +18,7 @@ _FORM = re.compile(r"^\s*(?P<amount>\d+(\.\d*)?|\.\d+)\s*(?P<unit>[a-zA-Z]*)\s*$
 
 @dataclass(frozen=True)
 class Spent:
-    """What the finished trials of a search took, without confirmation.
+    """What the finished trials of a search took, the confirmation left out unless it is said to be in.
 
     Parameters
     ----------
@@ -41,7 +43,8 @@ class Budget:
     amount : float
         Above 0.
     unit : {"C", "trials", "seconds"}
-        ``"C"``: full runs. Seconds are wall time, added up over the processes that work on a study.
+        ``"C"``: full runs. Seconds are wall time, added up over the processes that work on a study. A time is for
+        everything, the confirmation too; runs and trials are for the selection, and the confirmation comes on top.
     """
 
     amount: float
@@ -79,6 +82,11 @@ class Budget:
             name, size = next((n, _SECONDS[n]) for n in ("h", "m", "s") if self.amount >= _SECONDS[n] or n == "s")
             return f"{self.amount / size:g}{name}"
         return f"{self.amount:g} trials" if self.unit == "trials" else f"{self.amount:g} C"
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether the confirmation has to fit, too."""
+        return self.unit == "seconds"
 
     def left(self, spent: Spent) -> float:
         """Return what is left, in the budget's own unit; never below 0."""

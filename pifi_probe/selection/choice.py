@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pifi_probe.ladder import control_seeds
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.store import SELECT, Record
 from pifi_probe.selection.trials import RUNGS, Proposal, Trial
@@ -15,6 +16,7 @@ from pifi_probe.selection.trials import RUNGS, Proposal, Trial
 __all__ = [
     "CONFIRM_SEED",
     "arms_of",
+    "confirm_rung",
     "confirmations",
     "default_layer",
     "last_layer",
@@ -69,16 +71,27 @@ def arms_of(chosen: Candidate, space: Space) -> dict[str, Candidate]:
     return arms
 
 
+def confirm_rung(top: str) -> str:
+    """Return the rung on which a choice made on the rung `top` is confirmed."""
+    return "frozen" if top in ("estimator", "frozen") else "full"
+
+
 def confirmations(trials: Sequence[Trial], chosen: Candidate | None, space: Space, n_seeds: int) -> list[Proposal]:
-    """Return the runs of the choice and its controls on fresh seeds, seed by seed."""
+    """Return the runs of the choice and its controls on fresh seeds, seed by seed.
+
+    The encoder alone, the projections and the twins are in every comparison, so they get further seeds; see
+    `control_seeds`.
+    """
     top = top_rung(trials)
     if chosen is None or top is None:
         return []
-    rung = "frozen" if top in ("estimator", "frozen") else "full"
+    arms = arms_of(chosen, space)
+    n_layers = sum(candidate.control is None for candidate in arms.values())
     return [
-        Proposal(candidate, rung, CONFIRM_SEED + seed, f"confirms the choice: {name}, fresh seed")
-        for seed in range(n_seeds)
-        for name, candidate in arms_of(chosen, space).items()
+        Proposal(candidate, confirm_rung(top), CONFIRM_SEED + seed, f"confirms the choice: {name}, fresh seed")
+        for seed in range(control_seeds(n_seeds, n_layers))
+        for name, candidate in arms.items()
+        if seed < n_seeds or candidate.control is not None
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pifi_probe.selection.budget import Budget, Spent
 
-__all__ = ["Estimate", "Measure", "Work", "estimate"]
+__all__ = ["Estimate", "Measure", "Work", "estimate", "in_words"]
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,14 @@ class Estimate:
     full_seconds : float
         Of one full run.
     select_cost, confirm_cost : float
-        In full runs: at most what is left of the budget, and the confirmation on fresh seeds, which comes on top.
+        In full runs: at most what is left of the budget, and the confirmation on fresh seeds.
     select_seconds, confirm_seconds : float
     memory_bytes : int
         Of each process that runs trials.
+    confirm_rung : str
+        "full", or "frozen" where the budget does not pay for full runs and their confirmation.
+    covers_all : bool
+        The budget is for both parts; else the confirmation comes on top.
     """
 
     full_seconds: float
@@ -47,18 +51,25 @@ class Estimate:
     select_seconds: float
     confirm_seconds: float
     memory_bytes: int
+    confirm_rung: str = "full"
+    covers_all: bool = False
 
     def __str__(self) -> str:
         text = (
-            f"a full run takes about {_time(self.full_seconds)}; selection at most {_cost(self.select_cost)} "
-            f"(about {_time(self.select_seconds)})"
+            f"a full run takes about {in_words(self.full_seconds)}; selection at most {_cost(self.select_cost)} "
+            f"(about {in_words(self.select_seconds)})"
         )
         if self.confirm_cost:
-            text += f", then confirmation about {_cost(self.confirm_cost)} ({_time(self.confirm_seconds)})"
+            text += f", then confirmation about {_cost(self.confirm_cost)} ({in_words(self.confirm_seconds)})"
+            text += ", both within the budget" if self.covers_all else ", which comes on top of the budget"
+        if self.covers_all and self.confirm_rung == "frozen":
+            text += ", with a frozen encoder"
         return f"{text}; memory about {self.memory_bytes / 2**30:.1f} GiB a process"
 
 
-def estimate(measure: Measure, budget: Budget, spent: Spent, confirm_cost: float, slots: int = 1) -> Estimate:
+def estimate(
+    measure: Measure, budget: Budget, spent: Spent, confirm_cost: float, slots: int = 1, confirm_rung: str = "full"
+) -> Estimate:
     """Return the estimate of what is left of a search.
 
     Parameters
@@ -66,21 +77,29 @@ def estimate(measure: Measure, budget: Budget, spent: Spent, confirm_cost: float
     measure : Measure
     budget : Budget
     spent : Spent
+        With the confirmation, where the budget is for it, too.
     confirm_cost : float
         In full runs.
     slots : int
         Trials that run at the same time.
+    confirm_rung : str
     """
     left = budget.left(spent)
-    cost = left / measure.full_seconds * slots if budget.unit == "seconds" else left  # a trial is at most a full run
-    seconds = left if budget.unit == "seconds" else left * measure.full_seconds / slots
+    confirm_seconds = confirm_cost * measure.full_seconds / slots
+    if budget.covers_all:
+        seconds = max(left - confirm_seconds, 0.0)
+        cost = seconds / max(measure.full_seconds, 1e-9) * slots
+    else:  # a trial is at most a full run
+        cost, seconds = left, left * measure.full_seconds / slots
     return Estimate(
         measure.full_seconds,
         cost,
         confirm_cost,
         seconds,
-        confirm_cost * measure.full_seconds / slots,
+        confirm_seconds,
         measure.memory_bytes,
+        confirm_rung,
+        budget.covers_all,
     )
 
 
@@ -136,7 +155,8 @@ class Work:
         return epochs * (self.train * step + self.validation * score) + tested * score
 
 
-def _time(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+    """Return a time in words."""
     if not math.isfinite(seconds):
         return "an unknown time"
     if seconds < 90:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pifi_probe.selection.budget import Spent
-from pifi_probe.selection.estimate import Estimate
+from pifi_probe.selection.budget import Budget, Spent
+from pifi_probe.selection.estimate import Estimate, in_words
 from pifi_probe.selection.trials import Proposal, Trial
 
 __all__ = [
@@ -60,11 +60,32 @@ class TrialStarted(Event):
 
 @dataclass(frozen=True)
 class TrialFinished(Event):
-    """A trial is on disk as complete; `share` of the budget is spent."""
+    """A trial is on disk as complete; `share` of the budget is spent.
+
+    `confirmed` runs of about `to_confirm` have confirmed the choice; `remaining` seconds are left for both parts, as
+    far as that is known.
+    """
 
     trial: Trial
     spent: Spent
     share: float
+    confirmed: int = 0
+    to_confirm: int = 0
+    remaining: float | None = None
+
+    def progress(self, budget: Budget) -> str:
+        """Return how far both parts are, in words."""
+        amounts = {
+            "C": f"{self.spent.cost:.2f} of {budget.amount:g} C",
+            "trials": f"{self.spent.trials} of {budget.amount:g} trials",
+            "seconds": f"{self.spent.trials} trials ({self.spent.cost:.2f} C)",
+        }
+        parts = [f"choose {amounts[budget.unit]}"]
+        if self.to_confirm:
+            parts.append(f"confirm {self.confirmed} of {self.to_confirm} runs")
+        if self.remaining is not None:
+            parts.append(f"about {in_words(self.remaining)} left")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,14 @@ from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.run import fine_tune
 
 if TYPE_CHECKING:
+    from pifi_probe.selection.result import SearchResult
     from pifi_probe.selection.study import Study
 
 __all__ = ["export"]
 
 logger = logging.getLogger(__name__)
 
+_ANSWER = "> "  # only the answer is quoted in a card
 PLOTS = {
     "depth": "validation NLL over the depth of the layer, with what the search believes between the measured layers",
     "regret": "how far the choice was from the final one, against what had been spent",
@@ -53,12 +55,15 @@ def _describe(study: Study, folder: Path) -> None:
         write_text(folder / "train.py", study.to_code())
     except SearchError as error:
         logger.warning("%s", error)
-    sections: list[Section] = [{"title": "Result", "text": result.verdict}]
+    sections: list[Section] = [
+        *result.sections(),
+        {"title": "How sure the choice is", "text": "\n".join(result.details)},
+    ]
     sections += [{"title": kind.capitalize(), "figure": study.plot(kind), "alt": alt} for kind, alt in PLOTS.items()]
     sections.append({"title": "Trials", "table": board})
     report(f"Search on {study.settings.task['name']}", sections, folder / "report.html", collect(**record))
     card = folder / "model" / "README.md"
-    write_text(card, _with_report(card.read_text(encoding="utf-8"), study, result.verdict))
+    write_text(card, _with_report(card.read_text(encoding="utf-8"), study, result))
 
 
 def settings_of(study: Study) -> dict[str, object]:
@@ -68,22 +73,32 @@ def settings_of(study: Study) -> dict[str, object]:
     return {**study.settings.to_dict(), "budget": str(study.budget), "spent": amounts}
 
 
-def _with_report(card: str, study: Study, verdict: str) -> str:
-    """Return a model card with the search's report as its last section, in place of an older one."""
+def _with_report(card: str, study: Study, result: SearchResult) -> str:
+    """Return a card with the answer below its title and the search's report at its end, in place of older ones."""
     title = "## How this layer was found"
     settings = study.settings
     how = (
         f"Searched with pifi_probe on {settings.task['name']} ({_sizes(settings.task['sizes'])}), strategy "
         f"{settings.strategy['name']}, budget {study.budget}, wiring {settings.wiring}."
     )
-    own = card.partition(f"\n{title}\n")[0].rstrip()
-    lines = [own, "", title, "", markdown(how), "", *(f"- {markdown(line)}" for line in verdict.splitlines())]
+    own = _with_answer(card.partition(f"\n{title}\n")[0].rstrip(), result.answer)
+    lines = [own, "", title, "", markdown(how), "", *(f"- {markdown(line)}" for line in result.details)]
     board = study.leaderboard()
     lines += ["", "| candidate | rung | phase | seeds | validation NLL |", "|---|---|---|---|---|"]
     for row in board.itertuples():
         cells = (row.candidate, row.rung, row.phase, row.seeds, f"{row.nll:.4f}")
         lines.append(f"| {' | '.join(map(markdown_cell, cells))} |")
     return "\n".join([*lines, ""])
+
+
+def _with_answer(card: str, answer: str) -> str:
+    """Return a card with the answer as the first words below its title, in place of an older one."""
+    lines = [line for line in card.split("\n") if not line.startswith(_ANSWER)]
+    title = next((n for n, line in enumerate(lines) if line.startswith("# ")), 0)
+    rest = lines[title + 1 :]
+    while rest and not rest[0]:
+        rest = rest[1:]
+    return "\n".join([*lines[: title + 1], "", f"{_ANSWER}{markdown(answer)}", "", *rest])
 
 
 def _sizes(sizes: dict[str, int]) -> str:

@@ -19,6 +19,7 @@ from pifi_probe.errors import AssetError, HubError, ModelNotFoundError, PifiProb
 from pifi_probe.escaping import one_line
 from pifi_probe.selection import events
 from pifi_probe.selection.budget import Budget, Spent
+from pifi_probe.selection.estimate import in_words
 from pifi_probe.selection.evaluator import Evaluator
 from pifi_probe.selection.executors import Executor, WorkersCannotStart
 from pifi_probe.selection.store import CONFIRM, SELECT, Claim, Record, Store
@@ -30,6 +31,7 @@ __all__ = ["Runner"]
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+FEWEST_SEEDS = 2  # of a confirmation: with one, nothing is known of the noise of seeds
 BEAT_SECONDS = 15.0
 # Another process could run the trial.
 _OF_THIS_MACHINE = (ModelNotFoundError, AssetError, HubError, SaveError, WorkersCannotStart)
@@ -52,6 +54,9 @@ class Runner:
     on_event : callable, optional
     full_seconds : float, optional
         Of a full run, for budgets of time; measured from the first full trial when not known.
+    kept_back : callable, optional
+        From the rung of a trial to the full runs that confirming a choice on it takes: what a budget for both parts
+        keeps back.
     beat_seconds : float
         Between two signs of life.
     """
@@ -67,16 +72,19 @@ class Runner:
         on_event: events.OnEvent | None = None,
         full_seconds: float | None = None,
         beat_seconds: float = BEAT_SECONDS,
+        kept_back: Callable[[str], float] = lambda rung: 0.0,
     ) -> None:
         self.store, self.evaluator, self.make_strategy = store, evaluator, make_strategy
         self.budget, self.executor, self.confirmations = budget, executor, confirmations
         self.full_seconds, self.beat_seconds = full_seconds, beat_seconds
+        self.kept_back = kept_back
         self._tell: events.OnEvent = on_event or (lambda event: None)
         self._asked = ""  # "paused" or "stopped"
         self._cancelled: set[int] = set()  # numbers of trials
         self._wake = threading.Event()
         self._running: dict[Future[Outcome], Claim] = {}
         self._claims: list[Claim] = []
+        self._wanted: list[Proposal] = []  # the confirmation's runs
         self._idle: list[tuple[int, str]] | None = None  # trials as they were when there was nothing to do but wait
         self._session = secrets.token_hex(8)
         self._began = time.monotonic()
@@ -198,8 +206,21 @@ class Runner:
         if any(r.trial.state == "running" and r.phase == SELECT for r in records):
             return None, ""  # the choice may still change
         known = {record.trial.identity for record in records}
-        left = (p for p in self.confirmations(records) if p.identity not in known)
-        return next(left, None), "confirmed"
+        self._wanted = wanted = self.confirmations(records)
+        proposal = next((p for p in wanted if p.identity not in known), None)
+        if proposal is not None and not self._pays_for(proposal.seed, wanted, known):
+            return None, f"confirmed with fewer seeds: the budget of {self.budget} is spent"
+        return proposal, "confirmed"
+
+    def _pays_for(self, seed: int, wanted: list[Proposal], known: set[tuple[str, str, int]]) -> bool:
+        """Return whether the runs of a further seed fit; one that was begun, and the first two, always do."""
+        row = [one for one in wanted if one.seed == seed]
+        first = sorted({one.seed for one in wanted})[:FEWEST_SEEDS]
+        begun = any(one.identity in known for one in row)
+        if not self.budget.covers_all or seed in first or begun or self.full_seconds is None:
+            return True
+        cost = sum(self.evaluator.cost(one.candidate, one.rung) for one in row) / self.executor.slots
+        return cost * self.full_seconds <= self.budget.left(self.store.spent(confirmed=True))
 
     def _selection(self, records: list[Record]) -> tuple[Proposal | None, str]:
         strategy = self.make_strategy()
@@ -210,24 +231,30 @@ class Runner:
                 running.append(Proposal(trial.candidate, trial.rung, trial.seed, trial.why))
             elif record.phase == SELECT:
                 strategy.observe(trial)
-        spent = self.store.spent()
+        spent = self._spent()
         proposal = strategy.propose(running, self._left(spent))
         if proposal is None:
             return None, f"{strategy.name}: nothing more to try"
         reserved = sum(self.evaluator.cost(one.candidate, one.rung) for one in running)
         planned = Spent(spent.cost + reserved, spent.trials + len(running), spent.seconds)
         cost = self.evaluator.cost(proposal.candidate, proposal.rung)
-        seconds = None if self.full_seconds is None else cost * self.full_seconds
+        after = self.kept_back(proposal.rung) if self.budget.covers_all else 0.0
+        seconds = None if self.full_seconds is None else (cost + after / self.executor.slots) * self.full_seconds
         if self.budget.fits(planned, cost, seconds):
             return proposal, ""
         if not spent.trials and not running:
-            takes = f"{cost:.3g} C" if seconds is None else f"{cost:.3g} C, about {seconds:.0f} s"
+            takes = f"{cost:.3g} C" if seconds is None else f"{cost + after:.3g} C, about {in_words(seconds)}"
+            what = "the first trial and its confirmation" if after else "the first trial"
             raise SearchError(
-                f"the budget of {self.budget} is smaller than the first trial ({takes})",
+                f"the budget of {self.budget} is smaller than {what} ({takes})",
                 where=f"{proposal.candidate.label}, {proposal.rung} run",
                 next='raise budget=, use strategy="fast", or fewer texts (task.subset)',
             )
         return None, f"the budget of {self.budget} is spent"
+
+    def _spent(self) -> Spent:
+        """Return what has been spent of the budget: of one for both parts, by both."""
+        return self.store.spent(confirmed=self.budget.covers_all)
 
     def _left(self, spent: Spent) -> float:
         """Return what is left in full runs, as far as that is known."""
@@ -286,8 +313,31 @@ class Runner:
             return
         if trial.rung == "full":
             self.full_seconds = outcome.seconds / outcome.cost if outcome.cost else self.full_seconds
-        spent = self.store.spent()
-        self._tell(events.TrialFinished(trial, spent, self.budget.share(spent)))
+        spent = self._spent()
+        done, of, remaining = self._progress(spent)
+        self._tell(events.TrialFinished(trial, spent, self.budget.share(spent), done, of, remaining))
+
+    def _progress(self, spent: Spent) -> tuple[int, int, float | None]:
+        """Return confirmed runs, those of a whole confirmation, and seconds left for both parts."""
+        records = self.store.records()
+        confirming = any(record.phase == CONFIRM for record in records)
+        if not self._wanted:  # how many do not depend on the choice, which takes a moment
+            self._wanted = self.confirmations(records)
+        wanted = self._wanted
+        known = {record.trial.identity for record in records if record.trial.outcome is not None}
+        left = [one for one in wanted if one.identity not in known]
+        if self.full_seconds is None:
+            return len(wanted) - len(left), len(wanted), None
+        costs = sum(self.evaluator.cost(one.candidate, one.rung) for one in left)
+        seconds = costs * self.full_seconds / self.executor.slots
+        if self.budget.covers_all:
+            rest = self.budget.left(spent)
+            seconds = min(seconds, rest) if confirming and rest else seconds if confirming else rest
+        elif not confirming and self.budget.unit == "C":
+            seconds += self.budget.left(spent) * self.full_seconds / self.executor.slots
+        elif not confirming:
+            seconds += self.budget.left(spent) * spent.seconds / max(spent.trials, 1)
+        return len(wanted) - len(left), len(wanted), seconds
 
     def _give_back(self, claim: Claim | None = None, *, died: bool = False) -> None:
         """Free a trial, or all that are still ours."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import SearchError
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.selection.budget import Budget
+from pifi_probe.selection.budget import DEFAULT, Budget
 from pifi_probe.selection.events import OnEvent
 from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.selection.settings import Settings, make_space
 from pifi_probe.selection.store import Store
-from pifi_probe.selection.study import Study, complete, make_evaluator
+from pifi_probe.selection.study import FIRST_PASS, Study, complete, first_pass, make_evaluator
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -30,13 +30,14 @@ def search(
     *,
     strategy: str = "auto",
     options: Mapping[str, Any] | None = None,
-    budget: str | float = "12",
+    budget: str | float = DEFAULT,
     seeds: int = 3,
     wiring: str = "matched",
     layers: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     max_length: int = 1,
     designs: Sequence[str] | None = None,
     modes: Sequence[Mapping[str, object]] = (),
+    texts: int | None = FIRST_PASS,
     recipe: Recipe | None = None,
     study: str | Path | None = "s.db",
     executor: str | Executor = "local",
@@ -63,10 +64,12 @@ def search(
     options : mapping, optional
         Of the strategy.
     budget : str or float
-        What the selection may spend: full runs (``"12"``), ``"20 trials"`` or a time (``"45m"``, ``"2h"``). The
-        confirmation comes on top.
+        A time (``"45m"``, ``"2h"``) is what the whole search may take on this machine: what the confirmation needs is
+        kept back, with two seeds where all are too many, and with a frozen encoder where full runs are too many.
+        Full runs (``"12"``) and trials (``"20 trials"``) are for the selection; the confirmation comes on top.
     seeds : int
-        For each candidate of a sweep, and fresh ones for the confirmation.
+        For each candidate of a sweep, and fresh ones for the confirmation; its controls get more, see
+        `pifi_probe.ladder.control_seeds`.
     wiring : {"matched", "paper", "aligned"}
         ``"aligned"``: chains of up to `max_length` neighbours; ``strategy="span"`` is made for them.
     layers : list of int, or mapping from model to one, optional
@@ -77,6 +80,8 @@ def search(
         Of combinations; see `Space`. None: "mix", and "serial" for aligned chains.
     modes : sequence of mappings
         Alternatives to choose between, such as ``[{}, {"feed": "sequence"}]``; empty: the wiring as it is.
+    texts : int or None
+        A first pass: at most so many texts of each split. None: all.
     recipe : Recipe, optional
         Of a full run; its seed is not used.
     study : str, Path or None
@@ -130,6 +135,10 @@ def search(
     from pifi_probe.training.recipe import Recipe
 
     recipe = recipe if recipe is not None else Recipe()
+    if texts is not None and texts < 1:
+        raise SearchError(f"texts={texts}", where="texts", next="give a number above 0, or None for all")
+    begun = store.noted("settings", {}).get("task", {}).get("fingerprint") == task.fingerprint
+    whole, task = task, task if begun else first_pass(task, texts)
     space = make_space(llm, layers, max_length, designs, modes)
     settings = Settings.of(
         task,
@@ -144,7 +153,19 @@ def search(
     make_strategy(strategy, space, seeds=seeds, **(options or {}))
     store.settle(settings.to_dict(), complete)
     store.note("confirm", confirm)
+    if task is not whole:
+        store.note("texts", _said(task, whole))
     found = Study(store, make_evaluator(settings, task, recipe.device), on_event)
     found.task = task
     found.resume(budget=amount, executor=executor, workers=workers)
     return found
+
+
+def _said(task: Task, whole: Task) -> str:
+    """Say on how many texts a first pass ran."""
+    sizes = [
+        f"{len(split):,} of {len(whole.splits[name]):,} {name}"
+        for name, split in task.splits.items()
+        if len(split) < len(whole.splits[name])
+    ]
+    return f"a first pass on {', '.join(sizes)} texts; texts=None (--texts 0) searches on all, in a study of its own"

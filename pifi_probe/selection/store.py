@@ -166,9 +166,10 @@ class Store:
                 records[identity_of(trial)] = record
         return sorted(records.values(), key=lambda record: record.trial.number)
 
-    def spent(self) -> Spent:
-        """Return what selection has taken."""
-        records = [r for r in self.records() if r.phase == SELECT and r.trial.outcome is not None]
+    def spent(self, *, confirmed: bool = False) -> Spent:
+        """Return what selection has taken; with `confirmed`, what the confirmation took, too."""
+        phases = (SELECT, CONFIRM) if confirmed else (SELECT,)
+        records = [r for r in self.records() if r.phase in phases and r.trial.outcome is not None]
         sessions: dict[str, float] = {}
         for record in records:
             sessions[record.session] = max(sessions.get(record.session, 0.0), record.elapsed)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import html
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pifi_probe.errors import SearchError
+from pifi_probe.errors import SearchError, TaskError
 from pifi_probe.escaping import one_line, printable
 from pifi_probe.selection import events
 from pifi_probe.selection.address import Address
 from pifi_probe.selection.beliefs import conclude, pick
-from pifi_probe.selection.budget import Budget, Spent
-from pifi_probe.selection.choice import confirmations, selected
+from pifi_probe.selection.budget import DEFAULT, Budget, Spent
+from pifi_probe.selection.choice import CONFIRM_SEED, confirmations, selected
 from pifi_probe.selection.estimate import Estimate, estimate
 from pifi_probe.selection.evaluator import Evaluator
 from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.selection.result import SearchResult
-from pifi_probe.selection.runner import Runner
+from pifi_probe.selection.runner import FEWEST_SEEDS, Runner
 from pifi_probe.selection.settings import Settings, read_settings
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.spawning import refuse_in_worker
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
     from pifi_probe.training.comparison import Comparison
     from pifi_probe.widgets.layer_search import LayerSearch
 
-__all__ = ["Study", "make_evaluator"]
+__all__ = ["FIRST_PASS", "Study", "first_pass", "make_evaluator"]
+
+FIRST_PASS = 1000  # texts of each split
+MOST_TO_CONFIRM = 0.6  # of a budget for both parts; above, two seeds are kept back
 
 
 def make_evaluator(settings: Settings, task: Task, device: str = "auto") -> Evaluator:
@@ -48,6 +52,14 @@ def make_evaluator(settings: Settings, task: Task, device: str = "auto") -> Eval
     recipe = Recipe.from_dict({**settings.recipe, "device": device})
     parts = Parts(task, settings.slm, tuple(settings.llms), settings.wiring, recipe)
     return PiFiEvaluator(parts, plain=space.max_length == 1 and space.modes == ((),))
+
+
+def first_pass(task: Task, texts: int | None) -> Task:
+    """Return a task with at most so many texts of each split; None: all."""
+    sizes = {name: len(split) for name, split in task.splits.items()}
+    if texts is None or max(sizes.values()) <= texts:
+        return task
+    return task.subset(**{name: min(size, texts) for name, size in sizes.items()})
 
 
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +111,7 @@ class Study:
         study : str, Path or Address
             As for `search`.
         task : Task, optional
-            Needed to go on; without it the study can only be read.
+            Needed to go on; without it the study can only be read. It is cut down to as many texts.
         on_event : callable, optional
 
         Raises
@@ -110,6 +122,9 @@ class Study:
         store = Store(Address.parse(study), create=False)
         found = cls(store, on_event=on_event)
         if task is not None:
+            if task.fingerprint != found.settings.task["fingerprint"]:
+                with suppress(TaskError):  # too few rows: it is another task, which is said below
+                    task = task.subset(**found.settings.task["sizes"])
             sizes = {name: len(split) for name, split in task.splits.items()}
             own = {"name": task.name, "fingerprint": task.fingerprint, "sizes": sizes}
             store.settle(replace(found.settings, task=own).to_dict(), complete)
@@ -172,6 +187,7 @@ class Study:
             self._confirmations,
             self.on_event,
             expected.full_seconds,
+            kept_back=lambda rung: self._kept_back(rung, amount, expected.full_seconds),
         )
         with self._steering:
             self._runner = runner
@@ -197,8 +213,8 @@ class Study:
 
     @property
     def budget(self) -> Budget:
-        """What the selection may spend in all."""
-        return Budget.parse(str(self.store.noted("budget", "12")))
+        """What the search may spend in all; see `Budget`."""
+        return Budget.parse(str(self.store.noted("budget", DEFAULT)))
 
     def pause(self) -> None:
         """Leave off within one training step; from any thread. `resume` goes on. Nothing, where nothing runs."""
@@ -244,17 +260,32 @@ class Study:
         if self.evaluator is None:
             raise SearchError("the study was opened without its task", next="give Study.open(task=...)")
         amount = self.budget if budget is None else Budget.parse(budget)
-        return estimate(self.evaluator.measure(), amount, self.spent, self._confirm_cost(), slots)
+        measure = self.evaluator.measure()
+        rung = "frozen" if self.settings.strategy["name"] == "fast" else "full"
+        if not amount.covers_all:
+            return estimate(measure, amount, self.spent, self._confirm_cost(rung, self.settings.seeds), slots, rung)
+        kept = self._kept_back(rung, amount, measure.full_seconds)
+        if (kept + 1) * measure.full_seconds > slots * amount.amount:  # not even one full run beside it
+            rung = "frozen"
+            kept = self._kept_back(rung, amount, measure.full_seconds)
+        return estimate(measure, amount, self.store.spent(confirmed=True), kept, slots, rung)
 
-    def _confirm_cost(self) -> float:
-        """Return the cost of confirming any layer on the rung that the strategy ends with."""
+    def _kept_back(self, rung: str, budget: Budget, full_seconds: float) -> float:
+        """Return what a budget for both parts keeps for the confirmation: all seeds, or two where that is too much."""
+        whole = self._confirm_cost(rung, self.settings.seeds)
+        if whole * full_seconds <= MOST_TO_CONFIRM * budget.amount:
+            return whole
+        return self._confirm_cost(rung, min(FEWEST_SEEDS, self.settings.seeds), controls=False)
+
+    def _confirm_cost(self, rung: str, n_seeds: int, *, controls: bool = True) -> float:
+        """Return the full runs that confirm any layer chosen on a rung; without the further seeds of controls."""
         assert self.evaluator is not None
         if not self.store.noted("confirm", True):
             return 0.0
-        rung = "frozen" if self.settings.strategy["name"] == "fast" else "full"
         assumed = Trial(self.space.singles()[0], rung, 0, "complete", None, 0)
-        runs = confirmations([assumed], assumed.candidate, self.space, self.settings.seeds)
-        return sum(self.evaluator.cost(run.candidate, run.rung) for run in runs)
+        runs = confirmations([assumed], assumed.candidate, self.space, n_seeds)
+        last = CONFIRM_SEED + n_seeds
+        return sum(self.evaluator.cost(run.candidate, run.rung) for run in runs if controls or run.seed < last)
 
     def _strategy(self) -> Strategy:
         from pifi_probe.selection.strategies import make_strategy  # brings scikit-learn
@@ -294,7 +325,8 @@ class Study:
     def result(self) -> SearchResult | None:
         """What was found so far; None before the first trial is complete."""
         records = self.store.records()
-        return conclude(self._informed(records), records, self.space, self.store.spent())
+        result = conclude(self._informed(records), records, self.space, self.store.spent())
+        return result if result is None else replace(result, texts=str(self.store.noted("texts", "")))
 
     @property
     def best(self) -> Candidate | None:
@@ -326,9 +358,10 @@ class Study:
 
         Parameters
         ----------
-        kind : {"depth", "regret", "rungs", "pareto"}
-            NLL over depth with the posterior; how far the choice was from the final one, against what was spent;
-            how alike neighbouring rungs rank; NLL against latency.
+        kind : {"ladder", "depth", "regret", "rungs", "pareto"}
+            What projections, a twin and the chosen layer gain over the encoder alone; NLL over depth with the
+            posterior; how far the choice was from the final one, against what was spent; how alike neighbouring rungs
+            rank; NLL against latency.
 
         Raises
         ------
@@ -337,6 +370,10 @@ class Study:
         """
         from pifi_probe.selection.frames import plot
 
+        if kind == "ladder":
+            if self.result is None or not self.result.effects:
+                raise SearchError("there is no ladder yet", where="Study.plot", next="resume the study: it confirms")
+            return self.result.plot_ladder()
         return plot(kind, self.store.records(), self.result, self.space)
 
     def widget(self) -> LayerSearch:

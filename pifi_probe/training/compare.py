@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskError
+from pifi_probe.ladder import SHARES, Arm, Effect, effects_of, missing
 from pifi_probe.stats import mean_interval, verdict
 from pifi_probe.training.comparison import Comparison, Row
-from pifi_probe.training.ladder import Arm, Effect, effects_of, missing
-from pifi_probe.training.result import SHARES, RunResult, runs_in
+from pifi_probe.training.result import RunResult, runs_in
 from pifi_probe.training.sight import plugged_in
 
 __all__ = ["Comparison", "compare"]

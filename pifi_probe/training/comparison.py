@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import html
 import json
-import textwrap
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.escaping import printable
 from pifi_probe.files import write_text
-from pifi_probe.training.ladder import Effect, answer, needed
-from pifi_probe.training.result import SHARES
+from pifi_probe.ladder import SHARES, Effect
+from pifi_probe.telling import Tells
 from pifi_probe.training.sight import Plugged, check_sight
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tells):
     """What `pifi_probe.compare` returns.
 
     Parameters
@@ -109,40 +108,6 @@ class Comparison:
     seconds: float = 0.0
     donors: tuple[Plugged, ...] = ()
 
-    @property
-    def answer(self) -> str:
-        """One to three plain sentences about the task's own test set, for each wiring."""
-        return self.answers()[0][1] if len(self.answers()) == 1 else "\n".join(": ".join(a) for a in self.answers())
-
-    def answers(self, test: str | None = None) -> list[tuple[str, str]]:
-        """Return wiring and answer for one test set (the task's own)."""
-        test = test or self.rows[0].test
-        own = [effect for effect in self.effects if effect.test == test and effect.metric == self.metric]
-        wirings = dict.fromkeys(effect.wiring for effect in own)
-        return [(name, answer([e for e in own if e.wiring == name], self.unit)) for name in wirings] or [
-            ("", answer([]))
-        ]
-
-    @property
-    def unit(self) -> str:
-        """Unit of the metric in words."""
-        return "points" if self.metric in SHARES else {"nll": "nats"}.get(self.metric, self.metric.replace("_", " "))
-
-    def needed(self) -> list[str]:
-        """Say for every undecided effect of the task's own test set what would decide it."""
-        lines = []
-        for effect in self.effects:
-            if effect.test != self.rows[0].test or effect.metric != self.metric or effect.verdict != "undecided":
-                continue
-            more = needed(effect, seconds_a_run=self.seconds, level=self.level)
-            what = f"{effect.wiring}, {effect.name}: "
-            if more is None:
-                lines.append(f"{what}more seeds alone do not decide it; more test texts would narrow it")
-            else:
-                seeds, arms, seconds = more
-                lines.append(f"{what}about {seeds} more seed{'s' * (seeds != 1)} of {arms} arms, {_time(seconds)}")
-        return lines
-
     def sight(self) -> list[str]:
         """Say, where no effect of the weights was found, whether these layers could have shown one.
 
@@ -155,27 +120,6 @@ class Comparison:
         found = [check_sight(one) for one in self.donors]
         return [f"{one.finding}{'; ' * bool(one.advice)}{one.advice}" for one in found]
 
-    def ladder(self) -> pd.DataFrame:
-        """Return the rungs from the encoder alone to the real layers: what `plot` shows.
-
-        One row per test set, wiring and group of arms ("vanilla", "linear", "twins", "real"): the difference to the
-        encoder alone with its interval, in points for shares. Empty without an encoder alone.
-        """
-        import pandas as pd
-
-        groups = {"projections": "linear", "twins": "twins", "plugging in": "real"}
-        scale = 100.0 if self.metric in SHARES else 1.0
-        rows: list[dict[str, Any]] = []
-        for effect in self.effects:
-            if effect.metric != self.metric or effect.name not in groups:
-                continue
-            panel = f"{effect.test}, {effect.wiring}"
-            if not any(row["panel"] == panel for row in rows):
-                rows.append({"panel": panel, "group": "vanilla", "mean": 0.0, "low": 0.0, "high": 0.0})
-            bounds = {name: scale * getattr(effect, name) for name in ("mean", "low", "high")}
-            rows.append({"panel": panel, "group": groups[effect.name], **bounds})
-        return pd.DataFrame(rows, columns=["panel", "group", "mean", "low", "high"])
-
     def plot(self) -> Figure:
         """Plot the ladder: encoder alone, + projections, + twins, + real layers, with intervals.
 
@@ -184,26 +128,10 @@ class Comparison:
         PifiProbeError
             If there is no encoder alone among the arms.
         """
-        from pifi_probe.reporting.ladder import ladder
+        return self.plot_ladder()
 
-        return ladder(self.ladder(), value_label=f"difference to the encoder alone ({self.unit})")
-
-    def panel(self) -> str:
-        """Return the answer in at most eight lines of 80 columns: what a person reads first."""
-        lines: list[str] = []
-        for wiring, text in self.answers():
-            lines += textwrap.wrap(f"{wiring}: {text}" if wiring and len(self.answers()) > 1 else text, 78)
-        lacking = [f"{wiring} without {', '.join(names)}" for wiring, names in self.missing.items()]
-        last = []
-        if lacking and len(lines) < 7:
-            last = textwrap.wrap(f"Not told: {'; '.join(lacking)} (train --arms all trains them).", 78)[:2]
-        undecided = self.needed()
-        if undecided and len(lines) + len(last) < 8:
-            last.append(textwrap.shorten(f"To decide {undecided[0]}", 78, placeholder="..."))
-        kept = lines[: 8 - len(last)]
-        if len(kept) < len(lines):
-            kept[-1] = textwrap.shorten(kept[-1] + " (more below)", 78, placeholder=" (more below)")
-        return "\n".join([*kept, *last])
+    def _seconds_a_run(self) -> float:
+        return self.seconds
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -271,10 +199,6 @@ def _interval(middle: float | None, low: float | None, high: float | None, metri
         return ""
     scale, digits = (100.0, 1) if metric in SHARES else (1.0, 3)
     return f"{scale * middle:{sign}.{digits}f} [{scale * low:{sign}.{digits}f}, {scale * high:{sign}.{digits}f}]"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 
 def _percent(value: float | None) -> str:

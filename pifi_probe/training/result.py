@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from pifi_probe.errors import CorruptFileError, PifiProbeError
 from pifi_probe.escaping import one_line
 from pifi_probe.files import write_text
+from pifi_probe.ladder import SHARES
 from pifi_probe.reading import parse_json, read_json, typed
 from pifi_probe.tasks.metrics import classification_metrics, per_example
 from pifi_probe.tasks.task import Task
@@ -30,7 +31,6 @@ SHOWN = (
     *("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "chance", "pearson", "spearman", "squared_error"),
     *("exact_match", "f1", "token_accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "nll", "ece"),
 )
-SHARES = ("accuracy", "exact_match", "f1", "token_accuracy", "chrf")  # scores in [0, 1], larger is better
 
 
 @dataclass(frozen=True)

@@ -589,9 +589,11 @@ class Page {
   }
 
   build(el) {
+    this.answer = h("p", { class: "pp-answer" });
     this.badge = h("strong", { class: "pp-badge" });
     this.numbers = h("span");
     this.progress = h("progress", { max: 1, value: 0, "aria-label": "share of the budget that is spent" });
+    this.confirmed = h("progress", { max: 1, value: 0, "aria-label": "share of the confirmation that is done" });
     this.next = h("p", { class: "pp-why" });
     this.message = h("p", { class: "pp-message" });
     this.estimate = h("p", { class: "pp-quiet" });
@@ -612,8 +614,8 @@ class Page {
       SVG: () => this.svg && download("search.svg", standalone(this.svg), "image/svg+xml"),
       PNG: () => this.svg && downloadPng(this.svg) };
     const save = Object.entries(files).map(([name, action]) => h("button", { type: "button", "aria-label": `Save ${name}`, onclick: action }, name));
-    this.root = h("div", { class: "pp-search" },
-      h("div", { class: "pp-status" }, this.badge, this.numbers, this.progress), this.next, this.message, this.estimate,
+    this.root = h("div", { class: "pp-search" }, this.answer,
+      h("div", { class: "pp-status" }, this.badge, this.numbers, this.progress, this.confirmed), this.next, this.message, this.estimate,
       h("div", { class: "pp-bar" }, h("div", { role: "group", "aria-label": "View", class: "pp-tabs" }, this.tabs),
         h("div", { role: "group", "aria-label": "Save", class: "pp-save" }, "Save ", save)),
       h("div", { class: "pp-main" }, h("div", {}, this.figure, this.legend), h("div", {}, this.verdict, this.card)),
@@ -747,13 +749,17 @@ class Page {
     this.badge.dataset.state = state;
     const parts = [facts.phase && busy ? facts.phase : "", facts.trials !== undefined ? `${facts.trials} trial${facts.trials === 1 ? "" : "s"}` : "",
       facts.budget ? `${(facts.cost ?? 0).toFixed(2)} C spent (1 C is a full run), budget ${facts.budget}` : "",
-      facts.elapsed ? clock(facts.elapsed) : "", busy && facts.remaining ? `at most about ${clock(facts.remaining)} left` : ""];
+      facts.elapsed ? clock(facts.elapsed) : "", facts.confirming ? `confirm ${facts.confirming} runs` : "",
+      busy && facts.remaining ? `about ${clock(facts.remaining)} left for both` : ""];
     this.numbers.textContent = parts.filter(Boolean).join(" · ");
     this.progress.value = facts.share ?? 0;
+    this.confirmed.value = facts.confirmed ?? 0;
+    this.confirmed.hidden = !facts.confirming;
     this.next.textContent = facts.running && busy ? `Why ${facts.running} next: ${facts.why || "the strategy asks for it"}` : "";
     this.message.textContent = facts.message ?? "";
     this.message.classList.toggle("pp-error", state === "failed");
     this.estimate.textContent = facts.estimate ?? "";
+    this.answer.textContent = summary.answer ?? "";
     const lines = (summary.verdict ?? "").split("\n").filter(Boolean);
     this.verdict.replaceChildren(...lines.map((line, k) => h(k ? "p" : "h3", {}, line)));
     const spoken = `${this.badge.textContent}. ${summary.chosen ? `Chosen so far: ${summary.chosen}.` : ""} ${facts.message ?? ""}`;

@@ -54,6 +54,7 @@ class Form(ipywidgets.VBox):
         options: Mapping[str, Any],
     ) -> None:
         from pifi_probe.models_table import NAMED_MODELS
+        from pifi_probe.selection.budget import DEFAULT
         from pifi_probe.selection.strategies import STRATEGIES
         from pifi_probe.tasks import EMBEDDED, Task
 
@@ -78,7 +79,7 @@ class Form(ipywidgets.VBox):
             self._options.pop("max_length", 1),
         )
         self.strategy = _menu("Strategy", list(STRATEGIES), self._options.pop("strategy", "auto"))
-        self.budget = _text("Budget", str(self._options.pop("budget", "12")))
+        self.budget = _text("Budget", str(self._options.pop("budget", DEFAULT)))
         self.seeds = ipywidgets.BoundedIntText(
             self._options.pop("seeds", 3), min=1, max=100, description="Seeds", style=_STYLE, layout=_layout()
         )

@@ -164,9 +164,15 @@ class Engine:
         elif isinstance(event, events.TrialFinished):
             self._put(event.trial)
             spent = event.spent
-            left = spent.seconds / event.share * (1 - event.share) if event.share else None
+            confirmed = event.confirmed / event.to_confirm if event.to_confirm else 0.0
             self.state.tell(
-                share=event.share, cost=spent.cost, trials=spent.trials, seconds=spent.seconds, remaining=left
+                share=event.share,
+                cost=spent.cost,
+                trials=spent.trials,
+                seconds=spent.seconds,
+                remaining=event.remaining,
+                confirmed=confirmed,
+                confirming=f"{event.confirmed} of {event.to_confirm}" if event.to_confirm else "",
             )
         elif isinstance(event, events.Failed):
             self._put(event.trial)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,14 +66,14 @@ class Request:
         TaskError, SearchError
             If a field is empty or no such strategy or budget exists.
         """
-        from pifi_probe.selection.budget import Budget
+        from pifi_probe.selection.budget import DEFAULT, Budget
         from pifi_probe.selection.strategies import STRATEGIES
 
         if not self.task:
             raise TaskError("no task is given", where="task", next="name one, such as movie-reviews, or upload a table")
         if not self.slm or not self.llm:
             raise SearchError("a model is missing", where="SLM, LLM", next="name a small and a large model")
-        Budget.parse(self.options.get("budget", "12"))
+        Budget.parse(self.options.get("budget", DEFAULT))
         strategy = self.options.get("strategy", "auto")
         if strategy not in STRATEGIES:
             raise SearchError(
@@ -155,11 +154,7 @@ def with_task(study: Study, given: Task | None = None) -> Study:
     from pifi_probe.selection.study import Study
     from pifi_probe.tasks import load_task
 
-    described = study.settings.task
     task = load_task(**study.source) if given is None else given
-    if task.fingerprint != described["fingerprint"]:
-        with suppress(TaskError):  # too few rows: it is another task, which is said below
-            task = task.subset(**described["sizes"])
     return Study.open(study.store.address, task=task)
 
 

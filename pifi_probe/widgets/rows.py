@@ -86,10 +86,16 @@ def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = 
     rows : sequence of Row
         The trials, for how alike neighbouring rungs rank.
     """
-    found: Row = {"models": [list(model) for model in space.models], "verdict": "", "posterior": [], "chosen": ""}
+    found: Row = {
+        "models": [list(model) for model in space.models],
+        "answer": "",
+        "verdict": "",
+        "posterior": [],
+        "chosen": "",
+    }
     if result is None:
         return found
-    held = best_set(result.posterior)
+    held = best_set(result.posterior, chosen=result.chosen.label)
     posterior = [
         {
             "label": belief.label,
@@ -104,7 +110,8 @@ def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = 
     ]
     gains = [{"control": gain.control, "words": gain.words} for gain in result.gains]
     return found | {
-        "verdict": result.verdict,
+        "answer": result.answer,
+        "verdict": "\n".join(result.details),
         "chosen": result.chosen.label,
         "rung": result.rung,
         "posterior": posterior,
@@ -114,11 +121,11 @@ def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = 
     }
 
 
-def best_set(posterior: Iterable[Belief], sure: float = SURE) -> set[str]:
-    """Return the fewest layers that hold the best one with probability `sure`."""
+def best_set(posterior: Iterable[Belief], sure: float = SURE, chosen: str = "") -> set[str]:
+    """Return the fewest layers that hold the best one with probability `sure`; the chosen one is always among them."""
     found: set[str] = set()
     total = 0.0
-    for belief in sorted(posterior, key=lambda one: -one.p_best):
+    for belief in sorted(posterior, key=lambda one: (one.label != chosen, -one.p_best)):
         if total >= sure:
             break
         found.add(belief.label)

@@ -10,7 +10,8 @@ projections    linear - vanilla                                     do two linea
 twins          random and shuffled twins - vanilla                  does a plug-in without knowledge help?
 block          random and shuffled twins - linear                   does a block of this shape help?
 knowledge      real layers - twins                                  do the language model's own weights help?
-choice         best layer - mean of layers                          does it matter which layer?
+choice         best layer - mean of layers; after a search, the     does it matter which layer?
+               chosen layer - the last layer
 depth          last layer - first layer, on a straight line         do later layers help more?
 =============  ===================================================  ========================================
 """
@@ -27,12 +28,14 @@ from numpy.typing import NDArray
 from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.stats import MIN_SEEDS
 
-__all__ = ["Arm", "Effect", "answer", "effects_of", "missing", "needed"]
+__all__ = ["LAST", "SHARES", "Arm", "Effect", "answer", "control_seeds", "effects_of", "missing", "needed"]
 
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Mapping[int, Floats]]
 
+SHARES = ("accuracy", "exact_match", "f1", "token_accuracy", "chrf")  # scores in [0, 1], larger is better
 TWINS = ("random", "shuffled")
+LAST = "last layer"  # which a search sets beside its choice
 MANY = 4  # layers, from which a trend over depth is told
 
 
@@ -44,6 +47,15 @@ class Arm:
     control: str | None
     depth: int | None
     tuned: bool = False
+
+
+def control_seeds(n_seeds: int, n_layers: int) -> int:
+    """Return how many seeds the encoder alone, the projections and the twins should have beside so many layers.
+
+    They are in every comparison. With r times as many runs the noise of a difference is 1/1 + 1/r of a layer's, and
+    for a fixed number of runs it is least where r is the square root of the number of layers (Dunnett 1955).
+    """
+    return round(n_seeds * math.sqrt(max(n_layers, 1)))
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,7 @@ def _groups(arms: Mapping[str, Arm], wiring: str) -> dict[str, list[str]]:
         "twins": [label for label, arm in own.items() if arm.control in TWINS],
         "linear": [label for label, arm in own.items() if arm.control == "linear"],
         "vanilla": [label for label, arm in own.items() if arm.control == "vanilla"],
+        LAST: [label for label, arm in own.items() if arm.control == LAST],
     }
 
 
@@ -133,6 +146,7 @@ def _pairs(groups: Mapping[str, list[str]]) -> dict[str, tuple[list[str], list[s
         "twins": (groups["twins"], groups["vanilla"]),
         "block": (groups["twins"], groups["linear"]),
         "knowledge": (groups["real"], groups["twins"]),
+        "choice": (groups["real"], groups[LAST]),
     }
 
 
@@ -238,18 +252,27 @@ def missing(arms: Mapping[str, Arm]) -> dict[str, list[str]]:
     """Return by wiring which groups of the ladder have no arm: "vanilla", "linear", "twins" or "real"."""
     found = {}
     for wiring in dict.fromkeys(arm.wiring for arm in arms.values()):
-        lacking = [name for name, own in _groups(arms, wiring).items() if not own]
+        lacking = [name for name, own in _groups(arms, wiring).items() if not own and name != LAST]
         if lacking:
             found[wiring] = lacking
     return found
 
 
-def answer(effects: Sequence[Effect], unit: str = "points") -> str:
-    """Say in one to three plain sentences what the plain rungs of one test set and wiring found."""
+def answer(effects: Sequence[Effect], unit: str = "points", plugged: str = "") -> str:
+    """Say in one to three plain sentences what the plain rungs of one test set and wiring found.
+
+    Parameters
+    ----------
+    effects : sequence of Effect
+    unit : str
+    plugged : str
+        The layer that is plugged in, where there is one.
+    """
     by_name = {effect.name: effect for effect in effects}
     sentences = []
     if whole := by_name.get("plugging in"):
-        sentences.append(f"Plugging in {_phrase(whole, unit, 'the encoder alone')}.")
+        subject = f"Plugging in {plugged}".strip()
+        sentences.append(f"{subject} {_phrase(whole, unit, 'the encoder alone')}.")
     if own := by_name.get("projections"):
         sentences.append(f"Two projections without any layer {_phrase(own, unit, 'the encoder alone')}.")
     if own := by_name.get("knowledge"):

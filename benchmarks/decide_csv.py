@@ -1,0 +1,81 @@
+"""`pifi-probe decide` on a CSV file: how long until a question about one layer is answered?
+
+Writes a small CSV out of embedded texts, as a user would bring one, and runs the command on it. The time is that of the
+command, with loading, training and looks at the data.
+
+    python benchmarks/decide_csv.py
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from _common import parser, record, target
+
+from pifi_probe.cli import main as command
+from pifi_probe.tasks import load_task
+
+TASK, SLM, LAYER, QUESTION = "reuters-r8", "minilm-l6", "smollm2-135m[-1]", "plugging in"
+ROWS, N_TRAIN = {"train": 300, "validation": 100, "test": 200}, 100
+CHARACTERS = 120  # of a text: about its headline
+MINUTES = 15
+
+
+def write_csv(file: Path, rows: dict[str, int]) -> None:
+    """Write the beginnings of texts and their labels; each text once."""
+    whole = load_task(TASK)
+    task = whole.subset(**{name: min(n, len(whole.splits[name])) for name, n in rows.items()})
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label"])
+        seen = set()
+        for split in task.splits.values():
+            for text, label in zip(split.texts, split.labels, strict=True):
+                short = " ".join(text[:CHARACTERS].split())
+                if short in seen:
+                    continue
+                seen.add(short)
+                writer.writerow([short, task.label_names[label]])
+
+
+def main() -> None:
+    """Decide, and record."""
+    chosen = parser(__doc__).parse_args()
+    rows = {name: n // 10 for name, n in ROWS.items()} if chosen.quick else ROWS
+    with tempfile.TemporaryDirectory() as folder:
+        file, out = Path(folder) / "mine.csv", Path(folder) / "runs"
+        write_csv(file, rows)
+        call = ["decide", str(file), "--slm", SLM, "--layer", LAYER, "--question", QUESTION]
+        call += ["--budget", f"{MINUTES}m", "--epochs", "1" if chosen.quick else "3", "--out", str(out)]
+        call[-2:-2] = ["--n-train", str(min(N_TRAIN, rows["train"] // 2))]
+        since = time.perf_counter()
+        code = command(call)
+        seconds = time.perf_counter() - since
+        if code:
+            sys.exit(code)
+        decision = json.loads((out / "decision.json").read_text(encoding="utf-8"))
+    shown = " ".join("mine.csv" if part == str(file) else part for part in call[:-2])
+    settings = {"command": f"pifi-probe {shown}", "rows": rows, "task": TASK}
+    measurements = {"seconds": seconds, "verdict": decision["verdict"], "stopped": decision["stopped"]}
+    measurements |= {"looks": decision["looks"], "answer": decision["answer"], "effect": decision["effect"]}
+    record("decide_csv", chosen, settings, measurements, tables(measurements, settings))
+
+
+def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the target and every look at the data."""
+    reached = {"question": QUESTION, "verdict": measurements["verdict"], "stopped": measurements["stopped"]}
+    minutes = measurements["seconds"] / 60
+    return {
+        "targets": [target("minutes from the command to the answer", minutes, most=float(MINUTES))],
+        "rows": [{**reached, **look} for look in measurements["looks"]],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""LayerBench: gather the recorded runs of every layer into one file, and replay our strategies on it.
+
+Reads ``book/_studies/truth/``, writes ``pifi_probe/layerbench.json`` (the tables) and
+``benchmarks/results/layerbench.json`` (the leaderboard); trains nothing. Runs that a table lacks are made, one by one
+and resumable, by ``benchmarks/truth_table.py TABLE``.
+
+    python benchmarks/layerbench.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from _common import HERE, parser, record
+from truth_table import LLM, N_LAYERS, SLM, STUDIES, TABLES, arms
+
+import pifi_probe as pp
+from pifi_probe import layerbench
+from pifi_probe.files import write_text
+from pifi_probe.training import RunResult
+
+PACKAGED = HERE.parent / "pifi_probe" / "layerbench.json"
+LEFT_OUT = ("check-1000",)  # five layers, to check the size of the others
+
+
+def gathered() -> dict[str, Any]:
+    """Return every table that has runs, as it is written."""
+    names = [name for name in TABLES if name not in LEFT_OUT and (STUDIES / name).is_dir()]
+    return {"version": layerbench.VERSION, "cite": layerbench.CITE, "tables": [table(name) for name in names]}
+
+
+def table(name: str) -> dict[str, Any]:
+    """Return one table: layers that have all seeds, and controls."""
+    plan, folder = TABLES[name], STUDIES / name
+    seeds = [s for s in range(plan.seeds) if all(file_of(folder, c, i, s).is_file() for c, i in arms(plan))]
+    runs, losses = [], {}
+    for control, index in arms(plan):
+        for seed in seeds:
+            run = RunResult.from_json(file_of(folder, control, index, seed))
+            test = run.tests[plan.task]
+            metric = test.score_names[0]
+            own: dict[str, Any] = {"kind": control or layerbench.LAYER, "layer": index, "seed": seed}
+            if metric == "accuracy":
+                own["correct"] = layerbench.encode_bits(test.correct)
+            else:
+                own["scores"] = " ".join(f"{value:.4g}" for value in test.per_example(metric))
+            runs.append(own)
+            if control is None:
+                found = run.metrics["validation"]
+                losses[index, seed] = found["nll"] if "nll" in found else found["squared_error"]
+    layers = sorted({index for index, _ in losses})
+    cheap = cheap_of(name, layers)
+    return {
+        "name": name,
+        "task": plan.task,
+        "slm": SLM,
+        "llm": LLM,
+        "wiring": plan.wiring,
+        "n_layers": N_LAYERS,
+        "layers": layers,
+        "seeds": seeds,
+        "controls": [list(control) for control in plan.controls],
+        "sizes": run.task["sizes"],
+        "metric": metric,
+        "validation": [[losses[index, seed] for seed in seeds] for index in layers],
+        "runs": runs,
+        "cheap": cheap["values"],
+        "costs": cheap["costs"],
+        "provenance": run.provenance,
+    }
+
+
+def file_of(folder: Path, control: str | None, index: int, seed: int) -> Path:
+    """Return where a run lies."""
+    return folder / f"{control or 'layer'}-{index:02d}-seed{seed}.json"
+
+
+def cheap_of(name: str, layers: list[int]) -> dict[str, Any]:
+    """Return the losses on cheaper rungs, where they were recorded."""
+    file = STUDIES / f"{name}-cheap.json"
+    if not file.is_file():
+        return {"values": {}, "costs": {"full": 1.0}}
+    found = json.loads(file.read_text(encoding="utf-8"))
+    values = {
+        rung: {seed: [own[str(index)] for index in layers] for seed, own in seeds.items()}
+        for rung, seeds in found["values"].items()
+    }
+    return {"values": values, "costs": found["costs"]}
+
+
+def main() -> None:
+    """Gather and replay."""
+    options = parser(__doc__)
+    chosen = options.parse_args()
+    if chosen.out is None and not chosen.quick:
+        write_text(PACKAGED, json.dumps(gathered(), separators=(",", ":")) + "\n")
+        layerbench._read.cache_clear()
+    board = pp.layerbench.leaderboard(draws=2 if chosen.quick else layerbench.DRAWS)
+    rows = board.round(6).to_dict("records")
+    settings = {
+        "version": layerbench.VERSION,
+        "draws": layerbench.DRAWS,
+        "tables": [repr(t) for t in layerbench.tables()],
+    }
+    measurements = {"leaderboard": rows}
+    record("layerbench", chosen, settings, measurements, tables(measurements, settings))
+
+
+def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the rows that are shown."""
+    return {"targets": [], "rows": measurements["leaderboard"]}
+
+
+if __name__ == "__main__":
+    main()

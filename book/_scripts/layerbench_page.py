@@ -1,0 +1,121 @@
+"""Write `book/layerbench.md` from the recorded leaderboard.
+
+python book/_scripts/layerbench_page.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pifi_probe import layerbench
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORD = ROOT / "benchmarks" / "results" / "layerbench.json"
+PAGE = ROOT / "book" / "layerbench.md"
+
+HEAD = """# LayerBench: choosing a layer without training
+
+Which of 30 layers helps an encoder on a task, and how cheaply can one find out? To answer with certainty every layer
+must be trained, several times. We did, and kept the score of every test text. LayerBench is these tables: a strategy
+asks for runs, the table answers at once, and the choice is scored on a seed that the strategy has not seen.
+
+```python
+import pifi_probe as pp
+
+frame = pp.layerbench.load()     # a row per run: task, slm, llm, wiring, layer or control, seed, scores of every text
+pp.layerbench.leaderboard()      # regret and cost of our strategies
+```
+
+## A strategy of one's own
+
+A strategy is a function. `ask(layer, seed, rung)` returns a validation loss, and its price is counted once:
+
+```python
+def coarse_to_fine(ask):
+    coarse = ask.layers[:: max(1, len(ask.layers) // 4)]
+    best = min(coarse, key=ask)                                   # one full run each
+    near = [layer for layer in ask.layers if abs(layer - best) <= 2]
+    return min(near, key=lambda layer: sum(ask(layer, seed) for seed in range(ask.seeds)))
+
+
+for found in pp.layerbench.replay(coarse_to_fine):
+    print(f"{found.table}: regret {found.regret:.4f}, {found.cost:.1f} full runs")
+```
+
+`ask.rungs` names the cheaper rungs that a table has ("frozen", "short", ...), `ask.spent` what was paid so far, and
+`ask.rng` gives random numbers. `replay("auto")` replays a strategy of `pp.search` by its name.
+
+## A table of one's own
+
+1. Add a `Table` to `benchmarks/truth_table.py`: task, wiring, layers, controls, seeds.
+2. `python benchmarks/truth_table.py NAME` trains what is missing, run by run; it can be killed and started again, and
+   several processes may share it. `--cheap` adds the cheaper rungs.
+3. `python benchmarks/layerbench.py` gathers the tables and plays the leaderboard again.
+
+A file of the same form from elsewhere is read by `pp.layerbench.load("mine.json")` and
+`pp.layerbench.tables("mine.json")`.
+"""
+REGRET = """Regret is the validation loss of the choice above that of the best layer of the held-out seed. Nobody could
+know that layer: part of the regret is that seed's luck, the same for every strategy of a table, so compare strategies
+within a table. Intervals are Student's t over held-out seeds; with two seeds they say nearly nothing. Points are the
+test score below that of the best layer, in hundredths of the table's metric. Costs are full runs."""
+
+
+def page(record: dict[str, Any]) -> str:
+    """Return the page."""
+    made = record["provenance"]
+    parts = [HEAD.strip(), "## What is complete", completeness(), f"## Leaderboard\n\n{REGRET}"]
+    parts.append(
+        f"From `benchmarks/results/layerbench.json`; `{made['command']}`, {made['date'][:10]}, "
+        f"LayerBench {record['settings']['version']}."
+    )
+    for table in layerbench.tables():
+        rows = [row for row in record["rows"] if row["table"] == table.name]
+        lines = [["strategy", "full runs", "regret", "in seed sd", "points"]]
+        for row in rows:
+            regret = f"{row['regret']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+            lines.append(
+                [row["strategy"], f"{row['cost']:.1f}", regret, f"{row['in_noise']:.2f}", f"{row['points']:.2f}"]
+            )
+        parts.append(f"### {table.name}\n\n{markdown(lines)}")
+    parts.append(
+        "## Citing\n\nThe tables have a version of their own, and results are only compared within one. "
+        f"Name it: *{layerbench.CITE}*, with the package (`CITATION.cff`)."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def completeness() -> str:
+    """Return which tables are whole, and what would complete the others."""
+    lines = [["table", "task", "wiring", "layers", "seeds", "controls", "cheaper rungs", "whole"]]
+    for table in layerbench.tables():
+        lines.append(
+            [
+                table.name,
+                table.task,
+                table.wiring,
+                f"{len(table.layers)} of {table.n_layers}",
+                str(len(table.seeds)),
+                str(len(table.controls)),
+                ", ".join(table.cheap) or "none",
+                "yes" if table.complete and len(table.seeds) >= 3 else "no",
+            ]
+        )
+    whole = sum(line[-1] == "yes" for line in lines[1:])
+    return (
+        f"{whole} of {len(lines) - 1} tables {'has' if whole == 1 else 'have'} every layer with three seeds. What the "
+        "others say of a strategy is a hint: ten layers are easier to choose from than thirty, and with two seeds one "
+        "is left to choose by. `python benchmarks/truth_table.py TABLE` goes on with any of them.\n\n"
+        f"{markdown(lines)}"
+    )
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """Return lines of cells as a Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(json.loads(RECORD.read_text(encoding="utf-8"))), encoding="utf-8")

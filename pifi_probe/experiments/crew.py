@@ -1,0 +1,151 @@
+"""Arms of one layer with further seeds, on the executors of the search; what is stored is not run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from pifi_probe.errors import RecipeError, RunInterrupted
+from pifi_probe.experiments.plan import Arm
+from pifi_probe.experiments.runner import stored_run
+from pifi_probe.ladder import control_seeds
+from pifi_probe.layers.parallel import FrozenLayers
+from pifi_probe.selection.estimate import Measure
+from pifi_probe.selection.executors import Executor
+from pifi_probe.selection.space import Candidate
+from pifi_probe.selection.trials import Outcome, Proposal
+from pifi_probe.tasks import Task
+from pifi_probe.training import Recipe, RunResult
+
+__all__ = ["ARMS", "Crew", "Job", "arms_named", "jobs_of", "run_all"]
+
+ARMS = ("vanilla", "linear", "random", "shuffled", "real")
+MOST_DEATHS = 3  # of workers, until it is no accident
+Job = tuple[str, int]  # arm and seed
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Runs arms of one layer; travels to workers.
+
+    Parameters
+    ----------
+    root : Path
+        Each run lies in ``ARM-seedN/result.json`` below it.
+    slm : str
+    layer : FrozenLayer, FrozenChain or FrozenParallel
+    task : Task
+    recipe : Recipe
+        Its seed is the first.
+    wiring : str
+    combine : str, optional
+    also : tuple of Task
+    make : callable
+        `stored_run`.
+    """
+
+    root: Path
+    slm: str
+    layer: FrozenLayers
+    task: Task
+    recipe: Recipe
+    wiring: str
+    combine: str | None = None
+    also: tuple[Task, ...] = ()
+    make: Callable[..., RunResult] = stored_run
+
+    def file(self, arm: str, seed: int) -> Path:
+        """Return where a run lies, or will."""
+        return self.root / f"{arm}-seed{seed}" / "result.json"
+
+    def run(self, arm: str, seed: int) -> RunResult:
+        """Return one run, made now or before."""
+        file = self.file(arm, seed)
+        control = None if arm == "real" else arm
+        own = Arm(wiring=self.wiring, control=control, combine=self.combine)
+        recipe = self.recipe.replace(seed=self.recipe.seed + seed)
+        return self.make(file, own, self.slm, self.layer, self.task, list(self.also), recipe)
+
+    # What an executor calls
+
+    def check(self) -> None:
+        """Do nothing: the layer is here."""
+
+    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+        """Run one arm."""
+        if stop():
+            raise RunInterrupted("told to stop", next="run the same again: finished runs are kept")
+        return Outcome(0.0, result={"run": self.run(candidate.control or "real", seed)})
+
+    def cost(self, candidate: Candidate, rung: str) -> float:
+        """Return one: every run is a full one."""
+        return 1.0
+
+    def measure(self) -> Measure:
+        """Return nothing known."""
+        return Measure(float("nan"), 0)
+
+
+def arms_named(names: str) -> tuple[str, ...]:
+    """Read ``"all"`` or names of arms with commas.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such arm.
+    """
+    found = ARMS if names.strip() == "all" else tuple(name.strip() for name in names.split(",") if name.strip())
+    unknown = [name for name in found if name not in ARMS]
+    if unknown or not found:
+        raise RecipeError(
+            f"unknown arm {unknown[0]!r}" if unknown else "no arm is named",
+            where="arms",
+            next=f"give all, or some of {', '.join(ARMS)}",
+        )
+    return found
+
+
+def jobs_of(arms: Sequence[str], n_seeds: int, n_layers: int = 1) -> list[Job]:
+    """Return arms and seeds, seed by seed; controls get more seeds where there are several layers."""
+    seeds = {arm: n_seeds if arm == "real" else control_seeds(n_seeds, n_layers) for arm in arms}
+    return [(arm, seed) for seed in range(max(seeds.values())) for arm in arms if seed < seeds[arm]]
+
+
+def run_all(
+    crew: Crew, jobs: Iterable[Job], executor: Executor, on_run: Callable[[RunResult], None] | None = None
+) -> dict[Job, RunResult]:
+    """Make runs, as many at a time as the executor has places; a run whose worker dies is made again.
+
+    Raises
+    ------
+    BrokenExecutor
+        If workers die again and again.
+    PifiProbeError
+        Whatever a run can raise.
+    """
+    waiting, running, found, deaths = list(jobs), dict[Future[Outcome], Job](), dict[Job, RunResult](), 0
+    try:
+        while waiting or running:
+            while waiting and len(running) < executor.slots:
+                job = waiting.pop(0)
+                control = None if job[0] == "real" else job[0]
+                layers = () if control in ("vanilla", "linear") else ("layer",)
+                proposal = Proposal(Candidate(layers, control=control), "full", job[1], "")
+                running[executor.submit(crew, proposal, lambda: False)] = job
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                job, error = running.pop(future), future.exception()
+                if isinstance(error, BrokenExecutor) and deaths < MOST_DEATHS:
+                    deaths += 1
+                    waiting.insert(0, job)
+                    continue
+                run: RunResult = (future.result().result or {})["run"]
+                found[job] = run
+                if on_run is not None:
+                    on_run(run)
+    except BaseException:
+        executor.interrupt()
+        raise
+    return found

@@ -1,0 +1,95 @@
+"""LayerBench: recorded tables as a frame, and strategies replayed on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pifi_probe as pp
+from pifi_probe import layerbench
+from pifi_probe.errors import CorruptFileError, SearchError
+from pifi_probe.layerbench import Ask, decode_bits, encode_bits
+from pifi_probe.training import RunResult
+
+TRUTH = Path(__file__).parent.parent / "book" / "_studies" / "truth"
+MATCHED = "movie-reviews-matched"
+
+
+def test_the_frame_has_a_row_for_every_recorded_run() -> None:
+    frame = pp.layerbench.load()
+    own = frame[frame["table"] == MATCHED]
+    assert len(own) == (30 + 8) * 3 and own["complete"].all()
+    assert set(own[own["kind"] == "layer"]["layer"]) == set(range(30))
+    assert {"vanilla", "linear", "random", "shuffled"} <= set(own["kind"])
+    assert not frame[frame["table"] == "newsgroups"]["complete"].any(), "ten of thirty layers"
+
+
+def test_a_row_is_the_run_that_was_recorded() -> None:
+    run = RunResult.from_json(TRUTH / MATCHED / "layer-07-seed2.json")
+    frame = pp.layerbench.load()
+    (row,) = frame.query(f"table == '{MATCHED}' and kind == 'layer' and layer == 7 and seed == 2").itertuples()
+    assert np.array_equal(row.scores, run.tests["movie-reviews"].per_example("accuracy"))
+    assert row.validation == run.metrics["validation"]["nll"]
+
+
+def test_a_strategy_of_three_lines_is_replayed_on_every_table() -> None:
+    def best_of_three(ask: Ask) -> int:
+        return min((ask.layers[0], ask.layers[-1], ask.layers[len(ask.layers) // 2]), key=ask)
+
+    found = pp.layerbench.replay(best_of_three)
+    assert {one.table for one in found} == {table.name for table in layerbench.tables()}
+    assert all(one.cost == 3 and one.regret >= 0 and one.low <= one.regret <= one.high for one in found)
+
+
+def test_knowing_the_held_out_seed_has_no_regret_and_the_worst_layer_the_most() -> None:
+    (table,) = [one for one in layerbench.tables() if one.name == MATCHED]
+    held_out = iter(range(3))
+    best = [int(place) for place in table.validation.argmin(0)]
+    oracle = pp.layerbench.replay(lambda ask: table.layers[best[next(held_out)]], MATCHED, draws=1)[0]
+    assert oracle.regret == 0 and oracle.cost == 0
+    worst = pp.layerbench.replay(lambda ask: int(table.validation.mean(1).argmax()), table)[0]
+    assert worst.regret > 0.05
+
+
+def test_a_strategy_of_the_search_asks_the_table() -> None:
+    (found,) = pp.layerbench.replay("fast", draws=1)
+    assert found.table == MATCHED and 0 < found.cost < 1 and len(found.choices) == 3
+
+
+@pytest.mark.parametrize(
+    ("strategy", "table", "says"),
+    [
+        (lambda ask: 99, MATCHED, "chose layer 99"),
+        (lambda ask: ask(0, seed=2), MATCHED, "no run of layer 0, seed 2"),
+        (lambda ask: ask(0), "newsgroups", "no run of layer 0"),
+        (lambda ask: 0, "nowhere", "no table 'nowhere'.*movie-reviews"),
+    ],
+)
+def test_what_was_not_recorded_is_refused_with_what_was(strategy: object, table: str, says: str) -> None:
+    with pytest.raises(SearchError, match=says):
+        pp.layerbench.replay(strategy, table)  # type: ignore[arg-type]
+
+
+def test_bits_come_back() -> None:
+    assert decode_bits(encode_bits("1011001"), 7).tolist() == [1, 0, 1, 1, 0, 0, 1]
+    with pytest.raises(ValueError, match="8 bits for 9"):
+        decode_bits(encode_bits("1011001"), 9)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"tables": [{}]}', "no JSON"])
+def test_a_file_that_is_no_layerbench_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text(text, encoding="utf-8")
+    with pytest.raises(CorruptFileError, match="no LayerBench"):
+        pp.layerbench.load(tmp_path / "own.json")
+
+
+def test_a_table_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
+    packaged = Path(layerbench.__file__).with_suffix(".json")
+    record = json.loads(packaged.read_text(encoding="utf-8"))
+    record["tables"] = [record["tables"][-1] | {"name": "mine"}]
+    (tmp_path / "mine.json").write_text(json.dumps(record), encoding="utf-8")
+    (table,) = pp.layerbench.tables(tmp_path / "mine.json")
+    assert table.name == "mine" and pp.layerbench.replay(lambda ask: ask.layers[0], table)[0].table == "mine"
