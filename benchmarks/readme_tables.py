@@ -181,11 +181,19 @@ def _aligned() -> str:
 
 
 def _decided() -> str:
-    """Return what the tables of layers answer, each for its own test set."""
-    tables = _load(DECIDED)["tables"]
-    return "\n".join(
-        f"- **{name}** ({tests[0]['seeds']} seeds): {tests[0]['answer']}" for name, tests in tables.items()
-    )
+    """Return what the tables of layers answer, each for its own test set: differences and verdicts."""
+    questions = ("plugging in", "projections", "block", "knowledge")
+    lines = [["table", "seeds", *questions], ["---"] * (2 + len(questions))]
+    for name, tests in _load(DECIDED)["tables"].items():
+        own = {effect["name"]: effect for effect in tests[0]["effects"]}
+        cells = []
+        for question in questions:
+            effect = own[question]
+            scale, digits = (100.0, 1) if tests[0]["metric"] == "accuracy" else (1.0, 2)
+            mean, low, high = (f"{scale * effect[key]:+.{digits}f}" for key in ("mean", "low", "high"))
+            cells.append(f"{mean} [{low}, {high}], {effect['verdict']}")
+        lines.append([name, str(tests[0]["seeds"]), *cells])
+    return _markdown(lines) + "\n"
 
 
 METHODS = ROOT / "book" / "methods.md"
