@@ -20,7 +20,7 @@ __all__ = ["ANOTHER", "Contents", "Plan", "make_plan"]
 
 ANOTHER = "use the model's bfloat16 or float16 checkpoint, or a GGUF file of it"
 _AGAIN = "download the file again"
-_AT_ONCE = 1 << 22  # weights that are computed at once, in float32
+_AT_ONCE = 1 << 20  # weights that are computed at once, in float32
 _MOST_A_BYTE = 16  # weights; the most that any packing holds in a stored byte, before anything is allocated
 # What concerns activations, or the caches of attention: nothing of it belongs to a weight.
 _ACTIVATIONS = re.compile(
