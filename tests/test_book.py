@@ -136,6 +136,12 @@ def test_the_page_of_verdicts_is_the_recorded_one() -> None:
     assert record["provenance"]["versions"]["pifi_probe"]
 
 
+def test_the_page_on_layerbench_is_the_recorded_one() -> None:
+    page = load("layerbench_page")
+    record = json.loads(page.RECORD.read_text(encoding="utf-8"))
+    assert page.page(record) == page.PAGE.read_text(encoding="utf-8"), "run make results"
+
+
 @pytest.mark.slow
 def test_a_recorded_verdict_is_what_the_runs_say() -> None:
     decided = load("decided_page")

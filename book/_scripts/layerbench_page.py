@@ -65,10 +65,9 @@ test score below that of the best layer, in hundredths of the table's metric. Co
 
 def page(record: dict[str, Any]) -> str:
     """Return the page."""
-    made = record["provenance"]
     parts = [HEAD.strip(), "## What is complete", completeness(), f"## Leaderboard\n\n{REGRET}"]
     parts.append(
-        f"From `benchmarks/results/layerbench.json`; `{made['command']}`, {made['date'][:10]}, "
+        f"From `benchmarks/results/layerbench.json`; `{record['command']}`, {record['date'][:10]}, "
         f"LayerBench {record['settings']['version']}."
     )
     for table in layerbench.tables():
