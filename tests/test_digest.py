@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 import pifi_probe as pp
 from pifi_probe.errors import CheckpointError
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.references import NamedBy
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from tests import slm, tiny
 from tests.slm import logits
@@ -199,7 +200,8 @@ def test_a_layer_that_was_changed_in_memory_is_not_saved_under_its_donors_name(
             save(tmp_path / ("model" if save == model.save_pretrained else "layer"))
     PiFiForSequenceClassification.from_pretrained(tmp_path / "model")
     FrozenLayer.load(tmp_path / "layer")
-    model.restore_layers(None, allow_external=True)
+    model.set_named_by(NamedBy(allow_external=True))
+    model.restore_layers()
     model.save_pretrained(tmp_path / "model")
 
 

@@ -54,7 +54,7 @@ def read_out(entered: torch.Tensor, left: torch.Tensor, mask: torch.Tensor, *, c
     """
     mask = mask[:, 1:].to(left.dtype)
     share = mask / mask.sum(1, keepdim=True)  # (batch, seq - 1)
-    rows, last = torch.arange(len(left), device=left.device), mask.sum(1).long() - 1
+    rows, last = torch.arange(left.shape[0], device=left.device), mask.sum(1).long() - 1
     normed = _normed(left[:, 1:])
     parts = [torch.bmm(share[:, None], normed)[:, 0], normed[rows, last]]
     if change:

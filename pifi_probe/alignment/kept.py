@@ -14,10 +14,9 @@ from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.tokens import TokenStates
 from pifi_probe.errors import CorruptFileError, SaveError
 from pifi_probe.files import cache_root
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.spec import parse_model
 
 __all__ = ["kept_interfaces"]
 
@@ -27,9 +26,10 @@ _VERSION = 2  # of how they are fitted
 def kept_interfaces(
     states: Callable[[], TokenStates],
     texts: Sequence[str],
-    llm: str,
+    donor: Checkpoint,
     entries: Sequence[int],
     *,
+    llm: str,
     encoder: str,
     slm: str,
     max_length: int,
@@ -48,16 +48,16 @@ def kept_interfaces(
         Gives the encoder's token states; not called when all interfaces are there.
     texts, entries, slm, max_length, saw, seed, device, progress
         As in `fit_interfaces`.
+    donor : Checkpoint
     llm : str
-        The donor.
+        Its name.
     encoder : str
         Digest of the encoder's weights, its tokenizer, and how it cuts texts.
     twin : (str, callable), optional
         Name and `change` of `fit_interfaces`, for an interface to a twin's states.
     cache : bool
     """
-    checkpoint = open_checkpoint(*parse_model(llm))
-    made_from = [content_of(checkpoint), encoder, list(texts), max_length, seed, twin[0] if twin else "", _VERSION]
+    made_from = [content_of(donor), encoder, list(texts), max_length, seed, twin[0] if twin else "", _VERSION]
     files = {entry: cache_root() / "interfaces" / _name([*made_from, entry]) for entry in entries}
     found: dict[int, Interface] = {}
     for entry, file in files.items():
@@ -69,7 +69,7 @@ def kept_interfaces(
         fitted = fit_interfaces(
             states(),
             texts,
-            checkpoint,
+            donor,
             missing,
             model=llm,
             slm=slm,

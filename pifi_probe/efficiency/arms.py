@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.layers.extract import extract
-from pifi_probe.layers.frozen import FrozenLayer, list_of
+from pifi_probe.layers.extract import extract_from
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.references import open_reference
 from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
@@ -58,7 +59,10 @@ def _with_plugin(model: Model, plugin: nn.Module | None) -> Model:
 def _trained_layer(model: Model) -> Model:
     """Return the model with the whole layer, trained: its single-token form would not go back into the donor."""
     (layer,) = model.frozen_layers
-    whole = list_of(extract(layer.card.spec, dtype=layer.card.dtype))[0] if layer.card.reduced else layer
+    whole, card = layer, layer.card
+    if card.reduced:
+        donor = open_reference(card.model, card.revision, layer.named_by)
+        whole = extract_from(donor, card.index, model=card.model, dtype=card.dtype)
     plugin: Any = copy.copy(model.plugin)
     plugin._modules = dict(plugin._modules) | {
         "layers": nn.ModuleList([make_variant(whole, "unfrozen", single_token=False).to(model.device)])

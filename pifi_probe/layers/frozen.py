@@ -20,6 +20,7 @@ from pifi_probe.files import save_tensors, write_json
 from pifi_probe.folders import finish_replacing, replaced_together
 from pifi_probe.layers.card import LayerCard
 from pifi_probe.layers.families import Family, family_of
+from pifi_probe.layers.references import NamedBy
 from pifi_probe.layers.shell import layers_of, make_shell, refuse_absurd_config
 from pifi_probe.pretrained import config_from_dict
 from pifi_probe.reading import read_object
@@ -44,12 +45,15 @@ class FrozenLayer(nn.Module):
         The family's base model with this layer as its only one; see `make_shell`.
     card : LayerCard
         Whose layer this is.
+    named_by : NamedBy, optional
+        The file whose word the card is; None: the user has named the donor.
     """
 
-    def __init__(self, shell: PreTrainedModel, card: LayerCard) -> None:
+    def __init__(self, shell: PreTrainedModel, card: LayerCard, named_by: NamedBy | None = None) -> None:
         super().__init__()
         self.shell = shell
         self.card = card
+        self.named_by = named_by
         self._trainable = False
         self._scale_by_depth()
         self.freeze()
@@ -256,8 +260,18 @@ class FrozenLayer(nn.Module):
             )
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> FrozenLayer:
+    def load(
+        cls, folder: str | Path, device: str | torch.device = "cpu", *, allow_external: bool = False
+    ) -> FrozenLayer:
         """Read a layer written by `save`.
+
+        Parameters
+        ----------
+        folder : str or Path
+        device : str or device
+        allow_external : bool
+            What needs the whole donor later, such as ``scale="matched"``, may open whatever donor the card names:
+            paths outside of `folder`, too, and hub ids with your token. Nothing of the donor is opened here.
 
         Raises
         ------
@@ -274,6 +288,7 @@ class FrozenLayer(nn.Module):
             )
         layer = _read_saved(folder, str(device))
         layer.check_digest(str(folder / WEIGHTS_FILE), "extract and save the layer again")
+        layer.named_by = NamedBy(folder, allow_external)
         return layer.to(device)
 
     def assign(self, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -105,7 +105,7 @@ def reduce(layer: FrozenLayer) -> FrozenLayer:
         return layer
     if layer.family.value is None:
         return _fall_back(layer, f"{layer.card.family} weighs even a single token")
-    reduced = FrozenLayer(copy.deepcopy(layer.shell), layer.card)
+    reduced = FrozenLayer(copy.deepcopy(layer.shell), layer.card, layer.named_by)
     reduce_structure(reduced)
     error = reduction_error(layer, reduced)
     if not error <= TOLERANCE:

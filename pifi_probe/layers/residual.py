@@ -11,8 +11,9 @@ import torch
 
 from pifi_probe.errors import PlugInError, TokenizerError
 from pifi_probe.files import cache_root, file_state, write_json
-from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.frozen import LayerCard
+from pifi_probe.layers.references import NamedBy, open_reference
 from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.reading import read_json
@@ -50,13 +51,15 @@ def _is_size(value: object) -> bool:
     return isinstance(value, float) and 0 < value < math.inf
 
 
-def residual_rms(card: LayerCard) -> float:
+def residual_rms(card: LayerCard, named_by: NamedBy | None = None) -> float:
     """Return the median root mean square of the tokens at the input of a layer, inside its own model.
 
     Parameters
     ----------
     card : LayerCard
         Of a layer whose donor lies on this machine.
+    named_by : NamedBy, optional
+        The layer's own: whose word the card is.
 
     Returns
     -------
@@ -67,13 +70,14 @@ def residual_rms(card: LayerCard) -> float:
     Raises
     ------
     PlugInError
-        If the donor is on the hub: all layers before this one would have to be fetched.
+        If the donor is on the hub, since all layers before this one would have to be fetched; or if a file names it
+        that may not.
 
     Notes
     -----
     Runs the whole model once, one layer in memory; the profile of all layers is kept in the cache folder.
     """
-    checkpoint = open_checkpoint(card.model, card.revision)
+    checkpoint = open_reference(card.model, card.revision, named_by)
     if not Path(checkpoint.identity).exists():
         raise PlugInError(
             "the scale cannot be matched without the donor's other layers, and the donor is on the hub",

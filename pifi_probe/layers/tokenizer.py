@@ -54,7 +54,9 @@ _ALIKE = 0.5  # of a sentence's letters, that must come back
 _GIVE = 'give one with tokenizer="..." (a hub id, a folder, or a loaded tokenizer)'
 
 
-def load_tokenizer(given: GivenTokenizer, *, revision: str | None = None, n_rows: int | None = None) -> Any:
+def load_tokenizer(
+    given: GivenTokenizer, *, revision: str | None = None, n_rows: int | None = None, token: bool | None = None
+) -> Any:
     """Return a checked tokenizer with a padding token; no code of its repository is run.
 
     Parameters
@@ -66,6 +68,8 @@ def load_tokenizer(given: GivenTokenizer, *, revision: str | None = None, n_rows
         Of a hub id.
     n_rows : int, optional
         Rows of the embedding that its tokens are looked up in.
+    token : bool, optional
+        False: the hub is asked without the user's token.
 
     Returns
     -------
@@ -82,8 +86,8 @@ def load_tokenizer(given: GivenTokenizer, *, revision: str | None = None, n_rows
         raise TokenizerError(f"a {type(given).__name__} is no tokenizer", where=f"tokenizer={given!r}", next=_GIVE)
     source = source_of(str(given))
     if source.lower().endswith(".gguf"):
-        return donor_tokenizer(open_checkpoint(source))
-    return check_tokenizer(_from_transformers(source, revision=revision), source, n_rows=n_rows)
+        return donor_tokenizer(open_checkpoint(source, token=token))
+    return check_tokenizer(_from_transformers(source, revision=revision, token=token), source, n_rows=n_rows)
 
 
 def donor_tokenizer(checkpoint: Checkpoint, given: GivenTokenizer | None = None) -> PreTrainedTokenizerBase:

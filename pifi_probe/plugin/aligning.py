@@ -18,7 +18,8 @@ from pifi_probe.alignment.readout import UNIT_WIDTH, fit_block
 from pifi_probe.alignment.tokens import joined, token_states
 from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.layers.content import weights_digest
-from pifi_probe.layers.frozen import FrozenLayer, LayerCard
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.references import open_reference
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.base import PiFiEncoderModel, PiFiPreTrainedModel
 from pifi_probe.plugin.encoding import Tokens
@@ -55,7 +56,7 @@ def alignment_texts(split: Split, kind: str, n: int = N_ALIGN) -> tuple[list[str
 def fit_interface(
     model: PiFiPreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    card: LayerCard,
+    first: FrozenLayer,
     texts: tuple[list[str], list[str] | None],
     *,
     task: str,
@@ -70,6 +71,8 @@ def fit_interface(
     encoder = model.encoder
     longest = within_positions(encoder, MAX_LENGTH)
     digest = [weights_digest(encoder), tokenizer_digest(tokenizer), longest]
+    card = first.card
+    donor = open_reference(card.model, card.revision, first.named_by)
     llm = f"{card.model}@{card.revision}" if card.revision else card.model
     return kept_interfaces(
         lambda: token_states(
@@ -81,8 +84,9 @@ def fit_interface(
             device=model.device,
         ),
         joined(*texts),
-        llm,
+        donor,
         [card.index],
+        llm=llm,
         encoder=hashlib.sha256(json.dumps(digest).encode()).hexdigest()[:32],
         slm=model.config.slm,
         max_length=2 * longest,

@@ -296,7 +296,7 @@ def _align(model: PiFiPreTrainedModel, first: FrozenLayer, task: Task, twin: Twi
         )
     tokenizer = tokenizer_for(model)
     texts = alignment_texts(task.splits["train"], task.kind)
-    interface = fit_interface(model, tokenizer, first.card, texts, task=task.name, twin=twin)
+    interface = fit_interface(model, tokenizer, first, texts, task=task.name, twin=twin)
     align(model, tokenizer, interface, texts)
     model.config.aligned |= {"interface": interface.facts(), "digest": interface.digest()}
 
@@ -331,7 +331,7 @@ def _variant(layer: FrozenLayer, control: str | None, pooled: bool, seed: int, p
 def _targets(firsts: list[FrozenLayer], given: float | Sequence[float] | None) -> list[float]:
     """Return the root mean square that the input of each branch is to have."""
     if given is None:
-        return [residual_rms(layer.card) for layer in firsts]
+        return [residual_rms(layer.card, layer.named_by) for layer in firsts]
     targets = [float(value) for value in given] if isinstance(given, Sequence) else [float(given)] * len(firsts)
     if len(targets) != len(firsts):
         raise PlugInError(

@@ -93,6 +93,7 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel, GenerationMixin):
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
@@ -106,8 +107,10 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel, GenerationMixin):
             -100 where there is no token. With labels, ``loss`` is the mean cross-entropy in nats per token.
         num_items_in_batch : int or Tensor, optional
             Number of tokens that the sum of the losses is divided by, see `pifi_probe.plugin.losses`.
+        decoder_input_ids : Tensor, (batch, target_seq), int64, optional
+            What the decoder reads; by default `labels`, shifted by one.
         **kwargs
-            For the decoder, such as ``decoder_input_ids``, which `labels` otherwise give.
+            For the decoder.
 
         Returns
         -------
@@ -117,16 +120,21 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel, GenerationMixin):
         outputs, mask = self.source(
             input_ids, attention_mask, token_type_ids=token_type_ids, inputs_embeds=inputs_embeds
         )
-        if labels is not None and kwargs.get("decoder_input_ids") is None:
-            kwargs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
-        if kwargs.get("decoder_input_ids") is None and kwargs.get("decoder_inputs_embeds") is None:
+        if labels is not None and decoder_input_ids is None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        if decoder_input_ids is None and kwargs.get("decoder_inputs_embeds") is None:
             raise PlugInError(
                 "the decoder has nothing to read: neither labels nor decoder_input_ids were given",
                 where="forward",
                 next="give one of them (DataCollatorForSeq2Seq(tokenizer, model=model) makes both), or call generate",
             )
         logits = self.seq2seq(
-            encoder_outputs=outputs, attention_mask=mask, use_cache=False, return_dict=True, **kwargs
+            encoder_outputs=outputs,
+            attention_mask=mask,
+            decoder_input_ids=decoder_input_ids,
+            use_cache=False,
+            return_dict=True,
+            **kwargs,
         ).logits  # (batch, target_seq, vocabulary)
         loss = None if labels is None else cross_entropy(logits, labels, num_items_in_batch)
         if return_dict is False:

@@ -20,6 +20,7 @@ from transformers import (
 
 from pifi_probe.errors import CheckpointError, ModelNotFoundError, PifiProbeError, PlugInError, TokenizerError
 from pifi_probe.layers.checkpoint import is_gguf
+from pifi_probe.layers.references import resolve_reference
 from pifi_probe.layers.small_files import source_of
 from pifi_probe.layers.tokenizer import GivenTokenizer, check_tokenizer, load_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
@@ -153,8 +154,9 @@ def tokenizer_for(model: PiFiPreTrainedModel) -> PreTrainedTokenizerBase:
     elif own := own_tokenizer_source(model):
         found, where = load_tokenizer(own, n_rows=rows), own
     else:
-        where = source_of(model.config.slm) if model.config.slm else ""
-        found = encoder_tokenizer(model.encoder, where)
+        name, token = _own_encoder(model)
+        where = source_of(name) if name else ""
+        found = encoder_tokenizer(model.encoder, where, token)
     return check_tokenizer(found, where, n_rows=rows, starts=model.pools and _starts_with_cls(model))
 
 
@@ -167,7 +169,21 @@ def embedding_rows(encoder: PreTrainedModel) -> int | None:
     return table.num_embeddings if isinstance(table, torch.nn.Embedding) else None
 
 
-def encoder_tokenizer(encoder: PreTrainedModel, source: str) -> PreTrainedTokenizerBase:
+def _own_encoder(model: PiFiPreTrainedModel) -> tuple[str, bool | None]:
+    """Return the name of a model's encoder as it may be opened, and with whose token; see `resolve_reference`."""
+    if not model.config.slm:
+        return "", None
+    try:
+        return resolve_reference(model.config.slm, model.named_by, "tokenizer's encoder")
+    except PlugInError as error:
+        raise TokenizerError(
+            f"the model was saved without its tokenizer: {error.what}",
+            where=error.where,
+            next=f"give it with tokenizer=, or put its files beside the model; {error.next}",
+        ) from error
+
+
+def encoder_tokenizer(encoder: PreTrainedModel, source: str, token: bool | None = None) -> PreTrainedTokenizerBase:
     """Return the tokenizer of an encoder that was loaded from here, checked and with a padding token."""
     if not source:
         raise TokenizerError(
@@ -175,7 +191,7 @@ def encoder_tokenizer(encoder: PreTrainedModel, source: str) -> PreTrainedTokeni
             where=type(encoder).__name__,
             next="give it: plug_in(..., tokenizer=...), or fine_tune(..., tokenizer=...)",
         )
-    tokenizer: PreTrainedTokenizerBase = load_tokenizer(source, n_rows=embedding_rows(encoder))
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(source, n_rows=embedding_rows(encoder), token=token)
     return tokenizer
 
 

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
-from pifi_probe.errors import CheckpointError
+from pifi_probe.errors import CheckpointError, TokenizerError
 from pifi_probe.files import existing
 from pifi_probe.folders import finish_replacing, replaced_together
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.references import NamedBy, open_reference
 from pifi_probe.layers.small_files import small_files
 from pifi_probe.layers.spec import LayerSpec
 from pifi_probe.layers.tokenizer import has_tokenizer, load_tokenizer
@@ -44,6 +45,7 @@ class StoredModel(PreTrainedModel):
     tokenizer: PreTrainedTokenizerBase | None = None  # where it is not its encoder's
     fold_report: FoldReport | None = None
     licence_statement: str | None = None
+    named_by: NamedBy | None = None  # the file whose word the names of encoder and donors are; None: the user's
 
     def save_pretrained(self, save_directory: Any, *, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write the model and its card; without the frozen layer's weights when ``config.save_layer`` is False.
@@ -85,9 +87,18 @@ class StoredModel(PreTrainedModel):
 
     def _tokenizer_to_save(self, folder: Path) -> PreTrainedTokenizerBase | None:
         """Return the tokenizer that goes beside the model: where it is not simply its encoder's, nor there already."""
-        own = own_tokenizer_source(self) if self.tokenizer is None else ""
-        found: PreTrainedTokenizerBase | None = self.tokenizer
-        return load_tokenizer(own) if own and existing(own) != folder else found
+        if self.tokenizer is not None:
+            return self.tokenizer
+        own = own_tokenizer_source(self)
+        if not own and self.named_by is None and existing(self.config.slm):
+            own = self.config.slm  # a path on this machine, which whoever loads the model may not have
+        if not own or existing(own) == folder:
+            return None
+        try:
+            found: PreTrainedTokenizerBase = load_tokenizer(own)
+        except TokenizerError:
+            return None  # there is none; whoever needs one is told
+        return found
 
     def _name_donors_from_anywhere(self) -> None:
         """Make the paths of donors on this machine absolute: whoever loads the model may be in another folder."""
@@ -145,9 +156,10 @@ class StoredModel(PreTrainedModel):
                 source, *args, output_loading_info=True, trust_remote_code=False, **kwargs
             )
         model.refuse_missing(info["missing_keys"], str(source))
+        folder = existing(os.path.join(source, kwargs.get("subfolder") or "")) if source is not None else None
+        model.set_named_by(NamedBy(folder, allow_external))
         if model.config.layers and not model.config.stores_layers:
-            folder = Path(source) if source is not None and Path(source).is_dir() else None
-            model.restore_layers(folder, allow_external=allow_external)
+            model.restore_layers()
         else:
             model.check_layers(str(source))
         model.freeze_layers()
@@ -253,28 +265,28 @@ class StoredModel(PreTrainedModel):
         if isinstance(self.plugin, AlignedPlugIn):
             self.plugin.hold()
 
-    def restore_layers(self, folder: Path | None = None, *, allow_external: bool = False) -> None:
-        """Read the referenced layers from their donors and check that they are the same.
+    def set_named_by(self, by: NamedBy) -> None:
+        """Note whose word the names of encoder and donors are."""
+        self.named_by = by
+        for layer in self.frozen_layers:
+            layer.named_by = by
 
-        Parameters
-        ----------
-        folder : Path, optional
-            Of the model.
-        allow_external : bool
-            As in `from_pretrained`.
+    def restore_layers(self) -> None:
+        """Read the referenced layers from their donors and check that they are the same.
 
         Raises
         ------
+        PlugInError
+            If a file names the donor that may not.
         CheckpointError
             If the donor's layer no longer has the stored sha256.
         """
         from pifi_probe.layers.extract import extract_from
-        from pifi_probe.plugin.references import open_reference
         from pifi_probe.plugin.variants import make_variant
 
         for layer in self.frozen_layers:
             card = layer.card
-            checkpoint = open_reference(card.model, card.revision, folder, allow_external=allow_external)
+            checkpoint = open_reference(card.model, card.revision, layer.named_by)
             (index,) = LayerSpec(card.model, card.index).indices(int(checkpoint.config.num_hidden_layers))
             donor = extract_from(checkpoint, index, model=card.model, dtype=card.dtype, device=layer.shell.device)
             again = make_variant(donor, card.variant, single_token=card.reduced, seed=card.variant_seed)

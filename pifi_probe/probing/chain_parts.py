@@ -18,8 +18,10 @@ from pifi_probe.alignment.chain import chain_features
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.kept import kept_interfaces
 from pifi_probe.alignment.tokens import TokenStates, joined, token_states
+from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.content import weights_digest
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.spec import parse_model
 from pifi_probe.layers.tokenizer import GivenTokenizer, load_tokenizer
 from pifi_probe.plugin.loading import embedding_rows, encoder_tokenizer, load_encoder
 from pifi_probe.plugin.pooling import is_decoder
@@ -189,8 +191,9 @@ def cached_interfaces(
     return kept_interfaces(
         lambda: texts.states,
         texts.joined,
-        llm,
+        open_checkpoint(*parse_model(llm)),
         entries,
+        llm=llm,
         encoder=encoder.digest,
         slm=encoder.name,
         max_length=2 * encoder.max_length,

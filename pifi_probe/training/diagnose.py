@@ -9,7 +9,7 @@ from typing import Any
 
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import printable
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.references import NamedBy, open_reference
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import tokenizer_for
@@ -88,6 +88,7 @@ def diagnose(
     *,
     runs: Sequence[RunResult] = (),
     task: Task | None = None,
+    allow_external: bool = False,
 ) -> Diagnosis:
     """Check a run or a model for the failure signatures that the paper names.
 
@@ -99,6 +100,10 @@ def diagnose(
     task : Task, optional
         Its texts are read for the language of the donor and, for a model, for the scale of the plug-in. For poor
         results under domain shift, give the task of the other domain.
+    allow_external : bool
+        Open the donor of a run for its tokenizer wherever the result says that it lies: any path, and hub ids with
+        your token. Otherwise embedded donors, and hub ids without a token. A model says itself whose word its names
+        are (``from_pretrained(allow_external=...)``).
 
     Returns
     -------
@@ -134,7 +139,7 @@ def diagnose(
         check_frozen(_layer_states(run_or_model, about)),
         check_controls(arm, runs),
         dimensions,
-        _language(about, task),
+        _language(run_or_model, about, task, allow_external),
         check_gradients(curves, bound),
         check_scale(_ratios(run_or_model, task) if dimensions.status != "fail" else []),
         _sight(about),
@@ -155,7 +160,9 @@ def _layer_states(subject: RunResult | PiFiForSequenceClassification, about: dic
     ]
 
 
-def _language(about: dict[str, Any], task: Task | None) -> Check:
+def _language(
+    subject: RunResult | PiFiForSequenceClassification, about: dict[str, Any], task: Task | None, allow_external: bool
+) -> Check:
     name = "language of the donor"
     if not about["layers"]:
         return Check(name, "skipped", "there is no layer of a donor")
@@ -163,7 +170,8 @@ def _language(about: dict[str, Any], task: Task | None) -> Check:
         return Check(name, "skipped", "give task= to read its texts")
     layer = about["layers"][0]
     try:
-        tokenizer = donor_tokenizer(open_checkpoint(layer["model"], layer["revision"]))
+        by = NamedBy(None, allow_external) if isinstance(subject, RunResult) else subject.frozen_layers[0].named_by
+        tokenizer = donor_tokenizer(open_reference(layer["model"], layer["revision"], by))
     except (PifiProbeError, OSError, ValueError) as error:
         return Check(name, "skipped", f"the donor's tokenizer could not be loaded: {error}")
     split = _some_split(task)
