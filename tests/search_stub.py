@@ -38,8 +38,8 @@ class StubEvaluator:
     broken: tuple[str, ...] = ()  # layers that cannot be read
     log: str = ""  # a file that gets a line for each evaluation that ended
 
-    def check(self) -> None:
-        pass
+    def check(self) -> dict[str, str]:
+        return {}
 
     def cost(self, candidate: Candidate, rung: str) -> float:
         return 1.0 if rung == "full" else 0.01

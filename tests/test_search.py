@@ -16,12 +16,16 @@ import pytest
 
 import pifi_probe as pp
 from pifi_probe.cli import main
-from pifi_probe.errors import CheckpointError, PifiProbeError, SearchError, TaskError
+from pifi_probe.cli import search as cli_search
+from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, SearchError, TaskError
 from pifi_probe.selection import events
 from pifi_probe.selection.beliefs import pick
+from pifi_probe.selection.parts import Parts
+from pifi_probe.selection.source import note_source
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import CONFIRM
 from pifi_probe.selection.trials import Outcome, Trial
+from pifi_probe.widgets.request import with_task
 from tests import runs, slm
 from tests.search_stub import SPACE, StubEvaluator
 
@@ -298,6 +302,92 @@ def test_a_study_of_an_older_version_goes_on_and_one_of_a_newer_version_is_refus
     study.store.note("settings", {"slm": "x"})
     with pytest.raises(CheckpointError, match="settings of the study are damaged"):
         pp.Study.open(tmp_path / "s.db")
+
+
+def test_trials_of_other_weights_under_the_same_names_are_not_mixed(
+    stub: Valley, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {"encoder slm": "sha256:1", "donor llm": "sha256:2"}
+    monkeypatch.setattr(Valley, "check", lambda self: dict(weights))
+    search(tmp_path / "s.db", budget="2 trials", confirm=False)
+    weights["donor llm"] = "sha256:3"
+    with pytest.raises(SearchError, match=r"other weights under the same name: donor llm \(sha256:2 there, sha256:3"):
+        search(tmp_path / "s.db", budget="4 trials", confirm=False)
+    study = pp.Study.open(tmp_path / "s.db", task=TASK)
+    with pytest.raises(SearchError, match="other weights"):
+        study.resume(budget="4 trials")
+    assert len(study.trials) == 2
+    weights["donor llm"] = "sha256:2"  # as the error says
+    assert search(tmp_path / "s.db", budget="4 trials", confirm=False).spent.trials == 4
+    study.store.note("weights", None)  # of a version that noted none
+    assert search(tmp_path / "s.db", budget="5 trials", confirm=False).spent.trials == 5
+
+
+def test_what_a_study_checks_changes_with_every_file_that_its_numbers_come_from(tmp_path: Path) -> None:
+    models = runs.Parts(tmp_path)
+
+    def load() -> dict[str, str]:
+        return Parts(TASK, str(models.slm), (str(models.llm),), "paper", runs.RECIPE).load()
+
+    before = load()
+    assert load() == before and len(before) == 3
+    changed = []
+    for name in ("slm/model.safetensors", "slm/tokenizer.json", "llm/model.safetensors", "llm/config.json"):
+        raw = (tmp_path / name).read_bytes()
+        if name.endswith("safetensors"):
+            other = raw[:-1] + bytes([raw[-1] ^ 1])
+        else:
+            other = raw.replace(b"[MASK]", b"[MAXK]").replace(b'"rms_norm_eps": 1e-06', b'"rms_norm_eps": 1e-05')
+        assert other != raw
+        (tmp_path / name).write_bytes(other)
+        now = load()
+        changed.append([key.split()[0] for key in before if now[key] != before[key]])
+        (tmp_path / name).write_bytes(raw)
+    assert changed == [["encoder"], ["tokenizer"], ["donor"], ["donor"]]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "words.csv",
+        ["words.csv"],
+        {},
+        {"name_or_path": 3},
+        {"name_or_path": None},
+        {"name_or_path": ""},
+        {"name_or_path": "a\0b"},
+        {"name_or_path": "x\x1b[2J"},
+        {"name_or_path": "words.csv", "text": ["a"]},
+        {"name_or_path": "words.csv", "validation": "/etc/passwd"},
+        {"name_or_path": "words.csv", "revision": "main"},
+        {"name_or_path": "words.csv", "self": "x"},
+        {"name_or_path": "w" * 5000},
+    ],
+)
+def test_a_study_that_names_no_task_is_refused_before_anything_is_loaded(
+    stub: Valley, tmp_path: Path, source: Any
+) -> None:
+    study = search(tmp_path / "s.db", budget="2 trials", confirm=False)
+    study.store.note("source", source)
+    for use in (
+        lambda: study.source,
+        study.to_code,
+        lambda: with_task(study),
+        lambda: cli_search.load(tmp_path / "s.db"),
+    ):
+        with pytest.raises(CorruptFileError, match="altered or damaged") as caught:
+            use()
+        assert "Study.open(study, task=...)" in caught.value.next and "\x1b" not in str(caught.value)
+    assert with_task(study, TASK).resume(budget="2 trials") is not None  # as the error says
+
+
+@pytest.mark.parametrize("n_train", [-1, "3", 1.5, True, [3], {"a": 1}])
+def test_a_number_of_texts_that_is_none_is_refused(stub: Valley, tmp_path: Path, n_train: Any) -> None:
+    study = search(tmp_path / "s.db", budget="2 trials", confirm=False)
+    note_source(study.store, "movie-reviews")
+    study.store.note("n_train", n_train)
+    with pytest.raises(CorruptFileError, match="altered or damaged"):
+        cli_search.load(tmp_path / "s.db")
 
 
 def test_a_study_of_another_task_is_refused(stub: Valley, tmp_path: Path) -> None:

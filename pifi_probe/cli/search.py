@@ -60,7 +60,7 @@ def search(
     Budget.parse(budget)
     columns = {} if (text, label) == ("text", "label") else {"text": text, "label": label}
     indices = _indices(layers)
-    _begin(Store.open(study), {"name_or_path": task, **columns}, n_train)  # on disk before anything slow
+    _begin(Store.open(study), task, columns, n_train)  # on disk before anything slow
 
     import pifi_probe as pp
     from pifi_probe.cli.live import Live
@@ -89,19 +89,19 @@ def search(
     finish(found, live.reason, as_json=as_json, table=table)
 
 
-def _begin(store: Any, source: dict[str, str], n_train: int) -> None:
+def _begin(store: Any, task: str, columns: dict[str, str], n_train: int) -> None:
     """Note where the texts come from, unless the study holds a search already; that one decides."""
-    if store.noted("settings") is None:
-        store.note("source", source)
-        store.note("n_train", n_train)
-        return
-    stored = store.noted("source"), store.noted("n_train")
-    if stored[0] is not None and stored != (source, n_train):
-        from pifi_probe.errors import SearchError
+    from pifi_probe.errors import SearchError
+    from pifi_probe.selection.source import note_source, read_n_train, read_source
 
+    if store.noted("settings") is None:
+        note_source(store, task, n_train, **columns)
+        return
+    source, n_stored = read_source(store), read_n_train(store)
+    if source is not None and (source, n_stored) != ({"name_or_path": task, **columns}, n_train):
         raise SearchError(
-            f"the study was made with another task: {stored[0]['name_or_path']}, n_train={stored[1]} there; "
-            f"{source['name_or_path']}, n_train={n_train} here",
+            f"the study was made with another task: {source['name_or_path']}, n_train={n_stored} there; "
+            f"{task}, n_train={n_train} here",
             where=str(store.address),
             next="give the same task, or name another study file",
         )
@@ -114,15 +114,18 @@ def load(study: str | Path) -> Any:
     ------
     TaskError
         If it cannot be loaded here.
+    CorruptFileError
+        If the study does not say where its texts come from.
     """
     from pifi_probe.selection.address import Address
+    from pifi_probe.selection.source import read_n_train, read_source
     from pifi_probe.selection.store import Store
+    from pifi_probe.selection.study import Study
     from pifi_probe.tasks import load_task
 
     store = Store(Address.parse(study), create=False)
-    source, n_train = store.noted("source"), store.noted("n_train")
-    if source is None:
-        source = {"name_or_path": store.noted("settings", {"task": {"name": ""}})["task"]["name"]}
+    n_train = read_n_train(store)
+    source: dict[str, Any] = read_source(store) or Study(store).source
     task = load_task(**source)
     return task.subset(train=n_train) if n_train else task
 

@@ -23,7 +23,7 @@ import functools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,9 @@ class PiFiEvaluator:
     parts: Parts
     plain: bool = True
 
-    def check(self) -> None:
-        """Load the encoder and open the donors."""
-        self.parts.load()
+    def check(self) -> Mapping[str, str]:
+        """Load the encoder, open the donors, and return the digests of all."""
+        return self.parts.load()
 
     def cost(self, candidate: Candidate, rung: str) -> float:
         """Return the cost in full runs, from the numbers of multiply-accumulates."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pifi_probe.selection.estimate import Measure
@@ -15,8 +15,13 @@ __all__ = ["Evaluator"]
 class Evaluator(Protocol):
     """Runs trials. It travels to worker processes, so it can be pickled."""
 
-    def check(self) -> None:
+    def check(self) -> Mapping[str, str]:
         """Make sure that this machine has models and texts.
+
+        Returns
+        -------
+        mapping
+            For every model a name and a digest of its weights, which have to be the same in all sessions of a study.
 
         Raises
         ------

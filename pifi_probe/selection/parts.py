@@ -16,6 +16,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from pifi_probe.errors import TaskError
 from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.content import content_of, weights_digest
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
@@ -32,6 +33,7 @@ from pifi_probe.selection.cached import LowerStates, blocks_of
 from pifi_probe.selection.estimate import Measure, Work
 from pifi_probe.selection.space import Candidate
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
+from pifi_probe.tasks.tokens import tokenizer_digest
 from pifi_probe.training.data import EncodedSplit, encode
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe
@@ -96,11 +98,19 @@ class Parts:
         self.__dict__.update(state)
         self._layers = {}
 
-    def load(self) -> None:
-        """Load the encoder and open every donor, so that what is missing is known before a trial begins."""
-        _ = self.encoder
-        for llm in self.llms:
-            open_checkpoint(*parse_model(llm))
+    def load(self) -> dict[str, str]:
+        """Load the encoder and open every donor, so that what is missing is known before a trial begins.
+
+        Returns
+        -------
+        dict
+            Name to digest of the encoder's weights, its tokenizer, and every donor.
+        """
+        found = {
+            f"encoder {self.slm}": weights_digest(self.encoder),
+            f"tokenizer of {self.slm}": tokenizer_digest(self.tokenizer),
+        }
+        return found | {f"donor {llm}": content_of(open_checkpoint(*parse_model(llm))) for llm in self.llms}
 
     @property
     def device(self) -> str:

@@ -23,6 +23,7 @@ from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.selection.result import SearchResult
 from pifi_probe.selection.runner import FEWEST_SEEDS, Runner
 from pifi_probe.selection.settings import Settings, read_settings
+from pifi_probe.selection.source import read_source
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.spawning import refuse_in_worker
 from pifi_probe.selection.store import Record, Store
@@ -174,7 +175,7 @@ class Study:
             raise SearchError(
                 "the study was opened without its task", where=str(self.store.address), next="give Study.open(task=...)"
             )
-        self.evaluator.check()
+        self._settle_weights(self.evaluator.check())
         where = make_executor(executor, workers)
         expected = self.estimate(amount, where.slots)
         self._tell(events.Estimated(expected))
@@ -197,6 +198,24 @@ class Study:
         if state != "paused":
             self.store.note("over", self._extent(amount))
         return self.result
+
+    def _settle_weights(self, found: Mapping[str, str]) -> None:
+        """Note the digests of the models that trials are made from, or check that they are those of all others."""
+        if self.store.noted("weights") is None:
+            self.store.note("weights", dict(found))
+        stored = self.store.noted("weights")
+        known = stored if isinstance(stored, Mapping) else {}
+        changed = [
+            f"{name} ({str(known[name])[:19]} there, {digest[:19]} here)"
+            for name, digest in found.items()
+            if known.get(name, digest) != digest
+        ]
+        if changed:
+            raise SearchError(
+                f"trials of the study were made with other weights under the same name: {', '.join(changed)}",
+                where=str(self.store.address),
+                next="put those weights back, or name another study file: old and new trials cannot be compared",
+            )
 
     def is_over(self, budget: str | float | None = None) -> bool:
         """Return whether the stored budget, or a new one, was worked off or stopped; loads no model."""
@@ -391,7 +410,7 @@ class Study:
     @property
     def source(self) -> dict[str, Any]:
         """Arguments of `load_task` that give the task, as far as the study knows."""
-        return dict(self.store.noted("source", {"name_or_path": self.settings.task["name"]}))
+        return read_source(self.store) or {"name_or_path": self.settings.task["name"]}
 
     def export(self, folder: str | Path) -> Path:
         """Train the choice once more, and write it with its card, the report, the trials and the script.

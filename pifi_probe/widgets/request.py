@@ -13,6 +13,7 @@ from pifi_probe.errors import SearchError, TaskError
 from pifi_probe.files import atomic_write, cache_root
 from pifi_probe.importing import import_libraries
 from pifi_probe.selection import events
+from pifi_probe.selection.source import note_source, read_source
 
 if TYPE_CHECKING:
     from pifi_probe.probing.headroom_table import Headroom
@@ -94,8 +95,8 @@ class Request:
         def note(event: events.Event) -> None:
             if isinstance(event, events.Started) and isinstance(self.task, str):
                 store = event.study.store
-                if store.noted("source") is None:
-                    store.note("source", {"name_or_path": self.task})
+                if read_source(store) is None:
+                    note_source(store, self.task)
             on_event(event)
 
         search(self.load(), self.slm, self.llm, study=self.study, on_event=note, **self.options)
