@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from pifi_probe.errors import SaveError
 from pifi_probe.files import make_folder, write_json
+from pifi_probe.reading import read_json
 
 __all__ = ["finish_replacing", "remove_folder", "replaced_together"]
 
@@ -124,7 +124,7 @@ def _move(folder: Path, first: str) -> None:
             with contextlib.suppress(FileNotFoundError):  # another reader was faster
                 os.replace(file, target)
     with contextlib.suppress(OSError, ValueError):
-        names = json.loads((ready / _STALE).read_text(encoding="utf-8"))
+        names = read_json(ready / _STALE)
         for name in names:
             if isinstance(name, str) and Path(name).name == name:
                 (folder / name).unlink(missing_ok=True)

@@ -234,5 +234,5 @@ def typed(kind: type[T], values: Any) -> T:
     """
     try:
         return msgspec.convert(values, kind)
-    except (msgspec.ValidationError, RecursionError, OverflowError) as error:
+    except (msgspec.ValidationError, RecursionError, OverflowError, UnicodeError) as error:
         raise Refused(str(error)) from error

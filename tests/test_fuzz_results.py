@@ -19,6 +19,7 @@ from pifi_probe.probing.table import ProbeTable
 from pifi_probe.selection.address import Address
 from pifi_probe.selection.frames import leaderboard
 from pifi_probe.selection.settings import Settings
+from pifi_probe.selection.source import note_source, read_n_train
 from pifi_probe.selection.store import Store
 from pifi_probe.selection.study import Study
 from pifi_probe.training.recipe import Recipe
@@ -187,6 +188,8 @@ def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     store.note("settings", settings.to_dict())
     store.note("budget", "6 trials")
+    store.note("weights", {"encoder minilm-l6": "sha256:1"})
+    note_source(store, "movie-reviews", 8)
     runner(store, "6 trials", StubEvaluator(0.0, broken=("llm[2]",)), seeds=1).run()
     return file
 
@@ -221,7 +224,7 @@ def alter_rows(file: Path, draw: random.Random) -> None:
                 table, column = draw.choice(_JSON)
                 rows = base.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
                 row, text = draw.choice(rows)
-                value: Any = json.dumps(mutate_json(json.loads(text), draw, n=1))
+                value: Any = json.dumps(mutate_json(_parsed(text), draw, n=1))
                 if draw.random() < 0.15:
                     value = draw.choice(["", "{", "null", "NaN", b"\xff\xfe", '"' + text[:5]])
             else:
@@ -238,10 +241,20 @@ def alter_rows(file: Path, draw: random.Random) -> None:
         base.close()
 
 
+def _parsed(text: str) -> Any:
+    """Return the value of a text that may have been altered before."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}
+
+
 def use_study(file: Path, *, conclude: bool) -> None:
     """Do what the command line and the widget do with a study that they only read."""
     study = Study.open(file)
     assert study.trials is not None and study.spent and study.budget and study.source
+    assert read_n_train(study.store) >= 0
+    study._settle_weights({"encoder minilm-l6": "sha256:1"})
     if conclude:  # fits a curve, which takes a second
         result = study.result
         assert result is None or (result.verdict and leaderboard(study.store.records(), result) is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,15 @@ def tiny_gguf_model(family: str) -> PreTrainedModel:
     return tiny_model(family.removesuffix("_biased"), **settings)
 
 
-def tiny_gguf(family: str, path: Path, *, split: int = 0, small_first: bool = False, **metadata: Any) -> Path:
+def tiny_gguf(
+    family: str,
+    path: Path,
+    tokens: Sequence[str] | None = None,
+    *,
+    split: int = 0,
+    small_first: bool = False,
+    **metadata: Any,
+) -> Path:
     """Write ``tiny_gguf_model(family)`` as a float32 GGUF file; `metadata` adds keys of its architecture.
 
     With `split`, in parts of so many tensors, beside `path`; `small_first` keeps the first part free of tensors.
@@ -48,7 +57,7 @@ def tiny_gguf(family: str, path: Path, *, split: int = 0, small_first: bool = Fa
     architecture = _ARCHITECTURES[family][0]
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split, small_first_shard=small_first)
     writer.add_license("apache-2.0")
-    writer.add_token_list([f"token {i}" for i in range(model.config.vocab_size)])
+    writer.add_token_list(tokens or [f"token {i}" for i in range(model.config.vocab_size)])
     _write_sizes(writer, model.config, architecture)
     for key, value in metadata.items():
         writer.add_key_value(f"{architecture}.{key}", value, _value_type(value))

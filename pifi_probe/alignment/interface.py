@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,24 @@ import torch
 from pifi_probe.alignment.tokens import with_previous
 from pifi_probe.errors import CorruptFileError
 from pifi_probe.files import save_tensors
+from pifi_probe.reading import Refused, open_file, parse_json, typed
 
 __all__ = ["Interface"]
 
 _TENSORS = ("weight", "bias", "first")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is stored of an interface beside its tensors."""
+
+    scale: float
+    r2: float
+    entry: int
+    donor: str = ""
+    slm: str = ""
+    penalty: float = 0.0
+    saw: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,10 +145,14 @@ class Interface:
         from safetensors import SafetensorError, safe_open
 
         try:
+            open_file(path).close()  # no pipe
             with safe_open(str(path), framework="pt") as file:
-                facts = json.loads((file.metadata() or {})["interface"])
+                facts = typed(_Facts, parse_json((file.metadata() or {})["interface"]))
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            return cls(**tensors, **facts)
+            _check_tensors(tensors)
+            if facts.entry < 0 or not 0 < facts.scale < math.inf:
+                raise Refused(f"entry {facts.entry}, scale {facts.scale}")
+            return cls(**tensors, **asdict(facts))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CorruptFileError(
                 f"this is no interface: {error}", where=str(path), next="give a file that Interface.save wrote"
@@ -142,3 +161,16 @@ class Interface:
     def __repr__(self) -> str:
         texts = self.saw.get("texts", "?")
         return f"Interface({self.slm} -> {self.donor}[{self.entry}], R² {self.r2:.2f} on held-out texts, {texts} texts)"
+
+
+def _check_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise `Refused` unless these are the weights of one map, finite and in float32."""
+    width = tensors["bias"].shape[-1] if tensors["bias"].dim() else 0
+    shapes = {"weight": (width, tensors["weight"].shape[-1]), "bias": (width,), "first": (width,)}
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes[name] or tensor.dtype != torch.float32 or tensor.shape[-1] == 0:
+            raise Refused(f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise Refused(f"{name} holds numbers that are not finite")
+    if tensors["weight"].shape[1] % 4:  # a token and the one before it, each after the last layer and before the first
+        raise Refused(f"weight of shape {tuple(tensors['weight'].shape)}")

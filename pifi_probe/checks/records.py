@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.checks.session import recorded
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.reading import read_object
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,4 +99,4 @@ def experiment(name: str) -> Record:
         file = recorded(f"{FOLDER}/{name}/summary.json")
     except PifiProbeError:
         return Record(name)
-    return Record(name, json.loads(file.read_text(encoding="utf-8")))
+    return Record(name, read_object(file))

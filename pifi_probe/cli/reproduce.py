@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +79,7 @@ def reproduce(
     """Run an experiment of the paper and set what it finds beside what the paper reports; runs are kept."""
     import pifi_probe as pp
     from pifi_probe.experiments.plan import load_experiment
+    from pifi_probe.reading import read_object
     from pifi_probe.training.result import describe_score
 
     if name == "list":
@@ -97,7 +97,7 @@ def reproduce(
 
     found = pp.reproduce(name, scale, out=out, data=data, fractions=fraction, on_run=say)
     if as_json:
-        print_json(json.loads((found.folder / "summary.json").read_text(encoding="utf-8")))
+        print_json(read_object(found.folder / "summary.json"))
         return
     _show(found, table=table)
     for count, fewer in found.fewer.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from pifi_probe.errors import AssetError, HubError, RecipeError
+from pifi_probe.errors import AssetError, CheckpointError, CorruptFileError, HubError, RecipeError
 from pifi_probe.experiments.plan import Arm, Experiment, Scale
 from pifi_probe.experiments.runner import Runs
 from pifi_probe.experiments.whole import WholeModel, load_whole
 from pifi_probe.files import write_json
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer, load_tokenizer
+from pifi_probe.reading import Refused, read_object, typed
 from pifi_probe.stats import mean_interval
 from pifi_probe.tasks import Split, Task, load_task
 
@@ -73,6 +74,37 @@ def _whole(name: str) -> WholeModel:
     return load_whole(name)
 
 
+@dataclass(frozen=True)
+class _Forgetting:
+    """Loss of each text in nats per token."""
+
+    before: list[float]
+    after: list[float]
+
+
+def _read_forgetting(file: Path) -> _Forgetting:
+    """Read what `keep_forgetting` wrote.
+
+    Raises
+    ------
+    CorruptFileError
+        If it holds anything else.
+    """
+    try:
+        found = typed(_Forgetting, read_object(file))
+        if len(found.before) != len(found.after) or not found.before:
+            raise Refused(f"{len(found.before)} losses before, {len(found.after)} after")
+        if not np.isfinite([found.before, found.after]).all():
+            raise Refused("losses that are not finite")
+    except Refused as error:
+        raise CorruptFileError(
+            f"the losses on plain text cannot be read: {error}",
+            where=str(file),
+            next=f"delete the run's folder {file.parent.name}, and run the experiment again",
+        ) from error
+    return found
+
+
 def _forgetting(context: Context) -> Rows:
     """Table the change of the language model's loss on plain text, by block and arm."""
     rows = []
@@ -81,18 +113,20 @@ def _forgetting(context: Context) -> Rows:
             files = [context.folder / "runs" / f"{block}-{arm}-seed{run.seed}" / "forgetting.json" for run in runs]
             if not all(file.is_file() for file in files):
                 continue
-            kept = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-            change = mean_interval(np.array([one["after"] for one in kept]) - np.array([one["before"] for one in kept]))
+            kept = [_read_forgetting(file) for file in files]
+            if len({len(one.before) for one in kept}) > 1:
+                continue  # of different texts
+            change = mean_interval(np.array([one.after for one in kept]) - np.array([one.before for one in kept]))
             rows.append(
                 {
                     "block": block,
                     "arm": arm,
-                    "loss before (nats/token)": float(np.mean(kept[0]["before"])),
+                    "loss before (nats/token)": float(np.mean(kept[0].before)),
                     "change with the tuned layer": change.mean,
                     "low": change.low,
                     "high": change.high,
                     "seeds": len(kept),
-                    "texts": f"{len(kept[0]['before'])} of {PLAIN_TEXT}",
+                    "texts": f"{len(kept[0].before)} of {PLAIN_TEXT}",
                 }
             )
     return rows
@@ -175,10 +209,12 @@ def _chance(context: Context) -> Rows:
 
 def _answers(file: Path, donor: str, task: Task, split: Split) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return 1 where the language model alone is right, shape (n,); kept in a file."""
-    if file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["fingerprint"] == task.fingerprint:
-            return np.array(kept["correct"], dtype=np.float64)
+    with contextlib.suppress(CheckpointError):  # missing or damaged: asked again
+        kept = read_object(file)
+        correct = kept.get("correct")
+        whole_file = isinstance(correct, list) and len(correct) == len(split) and all(one in (0, 1) for one in correct)
+        if kept.get("fingerprint") == task.fingerprint and whole_file:
+            return np.array(correct, dtype=np.float64)
     whole = _whole(donor)
     rows = zip(split.texts, split.items or [], split.labels, strict=True)
     correct = [int(whole.choose(text, choices) == label) for text, choices, label in rows]

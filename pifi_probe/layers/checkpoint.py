@@ -36,6 +36,8 @@ class Checkpoint(Protocol):
         ``"repo@commit"`` or an absolute path.
     revision, licence : str or None
     gated : bool
+    token : str, bool or None
+        That the hub was asked with, and is asked with for what belongs to the model, such as its tokenizer.
     """
 
     config: PretrainedConfig
@@ -44,6 +46,7 @@ class Checkpoint(Protocol):
     revision: str | None
     licence: str | None
     gated: bool
+    token: str | bool | None
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -50,6 +50,7 @@ class GGUFCheckpoint:
     """
 
     format = "gguf"
+    token: str | bool | None = None
 
     def __init__(
         self,

@@ -81,10 +81,13 @@ def open_hub_checkpoint(
         from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 
         folder = PurePosixPath(gguf).parent
-        return GGUFCheckpoint(
+        checkpoint: Checkpoint = GGUFCheckpoint(
             opened.source(gguf), **opened.provenance(gguf), sibling=lambda name: opened.source(str(folder / name))
         )
-    return _open_weights(opened, allow_pickle)
+    else:
+        checkpoint = _open_weights(opened, allow_pickle)
+    checkpoint.token = token
+    return checkpoint
 
 
 @dataclass(frozen=True)

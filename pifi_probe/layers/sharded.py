@@ -45,6 +45,7 @@ class ShardedCheckpoint(ABC):
     """
 
     format: str
+    token: str | bool | None = None
 
     def __init__(
         self,

@@ -47,7 +47,19 @@ def layers_of(base: PreTrainedModel) -> nn.ModuleList:
 
 
 def make_shell(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Build the family's base model for a one-layer configuration and silence all but the layer."""
+    """Build the family's base model for a one-layer configuration and silence all but the layer.
+
+    Raises
+    ------
+    CheckpointError
+        If the configuration is one of several layers, or of none.
+    """
+    if config.num_hidden_layers != 1:
+        raise CheckpointError(
+            f"the configuration of a single layer says num_hidden_layers = {config.num_hidden_layers}",
+            where=str(config.model_type),
+            next="extract and save the layer again, or copy the whole folder again",
+        )
     return strip_shell(base_model(config, dtype))
 
 

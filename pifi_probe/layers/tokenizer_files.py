@@ -38,7 +38,7 @@ def tokenizer_folder(checkpoint: Checkpoint) -> Path:
     from pifi_probe.layers.hub import HubRepo
     from pifi_probe.layers.hub_client import HubClient
 
-    repo = HubRepo.open(HubClient(checkpoint.identity.partition("@")[0]), checkpoint.revision)
+    repo = HubRepo.open(HubClient(checkpoint.identity.partition("@")[0], checkpoint.token), checkpoint.revision)
     small = [name for name, size in repo.files.items() if size is None or size <= _MOST]
     vocabularies = [name for name in small if _VOCABULARY.fullmatch(name)]
     if not vocabularies:
