@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import pifi_probe as pp
 from pifi_probe.cli import main
-from pifi_probe.errors import RecipeError, TaskError
+from pifi_probe.errors import CorruptFileError, RecipeError, TaskError
 from pifi_probe.experiments import extras, reproduce, runner
 from pifi_probe.experiments.findings import Finding, finding_of
 from pifi_probe.experiments.plan import Claim, experiments, load_experiment
@@ -423,3 +423,28 @@ def test_label_priors_name_test_set_and_shares(finished: tuple[str, Path], world
     (row,) = extras.EXTRAS["label priors"](context)
     assert row["block"] == "one" and row["test"] == "words"
     assert "good 50.0%" in row["shares in training"] and row["accuracy of the class frequent in training"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "[" * 100_000,
+        '{"before": [1.0]}',
+        '{"before": [1.0], "after": [1.0, 2.0]}',
+        '{"before": [], "after": []}',
+        '{"before": ["1"], "after": [1.0]}',
+        '{"before": [1.0], "after": [NaN]}',
+        '{"before": 1.0, "after": 2.0}',
+        '{"before": [[1.0]], "after": [[1.0]]}',
+    ],
+)
+def test_losses_on_plain_text_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "forgetting.json"
+    file.write_text('{"before": [1.0, 2.0], "after": [1.5, 2.5]}', encoding="utf-8")
+    assert extras._read_forgetting(file).after == [1.5, 2.5]
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(CorruptFileError):
+        extras._read_forgetting(file)

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
+from pifi_probe.alignment.interface import Interface
 from pifi_probe.layers.configs import read_config, read_licence
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer
@@ -137,6 +139,28 @@ def card_case(whole: Path, folder: Path) -> Case:
     return case
 
 
+def interface_case(whole: Path, folder: Path) -> Case:
+    made = Interface(torch.ones(6, 8), torch.ones(6), torch.ones(6), 0.5, 0.25, 3, "llm", "slm", 0.1, {"texts": 9})
+    tensors = {"weight": made.weight, "bias": made.bias, "first": made.first}
+
+    def case(draw: random.Random) -> None:
+        some, facts = dict(tensors), json.dumps(made.facts())
+        if draw.random() < 0.3:
+            shape = draw.choice([(0,), (6,), (8, 6), (6, 7), (1, 6, 8), ()])
+            values = [torch.ones(shape), torch.full(shape, torch.inf), torch.ones(shape).half()]
+            some[draw.choice(list(some))] = draw.choice(values)
+        else:
+            facts = mutate_text(made.facts(), draw).decode("utf-8", errors="replace")
+        raw = safetensors.torch.save(some, {"interface": facts})
+        if draw.random() < 0.3:
+            raw = mutate_bytes(raw, draw, end=8 + int.from_bytes(raw[:8], "little"))
+        (folder / "interface").write_bytes(raw)
+        found = Interface.load(folder / "interface")
+        assert repr(found) and found.digest() and found(torch.ones(1, 2, found.weight.shape[1] // 2)).shape[2] == 6
+
+    return case
+
+
 KINDS: dict[str, tuple[Callable[[Path, Path], Case], tuple[float, float], int]] = {
     "config.json of a donor": (config_case, (0.05, 0.9), 3),
     "config.json of an encoder": (encoder_case, (0.05, 0.9), 2),
@@ -144,6 +168,7 @@ KINDS: dict[str, tuple[Callable[[Path, Path], Case], tuple[float, float], int]] 
     "saved model": (model_case, (0.02, 0.9), 4),
     "tokenizer": (tokenizer_case, (0.05, 0.9), 2),
     "card": (card_case, (1.0, 1.0), 1),
+    "interface": (interface_case, (0.05, 0.8), 4),
 }
 
 

@@ -165,12 +165,12 @@ class Interface:
 
 def _check_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise `Refused` unless these are the weights of one map, finite and in float32."""
-    width = tensors["bias"].shape[-1] if tensors["bias"].dim() else 0
-    shapes = {"weight": (width, tensors["weight"].shape[-1]), "bias": (width,), "first": (width,)}
-    for name, tensor in tensors.items():
-        if tuple(tensor.shape) != shapes[name] or tensor.dtype != torch.float32 or tensor.shape[-1] == 0:
+    width, inputs = tensors["bias"].numel(), tensors["weight"].numel() // max(1, tensors["bias"].numel())
+    for name, shape in {"weight": (width, inputs), "bias": (width,), "first": (width,)}.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32 or not tensor.numel():
             raise Refused(f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}")
         if not bool(torch.isfinite(tensor).all()):
             raise Refused(f"{name} holds numbers that are not finite")
-    if tensors["weight"].shape[1] % 4:  # a token and the one before it, each after the last layer and before the first
+    if inputs % 4:  # a token and the one before it, each after the last layer and before the first
         raise Refused(f"weight of shape {tuple(tensors['weight'].shape)}")
