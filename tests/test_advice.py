@@ -37,6 +37,10 @@ class Place:
         return str(folder if folder.exists() else slm.tiny_slm_folder(folder))
 
     @property
+    def decoder(self) -> str:
+        return str(slm.tiny_slm_folder(self.folder / "decoder", "gpt2"))
+
+    @property
     def llm(self) -> str:
         folder = self.folder / "llm"
         if not folder.exists():
@@ -120,6 +124,16 @@ CASES: dict[str, tuple[Callable[[Place], object], str, Callable[[Place], object]
         lambda at: at.plug(feed="sequence").fold(),
         'feed="pooled"',
         lambda at: at.plug(feed="pooled").fold(),
+    ),
+    "an aligned chain that cannot be folded": (
+        lambda at: at.plug(f"{at.llm}[0:2]", wiring="aligned").fold(),
+        'deploy the model as it is; single layers with wiring="paper"',
+        lambda at: at.plug(wiring="paper").fold(),
+    ),
+    "the first token of a decoder": (
+        lambda at: pp.plug_in(at.decoder, f"{at.llm}[0]", task=slm.tiny_task(), pooling="cls"),
+        'pooling="last"',
+        lambda at: pp.plug_in(at.decoder, f"{at.llm}[0]", task=slm.tiny_task(), pooling="last"),
     ),
     "a form of folding": (
         lambda at: at.plug().fold(form="square"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -272,6 +273,7 @@ def test_a_donor_that_names_no_model_is_refused(llm: str) -> None:
         ({"wiring": "paper"}, "wiring: matched there, paper here"),
         ({"strategy": "auto"}, "strategy.name: fast there, auto here"),
         ({"seeds": 2}, "seeds: 3 there, 2 here"),
+        ({"tokenizer": "other"}, "tokenizer: '' there, other here"),
     ],
 )
 def test_a_study_of_another_search_is_refused_with_the_difference(
@@ -389,6 +391,30 @@ def test_a_number_of_texts_that_is_none_is_refused(stub: Valley, tmp_path: Path,
     study.store.note("n_train", n_train)
     with pytest.raises(CorruptFileError, match="altered or damaged"):
         cli_search.load(tmp_path / "s.db")
+
+
+def test_a_tokenizer_is_given_by_name_and_part_of_the_search(stub: Valley, tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match="cannot remember a ") as caught:
+        search(tokenizer=slm.tiny_tokenizer())
+    assert "give the folder" in caught.value.next
+    slm.tiny_tokenizer().save_pretrained(tmp_path / "words")  # as the error says
+    study = search(tmp_path / "s.db", tokenizer=tmp_path / "words", budget="2 trials", confirm=False)
+    assert pp.Study.open(tmp_path / "s.db").settings.tokenizer == study.settings.tokenizer == str(tmp_path / "words")
+
+
+def test_every_part_of_a_search_uses_the_tokenizer_that_is_given(tmp_path: Path) -> None:
+    models = runs.Parts(tmp_path)
+    other = slm.tiny_tokenizer()
+    other.model_max_length = 77
+    other.save_pretrained(tmp_path / "other")
+    for file in Path(models.slm).glob("*token*"):
+        file.unlink()
+    parts = pickle.loads(
+        pickle.dumps(Parts(TASK, str(models.slm), (str(models.llm),), "matched", runs.RECIPE, str(tmp_path / "other")))
+    )
+    assert parts.tokenizer.model_max_length == 77
+    assert parts.model(Candidate((f"{models.llm}[0]",)), 0).tokenizer.model_max_length == 77
+    assert len(parts.vectors[0].h) and parts.load()
 
 
 def test_a_study_of_another_task_is_refused(stub: Valley, tmp_path: Path) -> None:

@@ -26,13 +26,15 @@ def headroom(
     text: str = typer.Option("text", help="Column with the text, for files and hub data."),
     label: str = typer.Option("label", help="Column with the label, for files and hub data."),
     seed: int = typer.Option(0, help="Seed of the draws."),
+    tokenizer: str = typer.Option("", help="Another tokenizer for the small model: hub id, folder or name."),
     out: Path = typer.Option(None, "--out", "-o", help="Write the result here as JSON."),
     as_json: bool = Json,
 ) -> None:
     """Say whether a language model knows anything of a task that the encoder does not, and in which layers."""
     import pifi_probe as pp
 
-    found = pp.headroom(slm, llm, load_task(task, text, label), n=n, split=split, seed=seed)
+    loaded = load_task(task, text, label)
+    found = pp.headroom(slm, llm, loaded, n=n, split=split, seed=seed, tokenizer=tokenizer or None)
     if out is not None:
         found.to_json(out)
     if as_json:

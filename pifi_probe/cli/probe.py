@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -31,6 +32,10 @@ def probe(
     out: Path = typer.Option(None, "--out", "-o", help="Write the whole table here as JSON."),
     csv: Path = typer.Option(None, help="Write the rows here as CSV."),
     html: Path = typer.Option(None, help="Write a report with plots here."),
+    tokenizer: str = typer.Option(
+        "",
+        help="Another tokenizer for the model, or with --slm for the small one.",
+    ),
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
@@ -38,11 +43,10 @@ def probe(
     import pifi_probe as pp
 
     loaded = load_task(task, text, label)
+    options: dict[str, Any] = {"estimators": estimators, "n": n, "split": split, "seed": seed}
+    options["tokenizer"] = tokenizer or None
     with allowing_pickle(allow_pickle):
-        if slm:
-            table = pp.probe_plugin(model, loaded, slm=slm, estimators=estimators, n=n, split=split, seed=seed)
-        else:
-            table = pp.probe(model, loaded, estimators=estimators, n=n, split=split, seed=seed)
+        table = pp.probe_plugin(model, loaded, slm=slm, **options) if slm else pp.probe(model, loaded, **options)
     for path, write in ((out, table.to_json), (csv, table.to_csv), (html, table.report)):
         if path is not None:
             write(path)

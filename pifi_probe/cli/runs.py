@@ -51,6 +51,7 @@ def train(
     seeds: int = typer.Option(0, help="With --arms: so many seeds of each, from --seed on; 3 when 0."),
     executor: str = typer.Option("local", help="With --arms: local, processes or ray."),
     workers: int = typer.Option(1, help="With --arms: runs that are made at the same time."),
+    tokenizer: str = typer.Option("", help="Another tokenizer for the small model: hub id, folder or name."),
     save_model: bool = typer.Option(False, "--save-model", help="Save the trained model into the folder."),
     resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the folder."),
     allow_pickle: bool = AllowPickle,
@@ -80,6 +81,7 @@ def train(
         combine=combine or None,
         control=control or None,
         seed=seed,
+        tokenizer=tokenizer or None,
         allow_pickle=allow_pickle,
     )
     try:

@@ -50,6 +50,7 @@ def search(
     workers: int = typer.Option(1, help="Trials that run at the same time."),
     confirm: bool = typer.Option(True, help="Run the choice and its controls again on fresh seeds."),
     table: bool = Table,
+    tokenizer: str = typer.Option("", help="Another tokenizer for the small model: hub id, folder or name."),
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
@@ -84,6 +85,7 @@ def search(
             workers=workers,
             confirm=confirm,
             on_event=live,
+            tokenizer=tokenizer or None,
             allow_pickle=allow_pickle,
         )
     finish(found, live.reason, as_json=as_json, table=table)

@@ -204,6 +204,12 @@ def plug_in(
         encoder, name, source = load_encoder_decoder(slm, seed, tokenizer)
     else:
         encoder, name, source = load_encoder(slm)
+    if pooling == "cls" and model_class.pools and is_decoder(encoder.config):
+        raise PlugInError(
+            'pooling="cls" reads the first token, which has seen nothing else in a decoder',
+            where=name or type(encoder).__name__,
+            next='leave pooling out or give pooling="last"; "mean" is possible, too',
+        )
     how = str(modes["pooling"])
     if not model_class.pools and how == "auto":
         how = "cls"  # the head reads every token: nothing is pooled, and nothing need be read

@@ -14,6 +14,7 @@ from transformers.activations import ACT2FN
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.reduce import ValueAttention, reduce
+from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.plugin import PlugIn
 
 if TYPE_CHECKING:
@@ -141,6 +142,12 @@ def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tup
             "only a model with a frozen layer can be folded",
             where=f"control={model.config.control!r}" if plugin is None else "model",
             next="fold the PiFi model itself; vanilla and linear models have no layer to fold",
+        )
+    if isinstance(plugin, AlignedPlugIn):
+        raise PlugInError(
+            "an aligned chain cannot be folded: it reads every token of a text, where folding needs one vector",
+            where=model.config.layer_specs,
+            next='deploy the model as it is; single layers with wiring="paper" or "matched" fold',
         )
     if model.config.feed == "sequence":
         raise PlugInError(

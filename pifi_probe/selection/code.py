@@ -37,6 +37,8 @@ def to_code(settings: Settings, chosen: Candidate, source: Mapping[str, Any]) ->
     if len(chosen.layers) > 1:
         options["combine"] = chosen.design
     options |= dict(chosen.modes)
+    if settings.tokenizer:
+        options["tokenizer"] = settings.tokenizer
     defaults = Recipe().to_dict()
     changed = {name: value for name, value in settings.recipe.items() if defaults.get(name, _ABSENT) != value}
     try:

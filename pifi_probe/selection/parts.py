@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,8 @@ class Parts:
     wiring : {"paper", "matched"}
     recipe : Recipe
         Its seed is replaced by each trial's.
+    given_tokenizer : str
+        Another one than the encoder's own; "" for its own.
 
     Raises
     ------
@@ -73,6 +75,7 @@ class Parts:
     llms: tuple[str, ...]
     wiring: str
     recipe: Recipe
+    given_tokenizer: str = ""
 
     def __post_init__(self) -> None:
         if self.task.kind not in KINDS:
@@ -92,7 +95,7 @@ class Parts:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is loaded: another process loads its own."""
-        return {name: getattr(self, name) for name in ("task", "slm", "llms", "wiring", "recipe")}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -149,6 +152,7 @@ class Parts:
             wiring=self.wiring,
             control=candidate.control,
             seed=seed,
+            tokenizer=self.given_tokenizer or None,
             **options,
         )
         model.config.slm = self.slm  # the copy only knows where it was loaded from
@@ -177,7 +181,12 @@ class Parts:
         pooling = str(WIRINGS[self.wiring]["pooling"])
         h = {
             name: slm_features(
-                self.slm, rows, pooling=pooling, max_length=self.recipe.max_length, device=self.recipe.device
+                self.slm,
+                rows,
+                pooling=pooling,
+                max_length=self.recipe.max_length,
+                device=self.recipe.device,
+                tokenizer=self.given_tokenizer or None,
             )[0]
             for name, rows in self.rows.items()
         }

@@ -45,6 +45,7 @@ def search(
     confirm: bool = True,
     on_event: OnEvent | None = None,
     resume: bool = True,
+    tokenizer: str | Path | None = None,
     allow_pickle: bool = False,
 ) -> Study:
     """Find the layer, or the few layers, that help an encoder most on a task, and say how sure that is.
@@ -96,6 +97,8 @@ def search(
         Called with each `pifi_probe.selection.events.Event`, in this thread.
     resume : bool
         Go on with a study that has trials, with its own settings; otherwise such a study is refused.
+    tokenizer : str or Path, optional
+        Another one than the encoder's own: a hub id, a folder, or an embedded name; a study remembers names only.
     allow_pickle : bool
         Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
 
@@ -149,6 +152,7 @@ def search(
         strategy=strategy,
         options=options or {},
         seeds=seeds,
+        tokenizer=_name_of(tokenizer),
     )
     make_strategy(strategy, space, seeds=seeds, **(options or {}))
     store.settle(settings.to_dict(), complete)
@@ -169,3 +173,13 @@ def _said(task: Task, whole: Task) -> str:
         if len(split) < len(whole.splits[name])
     ]
     return f"a first pass on {', '.join(sizes)} texts; texts=None (--texts 0) searches on all, in a study of its own"
+
+
+def _name_of(tokenizer: str | Path | None) -> str:
+    if tokenizer is None or isinstance(tokenizer, str | Path):
+        return str(tokenizer or "")
+    raise SearchError(
+        f"a study cannot remember a {type(tokenizer).__name__} in memory",
+        where="tokenizer",
+        next="save it (tokenizer.save_pretrained(folder)), and give the folder",
+    )

@@ -57,6 +57,8 @@ class Settings:
         ``name`` and ``options``.
     seeds : int
         For each candidate of a sweep, and of the confirmation.
+    tokenizer : str
+        Name or path of another tokenizer than the encoder's own; "" for its own.
     """
 
     task: dict[str, Any]
@@ -67,6 +69,7 @@ class Settings:
     space: dict[str, Any]
     strategy: dict[str, Any]
     seeds: int
+    tokenizer: str = ""
 
     @classmethod
     def of(
@@ -80,6 +83,7 @@ class Settings:
         strategy: str,
         options: Mapping[str, Any],
         seeds: int,
+        tokenizer: str = "",
     ) -> Settings:
         """Describe a search."""
         from pifi_probe.plugin.config import WIRINGS
@@ -99,6 +103,7 @@ class Settings:
             space.to_dict(),
             {"name": strategy, "options": dict(options)},
             seeds,
+            tokenizer,
         )
 
     @classmethod

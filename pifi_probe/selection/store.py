@@ -317,5 +317,5 @@ def _differences(stored: Any, own: Any, name: str = "") -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    text = str(value)
+    text = str(value) or repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
