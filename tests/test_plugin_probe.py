@@ -16,10 +16,11 @@ from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import EstimatorError, LayerIndexError, PlugInError, TaskError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
-from pifi_probe.probing import layer_scores, warm
+from pifi_probe.probing import layer_scores, plugin_probe, tail_scores, warm
 from pifi_probe.probing.estimators import get, ridge_accuracy
 from pifi_probe.probing.features import scoring_rows, slm_features
 from pifi_probe.probing.gains import beside
+from pifi_probe.probing.ntk import ntk
 from pifi_probe.probing.plugin_probe import probe_plugin
 from pifi_probe.probing.projections import project
 from pifi_probe.probing.spectrum import centred
@@ -285,6 +286,25 @@ def test_scoring_on_validation_rows_fits_the_trained_proxy_to_training_rows(worl
     )  # fmt: skip
     assert (found.info["split"], found.info["n"]) == ("validation", 80)
     assert found.info["trained"]["fitted"] == 80
+
+
+def test_the_tangent_kernel_takes_some_rows_of_many_and_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def seen(tail: Any, h: torch.Tensor) -> np.ndarray:
+        sizes.append(len(h))
+        return ntk(tail, h)
+
+    monkeypatch.setattr(plugin_probe, "MOST_NTK", 40)
+    monkeypatch.setattr(tail_scores, "ntk", seen)
+    options: dict[str, Any] = {"slm": world.slm, "layers": [0], "estimators": ["ridge_mse"], "trained": False}
+    many = probe_plugin(world.llm, world.task, n=60, projections=["random"], n_draws=1, **options)
+    assert set(sizes) == {40} and many.info["tangent kernel"] == {"n": 40}
+    assert any("40 of the scored rows" in note for note in many.notes)
+    few = probe_plugin(world.llm, world.task, n=40, projections=["random"], n_draws=1, **options)
+    for arm, layer in (("real", 0), ("encoder", None)):
+        pair = [row(one, "ntk_ridge_mse", arm, layer, "") for one in (many, few)]
+        assert pair[0].value == pytest.approx(pair[1].value, rel=1e-6), "draws are nested: they are the same rows"
 
 
 def test_bad_input_is_refused_before_any_pass(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from pifi_probe.probing.frozen_slm import LEARNING_RATE, Vectors
 from pifi_probe.probing.gains import Scorer, applicable, gain_kinds
 from pifi_probe.probing.layer_scores import Alignment, LayerScores, PluginScores, layers_of
 from pifi_probe.probing.projections import MIN_PAIRS, PROJECTIONS
-from pifi_probe.probing.tail_scores import KINDS, NTK, RIDGES, NTKScores, TrainedScores
+from pifi_probe.probing.tail_scores import KINDS, MOST_NTK, NTK, RIDGES, NTKScores, TrainedScores
 from pifi_probe.probing.warm import other_rows, warm_encoder
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import PeakMemory, collect
@@ -208,7 +208,9 @@ def probe_plugin(
         if chosen:
             parts.append(PluginScores(h, scorer, tuple(projections), n_draws, alignment, n_permutations, seed))
         if ntk:
-            parts.append(NTKScores(h, replace(scorer, chosen=RIDGES), task.n_labels, wiring, seeds[0]))
+            few = _few(task, rows["scored"], split, seed)
+            some = Scorer(rows["scored"].take(few), labels[few], RIDGES, n_folds, seed)
+            parts.append(NTKScores(h[few], some, task.n_labels, wiring, seeds[0]))
         if trained:
             train, score = (Vectors(vectors[name][0], rows[name].labels) for name in ("fitted", "validation"))
             width = int(checkpoint.config.hidden_size)
@@ -237,6 +239,7 @@ def probe_plugin(
         "seed": seed,
         **_about_alignment(alignment, measured),
         **_about_training(trained, rows, wiring, seeds, epochs),
+        **({"tangent kernel": {"n": min(MOST_NTK, len(rows["scored"]))}} if ntk else {}),
         "notes": _notes(vectors, alignment, projections, trained, ntk),
     }
     seconds = {name: round(times[i + 1] - times[i], 3) for i, name in enumerate(("features", "scores"))}
@@ -294,6 +297,14 @@ def _draw_rows(task: Task, n: int, split: str, seed: int, *, trained: bool, n_al
     return rows
 
 
+def _few(task: Task, scored: Split, split: str, seed: int) -> list[int]:
+    """Return which scored rows take part in the tangent kernel: all, or as many as it takes, drawn by class."""
+    if len(scored) <= MOST_NTK:
+        return list(range(len(scored)))
+    places = {one: place for place, one in enumerate(scored.ids)}
+    return sorted(places[one] for one in scoring_rows(task, MOST_NTK, split, seed).ids)  # draws are nested
+
+
 def _about_alignment(alignment: Alignment | None, measured: Sequence[Measured]) -> dict[str, Any]:
     if alignment is None:
         return {}
@@ -335,6 +346,8 @@ def _notes(
         notes.append("Frozen-SLM rows are scores, but for the differences real - shuffled and real - vanilla.")
     if ntk:
         notes.append("The tangent kernel is that of projections and head at their start, the encoder frozen.")
+        if len(vectors["scored"][0]) > MOST_NTK:
+            notes.append(f"It is taken of {MOST_NTK:,} of the scored rows: it has an entry for every pair of them.")
     notes.append("Permuted labels are no null of a gain: then the encoder knows nothing either, and all gains vanish.")
     notes += [f"Encoder, {name} rows: {note}" for name, of in vectors.items() for note in of.info.get("notes", [])]
     if alignment is not None:

@@ -18,9 +18,10 @@ from pifi_probe.probing.gains import Score, Scorer, arms_of, encoder_rows
 from pifi_probe.probing.layer_scores import InContext
 from pifi_probe.probing.ntk import kernel_spectrum, ntk
 
-__all__ = ["KINDS", "NTK", "RIDGES", "NTKScores", "TrainedScores"]
+__all__ = ["KINDS", "MOST_NTK", "NTK", "RIDGES", "NTKScores", "TrainedScores"]
 
 NTK = "ntk_"  # before the names of the estimators that were given the tangent kernel
+MOST_NTK = 2000  # rows: six matrices of all pairs take 200 MB, and their eigenvalues seconds
 RIDGES = (ridge_accuracy, ridge_mse)
 KINDS = {
     "alignment_r2": Kind("alignment R²", "share of variance", True),
