@@ -105,7 +105,8 @@ def probe_plugin(
         the gain in the logistic probe's negative log-likelihood), "cka" and "mutual_knn" (of the encoder's vectors
         and the language model's states at the layer's input).
     trained, ntk : bool
-        Measure the trained proxy, and kernel regression with the tangent kernel of the model at its start.
+        Measure the trained proxy, and kernel regression with the tangent kernel of the model at its start, which is
+        taken of at most 2,000 of the scored rows: it has an entry for every pair.
     seeds : sequence of int
         Of the trained proxy: at least three, so that its intervals cover them. The first is the tangent kernel's.
     epochs : int
