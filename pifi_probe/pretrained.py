@@ -175,7 +175,7 @@ def open_model(
 
 
 @contextlib.contextmanager
-def reading_weights(source: str | Path) -> Iterator[None]:
+def reading_weights(source: str | Path | None) -> Iterator[None]:
     """Say why weights cannot be read: damaged files, or pickle files that nobody has asked for.
 
     Raises
@@ -186,10 +186,21 @@ def reading_weights(source: str | Path) -> Iterator[None]:
         If a file is damaged, holds code where only weights are read, or the configuration makes no model.
     MismatchError
         If weights do not fit the configuration.
+    CheckpointError
+        If a file is missing.
     """
+    _check_indices(Path(source or ""))
     try:
         with _no_conversion():
             yield
+    except FileNotFoundError as error:
+        if not Path(source or "").is_dir():
+            raise
+        raise CheckpointError(
+            f"a file of the model's weights is missing: {error}",
+            where=str(source),
+            next="copy or download the whole model again",
+        ) from error
     except OSError as error:
         if not _lacks_safetensors(error):
             raise
@@ -218,6 +229,19 @@ def reading_weights(source: str | Path) -> Iterator[None]:
             where=str(source),
             next="check the options that were given, and that config.json belongs to these weights",
         ) from error
+
+
+def _check_indices(folder: Path) -> None:
+    """Refuse a folder whose list of shards names files elsewhere; transformers would open them."""
+    for index in folder.glob("*.index.json") if folder.is_dir() and folder != Path() else ():
+        shards = read_object(index).get("weight_map")
+        for name in set(map(str, shards.values())) if isinstance(shards, dict) else ["no weight_map"]:
+            if Path(name).name != name or name == ".." or "\\" in name or "\0" in name or not isinstance(shards, dict):
+                raise CorruptFileError(
+                    f"the list of shards names {name!r}, which is no file of its folder",
+                    where=str(index),
+                    next="copy or download the whole model again",
+                )
 
 
 def new_model(auto: Any, config: PretrainedConfig, **options: Any) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 import pifi_probe as pp
-from pifi_probe.errors import CheckpointError
+from pifi_probe.errors import CheckpointError, PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.references import NamedBy
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
@@ -214,3 +214,70 @@ def test_a_reference_to_a_donor_that_has_changed_is_refused(shape: str, bert: Pa
     with pytest.raises(CheckpointError, match=r"expected sha256 [0-9a-f]{64}, found [0-9a-f]{64}") as caught:
         PiFiForSequenceClassification.from_pretrained(folder, allow_external=True)
     assert str(donor) in caught.value.where and "save_layer=True" in caught.value.next
+
+
+@pytest.fixture
+def sharded(bert: Path, tmp_path: Path) -> Path:
+    llm = tiny.tiny_checkpoint("llama", tmp_path / "llm")
+    pp.plug_in(str(bert), f"{llm}[0]", task=slm.tiny_task()).save_pretrained(tmp_path / "s", max_shard_size="12KB")
+    return tmp_path / "s"
+
+
+def layer_file(folder: Path) -> tuple[Path, str]:
+    """Return the shard that holds a weight of the frozen layer, and the weight's name."""
+    listed = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    name = next(name for name in listed if name.startswith("plugin.layers"))
+    return folder / listed[name], name
+
+
+def test_an_altered_or_missing_shard_is_refused(sharded: Path) -> None:
+    PiFiForSequenceClassification.from_pretrained(sharded)
+    file, name = layer_file(sharded)
+    tensors = load_file(file)
+    save_file(tensors | {name: tensors[name] + 1e-3}, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="expected sha256"):
+        PiFiForSequenceClassification.from_pretrained(sharded)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"a file of the model's weights is missing.*safetensors"):
+        PiFiForSequenceClassification.from_pretrained(sharded)
+
+
+@pytest.mark.parametrize(
+    "name", ["../other/model.safetensors", "/tmp/model.safetensors", "..\\model.safetensors", ".."]
+)
+def test_a_list_of_shards_names_files_of_its_folder_only(name: str, sharded: Path) -> None:
+    index = sharded / "model.safetensors.index.json"
+    listed = json.loads(index.read_text())
+    listed["weight_map"][layer_file(sharded)[1]] = name
+    index.write_text(json.dumps(listed))
+    with pytest.raises(CheckpointError, match="no file of its folder"):
+        PiFiForSequenceClassification.from_pretrained(sharded)
+
+
+@pytest.mark.parametrize("variant", ["unfrozen", "random", "shuffled"])
+def test_a_card_cannot_say_that_a_layer_need_not_be_compared(variant: str, sharded: Path) -> None:
+    config = json.loads((sharded / "config.json").read_text())
+    config["layers"][0]["card"]["variant"] = variant
+    (sharded / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"'{variant}', in a model whose layers are 'real'"):
+        PiFiForSequenceClassification.from_pretrained(sharded)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"lr_projection_factor": float("nan")},
+        {"lr_projection_factor": -1},
+        {"lr_projection_factor": "1"},
+        {"plugin_width": -3},
+        {"plugin_width": 2.5},
+        {"branches": [0]},
+        {"branches": [10**9]},
+        {"branches": "1"},
+    ],
+)
+def test_numbers_that_no_plugged_model_has_are_refused(entry: dict[str, Any], sharded: Path) -> None:
+    config = json.loads((sharded / "config.json").read_text())
+    (sharded / "config.json").write_text(json.dumps(config | entry))
+    with pytest.raises(PlugInError, match=f"{next(iter(entry))}=.* is not possible"):
+        PiFiForSequenceClassification.from_pretrained(sharded)

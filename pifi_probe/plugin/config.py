@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
@@ -151,6 +152,7 @@ class PiFiConfig(PretrainedConfig):
             if getattr(self, name) not in choices:
                 allowed = ", ".join(str(choice) for choice in choices if choice is not None)
                 raise PlugInError(f"unknown {name} {getattr(self, name)!r}", where=name, next=f"use one of {allowed}")
+        _check_numbers(self)
         inner = self.encoder.get("encoder", self.encoder)  # an EncoderDecoderModel has two configurations
         widths = (inner.get(name) for name in ("hidden_size", "d_model", "dim", "n_embd"))
         self.hidden_size = next((width for width in widths if width), 0)
@@ -169,6 +171,25 @@ class PiFiConfig(PretrainedConfig):
         """The plugged layers in the grammar of layer specifications; empty for controls without a layer."""
         names = [f"{item['card']['model']}[{item['card']['index']}]" for item in self.layers]
         return join_specs(names, self.combine, self.branches)
+
+
+def _check_numbers(config: PiFiConfig) -> None:
+    """Refuse numbers that no plugged model has."""
+    factor, width, branches = config.lr_projection_factor, config.plugin_width, config.branches
+    found = {
+        "lr_projection_factor": isinstance(factor, int | float) and 0 <= factor < math.inf,
+        "plugin_width": isinstance(width, int) and width >= 0,
+        "branches": isinstance(branches, list)
+        and all(isinstance(each, int) and each > 0 for each in branches)
+        and (not branches or not config.layers or sum(branches) == len(config.layers)),
+    }
+    for name, fits in found.items():
+        if not fits:
+            raise PlugInError(
+                f"{name}={getattr(config, name)!r} is not possible",
+                where="configuration of a plugged model",
+                next="download the model again, or leave the entry out",
+            )
 
 
 def vocabularies(small_model: Mapping[str, Any]) -> list[int]:

@@ -182,8 +182,17 @@ class StoredModel(PreTrainedModel):
 
     def check_layers(self, where: str) -> None:
         """Raise `CheckpointError` unless the frozen layers are those that the configuration names."""
+        control = self.config.control
         for layer in self.frozen_layers:
-            if layer.card.variant != "unfrozen":  # which is trained, and has no donor to be compared with
+            expected = control if control in ("random", "shuffled", "unfrozen") else "real"
+            if layer.card.variant != expected:
+                raise CheckpointError(
+                    f"the card of the layer says that it is {layer.card.variant!r}, in a model whose layers are "
+                    f"{expected!r}",
+                    where=where,
+                    next=_COPY_AGAIN,
+                )
+            if expected != "unfrozen":  # which is trained, and has no donor to be compared with
                 layer.check_digest(where, _COPY_AGAIN)
 
     def push_to_hub(
