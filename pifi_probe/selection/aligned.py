@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,8 @@ class AlignedRungs:
         llm, first, last = layers[0].card.model, layers[0].card.index, layers[-1].card.index
         task = self.parts.task
         n = min(N_HEADROOM, len(task.splits["train"]))
-        found = headroom(self.parts.slm, llm, task, n=n, device=self.parts.device, progress=False)
+        own: Any = {"tokenizer": self.parts.given_tokenizer or None, "device": self.parts.device}
+        found = headroom(self.parts.slm, llm, task, n=n, progress=False, **own)
         scores = found.spans(len(layers))
         return float(scores.loc[(scores["first"] == first) & (scores["last"] == last), "score"].iloc[0])
 
@@ -86,7 +87,10 @@ class AlignedRungs:
 
     @functools.cached_property
     def _texts(self) -> dict[str, Texts]:
-        encoder = Encoder(self.parts.slm, self.parts.recipe.max_length, self.parts.device, True)
+        parts = self.parts
+        encoder = Encoder(
+            parts.slm, parts.recipe.max_length, parts.device, True, tokenizer=parts.given_tokenizer or None
+        )
         return {name: Texts(encoder, rows) for name, rows in self.parts.rows.items()}
 
     def _base(self, seed: int) -> Block:
