@@ -8,6 +8,7 @@ kernel on the hub (``attn_implementation``), a quantiser's package (``quantizati
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -189,12 +190,13 @@ def reading_weights(source: str | Path | None) -> Iterator[None]:
     CheckpointError
         If a file is missing.
     """
-    _check_indices(Path(source or ""))
+    if source and os.path.isdir(source):
+        _check_indices(Path(source))
     try:
         with _no_conversion():
             yield
     except FileNotFoundError as error:
-        if not Path(source or "").is_dir():
+        if not (source and os.path.isdir(source)):
             raise
         raise CheckpointError(
             f"a file of the model's weights is missing: {error}",
@@ -233,7 +235,7 @@ def reading_weights(source: str | Path | None) -> Iterator[None]:
 
 def _check_indices(folder: Path) -> None:
     """Refuse a folder whose list of shards names files elsewhere; transformers would open them."""
-    for index in folder.glob("*.index.json") if folder.is_dir() and folder != Path() else ():
+    for index in folder.glob("*.index.json"):
         shards = read_object(index).get("weight_map")
         for name in set(map(str, shards.values())) if isinstance(shards, dict) else ["no weight_map"]:
             if Path(name).name != name or name == ".." or "\\" in name or "\0" in name or not isinstance(shards, dict):

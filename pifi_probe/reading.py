@@ -62,6 +62,8 @@ def open_file(path: Path | str) -> IO[bytes]:
     Refused
         If the path stands for a pipe, socket, device or folder.
     """
+    if not _is_name(path):
+        raise Refused("the name cannot be one of a file")
     _refuse_odd(os.stat(path).st_mode, path)
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     file = os.fdopen(os.open(path, flags), "rb")
@@ -71,6 +73,13 @@ def open_file(path: Path | str) -> IO[bytes]:
         file.close()
         raise
     return file
+
+
+def _is_name(path: Path | str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _refuse_odd(mode: int, path: Path | str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -228,7 +229,7 @@ def load_experiment(name: str) -> Experiment:
     import yaml
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):
         near = difflib.get_close_matches(name, experiments(), n=1)
         raise RecipeError(
             f"there is no experiment {name!r}",

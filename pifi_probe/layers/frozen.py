@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -279,8 +280,10 @@ class FrozenLayer(nn.Module):
             If a file is missing or damaged, or the weights do not have the digest that the card states.
         """
         folder = Path(folder)
-        finish_replacing(folder, CARD_FILE)
-        if not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        here = os.path.isdir(folder)  # unlike pathlib, says no of what is no name
+        if here:
+            finish_replacing(folder, CARD_FILE)
+        if not here or not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
             raise CheckpointError(
                 f"no saved layer here: {CARD_FILE} or {WEIGHTS_FILE} is missing",
                 where=str(folder),

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
-from pifi_probe.errors import CheckpointError, TokenizerError
+from pifi_probe.errors import CheckpointError, ModelNotFoundError, PifiProbeError, TokenizerError
 from pifi_probe.files import existing
 from pifi_probe.folders import finish_replacing, replaced_together
 from pifi_probe.layers.frozen import FrozenLayer
@@ -139,16 +139,35 @@ class StoredModel(PreTrainedModel):
         CheckpointError
             If weights are missing, or a frozen layer is not the one that the configuration names: the sha256 of its
             weights is compared always, for layers that are stored with the model and for referenced ones.
+        ModelNotFoundError
+            If there is no model of this name, here or on the hub.
         """
+        try:
+            return cls._loaded(
+                pretrained_model_name_or_path, *args, external=allow_external, pickles=allow_pickle, **kwargs
+            )
+        except PifiProbeError:
+            raise
+        except OSError as error:
+            raise ModelNotFoundError(
+                f"the model cannot be loaded: {error}",
+                where=str(pretrained_model_name_or_path),
+                next="give the folder that save_pretrained wrote, or the hub id of a model, and check the connection",
+            ) from error
+
+    @classmethod
+    def _loaded(
+        cls, pretrained_model_name_or_path: Any, *args: Any, external: bool, pickles: bool, **kwargs: Any
+    ) -> Any:
         source = pretrained_model_name_or_path
         if source is not None:  # as the model itself is asked for: by whom the hub knows already
             refuse_adapter(source, revision=kwargs.get("revision"), token=kwargs.get("token"))
             if found := existing(os.path.join(source, kwargs.get("subfolder") or "")):
                 finish_replacing(found, CONFIG_NAME)
-        if not (allow_pickle or pickle_allowed()):
+        if not (pickles or pickle_allowed()):
             kwargs.setdefault("use_safetensors", True)
         with_info = kwargs.pop("output_loading_info", False)
-        if source is not None and Path(source).is_dir():
+        if source is not None and os.path.isdir(source):
             measure_config(source, {})
         with reading_weights(source):
             kwargs.pop("trust_remote_code", None)
@@ -157,7 +176,7 @@ class StoredModel(PreTrainedModel):
             )
         model.refuse_missing(info["missing_keys"], str(source))
         folder = existing(os.path.join(source, kwargs.get("subfolder") or "")) if source is not None else None
-        model.set_named_by(NamedBy(folder, allow_external))
+        model.set_named_by(NamedBy(folder, external))
         if model.config.layers and not model.config.stores_layers:
             model.restore_layers()
         else:

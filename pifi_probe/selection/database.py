@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import CorruptFileError, PifiProbeError, SaveError, SearchError
+from pifi_probe.files import advice
 from pifi_probe.selection.address import Address
 
 if TYPE_CHECKING:
@@ -18,6 +20,11 @@ __all__ = ["database_errors", "open_storage"]
 
 _LOCK_SECONDS = 30
 _CREATION_ATTEMPTS = 20
+_DRIVERS = {
+    "postgresql": "pip install psycopg, and start the URL with postgresql+psycopg://",
+    "mysql": "pip install pymysql, and start the URL with mysql+pymysql://",
+    "mariadb": "pip install pymysql, and start the URL with mariadb+pymysql://",
+}
 _BAD_ROW = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError)
 
 
@@ -59,7 +66,7 @@ def open_storage(address: Address, *, create: bool, lock_seconds: float = _LOCK_
             raise SearchError(
                 f"the driver of this database is not installed: {error.__cause__ or error}",
                 where=str(address),
-                next="for PostgreSQL: pip install psycopg, and start the URL with postgresql+psycopg://",
+                next=_DRIVERS.get(address.url.get_backend_name(), "install the driver that the message names"),
             ) from error
         except RuntimeError as error:
             raise SearchError(
@@ -85,10 +92,12 @@ def _connected(url: str, options: dict[str, Any]) -> RDBStorage:
 
 
 def _prepare(address: Address, file: Path, create: bool) -> None:
-    if file.is_dir():
+    if os.path.isdir(file):
         raise SearchError("this is a folder, not a study", where=str(address), next="name a file in it, such as s.db")
-    if not create and not file.is_file():
+    if not create and not os.path.isfile(file):
         raise SearchError("there is no study", where=str(address), next="name the file that the search was given")
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise SearchError("this is no ordinary file", where=str(address), next="name a file, such as s.db")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
@@ -96,7 +105,7 @@ def _prepare(address: Address, file: Path, create: bool) -> None:
         raise SaveError(
             f"the study cannot be written: {error.strerror or error}",
             where=str(address),
-            next="choose a file in a folder you may write to",
+            next=advice(error, "start the search again"),
         ) from error
 
 

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -81,8 +82,9 @@ def _read(path: Path, roles_of: Callable[[Sequence[str]], Roles]) -> Table:
             where=str(path),
             next=f"save it as one of {', '.join(FILE_TYPES)}",
         )
-    if not path.is_file():
-        raise TaskError("there is no such file", where=str(path), next="check the path")
+    if not os.path.isfile(path):
+        what = "this is no ordinary file" if os.path.exists(path) else "there is no such file"
+        raise TaskError(what, where=str(path), next="check the path")
     found: list[Roles] = []
 
     def choose(present: Sequence[str]) -> Sequence[str]:
