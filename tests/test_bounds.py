@@ -10,17 +10,24 @@ import subprocess
 import sys
 import textwrap
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pifi_probe.alignment.interface import Interface
 from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, SearchError, TaskError
+from pifi_probe.experiments.plan import load_experiment
 from pifi_probe.layers.configs import read_config, read_licence
+from pifi_probe.layers.control import PositiveControl
+from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.safetensors_io import read_header
+from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.pretrained import config_from_dict, open_config
 from pifi_probe.reading import Refused, inflate, open_file, parse_json, read_bytes, read_object, refuse_odd_files
 from pifi_probe.selection.space import Space
+from pifi_probe.selection.store import Store
 from pifi_probe.tasks import from_file, load_task
 from tests.memory_source import MemorySource
 
@@ -210,3 +217,33 @@ def test_an_array_is_unpacked_up_to_its_shape() -> None:
     for text, shape in ((bomb, [3]), (packed, [4]), (packed, [-3]), (packed, [1 << 40]), ("%", [3]), ("AAAA", [3])):
         with pytest.raises(Refused, match="an array"):
             inflate(text, shape, 4)
+
+
+DOORS: dict[str, Callable[[str], object]] = {
+    "layer": FrozenLayer.load,
+    "model": PiFiForSequenceClassification.from_pretrained,
+    "task": lambda name: load_task(f"{name}.csv"),
+    "study": Store.open,
+    "experiment": lambda name: load_experiment(f"{name}.yaml"),
+    "interface": Interface.load,
+    "control": PositiveControl.from_json,
+}
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 300 + "/y", "a\0b", "\ud800", "a\x1b[2Jb"], ids=ascii)
+@pytest.mark.parametrize("door", DOORS)
+def test_what_cannot_be_a_name_is_told_in_one_line_at_every_door(door: str, name: str, tmp_path: Path) -> None:
+    if door == "study" and "\x1b" in name:
+        return  # an odd name of a file that can be made
+    with pytest.raises(PifiProbeError) as caught:
+        DOORS[door](str(tmp_path / name) if "\0" not in name and "\ud800" not in name else name)
+    assert str(caught.value).isprintable() and caught.value.next
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_pipe_is_told_at_every_door(door: str, tmp_path: Path) -> None:
+    for suffix in ("", ".csv", ".yaml"):
+        os.mkfifo(tmp_path / f"pipe{suffix}")
+    with pytest.raises(PifiProbeError) as caught:
+        DOORS[door](str(tmp_path / "pipe"))
+    assert str(caught.value).isprintable() and caught.value.next
