@@ -67,7 +67,7 @@ def train(
     further = [load_task(name, text, label, kind, language) for name in also]
     recipe = pp.Recipe(seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision)
     if arms or seeds:
-        _refuse_single(control, resume, save_model)
+        _refuse_single(control, resume, save_model, tokenizer)
         with allowing_pickle(allow_pickle):
             donor = pp.extract(layer or "smollm2-135m[-1]")
             crew = Crew(out, slm, donor, main, recipe, wiring, combine or None, tuple(further))
@@ -97,9 +97,9 @@ def train(
         print_record(f"{result.label} on {name}", shown)
 
 
-def _refuse_single(control: str, resume: bool, save_model: bool) -> None:
+def _refuse_single(control: str, resume: bool, save_model: bool, tokenizer: str) -> None:
     """Raise where an option belongs to a single run."""
-    given = {"--control": bool(control), "--resume": resume, "--save-model": save_model}
+    given = {"--control": bool(control), "--resume": resume, "--save-model": save_model, "--tokenizer": tokenizer}
     if wrong := [name for name, used in given.items() if used]:
         raise typer.BadParameter(f"{wrong[0]} is for a single run; --arms keeps finished runs by itself")
 

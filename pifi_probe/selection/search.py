@@ -11,7 +11,7 @@ from pifi_probe.permissions import pickle_on_request
 from pifi_probe.selection.budget import DEFAULT, Budget
 from pifi_probe.selection.events import OnEvent
 from pifi_probe.selection.executors import Executor, make_executor
-from pifi_probe.selection.settings import Settings, make_space
+from pifi_probe.selection.settings import Settings, make_space, read_settings
 from pifi_probe.selection.store import Store
 from pifi_probe.selection.study import FIRST_PASS, Study, complete, first_pass, make_evaluator
 
@@ -140,7 +140,8 @@ def search(
     recipe = recipe if recipe is not None else Recipe()
     if texts is not None and texts < 1:
         raise SearchError(f"texts={texts}", where="texts", next="give a number above 0, or None for all")
-    begun = store.noted("settings", {}).get("task", {}).get("fingerprint") == task.fingerprint
+    noted = store.noted("settings")
+    begun = noted is not None and read_settings(noted, str(store.address))[0].task["fingerprint"] == task.fingerprint
     whole, task = task, task if begun else first_pass(task, texts)
     space = make_space(llm, layers, max_length, designs, modes)
     settings = Settings.of(
