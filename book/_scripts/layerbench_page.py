@@ -24,8 +24,8 @@ asks for runs, the table answers at once, and the choice is scored on a seed tha
 ```python
 import pifi_probe as pp
 
-frame = pp.layerbench.load()     # a row per run: task, slm, llm, wiring, layer or control, seed, scores of every text
-pp.layerbench.leaderboard()      # regret and cost of our strategies
+frame = pp.layerbench.load()  # a row per run: task, slm, llm, wiring, layer or control, seed, scores of every text
+pp.layerbench.leaderboard()  # regret and cost of our strategies
 ```
 
 ## A strategy of one's own
@@ -35,7 +35,7 @@ A strategy is a function. `ask(layer, seed, rung)` returns a validation loss, an
 ```python
 def coarse_to_fine(ask):
     coarse = ask.layers[:: max(1, len(ask.layers) // 4)]
-    best = min(coarse, key=ask)                                   # one full run each
+    best = min(coarse, key=ask)  # one full run each
     near = [layer for layer in ask.layers if abs(layer - best) <= 2]
     return min(near, key=lambda layer: sum(ask(layer, seed) for seed in range(ask.seeds)))
 
