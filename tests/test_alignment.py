@@ -16,7 +16,7 @@ import pifi_probe as pp
 from pifi_probe.alignment.chain import chain_features, read_out, run_chain
 from pifi_probe.alignment.fit import fit_interfaces, match_tokens
 from pifi_probe.alignment.interface import Interface
-from pifi_probe.alignment.readout import fit_block, fit_stack
+from pifi_probe.alignment.readout import cross_fitted, fit_block, fit_stack
 from pifi_probe.alignment.tokens import compact, content_mask, encode, joined, token_states, with_previous
 from pifi_probe.errors import CorruptFileError, FeatureError, TaskError
 from pifi_probe.layers import stream as streaming
@@ -253,6 +253,22 @@ def test_a_useless_block_does_no_harm_and_a_useful_one_helps():
     with_noise = fit_stack([base, noise], y, 2)([base(new), noise(rng.normal(size=(4000, 300)).astype(np.float32))])
     assert (with_noise.argmax(1) == truth).mean() > alone - 0.015
     assert fit_stack([base, useful], y, 2).coef.shape == (2, 4)
+
+
+@pytest.mark.parametrize("n", [100, 400])
+def test_with_many_classes_and_few_texts_a_useless_block_does_no_harm_either(n: int):
+    """A free matrix over classes and blocks, 800 numbers, would lose ten points and more."""
+    x, y = planted(n, 20, 40, 3.0, 7)
+    new, truth = planted(2000, 20, 40, 3.0, 8)
+    rng = np.random.default_rng(9)
+    base, noise = fit_block(x, y, 20), fit_block(rng.normal(size=(n, 300)).astype(np.float32), y, 20)
+    said = noise(rng.normal(size=(2000, 300)).astype(np.float32))
+    alone = (base(new).argmax(1) == truth).mean()
+    joined = fit_stack([base, noise], y, 20)
+    assert alone > 0.3 and (joined([base(new), said]).argmax(1) == truth).mean() > alone - 0.02
+    assert joined.coef.shape == (20, 40) and joined.coef.min() >= 0
+    held = cross_fitted([base.out_of_fold, noise.out_of_fold], y, 20)
+    assert held[np.arange(n), y].mean() > base.out_of_fold[np.arange(n), y].mean() - 0.05
 
 
 def test_a_class_with_a_single_text_does_not_stop_the_readout_and_one_class_alone_does():

@@ -283,13 +283,15 @@ for name, tests in decided["tables"].items():
 # \qquad \frac{\text{bytes of the texts}}{\text{tokens}} \ge 3 \qquad \lVert g_t \rVert \le 5 \text{ at most steps } t$$
 #
 # First the model from above, which should be well. Its gradients are numbers of live training, so we look at the status
-# of each check:
+# of each check. One more, "sight of the weights", depends on whether your machine has measured the positive control of
+# [chapter 00b](00b_what_no_random_layer_can.ipynb), so it is left out here:
 
 # %%
 well = pp.diagnose(healthy, task=task)
-for check in well.checks:
+steady = [one for one in well.checks if one.name != "sight of the weights"]
+for check in steady:
     print(f"{check.status:8s} {check.name}")
-assert well.status == "ok"
+assert {check.status for check in steady} == {"ok", "skipped"}
 
 # %% [markdown]
 # **Predict.** We unfreeze the layer; give $W_{in}$ a wrong width; feed Korean texts to an English donor; multiply the

@@ -2,7 +2,10 @@
 
 Each block gets a logistic regression of its own. What it says of a training text comes from a fit that has not seen
 the text, so that a block which only remembers gets no weight; a second, tiny logistic regression joins these
-log-probabilities. Concatenating the raw features instead costs 1 to 3 points where one of the blocks is weak.
+log-probabilities: one weight a block and an intercept for two classes, one weight a block and nothing else for more.
+(A free matrix over all classes and blocks has 800 numbers for 20 classes and two blocks; learnt from 100 texts it lost
+14 points to the better block alone.) Concatenating the raw features instead costs 1 to 3 points where one of the blocks
+is weak.
 """
 
 from __future__ import annotations
@@ -73,6 +76,7 @@ class Stack:
     Parameters
     ----------
     coef : array of float64, shape (K, K * blocks)
+        For more than two classes each block's part is its weight times the identity.
     intercept : array of float64, shape (K,)
     out_of_fold : array of float64, shape (N, K)
         Log-probabilities that it gives the training texts from the blocks' out-of-fold ones.
@@ -154,10 +158,7 @@ def _chosen(z: Features, y: NDArray[np.int64], n_labels: int, seed: int) -> tupl
 
 def fit_stack(blocks: Sequence[Scored], y: NDArray[np.int64], n_labels: int) -> Stack:
     """Join blocks that were fitted to the same texts with the same seed."""
-    x = np.hstack([block.out_of_fold for block in blocks])
-    path = _Path(x, y, n_labels)
-    coef, intercept = path.at(1.0).coefficients()
-    return Stack(coef, intercept, path.log_probabilities(x))
+    return _stacked([block.out_of_fold for block in blocks], y, n_labels)
 
 
 def cross_fitted(parts: Sequence[Floats], y: NDArray[np.int64], n_labels: int, *, seed: int = 0) -> Floats:
@@ -173,11 +174,38 @@ def cross_fitted(parts: Sequence[Floats], y: NDArray[np.int64], n_labels: int, *
     array, shape (N, K)
         Log-probabilities.
     """
-    x, folds = np.hstack(parts), _folds(y, seed)
+    folds = _folds(y, seed)
     found = np.empty((len(y), n_labels))
     for k in range(int(folds.max()) + 1):
-        found[folds == k] = _Path(x[folds != k], y[folds != k], n_labels).at(1.0).log_probabilities(x[folds == k])
+        stack = _stacked([part[folds != k] for part in parts], y[folds != k], n_labels)
+        found[folds == k] = stack([part[folds == k] for part in parts])
     return found
+
+
+def _stacked(parts: Sequence[Floats], y: NDArray[np.int64], n_labels: int) -> Stack:
+    """Fit the weights of blocks from the log-probabilities that they give to texts which they have not seen."""
+    if n_labels == 2:
+        x = np.hstack(parts)
+        path = _Path(x, y, n_labels)
+        coef, intercept = path.at(1.0).coefficients()
+        return Stack(coef, intercept, path.log_probabilities(x))
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax, softmax
+
+    scores, rows = np.stack(parts), np.arange(len(y))  # (blocks, N, K)
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        """Return the negative log-likelihood of softmax(sum_b w_b s_b) with a light ridge, and its gradient."""
+        logits = np.tensordot(weights, scores, 1)
+        expected = (softmax(logits, axis=1) * scores).sum((1, 2))  # of the scores under the joined model, per block
+        value = -float(log_softmax(logits, axis=1)[rows, y].sum()) + 0.5 * float(weights @ weights)
+        return value, expected - scores[:, rows, y].sum(1) + weights
+
+    start = np.full(len(parts), 1 / len(parts))
+    # no weight is negative: what a block says is never turned round
+    weights = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(parts)).x
+    joined = np.asarray(log_softmax(np.tensordot(weights, scores, 1), axis=1))
+    return Stack(np.hstack([weight * np.eye(n_labels) for weight in weights]), np.zeros(n_labels), joined)
 
 
 def _rotated(z: Features) -> tuple[Features, Features | None]:
