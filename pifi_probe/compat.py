@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from torch import nn
 from transformers import (
     MODEL_MAPPING,
-    AutoModelForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     modeling_gguf_pytorch_utils,
@@ -102,12 +102,21 @@ def gguf_config_table(model_type: str) -> tuple[dict[str, str], dict[str, Any]]:
     return table, dict(GGUF_CONFIG_DEFAULTS_MAPPING.get(model_type, {}))
 
 
-def gguf_names(architecture: str, entries: dict[str, Any], config: PretrainedConfig) -> Mapping[str, str]:
-    """Return transformers' names by the GGUF names of a model's tensors; parameters as in `name_gguf_tensors`."""
-    with quiet_transformers(), torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+def gguf_names(architecture: str, entries: dict[str, Any], base: PreTrainedModel) -> Mapping[str, str]:
+    """Return transformers' names by the GGUF names of a model's tensors.
+
+    Parameters
+    ----------
+    architecture, entries
+        As in `name_gguf_tensors`.
+    base : PreTrainedModel
+        The base model around one layer, as it is without a language-model head.
+    """
+    whole: Any = nn.Module()
+    whole.config = base.config
+    whole.add_module(base.base_model_prefix, base)
     names: Mapping[str, str] = modeling_gguf_pytorch_utils.get_gguf_hf_weights_map(
-        skeleton, _tensor_processor(architecture, entries), model_type=architecture, num_layers=1
+        whole, _tensor_processor(architecture, entries), model_type=architecture, num_layers=1
     )
     return names
 
@@ -129,7 +138,7 @@ def name_gguf_tensors(
     entries : dict
         Configuration entries of the whole model; transformers' tensor processors read head counts from it.
     names : Mapping
-        From `gguf_names`, with the configuration of a model whose only layer is this one.
+        From `gguf_names`, of a model whose only layer is this one.
     tensors : Mapping
         ``"blk.0..."`` to float32 tensor.
 

@@ -151,6 +151,12 @@ def tiny_model(family: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     torch.manual_seed(seed)
     with quiet_transformers():
         model = AutoModelForCausalLM.from_config(tiny_config(family, **overrides), dtype=torch.float32)
+    shake(model)
+    return model.eval()
+
+
+def shake(model: PreTrainedModel) -> None:
+    """Make norms and biases random too."""
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *_stored_buffers(model)]:
             if tensor.dim() > 1:
@@ -158,7 +164,6 @@ def tiny_model(family: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
             elif tensor.is_floating_point() and "A_log" not in name:
                 tensor.add_(torch.randn_like(tensor), alpha=0.2)
     model.tie_weights()
-    return model.eval()
 
 
 def _stored_buffers(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import CheckpointError, PifiProbeError, PlugInError, UnsupportedFormatError
 from pifi_probe.escaping import one_line
 from pifi_probe.layers.adapter import Adapter, open_adapter
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
-from pifi_probe.layers.families import family_of, layer_config
+from pifi_probe.layers.cut import donor_config
+from pifi_probe.layers.families import family_of, refuse_missing_state
 from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard
 from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel
-from pifi_probe.layers.shell import CHECK_CONFIG, refuse_absurd_config, strip_shell
+from pifi_probe.layers.shell import CHECK_CONFIG, around_layer, layers_path, load_around, refuse_absurd_config, silence
 from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, parse
 from pifi_probe.units import amount
 
@@ -130,6 +130,7 @@ def extract_from(
     """Read layer `index` (not negative) of an open checkpoint; without `digest` its card names no sha256."""
     family_of(checkpoint.config)
     where = f"{model}[{index}]"
+    refuse_missing_state(checkpoint.config, index, where)
     placed = pick_device(device)
     contents = checkpoint.contents(index)
     _announce(contents, dtype, where)
@@ -137,11 +138,11 @@ def extract_from(
     _refuse_integers(tensors, where)
     if adapter is not None and not adapter.merge(tensors, index):
         _log.warning("the adapter %s changes nothing in %s", one_line(adapter.identity), one_line(where))
-    config = layer_config(checkpoint.config, index)
+    config = donor_config(checkpoint.config)
     stored = _stored_dtype(checkpoint, index)
     target = _resolve_dtype(dtype, tensors)
     _widen(tensors, target)
-    shell = _fill(config, tensors, target, where)
+    shell = _fill(config, index, tensors, target, where)
     card = LayerCard(
         model=model,
         revision=checkpoint.revision,
@@ -156,25 +157,17 @@ def extract_from(
         licence=checkpoint.licence,
         gated=checkpoint.gated,
     )
-    layer = FrozenLayer(strip_shell(shell), card).to(placed)
+    layer = FrozenLayer(shell, card).to(placed)
     return layer.with_card(sha256=layer.digest()) if digest else layer
 
 
 def _fill(
-    config: PretrainedConfig, tensors: dict[str, torch.Tensor], dtype: torch.dtype, where: str
+    config: PretrainedConfig, index: int, tensors: dict[str, torch.Tensor], dtype: torch.dtype, where: str
 ) -> PreTrainedModel:
-    """Load the tensors with transformers' own loader, so that its renames and fusions of weights apply."""
+    """Load the layer's tensors, and refuse those that do not make up the layer."""
     try:
-        refuse_absurd_config(config, sum(tensor.numel() for tensor in tensors.values()), where)
-        with quiet_transformers():
-            shell, info = MODEL_MAPPING[type(config)].from_pretrained(
-                None,
-                config=config,
-                state_dict=tensors,
-                dtype=dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )
+        refuse_absurd_config(config, index, sum(tensor.numel() for tensor in tensors.values()), where, dtype)
+        shell, info = load_around(silence(around_layer(config, index, dtype)), tensors, dtype)
     except (PifiProbeError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # each family fails in its own way on values that cannot be
@@ -183,7 +176,7 @@ def _fill(
             where=where,
             next=CHECK_CONFIG,
         ) from error
-    ours = f"{family_of(config).path}.0."
+    ours = f"{layers_path(shell)}.0."
     wrong = [str(item[0]) if isinstance(item, tuple) else str(item) for item in info["mismatched_keys"]]
     problems = {
         "missing": [key for key in info["missing_keys"] if ours in key],

@@ -7,7 +7,6 @@ what lies outside of the layer and must be silenced, and where the value path of
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,8 +15,9 @@ from typing import Any, Literal
 from transformers import PretrainedConfig
 
 from pifi_probe.errors import UnsupportedFamilyError
+from pifi_probe.layers.refused import REFUSED
 
-__all__ = ["FAMILIES", "Family", "family_of", "layer_config", "stem_config"]
+__all__ = ["FAMILIES", "Family", "family_of", "missing_state", "refuse_missing_state"]
 
 ValuePath = Literal["v_proj", "qkv_concat", "qkv_per_head", "falcon", "mla"]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -29,18 +29,12 @@ class Family:
 
     Parameters
     ----------
-    decoder : str
-        Attribute of the base model that holds the layers; empty when it is the base model itself.
-    layers : str
-        Attribute of the decoder with the list of layers.
-    outside : tuple of str
-        Modules of the decoder after the layers that become the identity.
-    before : tuple of str
-        Modules of the decoder between the embeddings and the layers; in a shell they become the identity too.
     zeros : tuple of str
-        Modules of the decoder whose output is added to the input embeddings; they become zero.
+        Modules beside the layers whose output is added to the input embeddings and may be computed from a mask.
     neutral : Mapping
         Configuration values that act before the first layer, with their neutral value.
+    outside : tuple of str
+        Modules beside the layers that have no weights and act before the first layer; those with weights are found.
     attention, output : str
         Name of the attention module in the layer, and of its output projection.
     value : str or None
@@ -52,11 +46,8 @@ class Family:
         True when positions enter as a bias that the family derives from the two-dimensional mask.
     """
 
-    decoder: str = ""
-    layers: str = "layers"
-    outside: tuple[str, ...] = ("norm",)
-    before: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     neutral: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     attention: str = "self_attn"
     output: str = "o_proj"
@@ -64,14 +55,27 @@ class Family:
     gated_mlp: bool = False
     alibi: bool = False
 
-    @property
-    def path(self) -> str:
-        """Where the base model keeps the layers: ``"layers"``, ``"decoder.layers"``, ..."""
-        return f"{self.decoder}.{self.layers}".lstrip(".")
-
 
 _LLAMA = Family(gated_mlp=True)
 _MOE = Family()
+_GRANITE = Family(neutral={"embedding_multiplier": 1.0})
+
+# Types that need no row of their own: what lies outside of their layers is found.
+_DEFAULT = (
+    "apertus", "arcee", "aria_text", "bailing_hybrid", "bamba", "beam", "biogpt", "bitnet", "codegen", "cohere2_moe",
+    "cwm", "diffllama", "doge", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "falcon_mamba",
+    "flex_olmo", "flint", "gemma4_text", "glm", "glm4_moe", "gpt_bigcode", "gpt_neo", "gpt_neox_japanese", "helium",
+    "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "internlm3", "iquestcoder", "jais2", "jamba", "jetmoe",
+    "kimi_linear", "kolibri1", "laguna", "lfm2", "lfm2_moe", "lfm3", "llama4_text", "mamba", "mamba2", "mellum",
+    "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl_text", "ministral", "ministral3", "modernbert-decoder",
+    "nemotron_h", "olmo3", "olmo_hybrid", "olmoe", "openai-gpt", "persimmon", "phimoe", "qwen3_5_moe_text",
+    "qwen3_5_text", "seed_oss", "solar_open", "vaultgemma", "xglm",
+)  # fmt: skip
+# Multi-head latent attention: one token takes the path down, norm, up.
+_LATENT = (
+    "axk1", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "minicpm3", "mistral4",
+    "youtu",
+)  # fmt: skip
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -81,13 +85,20 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3": _LLAMA,
         "gemma": _LLAMA,
         "smollm3": _LLAMA,
-        "granite": Family(neutral={"embedding_multiplier": 1.0}),
+        "granite": _GRANITE,
+        "granite_swa": _GRANITE,
+        "granitemoe": _GRANITE,
+        "granitemoe_swa": _GRANITE,
+        "granitemoeshared": _GRANITE,
+        "granitemoehybrid": _GRANITE,
+        "hyperclovax": _GRANITE,
+        "falcon_h1": _GRANITE,
+        "afmoe": Family(neutral={"mup_enabled": False}),
         "mixtral": _MOE,
         "qwen2_moe": _MOE,
         "qwen3_moe": _MOE,
         "qwen3_next": Family(value=None),
         "gpt_oss": Family(value=None),
-        "deepseek_v3": Family(value="mla"),
         "gemma2": Family(),
         "gemma3_text": Family(),
         "olmo": Family(),
@@ -96,40 +107,32 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "cohere2": Family(),
         "glm4": Family(),
         "nemotron": Family(),
+        "nanochat": Family(outside=("norm",)),
+        **dict.fromkeys(_LATENT, Family(value="mla")),
+        **dict.fromkeys(_DEFAULT, Family()),
         "stablelm": Family(),
         "starcoder2": Family(),
-        "phi": Family(outside=("final_layernorm",), output="dense"),
+        "phi": Family(output="dense"),
         "phi3": Family(value="qkv_concat"),
-        "gpt_neox": Family(outside=("final_layer_norm",), attention="attention", output="dense", value="qkv_per_head"),
-        "gptj": Family(layers="h", outside=("ln_f",), attention="attn", output="out_proj"),
+        "gpt_neox": Family(attention="attention", output="dense", value="qkv_per_head"),
+        "gptj": Family(attention="attn", output="out_proj"),
         "gpt2": Family(
-            layers="h",
-            outside=("ln_f",),
-            zeros=("wpe",),
             attention="attn",
             output="c_proj",
             value="qkv_concat",
         ),
         "opt": Family(
-            decoder="decoder",
-            outside=("final_layer_norm", "project_out"),
-            before=("project_in",),
             zeros=("embed_positions",),
             output="out_proj",
         ),
         "bloom": Family(
-            layers="h",
-            outside=("ln_f",),
-            before=("word_embeddings_layernorm",),
             attention="self_attention",
             output="dense",
             value="qkv_per_head",
             alibi=True,
         ),
-        "falcon": Family(layers="h", outside=("ln_f",), attention="self_attention", output="dense", value="falcon"),
+        "falcon": Family(attention="self_attention", output="dense", value="falcon"),
         "mpt": Family(
-            layers="blocks",
-            outside=("norm_f",),
             attention="attn",
             output="out_proj",
             value="qkv_concat",
@@ -138,9 +141,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     }
 )
 
-# Lists of the configuration with one entry a layer; the chosen layer's own entry is kept.
-_PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types")
-
 
 def family_of(config: PretrainedConfig) -> Family:
     """Return the row of a configuration's family.
@@ -148,55 +148,45 @@ def family_of(config: PretrainedConfig) -> Family:
     Raises
     ------
     UnsupportedFamilyError
-        If the table has no row for ``config.model_type``.
+        If the table has no row for ``config.model_type``: with the reason where one is known.
     """
     family = FAMILIES.get(config.model_type)
     if family is None:
+        reason = REFUSED.get(config.model_type, "no layer of it has been compared with itself inside of its model")
         raise UnsupportedFamilyError(
-            f"the model family {config.model_type!r} is not supported",
-            where=f"model_type of the configuration; supported: {', '.join(sorted(FAMILIES))}",
-            next="add a row to FAMILIES in pifi_probe/layers/families.py and its name to tests/test_conformity.py",
+            f"the model family {config.model_type!r} is not supported: {reason}",
+            where="model_type of the configuration",
+            next=f"take a model of one of these: {', '.join(sorted(FAMILIES))}",
         )
     return family
 
 
-def layer_config(config: PretrainedConfig, index: int) -> PretrainedConfig:
-    """Return the configuration of a model whose only layer is layer `index` of `config`.
+def refuse_missing_state(config: PretrainedConfig, index: int, where: str) -> None:
+    """Refuse a layer whose output depends on more than the states that enter it.
 
-    The vocabulary shrinks to four entries because the embeddings are never used.
+    Raises
+    ------
+    UnsupportedFamilyError
+        Naming the state.
     """
-    one = copy.deepcopy(config)
-    for name in _PER_LAYER:
-        values = getattr(config, name, None)
-        if isinstance(values, (list, tuple)) and len(values) > index:
-            setattr(one, name, [values[index]])
-    _keep_expert_layer(config, one, index)
-    one.num_hidden_layers = 1
-    one.vocab_size = 4
-    one.pad_token_id = None
-    for name, value in family_of(config).neutral.items():
-        setattr(one, name, value)
-    return one
+    missing = missing_state(config, index)
+    if missing is not None:
+        raise UnsupportedFamilyError(
+            f"layer {index} needs more than the states that enter it: {missing}",
+            where=where,
+            next="take another layer, or a model of the family without that state",
+        )
 
 
-def stem_config(config: PretrainedConfig, vocab_size: int) -> PretrainedConfig:
-    """Return the configuration of the model without any layer, with embeddings of `vocab_size` tokens."""
-    stem = copy.deepcopy(config)
-    for name in _PER_LAYER:
-        if getattr(config, name, None) is not None:
-            setattr(stem, name, [])
-    stem.num_hidden_layers = 0
-    stem.vocab_size = vocab_size
-    stem.pad_token_id = None
-    return stem
-
-
-def _keep_expert_layer(config: PretrainedConfig, one: PretrainedConfig, index: int) -> None:
-    """Say for the only layer whether it is dense or routed, as it was at `index`."""
-    dense_first = getattr(config, "first_k_dense_replace", None)
-    if dense_first is not None:
-        one.first_k_dense_replace = int(index < dense_first)
-    step = getattr(config, "decoder_sparse_step", None)
-    if step is not None:
-        sparse = index not in (config.mlp_only_layers or []) and (index + 1) % step == 0
-        one.decoder_sparse_step, one.mlp_only_layers = 1, [] if sparse else [0]
+def missing_state(config: PretrainedConfig, index: int) -> str | None:
+    """Return the name of the state beside its input that layer `index` needs; None when there is none."""
+    n_layers = int(config.num_hidden_layers)
+    if getattr(config, "hidden_size_per_layer_input", None):
+        return "per-layer embeddings of the tokens (hidden_size_per_layer_input)"
+    shared = int(getattr(config, "num_kv_shared_layers", None) or 0)
+    if shared and index >= n_layers - shared:
+        return f"keys and values of a layer before {n_layers - shared} (num_kv_shared_layers)"
+    kinds = getattr(config, "indexer_types", None) or ()
+    if index < len(kinds) and kinds[index] == "shared":
+        return "the tokens that the indexer of an earlier layer has chosen (indexer_types)"
+    return None

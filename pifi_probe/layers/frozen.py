@@ -56,21 +56,19 @@ class FrozenLayer(nn.Module):
         self.card = card
         self.named_by = named_by
         self._trainable = False
-        self._scale_by_depth()
         self.freeze()
-
-    def _scale_by_depth(self) -> None:
-        """Divide GPT-2's attention scores by the layer's own depth, which the shell took for the first."""
-        if getattr(self.config, "scale_attn_by_inverse_layer_idx", False):
-            attention: Any = getattr(self.block, self.family.attention)
-            attention.layer_idx = self.card.index
-            base = attention.head_dim**-0.5 if self.config.scale_attn_weights else 1.0
-            attention.scaling = base / (self.card.index + 1)
 
     @classmethod
     def skeleton(cls, config: PretrainedConfig, card: LayerCard) -> FrozenLayer:
-        """Build the layer without its weights, in the type that the card states, on the default device."""
-        layer = cls(make_shell(config, getattr(torch, card.dtype)), card)
+        """Build the layer without its weights, in the type that the card states, on the default device.
+
+        Parameters
+        ----------
+        config : PretrainedConfig
+            The layer's `donor_config`; of layers saved by version 0.1.0, cut down to the one layer.
+        card : LayerCard
+        """
+        layer = cls(make_shell(config, _index_in(config, card), getattr(torch, card.dtype)), card)
         if card.reduced:
             from pifi_probe.layers.reduce import reduce_structure
 
@@ -91,6 +89,12 @@ class FrozenLayer(nn.Module):
     def config(self) -> PretrainedConfig:
         """The donor's configuration, cut down to this one layer."""
         return self.shell.config
+
+    @property
+    def donor_config(self) -> PretrainedConfig:
+        """The donor's whole configuration, from which the layer is built: its depth may enter the arithmetic."""
+        config: PretrainedConfig = self.shell.donor_config
+        return config
 
     @property
     def hidden_size(self) -> int:
@@ -222,7 +226,7 @@ class FrozenLayer(nn.Module):
         card = asdict(self.card_as_it_is())
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors()}
         with replaced_together(folder, CARD_FILE) as work:
-            write_json(work / CARD_FILE, {"card": card, "config": self.config.to_dict()})
+            write_json(work / CARD_FILE, {"card": card, "config": self.donor_config.to_dict()})
             save_tensors(work / WEIGHTS_FILE, tensors)
         return folder
 
@@ -341,7 +345,9 @@ def _read_saved(folder: Path, device: str) -> FrozenLayer:
     try:
         card, config = LayerCard.from_dict(stored["card"], where=str(folder)), config_from_dict(stored["config"])
         tensors = load_file(folder / WEIGHTS_FILE, device=device)
-        refuse_absurd_config(config, sum(tensor.numel() for tensor in tensors.values()), card.spec)
+        refuse_absurd_config(
+            config, _index_in(config, card), sum(tensor.numel() for tensor in tensors.values()), card.spec
+        )
         layer = FrozenLayer.skeleton(config, card)
     except (PifiProbeError, torch.OutOfMemoryError):
         raise
@@ -353,6 +359,11 @@ def _read_saved(folder: Path, device: str) -> FrozenLayer:
         ) from error
     layer.assign(tensors)
     return layer
+
+
+def _index_in(config: PretrainedConfig, card: LayerCard) -> int:
+    """Return the layer's index among the layers of a stored configuration, which may be cut down to the one layer."""
+    return card.index if int(config.num_hidden_layers) == card.n_layers else 0
 
 
 class FrozenChain(nn.Module):

@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from transformers import PretrainedConfig
 
 from pifi_probe.compat import gguf_names, name_gguf_tensors
 from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedFormatError
-from pifi_probe.layers.families import layer_config
+from pifi_probe.layers.cut import donor_config
 from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.gguf_config import gguf_config
 from pifi_probe.layers.gguf_io import read_header, read_rows, read_tensors
 from pifi_probe.layers.gguf_parts import all_parts
 from pifi_probe.layers.sharded import check_finite, check_index
+from pifi_probe.layers.shell import around_layer
 from pifi_probe.layers.sources import ByteSource, TensorInfo, dropping_what_cannot_be
 
 __all__ = ["GGUFCheckpoint"]
@@ -150,9 +150,8 @@ class GGUFCheckpoint:
 
     def _named(self, stored: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
         """Give GGUF tensors the names, layout and values of a model whose only layer is `index`."""
-        config = layer_config(self.config, index)
         try:
-            found, unplaced = name_gguf_tensors(self._architecture, self._entries, self._names(config), stored)
+            found, unplaced = name_gguf_tensors(self._architecture, self._entries, self._names(index), stored)
         except (ArithmeticError, ValueError, RuntimeError, LookupError, TypeError) as error:
             raise CorruptFileError(
                 f"the tensors of layer {index} do not have the shapes that the metadata state: {error}",
@@ -167,9 +166,10 @@ class GGUFCheckpoint:
             )
         return found
 
-    def _names(self, config: PretrainedConfig) -> Mapping[str, str]:
-        """Return transformers' names for a layer; layers with the same configuration share them."""
-        key = config.to_json_string(use_diff=False)
+    def _names(self, index: int) -> Mapping[str, str]:
+        """Return transformers' names for a layer; layers of the same modules share them."""
+        base = around_layer(donor_config(self.config), index)
+        key = ",".join(base.state_dict())
         if key not in self._named_by:
-            self._named_by[key] = gguf_names(self._architecture, self._entries, config)
+            self._named_by[key] = gguf_names(self._architecture, self._entries, base)
         return self._named_by[key]

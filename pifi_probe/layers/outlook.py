@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from pifi_probe import assets
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import ModelNotFoundError, PlugInError, UnsupportedFamilyError
 from pifi_probe.layers.checkpoint import Checkpoint, is_gguf, open_checkpoint
-from pifi_probe.layers.families import FAMILIES, layer_config
+from pifi_probe.layers.cut import donor_config
+from pifi_probe.layers.families import FAMILIES
 from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.layers.reduce import reduce_structure
@@ -195,7 +197,8 @@ def addition(config: PretrainedConfig, d_slm: int, dtype: torch.dtype = torch.fl
     projections = 2 * d_slm * width
     whole, pooled = _meta_layer(config, dtype), _meta_layer(config, dtype)
     if pooled.family.value is not None:
-        reduce_structure(pooled)
+        with contextlib.suppress(AttributeError, TypeError, ValueError, RuntimeError, ZeroDivisionError):
+            reduce_structure(pooled)  # a layer without that value path stays whole
     frozen = sum(p.numel() for p in pooled.parameters())
     return Addition(
         trained_weights=projections,
@@ -208,10 +211,10 @@ def addition(config: PretrainedConfig, d_slm: int, dtype: torch.dtype = torch.fl
 
 
 def _meta_layer(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> FrozenLayer:
-    one = layer_config(config, 0)
-    card = LayerCard(model="", index=0, n_layers=1, family=one.model_type, dtype="float32", stored_dtype="float32")
+    whole = donor_config(config)
+    card = LayerCard(model="", index=0, n_layers=1, family=whole.model_type, dtype="float32", stored_dtype="float32")
     with torch.device("meta"), quiet_transformers():
-        return FrozenLayer(make_shell(one), card).to(dtype)
+        return FrozenLayer(make_shell(whole, 0), card).to(dtype)
 
 
 def _matrix_macs(layer: nn.Module, config: PretrainedConfig) -> int:

@@ -106,11 +106,20 @@ def reduce(layer: FrozenLayer) -> FrozenLayer:
     if layer.family.value is None:
         return _fall_back(layer, f"{layer.card.family} weighs even a single token")
     reduced = FrozenLayer(copy.deepcopy(layer.shell), layer.card, layer.named_by)
-    reduce_structure(reduced)
+    try:
+        reduce_structure(reduced)
+    except (AttributeError, TypeError, ValueError, RuntimeError, ZeroDivisionError):
+        return _fall_back(layer, f"its {_kind(layer)} has no value path of the family's usual form")
     error = reduction_error(layer, reduced)
     if not error <= TOLERANCE:
         return _fall_back(layer, f"the self-test found a relative error of {error:.1e}")
     return reduced.with_card(reduced=True, sha256=reduced.digest())
+
+
+def _kind(layer: FrozenLayer) -> str:
+    """Return what mixes tokens in a layer, as its family names it."""
+    names = [type(module).__name__ for name, module in layer.block.named_children() if "norm" not in name]
+    return names[0] if names else "layer"
 
 
 def _fall_back(layer: FrozenLayer, reason: str) -> FrozenLayer:
@@ -182,6 +191,7 @@ def _linear(module: Any) -> nn.Linear:
 def _head_dim(layer: FrozenLayer) -> int:
     config = layer.config
     latent = getattr(config, "v_head_dim", None) if layer.family.value == "mla" else None
+    latent = latent or getattr(getattr(layer.block, layer.family.attention), "head_dim", None)  # of this layer
     return int(latent or getattr(config, "head_dim", None) or layer.hidden_size // config.num_attention_heads)
 
 

@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import torch
-from transformers import MODEL_MAPPING, PretrainedConfig
+from transformers import PretrainedConfig
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, LayerIndexError
-from pifi_probe.layers.families import FAMILIES
 from pifi_probe.layers.formats import Contents, Numbers, Plan, arrange, make_plan
+from pifi_probe.layers.shell import own_prefixes
 from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be
 
 __all__ = ["ShardedCheckpoint", "check_finite", "check_index", "decoder_prefix"]
@@ -23,7 +23,7 @@ _NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|\bmtp\b")
 # Masks and frequencies that old checkpoints store beside the weights; the model computes them.
 _COMPUTED = re.compile(r"(\.rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias)$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.")
-_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|embeddings?)\.weight$")
 
 
 class ShardedCheckpoint(ABC):
@@ -229,11 +229,8 @@ def _group_layers(names: Iterable[str], n_layers: int, identity: str) -> tuple[s
 
 def _own_prefix(config: PretrainedConfig, stored: str) -> str:
     """Return the prefix of layers in the text decoder by itself; a model of several parts stores a longer one."""
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        return stored
-    whole = f"{MODEL_MAPPING[type(config)].base_model_prefix}.{family.path}"
-    return stored if stored in (family.path, whole) else whole
+    path, whole = own_prefixes(config)
+    return stored if stored in (path, whole) else whole
 
 
 def _parent(prefix: str) -> str:

@@ -1,79 +1,277 @@
-"""The family's own base model around one layer, with all that lies outside of the layer silenced."""
+"""The family's own base model around one layer, with all that lies outside of the layer silenced.
+
+The layer is built by the family's own constructor, with its true index and the whole configuration: index and depth
+decide which modules a layer has, and enter the arithmetic of some. The model around it believes that it has one layer.
+"""
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
+import threading
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pifi_probe.compat import base_model
-from pifi_probe.errors import CheckpointError
-from pifi_probe.layers.families import Family, family_of
+from pifi_probe.compat import base_model, quiet_transformers
+from pifi_probe.errors import CheckpointError, UnsupportedFamilyError
+from pifi_probe.layers.cut import cut_config, donor_config
+from pifi_probe.layers.families import family_of
 
-__all__ = ["CHECK_CONFIG", "layers_of", "make_shell", "refuse_absurd_config", "strip_shell", "strip_stem"]
+__all__ = [
+    "CHECK_CONFIG",
+    "around_layer",
+    "layers_of",
+    "layers_path",
+    "load_around",
+    "make_shell",
+    "refuse_absurd_config",
+    "silence",
+]
 
 CHECK_CONFIG = "check that config.json belongs to these weights, or download the model again"  # what to do next
 
 _MOST_OUTSIDE = 1 << 28  # entries of position tables and masks beside one layer; OPT-175B has 25 million
+_KEPT = 4  # whole models without weights; one of 61 layers takes 5 s to build and some 10 MB
 
 
-class _Zeros(nn.Module):
-    """Stands where position embeddings were: whatever it is asked, it adds nothing."""
+class Silent(nn.Module):
+    """Stands where a norm, an embedding or a table of positions outside of the layer was.
+
+    States pass unchanged; to positions and masks, which are whole numbers, nothing is what it answers.
+    """
+
+    def forward(self, first: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
+        states = first if first is not None else next(iter(kwargs.values()), None)
+        if isinstance(states, torch.Tensor) and states.is_floating_point():
+            return states
+        return torch.zeros(())
+
+
+class _Nothing(nn.Module):
+    """Stands where positions are added that are computed from a mask, which may hold fractions."""
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return torch.zeros(())
 
 
-class _Untouched(nn.Module):
-    """Stands where a norm or embedding outside of the layer was."""
+def layers_path(base: PreTrainedModel) -> str:
+    """Return where a base model keeps its layers: ``"layers"``, ``"decoder.layers"``, ``"h"``, ...
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return hidden_states
+    It is the outermost list with as many entries as there are layers.
+
+    Raises
+    ------
+    UnsupportedFamilyError
+        If there is none.
+    """
+    n_layers = int(base.config.num_hidden_layers)
+    lists = [
+        (name.count("."), not isinstance(module[0], GradientCheckpointingLayer), name)
+        for name, module in base.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    ]
+    if not lists:
+        raise UnsupportedFamilyError(
+            f"the family {base.config.model_type!r} keeps its {n_layers} layers in no list that is found",
+            where=type(base).__name__,
+            next="take a model of a family of the compatibility page",
+        )
+    return min(lists)[2]
 
 
-def _decoder_of(shell: PreTrainedModel, family: Family) -> nn.Module:
-    """Return the module of the base model that holds the layers."""
-    return getattr(shell, family.decoder) if family.decoder else shell
+def own_prefixes(config: PretrainedConfig) -> tuple[str, str]:
+    """Return how names of layers begin in the text decoder by itself, and below a language-model head."""
+    whole = wholes.get(donor_config(config), stated_dtype(config))
+    path = layers_path(whole)
+    return path, f"{whole.base_model_prefix}.{path}"
+
+
+def stated_dtype(config: PretrainedConfig) -> torch.dtype:
+    """Return the type that a configuration states, float32 when it states none."""
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
 def layers_of(base: PreTrainedModel) -> nn.ModuleList:
     """Return the layers of a family's base model; of a shell, its only one."""
-    family = family_of(base.config)
-    layers: nn.ModuleList = getattr(_decoder_of(base, family), family.layers)
+    layers: nn.ModuleList = base.get_submodule(layers_path(base))  # type: ignore[assignment]
     return layers
 
 
-def make_shell(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Build the family's base model for a one-layer configuration and silence all but the layer.
+class _Wholes:
+    """Whole base models without weights, of the configurations that were asked for last."""
 
-    Raises
-    ------
-    CheckpointError
-        If the configuration is one of several layers, or of none.
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._models: OrderedDict[str, PreTrainedModel] = OrderedDict()
+        self.built = 0  # ever, for tests
+
+    def get(self, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+        text = f"{type(config).__qualname__} {dtype} {config.to_json_string(use_diff=False)}"
+        key = hashlib.sha256(text.encode()).hexdigest()
+        with self._lock:
+            if key not in self._models:
+                with torch.device("meta"), quiet_transformers():
+                    self._models[key] = base_model(copy.deepcopy(config), dtype)
+                self.built += 1
+            self._models.move_to_end(key)
+            while len(self._models) > _KEPT:
+                self._models.popitem(last=False)
+            return self._models[key]
+
+
+wholes = _Wholes()
+
+
+def around_layer(config: PretrainedConfig, index: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return the family's base model without weights (on ``meta``), of whose layers only `index` is there.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        From `donor_config`: of the whole model.
+    index : int
+        Of the layer.
+    dtype : torch.dtype
+        Of the weights.
     """
-    if config.num_hidden_layers != 1:
-        raise CheckpointError(
-            f"the configuration of a single layer says num_hidden_layers = {config.num_hidden_layers}",
-            where=str(config.model_type),
-            next="extract and save the layer again, or copy the whole folder again",
+    whole = wholes.get(config, dtype)
+    path = layers_path(whole)
+    layers: Any = whole.get_submodule(path)
+    own = copy.deepcopy(whole.config)  # of the layer
+    layer = copy.deepcopy(layers[index], {id(whole.config): own})
+    memo: dict[int, Any] = {id(layers): nn.ModuleList([layer]), id(whole.config): own}
+    shell = copy.deepcopy(whole, memo)
+    cut = cut_config(own, index)
+    for owner in _owners(shell, path):
+        if getattr(owner, "config", None) is own:
+            owner.config = cut
+    shell.donor_config = own
+    return shell
+
+
+def before_layers(config: PretrainedConfig, n_tokens: int) -> PreTrainedModel:
+    """Return the family's base model (on ``meta``) with `n_tokens` embeddings, whose first layer raises `Caught`."""
+    whole = wholes.get(donor_config(config, silenced=False), torch.float32)
+    path = layers_path(whole)
+    layers: Any = whole.get_submodule(path)
+    own = copy.deepcopy(whole.config)
+    memo: dict[int, Any] = {id(layers): nn.ModuleList([_Catch(layers[0])]), id(whole.config): own}
+    stem = copy.deepcopy(whole, memo)
+    cut = cut_config(own, 0)
+    for owner in _owners(stem, path):
+        if getattr(owner, "config", None) is own:
+            owner.config = cut
+    table: Any = stem.get_input_embeddings()
+    table.num_embeddings = n_tokens
+    table.weight = nn.Parameter(table.weight.new_empty(n_tokens, table.weight.shape[1]), requires_grad=False)
+    return stem
+
+
+class Caught(Exception):
+    """What the first layer is given; ends a call of the model before it."""
+
+    def __init__(self, states: torch.Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+class _Catch(nn.Module):
+    """Stands where the first layer is, and says of itself what that layer says (its kind of attention)."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        plain = {name: value for name, value in vars(layer).items() if isinstance(value, (str, int, float))}
+        self.__dict__.update({name: value for name, value in plain.items() if not name.startswith("_")})
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        raise Caught(hidden_states)
+
+
+def _owners(base: PreTrainedModel, path: str) -> list[Any]:
+    """Return the modules on the way from the base model to its list of layers."""
+    names = path.split(".")[:-1]
+    return [base.get_submodule(".".join(names[:depth])) for depth in range(len(names) + 1)]
+
+
+def load_around(
+    model: PreTrainedModel, tensors: dict[str, torch.Tensor], dtype: torch.dtype
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load tensors into a model that is built already, with transformers' own loader, its renames and fusions.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        On ``meta``; used up.
+    tensors : dict
+        transformers name to tensor.
+    dtype : torch.dtype
+
+    Returns
+    -------
+    PreTrainedModel, dict
+        The model, and what transformers says of loading: ``missing_keys``, ``unexpected_keys``, ``mismatched_keys``.
+    """
+    kind = type(model)
+
+    def take(self: Any, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(vars(model))
+
+    # The names are the family's: without its module transformers takes the class for foreign code and converts nothing.
+    names: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    ready = type(kind.__name__, (kind,), {"__init__": take, **names})
+    with quiet_transformers():
+        loaded, info = ready.from_pretrained(
+            None,
+            config=model.config,
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-    return strip_shell(base_model(config, dtype))
+    loaded.__class__ = kind  # which can be pickled
+    return loaded, info
 
 
-def refuse_absurd_config(config: PretrainedConfig, stored: int, where: str) -> None:
+def make_shell(config: PretrainedConfig, index: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Build the family's base model around layer `index`, its weights not loaded, on the default device.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        From `donor_config`.
+    """
+    shell = silence(around_layer(config, index, dtype))
+    device = torch.get_default_device()
+    if device.type != "meta":
+        shell.to_empty(device=device)
+        shell.initialize_weights()  # above all what is computed: frequencies, slopes
+    return shell
+
+
+def refuse_absurd_config(
+    config: PretrainedConfig, index: int, stored: int, where: str, dtype: torch.dtype = torch.float32
+) -> None:
     """Refuse a configuration far larger than the stored weights, before anything of its size is allocated.
 
     Parameters
     ----------
     config : PretrainedConfig
-        From `layer_config`.
+        From `donor_config`.
+    index : int
+        Of the layer.
     stored : int
         How many weights of the layer are stored.
     where : str
         The layer, for the message.
+    dtype : torch.dtype
+        In which it will be built.
 
     Raises
     ------
@@ -83,8 +281,7 @@ def refuse_absurd_config(config: PretrainedConfig, stored: int, where: str) -> N
     for key, value in vars(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise CheckpointError(f"the configuration says {key} = {value}", where=where, next=CHECK_CONFIG)
-    with torch.device("meta"):
-        shell = MODEL_MAPPING[type(config)](config)
+    shell = around_layer(config, index, dtype)
     expected = sum(p.numel() for p in layers_of(shell).parameters())
     outside = sum(t.numel() for t in (*shell.parameters(), *shell.buffers())) - expected
     if expected > 2 * stored:
@@ -102,25 +299,17 @@ def refuse_absurd_config(config: PretrainedConfig, stored: int, where: str) -> N
         )
 
 
-def strip_shell(shell: PreTrainedModel) -> PreTrainedModel:
-    """Replace embeddings, position embeddings and final norm, so that only the layer's tensors remain."""
+def silence(shell: PreTrainedModel) -> PreTrainedModel:
+    """Replace what has weights outside of the layer, so that only the layer's tensors remain and its output leaves."""
+    path = layers_path(shell)
+    way = {id(module) for module in (*_owners(shell, path), layers_of(shell))}
     family = family_of(shell.config)
-    decoder = _decoder_of(shell, family)
-    shell.set_input_embeddings(_Untouched())
-    _silence(decoder, (*family.before, *family.outside))
-    for name in family.zeros:
-        setattr(decoder, name, _Zeros())
+    for owner in _owners(shell, path):
+        for name, module in list(owner.named_children()):
+            if id(module) in way:
+                continue
+            if name in family.zeros:
+                setattr(owner, name, _Nothing())
+            elif name in family.outside or next(module.parameters(), None) is not None:
+                setattr(owner, name, Silent())
     return shell
-
-
-def strip_stem(stem: PreTrainedModel) -> PreTrainedModel:
-    """Replace what a model without layers does after them, so that it returns what its first layer was given."""
-    family = family_of(stem.config)
-    _silence(_decoder_of(stem, family), family.outside)
-    return stem
-
-
-def _silence(decoder: nn.Module, names: tuple[str, ...]) -> None:
-    for name in names:
-        if getattr(decoder, name, None) is not None:
-            setattr(decoder, name, _Untouched())

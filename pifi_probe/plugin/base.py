@@ -260,8 +260,8 @@ class PiFiEncoderModel(PiFiPreTrainedModel):
 
 
 def describe(layer: FrozenLayer) -> dict[str, Any]:
-    """Return what a configuration stores of a layer: its card and its one-layer configuration."""
-    return {"card": asdict(layer.card), "config": layer.config.to_dict()}
+    """Return what a configuration stores of a layer: its card and its donor's configuration."""
+    return {"card": asdict(layer.card), "config": layer.donor_config.to_dict()}
 
 
 def _skeleton(item: Mapping[str, Any]) -> FrozenLayer:
