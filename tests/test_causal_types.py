@@ -14,7 +14,7 @@ from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import UnsupportedFamilyError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.cut import cut_config, donor_config
-from pifi_probe.layers.families import FAMILIES, missing_state
+from pifi_probe.layers.families import FAMILIES, family_of, missing_state
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.reduce import reduction_error
 from pifi_probe.layers.refused import REFUSED
@@ -85,10 +85,11 @@ def test_states_from_the_embeddings_on_equal_those_of_the_whole_model(name: str,
 
 
 def test_a_refused_type_says_why() -> None:
-    from pifi_probe.layers.families import family_of
-
     config: Any = type("Config", (), {"model_type": "zaya"})
     with pytest.raises(UnsupportedFamilyError, match="the state of the router before"):
+        family_of(config)
+    config.model_type = "a_new_one"
+    with pytest.raises(UnsupportedFamilyError, match=r"never compared.*families\.py"):
         family_of(config)
 
 

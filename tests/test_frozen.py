@@ -186,12 +186,12 @@ def test_a_range_is_a_series_of_layers(folder: Path) -> None:
     assert torch.equal(chain(x), one_by_one)
 
 
-def test_an_unknown_family_says_what_to_add_and_where(tmp_path: Path) -> None:
+def test_a_family_that_is_not_offered_says_why(tmp_path: Path) -> None:
     from transformers import RwkvConfig, RwkvForCausalLM
 
     config = RwkvConfig(vocab_size=20, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16)
     RwkvForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedFamilyError, match=r"'rwkv' is not supported.*families\.py"):
+    with pytest.raises(UnsupportedFamilyError, match=r"'rwkv' is not supported: it is no chain.*llama"):
         pp.extract(f"{tmp_path}[0]")
 
 

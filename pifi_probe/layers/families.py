@@ -33,8 +33,6 @@ class Family:
         Modules beside the layers whose output is added to the input embeddings and may be computed from a mask.
     neutral : Mapping
         Configuration values that act before the first layer, with their neutral value.
-    outside : tuple of str
-        Modules beside the layers that have no weights and act before the first layer; those with weights are found.
     attention, output : str
         Name of the attention module in the layer, and of its output projection.
     value : str or None
@@ -47,7 +45,6 @@ class Family:
     """
 
     zeros: tuple[str, ...] = ()
-    outside: tuple[str, ...] = ()
     neutral: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     attention: str = "self_attn"
     output: str = "o_proj"
@@ -107,7 +104,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "cohere2": Family(),
         "glm4": Family(),
         "nemotron": Family(),
-        "nanochat": Family(outside=("norm",)),
+        "nanochat": Family(),
         **dict.fromkeys(_LATENT, Family(value="mla")),
         **dict.fromkeys(_DEFAULT, Family()),
         "stablelm": Family(),
@@ -152,11 +149,14 @@ def family_of(config: PretrainedConfig) -> Family:
     """
     family = FAMILIES.get(config.model_type)
     if family is None:
-        reason = REFUSED.get(config.model_type, "no layer of it has been compared with itself inside of its model")
+        reason = REFUSED.get(config.model_type)
         raise UnsupportedFamilyError(
-            f"the model family {config.model_type!r} is not supported: {reason}",
+            f"the model family {config.model_type!r} is not supported: "
+            f"{reason or 'its layers were never compared with themselves inside of their model'}",
             where="model_type of the configuration",
-            next=f"take a model of one of these: {', '.join(sorted(FAMILIES))}",
+            next=f"take a model of one of these: {', '.join(sorted(FAMILIES))}"
+            if reason
+            else "add a row to FAMILIES in pifi_probe/layers/families.py and a small configuration to tests/causal.py",
         )
     return family
 

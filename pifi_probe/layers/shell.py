@@ -155,6 +155,11 @@ def around_layer(config: PretrainedConfig, index: int, dtype: torch.dtype = torc
     return shell
 
 
+def _is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a norm, which olmo and nanochat have without weights."""
+    return "norm" in type(module).__name__.lower()
+
+
 def before_layers(config: PretrainedConfig, n_tokens: int) -> PreTrainedModel:
     """Return the family's base model (on ``meta``) with `n_tokens` embeddings, whose first layer raises `Caught`."""
     whole = wholes.get(donor_config(config, silenced=False), torch.float32)
@@ -303,13 +308,13 @@ def silence(shell: PreTrainedModel) -> PreTrainedModel:
     """Replace what has weights outside of the layer, so that only the layer's tensors remain and its output leaves."""
     path = layers_path(shell)
     way = {id(module) for module in (*_owners(shell, path), layers_of(shell))}
-    family = family_of(shell.config)
+    tables = family_of(shell.config).zeros
     for owner in _owners(shell, path):
         for name, module in list(owner.named_children()):
             if id(module) in way:
                 continue
-            if name in family.zeros:
+            if name in tables:
                 setattr(owner, name, _Nothing())
-            elif name in family.outside or next(module.parameters(), None) is not None:
+            elif next(module.parameters(), None) is not None or _is_norm(module):
                 setattr(owner, name, Silent())
     return shell
