@@ -362,8 +362,21 @@ def _read_saved(folder: Path, device: str) -> FrozenLayer:
 
 
 def _index_in(config: PretrainedConfig, card: LayerCard) -> int:
-    """Return the layer's index among the layers of a stored configuration, which may be cut down to the one layer."""
-    return card.index if int(config.num_hidden_layers) == card.n_layers else 0
+    """Return the layer's index among the layers of a stored configuration, which may be cut down to the one layer.
+
+    Raises
+    ------
+    CheckpointError
+        If the configuration has another number of layers than the card.
+    """
+    n_layers = int(config.num_hidden_layers)
+    if n_layers not in (1, card.n_layers):
+        raise CheckpointError(
+            f"the configuration of a layer says num_hidden_layers = {n_layers}, and its card {card.n_layers}",
+            where=card.spec,
+            next="extract and save the layer again, or copy the whole folder again",
+        )
+    return card.index if n_layers == card.n_layers else 0
 
 
 class FrozenChain(nn.Module):
