@@ -19,7 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pifi_probe.compat import base_model, quiet_transformers
-from pifi_probe.errors import CheckpointError, UnsupportedFamilyError
+from pifi_probe.errors import CheckpointError, PifiProbeError, UnsupportedFamilyError
 from pifi_probe.layers.cut import cut_config, donor_config
 from pifi_probe.layers.families import family_of
 
@@ -116,8 +116,7 @@ class _Wholes:
         key = hashlib.sha256(text.encode()).hexdigest()
         with self._lock:
             if key not in self._models:
-                with torch.device("meta"), quiet_transformers():
-                    self._models[key] = base_model(copy.deepcopy(config), dtype)
+                self._models[key] = _without_weights(config, dtype)
                 self.built += 1
             self._models.move_to_end(key)
             while len(self._models) > _KEPT:
@@ -126,6 +125,21 @@ class _Wholes:
 
 
 wholes = _Wholes()
+
+
+def _without_weights(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Build the whole base model on ``meta``, or say that no model has such a configuration."""
+    try:
+        with torch.device("meta"), quiet_transformers():
+            return base_model(copy.deepcopy(config), dtype)
+    except (PifiProbeError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each family fails in its own way on values that cannot be
+        raise CheckpointError(
+            f"transformers cannot build a layer of this configuration: {type(error).__name__}: {error}",
+            where=f"configuration of type {config.model_type!r}",
+            next=CHECK_CONFIG,
+        ) from error
 
 
 def around_layer(config: PretrainedConfig, index: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
