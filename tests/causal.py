@@ -172,7 +172,7 @@ EXTRA: dict[str, dict[str, Any]] = {
         "index_block_size": 4,
     },
     "ministral": _SLIDING,
-    "mistral4": _MOE_LATENT | {"first_k_dense_replace": 2},
+    "mistral4": _MOE_LATENT | {"first_k_dense_replace": 2, "head_dim": 16},
     "moshi": {"ffn_dim": 48},
     "nemotron_h": _EXPERTS
     | _MAMBA2

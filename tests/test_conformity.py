@@ -32,7 +32,7 @@ def captured(block: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
         seen["x"] = args[0] if args else kwargs["hidden_states"]
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        seen["y"] = output[0] if isinstance(output, tuple) else output
+        seen["y"] = output[0] if isinstance(output, (tuple, list)) else output
 
     handles = [block.register_forward_pre_hook(before, with_kwargs=True), block.register_forward_hook(after)]
     try:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import PretrainedConfig
 
 from pifi_probe.layers.families import family_of
@@ -34,7 +35,7 @@ def donor_config(config: PretrainedConfig, *, silenced: bool = True) -> Pretrain
     donor.vocab_size = 4
     try:
         donor.pad_token_id = None
-    except TypeError:  # modernbert-decoder wants one
+    except StrictDataclassFieldValidationError:  # modernbert-decoder wants one
         donor.pad_token_id = 0
     vars(donor).pop("quantization_config", None)  # weights are dequantised before they are loaded
     if silenced:
@@ -77,15 +78,21 @@ def _lists(config: PretrainedConfig) -> list[tuple[str, Sequence[Any]]]:
 
 def _computed_anew(kind: type[PretrainedConfig], entries: dict[str, Any]) -> type[PretrainedConfig]:
     """Return a class of configurations whose computed lists have one entry."""
-    methods: dict[str, Any] = {name: property(lambda self, value=value: value) for name, value in entries.items()}
-    methods["__reduce__"] = lambda self: (_restored, (kind, entries, dict(vars(self))))
-    methods["__module__"], methods["__qualname__"] = kind.__module__, kind.__qualname__
+
+    def entry(name: str) -> property:
+        return property(lambda self: entries[name])
+
+    def reduced(self: PretrainedConfig) -> tuple[Any, ...]:
+        return _restored, (kind, entries, dict(vars(self)))
+
+    methods: dict[str, Any] = {name: entry(name) for name in entries}
+    methods |= {"__reduce__": reduced, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     return type(kind.__name__, (kind,), methods)
 
 
 def _restored(kind: type[PretrainedConfig], entries: dict[str, Any], values: dict[str, Any]) -> PretrainedConfig:
     """Rebuild a configuration that was pickled or copied."""
-    config = kind.__new__(kind)
+    config: PretrainedConfig = object.__new__(kind)
     vars(config).update(values)
     config.__class__ = _computed_anew(kind, entries)
     return config

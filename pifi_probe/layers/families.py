@@ -66,7 +66,7 @@ _DEFAULT = (
     "kimi_linear", "kolibri1", "laguna", "lfm2", "lfm2_moe", "lfm3", "llama4_text", "mamba", "mamba2", "mellum",
     "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl_text", "ministral", "ministral3", "modernbert-decoder",
     "nemotron_h", "olmo3", "olmo_hybrid", "olmoe", "openai-gpt", "persimmon", "phimoe", "qwen3_5_moe_text",
-    "qwen3_5_text", "seed_oss", "solar_open", "vaultgemma", "xglm",
+    "qwen3_5_text", "seed_oss", "solar_open", "vaultgemma",
 )  # fmt: skip
 # Multi-head latent attention: one token takes the path down, norm, up.
 _LATENT = (
@@ -105,6 +105,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "glm4": Family(),
         "nemotron": Family(),
         "nanochat": Family(),
+        "xglm": Family(zeros=("embed_positions",)),
         **dict.fromkeys(_LATENT, Family(value="mla")),
         **dict.fromkeys(_DEFAULT, Family()),
         "stablelm": Family(),

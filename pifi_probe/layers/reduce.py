@@ -108,9 +108,9 @@ def reduce(layer: FrozenLayer) -> FrozenLayer:
     reduced = FrozenLayer(copy.deepcopy(layer.shell), layer.card, layer.named_by)
     try:
         reduce_structure(reduced)
+        error = reduction_error(layer, reduced)
     except (AttributeError, TypeError, ValueError, RuntimeError, ZeroDivisionError):
         return _fall_back(layer, f"its {_kind(layer)} has no value path of the family's usual form")
-    error = reduction_error(layer, reduced)
     if not error <= TOLERANCE:
         return _fall_back(layer, f"the self-test found a relative error of {error:.1e}")
     return reduced.with_card(reduced=True, sha256=reduced.digest())

@@ -46,10 +46,10 @@ class Silent(nn.Module):
     States pass unchanged; to positions and masks, which are whole numbers, nothing is what it answers.
     """
 
-    def forward(self, first: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
-        states = first if first is not None else next(iter(kwargs.values()), None)
-        if isinstance(states, torch.Tensor) and states.is_floating_point():
-            return states
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        for given in (*args, *kwargs.values()):
+            if isinstance(given, torch.Tensor):
+                return given if given.is_floating_point() else torch.zeros(())
         return torch.zeros(())
 
 
@@ -99,7 +99,7 @@ def stated_dtype(config: PretrainedConfig) -> torch.dtype:
 
 def layers_of(base: PreTrainedModel) -> nn.ModuleList:
     """Return the layers of a family's base model; of a shell, its only one."""
-    layers: nn.ModuleList = base.get_submodule(layers_path(base))  # type: ignore[assignment]
+    layers: nn.ModuleList = base.get_submodule(layers_path(base))
     return layers
 
 
@@ -244,7 +244,7 @@ def load_around(
 
     # The names are the family's: without its module transformers takes the class for foreign code and converts nothing.
     names: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    ready = type(kind.__name__, (kind,), {"__init__": take, **names})
+    ready: Any = type(kind.__name__, (kind,), {"__init__": take, **names})
     with quiet_transformers():
         loaded, info = ready.from_pretrained(
             None,
