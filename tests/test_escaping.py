@@ -12,6 +12,7 @@ import types
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,8 @@ def test_the_report_in_a_card_holds_foreign_text_as_text(nasty: str) -> None:
             return pd.DataFrame([{"candidate": nasty, "rung": nasty, "phase": nasty, "seeds": 1, "nll": 0.5}])
 
     study: Any = StubStudy()
-    assert_text_only(_with_report("---\na: 1\n---\n\n# model\n", study, f"verdict {nasty}"))
+    result: Any = SimpleNamespace(answer=f"answer {nasty}", details=[f"verdict {nasty}"])
+    assert_text_only(_with_report("---\na: 1\n---\n\n# model\n", study, result))
 
 
 @given(st.text())

@@ -44,7 +44,8 @@ def probe(
 
     loaded = load_task(task, text, label)
     options: dict[str, Any] = {"estimators": estimators, "n": n, "split": split, "seed": seed}
-    options["tokenizer"] = tokenizer or None
+    if tokenizer:
+        options["tokenizer"] = tokenizer
     with allowing_pickle(allow_pickle):
         table = pp.probe_plugin(model, loaded, slm=slm, **options) if slm else pp.probe(model, loaded, **options)
     for path, write in ((out, table.to_json), (csv, table.to_csv), (html, table.report)):
