@@ -213,6 +213,15 @@ def test_the_tokenizer_of_a_gguf_file_is_kept_and_the_same(
     assert first("A film. 42 films!")["input_ids"] == second("A film. 42 films!")["input_ids"]
 
 
+def test_a_tokenizer_is_the_same_before_and_after_it_is_called() -> None:
+    tokenizer = slm.tiny_tokenizer()
+    before = tokens.tokenizer_digest(tokenizer)
+    tokenizer(["a good film", "a film"], padding=True, truncation=True, max_length=3)
+    assert tokens.tokenizer_digest(tokenizer) == before
+    tokenizer.add_tokens(["unheard"])
+    assert tokens.tokenizer_digest(tokenizer) != before
+
+
 # --- batches ------------------------------------------------------------------------------------------------
 
 

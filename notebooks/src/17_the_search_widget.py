@@ -119,10 +119,9 @@ recorded = study.widget()
 recorded.static()
 
 # %%
-verdict = str(study.result).splitlines()
 print("your guess:", guess)
-print(verdict[0])
-print(verdict[1])
+print(study.result.answer)
+print(study.result.details[0])
 
 # %% alt="The recorded search as a picture: validation loss over depth with frozen and full runs, the belief over depth and the controls."
 study.plot("depth")

@@ -130,9 +130,12 @@ def fill_template(rows: Split, template: str | None) -> tuple[list[str], str]:
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a sha256 over what a tokenizer does; before its first use, which may change its settings."""
+    """Return a sha256 over what a tokenizer does; padding and truncation, which every call sets anew, are left out."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    state = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    if backend is None:
+        state = json.dumps(sorted(tokenizer.get_vocab().items()))
+    else:
+        state = json.dumps(json.loads(backend.to_str()) | {"padding": None, "truncation": None})
     return hashlib.sha256(f"{type(tokenizer).__name__}\n{state}".encode()).hexdigest()
 
 
