@@ -86,6 +86,23 @@ def test_a_saved_layer_whose_weights_changed_is_refused(layer: FrozenLayer, tmp_
         FrozenLayer.load(tmp_path / "elsewhere")
 
 
+def test_a_layer_saved_with_a_configuration_of_one_layer_still_loads(layer: FrozenLayer, tmp_path: Path) -> None:
+    """As version 0.1 wrote it at first; a configuration of any other depth than the card's is refused."""
+    card = json.loads((layer.save(tmp_path) / "layer.json").read_text(encoding="utf-8"))
+    for n_layers in (1, 7):
+        card["config"]["num_hidden_layers"] = n_layers
+        if card["config"].get("layer_types"):
+            card["config"]["layer_types"] = card["config"]["layer_types"][:1] * n_layers
+        (tmp_path / "layer.json").write_text(json.dumps(card), encoding="utf-8")
+        if n_layers == 1:
+            again = FrozenLayer.load(tmp_path)
+            states = torch.randn(2, 3, layer.hidden_size)
+            assert torch.equal(again(states), layer(states)) and again.card == layer.card
+        else:
+            with pytest.raises(CheckpointError, match="num_hidden_layers = 7"):
+                FrozenLayer.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
