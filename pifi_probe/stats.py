@@ -38,8 +38,9 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,6 +61,8 @@ __all__ = [
 ]
 
 MIN_SEEDS = 3  # below, the spread between seeds cannot be told from chance
+_DRAWS_AT_ONCE = 250
+_KEPT_TIMES = 20_000_000  # 40 MB: 10,000 draws of 2,000 examples
 Floats = NDArray[np.float64]
 
 
@@ -184,7 +187,7 @@ def seed_error(values: Floats) -> float:
     return float(values.mean(axis=1).std(ddof=1) / np.sqrt(len(values)))
 
 
-def example_draws(scores: ArrayLike, n_boot: int = 10_000, seed: int = 0, chunk: int = 250) -> Floats:
+def example_draws(scores: ArrayLike, n_boot: int = 10_000, seed: int = 0) -> Floats:
     """Return what the means of scores would be for other examples: a bootstrap, the same draws for all rows.
 
     Parameters
@@ -201,14 +204,26 @@ def example_draws(scores: ArrayLike, n_boot: int = 10_000, seed: int = 0, chunk:
         Deviations from the mean, sorted.
     """
     rows = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    rng, n = np.random.default_rng(seed), rows.shape[1]
-    drawn = np.empty((n_boot, len(rows)))
-    for start in range(0, n_boot, chunk):
-        size = min(chunk, n_boot - start)
-        picks = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-        times = np.bincount(picks.ravel(), minlength=size * n).reshape(size, n)  # how often each example was drawn
-        drawn[start : start + size] = times @ rows.T  # sums: exact for counts, so that equal means stay equal
+    n, n_boot = rows.shape[1], int(n_boot)
+    parts = _kept_times(n, n_boot, seed) if n * n_boot <= _KEPT_TIMES else _times(n, n_boot, seed)
+    # sums: exact for counts, so that equal means stay equal
+    drawn = np.concatenate([times.astype(np.float64) @ rows.T for times in parts])
     return np.ascontiguousarray(np.sort(drawn / n - rows.mean(axis=1), axis=0).T)
+
+
+def _times(n: int, n_boot: int, seed: int) -> Iterator[NDArray[np.unsignedinteger]]:
+    """Yield how often each of n examples is drawn, (draws, n), some draws at a time."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, n_boot, _DRAWS_AT_ONCE):
+        size = min(_DRAWS_AT_ONCE, n_boot - start)
+        picks = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        yield np.bincount(picks.ravel(), minlength=size * n).reshape(size, n).astype(np.min_scalar_type(n))
+
+
+@lru_cache(maxsize=2)
+def _kept_times(n: int, n_boot: int, seed: int) -> tuple[NDArray[np.unsignedinteger], ...]:
+    """Return the draws of `_times`: a comparison asks for those of its test set again and again."""
+    return tuple(_times(n, n_boot, seed))
 
 
 @dataclass(frozen=True)
