@@ -1,7 +1,8 @@
 """Run the conformity tests and write what passed: book/_studies/compatibility.json and book/compatibility.md.
 
-python book/_scripts/compatibility.py          runs the tests, some minutes
-python book/_scripts/compatibility.py --page   writes the page from the stored result
+python book/_scripts/compatibility.py           runs the tests, some minutes
+python book/_scripts/compatibility.py --types   only the walk over all causal model types of transformers
+python book/_scripts/compatibility.py --page    writes the page from the stored result
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from typing import Any
 
 from pifi_probe.files import write_json, write_text
 from pifi_probe.layers.families import FAMILIES
+from pifi_probe.layers.refused import REFUSED
 from pifi_probe.provenance import collect
 
 BOOK = Path(__file__).resolve().parent.parent
 ROOT = BOOK.parent
 RESULT = BOOK / "_studies" / "compatibility.json"
 PAGE = BOOK / "compatibility.md"
+TYPES = BOOK / "_studies" / "types.json"
 TESTS = ("tests/test_conformity.py", "tests/test_heads_conformity.py", "tests/test_plugin.py")
+WALK = ("test_every_offered_type_conforms", "test_types_whose_layers_depend_on_their_index_conform")
+COUNTED = ("passed", "failed", "skipped")
 DONOR = {  # what the table says: the test that says it
     "every layer equals itself inside of its model": (
         "test_conformity_every_layer_equals_itself_inside_the_full_model"
@@ -50,11 +55,11 @@ book/_scripts/compatibility.py` runs them and writes this page.
 """
 
 
-def run_tests() -> list[dict[str, str]]:
+def run_tests(*tests: str) -> list[dict[str, str]]:
     """Run the tests and return name, parameters and outcome of each."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", *TESTS, f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", "-q", *tests, f"--junitxml={report}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if not report.is_file():
             raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
@@ -69,6 +74,34 @@ def outcome_of(case: ElementTree.Element) -> dict[str, str]:
     outcome = "failed" if bad else "skipped" if skipped else "passed"
     file = case.get("classname", "").rpartition(".")[2]
     return {"file": file, "test": name, "parameters": parameters.removesuffix("]"), "outcome": outcome}
+
+
+def walk() -> dict[str, Any]:
+    """Return which causal model types of transformers conform, by test, and why the others are not offered."""
+    outcomes = [one for one in run_tests("tests/test_causal_types.py") if one["test"] in WALK]
+    types = {kind: sorted(one["parameters"] for one in outcomes if one["outcome"] == kind) for kind in COUNTED}
+    return {"types": types, "not offered": dict(REFUSED), "provenance": collect()}
+
+
+def types_said(record: Mapping[str, Any]) -> str:
+    """Return what the page says of all types: the exceptions first, by their reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in record["not offered"].items():
+        by_reason.setdefault(reason, []).append(f"`{name}`")
+    rows = [f"| {reason} | {', '.join(sorted(names))} |" for reason, names in by_reason.items()]
+    passed, failed = record["types"]["passed"], record["types"]["failed"]
+    made, versions = record["provenance"]["date"][:10], record["provenance"]["versions"]
+    lines = [
+        f"Of the causal model types of transformers {versions['transformers']}, {len(passed)} conform ({made}): "
+        "every layer of a tiny random model equals itself inside of its model, one token and 17, padding on either "
+        "side, to a relative error of 1e-5 in float32. A type that a new version of transformers brings fails the "
+        "test until it conforms or a reason is written down.",
+        f"Failed: {', '.join(f'`{name}`' for name in failed)}." if failed else "None that is offered failed.",
+        f"Not offered, {len(record['not offered'])} types:",
+        "\n".join(["| because | types |", "| --- | --- |", *rows]),
+        "Conforming: " + ", ".join(f"`{name}`" for name in passed) + ".",
+    ]
+    return "\n\n".join(lines)
 
 
 def tables(outcomes: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
@@ -131,7 +164,7 @@ def verdict(outcomes: list[dict[str, str]]) -> str:
     return "**no**" if "failed" in worst else "not run" if "skipped" in worst else "yes"
 
 
-def page(record: Mapping[str, Any]) -> str:
+def page(record: Mapping[str, Any], types: Mapping[str, Any]) -> str:
     """Return the page."""
     made = record["provenance"]
     versions = made["versions"]
@@ -152,6 +185,8 @@ def page(record: Mapping[str, Any]) -> str:
     parts = [
         HEAD.format(when=when).strip(),
         "## Layers of which language models",
+        types_said(types),
+        "## Variants, and what their layers allow",
         donors_said,
         table(record["donors"]),
         "## Which small models",
@@ -174,11 +209,15 @@ def main() -> None:
     """Run the tests unless only the page is wanted, and write."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--page", action="store_true", help="write the page from the stored result")
-    if not options.parse_args().page:
-        outcomes = run_tests()
-        counts = {kind: sum(one["outcome"] == kind for one in outcomes) for kind in ("passed", "failed", "skipped")}
+    options.add_argument("--types", action="store_true", help="run the walk over all types only")
+    chosen = options.parse_args()
+    if not chosen.page and not chosen.types:
+        outcomes = run_tests(*TESTS)
+        counts = {kind: sum(one["outcome"] == kind for one in outcomes) for kind in COUNTED}
         write_json(RESULT, {"counts": counts, **tables(outcomes), "tests": outcomes, "provenance": collect()})
-    write_text(PAGE, page(json.loads(RESULT.read_text(encoding="utf-8"))))
+    if not chosen.page:
+        write_json(TYPES, walk())
+    write_text(PAGE, page(*(json.loads(file.read_text(encoding="utf-8")) for file in (RESULT, TYPES))))
 
 
 if __name__ == "__main__":
