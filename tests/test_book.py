@@ -123,6 +123,16 @@ def test_the_landing_page_shows_the_one_picture_of_the_block() -> None:
     assert "_theme/pifi-block.html" in (BOOK / "intro.md").read_text(encoding="utf-8")
 
 
+def test_the_page_on_compatibility_is_the_recorded_walk() -> None:
+    from pifi_probe.layers.refused import REFUSED
+
+    script = load("compatibility")
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in (script.RESULT, script.TYPES)]
+    assert (BOOK / "compatibility.md").read_text(encoding="utf-8") == script.page(*records)
+    assert records[1]["not offered"] == dict(REFUSED) and len(records[1]["types"]["passed"]) >= 100
+    assert not records[1]["types"]["failed"]
+
+
 def test_the_page_on_aligned_chains_is_the_recorded_study() -> None:
     aligned = load("aligned_page")
     page = aligned.PAGE.read_text(encoding="utf-8")
