@@ -166,8 +166,6 @@ def test_a_recorded_summary_follows_from_the_runs(file: Path, load: Any) -> None
         for name, value in kept.items():
             near = pytest.approx(value, rel=1e-6, abs=1e-9) if isinstance(value, float) else value
             assert found[name] == near, name
-                name
-            )
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])

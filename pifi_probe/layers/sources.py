@@ -31,7 +31,7 @@ _PIECE = 1 << 25  # bytes in one system call
 _READERS = 4  # pieces of one request that are read at once: filling fresh memory takes longer than a fast disk
 _ROWS_AT_ONCE = 1 << 24  # bytes of a tensor of which only some rows are wanted
 _MOST_GAP = 1 << 16  # bytes between two tensors that are read along, for want of a second request
-_GAP = ""  # in place of a name
+_GAP = "gap"  # in place of a type; a name may be anything, even empty
 _MOST_BUFFERS = 512  # buffers in one system call; the usual limit is 1024
 
 
@@ -245,7 +245,7 @@ def read_raw(infos: Sequence[TensorInfo]) -> dict[str, torch.Tensor]:
     for run in _adjacent_runs([*infos, *_gaps(infos)]):
         tensors = [torch.empty(info.nbytes, dtype=torch.uint8) for info in run]
         run[0].source.read_scattered(run[0].offset, [tensor.numpy().data for tensor in tensors])
-        found.update((info.name, tensor) for info, tensor in zip(run, tensors, strict=True) if info.name != _GAP)
+        found.update((info.name, tensor) for info, tensor in zip(run, tensors, strict=True) if info.dtype != _GAP)
     return found
 
 
@@ -260,7 +260,7 @@ def _gaps(infos: Sequence[TensorInfo]) -> list[TensorInfo]:
     for before, after in pairwise(ordered):
         end = before.offset + before.nbytes
         if before.source is after.source and 0 < after.offset - end <= _MOST_GAP:
-            gaps.append(TensorInfo(_GAP, "U8", (after.offset - end,), before.source, end, after.offset - end))
+            gaps.append(TensorInfo("", _GAP, (after.offset - end,), before.source, end, after.offset - end))
     room = sum(info.nbytes for info in infos) // 100
     chosen: list[TensorInfo] = []
     for gap in sorted(gaps, key=lambda gap: gap.nbytes):
