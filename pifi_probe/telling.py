@@ -53,7 +53,8 @@ class Tells:
     @property
     def answer(self) -> str:
         """One to three plain sentences about the task's own test set, for each wiring."""
-        return self.answers()[0][1] if len(self.answers()) == 1 else "\n".join(": ".join(a) for a in self.answers())
+        told = self.answers()
+        return told[0][1] if len(told) == 1 else "\n".join(": ".join(each) for each in told)
 
     @property
     def unit(self) -> str:

@@ -128,15 +128,22 @@ def scb(name: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
     return tensors | {rest(name) + "weight_format": torch.tensor(0, dtype=torch.uint8)}, value
 
 
+def affine_in_order(
+    weight: torch.Tensor, bits: int, order: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the group of each column, codes, scales and zeros; with `order` the groups are columns drawn at random."""
+    k = weight.shape[1]
+    of = torch.arange(k) // GROUP
+    if order:
+        of = of[torch.randperm(k, generator=torch.Generator().manual_seed(k))]
+    inner = torch.argsort(of, stable=True)
+    codes, scale, zero = affine(weight[:, inner], bits)
+    return of, codes[:, torch.argsort(inner)], scale, zero
+
+
 def gptq(bits: int, version: int = 1, order: bool = False) -> Packer:
     def pack(name: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
-        n, k = weight.shape
-        of = torch.arange(k) // GROUP
-        if order:
-            of = of[torch.randperm(k, generator=torch.Generator().manual_seed(k))]
-        inner = torch.argsort(of, stable=True)
-        codes, scale, zero = affine(weight[:, inner], bits)
-        codes = codes[:, torch.argsort(inner)]
+        of, codes, scale, zero = affine_in_order(weight, bits, order)
         stored = zero.T.contiguous() - (1 if version == 1 else 0)
         tensors = {
             "qweight": stream(codes.numpy(), bits).T.contiguous(),
@@ -206,18 +213,12 @@ def packed_integers(bits: int, *, symmetric: bool, order: bool = False) -> Packe
     half = 1 << (bits - 1)
 
     def pack(name: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
-        n, k = weight.shape
-        of = torch.arange(k) // GROUP
-        if order:
-            of = of[torch.randperm(k, generator=torch.Generator().manual_seed(k))]
-        inner = torch.argsort(of, stable=True)
-        codes, scale, zero = affine(weight[:, inner], bits)
-        codes = codes[:, torch.argsort(inner)]
+        of, codes, scale, zero = affine_in_order(weight, bits, order)
         zero = torch.full_like(zero, half) if symmetric else zero
         tensors = {
             "_packed": stream(codes.numpy(), bits),
             "_scale": scale.bfloat16(),
-            "_shape": torch.tensor([n, k]),
+            "_shape": torch.tensor(weight.shape),
         }
         if not symmetric:
             tensors["_zero_point"] = stream(zero.T.numpy(), bits).T.contiguous()
