@@ -253,6 +253,7 @@ def load_around(
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            trust_remote_code=False,
         )
     loaded.__class__ = kind  # which can be pickled
     return loaded, info
