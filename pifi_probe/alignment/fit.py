@@ -20,7 +20,7 @@ from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.tasks.tokens import buckets, context_of
 
-__all__ = ["fit_interfaces", "match_tokens"]
+__all__ = ["fit_interfaces", "interface_fits", "match_tokens"]
 
 HELD_OUT = 0.1  # share of the texts on which R² is measured and the penalty is chosen
 PENALTIES = np.logspace(-4, 0, 9)  # times the mean eigenvalue of the tokens' covariance
@@ -135,41 +135,17 @@ def fit_interfaces(
     memory does not grow with the number of texts. The penalty is the best of nine on a tenth of the texts, held out;
     `Interface.r2` is measured there, then all texts are fitted.
     """
-    tokenizer = donor_tokenizer(checkpoint)
-    plan = _plan(states, texts, tokenizer, min(max_length, context_of(checkpoint.config)), seed, model)
-    wanted, width = sorted(set(entries)), int(checkpoint.config.hidden_size)
-    p = 2 * states.tokens.shape[1] + 1
-    grams = [torch.zeros(p, p, dtype=torch.float64) for _ in range(2)]  # fitted, held out
-    sums = {entry: [_Sums.empty(p, width) for _ in range(2)] for entry in wanted}
-    firsts = {entry: torch.zeros(width, dtype=torch.float64) for entry in wanted}
-    sizes: dict[int, list[torch.Tensor]] = {entry: [] for entry in wanted}
-
-    def visit(point: int, i: int, found: torch.Tensor) -> None:
-        if point not in sums:
-            return
-        found = found.cpu()
-        firsts[point] += found[:, 0].double().sum(0)
-        for part, (own, rows, places) in enumerate(plan[i].matches):
-            targets = found[rows, places]  # (tokens, d_llm)
-            size = targets.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-            features = _features(states, own)
-            sums[point][part].add(features, targets / size)
-            sizes[point].append(size[:, 0])
-            if point == wanted[0]:
-                grams[part].add_((features.T @ features).double())
-
-    batches = [each.batch for each in plan]
-    stream(checkpoint, batches, visit, model=model, until=wanted[-1], change=change, device=device, progress=progress)
-    facts = {"texts": len(texts), "tokens": int(grams[0][-1, -1] + grams[1][-1, -1]), "labels": "none"} | dict(
-        saw or {}
-    )
-    solved = _solve(grams, sums)
-    return {
-        entry: Interface(
+    found = _summed(states, texts, checkpoint, entries, model, max_length, change, seed, device, progress)
+    facts = {"texts": len(texts), "tokens": found.tokens, "labels": "none"} | dict(saw or {})
+    made = {}
+    for entry, (_, penalty, r2) in _penalties(found, whole=True).items():
+        fitted, held = found.sums[entry]
+        weight = _ridge(found.grams[0] + found.grams[1], fitted.cross + held.cross, penalty)
+        made[entry] = Interface(
             weight=weight[:-1].T.float().contiguous(),
             bias=weight[-1].float(),
-            first=(firsts[entry] / len(texts)).float(),
-            scale=float(torch.cat(sizes[entry]).median()),
+            first=(found.firsts[entry] / len(texts)).float(),
+            scale=float(torch.cat(found.sizes[entry]).median()),
             r2=r2,
             entry=entry,
             donor=model,
@@ -177,8 +153,83 @@ def fit_interfaces(
             penalty=penalty,
             saw=facts,
         )
-        for entry, (weight, r2, penalty) in solved.items()
-    }
+    return made
+
+
+def interface_fits(
+    states: TokenStates,
+    texts: Sequence[str],
+    checkpoint: Checkpoint,
+    entries: Sequence[int],
+    *,
+    model: str,
+    max_length: int = 200,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> dict[int, float]:
+    """Return the held-out R² of an interface to each entry, over `JUDGES` of its dimensions, and make no interface.
+
+    Parameters and errors are those of `fit_interfaces`, whose `Interface.r2` is measured over all dimensions.
+    """
+    found = _summed(states, texts, checkpoint, entries, model, max_length, None, seed, device, progress)
+    return {entry: r2 for entry, (r2, *_) in _penalties(found, whole=False).items()}
+
+
+@dataclass(frozen=True)
+class _Summed:
+    """What a pass over the donor's layers leaves of its tokens."""
+
+    grams: list[torch.Tensor]  # (p + 1, p + 1), of the features of the tokens to fit, and of those held out
+    sums: dict[int, list[_Sums]]
+    firsts: dict[int, torch.Tensor]  # (d_llm,), of the first states, summed
+    sizes: dict[int, list[torch.Tensor]]  # root mean square of every target
+
+    @property
+    def tokens(self) -> int:
+        return int(self.grams[0][-1, -1] + self.grams[1][-1, -1])
+
+
+def _summed(
+    states: TokenStates,
+    texts: Sequence[str],
+    checkpoint: Checkpoint,
+    entries: Sequence[int],
+    model: str,
+    max_length: int,
+    change: Callable[[FrozenLayer], FrozenLayer] | None,
+    seed: int,
+    device: str | torch.device,
+    progress: bool,
+) -> _Summed:
+    tokenizer = donor_tokenizer(checkpoint)
+    plan = _plan(states, texts, tokenizer, min(max_length, context_of(checkpoint.config)), seed, model)
+    wanted, width = sorted(set(entries)), int(checkpoint.config.hidden_size)
+    p = 2 * states.tokens.shape[1] + 1
+    made = _Summed(
+        grams=[torch.zeros(p, p, dtype=torch.float64) for _ in range(2)],
+        sums={entry: [_Sums.empty(p, width) for _ in range(2)] for entry in wanted},
+        firsts={entry: torch.zeros(width, dtype=torch.float64) for entry in wanted},
+        sizes={entry: [] for entry in wanted},
+    )
+
+    def visit(point: int, i: int, found: torch.Tensor) -> None:
+        if point not in made.sums:
+            return
+        found = found.cpu()
+        made.firsts[point].add_(found[:, 0].double().sum(0))
+        for part, (own, rows, places) in enumerate(plan[i].matches):
+            targets = found[rows, places]  # (tokens, d_llm)
+            size = targets.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+            features = _features(states, own)
+            made.sums[point][part].add(features, targets / size)
+            made.sizes[point].append(size[:, 0])
+            if point == wanted[0]:
+                made.grams[part].add_((features.T @ features).double())
+
+    batches = [each.batch for each in plan]
+    stream(checkpoint, batches, visit, model=model, until=wanted[-1], change=change, device=device, progress=progress)
+    return made
 
 
 @dataclass(frozen=True)
@@ -239,35 +290,44 @@ def _features(states: TokenStates, own: NDArray[np.int64]) -> torch.Tensor:
     return torch.cat([here, before, here.new_ones(len(own), 1)], dim=1)
 
 
-def _solve(grams: list[torch.Tensor], sums: dict[int, list[_Sums]]) -> dict[int, tuple[torch.Tensor, float, float]]:
-    """Return coefficients (p + 1, d_llm), held-out R² and penalty of every entry."""
-    n = float(grams[0][-1, -1])
-    mean = grams[0][:-1, -1] / n
-    values, vectors = torch.linalg.eigh(grams[0][:-1, :-1] - n * torch.outer(mean, mean))
+def _penalties(found: _Summed, *, whole: bool) -> dict[int, tuple[float, float, float]]:
+    """Return for every entry: R² on held-out tokens over `JUDGES` dimensions, the penalty that gives it, and R² whole.
+
+    In the axes of the fitted tokens' covariance, V diag(v) V', a ridge regression is one division: W = V (V' C) / (v +
+    penalty). The held-out moments are turned to the same axes once. R² over all dimensions is NaN where nobody asks.
+    """
+    fitted, held = found.grams
+    n, n_held = float(fitted[-1, -1]), float(held[-1, -1])
+    mean = fitted[:-1, -1] / n
+    values, vectors = torch.linalg.eigh(fitted[:-1, :-1] - n * torch.outer(mean, mean))
     values = values.clamp_min(0.0)
     unit = float(values.mean()) or 1.0
-    solved = {}
-    for entry, (fitted, held) in sums.items():
-        target = fitted.cross[-1] / n
-        rotated = vectors.T @ (fitted.cross[:-1] - n * torch.outer(mean, target))
-        scores: dict[float, float] = {}
-        for penalty in (*(float(one) for one in PENALTIES * unit), None):
-            best = max(scores, key=lambda one: scores[one]) if penalty is None else penalty
-            kept = slice(None) if penalty is None else slice(None, None, max(1, len(target) // JUDGES))
-            slope = vectors @ (rotated[:, kept] / (values + best)[:, None])
-            weight = torch.cat([slope, (target[kept] - mean @ slope)[None]])
-            scores[best] = _r2(weight, target[kept], grams[1], held.cross[:, kept], held.squares[kept])
-        solved[entry] = (_ridge(grams[0] + grams[1], fitted.cross + held.cross, best), scores[best], best)
-    return solved
+    turned = vectors.T @ held[:-1, :-1] @ vectors
+    ones, base = vectors.T @ held[:-1, -1], vectors.T @ mean  # sums of held-out features, means of fitted ones
 
+    def r2(sums: list[_Sums], kept: slice, penalties: Sequence[float]) -> list[float]:
+        cross, held_cross = (each.cross[:, kept] for each in sums)
+        target, last = cross[-1] / n, held_cross[-1]
+        rotated = vectors.T @ (cross[:-1] - n * torch.outer(mean, target))
+        meets, squares = vectors.T @ held_cross[:-1], sums[1].squares[kept].sum()
+        total = float(squares - 2 * target @ last + n_held * target.square().sum())
+        scores = []
+        for penalty in penalties:
+            slope = rotated / (values + penalty)[:, None]
+            constant = target - base @ slope
+            # sum |y - W'f - b|² over the held-out tokens, from their moments
+            lacking = squares - 2 * ((slope * meets).sum() + constant @ last) + n_held * constant.square().sum()
+            lacking += (slope * (turned @ slope)).sum() + 2 * constant @ (ones @ slope)
+            scores.append(1 - float(lacking) / total if total > 0 else 0.0)
+        return scores
 
-def _r2(
-    weight: torch.Tensor, mean: torch.Tensor, gram: torch.Tensor, cross: torch.Tensor, squares: torch.Tensor
-) -> float:
-    """Return R² of coefficients (p + 1, columns) against the mean of the fitted targets, from normal equations."""
-    lacking = squares.sum() - 2 * (weight * cross).sum() + (weight * (gram @ weight)).sum()
-    total = squares.sum() - 2 * mean @ cross[-1] + gram[-1, -1] * mean.square().sum()
-    return float(1 - lacking / total) if total > 0 else 0.0
+    penalties, best = [float(one) for one in PENALTIES * unit], {}
+    for entry, sums in found.sums.items():
+        scores = r2(sums, slice(None, None, max(1, sums[0].cross.shape[1] // JUDGES)), penalties)
+        at = int(np.argmax(scores))
+        [all_of_it] = r2(sums, slice(None), [penalties[at]]) if whole else [float("nan")]
+        best[entry] = (scores[at], penalties[at], all_of_it)
+    return best
 
 
 def _ridge(gram: torch.Tensor, cross: torch.Tensor, penalty: float) -> torch.Tensor:

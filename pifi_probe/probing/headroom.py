@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from pifi_probe.alignment.fit import interface_fits
 from pifi_probe.alignment.readout import cross_fitted, out_of_fold
 from pifi_probe.errors import CorruptFileError
 from pifi_probe.files import cache_root
@@ -20,7 +21,7 @@ from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.spec import parse_model
 from pifi_probe.layers.tokenizer import GivenTokenizer
-from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
+from pifi_probe.probing.chain_parts import Encoder, Texts
 from pifi_probe.probing.features import Features, llm_features
 from pifi_probe.probing.headroom_table import Headroom, build_headroom
 from pifi_probe.probing.rows import scoring_rows
@@ -31,8 +32,8 @@ from pifi_probe.tasks.task import Task
 
 __all__ = ["headroom"]
 
-N_ALIGN = 300  # texts on which the fit of an interface is measured at every depth
-_VERSION = 1
+N_ALIGN = 200  # texts on which the fit of an interface is measured at every depth
+_VERSION = 2
 Floats = NDArray[np.float64]
 
 
@@ -97,7 +98,7 @@ def headroom(
     -----
     The depth is chosen, fold by fold, by the NLL of both together on the *other* folds, so that `gain` does not
     profit from having looked at all depths. The fit of an interface (`Headroom.r2`) is measured on held-out texts of
-    the first 300, without labels.
+    the first 200, without labels.
     """
     start = time.perf_counter()
     rows = scoring_rows(task, min(n, len(task.splits.get(split, ()))) or n, split, seed)
@@ -122,9 +123,18 @@ def headroom(
     )
     passed = time.perf_counter()
     some = texts.among(rows.take(range(min(N_ALIGN, len(rows)))))
-    saw = {"task": task.name, "split": split}
     entries = list(range(features.n_points - 1))
-    interfaces = cached_interfaces(some, llm, entries, saw=saw, seed=seed, progress=progress)
+    fits = interface_fits(
+        some.states,
+        some.joined,
+        checkpoint,
+        entries,
+        model=llm,
+        max_length=2 * encoder.max_length,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
     aligned = time.perf_counter()
     y = np.asarray(rows.labels, dtype=np.int64)
     own, donor, both = _scores(pooled, features, y, task.n_labels, seed, progress)
@@ -150,7 +160,7 @@ def headroom(
         donor,
         both,
         y,
-        [interfaces[entry].r2 for entry in entries],
+        [fits[entry] for entry in entries],
         info,
         collect(task=task.fingerprint, seconds=seconds),
     )
