@@ -38,6 +38,7 @@ from pifi_probe.tasks import Split, Task
 STUDY = Path(__file__).parent.parent / "book" / "_studies" / "aligned"
 SLM, LLM, CHAIN = "minilm-l6", "smollm2-135m", (8, 14)
 EXPLORING = ("movie-reviews", "product-reviews", "tweets", "word-order", "translation-match")
+APART = "translation-match-apart"  # the same pairs, each text read alone: they meet in the layers only
 CONFIRMING = ("critic-reviews", "umsab-english", "reuters-r8", "newsgroups", "germeval", "nsmc")
 SHIFT = {
     "movie-reviews": ("product-reviews", "tweets"),
@@ -57,6 +58,8 @@ def load(name: str, data: Path | None) -> Task | None:
     """Return a task of the study; None where its file is missing."""
     if name == "word-order":
         return word_order(pp.load_task("movie-reviews"))
+    if name == APART:
+        return replace(pp.load_task("translation-match"), name=APART)
     if name not in FILES:
         return pp.load_task(name)
     file, options = FILES[name]
@@ -96,6 +99,7 @@ def probe(name: str, task: Task, data: Path | None, *, small: bool) -> dict[str,
         task,
         CHAIN,
         references=() if small else ("donor",),
+        interaction="layer" if name == APART else "encoder",
         fractions=(100,) if small else FRACTIONS,
         draws=3 if small else DRAWS,
         tests=[] if small else others,
@@ -178,7 +182,7 @@ def main() -> None:
     options.add_argument("--trained", action="store_true", help="with a fine-tuned encoder, two seeds")
     options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
     given = options.parse_args()
-    for name in given.tasks or (*EXPLORING, *CONFIRMING):
+    for name in given.tasks or (*EXPLORING, APART, *CONFIRMING):
         task = load(name, given.data)
         if task is None:
             print(f"{name}: no file; name its folder with --data")

@@ -12,7 +12,7 @@ STUDY = ROOT / "book" / "_studies" / "aligned"
 PAGE = ROOT / "book" / "aligned.md"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from aligned import CONFIRMING, EXPLORING  # noqa: E402
+from aligned import APART, CONFIRMING, EXPLORING  # noqa: E402
 
 from pifi_probe.stats import holm, paired_difference  # noqa: E402
 
@@ -212,6 +212,27 @@ def reference_table() -> str:
     )
 
 
+def pair_table() -> str:
+    """Return what layers add to pairs whose texts meet in them only, beside late interaction; empty if not recorded."""
+    found = records((APART,))
+    if not found:
+        return ""
+    table, late = found[APART], "late interaction"
+    test, n = table["info"]["task"], table["info"]["n_train"]
+    lines = [["arm", "with the encoder", "- encoder", "beside late interaction: - late interaction alone"]]
+    for arm in ("encoder", late, "interface", "real", "shuffled", "random"):
+        reading = "alone" if arm == "encoder" else "with encoder"
+        [score] = rows_of(table["scores"], test=test, n_labels=n, arm=arm, reading=reading)
+        over = "" if arm == "encoder" else shown(difference(table, arm, "encoder", test, n))
+        left = shown(difference(table, f"real and {late}", late, test, n)) if arm == "real" else ""
+        lines.append([arm, f"{100 * score['accuracy']:.1f}", over, left])
+    return (
+        f"## Pairs that meet in the layers\n\n{test.removesuffix('-apart')}, {n:,} labels; each text is encoded alone, "
+        "and the two meet in the layers only. Late interaction is the best match of every token in the other text, "
+        "without parameters.\n\n" + table_of(lines)
+    )
+
+
 def page() -> str:
     """Return the page."""
     halves = {"exploring": records(EXPLORING), "confirming": records(CONFIRMING)}
@@ -251,6 +272,7 @@ def page() -> str:
         "neither saw. Bold: the interval leaves out zero.\n\n" + tuned
         if tuned
         else "",
+        pair_table(),
         reference_table(),
         f"## How it was made\n\n`python benchmarks/aligned.py`, {provenance['date'][:10]}, {machine['cpu']}, "
         f"{machine['cores']} cores; one JSON a task in `book/_studies/aligned/`. In minutes, at a smaller size, "

@@ -42,7 +42,7 @@ def read_out(entered: torch.Tensor, left: torch.Tensor, mask: torch.Tensor, *, c
     entered, left : Tensor, (batch, seq, d_llm)
         States before the first layer and after the last one; position 0 is the first state that stands in front.
     mask : Tensor, (batch, seq)
-        1 for tokens, padded on the right.
+        1 for the tokens that are pooled.
     change : bool
         With the change; without a layer there is none.
 
@@ -54,7 +54,8 @@ def read_out(entered: torch.Tensor, left: torch.Tensor, mask: torch.Tensor, *, c
     """
     mask = mask[:, 1:].to(left.dtype)
     share = mask / mask.sum(1, keepdim=True)  # (batch, seq - 1)
-    rows, last = torch.arange(left.shape[0], device=left.device), mask.sum(1).long() - 1
+    places = torch.arange(mask.shape[1], device=left.device)
+    rows, last = torch.arange(left.shape[0], device=left.device), (mask * places).argmax(1)
     normed = _normed(left[:, 1:])
     parts = [torch.bmm(share[:, None], normed)[:, 0], normed[rows, last]]
     if change:
@@ -81,6 +82,8 @@ def chain_features(
 ) -> NDArray[np.float32]:
     """Return the readout of every text: (N, 4 d_llm), or (N, 2 d_llm) of the interface without a layer.
 
+    Pairs whose texts were read apart are pooled text by text, the first one's readout in front: twice as wide.
+
     Parameters
     ----------
     states : TokenStates
@@ -101,7 +104,7 @@ def chain_features(
         If a feature is NaN or infinite.
     """
     interface = interface.to(device)
-    width = (4 if layers else 2) * interface.hidden_size
+    width = (4 if layers else 2) * interface.hidden_size * (1 if states.second is None else 2)
     found = np.empty((len(states), width), dtype=np.float32)
     name = f"{layers[0].card.variant} chain" if layers else "interface"
     for rows in tqdm(
@@ -111,7 +114,8 @@ def chain_features(
         entered = interface(tokens.to(device))
         mask = torch.cat([mask.new_ones(len(rows), 1), mask], dim=1).long().to(device)
         left = run_alone(layers, entered) if one_token else run_chain(layers, entered, mask)
-        found[rows] = read_out(entered, left, mask, change=bool(layers)).float().cpu().numpy()
+        read = [read_out(entered, left, each, change=bool(layers)) for each in _pooled(mask, states, rows)]
+        found[rows] = torch.cat(read, dim=-1).float().cpu().numpy()
     if not np.isfinite(found).all():
         raise FeatureError(
             "the chain's output holds NaN or infinite values",
@@ -119,3 +123,12 @@ def chain_features(
             next="extract the layers in float32, or check the checkpoint",
         )
     return found
+
+
+def _pooled(mask: torch.Tensor, states: TokenStates, rows: Sequence[int]) -> list[torch.Tensor]:
+    """Return masks (batch, 1 + seq) of what is pooled together: all tokens, or each text of a pair read apart."""
+    if states.second is None:
+        return [mask]
+    begins = torch.from_numpy(states.second[np.asarray(rows)]).to(mask.device)[:, None]  # the line end is before it
+    place = torch.arange(-1, mask.shape[1] - 1, device=mask.device)[None]  # the donor's first state has -1
+    return [mask * (place < begins - 1), mask * (place >= begins)]

@@ -17,6 +17,7 @@ from pifi_probe.tasks.tokens import buckets, context_of
 __all__ = [
     "Encoded",
     "TokenStates",
+    "apart",
     "compact",
     "content_mask",
     "encode",
@@ -44,12 +45,16 @@ class TokenStates:
     pooled : array of float32, shape (N, 2 (L + 1) d_slm)
         What the encoder alone knows of each text: at every depth the mean over its content tokens and the first
         token ([CLS]; of a decoder, the last one).
+    second : array of int64, shape (N,), optional
+        Of pairs whose texts were read apart (`apart`): tokens of a row before its second text. The last of them is
+        a line end between the two, with a state of zeros.
     """
 
     tokens: NDArray[np.float32]
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
     pooled: NDArray[np.float32]
+    second: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -71,7 +76,9 @@ class TokenStates:
         spans = [np.arange(self.starts[row], self.starts[row + 1]) for row in rows]
         places = np.concatenate(spans)
         starts = np.concatenate([[0], np.cumsum([len(span) for span in spans])])
-        return TokenStates(self.tokens[places], starts, self.ends[places], self.pooled[np.asarray(rows)])
+        chosen = np.asarray(rows)
+        second = None if self.second is None else self.second[chosen]
+        return TokenStates(self.tokens[places], starts, self.ends[places], self.pooled[chosen], second)
 
 
 @dataclass(frozen=True)
@@ -254,6 +261,37 @@ def token_states(
             next="check the encoder's weights",
         )
     return states
+
+
+def apart(first: TokenStates, second: TokenStates, texts: Sequence[str]) -> TokenStates:
+    """Put the states of pairs whose texts an encoder has read one at a time behind one another.
+
+    Between the two stands the line end of `joined`, with a state of zeros, so that no token of the second text sees
+    one of the first before a layer lets it.
+
+    Parameters
+    ----------
+    first, second : TokenStates, of N texts each
+    texts : sequence of str, length N
+        The first texts, whose lengths shift the characters of the second ones.
+
+    Returns
+    -------
+    TokenStates
+        ``pooled`` compares the two vectors u and v of a pair: u, v, |u - v| and u v, (N, 8 (L + 1) d_slm).
+    """
+    tokens, ends, starts, middle = [], [], [0], []
+    line = np.zeros((1, first.tokens.shape[1]), np.float32)
+    for row, text in enumerate(texts):
+        a, b = (slice(each.starts[row], each.starts[row + 1]) for each in (first, second))
+        shifted = np.where(second.ends[b] >= 0, second.ends[b] + len(text) + 1, -1)
+        tokens += [first.tokens[a], line, second.tokens[b]]
+        ends += [first.ends[a], np.array([len(text) + 1]), shifted]
+        middle.append(a.stop - a.start + 1)
+        starts.append(starts[-1] + middle[-1] + b.stop - b.start)
+    u, v = first.pooled, second.pooled
+    compared = np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
+    return TokenStates(np.concatenate(tokens), np.array(starts), np.concatenate(ends), compared, np.array(middle))
 
 
 def _padded(values: Sequence[Sequence[int]], rows: Sequence[int], fill: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.plugin.variants import twin_of
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
 from pifi_probe.probing.chain_references import TRAINED, Trained, donor_states, encoder_twice, train_in_place
-from pifi_probe.probing.chain_table import ChainTable, Reading, build_chain_table
+from pifi_probe.probing.chain_table import LATE, ChainTable, Reading, build_chain_table
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.splitting import label_counts
@@ -36,6 +36,7 @@ ARMS = ("encoder", "interface", "real", "shuffled", "random")
 REMOVED = ("one token", "unaligned")  # the real layers without one of the conditions that they need
 TWINS = ("shuffled", "random")
 REFERENCES = ("donor", *TRAINED, "encoder twice")
+INTERACTIONS = ("encoder", "layer")
 Floats = NDArray[np.float32]
 
 
@@ -49,6 +50,7 @@ def probe_chain(
     twins: int = 1,
     own_interfaces: bool = False,
     references: Sequence[str] = (),
+    interaction: str = "encoder",
     fractions: Sequence[float] = (),
     draws: int = 3,
     tests: Sequence[Task] = (),
@@ -80,7 +82,7 @@ def probe_chain(
         The donor: hub id, folder, file or embedded name. Its layers below the chain are needed once, for the
         alignment, one in memory at a time.
     task : Task
-        One class a row ("single"), or two texts a row ("pair"), which are then read together.
+        One class a row ("single"), or two texts a row ("pair"); see `interaction`.
     layers : str, int or (int, int)
         The chain, first and last layer included: ``"8-14"``, ``(8, 14)``, or one layer.
     arms : sequence of str
@@ -99,6 +101,11 @@ def probe_chain(
         embedding table and its tokenizer. "mlp", "trained layers": as many weights as the chain has in its place,
         behind the same interface, trained on the labelled texts; only with all labels. "encoder twice": the encoder's
         last states through the whole encoder once more.
+    interaction : {"encoder", "layer"}
+        Where the two texts of a pair meet. "encoder": it reads them together. "layer": it reads each alone, so that
+        they meet in the layers only; the encoder's features are then u, v, |u - v| and u v of their vectors. An arm
+        "late interaction" is added, the best match of every token in the other text, which has no parameters, and
+        each arm is read beside it, too ("real and late interaction"): what a layer does for pairs is mostly matching.
     fractions : sequence of int or float
         Also with fewer labels: numbers of labelled texts, or shares below 1. The interface still sees all training
         texts that it is aligned on, without their labels.
@@ -149,11 +156,12 @@ def probe_chain(
     """
     start = time.perf_counter()
     _check(arms, references, score)
+    _check_interaction(interaction, task, references)
     device_of(Recipe(device=device, precision=precision))  # whether this machine has both
     checkpoint = open_checkpoint(*parse_model(llm))
     first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
     train, scored = _rows(task, tests, score, n_train, n_test, seed)
-    encoder = Encoder(slm, max_length, device, cache, precision, tokenizer)
+    encoder = Encoder(slm, max_length, device, cache, precision, tokenizer, texts_apart=interaction == "layer")
     texts = {name: Texts(encoder, rows) for name, rows in {"": train, **scored}.items()}
     on = texts[""].among(_aligned_on(task, train, n_align, seed))
     saw = {"task": task.name, "split": "train", "texts of tests": "none"}
@@ -182,6 +190,8 @@ def probe_chain(
             found = {name: each.chain(entry, chain, progress, one_token=alone) for name, each in texts.items()}
             blocks.setdefault(arm, []).append(found)
         seconds[arm] = round(time.perf_counter() - began, 1)
+    if interaction == "layer":
+        blocks[LATE] = [{name: each.late() for name, each in texts.items()}]
     if "donor" in references:
         began = time.perf_counter()
         blocks["donor"] = [
@@ -209,6 +219,7 @@ def probe_chain(
         "tests": {name: len(rows) for name, rows in scored.items()},
         "n_train": len(train),
         "interface": interface.facts() | {"digest": interface.digest()},
+        "interaction": interaction,
         "twins": twins,
         "draws": draws,
         "max_length": max_length,
@@ -260,6 +271,25 @@ def _check(arms: Sequence[str], references: Sequence[str], score: str) -> None:
             )
     if score not in ("test", "validation"):
         raise TaskError(f"the split {score!r} cannot be scored", where="score", next="use test or validation")
+
+
+def _check_interaction(interaction: str, task: Task, references: Sequence[str]) -> None:
+    if interaction not in INTERACTIONS:
+        raise PlugInError(
+            f"unknown interaction {interaction!r}", where="interaction", next=f"use one of {', '.join(INTERACTIONS)}"
+        )
+    if interaction == "layer" and task.kind != "pair":
+        raise TaskError(
+            "only the two texts of a pair can meet in the layers",
+            where=task.name,
+            next='leave interaction out, or give a task with text="first,second" columns',
+        )
+    if interaction == "layer" and set(references) - {"donor"}:
+        raise PlugInError(
+            "trained references and the encoder twice read one text a row",
+            where="references",
+            next='with interaction="layer" ask for "donor" only',
+        )
 
 
 def _rows(
@@ -340,6 +370,9 @@ def _read(
         y, n_labels = labels[""][rows], task.n_labels
         base = fit_block(blocks["encoder"][0][""][rows], y, n_labels, seed=seed)
         said = {name: base(blocks["encoder"][0][name]) for name in labels if name}
+        if LATE in blocks:
+            late = fit_block(blocks[LATE][0][""][rows], y, n_labels, seed=seed)
+            matched = {name: late(blocks[LATE][0][name]) for name in said}
         for arm, versions in blocks.items():
             for twin, features in enumerate(versions):
                 block = base if arm == "encoder" else fit_block(features[""][rows], y, n_labels, seed=seed)
@@ -350,6 +383,22 @@ def _read(
                 ]
                 if arm == "encoder":
                     continue
+                if LATE in blocks and arm != LATE:
+                    all_of_it = fit_stack([base, late, block], y, n_labels)
+                    readings += [
+                        Reading(
+                            f"{arm} and {LATE}",
+                            "with encoder",
+                            size,
+                            draw,
+                            twin,
+                            name,
+                            all_of_it([said[name], matched[name], part]),
+                            all_of_it.out_of_fold,
+                            y,
+                        )
+                        for name, part in alone.items()
+                    ]
                 stack = fit_stack([base, block], y, n_labels)
                 readings += [
                     Reading(

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from pifi_probe.alignment.chain import chain_features
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.kept import kept_interfaces
-from pifi_probe.alignment.tokens import TokenStates, joined, token_states
+from pifi_probe.alignment.late import late_interaction
+from pifi_probe.alignment.tokens import TokenStates, apart, joined, token_states
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.content import weights_digest
 from pifi_probe.layers.frozen import FrozenLayer
@@ -53,6 +54,8 @@ class Encoder:
         Of the chain.
     tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Another one than the encoder's own.
+    texts_apart : bool
+        Read the two texts of a pair one at a time.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Encoder:
         cache: bool,
         precision: str = "float32",
         tokenizer: GivenTokenizer | None = None,
+        texts_apart: bool = False,
     ) -> None:
         self.model, name, source = load_encoder(slm)
         self.name = name or self.model.config.model_type
@@ -73,16 +77,23 @@ class Encoder:
         )
         max_length = within_positions(self.model, max_length)
         self.max_length, self.device, self.cache, self.precision = max_length, device, cache, precision
-        self.digest = _digest([weights_digest(self.model), tokenizer_digest(self.tokenizer), max_length])
+        self.texts_apart = texts_apart
+        parts = [weights_digest(self.model), tokenizer_digest(self.tokenizer), max_length]
+        self.digest = _digest([*parts, "texts apart"] if texts_apart else parts)
 
     def states(self, rows: Split) -> TokenStates:
         """Return the token states of some rows."""
-        pairs = None if rows.pairs is None else list(rows.pairs)
+        if self.texts_apart and rows.pairs is not None:
+            first, second = self._read(rows.texts, None), self._read(rows.pairs, None)
+            return apart(first, second, rows.texts)
+        return self._read(rows.texts, rows.pairs)
+
+    def _read(self, texts: Sequence[str], pairs: Sequence[str] | None) -> TokenStates:
         return token_states(
             self.model,
             self.tokenizer,
-            list(rows.texts),
-            pairs,
+            list(texts),
+            None if pairs is None else list(pairs),
             max_length=self.max_length,
             last_pools=is_decoder(self.model.config),
             device=self.device,
@@ -122,6 +133,10 @@ class Texts:
     def pooled(self) -> Floats:
         """Return what the encoder alone knows of each text; see `TokenStates.pooled`."""
         return self._cached({"part": "encoder, all layers"}, lambda: self.states.pooled)
+
+    def late(self) -> Floats:
+        """Return the best matches between the two texts of each pair; see `late_interaction`."""
+        return self._cached({"part": "late interaction"}, lambda: late_interaction(self.states))
 
     def chain(
         self, interface: Interface, layers: Sequence[FrozenLayer], progress: bool, *, one_token: bool = False

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ChainTable", "Reading", "build_chain_table"]
 
 FORMAT = 1
+LATE = "late interaction"  # the arm, and what others are read beside
 METRICS = ("accuracy", "mcc", "macro_f1")
 N_BOOT = 1000
 Codes = NDArray[np.int64]
@@ -159,16 +160,30 @@ class ChainTable:
         others = [arm for arm in ("interface", "shuffled", "random") if arm in arms]
         over = [self.difference("real", arm) for arm in others]
         if gain["low"] <= 0:
-            return f"No gain can be seen from {where}."
+            return f"No gain can be seen from {where}.{self._beside_late}"
         beaten = [row["b"] for row in over if row["low"] > 0]
         if others and len(beaten) == len(others):
             return (
                 f"The weights matter: {where} over the encoder, and more than {_and(others)} by intervals above zero."
+                f"{self._beside_late}"
             )
         if not others:
             return f"A gain, with no twin to compare: {where} over the encoder."
         left = [arm for arm in others if arm not in beaten]
-        return f"A gain, but not shown to be of the weights: {where} over the encoder, {_and(left)} not beaten."
+        said = f"A gain, but not shown to be of the weights: {where} over the encoder, {_and(left)} not beaten."
+        return said + self._beside_late
+
+    @property
+    def _beside_late(self) -> str:
+        """What matching without parameters gives to pairs, and what the layers add to it; nothing for other tasks."""
+        if LATE not in set(self.scores["arm"]):
+            return ""
+        free, rest = self.difference(LATE, "encoder"), self.difference(f"real and {LATE}", LATE)
+        shown = [
+            f"{100 * row['difference']:+.1f} points [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+            for row in (free, rest)
+        ]
+        return f" Late interaction, without parameters, adds {shown[0]}; beside it the layers add {shown[1]}."
 
     def to_json(self, path: str | Path | None = None, *, per_example: bool = True) -> str:
         """Return everything as JSON, and write it to `path`, atomically, when one is given.
@@ -306,6 +321,8 @@ def _differences(
         own = {arm: key for key in plain for arm in [key[0]] if key[1:] == (_reading(key[0]), size, test)}
         pairs = [(arm, "encoder") for arm in own if arm != "encoder"]
         pairs += [("real", arm) for arm in own if arm not in ("real", "encoder") and "real" in own]
+        real = f"real and {LATE}"
+        pairs += [(real, arm) for arm in own if arm != real and LATE in arm and real in own]
         truth = labels[test]
         draws = _resamples(len(truth), seed)
         for a, b in pairs:

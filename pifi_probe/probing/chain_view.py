@@ -20,14 +20,14 @@ def summary(table: ChainTable) -> pd.DataFrame:
     scores = dict(zip(zip(*columns, strict=True), table.scores["accuracy"], strict=True))
     for (test, size), part in table.scores.groupby(["test", "n_labels"], sort=False):
         for arm in dict.fromkeys(part["arm"]):
-            alone = float(scores[test, size, arm, "alone"])
+            alone = float(scores.get((test, size, arm, "alone"), float("nan")))
             both = alone if arm == "encoder" else float(scores[test, size, arm, "with encoder"])
             rows.append(
                 {
                     "test": test,
                     "labels": size,
                     "arm": arm,
-                    "alone": f"{100 * alone:.1f}",
+                    "alone": "" if alone != alone else f"{100 * alone:.1f}",
                     "with encoder": f"{100 * both:.1f}",
                     "- encoder": _shown(table, arm, "encoder", test, size),
                     "real - it": _shown(table, "real", arm, test, size),
