@@ -28,6 +28,7 @@ def probe(
     split: str = typer.Option("train", help="train or validation; never test."),
     text: str = typer.Option("text", help="Column with the text, for files and hub data."),
     label: str = typer.Option("label", help="Column with the label, for files and hub data."),
+    fraction: list[float] = typer.Option([], help="Also with so many labelled texts, or a share; may be repeated."),
     seed: int = typer.Option(0, help="Seed of the draws."),
     out: Path = typer.Option(None, "--out", "-o", help="Write the whole table here as JSON."),
     csv: Path = typer.Option(None, help="Write the rows here as CSV."),
@@ -46,6 +47,10 @@ def probe(
     options: dict[str, Any] = {"estimators": estimators, "n": n, "split": split, "seed": seed}
     if tokenizer:
         options["tokenizer"] = tokenizer
+    if fraction and slm:
+        raise typer.BadParameter("layers as plug-ins are scored with all labels", param_hint="--fraction")
+    if fraction:
+        options["fractions"] = fraction
     with allowing_pickle(allow_pickle):
         table = pp.probe_plugin(model, loaded, slm=slm, **options) if slm else pp.probe(model, loaded, **options)
     for path, write in ((out, table.to_json), (csv, table.to_csv), (html, table.report)):

@@ -17,6 +17,7 @@ from pifi_probe.probing.building import Measured, build_table
 from pifi_probe.probing.estimators import Estimator, as_labels, resolve
 from pifi_probe.probing.estimators.memory import refuse_too_large
 from pifi_probe.probing.features import Features, llm_features
+from pifi_probe.probing.few_labels import kinds_with_few_labels, score_with_few_labels, sizes_of
 from pifi_probe.probing.folds import stratified_folds
 from pifi_probe.probing.intervals import N_FIFTHS, stratified_fifths
 from pifi_probe.probing.linear import CVResult, cross_validate
@@ -55,6 +56,8 @@ def probe(
     template: str | None = None,
     n_permutations: int = 100,
     n_folds: int = 5,
+    fractions: Sequence[float] = (),
+    draws: int = 6,
     precision: str = "float32",
     device: str = "auto",
     batch_tokens: int | None = None,
@@ -94,6 +97,11 @@ def probe(
         Label permutations of the null, the same for all depths; 0 leaves it out.
     n_folds : int
         Folds of the logistic probe.
+    fractions : sequence of int or float
+        Also the logistic probe with so few labelled texts, or shares of half the texts below 1, scored on the other
+        half: ``"logistic_accuracy, 100 labels"`` among the estimators.
+    draws : int
+        Draws of the labelled texts; the interval covers them and the texts.
     precision : {"float32", "bf16"}
         Of the pass through the model; scores are computed in float64.
     device : str
@@ -135,6 +143,7 @@ def probe(
     rows = scoring_rows(task, n, split, seed)
     labels = as_labels(rows.labels, min_per_class=max(each.min_per_class for each in chosen))
     refuse_too_many(chosen, labels)
+    sizes = sizes_of(fractions, labels, task.name)
     with PeakMemory() as memory:
         start = time.perf_counter()
         features = llm_features(
@@ -158,6 +167,8 @@ def probe(
         measured = score_points(
             features, labels, chosen, n_permutations=n_permutations, n_folds=n_folds, seed=seed, progress=progress
         )
+        places = [_place(features, point) for point in range(features.n_points)]
+        measured += score_with_few_labels(features, labels, places, sizes, draws=draws, seed=seed, progress=progress)
         end = time.perf_counter()
     info = {
         "llm": llm,
@@ -175,6 +186,7 @@ def probe(
         "held out": f"leave one out, or {n_folds} folds (logistic)",
         "null": f"{n_permutations} label permutations, the same for all depths" if n_permutations else "none",
         "seed": seed,
+        **({"few labels": f"{draws} draws, scored on half of the texts"} if sizes else {}),
         "notes": [*features.info["notes"], *_notes(chosen, n_permutations)],
     }
     made = collect(
@@ -183,7 +195,7 @@ def probe(
         seconds={"features": round(middle - start, 3), "scores": round(end - middle, 3)},
         peak_memory=memory.rss_bytes,
     )
-    return build_table("own-state", measured, info, provenance=made)
+    return build_table("own-state", measured, info, kinds=kinds_with_few_labels(sizes), provenance=made)
 
 
 def _tokens(normalise: bool, drop_first: bool) -> str:
