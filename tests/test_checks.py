@@ -186,3 +186,50 @@ def test_missing_models_say_how_to_pull_them(tmp_path: Any, monkeypatch: pytest.
     finally:
         torch.use_deterministic_algorithms(deterministic)
         torch.set_num_threads(threads)
+
+
+# --- 20 -----------------------------------------------------------------------------------------------------------
+
+
+def _paired(first: Any, second: Any) -> tuple[float, float]:
+    d = 100.0 * (first - second)
+    return d.mean(), d.std(ddof=1) / len(d) ** 0.5
+
+
+def _holm(p_values: list[float], level: float) -> list[bool]:
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    found = [False] * len(p_values)
+    for rank, place in enumerate(order):
+        if p_values[place] > level / (len(p_values) - rank):
+            break
+        found[place] = True
+    return found
+
+
+def test_a_paired_gain_is_in_points_and_its_error_is_of_the_differences() -> None:
+    assert checks.check_paired(_paired).passed
+    assert "minus the second" in checks.check_paired(lambda a, b: _paired(b, a)).message
+    assert "In points" in checks.check_paired(lambda a, b: tuple(v / 100 for v in _paired(a, b))).message
+    apart = checks.check_paired(lambda a, b: (_paired(a, b)[0], 100 * (a.var(ddof=1) + b.var(ddof=1)) ** 0.5 / 20))
+    assert "unpaired" in apart.message
+    assert "sqrt(n)" in checks.check_paired(lambda a, b: (_paired(a, b)[0], 20 * _paired(a, b)[1])).message
+
+
+def test_holm_widens_the_bound_step_by_step_and_stops() -> None:
+    assert checks.check_found_by_holm(_holm).passed
+    assert "below half" in checks.check_found_by_holm(lambda p, level: [one <= level for one in p]).message
+    bonferroni = checks.check_found_by_holm(lambda p, level: [one <= level / len(p) for one in p])
+    assert "Bonferroni" in bonferroni.message
+
+
+def test_each_objection_has_its_own_answer() -> None:
+    right = {
+        "more features": "twins",
+        "near copies": "texts unlike the training texts",
+        "chosen where tested": "other tasks",
+        "read before": "later texts",
+    }
+    assert checks.check_objections(right).passed
+    assert "cannot have been read" in checks.check_objections(right | {"read before": "twins"}).message
+    assert "Nothing is said" in checks.check_objections({}).message
+    assert checks.check_objections(...).status == "not attempted"

@@ -333,4 +333,5 @@ checks.quiz("19")
 # **Words:** [majority class](../book/glossary.md#majority-class) · [control](../book/glossary.md#control) ·
 # [seed](../book/glossary.md#seed) · [interval](../book/glossary.md#interval) · [budget](../book/glossary.md#budget)
 #
-# **Next:** your own task. When something stops you, [the errors](../book/errors/index.md) have one page each.
+# **Next:** your own task; when something stops you, [the errors](../book/errors/index.md) have one page each. Then
+# [20 The referee](20_the_referee.ipynb), who takes the book's own claim apart.

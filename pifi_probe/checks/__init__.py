@@ -19,6 +19,7 @@ from pifi_probe.checks.owndata import check_allowed, check_majority
 from pifi_probe.checks.plugging import check_freeze, check_pifi_forward, check_projections
 from pifi_probe.checks.probes import check_left_out_residuals, check_p_value, check_pool_tokens
 from pifi_probe.checks.records import Record, experiment
+from pifi_probe.checks.refereeing import check_found_by_holm, check_objections, check_paired
 from pifi_probe.checks.searching import check_chance_to_be_best, check_next_layer, check_paired_error
 from pifi_probe.checks.session import Session, quiz, recorded, start
 from pifi_probe.checks.shifting import check_accuracy_under, check_auroc, check_balanced_accuracy
@@ -29,6 +30,9 @@ from pifi_probe.checks.writing import check_clipped_precision, check_decoder_inp
 from pifi_probe.reporting.block import pifi_block
 
 __all__ = [
+    "check_found_by_holm",
+    "check_objections",
+    "check_paired",
     "check_steady_best",
     "check_spent_on",
     "check_button_for",

@@ -1,0 +1,344 @@
+# %% [markdown]
+# # 20 The referee
+#
+# **You will show that** the main claim of this book survives some objections, is narrowed by others, and has one hole that
+# none of its data can close.
+#
+# **After this notebook you can**
+#
+# - recompute a recorded gain and its interval from the answers to single texts;
+# - turn an objection ("it is luck", "it is leakage") into a number that could have sunk the claim;
+# - say which objections your data cannot answer, and what would.
+#
+# | Minutes on a CPU | Difficulty | You need first | Downloads |
+# |---|---|---|---|
+# | 30 | 3 of 3 | [00b](00b_what_no_random_layer_can.ipynb), [10](10_automatic_selection.ipynb) | nothing new |
+
+# %%
+import numpy as np
+from matplotlib import pyplot as plt
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+import pifi_probe as pp
+from pifi_probe import checks
+
+checks.start("20", seed=0)
+
+# %%
+checks.pifi_block("L_in", "layer", "L_out")
+
+# %% [markdown]
+# ## 1. The claim, from its raw answers
+#
+# **Why.** A claim that cannot be recomputed cannot be refereed. The record of chapter 00b's chain keeps the answer to every
+# test text, so nothing has to be believed.
+#
+# *Claim: seven frozen middle layers of a language model, behind an interface that is aligned without labels, help a frozen
+# encoder to tell good film reviews from bad ones, and no layers with other weights do.*
+#
+# With $d_i$ the difference between two arms on text $i$ (one is right, the other wrong: $\pm 1$, else 0), the gain is its
+# mean, and
+#
+# $$\bar d \pm 1.96\, \frac{s_d}{\sqrt{n}}$$
+#
+# is a 95 % interval over texts. It is *paired*: texts that both get right, or both wrong, do not blur it.
+#
+# **Predict.** On how many of a hundred texts do the encoder alone and the encoder with the chain differ at all?
+
+# %% tags=["guess"]
+guess = None  # texts of a hundred
+
+# %%
+FOLDER = "book/_studies/aligned"
+table = pp.ChainTable.from_json(
+    checks.recorded(f"{FOLDER}/movie-reviews.json").read_text()
+)
+
+
+def right(table, arm, test, n_labels=1500):
+    """Return 1 or 0 for every test text."""
+    reading = "alone" if arm == "encoder" else "with encoder"
+    answers = table.predicted[f"{arm} | {reading} | {n_labels} | {test}"]
+    return (answers == table.labels[test]).mean(axis=(0, 1))
+
+
+def gain(table, arm, over, test):
+    """Return the mean difference in points and the ends of its interval."""
+    d = 100 * (right(table, arm, test) - right(table, over, test))
+    error = d.std(ddof=1) / np.sqrt(len(d))
+    return d.mean(), d.mean() - 1.96 * error, d.mean() + 1.96 * error
+
+
+def said(found):
+    return f"{found[0]:+.1f} [{found[1]:+.1f}, {found[2]:+.1f}]"
+
+
+d = right(table, "real", "movie-reviews") - right(
+    table, "encoder", "movie-reviews"
+)
+print("your guess:", guess)
+print(f"they differ on {100 * (d != 0).mean():.0f} of a hundred texts:")
+print(f"the chain is right on {100 * (d > 0).mean():.1f} of them,")
+print(f"the encoder alone on {100 * (d < 0).mean():.1f}")
+print("points:", said(gain(table, "real", "encoder", "movie-reviews")))
+
+# %% [markdown]
+# **Read.** The gain is the difference of two counts. The chain also spoils texts that the encoder had right; the interval
+# counts both.
+#
+# **Checkpoint.** Your interval is the record's:
+
+# %%
+recorded = table.difference("real", "encoder")
+by_hand = gain(table, "real", "encoder", "movie-reviews")
+for value, name in zip(by_hand, ("difference", "low", "high"), strict=True):
+    assert abs(value - 100 * recorded[name]) < 0.2
+print("recomputed: True")
+
+# %% [markdown]
+# ## 2. "It is only more features"
+#
+# **Why.** The readout of the chain has thousands of numbers that the encoder's lacks. Perhaps any numbers would do.
+#
+# **Predict.** Which of the arms without the donor's weights comes closest to the chain?
+
+# %% tags=["guess"]
+guess = None  # "interface", "shuffled" or "random"
+
+# %%
+rest = {
+    arm: gain(table, "real", arm, "movie-reviews")
+    for arm in ("interface", "shuffled", "random")
+}
+closest = min(rest, key=lambda arm: rest[arm][0])
+print("your guess:", guess, "| measured:", closest)
+for arm, found in rest.items():
+    print(f"real - {arm:9s}", said(found))
+
+# %% [markdown]
+# **Read.** The twins have as many features, of the same size and through the same interface. The objection is excluded, as
+# long as the twins are fair: each interval leaves out zero, also after Holm's correction (exercise 20.2).
+#
+# ## 3. "It is luck of these texts"
+#
+# **Why.** An interval covers the luck of drawing texts like these. Cut the test set in two halves, many times: in how many
+# halves is the gain there?
+#
+# **Predict.** In how many of a hundred random halves is the real chain ahead?
+
+# %% tags=["guess"]
+guess = None  # halves of a hundred
+
+# %%
+draw = np.random.default_rng(0)
+halves = np.array(
+    [
+        100 * d[draw.permutation(len(d))[: len(d) // 2]].mean()
+        for _ in range(1000)
+    ]
+)
+# %% alt="Histogram of the gain over the encoder in a thousand random halves of the test texts: a bell well to the right of zero."
+figure, axes = plt.subplots(figsize=(6.5, 2.6))
+axes.hist(halves, bins=30, color="#0072B2")
+axes.axvline(0, color="#7A7A7A", linewidth=0.8)
+axes.set(xlabel="points over the encoder alone", ylabel="halves")
+plt.show()
+
+# %%
+print("your guess:", guess)
+print(f"ahead in {100 * (halves > 0).mean():.0f} of a hundred halves")
+
+# %% [markdown]
+# **Read.** Not luck of the texts. Luck of the *alignment*, of one draw of training texts and of one donor is not in this
+# number: they were drawn once. No cutting of the test set can tell.
+#
+# ## 4. "You chose the chain where you tested it"
+#
+# **Why.** True: layers 8 to 14 were chosen on film reviews. A choice among many looks better on the texts it was made by
+# (the winner's curse). Texts of another kind had no part in it: reviews of products, and tweets.
+#
+# **Predict.** The readout is fitted on film reviews only. Is the gain still there on products? On tweets?
+
+# %% tags=["guess"]
+guess = None  # "both", "products", "tweets" or "neither"
+
+# %%
+shifted = {
+    test: gain(table, "real", "encoder", test)
+    for test in ("product-reviews", "tweets")
+}
+kept = [test for test, found in shifted.items() if found[1] > 0]
+print("your guess:", guess, "| measured:", ", ".join(kept) or "neither")
+for test, found in shifted.items():
+    print(f"{test:16s}", said(found))
+other = pp.ChainTable.from_json(
+    checks.recorded(f"{FOLDER}/product-reviews.json").read_text()
+)
+own = gain(other, "real", "encoder", "product-reviews")
+print("fitted and tested on products:", said(own))
+
+# %% [markdown]
+# **Read.** The same chain helps on products, whether it is fitted there or on films. On tweets nothing can be seen: the
+# claim is about reviews, and has to say so. *Narrowed.*
+#
+# ## 5. "The test texts are in the training texts"
+#
+# **Why.** Near copies across the split would let a richer readout remember instead of read. If so, the gain sits in the
+# test texts that resemble a training text most.
+#
+# **Predict.** Sort the test texts by their most similar training text. Where is the gain largest?
+
+# %% tags=["guess"]
+guess = None  # "unlike", "between" or "alike"
+
+# %%
+few = pp.load_task("movie-reviews").subset(train=1500, test=1500, seed=0)
+train, test = few.splits["train"], few.splits["test"]
+assert np.array_equal(test.labels, table.labels["movie-reviews"])
+words = TfidfVectorizer(ngram_range=(1, 2)).fit(train.texts)
+alike = words.transform(test.texts) @ words.transform(train.texts).T
+nearest = alike.max(axis=1).toarray().ravel()
+thirds = np.array_split(np.argsort(nearest, kind="stable"), 3)
+parts = {}
+for name, rows in zip(("unlike", "between", "alike"), thirds, strict=True):
+    part = 100 * d[rows]
+    error = 1.96 * part.std(ddof=1) / np.sqrt(len(part))
+    parts[name] = (part.mean(), part.mean() - error, part.mean() + error)
+print(
+    "your guess:", guess, "| measured:", max(parts, key=lambda n: parts[n][0])
+)
+for name, found in parts.items():
+    print(f"{name:8s}", said(found))
+
+# %% [markdown]
+# **Read.** Look at the third that resembles no training text: copies cannot explain a gain that is there as well. The middle
+# third, with less, shows how far parts of a test set scatter.
+#
+# **Checkpoint.** The gain does not need similar texts:
+
+# %%
+assert parts["unlike"][1] > 0
+print("a gain where no training text is near: True")
+
+# %% [markdown]
+# ## 6. "The donor has read the test texts"
+#
+# **Why.** SmolLM2 was trained on the web, and these reviews are on the web. Its layers may know *these* reviews rather than
+# how to read reviews. The twins do not help: they have lost the memory together with the skill.
+#
+# **Predict.** Which of these would settle it: more test texts, another twin, a corrected interval, or texts that were
+# written after the donor was trained?
+
+# %% tags=["guess"]
+guess = None  # one of the four
+
+# %%
+print("your guess:", guess, "| what would settle it: later texts")
+print("recorded here:", "none")
+
+# %% [markdown]
+# **Read.** Nothing in these data can close this hole. A careful paper says so in one sentence, and does not bury it.
+#
+# ## 7. The verdict
+#
+# | Objection | What it foretold | Verdict |
+# |---|---|---|
+# | more features | twins gain as much | excluded |
+# | luck of the texts | no gain in many halves | excluded |
+# | luck of one alignment, one donor | other draws, other donors differ | open |
+# | chosen where tested | no gain elsewhere | narrowed to reviews |
+# | near copies | gain only in similar texts | excluded |
+# | the donor has read the texts | no gain on later texts | open |
+# | a small, frozen encoder | less with a trained one | see [the page of the study](../book/aligned.md) |
+# | the donor alone does better | its own probe is ahead | true on films: the chain is cheaper, not better |
+#
+# ## Exercises
+#
+# **Exercise 20.1.** The gain of one arm over another and its standard error, in points, from two arrays of 0 and 1.
+
+
+# %% tags=["exercise"]
+def paired(first, second):
+    return ...  # gain, standard error
+
+
+checks.check_paired(paired)
+
+
+# %% tags=["solution"]
+def paired(first, second):
+    d = 100 * (np.asarray(first, dtype=float) - np.asarray(second))
+    return d.mean(), d.std(ddof=1) / np.sqrt(len(d))
+
+
+checks.check_paired(paired)
+
+# %% [markdown]
+# **Exercise 20.2.** Holm's correction: which of several p-values are found at a level, if the chance of a single false find
+# among all of them is to stay below it? Return a list of True and False in the order of the p-values.
+
+
+# %% tags=["exercise"]
+def found_by_holm(p_values, level):
+    return ...  # a list of bool
+
+
+checks.check_found_by_holm(found_by_holm)
+
+
+# %% tags=["solution"]
+def found_by_holm(p_values, level):
+    found = [False] * len(p_values)
+    for rank, place in enumerate(np.argsort(p_values)):
+        if p_values[place] > level / (len(p_values) - rank):
+            break
+        found[place] = True
+    return found
+
+
+checks.check_found_by_holm(found_by_holm)
+
+# %% [markdown]
+# **Exercise 20.3.** For each objection name the arm or test that would show it: `"more features"`, `"near copies"`,
+# `"chosen where tested"`, `"read before"`. Take from `"twins"`, `"later texts"`, `"other tasks"`, `"texts unlike the
+# training texts"`.
+
+# %% tags=["exercise"]
+answers = ...  # a dict
+
+checks.check_objections(answers)
+
+# %% tags=["solution"]
+answers = {
+    "more features": "twins",
+    "near copies": "texts unlike the training texts",
+    "chosen where tested": "other tasks",
+    "read before": "later texts",
+}
+
+checks.check_objections(answers)
+
+# %% [markdown]
+# ## What this does not show
+#
+# - That the claim is true of other donors, encoders and languages. Each needs its own record.
+# - That a larger donor would close the distance to its own probe.
+# - That the list of objections is complete. Add yours.
+#
+# ## Quiz
+
+# %%
+checks.quiz("20")
+
+# %% [markdown]
+# ## Summary
+#
+# - A gain is a difference of counts on the same texts; keep every answer, and anybody can recompute it.
+# - An objection is useful when it foretells a number that the claim does not.
+# - Twins exclude features and size, other tasks exclude the choice, unlike texts exclude copies.
+# - What the donor has read before cannot be excluded without later texts. Say so.
+#
+# **Words:** [twin](../book/glossary.md#twin) · [interval](../book/glossary.md#interval) ·
+# [chain](../book/glossary.md#chain) · [winner's curse](../book/glossary.md#winners-curse)
+#
+# **Next:** [the log of what was tried](../book/log.md)
