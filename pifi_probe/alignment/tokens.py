@@ -278,7 +278,7 @@ def apart(first: TokenStates, second: TokenStates, texts: Sequence[str]) -> Toke
     Returns
     -------
     TokenStates
-        ``pooled`` compares the two vectors u and v of a pair: u, v, |u - v| and u v, (N, 8 (L + 1) d_slm).
+        ``pooled`` compares the two vectors of a pair: ``u, v, |u - v|, u v``, (N, 8 (L + 1) d_slm).
     """
     tokens, ends, starts, middle = [], [], [0], []
     line = np.zeros((1, first.tokens.shape[1]), np.float32)

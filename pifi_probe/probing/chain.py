@@ -103,7 +103,7 @@ def probe_chain(
         last states through the whole encoder once more.
     interaction : {"encoder", "layer"}
         Where the two texts of a pair meet. "encoder": it reads them together. "layer": it reads each alone, so that
-        they meet in the layers only; the encoder's features are then u, v, |u - v| and u v of their vectors. An arm
+        they meet in the layers only; the encoder's features are then ``u, v, |u - v|, u v`` of their vectors. An arm
         "late interaction" is added, the best match of every token in the other text, which has no parameters, and
         each arm is read beside it, too ("real and late interaction"): what a layer does for pairs is mostly matching.
     fractions : sequence of int or float
