@@ -13,7 +13,7 @@ from pifi_probe.training import RunResult
 
 METRICS = ("accuracy", "nll")
 COMBINATIONS = ("pair", "triple", "block")
-# Control of SELECTION D, and what it says of itself. Those of a block are the pair's, but for its own shuffled layers:
+# Control, and what it says of itself. Those of a block are the pair's, but for its own shuffled layers:
 # one best layer twice, an ensemble of it and an MLP with twice a block's projections ask more of it than its own would.
 CONTROLS = {
     "repeated": "(a) one layer {k} times",

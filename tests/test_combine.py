@@ -130,7 +130,7 @@ def test_the_start_is_exact_in_mixed_precision(bert: Path, layers: list[FrozenLa
 
 
 def added(layer: FrozenLayer, x: torch.Tensor, target: float | None) -> torch.Tensor:
-    """B(x) of SELECTION D, one token at a time."""
+    """B(x) of a combination, one token at a time."""
     rows = []
     for row in x.reshape(-1, x.shape[-1]):
         factor = 1.0 if target is None else target / float(row.square().mean().sqrt())

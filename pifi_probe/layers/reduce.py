@@ -1,7 +1,7 @@
 """The exact single-token form of a layer.
 
 With one token the softmax over one key is 1, so attention is ``W_o rep(W_v n + b_v) + b_o``: queries, keys,
-positions and masks play no part (SELECTION B.1). Only the attention module is replaced; norms, residuals,
+positions and masks play no part (book/methods.md, One token). Only the attention module is replaced; norms, residuals,
 multipliers, MLP and experts stay the family's own code.
 """
 
@@ -99,7 +99,7 @@ def reduce(layer: FrozenLayer) -> FrozenLayer:
 
     Notes
     -----
-    Source: SELECTION B.1; the group sum of ``W_o`` over the heads that share a key-value head is exact.
+    Source: book/methods.md, One token; the group sum of ``W_o`` over the heads that share a key-value head is exact.
     """
     if layer.card.reduced:
         return layer

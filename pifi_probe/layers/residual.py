@@ -1,4 +1,4 @@
-"""How large the residual stream is before each layer, which ``scale="matched"`` matches (SELECTION A.2)."""
+"""How large the residual stream is before each layer, which ``scale="matched"`` matches (book/methods.md, Scale)."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def plug_in(
 
     Notes
     -----
-    Source: the paper, section 3; preset values from its reference code, see SELECTION E2.
+    Source: the paper, section 3; preset values from its reference code, see book/methods.md, Scale.
     """
     if wiring not in WIRINGS:
         raise PlugInError(f"unknown wiring {wiring!r}", where="wiring", next=f"use one of {', '.join(WIRINGS)}")

@@ -16,7 +16,7 @@ square that its input has inside its own model. With ``scale="paper"`` nothing i
 
 D4 is u(h) = softmax(W h + b) - softmax(b_0), with W = 0 and b = b_0 = (5, 0, ...) at the start. The second term
 makes the start exact: a softmax alone never leaves out a branch. Weights and gates are free, not a softmax,
-elsewhere. Source: SELECTION D.
+elsewhere. Source: book/methods.md, Combinations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The exact inference form of a plugged model: projections folded into the layer (SELECTION B.2)."""
+"""The exact inference form of a plugged model: projections folded into the layer (book/methods.md, Folding)."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def _why_not_z(plugin: PlugIn) -> str:
 
 @torch.no_grad()
 def _fold_z(plugin: PlugIn) -> FoldedPlugIn:
-    """Fold in float64, then cast (SELECTION B.2)."""
+    """Fold in float64, then cast (book/methods.md, Folding)."""
     layer: Any = plugin.layers[0]
     block: Any = layer.block
     attention: Any = getattr(block, layer.family.attention)

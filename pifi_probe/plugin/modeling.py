@@ -89,7 +89,7 @@ class PiFiForSequenceClassification(PiFiEncoderModel):
         Parameters
         ----------
         form : {"auto", "z", "grouped"}
-            ``"z"``: both projections folded into the layer (SELECTION B.2); ``"grouped"``: the single-token
+            ``"z"``: both projections folded into the layer (book/methods.md, Folding); ``"grouped"``: the single-token
             path with folded scales; ``"auto"``: the smaller of those that are exact.
 
         Returns

@@ -132,7 +132,7 @@ class PlugIn(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, h: torch.Tensor, attention_mask: torch.Tensor | None, *target_rms: float) -> None:
-        """Set the fixed factors of ``scale="matched"`` from one batch (SELECTION A.2, E2).
+        """Set the fixed factors of ``scale="matched"`` from one batch (book/methods.md, Scale).
 
         Parameters
         ----------

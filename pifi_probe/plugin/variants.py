@@ -32,7 +32,7 @@ def make_variant(layer: FrozenLayer, variant: str, *, single_token: bool, seed: 
 
     Notes
     -----
-    Source: SELECTION E, controls C3 and C4.
+    Source: book/methods.md, Twins and controls.
     """
     if variant == "unfrozen":
         return copy.deepcopy(layer).unfreeze().with_card(variant="unfrozen")

@@ -70,10 +70,10 @@ def llm_features(
     normalise : bool
         Divide every token by its own root mean square before pooling. A few tokens with massive activations would
         else decide the mean: without it, middle layers cannot even be predicted from another model's vectors
-        (SELECTION A.1).
+        (book/methods.md, Probes).
     drop_first : bool
         Leave out the first token of texts with more than one: it serves attention as a sink, has a norm up to a
-        hundred times the others', and knows nothing of the text (SELECTION 0.3).
+        hundred times the others', and knows nothing of the text (Sun et al. 2024).
     max_length : int
         Tokens after which a text is cut; at most the model's context.
     template : str, optional

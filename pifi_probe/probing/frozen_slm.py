@@ -1,6 +1,6 @@
 """Frozen-SLM PiFi: the encoder's vectors are computed once, and only L_in, L_out and the head are trained.
 
-The cheapest trained answer to "does this layer help this encoder on this task?" (SELECTION A.5, number 24):
+The cheapest trained answer to "does this layer help this encoder on this task?" (book/methods.md, Probes):
 hundreds of times cheaper than a full run, because no step passes through the encoder. It leaves out what the
 encoder would have learned together with the layer.
 
@@ -146,7 +146,7 @@ def frozen_slm(
     Notes
     -----
     Adam without weight decay, constant learning rate, label smoothing as in `Recipe`, no clipping. The same
-    numbers again on one machine with one number of threads. Source: SELECTION A.5.
+    numbers again on one machine with one number of threads. Source: book/methods.md, Probes.
     """
     if wiring not in POOLED_WIRINGS:
         raise PlugInError(

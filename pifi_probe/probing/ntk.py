@@ -1,4 +1,4 @@
-"""PiFi-NTK: what training would do in its first, linear phase, in closed form (SELECTION A.3, number 23).
+"""PiFi-NTK: what training would do in its first, linear phase, in closed form (Jacot et al. 2018).
 
 With small steps a model moves along its gradients, and its predictions are those of kernel regression with the
 kernel ``k(i, j) = <gradient of f(i), gradient of f(j)>``. For a linear map with input a and output gradient d the

@@ -153,7 +153,7 @@ def probe_plugin(
 
     Notes
     -----
-    Sources: SELECTION A.1 to A.5. Random projections carry little signal of the layer: trust no row that is not
+    Sources: book/methods.md, Probes. Random projections carry little signal of the layer: trust no row that is not
     compared with its shuffled twin.
 
     Examples

@@ -1,4 +1,4 @@
-"""From the encoder's vectors to a layer's input without labels and without training (SELECTION A.2).
+"""From the encoder's vectors to a layer's input without labels and without training (book/methods.md, Probes).
 
 ``x = s * A(h)``: an affine map A from the encoder's width to the layer's, then one number s that gives x the root
 mean square which the layer's input has inside its own model. Four ways to choose A:

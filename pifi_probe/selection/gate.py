@@ -1,4 +1,4 @@
-"""Is there a layer effect at all? Two-way analysis of layers and seeds (SELECTION C.3 and C.4)."""
+"""Is there a layer effect at all? Two-way analysis of layers and seeds (book/methods.md, Search)."""
 
 from __future__ import annotations
 

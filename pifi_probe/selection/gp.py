@@ -1,4 +1,4 @@
-"""A Gaussian process over depth: what measured layers say of the others (SELECTION C.1)."""
+"""A Gaussian process over depth: what measured layers say of the others (book/methods.md, Search)."""
 
 from __future__ import annotations
 

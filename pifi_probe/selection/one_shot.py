@@ -2,7 +2,7 @@
 
 The architecture search that the paper proposes (its section on limits). The encoder is frozen and its vectors are
 cached, so that one run costs about as many frozen-SLM runs as there are layers. All plug-ins start with matched
-output scales, because a softmax favours layers with large outputs (SELECTION C.1).
+output scales, because a softmax favours layers with large outputs (book/methods.md, Search).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ __all__ = ["COSTS", "RUNGS", "Outcome", "Proposal", "Strategy", "Trial"]
 
 RUNGS = ("estimator", "frozen", "last-block", "short", "full")
 COSTS = MappingProxyType({"estimator": 0.001, "frozen": 0.003, "last-block": 0.25, "short": 1 / 3, "full": 1.0})
-"""What a trial of each rung costs, in full runs, until it has been measured (SELECTION A.3.24 to 26)."""
+"""What a trial of each rung costs, in full runs, until it has been measured."""
 
 
 @dataclass(frozen=True)

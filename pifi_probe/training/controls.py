@@ -59,7 +59,7 @@ def controls(slm: str, layer: str | FrozenLayers, task: Task, wiring: str = "pap
 def controls_at_equal_k(
     slm: str, layers: str | FrozenLayers, task: Task, wiring: str = "paper", combine: str | None = None
 ) -> dict[str, Factory]:
-    """Return a factory for each control that has as many parts as a combination (SELECTION D, a, b and d).
+    """Return a factory for each control that has as many parts as a combination (book/methods.md, Combinations).
 
     The fourth one, c, is `pifi_probe.training.ensemble.ensemble` of k seeds of the best single layer.
 
@@ -108,7 +108,7 @@ def vanilla_best_lr(
     """Run vanilla fine-tuning at several learning rates and test only the best of them.
 
     Chosen on the validation split (accuracy, ties by the lower NLL), so that the baseline is tuned as a method
-    with more settings could have been (SELECTION E, controls).
+    with more settings could have been (book/methods.md, Twins and controls).
 
     Parameters
     ----------

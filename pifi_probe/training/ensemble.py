@@ -29,7 +29,7 @@ def ensemble(
     *,
     also: Sequence[Task] = (),
 ) -> RunResult:
-    """Score the mean of the class probabilities of several runs (SELECTION D7 and control c).
+    """Score the mean of the class probabilities of several runs (book/methods.md, Combinations).
 
     Parameters
     ----------

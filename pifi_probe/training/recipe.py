@@ -37,7 +37,7 @@ class Recipe:
         10 for ``"matched"``.
     lr_gate : float
         Of the gates and mixing weights of a combination of layers. High, because a few numbers that start at 0
-        have far to go (SELECTION D); single layers have none.
+        have far to go (book/methods.md, Combinations); single layers have none.
     batch_size : int
         Texts per optimiser step (paper).
     epochs : int

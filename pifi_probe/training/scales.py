@@ -40,7 +40,7 @@ def plugin_scales(
 
     Notes
     -----
-    Source: SELECTION 0, fact 2. In its own model a layer has a branch ratio of about 0.1 to 0.6.
+    Source: book/methods.md, Scale. In its own model a layer has a branch ratio of about 0.1 to 0.6.
     """
     plugin = model.plugin
     if not isinstance(plugin, PlugIn):

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # In its own model a layer adds 0.1 to 0.6 of its input; projections that match its scale leave 0.5 to 3.6
-# (SELECTION 0, facts 2 and 3). Above 5 the skip path carries less than a fifth of the signal.
+# (book/methods.md, Scale). Above 5 the skip path carries less than a fifth of the signal.
 MAX_BRANCH_RATIO = 5.0
 # Norms of a healthy run stay within one order of magnitude of their median.
 MAX_SPIKE = 20.0

@@ -82,7 +82,7 @@ class Greedy(Base):
 class Auto(Thompson):
     """The default: frozen-encoder sweep, Thompson sampling over depth, race of the leaders; then sets, if asked for.
 
-    With 30 layers and 3 seeds it takes about 12 full runs and the sweep (SELECTION C.2).
+    With 30 layers and 3 seeds it takes about 12 full runs and the sweep.
     """
 
     name = "auto"
