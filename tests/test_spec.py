@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import pifi_probe as pp
 from pifi_probe.errors import LayerIndexError, SpecError
-from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, parse
+from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, model_names, parse
+from tests import slm
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,8 @@ def test_an_at_sign_in_an_existing_path_is_no_revision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "model", "model[]", "model[a]", "[3]", "A[1] >>", "| A[1]", "@main[0]", "M@[0]", f"M[{'1' * 5000}]"]
+    "text",
+    ["", "model", "model[]", "model[a]", "[3]", "A[1] >>", "| A[1]", "@main[0]", "M@[0]", "a[٣]", f"M[{'1' * 5000}]"],
 )
 def test_what_is_no_specification_is_refused_with_the_grammar(text: str) -> None:
     with pytest.raises(SpecError, match=r"next: write MODEL\[i\]"):
@@ -62,3 +67,19 @@ def test_an_index_outside_of_the_model_is_an_error_that_says_the_range(text: str
     assert isinstance(spec, LayerSpec)
     with pytest.raises(LayerIndexError, match="from 0 to 29"):
         spec.indices(30)
+
+
+@pytest.mark.parametrize("llm", [None, 3, True, b"x", {}, [], ["a", 3], [None], [["a"]], Path("a"), {"a"}])
+def test_what_is_no_name_of_models_is_one_line_at_every_door(llm: Any) -> None:
+    doors: list[Callable[[], object]] = [
+        lambda: model_names(llm),
+        lambda: pp.widgets.LayerSearch(None, llm=llm, study=None),
+        lambda: pp.plug_in("x", llm or 0, task=slm.tiny_task()),  # type: ignore[arg-type]
+    ]
+    for door in doors:
+        with pytest.raises(SpecError, match=r"names no model|is no text"):
+            door()
+
+
+def test_one_model_or_several_are_named() -> None:
+    assert model_names("a") == ["a"] and model_names(("a", "b")) == ["a", "b"]

@@ -467,3 +467,45 @@ def test_form_and_search_may_import_at_the_same_moment() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_stop_is_for_good_whatever_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    engine = Engine()
+
+    def work(on_event: Any) -> object:
+        engine.stop()  # there is no study yet to hand it to
+        engine.pause()
+        return search(on_event=on_event)
+
+    engine.run(work)
+    assert engine.state.word == "stopped"
+
+
+def test_a_paused_search_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    engine = Engine()
+
+    def work(on_event: Any) -> object:
+        engine.pause()
+        return search(on_event=on_event)
+
+    engine.run(work)
+    assert engine.state.word == "paused" and engine.study is not None
+    engine.stop()
+    assert engine.state.word == "stopped" and engine.study.is_over()
+
+
+def test_a_word_that_comes_with_the_end_leaves_nothing_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    tell = engine.state.tell
+
+    def slowly(**facts: Any) -> None:
+        if facts.get("state") == "pausing":
+            time.sleep(0.05)  # the work ends meanwhile
+        tell(**facts)
+
+    monkeypatch.setattr(engine.state, "tell", slowly)
+    engine.start(lambda on_event: time.sleep(0.02))
+    engine.pause()
+    assert engine.wait(5) and engine.state.word == "paused"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from dataclasses import dataclass
 
 from pifi_probe.errors import LayerIndexError, SpecError
 from pifi_probe.files import existing
 
-__all__ = ["LayerSpec", "Parallel", "Serial", "parse", "parse_model"]
+__all__ = ["LayerSpec", "Parallel", "Serial", "model_names", "parse", "parse_model"]
 
 GRAMMAR = "MODEL[i], MODEL@revision[i], MODEL[i:j], A[i] >> B[j] (series), A[i] | B[j] (parallel)"
-_ITEM = re.compile(r"^(?P<model>.+?)\[(?P<start>-?\d{1,9})?(?P<colon>:)?(?P<stop>-?\d{1,9})?\]$", re.DOTALL)
+_ITEM = re.compile(r"^(?P<model>.+?)\[(?P<start>-?\d{1,9})?(?P<colon>:)?(?P<stop>-?\d{1,9})?\]$", re.DOTALL | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def parse(text: str) -> LayerSpec | Serial | Parallel:
         If `text` does not follow the grammar.
     """
     if not isinstance(text, str):
-        raise SpecError(f"{text!r} is no text", where="layer specification", next=f"write {GRAMMAR}")
+        raise SpecError(f"{reprlib.repr(text)} is no text", where="layer specification", next=f"write {GRAMMAR}")
     branches = tuple(_parse_series(branch) for branch in text.split("|"))
     return branches[0] if len(branches) == 1 else Parallel(branches)
 
@@ -122,6 +123,24 @@ def parse_model(text: str) -> tuple[str, str | None]:
             next="give the model's name alone, such as smollm2-135m",
         )
     return spec.model, spec.revision
+
+
+def model_names(llm: object) -> list[str]:
+    """Return the names of one or several whole models, given as a text or a list or tuple of texts.
+
+    Raises
+    ------
+    SpecError
+        If it is anything else, such as a path object or a number.
+    """
+    names = [llm] if isinstance(llm, str) else list(llm) if isinstance(llm, list | tuple) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise SpecError(
+            f"{reprlib.repr(llm)} names no model",
+            where="llm",
+            next="give a name such as 'smollm2-135m', or a list of names; of a path, str(path)",
+        )
+    return names
 
 
 def _parse_series(text: str) -> LayerSpec | Serial:

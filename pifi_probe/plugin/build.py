@@ -17,8 +17,8 @@ from pifi_probe.alignment.tokens import special_ids
 from pifi_probe.errors import PlugInError
 from pifi_probe.escaping import one_line
 from pifi_probe.layers.extract import extract
-from pifi_probe.layers.frozen import FrozenLayer, list_of
-from pifi_probe.layers.parallel import FrozenLayers
+from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, list_of
+from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.layers.tokenizer import GivenTokenizer, load_tokenizer
 from pifi_probe.permissions import pickle_on_request
@@ -325,7 +325,9 @@ def _given(layer: str | FrozenLayers | None, control: str | None) -> FrozenLayer
         raise PlugInError(
             "no layer was given", where="plug_in(layer=...)", next='name one, for example "smollm2-135m[-1]"'
         )
-    return extract(layer) if isinstance(layer, str) else layer
+    if layer is None or isinstance(layer, FrozenLayer | FrozenChain | FrozenParallel):
+        return layer
+    return extract(layer)  # which says what no specification is
 
 
 def _variant(layer: FrozenLayer, control: str | None, pooled: bool, seed: int, position: int) -> FrozenLayer:

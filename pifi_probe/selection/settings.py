@@ -184,15 +184,14 @@ def make_space(
     ------
     SearchError, LayerIndexError
         If the space is empty or a layer is outside of its model.
-    ModelNotFoundError, CheckpointError, HubError
+    SpecError, ModelNotFoundError, CheckpointError, HubError
         If a model cannot be opened.
     """
     from pifi_probe.layers.checkpoint import open_checkpoint
-    from pifi_probe.layers.spec import parse_model
+    from pifi_probe.layers.spec import model_names, parse_model
 
-    names = [llm] if isinstance(llm, str) else list(llm)
     models = []
-    for name in names:
+    for name in model_names(llm):
         checkpoint = open_checkpoint(*parse_model(name))
         models.append((name, int(checkpoint.config.num_hidden_layers)))
     chosen: tuple[tuple[int, ...], ...] = ()

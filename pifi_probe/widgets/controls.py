@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.layers.spec import model_names
 from pifi_probe.widgets.request import (
     MOST_BYTES,
     TABLES,
@@ -62,7 +63,7 @@ class Form(ipywidgets.VBox):
         self._options = dict(options)
         self._in_memory = study is None
         roles = {name: row.role for name, row in NAMED_MODELS.items()}
-        names = [llm] if isinstance(llm, str) else list(llm)
+        names = model_names(llm)
         self.task = _choice("Task", task.name if isinstance(task, Task) else task or "", list(EMBEDDED))
         self.task.disabled = isinstance(task, Task)
         self.upload = TableUpload(self._take, accept=",".join(TABLES), most=MOST_BYTES)

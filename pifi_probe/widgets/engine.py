@@ -53,7 +53,7 @@ class Engine:
         self._phase = SELECT
         self._adopted = False  # `study` is the one that the work runs
         self._thread: threading.Thread | None = None
-        self._begin_lock = threading.Lock()
+        self._steering = threading.Lock()  # a word from outside, or the last one of the work: one after the other
         self._concluding = threading.Lock()
         self._concluded = -1
         if study is not None:
@@ -98,19 +98,25 @@ class Engine:
         self._ask("paused", "pausing")
 
     def stop(self) -> None:
-        """Leave off within one training step, for good: only a new budget goes on."""
-        self._ask("stopped", "stopping")
+        """Leave off within one training step, for good: only a new budget goes on; also of what is paused."""
+        if not self._ask("stopped", "stopping") and self.study is not None and self.state.word == "paused":
+            self.study.stop()
+            self.state.tell(state="stopped")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end of the search; return whether nothing runs."""
         return self.state.wait_until_idle(timeout)
 
-    def _ask(self, what: str, word: str) -> None:
-        if not self.busy:
-            return
-        self._asked = what
-        self.state.tell(state=word)
+    def _ask(self, what: str, word: str) -> bool:
+        """Ask a search that runs to leave off; return whether one runs."""
+        with self._steering:
+            if not self.busy:
+                return False
+            if self._asked != "stopped":  # a stop is for good
+                self._asked = what
+                self.state.tell(state=word)
         self._apply()
+        return True
 
     def _apply(self) -> None:
         """Hand on what was asked for; before its study exists there is nobody to hand it to."""
@@ -121,7 +127,7 @@ class Engine:
     # The work
 
     def _begin(self) -> None:
-        with self._begin_lock:
+        with self._steering:
             if self.busy:
                 raise SearchError("the search is running already", where="start", next="pause or stop it first")
             self._asked, self.error, self._phase, self._adopted = "", None, SELECT, False
@@ -132,7 +138,7 @@ class Engine:
         message = ""
         try:
             work(self.on_event)
-            word = self._asked or "finished"
+            word = ""
         except KeyboardInterrupt as error:  # every finished trial is on disk
             self.error, message, word = error, str(error) or "interrupted; resume goes on", "paused"
         except PifiProbeError as error:
@@ -143,9 +149,10 @@ class Engine:
         finally:
             with contextlib.suppress(PifiProbeError):
                 self.look(settle=False)
-            self.state.tell(
-                state=word, running="", phase="", remaining=None, **({"message": message} if message else {})
-            )
+            with self._steering:
+                word = word or self._asked or "finished"
+                told = {"message": message} if message else {}
+                self.state.tell(state=word, running="", phase="", remaining=None, **told)
 
     def on_event(self, event: events.Event) -> None:
         """Take note of an event of the search; called in the thread that runs it."""

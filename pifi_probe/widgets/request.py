@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pifi_probe.errors import SearchError, TaskError
 from pifi_probe.files import atomic_write, cache_root
 from pifi_probe.importing import import_libraries
+from pifi_probe.layers.spec import model_names
 from pifi_probe.selection import events
 from pifi_probe.selection.source import note_source, read_source
 
@@ -105,7 +106,7 @@ class Request:
         """Return what each large model adds to the small one on at most 1,000 training texts; kept on disk."""
         from pifi_probe.probing.headroom import headroom
 
-        task, names = self.load(), [self.llm] if isinstance(self.llm, str) else list(self.llm)
+        task, names = self.load(), model_names(self.llm)
         n = min(1000, len(task.splits.get("train", ()))) or 1000
         return [headroom(self.slm, name, task, n=n, progress=False) for name in names]
 

@@ -49,7 +49,7 @@ class Toolbar(ipywidgets.Box):
             "Start": not busy,
             "Pause": word in ("preparing", "running"),
             "Resume": not busy and some,
-            "Stop": word in ("preparing", "running", "pausing"),
+            "Stop": word in ("preparing", "running", "pausing", "paused"),
             "Headroom": not busy,
             "Estimate": not busy,
             "Copy as code": some,
