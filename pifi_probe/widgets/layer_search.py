@@ -342,8 +342,9 @@ class LayerSearch(ipywidgets.VBox):
 
     def close(self) -> None:
         """Stop the view; a running search is paused, and every finished trial kept."""
-        self.engine.pause()
-        self._feed.close()
+        if hasattr(self, "_feed"):  # not, where a wrong argument ended the constructor
+            self.engine.pause()
+            self._feed.close()
         super().close()
 
     def __repr__(self) -> str:
