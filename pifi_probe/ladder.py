@@ -33,7 +33,8 @@ __all__ = ["LAST", "SHARES", "Arm", "Effect", "answer", "control_seeds", "effect
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Mapping[int, Floats]]
 
-SHARES = ("accuracy", "exact_match", "f1", "token_accuracy", "chrf")  # scores in [0, 1], larger is better
+# scores in [0, 1], larger is better; a kind of task adds those that are its own
+SHARES = {"accuracy", "exact_match", "f1", "token_accuracy", "chrf"}
 TWINS = ("random", "shuffled")
 LAST = "last layer"  # which a search sets beside its choice
 MANY = 4  # layers, from which a trend over depth is told

@@ -14,8 +14,8 @@ from unittest import mock
 import torch
 
 import pifi_probe as pp
+from pifi_probe.kinds import kind_of
 from pifi_probe.plugin.base import PiFiPreTrainedModel
-from pifi_probe.training.work import work_of
 from tests import kinds, slm, tiny
 
 ROWS = 8
@@ -116,7 +116,7 @@ def _without_dropout(config: Any) -> Any:
 @functools.cache
 def _rows(kind: str) -> dict[str, torch.Tensor]:
     task, tokenizer = kinds.task_of(kind), slm.tiny_tokenizer()
-    work = work_of(task)
+    work = kind_of(task)
     rows = work.encode(task.splits["train"].take(range(ROWS)), tokenizer, 40)
     return dict(work.collate(tokenizer)([rows[row] for row in range(ROWS)]))
 
@@ -124,7 +124,7 @@ def _rows(kind: str) -> dict[str, torch.Tensor]:
 def batch_of(name: str, labels: bool = True) -> dict[str, torch.Tensor]:
     """Return eight rows of the task of a case; rows of unlike length, choices of unlike number."""
     kind = CASES[name].kind
-    targets = work_of(kinds.task_of(kind)).targets
+    targets = kind_of(kinds.task_of(kind)).targets
     return {key: value.clone() for key, value in _rows(kind).items() if labels or key not in targets}
 
 

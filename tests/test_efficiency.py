@@ -20,7 +20,7 @@ from pifi_probe.efficiency.benchmark import _training_batch
 from pifi_probe.efficiency.counts import counted_macs, held_bytes, measured_macs
 from pifi_probe.efficiency.measure import interleaved, peak_bytes, step_of
 from pifi_probe.errors import PlugInError
-from pifi_probe.training.work import work_of
+from pifi_probe.kinds import kind_of
 from tests import slm, tiny
 
 RECIPE = pp.Recipe(batch_size=4, max_length=16, device="cpu")
@@ -132,7 +132,7 @@ def test_the_arms_hold_the_frozen_layer_once_and_adam_s_moments_of_a_shared_weig
     model, task = plugged(folder), slm.tiny_task()
     arms, _ = built(model)
     assert arms["PiFi"].frozen_layers[0] is model.frozen_layers[0] is not arms["layer trained too"].frozen_layers[0]
-    work, moments = work_of(task), defaultdict(dict)
+    work, moments = kind_of(task), defaultdict(dict)
     batch, _ = _training_batch(model, task, work, RECIPE, torch.device("cpu"))
     for name in ("vanilla", "PiFi"):
         step_of(arms[name], batch, work, RECIPE, moments)()

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import pifi_probe as pp
+from pifi_probe.kinds import KINDS, kind_of
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin import PlugIn
 from pifi_probe.plugin.base import PiFiPreTrainedModel
-from pifi_probe.plugin.build import MODELS
 from pifi_probe.plugin.pooling import resolve_pooling
-from pifi_probe.training.work import work_of
+from pifi_probe.plugin.registry import HEADS as MODELS
 from tests import kinds, slm, tiny
 
 HEADS = ("regression", "multiple-choice", "qa", "token-classification")
@@ -37,7 +37,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def batch_of(kind: str, side: str = "right", n: int = 3) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return the inputs and the targets of the first rows of a tiny task."""
     task, tokenizer = kinds.task_of(kind), slm.tiny_tokenizer(side)
-    work = work_of(task)
+    work = kind_of(task)
     rows = work.encode(task.splits["train"].take(range(n)), tokenizer, 40)
     batch = dict(work.collate(tokenizer)([rows[row] for row in range(n)]))
     return {k: v for k, v in batch.items() if k not in work.targets}, {name: batch[name] for name in work.targets}
@@ -46,7 +46,7 @@ def batch_of(kind: str, side: str = "right", n: int = 3) -> tuple[dict[str, torc
 def predicted(model: PiFiPreTrainedModel, kind: str, side: str) -> Any:
     """Return what a model predicts for a split, through the whole way from text."""
     task, tokenizer = kinds.task_of(kind), slm.tiny_tokenizer(side)
-    work = work_of(task)
+    work = kind_of(task)
     split = task.splits["validation"]
     return work.predict(model, work.encode(split, tokenizer, 40), tokenizer)
 
@@ -129,7 +129,7 @@ def test_a_saved_model_predicts_the_same(
     model = pp.plug_in(str(bert), layer, task=kinds.task_of(kind), wiring="matched", target_rms=2.0, seed=1)
     model.config.save_layer = save_layer
     model.save_pretrained(tmp_path)
-    again = MODELS[kind].from_pretrained(tmp_path, allow_external=not save_layer)
+    again = MODELS[KINDS[kind].head].from_pretrained(tmp_path, allow_external=not save_layer)
     assert as_text(predicted(again, kind, "right")) == as_text(predicted(model, kind, "right"))
 
 

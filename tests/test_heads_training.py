@@ -13,11 +13,11 @@ from transformers import Trainer, TrainingArguments
 
 import pifi_probe as pp
 from pifi_probe.errors import CheckpointError, PifiProbeError, PlugInError, TaskError
+from pifi_probe.kinds import kind_of
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.probing.rows import scoring_rows
 from pifi_probe.tasks import Split, Task
 from pifi_probe.training import Recipe, RunResult
-from pifi_probe.training.work import work_of
 from tests import kinds, slm, tiny
 
 RECIPE = Recipe(learning_rate=1e-3, batch_size=8, epochs=3, max_length=32, device="cpu")
@@ -135,7 +135,7 @@ def test_an_interrupted_generation_run_resumes_to_the_same_numbers(
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_transformers_own_trainer_trains_every_head(kind: str, bert: Path, layer: FrozenLayer, tmp_path: Path) -> None:
     task, tokenizer = kinds.task_of(kind), slm.tiny_tokenizer()
-    work = work_of(task)
+    work = kind_of(task)
     model = pp.plug_in(str(bert), layer, task=task)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     arguments = TrainingArguments(
@@ -158,7 +158,7 @@ def test_a_long_context_is_read_in_windows_and_the_answer_is_found_in_the_last_o
     task, tokenizer = kinds.task_of("qa"), slm.tiny_tokenizer()
     context = " ".join(["the film was good"] * 20 + ["the plot was awful"])
     split = Split(texts=("is it",), labels=(((context.index("awful"), "awful"),),), ids=("0",), pairs=(context,))
-    windows = work_of(task).encode(split, tokenizer, 32)
+    windows = kind_of(task).encode(split, tokenizer, 32)
     assert len(windows) > 2
     assert all(label == (0, 0) for label in windows.labels[:-1])
     first, last = windows.labels[-1]
@@ -169,25 +169,25 @@ def test_tags_stand_at_the_first_token_of_their_word_and_what_is_cut_off_counts_
     task, tokenizer = kinds.task_of("token-classification"), slm.tiny_tokenizer()
     words = ("the", "film's", "good")
     split = Split(texts=("x",), labels=((0, 1, 1),), ids=("0",), items=(words,))
-    row = work_of(task).encode(split, tokenizer, 32)[0]
+    row = kind_of(task).encode(split, tokenizer, 32)[0]
     assert row["labels"] == [-100, 0, 1, -100, -100, 1, -100], "film ' s are three tokens of one word"
-    cut = work_of(task).encode(split, tokenizer, 4)[0]
+    cut = kind_of(task).encode(split, tokenizer, 4)[0]
     assert cut["labels"] == [-100, 0, 1, -100]
-    assert work_of(task).metrics(split, [[0, 1]])["token_accuracy"] == pytest.approx(2 / 3)
+    assert kind_of(task).metrics(split, [[0, 1]])["token_accuracy"] == pytest.approx(2 / 3)
 
 
 def test_a_cut_question_keeps_its_end_where_the_question_stands() -> None:
     task, tokenizer = kinds.task_of("multiple-choice"), slm.tiny_tokenizer()
     text = " ".join(["film"] * 30 + ["was", "it", "good"])
     split = Split(texts=(text,), labels=(0,), ids=("0",), items=(("very", "not"),))
-    ids = work_of(task).encode(split, tokenizer, 8)[0]["input_ids"]
+    ids = kind_of(task).encode(split, tokenizer, 8)[0]["input_ids"]
     shown = [tokenizer.convert_ids_to_tokens(one) for one in ids]
     assert shown[0] == ["[CLS]", "film", "was", "it", "good", "[SEP]", "very", "[SEP]"]
     assert tokenizer.truncation_side == "right", "the tokenizer is left as it was"
 
 
 def test_smoothing_is_spread_over_a_rows_own_choices() -> None:
-    work = work_of(kinds.task_of("multiple-choice"))
+    work = kind_of(kinds.task_of("multiple-choice"))
     none = torch.finfo(torch.float32).min
 
     class Found:

@@ -13,7 +13,7 @@ PACKAGE = Path(pifi_probe.__file__).parent
 FLOORS = """
 escaping
 errors
-bounds reading units
+bounds reading registry units
 files permissions
 folders provenance importing progress compat
 pretrained
@@ -30,6 +30,7 @@ ladder
 reporting
 telling
 layers
+kinds
 tasks
 alignment
 plugin

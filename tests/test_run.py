@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pifi_probe.training.work import classes
 from torch import nn
 from tqdm.notebook import tqdm_notebook
 from transformers import TrainerCallback
@@ -19,15 +20,13 @@ from transformers import TrainerCallback
 import pifi_probe as pp
 from pifi_probe import progress
 from pifi_probe.errors import CorruptFileError, PlugInError, RecipeError, TaskError, TrainingDiverged
+from pifi_probe.kinds.metrics import by_correct_answers, classification_metrics
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks import Split, Task
-from pifi_probe.tasks.metrics import classification_metrics
 from pifi_probe.training import Recipe, RunResult, callbacks, devices, fine_tune
 from pifi_probe.training.data import LengthGroupedOrder, encode, n_positions, predict_logits
 from pifi_probe.training.history import History
 from pifi_probe.training.trainer import PiFiTrainer
-from pifi_probe.training.work import classes
-from pifi_probe.training.work.classes import by_correct_answers
 from tests import slm
 from tests.runs import RECIPE, TASK, Parts, other_domain
 

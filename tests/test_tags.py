@@ -13,9 +13,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from pifi_probe.errors import RecipeError, TaskError, TokenizerError
+from pifi_probe.kinds import kind_of
+from pifi_probe.kinds.row_metrics import NO_TAG, tag_metrics, tag_scores
 from pifi_probe.tasks import Split, Task
-from pifi_probe.tasks.row_metrics import NO_TAG, tag_metrics, tag_scores
-from pifi_probe.training.work import work_of
 from tests import slm
 from tests.kinds import task_of
 
@@ -67,7 +67,7 @@ def words_task(*rows: tuple[list[str], list[int]]) -> Task:
 
 
 def scored(task: Task, tokenizer: PreTrainedTokenizerFast, tag_of: dict[str, int], max_length: int = 64) -> Any:
-    work, split = work_of(task), task.splits["train"]
+    work, split = kind_of(task), task.splits["train"]
     model = Knowing({tokenizer.convert_tokens_to_ids(word): tag for word, tag in tag_of.items()})
     encoded = work.encode(split, tokenizer, max_length)
     found = work.predict(model, encoded, tokenizer)  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ def test_tags_that_are_no_entities_count_what_is_missing_as_missed() -> None:
 
 def test_a_space_in_a_token_of_its_own_belongs_to_no_word() -> None:
     task = words_task((["ab", BLANK, "c"], [1, 0, 2]))
-    encoded = work_of(task).encode(task.splits["train"], metaspace(), 32)
+    encoded = kind_of(task).encode(task.splits["train"], metaspace(), 32)
     at = [(tag, word) for tag, word in zip([t for t in encoded.labels[0] if t >= 0], encoded.words[0], strict=True)]
     assert dict((word, tag) for tag, word in at) | {1: 0} == {0: 1, 1: 0, 2: 2}
 
@@ -122,7 +122,7 @@ def test_places_in_the_text_are_needed() -> None:
     for kind in ("token-classification", "qa"):
         task = task_of(kind)
         with pytest.raises(TokenizerError) as caught:
-            work_of(task).encode(task.splits["train"], slow, 32)  # type: ignore[arg-type]
+            kind_of(task).encode(task.splits["train"], slow, 32)  # type: ignore[arg-type]
         assert kind in caught.value.what and "fast" in caught.value.next
 
 
@@ -132,7 +132,7 @@ def test_windows_share_a_quarter_of_their_length(max_length: int) -> None:
     train = task.splits["train"]
     context = " ".join(f"{slm.WORDS[n % 19]}" for n in range(200))
     long = replace(train.take([0]), pairs=(context,), labels=(((0, context.split()[0]),),))
-    encoded = work_of(task).encode(long, slm.tiny_tokenizer(), max_length)
+    encoded = kind_of(task).encode(long, slm.tiny_tokenizer(), max_length)
     spans = [[span for span in window if span[0] < span[1]] for window in encoded.spans]
     shared = [len({*a} & {*b}) for a, b in zip(spans, spans[1:], strict=False)]
     assert len(shared) > 2 and set(shared[:-1]) == {max_length // 4}
@@ -145,12 +145,12 @@ def test_the_longest_question_still_leaves_windows_that_move() -> None:
     context = " ".join(slm.WORDS[n % 19] for n in range(60))
     long = replace(train.take([0]), texts=("is it " * 50,), pairs=(context,), labels=(((0, context.split()[0]),),))
     for max_length in (10, 12, 16, 20, 40):
-        encoded = work_of(task).encode(long, slm.tiny_tokenizer(), max_length)
+        encoded = kind_of(task).encode(long, slm.tiny_tokenizer(), max_length)
         seen = {span for window in encoded.spans for span in window if span[0] < span[1]}
         assert len(seen) == 60
         assert all(len(ids) <= max_length for ids in encoded.columns["input_ids"])
     with pytest.raises(RecipeError):
-        work_of(task).encode(long, slm.tiny_tokenizer(), 8)
+        kind_of(task).encode(long, slm.tiny_tokenizer(), 8)
 
 
 class TestHeldOut:

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pifi_probe.errors import TaskError
+from pifi_probe.kinds.text import normalise
 from pifi_probe.tasks import RATED, Split, Task, columns, from_file, load_task, shift_view
 from pifi_probe.tasks.rated import rated_task
-from pifi_probe.tasks.text import normalise
 
 ROWS = [(f"text number {number}", "good" if number % 3 else "bad") for number in range(60)]
 PUBLISHED = {

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pifi_probe.tasks.kinds import KINDS
 
 from pifi_probe.errors import TaskError
 from pifi_probe.tasks import HUB_TASKS, load_task
 from pifi_probe.tasks.hub_table import HubTask
-from pifi_probe.tasks.kinds import KINDS
 from tests.hub_server import HubServer
 
 CLASSES = {  # of the data sets that name their classes themselves, as their cards list them

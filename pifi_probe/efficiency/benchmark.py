@@ -14,6 +14,7 @@ from pifi_probe.efficiency.counts import counted_macs, held_bytes, measured_macs
 from pifi_probe.efficiency.measure import Moments, forward_of, interleaved, peak_bytes, step_of
 from pifi_probe.efficiency.result import ArmCost, Benchmark, Spread
 from pifi_probe.errors import PlugInError, TaskError
+from pifi_probe.kinds import Kind, kind_of
 from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.positions import within_positions
@@ -21,7 +22,6 @@ from pifi_probe.provenance import collect
 from pifi_probe.tasks.task import Task
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe
-from pifi_probe.training.work import Work, work_of
 
 __all__ = ["benchmark"]
 
@@ -81,12 +81,12 @@ def benchmark(
     _check(model, task)
     device = device_of(recipe)
     arms, left_out = build_arms(model, device)
-    work = work_of(task)
-    batch, steps_per_epoch = _training_batch(model, task, work, recipe, device)
+    kind = kind_of(task)
+    batch, steps_per_epoch = _training_batch(model, task, kind, recipe, device)
     trained = {name: arm for name, arm in arms.items() if name != FOLDED}
-    memory = {name: peak_bytes(arm, lambda arm=arm: step_of(arm, batch, work, recipe)) for name, arm in trained.items()}  # type: ignore[misc]
+    memory = {name: peak_bytes(arm, lambda arm=arm: step_of(arm, batch, kind, recipe)) for name, arm in trained.items()}  # type: ignore[misc]
     moments: Moments = defaultdict(dict)
-    calls = {name: step_of(arm, batch, work, recipe, moments) for name, arm in trained.items()}
+    calls = {name: step_of(arm, batch, kind, recipe, moments) for name, arm in trained.items()}
     steps = interleaved(calls, rounds, most_seconds=most_seconds, seed=recipe.seed)
     if not steps:
         left_out["training step"] = f"one step of every arm takes more than {most_seconds:g} s"
@@ -140,16 +140,16 @@ def _check(model: PiFiForSequenceClassification, task: Task) -> None:
 
 
 def _training_batch(
-    model: Model, task: Task, work: Work, recipe: Recipe, device: torch.device
+    model: Model, task: Task, kind: Kind, recipe: Recipe, device: torch.device
 ) -> tuple[dict[str, torch.Tensor], int]:
     """Return the batch of median length of an epoch whose texts are grouped by length, and the steps per epoch."""
     with quiet_transformers():
         tokenizer = tokenizer_for(model)
-        split = work.encode(task.splits["train"], tokenizer, within_positions(model.encoder, recipe.max_length))
+        split = kind.encode(task.splits["train"], tokenizer, within_positions(model.encoder, recipe.max_length))
         order = sorted(range(len(split)), key=lambda row: split.lengths[row])
         start = max(0, (len(order) - recipe.batch_size) // 2)
         rows = [split[row] for row in order[start : start + recipe.batch_size]]
-        batch = work.collate(tokenizer)(rows)
+        batch = kind.collate(tokenizer)(rows)
     return {name: value.to(device) for name, value in batch.items()}, math.ceil(len(split) / recipe.batch_size)
 
 

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pifi_probe.efficiency.counts import held_bytes
+from pifi_probe.kinds import Kind
 from pifi_probe.training.devices import autocast
 from pifi_probe.training.recipe import Recipe
-from pifi_probe.training.work import Work
 
 __all__ = ["Moments", "forward_of", "interleaved", "peak_bytes", "step_of"]
 
@@ -29,7 +29,7 @@ MEMORY_STEPS = 2  # the second one meets Adam's moments
 def step_of(
     model: nn.Module,
     batch: Mapping[str, torch.Tensor],
-    work: Work,
+    kind: Kind,
     recipe: Recipe,
     moments: Moments | None = None,
 ) -> Call:
@@ -42,16 +42,16 @@ def step_of(
     adam = torch.optim.Adam(trained, lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
     if moments is not None:
         adam.state = moments
-    inputs = {name: value for name, value in batch.items() if name not in work.targets}
-    targets = {name: value for name, value in batch.items() if name in work.targets}
+    inputs = {name: value for name, value in batch.items() if name not in kind.targets}
+    targets = {name: value for name, value in batch.items() if name in kind.targets}
 
     def run() -> None:
         model.train()
         for parameter in model.parameters():  # arms share the encoder, and one of them may not train it
             parameter.grad = None
         with autocast(recipe.precision, device):
-            outputs = work.outputs(model, inputs, targets)
-        work.loss(outputs, targets, recipe.label_smoothing).backward()
+            outputs = kind.outputs(model, inputs, targets)
+        kind.loss(outputs, targets, recipe.label_smoothing).backward()
         if recipe.max_grad_norm:
             nn.utils.clip_grad_norm_(trained, recipe.max_grad_norm)
         adam.step()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from pifi_probe.alignment.kept import kept_interfaces
 from pifi_probe.alignment.readout import UNIT_WIDTH, fit_block
 from pifi_probe.alignment.tokens import joined, token_states
 from pifi_probe.errors import PlugInError, TaskError
+from pifi_probe.kinds import KINDS, Split
 from pifi_probe.layers.content import weights_digest
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.references import open_reference
@@ -28,9 +29,9 @@ from pifi_probe.plugin.positions import within_positions
 from pifi_probe.tasks.tokens import buckets, tokenizer_digest
 
 if TYPE_CHECKING:
-    from pifi_probe.tasks.task import Split, Task
+    from pifi_probe.tasks.task import Task
 
-__all__ = ["N_ALIGN", "align", "alignment_texts", "fit_interface", "fit_readout"]
+__all__ = ["N_ALIGN", "align", "alignment_texts", "fit_interface", "fit_readout", "texts_read"]
 
 N_ALIGN = 2000  # texts that the interface is fitted to
 N_STANDARD = 500  # of them, those on which the readout's features are standardised and the way back is fitted
@@ -41,16 +42,18 @@ Twin = tuple[str, Callable[[FrozenLayer], FrozenLayer]]
 Floats = NDArray[np.float64]
 
 
-def alignment_texts(split: Split, kind: str, n: int = N_ALIGN) -> tuple[list[str], list[str] | None]:
-    """Return some texts of a split, drawn blind to labels, and what is read together with each."""
-    rows = sorted(np.random.default_rng(0).permutation(len(split))[:n])
-    texts = [split.texts[row] for row in rows]
-    seconds = split.pairs
-    if kind == "multiple-choice" and split.items is not None:
-        seconds = tuple(choices[0] for choices in split.items)
-    if kind == "token-classification" and split.items is not None:
-        return [" ".join(split.items[row]) for row in rows], None
-    return texts, None if seconds is None else [seconds[row] for row in rows]
+def alignment_texts(task: Task) -> tuple[list[str], list[str] | None]:
+    """Return some training texts, drawn blind to labels, and what is read together with each."""
+    split = task.splits["train"]
+    rows = sorted(np.random.default_rng(0).permutation(len(split))[:N_ALIGN])
+    return texts_read(task, [int(row) for row in rows])
+
+
+def texts_read(task: Task, rows: Sequence[int]) -> tuple[list[str], list[str] | None]:
+    """Return what a model reads of training rows: texts, and what is read together with each."""
+    kind, split = KINDS[task.kind], task.splits["train"]
+    texts, seconds = zip(*(kind.read(split, row) for row in rows), strict=True)
+    return list(texts), None if None in seconds else list(seconds)
 
 
 def fit_interface(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pifi_probe.alignment.tokens import special_ids
 from pifi_probe.errors import PlugInError
 from pifi_probe.escaping import one_line
+from pifi_probe.kinds import KINDS
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, list_of
 from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel
@@ -23,12 +23,10 @@ from pifi_probe.layers.residual import residual_rms
 from pifi_probe.layers.tokenizer import GivenTokenizer, load_tokenizer
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.aligned import AlignedPlugIn
-from pifi_probe.plugin.aligning import Twin, align, alignment_texts, fit_interface
+from pifi_probe.plugin.aligning import Twin, align, alignment_texts, fit_interface, texts_read
 from pifi_probe.plugin.base import PiFiPreTrainedModel, describe
 from pifi_probe.plugin.combine import arrange
 from pifi_probe.plugin.config import CONTROLS, WIRINGS, PiFiConfig
-from pifi_probe.plugin.generation import PiFiForConditionalGeneration
-from pifi_probe.plugin.heads import PiFiForMultipleChoice, PiFiForQuestionAnswering, PiFiForTokenClassification
 from pifi_probe.plugin.loading import (
     embedding_rows,
     encoder_tokenizer,
@@ -37,31 +35,19 @@ from pifi_probe.plugin.loading import (
     stream,
     tokenizer_for,
 )
-from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import is_decoder, pool, resolved_pooling
 from pifi_probe.plugin.positions import within_positions
+from pifi_probe.plugin.registry import HEADS
 from pifi_probe.plugin.variants import make_variant, twin_of
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
 
-__all__ = ["MODELS", "WHOLE_SEQUENCE", "load_encoder", "plug_in", "tokenizer_for"]
+__all__ = ["load_encoder", "model_class_of", "plug_in", "tokenizer_for"]
 
 logger = logging.getLogger(__name__)
 
-MODELS: Mapping[str, type[PiFiPreTrainedModel]] = MappingProxyType(  # by kind of task
-    {
-        "single": PiFiForSequenceClassification,
-        "pair": PiFiForSequenceClassification,
-        "regression": PiFiForSequenceClassification,
-        "multiple-choice": PiFiForMultipleChoice,
-        "qa": PiFiForQuestionAnswering,
-        "token-classification": PiFiForTokenClassification,
-        "seq2seq": PiFiForConditionalGeneration,
-    }
-)
-WHOLE_SEQUENCE = ("qa", "token-classification", "seq2seq")  # kinds whose head reads every token
 _NO_LAYER = ("vanilla", "linear", "mlp")
 _MODES = ("feed", "mask", "scale", "bypass", "pooling")
 N_CALIBRATION = 64  # texts
@@ -96,14 +82,14 @@ def plug_in(
     Parameters
     ----------
     slm : str or PreTrainedModel
-        The small language model: hub id, folder, embedded name, or a loaded base model (copied). For a task of
-        kind "seq2seq" an encoder-decoder; an encoder gets a new decoder of two layers.
+        The small language model: hub id, folder, embedded name, or a loaded base model (copied). For a task whose
+        target is a text an encoder-decoder; an encoder gets a new decoder of two layers.
     layer : str, FrozenLayer, FrozenChain or FrozenParallel, optional
         The layer or layers, or their specification. The controls "linear" and "mlp" take their width only;
         "vanilla" needs none.
     task : Task
-        Gives the kind of head, the labels, and the texts that calibrate ``scale="matched"``. For kinds "qa",
-        "token-classification" and "seq2seq" the layer sees the whole sequence, in both wirings.
+        Gives the head, the labels, and the texts that calibrate ``scale="matched"``. Where the head reads every
+        token, or the model writes, the layer sees the whole sequence, in both wirings.
     wiring : {"paper", "matched", "aligned"}
         Preset of the modes below. ``"paper"``: the pooled vector as a sequence of one, [CLS], default
         initialisation, no bypass. ``"matched"``: pooling "auto", matched scale, zero-start bypass, projections
@@ -149,8 +135,9 @@ def plug_in(
     Returns
     -------
     PiFiPreTrainedModel
-        `PiFiForSequenceClassification` for kinds "single", "pair" and "regression", `PiFiForMultipleChoice`,
-        `PiFiForQuestionAnswering`, `PiFiForTokenClassification` or `PiFiForConditionalGeneration`.
+        `PiFiForSequenceClassification`, `PiFiForMultipleChoice`, `PiFiForQuestionAnswering`,
+        `PiFiForTokenClassification` or `PiFiForConditionalGeneration`: what the kind's ``head`` names in
+        `pifi_probe.plugin.HEADS`.
 
     Raises
     ------
@@ -171,8 +158,8 @@ def plug_in(
         raise PlugInError(f"unknown control {control!r}", where="control", next=f"use one of {', '.join(CONTROLS)}")
     overrides = dict(zip(_MODES, (feed, mask, scale, bypass, pooling), strict=True))
     modes = {**WIRINGS[wiring], **{name: value for name, value in overrides.items() if value is not None}}
-    model_class = MODELS[task.kind]
-    if task.kind in WHOLE_SEQUENCE:
+    model_class = model_class_of(task)
+    if not model_class.pools:
         if feed == "pooled":
             raise PlugInError(
                 f'feed="pooled" leaves nothing for a head of kind {task.kind!r}, which reads every token',
@@ -182,7 +169,7 @@ def plug_in(
         modes["feed"] = "sequence"
     aligned = wiring == "aligned"
     if aligned:
-        read = _read(read, task.kind, modes)
+        read = _read(read, task, modes)
         if isinstance(layer, str) and "[" not in layer and control != "vanilla":
             layer = _suggested(slm, layer, task)
     elif read is not None or train_projections or own_interface:
@@ -200,7 +187,7 @@ def plug_in(
             where=str(design),
             next='name neighbours, such as "smollm2-135m[8:15]"',
         )
-    if task.kind == "seq2seq":
+    if model_class.writes:
         encoder, name, source = load_encoder_decoder(slm, seed, tokenizer)
     else:
         encoder, name, source = load_encoder(slm)
@@ -238,8 +225,8 @@ def plug_in(
         plugin_width=sum(one.hidden_size for one in firsts[: None if unshared else 1]),
         save_layer=save_layer,
         aligned=facts,
-        generation=encoder.generation_config.to_diff_dict() if task.kind == "seq2seq" else None,
-        **_labels(task),
+        generation=encoder.generation_config.to_diff_dict() if model_class.writes else None,
+        **KINDS[task.kind].model_settings(task),
         **modes,
     )
     model = model_class(config, encoder=encoder, layers=kept)
@@ -254,7 +241,12 @@ def plug_in(
     return model.eval()
 
 
-def _read(read: str | None, kind: str, modes: dict[str, Any]) -> str:
+def model_class_of(task: Task) -> type[PiFiPreTrainedModel]:
+    """Return the class of the models that are trained on a task."""
+    return HEADS.named(KINDS[task.kind].head, f"head of the kind {task.kind!r}")
+
+
+def _read(read: str | None, task: Task, modes: dict[str, Any]) -> str:
     """Return how an aligned chain is read for a kind of task."""
     fixed = {name: value for name, value in WIRINGS["aligned"].items() if name in ("feed", "scale", "bypass")}
     changed = [name for name, value in fixed.items() if modes[name] != value]
@@ -264,10 +256,10 @@ def _read(read: str | None, kind: str, modes: dict[str, Any]) -> str:
             where=changed[0],
             next=f"leave {changed[0]} out: with this wiring it is {fixed[changed[0]]!r}",
         )
-    default = "back" if kind in WHOLE_SEQUENCE else "beside"
+    default = "beside" if model_class_of(task).pools else "back"
     if read not in (None, "beside", "back") or (read == "beside" and default == "back"):
         raise PlugInError(
-            f"read={read!r} is not possible for a task of kind {kind!r}",
+            f"read={read!r} is not possible for a task of kind {task.kind!r}",
             where="read",
             next='use read="back"' if default == "back" else 'use "beside" or "back"',
         )
@@ -301,23 +293,10 @@ def _align(model: PiFiPreTrainedModel, first: FrozenLayer, task: Task, twin: Twi
             next="give the task that the model is trained on",
         )
     tokenizer = tokenizer_for(model)
-    texts = alignment_texts(task.splits["train"], task.kind)
+    texts = alignment_texts(task)
     interface = fit_interface(model, tokenizer, first, texts, task=task.name, twin=twin)
     align(model, tokenizer, interface, texts)
     model.config.aligned |= {"interface": interface.facts(), "digest": interface.digest()}
-
-
-def _labels(task: Task) -> dict[str, Any]:
-    """Return what a configuration says of a task's labels."""
-    if task.kind == "regression":
-        return {"num_labels": 1, "problem_type": "regression"}
-    if not task.label_names:
-        return {}
-    return {
-        "num_labels": len(task.label_names),
-        "id2label": dict(enumerate(task.label_names)),
-        "label2id": {label: i for i, label in enumerate(task.label_names)},
-    }
 
 
 def _given(layer: str | FrozenLayers | None, control: str | None) -> FrozenLayers | None:
@@ -370,11 +349,7 @@ def _calibration_texts(task: Task) -> tuple[list[str], list[str] | None]:
             where=f"task {task.name!r}",
             next='give the task that the model is trained on, or use scale="paper"',
         )
-    train = task.splits["train"]
-    seconds = train.pairs
-    if task.kind == "multiple-choice" and train.items is not None:
-        seconds = tuple(choices[0] for choices in train.items)
-    return list(train.texts[:N_CALIBRATION]), None if seconds is None else list(seconds[:N_CALIBRATION])
+    return texts_read(task, range(min(N_CALIBRATION, len(task.splits["train"]))))
 
 
 def _calibrate(model: PiFiPreTrainedModel, texts: tuple[list[str], list[str] | None], targets: Sequence[float]) -> None:

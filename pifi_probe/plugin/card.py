@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LicenceCheck", "check_licence", "write_model_card"]
 
-_TAGS = {
-    "PiFiForMultipleChoice": "multiple-choice",
-    "PiFiForQuestionAnswering": "question-answering",
-    "PiFiForTokenClassification": "token-classification",
-    "PiFiForConditionalGeneration": "text2text-generation",
-}
 _UNKNOWN = ("", "unknown", "other")
 
 
@@ -88,8 +82,7 @@ def write_model_card(model: PiFiPreTrainedModel, folder: Path) -> None:
     config = model.config
     licences = sorted({item["card"].get("licence") or "not stated" for item in config.layers})
     licence = model.licence_statement or (licences[0] if len(licences) == 1 else "other")
-    tag = _TAGS.get(type(model).__name__, "text-classification")
-    front: dict[str, Any] = {"library_name": "pifi_probe", "tags": ["pifi", tag]}
+    front: dict[str, Any] = {"library_name": "pifi_probe", "tags": ["pifi", model.hub_tag]}
     if licence != "not stated":
         front["license"] = one_line(licence, 200)
     head = yaml.safe_dump(front, allow_unicode=True, sort_keys=False, width=10_000)

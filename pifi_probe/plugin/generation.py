@@ -25,6 +25,7 @@ from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.encoding import encoder_of
 from pifi_probe.plugin.losses import cross_entropy
+from pifi_probe.plugin.registry import register_head
 from pifi_probe.pretrained import config_from_dict, new_model
 
 __all__ = ["DECODER_LAYERS", "PiFiForConditionalGeneration", "with_decoder"]
@@ -32,6 +33,7 @@ __all__ = ["DECODER_LAYERS", "PiFiForConditionalGeneration", "with_decoder"]
 DECODER_LAYERS = 2
 
 
+@register_head("conditional-generation", hub_tag="text2text-generation")
 class PiFiForConditionalGeneration(PiFiPreTrainedModel, GenerationMixin):
     """``Enc -> H -> L_in -> frozen LLM layer -> L_out -> Dec``, on all tokens of the input (paper, generation).
 
@@ -52,6 +54,7 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel, GenerationMixin):
     """
 
     pools = False
+    writes = True
 
     def __init__(
         self,

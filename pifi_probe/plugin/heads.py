@@ -19,10 +19,12 @@ from transformers.modeling_outputs import (
 from pifi_probe.plugin.base import PiFiEncoderModel
 from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.losses import cross_entropy, span_loss
+from pifi_probe.plugin.registry import register_head
 
 __all__ = ["PiFiForMultipleChoice", "PiFiForQuestionAnswering", "PiFiForTokenClassification"]
 
 
+@register_head("multiple-choice", hub_tag="multiple-choice")
 class PiFiForMultipleChoice(PiFiEncoderModel):
     """One score for each choice, read together with its question; the plug-in sees the pooled vector.
 
@@ -97,6 +99,7 @@ class PiFiTokenModel(PiFiEncoderModel):
         return out
 
 
+@register_head("token-classification", hub_tag="token-classification")
 class PiFiForTokenClassification(PiFiTokenModel):
     """A class for each token, as in named-entity recognition."""
 
@@ -131,6 +134,7 @@ class PiFiForTokenClassification(PiFiTokenModel):
         return TokenClassifierOutput(loss=loss, logits=logits)
 
 
+@register_head("question-answering", hub_tag="question-answering")
 class PiFiForQuestionAnswering(PiFiTokenModel):
     """Scores of every token to be the first, and to be the last, of the answer."""
 

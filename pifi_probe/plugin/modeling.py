@@ -14,6 +14,7 @@ from pifi_probe.plugin.base import Head, PiFiEncoderModel, PiFiPreTrainedModel, 
 from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.fold import FoldedPlugIn, fold_plugin
 from pifi_probe.plugin.losses import sequence_loss
+from pifi_probe.plugin.registry import register_head
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Head", "PiFiForSequenceClassification", "PiFiPreTrainedModel", "describe"]
 
 
+@register_head("sequence-classification", hub_tag="text-classification")
 class PiFiForSequenceClassification(PiFiEncoderModel):
     """``Enc -> h -> L_in -> frozen LLM layer -> L_out -> Head`` for classification (paper, section 3).
 

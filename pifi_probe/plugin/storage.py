@@ -40,6 +40,8 @@ class StoredModel(PreTrainedModel):
 
     config_class = PiFiConfig
     pools: ClassVar[bool] = True  # whether the head reads one pooled vector
+    writes: ClassVar[bool] = False  # whether its encoder is one with a decoder
+    hub_tag: ClassVar[str] = ""  # what the hub calls the kind of model
     encoder: Any
     plugin: PlugIn | FoldedPlugIn | None
     tokenizer: PreTrainedTokenizerBase | None = None  # where it is not its encoder's

@@ -82,7 +82,7 @@ def probe_chain(
         The donor: hub id, folder, file or embedded name. Its layers below the chain are needed once, for the
         alignment, one in memory at a time.
     task : Task
-        One class a row ("single"), or two texts a row ("pair"); see `interaction`.
+        One class a row, of one text or of two; see `interaction`.
     layers : str, int or (int, int)
         The chain, first and last layer included: ``"8-14"``, ``(8, 14)``, or one layer.
     arms : sequence of str
@@ -335,7 +335,7 @@ def _joined(task: Task) -> Split:
             columns["ids"].append(f"{name}:{split.ids[row]}")
             columns["pairs"].append(None if split.pairs is None else split.pairs[row])
     pairs = tuple(columns.pop("pairs"))
-    paired = task.kind == "pair"
+    paired = None not in pairs
     return Split(**{name: tuple(values) for name, values in columns.items()}, pairs=pairs if paired else None)
 
 

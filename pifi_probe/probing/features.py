@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pifi_probe.errors import FeatureError
+from pifi_probe.kinds import KINDS
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.content import content_of, weights_digest
 from pifi_probe.layers.spec import parse_model
@@ -63,7 +64,7 @@ def llm_features(
         Hub id (``org/name`` or ``org/name@revision``), local folder or file, or embedded name.
     rows : Split
         As `scoring_rows` draws them.
-    kind : {"single", "pair"}
+    kind : str
         Of the task; a pair becomes one text by `template`.
     pooling : {"mean", "last", "mean+last"}
         Mean over tokens, the last token, or both beside each other.
@@ -113,7 +114,8 @@ def llm_features(
         As for `pifi_probe.extract`.
     """
     _check(pooling in POOLINGS, f"unknown pooling {pooling!r}", f"use one of {', '.join(POOLINGS)}")
-    _check(kind == ("single" if rows.pairs is None else "pair"), f"the rows are not of kind {kind!r}", "use task.kind")
+    fits = kind in KINDS and KINDS[kind].row_classes and KINDS[kind].pair == (rows.pairs is not None)
+    _check(fits, f"the rows are not of kind {kind!r}", "use task.kind")
     place = device_of(Recipe(device=device, precision=precision))
     at_once = _batch_tokens(batch_tokens, place)
     _check(max_length >= 1 and at_once >= 1, "max_length and batch_tokens are at least 1", "leave them out")

@@ -40,7 +40,6 @@ from pifi_probe.training.recipe import Recipe
 
 __all__ = ["FROZEN_EPOCHS", "LAST_BLOCKS", "Parts"]
 
-KINDS = ("single", "pair")
 LAST_BLOCKS = 2  # of the encoder, trained on the rung "last-block"
 FROZEN_ROWS = 2000  # of each split, on the rungs "estimator" and "frozen"
 FROZEN_EPOCHS = 3
@@ -78,7 +77,7 @@ class Parts:
     given_tokenizer: str = ""
 
     def __post_init__(self) -> None:
-        if self.task.kind not in KINDS:
+        if not self.task.has_row_classes:
             raise TaskError(
                 f"a search compares the NLL of one class a row, and this task is of kind {self.task.kind!r}",
                 where=self.task.name,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pifi_probe.errors import TaskError
 from pifi_probe.files import existing
+from pifi_probe.kinds import KINDS
 from pifi_probe.tasks.columns import Options
 from pifi_probe.tasks.embedded import EMBEDDED, task_from_asset
 from pifi_probe.tasks.from_file import FILE_TYPES, file_type, task_from_file
 from pifi_probe.tasks.from_hub import named_task, task_from_hub
 from pifi_probe.tasks.hub_table import HUB_TASKS
-from pifi_probe.tasks.kinds import KINDS
 from pifi_probe.tasks.rated import RATED
 from pifi_probe.tasks.shift import ShiftReport, shift_view
 from pifi_probe.tasks.task import Split, Task

@@ -7,25 +7,19 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 
 from pifi_probe.errors import TaskError
-from pifi_probe.tasks.kinds import KINDS
-from pifi_probe.tasks.labels import (
+from pifi_probe.kinds import KINDS, Columns, Origin, Row, Split
+from pifi_probe.kinds.labels import (
     MAX_TEXT,
-    answers,
-    checked_text,
-    choices,
-    class_name,
     in_order,
     is_minus_one,
     is_missing,
     look_like_numbers,
-    rating,
     refuse_two_spellings,
 )
-from pifi_probe.tasks.layouts import Columns, resolve
-from pifi_probe.tasks.rows import Row, keys_of, to_split, without_repeats
+from pifi_probe.tasks.layouts import resolve
+from pifi_probe.tasks.rows import keys_of, to_split, without_repeats
 from pifi_probe.tasks.splitting import assign_splits, refuse_overlap
-from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
-from pifi_probe.tasks.text import normalise
+from pifi_probe.tasks.task import SPLIT_NAMES, Task
 
 __all__ = ["MAX_ROWS", "MAX_TEXT", "Options", "Table", "build_task"]
 
@@ -139,10 +133,10 @@ class Table:
     def labelled(self) -> Table:
         """Return the rows with a label: none is missing, and none is -1, which stands for a hidden one.
 
-        For ratings -1 is a number like others, unless all rows have it.
+        What -1 means is the kind's to say.
         """
         labels = self.columns[self.roles.label]
-        hidden_is_minus_one = self.roles.kind != "regression" or all(map(is_minus_one, labels))
+        hidden_is_minus_one = KINDS[self.roles.kind].hides_minus_one(labels)
         kept = [
             row
             for row, label in enumerate(labels)
@@ -171,7 +165,7 @@ def build_task(
     ----------
     tables : mapping of str to Table
         "train", and "validation" and "test" where the source has them; splits that are missing are carved
-        from "train" by a hash of the normalised text, so that no text is in two splits (for kind "qa": no
+        from "train" by a hash of the normalised text, so that no text is in two splits (of questions: no
         context; with ``options.group``: no group).
 
     Raises
@@ -229,68 +223,16 @@ def _read_rows(table: Table, prefix: str) -> list[Row]:
     n_rows = len(table.columns[roles.label])
     if n_rows > MAX_ROWS:
         raise TaskError(f"{n_rows:,} rows are too many", where=table.where, next=f"keep {MAX_ROWS:,} rows at most")
-    ratings = KINDS[roles.kind].classes and look_like_numbers(table.columns[roles.label])
+    kind = KINDS[roles.kind]
+    numbers = kind.classes and look_like_numbers(table.columns[roles.label])
     rows = []
     for number in range(1, n_rows + 1):
         values = {name: column[number - 1] for name, column in table.columns.items()}
         of_source = table.number(number)
         identifier = f"{prefix}:{of_source}" if prefix else str(of_source)
-        rows.append(_read_row(values, table, ratings, identifier, table.place(number)))
+        row = kind.parse(values, roles, Origin(identifier, table.place(number), table.class_names, numbers))
+        rows.append(row if roles.group is None else row._replace(group=str(values[roles.group])))
     return rows
-
-
-def _read_row(values: Mapping[str, object], table: Table, ratings: bool, identifier: str, where: str) -> Row:
-    roles, names = table.roles, table.class_names
-    value, at = values[roles.label], f"{where}, column {roles.label!r}"
-    group = None if roles.group is None else str(values[roles.group])
-    if roles.kind == "token-classification":
-        assert roles.items is not None
-        words, tags = _tagged(values[roles.items], value, names, where, at)
-        return Row(identifier, " ".join(words), tags, items=words, group=group)
-    assert roles.text is not None
-    text = checked_text(values[roles.text], roles.text, where)
-    if roles.before is not None and isinstance(values[roles.before], str) and str(values[roles.before]).strip():
-        text = f"{checked_text(values[roles.before], roles.before, where)}\n{text}"
-    pair = None if roles.pair is None else checked_text(values[roles.pair], roles.pair, where)
-    row = Row(identifier, text, None, pair=pair, group=group)
-    if roles.kind == "regression":
-        return row._replace(label=rating(value, at))
-    if roles.kind == "multiple-choice":
-        assert roles.items is not None
-        items, right = choices(values[roles.items], value, where)
-        return row._replace(items=items, label=right)
-    if roles.kind == "qa":
-        start = None if roles.start is None else values[roles.start]
-        return row._replace(label=answers(value, start, pair or "", where))
-    if roles.kind == "seq2seq":
-        return row._replace(label=_target(value, roles.label, where))
-    return row._replace(label=class_name(value, ratings, names, at))
-
-
-def _target(value: object, column: str, where: str) -> str:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise TaskError(
-            "the target is empty",
-            where=f"{where}, column {column!r}",
-            next="remove the row or fill in the target",
-        )
-    return checked_text(value, column, where)
-
-
-def _tagged(
-    words: object, tags: object, names: tuple[str, ...] | None, where: str, at: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if not isinstance(words, list) or not isinstance(tags, list) or not words or len(words) != len(tags):
-        sizes = [len(each) if isinstance(each, list) else type(each).__name__ for each in (words, tags)]
-        raise TaskError(
-            f"words and labels do not fit: {sizes[0]} and {sizes[1]}",
-            where=where,
-            next="give two lists of equal length (from .jsonl or .parquet)",
-        )
-    return (
-        tuple(checked_text(word, f"word {number}", where) for number, word in enumerate(words)),
-        tuple(class_name(tag, False, names, at) for tag in tags),
-    )
 
 
 def _drop_overlap(rows: dict[str, list[Row]]) -> list[str]:
@@ -354,13 +296,13 @@ def _carve(rows: list[Row], fractions: Mapping[str, float], options: Options, ro
     """Divide the training rows among "train" and the splits that are missing."""
     if sum(fractions.values()) >= 1:
         raise TaskError("validation and test together take all rows", where="options validation and test")
+    kind = KINDS[roles.kind]
     if roles.group is not None:
         keys = [str(row.group) for row in rows]
-    elif roles.kind == "qa":
-        keys = [normalise(row.pair or "") for row in rows]
     else:
-        keys = keys_of(rows)
-    by_class = roles.kind in ("single", "pair") and roles.group is None
+        paired = rows[0].pair is not None
+        keys = kind.keys([row.text for row in rows], [row.pair or "" for row in rows] if paired else None)
+    by_class = kind.row_classes and roles.group is None
     parts = assign_splits(keys, [row.label if by_class else 0 for row in rows], fractions, salt=str(options.seed))
     carved: dict[str, list[Row]] = {"train": [], **{part: [] for part in fractions}}
     for row, part in zip(rows, parts, strict=True):

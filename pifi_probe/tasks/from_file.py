@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pifi_probe.errors import TaskError
 from pifi_probe.files import existing
+from pifi_probe.kinds import Columns as Roles
 from pifi_probe.tasks.columns import MAX_ROWS, MAX_TEXT, Options, Table, build_task
-from pifi_probe.tasks.layouts import Columns as Roles
 from pifi_probe.tasks.layouts import require_columns
 from pifi_probe.tasks.task import Task
 

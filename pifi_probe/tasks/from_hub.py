@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pifi_probe.errors import TaskError
+from pifi_probe.kinds import Columns
 from pifi_probe.tasks.columns import MAX_ROWS, Options, Table, build_task
 from pifi_probe.tasks.from_file import FILE_TYPES, file_type, read_files
 from pifi_probe.tasks.hub_table import HUB_TASKS
-from pifi_probe.tasks.layouts import Columns, require_columns
+from pifi_probe.tasks.layouts import require_columns
 from pifi_probe.tasks.task import SPLIT_NAMES, Task
 
 __all__ = ["named_task", "task_from_hub"]

@@ -1,82 +1,16 @@
-"""Which columns a task of each kind has, by the names that data sets give them."""
+"""Which columns of a table are what, and so of what kind its task is."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
 
 from pifi_probe.errors import TaskError
-from pifi_probe.tasks.kinds import KINDS
+from pifi_probe.kinds import KINDS, Columns, Kind
 
-__all__ = ["LAYOUTS", "Columns", "Layout", "require_columns", "resolve"]
+__all__ = ["require_columns", "resolve"]
 
-Names = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Column names of one kind, the usual ones first.
-
-    Parameters
-    ----------
-    kind : str
-    text, label, pair, items : tuple of str
-        Empty where the kind has no such column.
-    before : tuple of str
-        A text that goes before `text`, such as the passage of an exam's question; never required.
-    start : tuple of str
-        The answer's first character in its context; not required, since it may be within `label`.
-    """
-
-    kind: str
-    text: Names
-    label: Names
-    pair: Names = ()
-    items: Names = ()
-    before: Names = ()
-    start: Names = ()
-
-
-LAYOUTS = (  # tried in this order
-    Layout("qa", ("question",), ("answers", "answer"), pair=("context",), start=("answer_start",)),
-    Layout(
-        "multiple-choice",
-        ("question", "ctx", "query", "text"),
-        ("label", "answer", "answerKey", "gold"),
-        items=("choices", "options", "endings"),
-        before=("passage",),
-    ),
-    Layout("token-classification", (), ("ner_tags", "tags", "labels"), items=("tokens", "words")),
-    Layout("single", ("text", "sentence"), ("label",)),
-    Layout("pair", ("premise", "sentence1", "question1"), ("label",), pair=("hypothesis", "sentence2", "question2")),
-    Layout("seq2seq", ("text", "source", "article"), ("target", "summary", "highlights")),
-    Layout("regression", ("text", "sentence1"), ("label", "rating", "score"), pair=("sentence2",)),
-)
-_OF_KIND: Mapping[str, Layout] = MappingProxyType({layout.kind: layout for layout in LAYOUTS})
 _DEFAULTS = {"text": "text", "label": "label", "pair": None, "items": None}
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The kind of a task and the columns that it is read from; roles as in `Layout`."""
-
-    kind: str
-    text: str | None
-    label: str
-    pair: str | None = None
-    items: str | None = None
-    before: str | None = None
-    start: str | None = None
-    group: str | None = None
-    split: str | None = None
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the columns to read."""
-        roles = (self.text, self.label, self.pair, self.items, self.before, self.start, self.group, self.split)
-        return list(dict.fromkeys(name for name in roles if name is not None))
 
 
 def resolve(asked: Columns, kind: str | None, present: Sequence[str], where: str) -> Columns:
@@ -98,37 +32,33 @@ def resolve(asked: Columns, kind: str | None, present: Sequence[str], where: str
     TaskError
         If the kind is unknown or a column is missing.
     """
-    if kind is not None and kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        raise TaskError(
-            f"unknown kind of task {kind!r}",
-            where="option kind",
-            next=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(KINDS)}",
-        )
+    asked_for = None if kind is None else KINDS.named(kind, "option kind")
     named = any(getattr(asked, role) != default for role, default in _DEFAULTS.items())
     if kind is None and not named:
-        found = next((columns for layout in LAYOUTS if (columns := _fitted(layout, asked, present))), None)
+        found = next((columns for one in KINDS.values() if (columns := _fitted(one, asked, present))), None)
         if found is not None:
             return found
-    kind = kind or ("single" if asked.pair is None else "pair")
-    return _filled(_OF_KIND[kind], replace(asked, kind=kind), present, where)
+    plain = next(one for one in KINDS.values() if one.row_classes and one.pair == (asked.pair is not None))
+    return _filled(asked_for or plain, asked, present, where)
 
 
-def _fitted(layout: Layout, asked: Columns, present: Sequence[str]) -> Columns | None:
-    """Return the columns if all that a layout requires are present."""
-    if layout.kind == "regression":
-        return None  # a rating looks like a class: it is asked for by name
+def _fitted(kind: type[Kind], asked: Columns, present: Sequence[str]) -> Columns | None:
+    """Return the columns if all that a kind requires are present."""
+    layout = kind.layout
+    if layout.by_name:
+        return None
     required = {role: _first(getattr(layout, role), present) for role in _DEFAULTS}
     if any(name is None and getattr(layout, role) for role, name in required.items()):
         return None
     optional = {role: _first(getattr(layout, role), present) for role in ("before", "start")}
     label = required.pop("label")
     assert label is not None
-    return Columns(layout.kind, label=label, **required, **optional, group=asked.group, split=asked.split)
+    return Columns(kind.name, label=label, **required, **optional, group=asked.group, split=asked.split)
 
 
-def _filled(layout: Layout, asked: Columns, present: Sequence[str], where: str) -> Columns:
+def _filled(kind: type[Kind], asked: Columns, present: Sequence[str], where: str) -> Columns:
     """Fill the roles that the user did not name from the layout of the kind."""
+    layout = kind.layout
     roles: dict[str, str | None] = {}
     for role, default in _DEFAULTS.items():
         value, usual = getattr(asked, role), getattr(layout, role)
@@ -136,18 +66,18 @@ def _filled(layout: Layout, asked: Columns, present: Sequence[str], where: str) 
             names = (default, *usual) if default and usual else usual
             value = _first(names, present) or next(iter(names), None)
         roles[role] = value if usual or role == "pair" else None
-    pair = KINDS[layout.kind].pair
+    pair = kind.pair
     if pair is False or (pair is None and asked.pair is None and roles["pair"] not in present):
         roles["pair"] = None
     optional = {role: _first(getattr(layout, role), present) for role in ("before", "start")}
     label = roles.pop("label")
     assert label is not None
-    columns = Columns(layout.kind, label=label, **roles, **optional, group=asked.group, split=asked.split)
+    columns = Columns(kind.name, label=label, **roles, **optional, group=asked.group, split=asked.split)
     require_columns(columns.names, present, where)
     return columns
 
 
-def _first(names: Names, present: Sequence[str]) -> str | None:
+def _first(names: tuple[str, ...], present: Sequence[str]) -> str | None:
     return next((name for name in names if name in present), None)
 
 

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from pifi_probe.tasks.task import Split
-from pifi_probe.tasks.text import row_keys
+from pifi_probe.kinds.rows import Row, Split
+from pifi_probe.kinds.text import row_keys
 
 __all__ = ["Row", "keys_of", "to_split", "without_repeats"]
-
-
-class Row(NamedTuple):
-    """One row; fields as in `Split`."""
-
-    id: str
-    text: str
-    label: Any
-    pair: str | None = None
-    items: tuple[str, ...] | None = None
-    group: str | None = None
 
 
 def to_split(rows: Sequence[Row]) -> Split:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pifi_probe.errors import TaskError
 from pifi_probe.escaping import one_line
-from pifi_probe.tasks.kinds import KINDS
+from pifi_probe.kinds import KINDS
 from pifi_probe.tasks.task import Task
 
 __all__ = ["ShiftReport", "shift_view"]

@@ -10,87 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from pifi_probe.errors import TaskError
 from pifi_probe.escaping import one_line
-from pifi_probe.tasks.kinds import KINDS, Kind
-from pifi_probe.tasks.text import normalise, row_keys
+from pifi_probe.kinds import KINDS, Kind, Split
 
 __all__ = ["SPLIT_NAMES", "Split", "Task"]
 
 SPLIT_NAMES = ("train", "validation", "test")
-
-
-@dataclass(frozen=True, repr=False)
-class Split:
-    """The rows of one split, column by column.
-
-    Parameters
-    ----------
-    texts : tuple of str, length n
-        The text of each row; the first text of a pair; the question of kinds "multiple-choice" and "qa".
-    labels : tuple, length n
-        By the task's kind. "single" and "pair": int, an index into ``Task.label_names``. "regression": float.
-        "multiple-choice": int, the index of the right choice. "qa": a tuple of answers (start, text), `start` a
-        character of the context. "token-classification": a tuple of int, one per word. "seq2seq": str.
-    ids : tuple of str, length n
-        One identifier per row, unique within the split.
-    pairs : tuple of str, length n, optional
-        The second text of each row, for tasks of kind "pair"; the context, for kind "qa".
-    items : tuple of tuple of str, length n, optional
-        The choices of each row, or its words, for kinds "multiple-choice" and "token-classification".
-    groups : tuple of str, length n, optional
-        What each row belongs to (a film, an exam); see `Task.held_out`.
-
-    Raises
-    ------
-    TaskError
-        If the columns differ in length or an identifier occurs twice.
-    """
-
-    texts: tuple[str, ...]
-    labels: tuple[Any, ...]
-    ids: tuple[str, ...]
-    pairs: tuple[str, ...] | None = None
-    items: tuple[tuple[str, ...], ...] | None = None
-    groups: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(map(_plain, self.labels)))
-        columns = (self.texts, self.labels, self.ids, self.pairs, self.items, self.groups)
-        lengths = {len(column) for column in columns if column is not None}
-        if len(lengths) != 1:
-            raise TaskError(
-                f"the columns of a split have different lengths: {sorted(lengths)}",
-                next="give one entry per row",
-            )
-        if len(set(self.ids)) != len(self.ids):
-            twice = Counter(self.ids).most_common(1)[0][0]
-            raise TaskError("an identifier occurs twice in a split", where=twice, next="give every row its own")
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __repr__(self) -> str:
-        return f"Split(n={len(self)})"
-
-    @functools.cached_property
-    def keys(self) -> tuple[str, ...]:
-        """Normalised rows (length n): equal keys mean the same text."""
-        return tuple(row_keys(self.texts, self.pairs))
-
-    def take(self, rows: Iterable[int]) -> Split:
-        """Return the split with only these rows, in this order."""
-        chosen = list(rows)
-        return Split(
-            texts=tuple(self.texts[row] for row in chosen),
-            labels=tuple(self.labels[row] for row in chosen),
-            ids=tuple(self.ids[row] for row in chosen),
-            pairs=None if self.pairs is None else tuple(self.pairs[row] for row in chosen),
-            items=None if self.items is None else tuple(self.items[row] for row in chosen),
-            groups=None if self.groups is None else tuple(self.groups[row] for row in chosen),
-        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,8 +27,8 @@ class Task:
     ----------
     name : str
         For messages and tables; does not change the fingerprint.
-    kind : {"single", "pair", "regression", "multiple-choice", "qa", "token-classification", "seq2seq"}
-        What a row and its label are; see `Split`.
+    kind : str
+        What a row and its label are: a key of `pifi_probe.kinds.KINDS`; see `Split`.
     label_names : tuple of str, length K >= 2
         Names of the classes, in the order of their indices; empty for kinds without classes.
     language : str
@@ -131,7 +57,7 @@ class Task:
 
     def __post_init__(self) -> None:
         self._require(self.kind in KINDS, f"a task's kind is one of {', '.join(KINDS)}, not {self.kind!r}")
-        kind = KINDS[self.kind]
+        kind = self._kind
         self._require(len(set(self.label_names)) == len(self.label_names), "two classes have the same name")
         if kind.classes:
             self._require(self.n_labels >= 2, f"a task needs at least two classes, this one has {self.n_labels}")
@@ -143,7 +69,7 @@ class Task:
             self._require(len(split) > 0, f"the {name} split has no rows")
             self._check_split(name, split, kind)
 
-    def _check_split(self, name: str, split: Split, kind: Kind) -> None:
+    def _check_split(self, name: str, split: Split, kind: type[Kind]) -> None:
         fits = kind.pair in (None, split.pairs is not None) and kind.items == (split.items is not None)
         self._require(fits, f"{name} does not fit a {self.kind} task")
         for row in range(len(split)):
@@ -217,9 +143,13 @@ class Task:
         return replace(self, splits=splits)
 
     @property
+    def _kind(self) -> type[Kind]:
+        return KINDS[self.kind]
+
+    @property
     def has_row_classes(self) -> bool:
         """Whether every row has one class, so that shares of classes mean something."""
-        return self.kind in ("single", "pair")
+        return self._kind.row_classes
 
     def held_out(self, *groups: str) -> Task:
         """Return the task with the rows of these groups as its test split and without them elsewhere.
@@ -233,7 +163,7 @@ class Task:
         -------
         Task
             All other rows are divided into "train" and "validation" (10 %, by a hash of the identifiers; rows of
-            equal texts, for kind "qa" of equal contexts, go to one of them). Those whose text is also held out are
+            equal texts, of questions those of equal contexts, go to one of them). Those whose text is also held out are
             left out, and a note says how many.
 
         Raises
@@ -250,7 +180,7 @@ class Task:
                 where=self.name,
                 next=f"name some, not all, of: {', '.join(sorted(known))}" if known else "load it with group=",
             )
-        keys = {name: self._content_keys(split) for name, split in self.splits.items()}
+        keys = {name: self._kind.keys(split.texts, split.pairs) for name, split in self.splits.items()}
         held = [(name, row) for name, row in rows if (self.splits[name].groups or ("",) * (row + 1))[row] in groups]
         tested, inside = {keys[name][row] for name, row in held}, set(held)
         parts: dict[str, list[tuple[str, int]]] = {"train": [], "validation": [], "test": held}
@@ -268,23 +198,6 @@ class Task:
         notes = [f"{n_left_out} rows left out: their text is also held out"] if n_left_out else []
         splits = {part: _gathered(self.splits, chosen) for part, chosen in parts.items()}
         return replace(self, splits=splits, notes=(*self.notes, *notes))
-
-    def _content_keys(self, split: Split) -> tuple[str, ...]:
-        """Return a key for each row: equal ones must not be on both sides of training and testing."""
-        if self.kind == "qa" and split.pairs is not None:
-            return tuple(normalise(context) for context in split.pairs)
-        return split.keys
-
-
-def _plain(label: Any) -> Any:
-    """Return a label without types of NumPy, and truth values as 0 and 1."""
-    if type(label) in (int, float, str):
-        return label
-    if isinstance(label, list | tuple):
-        return tuple(map(_plain, label))
-    if isinstance(label, np.generic | np.ndarray):
-        return _plain(label.tolist())
-    return int(label) if isinstance(label, bool) else label
 
 
 def _gathered(splits: Mapping[str, Split], rows: Iterable[tuple[str, int]]) -> Split:

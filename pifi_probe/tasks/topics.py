@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pifi_probe.errors import TaskError
+from pifi_probe.kinds import Row
 from pifi_probe.tasks.rated import FRACTIONS, rated_sentences
-from pifi_probe.tasks.rows import Row, keys_of, to_split, without_repeats
+from pifi_probe.tasks.rows import keys_of, to_split, without_repeats
 from pifi_probe.tasks.splitting import assign_splits
 from pifi_probe.tasks.task import SPLIT_NAMES, Task
 

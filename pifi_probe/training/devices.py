@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from pifi_probe.errors import RecipeError
+from pifi_probe.kinds.evaluating import autocast
 from pifi_probe.training.recipe import Recipe
 
 __all__ = ["autocast", "device_of", "has_bf16"]
@@ -48,10 +48,3 @@ def has_bf16(device: torch.device) -> bool:
         abilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch cannot say
         return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16") or abilities.get("bf16"))
     return False
-
-
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return the context of automatic mixed precision; it does nothing for ``"float32"``."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)

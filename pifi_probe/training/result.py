@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from pifi_probe.errors import CorruptFileError, PifiProbeError
 from pifi_probe.escaping import one_line
 from pifi_probe.files import write_text
+from pifi_probe.kinds.metrics import classification_metrics, per_example
 from pifi_probe.ladder import SHARES
 from pifi_probe.reading import parse_json, read_json, typed
-from pifi_probe.tasks.metrics import classification_metrics, per_example
 from pifi_probe.tasks.task import Task
 from pifi_probe.training.key import RunKey
 from pifi_probe.training.plausible import refuse_impossible
@@ -43,7 +43,7 @@ class TestResult:
     fingerprint : str
         sha256 of the rows that were tested: equal fingerprints can be paired example by example.
     metrics : dict
-        As `pifi_probe.tasks.metrics.classification_metrics` returns them, with ``label_prior`` the class shares
+        As `pifi_probe.kinds.metrics.classification_metrics` returns them, with ``label_prior`` the class shares
         of this test split; for other kinds as `row_metrics` and `text_metrics` of `pifi_probe.tasks` do.
     train_prior : list of float
         Class shares of the training split; empty for kinds without classes. Under domain shift, accuracy mixes

@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import PlugInError, RecipeError, TaskError
 from pifi_probe.files import alone_in
+from pifi_probe.kinds import KINDS, kind_of
 from pifi_probe.layers.tokenizer import GivenTokenizer, check_known, load_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
-from pifi_probe.plugin.build import MODELS
+from pifi_probe.plugin.build import model_class_of
 from pifi_probe.plugin.loading import embedding_rows, tokenizer_for
 from pifi_probe.provenance import PeakMemory, collect
 from pifi_probe.tasks.shift import shift_view
@@ -30,9 +31,10 @@ from pifi_probe.training.history import History, load_trained_state
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.result import RunResult, TestResult
 from pifi_probe.training.trainer import PiFiTrainer, lr_projection_of, training_arguments
-from pifi_probe.training.work import work_of
 
 __all__ = ["Run", "fine_tune"]
+
+_NUMBERS = "regression"  # transformers' problem_type
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +160,7 @@ class Run:
     def __post_init__(self) -> None:
         _check(self.model, self.task)
         self.device = device_of(self.recipe)
-        self.work = work_of(self.task)
+        self.kind = kind_of(self.task)
         self.views = {self.task.name: (self.task, "")}
         for other in self.also:
             view, report = shift_view(other, self.task)
@@ -199,7 +201,7 @@ class Run:
         checkpoint = folder.begin(self.identity, resume=resume)
         interrupt, bar = (
             Interrupt(),
-            ProgressBar(f"{describe_model(self.model)['label']}, seed {self.recipe.seed}", self.work.shown),
+            ProgressBar(f"{describe_model(self.model)['label']}, seed {self.recipe.seed}", self.kind.shown),
         )
         with quiet_transformers(), PeakMemory() as memory:
             trainer = PiFiTrainer(
@@ -211,7 +213,7 @@ class Run:
                 self.tokenizer,
                 self.history,
                 [bar, *callbacks, interrupt],
-                self.work,
+                self.kind,
                 self.task.splits["validation"],
             )
             try:
@@ -264,13 +266,13 @@ class Run:
 
     def _tested(self, view: Task, note: str) -> TestResult:
         split = view.splits["test"]
-        found = self.work.predict(self.model, self._encoded(split), self.tokenizer, precision=self.recipe.precision)
+        found = self.kind.predict(self.model, self._encoded(split), self.tokenizer, precision=self.recipe.precision)
         if view.has_row_classes:
             return TestResult.of(view, found, self.task.splits["train"].labels, note)
-        return TestResult.scored(view, self.work.metrics(split, found), self.work.scores(split, found), note)
+        return TestResult.scored(view, self.kind.metrics(split, found), self.kind.scores(split, found), note)
 
     def _encoded(self, split: Split) -> EncodedSplit:
-        return self.work.encode(split, self.tokenizer, self.recipe.max_length)
+        return self.kind.encode(split, self.tokenizer, self.recipe.max_length)
 
     def _check_lengths(self) -> None:
         """Refuse texts beyond the encoder's table of positions; of the test splits only lengths are read."""
@@ -304,8 +306,9 @@ def _check(model: PiFiPreTrainedModel, task: Task) -> None:
             where=task.name,
             next="load it with a share for validation and test: load_task(..., validation=0.1, test=0.2)",
         )
-    wanted = MODELS[task.kind]
-    if type(model) is not wanted or (model.config.problem_type == "regression") != (task.kind == "regression"):
+    wanted = model_class_of(task)
+    problem = KINDS[task.kind].model_settings(task).get("problem_type")
+    if type(model) is not wanted or (model.config.problem_type == _NUMBERS) != (problem == _NUMBERS):
         raise PlugInError(
             f"a {type(model).__name__} of other labels cannot be trained on a {task.kind} task"
             if type(model) is wanted

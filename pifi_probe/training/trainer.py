@@ -21,6 +21,7 @@ from transformers import (
 
 from pifi_probe.errors import PifiProbeError, SaveError, TrainingDiverged
 from pifi_probe.files import advice
+from pifi_probe.kinds import Kind
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.combine import GATES
 from pifi_probe.tasks.task import Split
@@ -29,7 +30,6 @@ from pifi_probe.training.devices import autocast
 from pifi_probe.training.history import History, load_trained_state, trained_state
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.scales import plugin_scales
-from pifi_probe.training.work import Work
 
 __all__ = ["PiFiTrainer", "lr_projection_of", "training_arguments"]
 
@@ -91,7 +91,7 @@ class PiFiTrainer(Trainer):
     history : History
         Filled while training.
     callbacks : list of TrainerCallback
-    work : Work
+    kind : Kind
         Of the task's kind.
     held : Split
         The validation split as text.
@@ -114,18 +114,18 @@ class PiFiTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         history: History,
         callbacks: list[Any],
-        work: Work,
+        kind: Kind,
         held: Split,
     ) -> None:
         self.recipe, self.tokenizer, self.history = recipe, tokenizer, history
-        self.work, self.held = work, held
+        self.kind, self.held = kind, held
         self.parts = trainable_parts(model)
         super().__init__(
             model=model,
             args=arguments,
             train_dataset=train,
             eval_dataset=validation,
-            data_collator=work.collate(tokenizer),
+            data_collator=kind.collate(tokenizer),
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
@@ -152,10 +152,10 @@ class PiFiTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the loss of the task's kind, in float32."""
-        targets = {name: inputs.pop(name) for name in self.work.targets}
+        targets = {name: inputs.pop(name) for name in self.kind.targets}
         with autocast(self.recipe.precision, inputs["input_ids"].device):
-            outputs = self.work.outputs(model, inputs, targets)
-        loss = self.work.loss(outputs, targets, self.args.label_smoothing_factor)
+            outputs = self.kind.outputs(model, inputs, targets)
+        loss = self.kind.loss(outputs, targets, self.args.label_smoothing_factor)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -199,10 +199,10 @@ class PiFiTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the validation split, record it, and return ``eval_accuracy`` and the other metrics."""
         precision = self.recipe.precision
-        found = self.work.predict(self.model, self.eval_dataset, self.tokenizer, precision=precision, final=False)
-        metrics = self.work.metrics(self.held, found)
+        found = self.kind.predict(self.model, self.eval_dataset, self.tokenizer, precision=precision, final=False)
+        metrics = self.kind.metrics(self.held, found)
         record = {"epoch": len(self.history.epochs), **metrics, **self._scales()}
-        self.history.end_epoch(self.model, record, self.work.quality(metrics))
+        self.history.end_epoch(self.model, record, self.kind.quality(metrics))
         values = {f"eval_{name}": value for name, value in metrics.items() if isinstance(value, float)}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, values)
         return values

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pifi_probe.plugin.base import PiFiPreTrainedModel
-from pifi_probe.tasks.row_metrics import choice_metrics, choice_scores
-from pifi_probe.tasks.task import Split
-from pifi_probe.training.data import EncodedSplit
-from pifi_probe.training.work.base import Batch, Scores, Work, batches_of, evaluating
-from pifi_probe.training.work.classes import by_correct_answers
+from pifi_probe.kinds.base import Batch, Kind, Scores, register_kind
+from pifi_probe.kinds.encoding import EncodedSplit
+from pifi_probe.kinds.evaluating import batches_of, evaluating
+from pifi_probe.kinds.labels import MAX_CHOICES, choices, not_whole
+from pifi_probe.kinds.metrics import by_correct_answers
+from pifi_probe.kinds.row_metrics import choice_metrics, choice_scores
+from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = ["Choices"]
 
@@ -34,8 +35,43 @@ class EncodedChoices(EncodedSplit):
         return {name: column[row][0] for name, column in self.columns.items()}
 
 
-class Choices(Work):
+@register_kind
+class Choices(Kind):
     """One of several texts a row."""
+
+    name = "multiple-choice"
+    layout = Layout(
+        ("question", "ctx", "query", "text"),
+        ("label", "answer", "answerKey", "gold"),
+        items=("choices", "options", "endings"),
+        before=("passage",),
+    )
+    head = "multiple-choice"
+    items = True
+
+    @classmethod
+    def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:
+        """Read the choices and the index of the right one."""
+        assert columns.items is not None
+        texts, right = choices(values[columns.items], values[columns.label], origin.where)
+        return row._replace(items=texts, label=right)
+
+    @classmethod
+    def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
+        """Refuse what is no whole number among the row's choices."""
+        assert split.items is not None
+        n_choices, label = len(split.items[row]), split.labels[row]
+        if type(label) is not int:
+            return not_whole(label)
+        if not 2 <= n_choices <= MAX_CHOICES:
+            return f"has a row with {n_choices} choices; 2 to {MAX_CHOICES} are possible"
+        return "" if 0 <= label < n_choices else f"has an answer {label} outside of the {n_choices} choices"
+
+    @classmethod
+    def read(cls, split: Split, row: int) -> tuple[str, str | None]:
+        """Return the question with its first choice."""
+        assert split.items is not None
+        return split.texts[row], split.items[row][0]
 
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
         """Tokenise (question, choice) pairs; too long ones lose the start of their longer text.
@@ -89,7 +125,7 @@ class Choices(Work):
 
     def predict(
         self,
-        model: PiFiPreTrainedModel,
+        model: PreTrainedModel,
         split: EncodedSplit,
         tokenizer: PreTrainedTokenizerBase,
         *,

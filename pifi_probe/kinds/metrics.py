@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
 
-__all__ = ["calibration_error", "classification_metrics", "per_example"]
+__all__ = ["by_correct_answers", "calibration_error", "classification_metrics", "per_example"]
 
 N_BINS = 15
 
@@ -84,6 +85,11 @@ def per_example(labels: ArrayLike, logits: ArrayLike) -> dict[str, NDArray[Any]]
     predicted = scores.argmax(axis=1)
     nll = -np.take_along_axis(_log_softmax(scores), truth[:, None], axis=1)[:, 0]
     return {"predicted": predicted, "correct": predicted == truth, "nll": nll}
+
+
+def by_correct_answers(metrics: Mapping[str, Any]) -> float:
+    """Order by correct answers, then by negative log-likelihood."""
+    return float(round(metrics["accuracy"] * metrics["n"]) + 1 / (1 + metrics["nll"]))
 
 
 def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:

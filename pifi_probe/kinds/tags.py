@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase
+from transformers import DataCollatorForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from pifi_probe.plugin.base import PiFiPreTrainedModel
-from pifi_probe.tasks.row_metrics import NO_TAG, tag_metrics, tag_scores
-from pifi_probe.tasks.task import Split
-from pifi_probe.training.data import EncodedSplit, require_offsets
-from pifi_probe.training.work.base import Batch, Scores, Work, batches_of, evaluating
+from pifi_probe.errors import TaskError
+from pifi_probe.kinds.base import Batch, Kind, Scores, register_kind
+from pifi_probe.kinds.encoding import EncodedSplit, require_offsets
+from pifi_probe.kinds.evaluating import batches_of, evaluating
+from pifi_probe.kinds.labels import checked_text, class_name, not_whole
+from pifi_probe.kinds.row_metrics import NO_TAG, tag_metrics, tag_scores
+from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = ["Tags"]
 
@@ -45,10 +47,57 @@ class EncodedWords(EncodedSplit):
     n_words: tuple[int, ...] = ()
 
 
-class Tags(Work):
+@register_kind
+class Tags(Kind):
     """A tag for each word."""
 
+    name = "token-classification"
+    layout = Layout((), ("ner_tags", "tags", "labels"), items=("tokens", "words"))
+    head = "token-classification"
+    classes = True
+    items = True
     shown = "f1"
+
+    @classmethod
+    def parse(cls, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:
+        """Join the words to the row's text."""
+        assert columns.items is not None
+        row = cls.labelled(Row(origin.id, "", None), values, columns, origin)
+        return row._replace(text=" ".join(row.items or ()))
+
+    @classmethod
+    def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:
+        """Read two lists of equal length: words, and the names of their classes."""
+        words, tags = values[columns.items or ""], values[columns.label]
+        if not isinstance(words, list) or not isinstance(tags, list) or not words or len(words) != len(tags):
+            sizes = [len(each) if isinstance(each, list) else type(each).__name__ for each in (words, tags)]
+            raise TaskError(
+                f"words and labels do not fit: {sizes[0]} and {sizes[1]}",
+                where=origin.where,
+                next="give two lists of equal length (from .jsonl or .parquet)",
+            )
+        at = origin.column(columns.label)
+        return row._replace(
+            items=tuple(checked_text(word, f"word {number}", origin.where) for number, word in enumerate(words)),
+            label=tuple(class_name(tag, False, origin.class_names, at) for tag in tags),
+        )
+
+    @classmethod
+    def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
+        """Refuse words without a class."""
+        assert split.items is not None
+        tags, words = split.labels[row], split.items[row]
+        if not words or len(tags) != len(words):
+            return f"has a row with {len(words)} words and {len(tags)} labels"
+        if wrong := next((tag for tag in tags if type(tag) is not int), None):
+            return not_whole(wrong)
+        return "" if min(tags) >= 0 and max(tags) < n_labels else f"has a label outside of 0 to {n_labels - 1}"
+
+    @classmethod
+    def read(cls, split: Split, row: int) -> tuple[str, str | None]:
+        """Return the words joined by spaces."""
+        assert split.items is not None
+        return " ".join(split.items[row]), None
 
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedWords:
         """Tokenise the words joined by spaces; a word's tag stands at its first token, -100 elsewhere.
@@ -81,7 +130,7 @@ class Tags(Work):
 
     def predict(
         self,
-        model: PiFiPreTrainedModel,
+        model: PreTrainedModel,
         split: EncodedSplit,
         tokenizer: PreTrainedTokenizerBase,
         *,

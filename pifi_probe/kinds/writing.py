@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pifi_probe.plugin.base import PiFiPreTrainedModel
-from pifi_probe.plugin.generation import PiFiForConditionalGeneration
-from pifi_probe.tasks.task import Split
-from pifi_probe.tasks.text_metrics import written_metrics, written_scores
-from pifi_probe.training.data import EncodedSplit
-from pifi_probe.training.work.base import Batch, Scores, Work, batches_of, evaluating
+from pifi_probe.errors import TaskError
+from pifi_probe.kinds.base import Batch, Kind, Scores, register_kind
+from pifi_probe.kinds.encoding import EncodedSplit
+from pifi_probe.kinds.evaluating import batches_of, evaluating
+from pifi_probe.kinds.labels import checked_text
+from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.text_metrics import written_metrics, written_scores
 
 __all__ = ["Writing", "Written"]
 
@@ -45,10 +46,34 @@ class Written:
     texts: tuple[str, ...] = ()
 
 
-class Writing(Work):
+@register_kind
+class Writing(Kind):
     """A text for each text. Validation scores the given targets; only the test writes, with 4 beams."""
 
+    name = "seq2seq"
+    layout = Layout(("text", "source", "article"), ("target", "summary", "highlights"))
+    head = "conditional-generation"
     shown = "nll"
+
+    @classmethod
+    def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:
+        """Read the text that is to be written."""
+        value = values[columns.label]
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise TaskError(
+                "the target is empty",
+                where=origin.column(columns.label),
+                next="remove the row or fill in the target",
+            )
+        return row._replace(label=checked_text(value, columns.label, origin.where))
+
+    @classmethod
+    def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
+        """Refuse what is no text."""
+        label = split.labels[row]
+        if not isinstance(label, str):
+            return f"has a target that is a {type(label).__name__}, not a text"
+        return "" if label.strip() else "has an empty target"
 
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
         """Tokenise texts and targets, both cut off after `max_length` tokens."""
@@ -69,8 +94,8 @@ class Writing(Work):
 
     def outputs(self, model: nn.Module, inputs: Batch, targets: Batch) -> Any:
         """Return logits (batch, target_seq, vocabulary), given the target's earlier tokens."""
-        assert isinstance(model, PiFiForConditionalGeneration)
-        shifted = model.prepare_decoder_input_ids_from_labels(targets["labels"])
+        writer: Any = model
+        shifted = writer.prepare_decoder_input_ids_from_labels(targets["labels"])
         return model(**inputs, decoder_input_ids=shifted)
 
     def loss(self, outputs: Any, targets: Batch, smoothing: float) -> torch.Tensor:
@@ -80,7 +105,7 @@ class Writing(Work):
 
     def predict(
         self,
-        model: PiFiPreTrainedModel,
+        model: PreTrainedModel,
         split: EncodedSplit,
         tokenizer: PreTrainedTokenizerBase,
         *,

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import RecipeError
-from pifi_probe.plugin.base import PiFiPreTrainedModel
-from pifi_probe.tasks.task import Split
-from pifi_probe.tasks.text_metrics import answer_metrics, answer_scores
-from pifi_probe.training.data import EncodedSplit, require_offsets
-from pifi_probe.training.work.base import Batch, Scores, Work, batches_of, evaluating
+from pifi_probe.kinds.base import Batch, Kind, Scores, register_kind
+from pifi_probe.kinds.encoding import EncodedSplit, require_offsets
+from pifi_probe.kinds.evaluating import batches_of, evaluating
+from pifi_probe.kinds.labels import answers
+from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.text import normalise
+from pifi_probe.kinds.text_metrics import answer_metrics, answer_scores
 
 __all__ = ["Answers"]
 
@@ -50,11 +52,37 @@ class EncodedWindows(EncodedSplit):
         return self.inputs(row) | {"start_positions": first, "end_positions": last}
 
 
-class Answers(Work):
+@register_kind
+class Answers(Kind):
     """A span of the context."""
 
+    name = "qa"
+    layout = Layout(("question",), ("answers", "answer"), pair=("context",), start=("answer_start",))
+    head = "question-answering"
+    pair = True
     targets = ("start_positions", "end_positions")
     shown = "f1"
+
+    @classmethod
+    def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:
+        """Read all answers, each checked against its context."""
+        start = None if columns.start is None else values[columns.start]
+        return row._replace(label=answers(values[columns.label], start, row.pair or "", origin.where))
+
+    @classmethod
+    def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
+        """Refuse answers that do not stand in the context."""
+        assert split.pairs is not None
+        found, context = split.labels[row], split.pairs[row]
+        if not found:
+            return "has a question without an answer"
+        lost = [text for start, text in found if start < 0 or not text or context[start : start + len(text)] != text]
+        return f"has an answer outside of its context: {lost[0]!r}" if lost else ""
+
+    @classmethod
+    def keys(cls, texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:
+        """Return the contexts, whatever is asked about them."""
+        return [normalise(context) for context in pairs or ()]
 
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedWindows:
         """Tokenise (question, context) into windows of `max_length` tokens; contexts overlap by a quarter of it.
@@ -120,7 +148,7 @@ class Answers(Work):
 
     def predict(
         self,
-        model: PiFiPreTrainedModel,
+        model: PreTrainedModel,
         split: EncodedSplit,
         tokenizer: PreTrainedTokenizerBase,
         *,

@@ -6,12 +6,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from string import ascii_uppercase
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pifi_probe.errors import TaskError
-from pifi_probe.tasks.kinds import MAX_CHOICES
 
 __all__ = [
+    "MAX_CHOICES",
     "MAX_TEXT",
     "answers",
     "checked_text",
@@ -21,11 +21,13 @@ __all__ = [
     "is_minus_one",
     "is_missing",
     "look_like_numbers",
+    "not_whole",
     "rating",
     "refuse_two_spellings",
 ]
 
 MAX_TEXT = 1_000_000  # characters
+MAX_CHOICES = 26  # one letter each
 MAX_DIGITS = 640  # that `int` reads under every setting of Python's own limit
 _MISSING = ("", "nan")
 
@@ -145,6 +147,11 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     if all(re.fullmatch(rf"[+-]?\d{{1,{MAX_DIGITS}}}", name) for name in different):
         return tuple(sorted(different, key=lambda name: (int(name), name)))
     return tuple(sorted(different, key=lambda name: (name != "O", name)))
+
+
+def not_whole(label: Any) -> str:
+    """Say that a label is no whole number, or "" where it is one."""
+    return "" if type(label) is int else f"has a label that is a {type(label).__name__}, not a whole number"
 
 
 def rating(value: object, where: str) -> float:

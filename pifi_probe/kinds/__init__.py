@@ -1,0 +1,18 @@
+"""The kinds of tasks, one file a kind; columns are tried against them in the order of the imports below."""
+
+from __future__ import annotations
+
+from pifi_probe.kinds.base import KINDS, Kind, kind_of, register_kind
+
+# isort: off
+from pifi_probe.kinds import answers as answers
+from pifi_probe.kinds import choices as choices
+from pifi_probe.kinds import tags as tags
+from pifi_probe.kinds import classes as classes
+from pifi_probe.kinds import writing as writing
+from pifi_probe.kinds import ratings as ratings
+
+# isort: on
+from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
+
+__all__ = ["KINDS", "Columns", "Kind", "Layout", "Origin", "Row", "Split", "kind_of", "register_kind"]

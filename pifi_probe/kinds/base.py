@@ -1,0 +1,222 @@
+"""`Kind`: from the columns of a row to its label, from rows to batches, to a loss, and from predictions to scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+
+from pifi_probe.errors import TaskError
+from pifi_probe.kinds.encoding import EncodedSplit
+from pifi_probe.kinds.labels import checked_text
+from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.text import row_keys
+from pifi_probe.ladder import SHARES
+from pifi_probe.registry import Registry, home_of, lacking
+
+__all__ = ["KINDS", "Batch", "Kind", "TaskFacts", "Scores", "kind_of", "register_kind"]
+
+Batch = dict[str, torch.Tensor]
+Scores = dict[str, NDArray[np.float64]]
+
+
+class TaskFacts(Protocol):
+    """What a kind may know of a task beside its rows."""
+
+    @property
+    def kind(self) -> str:
+        """Its kind's name."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+
+    @property
+    def language(self) -> str:
+        """Code of the texts' language."""
+
+
+class Kind(ABC):
+    """One kind of task: what a row and its label are, and what training and testing do with them.
+
+    Parameters
+    ----------
+    task : Task
+        Gives names and language; its rows are not read.
+
+    Attributes
+    ----------
+    name : str
+        What users write: ``load_task(..., kind=...)``.
+    layout : Layout
+        The usual names of its columns.
+    head : str
+        The model's head, a key of `pifi_probe.plugin.HEADS`; it brings the model's class and its tag on the hub.
+    classes : bool
+        Labels are indices into ``Task.label_names``, one per row or a tuple of them. They are read as names.
+    row_classes : bool
+        Every row has one class, so that shares of classes mean something.
+    pair : bool or None
+        Rows have a second text; None: they may.
+    items : bool
+        Rows have a list of strings: the choices, or the words.
+    targets : tuple of str
+        Of a batch: what the model is not shown.
+    shown : str
+        The metric for a progress bar.
+    shares : tuple of str
+        Those among `scores`, beside `pifi_probe.ladder.SHARES`, that lie in [0, 1], where larger is better. Of all
+        others smaller is better, as of a loss.
+    """
+
+    name: ClassVar[str] = ""
+    layout: ClassVar[Layout]
+    head: ClassVar[str] = ""
+    classes: ClassVar[bool] = False
+    row_classes: ClassVar[bool] = False
+    pair: ClassVar[bool | None] = False
+    items: ClassVar[bool] = False
+    targets: ClassVar[tuple[str, ...]] = ("labels",)
+    shown: ClassVar[str] = "accuracy"
+    shares: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, task: TaskFacts) -> None:
+        self.task = task
+
+    @classmethod
+    def parse(cls, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:
+        """Return a row from the values of its columns.
+
+        Raises
+        ------
+        TaskError
+            If a value is missing or not what it should be; says where it stands.
+        """
+        assert columns.text is not None
+        text = checked_text(values[columns.text], columns.text, origin.where)
+        if columns.before is not None and isinstance(first := values[columns.before], str) and first.strip():
+            text = f"{checked_text(first, columns.before, origin.where)}\n{text}"
+        pair = None if columns.pair is None else checked_text(values[columns.pair], columns.pair, origin.where)
+        return cls.labelled(Row(origin.id, text, None, pair=pair), values, columns, origin)
+
+    @classmethod
+    @abstractmethod
+    def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:
+        """Return a row with its label, and its items: ``row._replace(label=...)``."""
+
+    @classmethod
+    @abstractmethod
+    def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
+        """Say what is wrong with a row's label, such as "has a label outside of 0 to 1", or ""."""
+
+    @classmethod
+    def hides_minus_one(cls, labels: Sequence[object]) -> bool:
+        """Return whether a label of -1 stands for a hidden one, as test splits of the hub have them."""
+        return True
+
+    @classmethod
+    def keys(cls, texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:
+        """Return a key for each row: equal ones must not be on both sides of training and testing."""
+        return row_keys(texts, pairs)
+
+    @classmethod
+    def read(cls, split: Split, row: int) -> tuple[str, str | None]:
+        """Return what a model reads of a row, without its label: a text, and what is read together with it."""
+        return split.texts[row], None if split.pairs is None else split.pairs[row]
+
+    @classmethod
+    def model_settings(cls, task: TaskFacts) -> dict[str, Any]:
+        """Return what a model's configuration says of the labels."""
+        if not task.label_names:
+            return {}
+        return {
+            "num_labels": len(task.label_names),
+            "id2label": dict(enumerate(task.label_names)),
+            "label2id": {label: i for i, label in enumerate(task.label_names)},
+        }
+
+    @abstractmethod
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
+        """Tokenise a split; texts are cut off after `max_length` tokens, special ones counted."""
+
+    def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
+        """Return what makes a padded batch of rows of an `EncodedSplit`."""
+        collator: Callable[[list[dict[str, Any]]], Any] = DataCollatorWithPadding(tokenizer)
+        return collator
+
+    def outputs(self, model: nn.Module, inputs: Batch, targets: Batch) -> Any:
+        """Return what the model gives for a batch."""
+        return model(**inputs)
+
+    def loss(self, outputs: Any, targets: Batch, smoothing: float) -> torch.Tensor:
+        """Return the training loss: the cross-entropy in nats with label smoothing, in float32."""
+        return nn.functional.cross_entropy(outputs.logits.float(), targets["labels"], label_smoothing=smoothing)
+
+    @abstractmethod
+    def predict(
+        self,
+        model: PreTrainedModel,
+        split: EncodedSplit,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        precision: str = "float32",
+        final: bool = True,
+    ) -> Any:
+        """Return predictions for `metrics` and `scores`; not `final` means validation after an epoch."""
+
+    @abstractmethod
+    def metrics(self, split: Split, predictions: Any) -> dict[str, Any]:
+        """Return the metrics of a split, with the number of rows as ``n``."""
+
+    @abstractmethod
+    def scores(self, split: Split, predictions: Any) -> Scores:
+        """Return every row's own scores, shape (N,), for paired comparisons; the first is the main one."""
+
+    @abstractmethod
+    def quality(self, metrics: Mapping[str, Any]) -> float:
+        """Return what chooses the best epoch; larger is better."""
+
+
+K = TypeVar("K", bound=type[Kind])
+KINDS: Registry[type[Kind]] = Registry("kind of task", TaskError)
+
+
+def register_kind(cls: K) -> K:
+    """Add a kind of task; a class decorator.
+
+    Columns without ``kind=`` are tried against the kinds in the order of their registration.
+
+    Raises
+    ------
+    TaskError
+        If the class does not derive from `Kind`, lacks something, or its name is taken.
+    """
+    where = home_of(cls) or repr(cls)
+    if not (isinstance(cls, type) and issubclass(cls, Kind)):
+        raise TaskError("a kind of task is a class derived from Kind", where=where, next="derive it")
+    missing = lacking(cls, Kind, ("name", "head", "layout", "targets", "shown"))
+    if not missing and not isinstance(cls.layout, Layout):
+        missing = "has a layout that is not a Layout"
+    if not missing and (not cls.layout.label or cls.items != bool(cls.layout.items)):
+        missing = "has a layout without a label, or with items where the kind has none"
+    if not missing and cls.row_classes and not cls.classes:
+        missing = "has row_classes, and no classes"
+    if not missing and cls.pair is True and not cls.layout.pair:
+        missing = "has pairs, and its layout names no column for them"
+    if missing:
+        named = cls.name or cls.__name__
+        raise TaskError(f"the kind {named!r} {missing}", where=where, next="add it: book/extending/kind.md shows how")
+    KINDS.add(cls.name, cls)
+    SHARES.update(cls.shares)
+    return cls
+
+
+def kind_of(task: TaskFacts) -> Kind:
+    """Return what reading, training and testing do for a task."""
+    return KINDS.named(task.kind, "Task.kind")(task)

@@ -1,0 +1,81 @@
+"""Kinds "single" and "pair": one class a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pifi_probe.kinds.base import Kind, Scores, register_kind
+from pifi_probe.kinds.encoding import EncodedSplit, encode
+from pifi_probe.kinds.evaluating import predict_logits
+from pifi_probe.kinds.labels import class_name, not_whole
+from pifi_probe.kinds.metrics import by_correct_answers, classification_metrics, per_example
+from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
+
+__all__ = ["Classes", "Pairs"]
+
+
+@register_kind
+class Classes(Kind):
+    """One class a row."""
+
+    name = "single"
+    layout = Layout(("text", "sentence"), ("label",))
+    head = "sequence-classification"
+    classes = row_classes = True
+
+    @classmethod
+    def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:
+        """Read the name of the class."""
+        at = origin.column(columns.label)
+        return row._replace(label=class_name(values[columns.label], origin.numbers, origin.class_names, at))
+
+    @classmethod
+    def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
+        """Refuse what is no whole number below the number of classes."""
+        label = split.labels[row]
+        if type(label) is not int:
+            return not_whole(label)
+        return "" if 0 <= label < n_labels else f"has a label outside of 0 to {n_labels - 1}"
+
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
+        """Tokenise texts, or pairs."""
+        return encode(split, tokenizer, max_length)
+
+    def predict(
+        self,
+        model: PreTrainedModel,
+        split: EncodedSplit,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        precision: str = "float32",
+        final: bool = True,
+    ) -> NDArray[np.float32]:
+        """Return logits, shape (N, K)."""
+        return predict_logits(model, split, tokenizer, precision=precision)
+
+    def metrics(self, split: Split, predictions: Any) -> dict[str, Any]:
+        """See `classification_metrics`."""
+        return classification_metrics(split.labels, predictions)
+
+    def scores(self, split: Split, predictions: Any) -> Scores:
+        """Return ``accuracy`` (0 or 1) and ``nll`` of every row."""
+        rows = per_example(split.labels, predictions)
+        return {"accuracy": rows["correct"].astype(np.float64), "nll": rows["nll"]}
+
+    def quality(self, metrics: Mapping[str, Any]) -> float:
+        """Order by correct answers, then by negative log-likelihood."""
+        return by_correct_answers(metrics)
+
+
+@register_kind
+class Pairs(Classes):
+    """One class for two texts that are read together."""
+
+    name = "pair"
+    layout = Layout(("premise", "sentence1", "question1"), ("label",), pair=("hypothesis", "sentence2", "question2"))
+    pair = True

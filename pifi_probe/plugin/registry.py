@@ -1,0 +1,58 @@
+"""`HEADS`: the model classes, by the name that a kind of task calls them; adding one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TypeVar
+
+from pifi_probe.errors import PlugInError
+from pifi_probe.plugin.base import PiFiPreTrainedModel
+from pifi_probe.registry import Registry, home_of
+
+__all__ = ["HEADS", "register_head"]
+
+M = TypeVar("M", bound=type[PiFiPreTrainedModel])
+HEADS: Registry[type[PiFiPreTrainedModel]] = Registry("head", PlugInError)
+
+
+def register_head(name: str, *, hub_tag: str) -> Callable[[M], M]:
+    """Add a model with a head of its own; a class decorator.
+
+    Parameters
+    ----------
+    name : str
+        What `pifi_probe.kinds.Kind.head` calls it.
+    hub_tag : str
+        The hub's name for what it does, such as "text-classification"; for the model card.
+
+    Raises
+    ------
+    PlugInError
+        If the class is no PiFi model, cannot be called with ``input_ids``, ``attention_mask`` and ``labels``, or the
+        name is taken.
+    """
+
+    def register(cls: M) -> M:
+        where = home_of(cls) or repr(cls)
+        if not (isinstance(cls, type) and issubclass(cls, PiFiPreTrainedModel)):
+            raise PlugInError(
+                f"the head {name!r} is not a PiFi model",
+                where=where,
+                next="derive it from PiFiEncoderModel (one vector a text) or PiFiTokenModel (one a token)",
+            )
+        taken = inspect.signature(cls.forward).parameters
+        missing = [one for one in ("input_ids", "attention_mask") if one not in taken]
+        if cls.forward is PiFiPreTrainedModel.forward or missing:
+            raise PlugInError(
+                f"the head {name!r} has no forward() that takes {' and '.join(missing) or 'a batch'}",
+                where=where,
+                next="give it one: forward(self, input_ids=None, attention_mask=None, ..., labels=None)",
+            )
+        if not hub_tag:
+            raise PlugInError(f"the head {name!r} has no hub_tag", where=where, next='name one: "text-classification"')
+        cls.hub_tag = hub_tag
+        HEADS.add(name, cls)
+        return cls
+
+    return register

@@ -1,0 +1,95 @@
+"""`Registry`: what is chosen by a name, and may be added from outside of the package."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from typing import Any, TypeVar
+
+from pifi_probe.errors import PifiProbeError
+
+__all__ = ["Registry", "home_of", "lacking"]
+
+T = TypeVar("T")
+_NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
+
+
+class Registry(dict[str, T]):
+    """Entries by name, in the order of their registration.
+
+    Parameters
+    ----------
+    noun : str
+        What an entry is, for messages: "kind of task".
+    error : type
+        The error that is raised.
+    """
+
+    def __init__(self, noun: str, error: type[PifiProbeError]) -> None:
+        super().__init__()
+        self.noun, self.error = noun, error
+
+    def add(self, name: object, entry: T) -> None:
+        """Add an entry; one that was defined again in the same place (a notebook's cell) replaces itself.
+
+        Raises
+        ------
+        PifiProbeError
+            Of the registry's type, if the name is no name, or is taken.
+        """
+        where = home_of(entry)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise self.error(
+                f"{name!r} cannot name a {self.noun}",
+                where=where,
+                next='use lower-case letters, digits and "-", such as "my-own"',
+            )
+        if name in self and (home_of(self[name]) != where or where == ""):
+            raise self.error(f"there is a {self.noun} {name!r} already", where=where, next="choose another name")
+        self[name] = entry
+
+    def named(self, name: object, where: str) -> T:
+        """Return the entry of that name, or raise the registry's error with the names that are near."""
+        if isinstance(name, str) and name in self:
+            return self[name]
+        near = difflib.get_close_matches(str(name), self, n=1)
+        raise self.error(
+            f"unknown {self.noun} {name!r}",
+            where=where,
+            next=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(self)}",
+        )
+
+
+def home_of(entry: object) -> str:
+    """Return where a class or function was defined; "" for anything else."""
+    name = getattr(entry, "__qualname__", "")
+    return f"{entry.__module__}.{name}" if name else ""
+
+
+def lacking(cls: type, base: type, attributes: tuple[str, ...] = ()) -> str:
+    """Return what a class lacks of what its base class asks for, or "".
+
+    Parameters
+    ----------
+    cls, base : type
+        Abstract methods must be there, and what the base class's methods are called with must be taken.
+    attributes : tuple of str
+        That must be set, to something that is not empty.
+    """
+    if absent := sorted(getattr(cls, "__abstractmethods__", ())):
+        return f"lacks {', '.join(f'{name}()' for name in absent)}"
+    if absent := [name for name in attributes if not getattr(cls, name, None)]:
+        return f"lacks {', '.join(absent)}"
+    for name, theirs in inspect.getmembers(base, callable):
+        own: Any = getattr(cls, name)
+        if name.startswith("_") or own is theirs or getattr(own, "__func__", 0) is getattr(theirs, "__func__", 1):
+            continue
+        asked = inspect.signature(theirs)
+        keywords = {key: None for key, one in asked.parameters.items() if one.kind is one.KEYWORD_ONLY}
+        values = [None for one in asked.parameters.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
+        try:
+            inspect.signature(own).bind(*values, **keywords)
+        except TypeError as error:
+            return f"cannot be called as {name}{asked}: {error}"
+    return ""
