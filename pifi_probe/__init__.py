@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pifi_probe.experiments.decide import Decision
     from pifi_probe.experiments.decide import decide as decide
     from pifi_probe.experiments.reproduce import reproduce
+    from pifi_probe.kinds import Kind, register_kind
     from pifi_probe.layers.extract import extract
     from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
     from pifi_probe.layers.parallel import FrozenParallel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         PiFiForSequenceClassification,
         PiFiForTokenClassification,
         plug_in,
+        register_head,
     )
     from pifi_probe.probing.chain import probe_chain
     from pifi_probe.probing.chain_table import ChainTable
@@ -44,6 +46,8 @@ _HOMES = {
     "benchmark": "pifi_probe.efficiency.benchmark",
     "decide": "pifi_probe.experiments.decide",
     "Decision": "pifi_probe.experiments.decide",
+    "Kind": "pifi_probe.kinds",
+    "register_kind": "pifi_probe.kinds",
     "extract": "pifi_probe.layers.extract",
     "FrozenChain": "pifi_probe.layers.frozen",
     "FrozenLayer": "pifi_probe.layers.frozen",
@@ -59,6 +63,7 @@ _HOMES = {
     "PiFiForSequenceClassification": "pifi_probe.plugin",
     "PiFiForTokenClassification": "pifi_probe.plugin",
     "plug_in": "pifi_probe.plugin",
+    "register_head": "pifi_probe.plugin",
     "ChainTable": "pifi_probe.probing.chain_table",
     "probe_chain": "pifi_probe.probing.chain",
     "headroom": "pifi_probe.probing.headroom",
@@ -87,6 +92,7 @@ __all__ = [
     "FrozenLayer",
     "FrozenParallel",
     "Headroom",
+    "Kind",
     "LicenceCheck",
     "PiFiConfig",
     "PiFiForConditionalGeneration",
@@ -115,6 +121,8 @@ __all__ = [
     "probe_chain",
     "probe_plugin",
     "reduce",
+    "register_head",
+    "register_kind",
     "reproduce",
     "search",
 ]

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
+import sys
 import threading
 import time
+from pathlib import Path
 from types import ModuleType
 
-__all__ = ["import_here", "import_libraries"]
+from pifi_probe.errors import PifiProbeError
+
+__all__ = ["IMPORT", "import_here", "import_libraries", "import_own"]
+
+IMPORT = "PIFI_PROBE_IMPORT"  # the environment variable that carries the user's own modules to worker processes
 
 _LOCK = threading.RLock()
 _ATTEMPTS = 50
@@ -44,3 +52,35 @@ def import_libraries() -> None:
     """Import what threads will need, before they start."""
     for name in _LIBRARIES:
         import_here(name)
+
+
+def import_own() -> None:
+    """Import the user's own modules, which register kinds, heads and the like: files, or names of modules.
+
+    Raises
+    ------
+    PifiProbeError
+        If one cannot be imported.
+    """
+    for name in filter(None, os.environ.get(IMPORT, "").split(os.pathsep)):
+        own = Path(name).stem if name.endswith(".py") else name
+        if own in sys.modules:
+            continue
+        try:
+            if own == name:
+                import_here(name)
+                continue
+            spec = importlib.util.spec_from_file_location(own, name)
+            assert spec is not None and spec.loader is not None
+            module = sys.modules[own] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        except PifiProbeError:
+            sys.modules.pop(own, None)
+            raise
+        except Exception as error:
+            sys.modules.pop(own, None)
+            raise PifiProbeError(
+                f"it cannot be imported: {type(error).__name__}: {error}",
+                where=name,
+                next="give a file that ends in .py, or a module that Python finds",
+            ) from error

@@ -45,7 +45,7 @@ class Registry(dict[str, T]):
                 where=where,
                 next='use lower-case letters, digits and "-", such as "my-own"',
             )
-        if name in self and (home_of(self[name]) != where or where == ""):
+        if name in self and self[name] != entry and (not where or home_of(self[name]) != where):
             raise self.error(f"there is a {self.noun} {name!r} already", where=where, next="choose another name")
         self[name] = entry
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -41,10 +42,21 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def version(
     show: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+    own: list[str] = typer.Option(
+        [],
+        "--import",
+        help="A Python file or module of yours that registers a kind of "
+        "task, a head, a strategy, ...; its code is run. May be repeated.",
+    ),
 ) -> None:
     if show:
         typer.echo(__version__)
         raise typer.Exit
+    if own:
+        from pifi_probe.importing import IMPORT, import_own
+
+        os.environ[IMPORT] = os.pathsep.join(own)
+        import_own()
 
 
 def main(args: list[str] | None = None) -> int:

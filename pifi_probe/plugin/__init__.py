@@ -7,10 +7,12 @@ from pifi_probe.plugin.generation import PiFiForConditionalGeneration
 from pifi_probe.plugin.heads import PiFiForMultipleChoice, PiFiForQuestionAnswering, PiFiForTokenClassification
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
+from pifi_probe.plugin.registry import HEADS, register_head
 
 __all__ = [
     "COMBINATIONS",
     "CONTROLS",
+    "HEADS",
     "WIRINGS",
     "LicenceCheck",
     "PiFiConfig",
@@ -21,5 +23,6 @@ __all__ = [
     "PiFiForTokenClassification",
     "PlugIn",
     "plug_in",
+    "register_head",
     "tokenizer_for",
 ]

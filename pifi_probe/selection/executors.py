@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from pifi_probe.errors import SearchError
+from pifi_probe.importing import import_own
 from pifi_probe.selection.evaluator import Evaluator
 from pifi_probe.selection.spawning import WorkersCannotStart, cannot_start, refuse_in_worker, refuse_unguarded
 from pifi_probe.selection.trials import Outcome, Proposal
@@ -157,6 +158,7 @@ def _start(evaluator: Evaluator, stop: Any, alive: Any, threads: int | None) -> 
         import torch
 
         torch.set_num_threads(threads)
+    import_own()
     _WORKER.update(evaluator=evaluator, stop=stop)
     alive.set()
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskError
+from pifi_probe.kinds import KINDS
 from pifi_probe.ladder import SHARES, Arm, Effect, effects_of, missing
 from pifi_probe.stats import mean_interval, verdict
 from pifi_probe.training.comparison import Comparison, Row
@@ -115,6 +116,7 @@ def _kind(runs: dict[int, RunResult]) -> Arm:
 
 
 def _check_alike(runs: Sequence[RunResult]) -> None:
+    KINDS.named(runs[0].task.get("kind"), f"{runs[0].label}: import the module that registers the kind")
     first = next((run for run in runs if not run.tuned), runs[0])  # what one run tuned is free in the others, too
     for run in runs:
         where = f"{first.label} and {run.label}"
