@@ -93,6 +93,8 @@ def test_commands_in_the_guides_name_options_that_exist() -> None:
         text = file.read_text(encoding="utf-8").replace("\\\n", " ")
         for line in re.findall(r"(?:^|`)(?:\.venv/bin/)?pifi-probe ([^`\n]+)", text, re.MULTILINE):
             words, command = shlex.split(line, comments=True), group
+            if words[0] == "--import":  # of the program, before the command
+                words = words[2:]
             while words and not words[0].startswith("-") and isinstance(command, TyperGroup):
                 found_command = command.get_command(typer.Context(command), words.pop(0))
                 assert found_command is not None, f"{file.name}: {line}"

@@ -116,7 +116,8 @@ def _kind(runs: dict[int, RunResult]) -> Arm:
 
 
 def _check_alike(runs: Sequence[RunResult]) -> None:
-    KINDS.named(runs[0].task.get("kind"), f"{runs[0].label}: import the module that registers the kind")
+    if "kind" in runs[0].task:
+        KINDS.named(runs[0].task["kind"], f"{runs[0].label}: import the module that registers the kind")
     first = next((run for run in runs if not run.tuned), runs[0])  # what one run tuned is free in the others, too
     for run in runs:
         where = f"{first.label} and {run.label}"
