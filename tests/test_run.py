@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pifi_probe.training.work import classes
+from pifi_probe.kinds import classes
 from torch import nn
 from tqdm.notebook import tqdm_notebook
 from transformers import TrainerCallback

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pifi_probe.tasks.kinds import KINDS
+from pifi_probe.kinds import KINDS
 
 from pifi_probe.errors import TaskError
 from pifi_probe.tasks import HUB_TASKS, load_task
