@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pifi_probe.kinds import classes
 from torch import nn
 from tqdm.notebook import tqdm_notebook
 from transformers import TrainerCallback
@@ -20,6 +19,7 @@ from transformers import TrainerCallback
 import pifi_probe as pp
 from pifi_probe import progress
 from pifi_probe.errors import CorruptFileError, PlugInError, RecipeError, TaskError, TrainingDiverged
+from pifi_probe.kinds import classes
 from pifi_probe.kinds.metrics import by_correct_answers, classification_metrics
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks import Split, Task

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pifi_probe.kinds import KINDS
 
 from pifi_probe.errors import TaskError
+from pifi_probe.kinds import KINDS
 from pifi_probe.tasks import HUB_TASKS, load_task
 from pifi_probe.tasks.hub_table import HubTask
 from tests.hub_server import HubServer

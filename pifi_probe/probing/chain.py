@@ -278,7 +278,7 @@ def _check_interaction(interaction: str, task: Task, references: Sequence[str]) 
         raise PlugInError(
             f"unknown interaction {interaction!r}", where="interaction", next=f"use one of {', '.join(INTERACTIONS)}"
         )
-    if interaction == "layer" and task.kind != "pair":
+    if interaction == "layer" and next(iter(task.splits.values())).pairs is None:
         raise TaskError(
             "only the two texts of a pair can meet in the layers",
             where=task.name,
