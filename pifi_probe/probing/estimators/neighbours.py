@@ -16,6 +16,7 @@ __all__ = ["knn", "nearest_mean", "neighbour_weights"]
 
 N_NEIGHBOURS = 10
 MAX_TIES = 1 << 25  # beyond k neighbours each; 24 bytes a tie
+CHUNK = 64  # columns whose largest similarity is looked at first
 TIE = 1e-9  # similarities nearer than this are equal: no rank may hang on rounding
 
 
@@ -48,9 +49,10 @@ def neighbour_weights(x: Floats, k: int) -> tuple[scipy.sparse.csr_array, scipy.
     k = min(k, n - 1)
     lengths = np.sqrt(np.einsum("nd,nd->n", x, x))
     scale = np.where(lengths > 1e-7 * lengths.max(initial=0), 1 / np.where(lengths > 0, lengths, 1), 0)
+    unit = x * scale[:, None]
     parts, ties = [], 0
     for start in range(0, n, block_rows(n)):
-        parts.append(_neighbours(x, scale, k, start, min(start + block_rows(n), n)))
+        parts.append(_neighbours(unit, k, start, min(start + block_rows(n), n)))
         ties += parts[-1][0].nnz
         if ties > k * n + MAX_TIES:
             raise EstimatorError(
@@ -62,18 +64,16 @@ def neighbour_weights(x: Floats, k: int) -> tuple[scipy.sparse.csr_array, scipy.
     return scipy.sparse.vstack(weights, format="csr"), scipy.sparse.vstack(similarities, format="csr")
 
 
-def _neighbours(
-    x: Floats, scale: Floats, k: int, start: int, end: int
-) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
-    """Return the rows from `start` to `end` of `neighbour_weights`."""
-    n, m = len(x), end - start
-    cosine = x[start:end] @ x.T  # (m, N)
-    cosine *= scale
-    cosine *= scale[start:end, None]
+def _neighbours(unit: Floats, k: int, start: int, end: int) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
+    """Return the rows from `start` to `end` of `neighbour_weights`; `unit` has rows of length 1, or 0."""
+    n, m = len(unit), end - start
+    cosine = unit[start:end] @ unit.T  # (m, N)
     cosine[np.arange(m), np.arange(start, end)] = -np.inf
-    edge = np.partition(cosine, n - k, axis=1)[:, n - k]
-    rows, columns = np.nonzero(cosine >= edge[:, None] - TIE)
+    rows, columns = np.nonzero(cosine >= _below_edge(cosine, k)[:, None] - TIE)
     found = cosine[rows, columns]
+    edge = found[np.lexsort((-found, rows))][np.searchsorted(rows, np.arange(m)) + k - 1]  # the k-th largest of a row
+    kept = found >= edge[rows] - TIE
+    rows, columns, found = rows[kept], columns[kept], found[kept]
     inside = found > edge[rows] + TIE
     places = k - np.bincount(rows, inside, m)  # left for those that tie
     share = places / np.bincount(rows, ~inside, m)
@@ -82,9 +82,25 @@ def _neighbours(
     return scipy.sparse.csr_array((weights, where), shape), scipy.sparse.csr_array((found, where), shape)
 
 
+def _below_edge(cosine: Floats, k: int) -> Floats:
+    """Return for each row a number that at least k of its entries reach: the k-th largest of its chunks' maxima.
+
+    One pass over the row in place of a partition of it; only what reaches this number is looked at again.
+    """
+    n = cosine.shape[1] // CHUNK * CHUNK
+    if n // CHUNK < k:
+        return np.full(len(cosine), -np.inf)
+    tops = cosine[:, :n].reshape(len(cosine), -1, CHUNK).max(axis=2)
+    bounds: Floats = np.partition(tops, -k, axis=1)[:, -k]
+    return bounds
+
+
 def _neighbours_correct(spectrum: Spectrum, labels: Codes, k: int = N_NEIGHBOURS) -> Floats:
     """Which examples the vote gets right, shape (P, N)."""
-    weights, similarities = neighbour_weights(spectrum.components(), k)
+    no_labels = np.empty((0, 0), dtype=np.int64)  # the same neighbours whatever the labels are
+    weights, similarities = spectrum.once(
+        f"{k} neighbours", no_labels, lambda: neighbour_weights(spectrum.components(), k)
+    )
     votes = weights + weights * similarities / (4 * k)  # equal votes go to the nearer class
     onehot = indicators(labels)
     counted = (votes @ onehot.reshape(spectrum.n, -1)).reshape(onehot.shape)
