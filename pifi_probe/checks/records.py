@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -61,9 +62,8 @@ class Record:
         if not self.measured:
             return None
         rows = [
-            {"arm": f"claim {place}", "mean": one["measured"], "low": one["low"], "high": one["high"]}
-            for place, one in enumerate(self.findings, start=1)
-            if one in self.measured
+            {"arm": textwrap.fill(one["says"], 44), "mean": one["measured"], "low": one["low"], "high": one["high"]}
+            for one in self.measured
         ]
         return forest(pd.DataFrame(rows), value_label="difference (points)")
 

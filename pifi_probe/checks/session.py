@@ -16,7 +16,7 @@ import torch
 from pifi_probe import assets
 from pifi_probe.errors import AssetError, PifiProbeError
 
-__all__ = ["Session", "quiz", "recorded", "start"]
+__all__ = ["Session", "guessed", "quiz", "recorded", "start"]
 
 ASSETS = ("minilm-l6", "smollm2-135m", "movie-reviews")
 QUIZZES = Path(__file__).parent / "quizzes"
@@ -55,6 +55,11 @@ class Session:
     def __repr__(self) -> str:
         size = "fast sizes" if self.fast else "full sizes"
         return f"Notebook {self.notebook}: seed {self.seed}, device {self.device}, {size}, embedded models found"
+
+
+def guessed(guess: object) -> object:
+    """Return a reader's guess as it is printed beside what was measured."""
+    return "none yet" if guess is None else guess
 
 
 def start(notebook: str, *, seed: int = 0, needs: tuple[str, ...] = ASSETS) -> Session:

@@ -40,7 +40,7 @@ def headroom(
     if as_json:
         typer.echo(found.to_json())
         return
-    console().print(found.to_rich())
     console().print(found.answer)
+    console().print(found.to_rich())
     if found.something:
         console().print(f"layers for a chain: {found.span[0]} to {found.span[1]}")

@@ -94,12 +94,11 @@ class Live:
         return f"[{trial.number}] {trial.candidate.label}, {trial.rung}, seed {trial.seed}: {found}"
 
     def _table(self) -> Any:
-        from rich.table import Table
-        from rich.text import Text
+        from pifi_probe.reporting.terminal import Fitted
 
-        table = Table(title=Text(printable(self._head)), title_justify="left")
-        for name in ("trial", "candidate", "rung", "seed", "found", "why"):
-            table.add_column(name)
-        for row in self._rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        return table
+        rows = [
+            [printable(cell) for cell in (name, number, found, rung, seed)]
+            for number, name, rung, seed, found, _ in self._rows
+        ]
+        why = f"why {self._rows[-1][1]}: {self._rows[-1][-1]}" if self._rows else ""
+        return Fitted(("candidate", "trial", "found", "rung", "seed"), rows, printable(self._head), printable(why))

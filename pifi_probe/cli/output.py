@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pifi_probe.escaping import one_line, printable
+from pifi_probe.reporting.terminal import Fitted
 
 __all__ = ["AllowPickle", "Json", "console", "echo_json", "print_json", "print_record", "print_rows"]
 
@@ -56,16 +57,14 @@ def echo_json(text: str) -> None:
 def print_record(title: str, record: Mapping[str, Any]) -> None:
     """Print a mapping as a table of two columns."""
     table = Table(title=Text(one_line(title)), show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for key, value in record.items():
         table.add_row(Text(printable(key)), Text(printable(value)))
     console().print(table)
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print mappings with the same keys as a table, one row each."""
-    table = Table(title=Text(one_line(title)), title_justify="left")
-    for heading in rows[0]:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("" if value is None else printable(value)) for value in row.values()))
-    console().print(table)
+    """Print mappings with the same keys as a table that fits the terminal, one row each."""
+    cells = [["" if value is None else printable(value) for value in row.values()] for row in rows]
+    console().print(Fitted(list(rows[0]), cells, one_line(title)))

@@ -14,7 +14,8 @@ from pifi_probe.files import write_text
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from rich.table import Table
+
+    from pifi_probe.reporting.terminal import Fitted
 
 __all__ = ["ArmCost", "Benchmark", "Spread"]
 
@@ -151,11 +152,14 @@ class Benchmark:
             write_text(path, text)
         return text
 
-    def to_rich(self) -> Table:
-        """Return a table for the terminal, arms as columns."""
+    def to_rich(self) -> Fitted:
+        """Return a table for the terminal, one row an arm."""
         from pifi_probe.reporting.tables import to_rich
 
-        return to_rich(self._wide(), f"{self.model}, {self.task}, {self.device}, {self.precision}")
+        shown = self.frame.set_index("arm").map(_number).reset_index()
+        first = [name for name in ("arm", "trained, M", "MB", "training MB", "step ms") if name in shown]
+        ordered = shown[[*first, *(name for name in shown if name not in first)]]
+        return to_rich(ordered, f"{self.model}, {self.task}, {self.device}, {self.precision}")
 
     def figure(self) -> Figure:
         """Plot what each arm costs above vanilla, in percent, with quartiles: step, memory, and inference.

@@ -20,7 +20,8 @@ from pifi_probe.stats import paired_difference
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
+
+    from pifi_probe.reporting.terminal import Fitted
 
 __all__ = ["ChainTable", "Reading", "build_chain_table"]
 
@@ -242,11 +243,11 @@ class ChainTable:
 
         return summary(self)
 
-    def to_rich(self) -> Table:
+    def to_rich(self) -> Fitted:
         """Return `summary` as a table for the terminal."""
         from pifi_probe.reporting.tables import to_rich
 
-        return to_rich(self.summary(), title=self.answer)
+        return to_rich(self.summary(), title=self.answer, fixed=3)
 
     def __repr__(self) -> str:
         return f"ChainTable({self.answer})"

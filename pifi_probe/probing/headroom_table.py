@@ -20,7 +20,8 @@ from pifi_probe.stats import mean_interval, paired_difference
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from rich.table import Table
+
+    from pifi_probe.reporting.terminal import Fitted
 
 __all__ = ["Headroom", "build_headroom", "choose_span", "span_scores"]
 
@@ -138,7 +139,7 @@ class Headroom:
             pd.DataFrame([*own, *rows]), value_label="accuracy, held out (%)", depth_label="input of layer"
         )
 
-    def to_rich(self) -> Table:
+    def to_rich(self) -> Fitted:
         """Return encoder, donor and both at every depth as a table for the terminal."""
         from pifi_probe.reporting.tables import to_rich
 

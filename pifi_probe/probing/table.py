@@ -24,7 +24,8 @@ from pifi_probe.reading import Refused, inflate, parse_json, read_json, typed
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from rich.table import Table
+
+    from pifi_probe.reporting.terminal import Fitted
 
 __all__ = ["Kind", "Measured", "ProbeTable", "build_table"]
 
@@ -223,7 +224,7 @@ class ProbeTable:
 
         write_report(self, path)
 
-    def to_rich(self) -> Table:
+    def to_rich(self) -> Fitted:
         """Return `summary` as a table for the terminal."""
         from pifi_probe.probing.summary import caption
         from pifi_probe.reporting.tables import to_rich

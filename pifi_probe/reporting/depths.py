@@ -46,7 +46,7 @@ def depth_panels(frame: pd.DataFrame, *, depth_label: str = "depth") -> Figure:
     lines = math.ceil(len(panels) / columns)
     looks = looks_of(rows["series"])
     with styled():
-        from matplotlib.figure import Figure
+        from pifi_probe.reporting.figure import Figure
 
         figure = Figure(figsize=(0.6 + 3.5 * columns, 0.9 + 2.2 * lines), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()

@@ -102,7 +102,9 @@ def forest(frame: pd.DataFrame, *, value_label: str = "difference to vanilla (po
     rows = rows if "group" in rows else rows.assign(group="")
     arms, groups = list(dict.fromkeys(rows["arm"])), list(dict.fromkeys(rows["group"]))
     with styled():
-        figure, panels = framed(3.0 + 2.6 * len(groups), 1.2 + 0.34 * len(arms), len(groups), sharex=True, sharey=True)
+        names = ["\n".join(line[:MAX_LABEL] for line in printable(arm).splitlines()) for arm in arms]
+        height = 1.2 + 0.34 * sum(1 + 0.5 * name.count("\n") for name in names)
+        figure, panels = framed(3.0 + 2.6 * len(groups), height, len(groups), sharex=True, sharey=True)
         for axes, (colour, marker), group in zip(panels, looks_of(rows["group"]).values(), groups, strict=True):
             own = rows[rows["group"] == group]
             for row in own.itertuples():
@@ -112,7 +114,7 @@ def forest(frame: pd.DataFrame, *, value_label: str = "difference to vanilla (po
                 axes.plot(row.mean, position, marker, color=colour, fillstyle="full" if found else "none")
             axes.axvline(0, color=INK, linewidth=0.8)
             axes.set_title(printable(group)[:MAX_LABEL])
-        panels[0].set_yticks(range(len(arms)), [printable(arm)[:MAX_LABEL] for arm in arms])
+        panels[0].set_yticks(range(len(arms)), names)
         panels[0].set_ylim(len(arms) - 0.5, -0.5)
         figure.supxlabel(printable(value_label), fontsize="medium")
     return figure
@@ -219,8 +221,8 @@ def styled() -> Iterator[None]:
 
 
 def framed(width: float, height: float, panels: int, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Return a figure of this size in inches, unknown to pyplot, with panels side by side."""
-    from matplotlib.figure import Figure
+    """Return a figure of this size in inches, with panels side by side."""
+    from pifi_probe.reporting.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, panels, squeeze=False, **options)[0])

@@ -11,24 +11,21 @@ from pifi_probe.escaping import printable
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
+
+    from pifi_probe.reporting.terminal import Fitted
 
 __all__ = ["printable", "to_html", "to_rich"]
 
 LONG = 40  # characters: a cell that must not become a narrow column of single words
 
 
-def to_rich(frame: pd.DataFrame, title: str = "") -> Table:
-    """Return a frame as a table for the terminal; the index is left out."""
-    from rich.table import Table
-    from rich.text import Text
+def to_rich(frame: pd.DataFrame, title: str = "", *, fixed: int = 1) -> Fitted:
+    """Return a frame as a table that fits the terminal; the index is left out, the first `fixed` columns never are."""
+    from pifi_probe.reporting.terminal import Fitted
 
-    table = Table(title=Text(printable(title)) if title else None)
-    for column in frame:
-        table.add_column(Text(printable(column)), justify="right" if _is_numeric(frame[column]) else "left")
-    for row in frame.itertuples(index=False, name=None):
-        table.add_row(*(Text(_cell(value)) for value in row))
-    return table
+    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+    right = [place for place, column in enumerate(frame) if _is_numeric(frame[column])]
+    return Fitted([printable(name) for name in frame], rows, printable(title), right=right, fixed=fixed)
 
 
 def to_html(frame: pd.DataFrame, caption: str = "") -> str:

@@ -189,6 +189,9 @@ class SearchResult(Tells):
     def __str__(self) -> str:
         return printable(self.verdict)
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 def gains_of(records: Iterable[Record], chosen: Candidate, space: Space) -> tuple[Gain, ...]:
     """Return the gain of a choice against each control whose confirmation has ended, paired over seeds and texts."""

@@ -85,6 +85,9 @@ class Candidate:
                 next='use "single" for one layer and another design for several',
             )
 
+    def __str__(self) -> str:
+        return self.label
+
     @property
     def spec(self) -> str:
         """The layers in the grammar of layer specifications; empty for controls without one."""

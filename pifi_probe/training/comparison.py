@@ -17,7 +17,7 @@ from pifi_probe.training.sight import Plugged, check_sight
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from rich.table import Table
+    from rich.console import Group
 
 __all__ = ["Comparison", "Row"]
 
@@ -118,7 +118,7 @@ class Comparison(Tells):
         if not asked or any(effect.verdict == "better" for effect in asked):
             return []
         found = [check_sight(one) for one in self.donors]
-        return [f"{one.finding}{'; ' * bool(one.advice)}{one.advice}" for one in found]
+        return list(dict.fromkeys(f"{one.finding}{'; ' * bool(one.advice)}{one.advice}" for one in found))
 
     def plot(self) -> Figure:
         """Plot the ladder: encoder alone, + projections, + twins, + real layers, with intervals.
@@ -164,17 +164,29 @@ class Comparison(Tells):
             write_text(path, text)
         return text
 
-    def to_rich(self, title: str = "") -> Table:
-        """Return the table for a terminal."""
-        from rich.table import Table
-        from rich.text import Text
+    def to_rich(self, title: str = "") -> Group:
+        """Return a table for each test set, as wide as the terminal is, with the verdicts below."""
+        from rich.console import Group
 
-        table = Table(title=title or None, caption=f"{self.metric}; {self.size}")
-        for heading in HEADINGS:
-            table.add_column(heading)
-        for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row.cells(self.metric)))  # Text: names may hold [markup]
-        return table
+        from pifi_probe.reporting.terminal import Fitted
+
+        test, *headings = HEADINGS
+        order = [headings.index(name) for name in ("arm", "difference", "mean", "seeds")]
+        order += [place for place in range(len(headings)) if place not in order]
+        tables: list[Fitted] = []
+        for name in dict.fromkeys(row.test for row in self.rows):
+            cells = [row.cells(self.metric)[1:] for row in self.rows if row.test == name]
+            tables.append(
+                Fitted(
+                    [headings[place] for place in order],
+                    [[printable(row[place]).removeprefix("baseline") for place in order] for row in cells],
+                    printable(f"{title}, {test} {name}" if title else f"{test} {name}"),
+                    f"{self.metric}; {self.size}" if name == self.rows[-1].test else "",
+                    right=range(1, len(order)),
+                    below=[len(order) - 1],
+                )
+            )
+        return Group(*tables)
 
     def __str__(self) -> str:
         return printable(self.verdict())
