@@ -36,6 +36,11 @@ def test_nothing_but_headers_is_read_before_a_layer_is_extracted(browser: LayerB
     assert browser._checkpoint.bytes_read < browser.frame["bytes"].sum() / 2
 
 
+def test_numbers_are_in_units_and_long_names_wrap(browser: LayerBrowser) -> None:
+    assert " k weights" in browser.detail.value or " M weights" in browser.detail.value
+    assert "overflow-wrap: anywhere" in browser.detail.value and "max-width: 100%" in browser.detail.value
+
+
 def test_a_click_extracts_the_selected_layer_and_shows_its_norms(browser: LayerBrowser) -> None:
     browser.strip.value = 1
     browser.button.click()

@@ -359,3 +359,12 @@ def test_events_tell_the_whole_story_in_order() -> None:
     runner(in_memory(), "2", QUICK, confirm=1, on_event=lambda event: seen.append(type(event).__name__)).run()
     pair = ["TrialStarted", "TrialFinished"]
     assert seen == ["Phase", *pair, *pair, "Phase", *(6 * pair), "Finished"]
+
+
+def test_the_time_left_follows_the_trials_and_not_a_wrong_first_guess() -> None:
+    seen: list[events.Event] = []
+    engine = runner(in_memory(), "4", StubEvaluator(seconds=0.01), confirm=1, on_event=seen.append)
+    engine.full_seconds = 1e-9  # what a few timed steps said
+    engine.run()
+    first = next(event for event in seen if isinstance(event, events.TrialFinished))
+    assert first.remaining == pytest.approx(0.01 * (3 + first.to_confirm - first.confirmed))

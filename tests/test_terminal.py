@@ -122,7 +122,7 @@ def test_what_was_measured(width: int) -> None:
     probed = ProbeTable.from_json(ROOT / "book" / "_studies" / "probes" / "movie-reviews-own-state.json")
     fits(printed(probed.to_rich(), width), width, *(title.split()[0] for title in probed.summary()["estimator"]))
     room = Headroom(
-        4.0, 1.0, 7.0, 1, (0, 1), (0, 1), 0.7, (0.6, 0.7), (0.7, 0.8), (1.0, 4.0), (-1.0, 1.0), (3.0, 7.0), (0.5, 0.4)
+        4.0, 1.0, 7.0, 1, (0, 1), (0, 1), 0.7, (0.6, 0.7), (0.7, 0.8), (1.0, 4.0), (-1.0, 1.0), (3.0, 7.0), (0.5,)
     )
     fits(printed(room.to_rich(), width), width, "+4.0 [1.0, 7.0]")
     spread = Spread(0.1, 0.05, 0.2, 5)
@@ -131,7 +131,7 @@ def test_what_was_measured(width: int) -> None:
         for name in ("vanilla", "PiFi, folded", "layer trained too")
     ]
     costs = Benchmark("small + 135M", "movie-reviews", "cpu", "float32", 32, tuple(arms), {})
-    fits(printed(costs.to_rich(), width), width, "PiFi, folded", "layer trained too", "step ms")
+    fits(printed(costs.to_rich(), width), width, "PiFi, folded", "layer trained too")
 
 
 @WIDTHS

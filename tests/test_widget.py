@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ipywidgets
 import pandas as pd
 import pytest
 
@@ -94,6 +95,7 @@ def test_start_pause_resume_stop_by_clicks(widgets: Any, monkeypatch: pytest.Mon
     click(widget, "Start")
     until(lambda: "Pause" in possible(widget) and len(widget.results) > 3)
     assert widget.toolbar.buttons["Start"].disabled and widget._form.slm.disabled
+    assert widget._form.fold.selected_index is None, "the chart is what one looks at now"
     click(widget, "Pause")
     until(lambda: widget.state == "paused" and "Resume" in possible(widget))
     kept = len(widget.results.query("state == 'complete'"))
@@ -102,6 +104,22 @@ def test_start_pause_resume_stop_by_clicks(widgets: Any, monkeypatch: pytest.Mon
     click(widget, "Stop")
     until(lambda: widget.state == "stopped" and "Start" in possible(widget))
     assert len(widget.results.query("state == 'complete'")) > kept and not widget._form.slm.disabled
+
+
+def test_nothing_goes_on_after_the_end(widgets: Any, loadable: None) -> None:
+    widget = widgets()
+    widget.run()
+    assert "Start" in possible(widget) and "Resume" not in possible(widget)
+
+
+def test_no_widget_has_the_title_null(widgets: Any) -> None:
+    """A described widget of ipywidgets writes a tooltip of None into the page as the word "null"."""
+    texts = [one for one in _all_of(widgets()) if isinstance(one, ipywidgets.HTML)]
+    assert texts and all(one.tooltip is not None for one in texts)
+
+
+def _all_of(widget: ipywidgets.Widget) -> list[ipywidgets.Widget]:
+    return [widget, *(one for child in getattr(widget, "children", ()) for one in _all_of(child))]
 
 
 def test_a_new_kernel_goes_on_from_the_study_file(

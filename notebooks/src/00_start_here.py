@@ -91,7 +91,7 @@ guess = None  # millions of weights
 
 # %%
 layer = pp.extract("smollm2-135m[-1]")
-print("your guess:", guess, "million")
+print("your guess:", checks.guessed(guess), "million")
 print(
     f"measured:   {layer.n_params / 1e6:.1f} million weights, width {layer.hidden_size}, frozen: {layer.frozen}"
 )
@@ -171,7 +171,7 @@ forest(table)
 
 # %%
 print("recorded by:", demo["command"], "on", demo["provenance"]["date"][:10])
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 print(table.to_string(index=False))
 verdicts = rows.set_index("arm")["verdict"]
 print(

@@ -79,9 +79,9 @@ plt.show()
 
 # %%
 growth = lengths[-1] / lengths[0]
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 assert 100 < growth < 1000
-print("between a hundred and a thousand times longer: True")
+print(f"measured: ≈{growth:.0f} times longer")
 
 # %% [markdown]
 # **Read.** A deep layer lives among far longer vectors than a shallow one. A layer that PiFi takes out of depth 29 is
@@ -122,7 +122,9 @@ change = (norm(100 * X, gain) - norm(X, gain)).abs().max() / norm(
     X, gain
 ).abs().max()
 assert change < 0.01
-print("your guess:", guess, "| changed by less than one per cent: True")
+print(
+    f"your guess: {checks.guessed(guess)} | measured: changed by ≈{change:.2%}"
+)
 
 # %% [markdown]
 # **Read.** The branch sees only the *direction* of $x$. What it adds has therefore always the same size, however short
@@ -191,7 +193,7 @@ guess = None  # between 0 and 1
 # %%
 print(
     "your guess:",
-    guess,
+    checks.guessed(guess),
     " measured:",
     sorted({float(weight) for weight in A[:, 0, 0]}),
 )
@@ -234,7 +236,7 @@ with torch.no_grad():
     real = layer(states)[0]  # (seq, d_llm)
 error = (by_hand - real).abs().max() / real.abs().max()
 assert error < 1e-5
-print("by hand equals the real layer up to rounding: True")
+print(f"largest relative difference of by hand and real: ≈{error:.0e}")
 
 # %% [markdown]
 # **Read.** That is all that a layer is: two norms, seven matrices, two additions. Everything it knows is in those
@@ -250,7 +252,7 @@ count = {
     name: sum(p.numel() for p in part.parameters())
     for name, part in (("attention", attn), ("MLP", block.mlp))
 }
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 print({name: f"{n / 1e6:.2f} million" for name, n in count.items()})
 
 # %% [markdown]

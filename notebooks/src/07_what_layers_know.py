@@ -103,7 +103,9 @@ plt.show()
 # %%
 ratio = float(first[15] / others[15])
 assert 20 < ratio < 2000
-print("your guess:", guess, "| more than 20 times as large: True")
+print(
+    f"your guess: {checks.guessed(guess)} | measured: ≈{ratio:.0f} times as large"
+)
 
 # %% [markdown]
 # **Read.** The first token sees no other token, so its state is nearly the same for every text. Heads that have nothing
@@ -161,8 +163,11 @@ plt.show()
 # %%
 assert alike["plain"][15] > 0.95
 assert alike["plain"][15] > alike["scaled"][15]
-print("your guess:", guess)
-print("the plain mean makes all reviews look alike (cosine above 0.95):", True)
+print("your guess:", checks.guessed(guess))
+for kind in ("plain", "scaled"):
+    print(
+        f"cosine of two reviews in the middle, {kind}: ≈{alike[kind][15]:.2f}"
+    )
 
 # %% [markdown]
 # **Checkpoint.** The library's pooling is the third way:
@@ -174,8 +179,9 @@ ours = pooled("scaled, no first", 15)[0]
 x = states[0][15][None]  # (1, seq, d_llm)
 mask = torch.ones(x.shape[:2], dtype=torch.long)
 theirs = pool_tokens(x, mask, pooling="mean", normalise=True, drop_first=True)
-assert torch.allclose(torch.as_tensor(theirs[0]), ours, atol=1e-4)
-print("equal to pifi_probe's pooling: True")
+difference = (torch.as_tensor(theirs[0]) - ours).abs().max()
+assert difference < 1e-4
+print(f"ours and pifi_probe's pooling differ by ≈{difference:.0e}")
 
 # %% [markdown]
 # **Read.** Scaling costs nothing and needs no label. `pp.probe` does it unless told not to, and every table says so.
@@ -204,7 +210,7 @@ hat = z @ np.linalg.solve(z.T @ z + np.eye(z.shape[1]), z.T)  # (N, N)
 fitted = hat @ y
 left_out = y - (y - fitted) / (1 - np.diag(hat))
 seen, unseen = (float((np.sign(v) == y).mean()) for v in (fitted, left_out))
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 print(f"{z.shape[1]} features, {len(z)} texts")
 assert seen > 0.95 and 0.3 < unseen < 0.7
 print("permuted labels: above 95 % on texts seen, about half on texts left out")
@@ -240,7 +246,12 @@ table = pp.probe(
     seed=0,
 )
 rows = table.series("ridge_accuracy").set_index("depth")
-print("your guess:", guess, "| smallest p:", round(1 / (1 + 99), 3))
+print(
+    "your guess:",
+    checks.guessed(guess),
+    "| smallest p:",
+    round(1 / (1 + 99), 3),
+)
 print("depths scored:", len(rows), "| family:", table.family)
 
 # %% alt="Line plot over depth of the held-out accuracy of a ridge probe on 100 reviews with its interval, above the band where the better five per cent of permuted labels begin."
@@ -257,9 +268,10 @@ best = rows["value"].max()
 assert (
     0.55 < best < 0.95 and (rows["p_adjusted"] >= rows["p_value"] - 1e-12).all()
 )
-print("adjusted p is nowhere below the plain one: True")
-above = (rows["p_adjusted"] < 0.05).any()
-print("some depth is above chance, all of them looked at:", bool(above))
+above = (rows["p_adjusted"] < 0.05).sum()
+print(f"best accuracy, held out: ≈{100 * best:.0f} %")
+print(f"depths above chance, all of them looked at: ≈{above} of {len(rows)}")
+assert above > 0
 
 # %% [markdown]
 # **Checkpoint.** The arithmetic, once by hand, for depth 15:
@@ -276,7 +288,7 @@ null = [
 ]
 p = (1 + sum(value >= score for value in null)) / (1 + len(null))
 assert 0.05 <= p <= 1
-print("p is at least one in twenty with nineteen permutations: True")
+print(f"p with nineteen permutations: ≈{p:.2f}; it cannot be below 0.05")
 
 # %% [markdown]
 # **Read.** All permutations reuse one decomposition of the features: a null costs next to nothing, so there is no reason
@@ -297,7 +309,7 @@ guess = None  # depths
 record = ProbeTable.from_json(
     checks.recorded("book/_studies/probes/movie-reviews-own-state.json")
 )
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 for name in ("ridge_accuracy", "logistic_nll", "knn", "nearest_mean", "logme"):
     best = record.rank(name).iloc[0]
     inside = record.best_set(name)
@@ -309,7 +321,6 @@ for name in ("ridge_accuracy", "logistic_nll", "knn", "nearest_mean", "logme"):
 
 # %% alt="Curves of every recorded score over the depth of the layer, each with its interval and the null of permuted labels, on one panel per score."
 record.plot(["ridge_accuracy", "logistic_nll", "knn", "logme"])
-plt.show()
 
 # %%
 at = record.series("ridge_accuracy").set_index("depth")["value"]

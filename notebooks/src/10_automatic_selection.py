@@ -52,7 +52,7 @@ recorded = json.loads(
     checks.recorded("benchmarks/results/selection.json").read_text()
 )
 found = recorded["measurements"]
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 for rung, cost in found["costs"].items():
     print(f"{rung:11s} {cost:7.4f} C | all 30 layers: {30 * cost:6.2f} C")
 
@@ -111,14 +111,15 @@ best = truth.mean(1).argmin()
 inside = low[best] <= truth[best].mean() <= high[best]
 print(
     "your guess:",
-    guess,
-    "| best layer of the table inside the band:",
-    bool(inside),
+    checks.guessed(guess),
+    f"| best layer of the table: {best},",
+    "inside the band" if inside else "outside of the band",
 )
 print(
-    "a measured layer is known better than its neighbour:",
-    bool(belief.sd[4] < belief.sd[2]),
+    f"standard deviation of the belief: {belief.sd[4]:.4f} nats at a measured layer,",
+    f"{belief.sd[2]:.4f} at its neighbour",
 )
+assert belief.sd[4] < belief.sd[2]
 
 # %% [markdown]
 # **Read.** How wide is the band beside the differences of its middle line? A flat line in a wide band is a belief too:
@@ -143,7 +144,9 @@ guess = None  # per cent
 leader = int(belief.mean.argmin())
 p_best = belief.p_best
 assert np.isclose(p_best.sum(), 1)
-print("your guess:", guess, "| below one half:", bool(p_best[leader] < 0.5))
+print(
+    f"your guess: {checks.guessed(guess)} | measured: {p_best[leader]:.2f} for layer {leader}"
+)
 print("layers that share 90 % of the probability:", end=" ")
 order = np.sort(p_best)[::-1]
 print("more than ten" if (order.cumsum() < 0.9).sum() > 9 else "ten or fewer")
@@ -158,8 +161,8 @@ plt.show()
 regret = [belief.regret(i) for i in layers]
 assert min(regret) >= 0
 print(
-    "the expected regret of every layer is below the noise of one run:",
-    max(regret) < found["noise"],
+    f"expected regret: at most {max(regret):.4f} nats;",
+    f"noise of one run: {found['noise']:.4f}",
 )
 
 # %% [markdown]
@@ -181,7 +184,7 @@ guess = None
 # %%
 between_seeds = truth.var(axis=1, ddof=1).mean()  # one layer, over seeds
 rho = 1 - found["noise"] ** 2 / between_seeds
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 print(f"share of a run's variance that a seed has with all layers: {rho:.2f}")
 print(
     f"seeds saved by pairing: {1 / (1 - rho):.1f} times as many would be needed"
@@ -210,7 +213,7 @@ guess = None
 copy = Path(tempfile.mkdtemp()) / "study.db"
 shutil.copy(checks.recorded("book/_studies/search/movie-reviews.db"), copy)
 study = pp.Study.open(copy)
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 print(study.result)
 
 # %%
@@ -220,12 +223,10 @@ print(f"spent: {study.spent.cost:.2f} full runs")
 
 # %% alt="The recorded search: validation loss over depth for frozen and full runs with intervals, the belief over depth and the controls."
 study.plot("depth")
-plt.show()
 
 # %%
-print(
-    "chosen:", study.result.chosen.label, "| by default:", study.result.default
-)
+how = "by default" if study.result.default else "by its validation loss"
+print("chosen", how + ":", study.best)
 
 # %% [markdown]
 # To make it again: `python benchmarks/record_study.py`. To start one of your own:
@@ -246,7 +247,7 @@ print(
 guess = None
 
 # %%
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 print(f"{'strategy':12s} {'full runs':>9s}   regret, thousandths of a nat")
 for row in recorded["rows"]:
     print(

@@ -80,7 +80,7 @@ times = {
     }
     for model, tokenizer in tokenizers.items()
 }
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 for model, own in times.items():
     shown = ", ".join(f"{name} {value:.2f}" for name, value in own.items())
     print(f"{model}: times the tokens of the same in English: {shown}")
@@ -164,7 +164,7 @@ bits = {"English": bits_per_message(splits["Korean"].take(few).texts)}
 for name, split in splits.items():
     bits[name] = bits_per_message(split.take(few).labels)
 
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 print("the least surprising:", min(bits, key=bits.__getitem__))
 
 # %% [markdown]
@@ -174,7 +174,10 @@ print("the least surprising:", min(bits, key=bits.__getitem__))
 # %%
 for name in languages:
     assert 1.1 < bits[name] / bits["English"] < 20
-print("every translation takes more than 1.1 times the bits of English: True")
+for name in languages:
+    print(
+        f"{name}: ≈{bits[name] / bits['English']:.1f} times the bits of English"
+    )
 
 # %% [markdown]
 # **Read.** SmolLM2 is an English model, by its tokenizer and by its loss. We know this *before* any task, from texts
@@ -196,7 +199,7 @@ guess = None  # "embeddings" or "layer"
 embeddings = whole.model.get_input_embeddings().weight.numel()
 layer = pp.extract("smollm2-135m[-1]")
 reduced = pp.reduce(layer)
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 print(f"embeddings:           {embeddings / 1e6:5.1f} million weights")
 print(f"one layer:            {layer.n_params / 1e6:5.1f} million")
 print(f"what one token needs: {reduced.n_params / 1e6:5.1f} million")
@@ -227,15 +230,14 @@ guess = None  # "holds", "does not hold" or "open"
 
 # %%
 record = checks.experiment("language-alignment")
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 record
 
 # %% [markdown]
-# The same as a picture; claims are numbered as above:
+# The same as a picture:
 
 # %% alt="For each claim about language that was measured, the difference in points with its 95 % interval, and a line at zero."
-figure = record.figure()
-plt.show()
+record.figure()
 
 # %%
 decided = [one for one in record.measured if one["low"] > 0 or one["high"] < 0]

@@ -59,7 +59,7 @@ total = sum(p.numel() for p in model.parameters())
 print(task)
 print(
     "your guess:",
-    guess,
+    checks.guessed(guess),
     f" measured: {trained / total:.0%} of the weights train",
 )
 print("the layer is fed:", model.config.feed, " its mask:", model.config.mask)
@@ -127,7 +127,7 @@ with torch.no_grad():
         dim=1,
     )  # (output i, changed input j)
 changed = [i for i in range(6) if influence[i, 5] > 1e-4]
-print("your guess:", guess, " measured:", changed)
+print("your guess:", checks.guessed(guess), " measured:", changed)
 
 # %% alt="A grid of six by six: output position against changed input position. Cells on and below the diagonal are filled, cells above it are empty."
 figure, axes = plt.subplots(figsize=(3.2, 3.0))
@@ -139,7 +139,7 @@ plt.show()
 
 # %%
 assert torch.equal(influence > 1e-4, torch.ones(6, 6).tril().bool())
-print("an output sees inputs up to its own place: True")
+print(f"largest influence of a later input: ≈{influence.triu(1).max():.0e}")
 
 # %% [markdown]
 # **Read.** The last position's output is the only one that knows the whole text through the *layer*. Through the encoder
@@ -170,7 +170,7 @@ written = model.generate(
 )
 for hook in hooks:
     hook.remove()
-print("your guess:", guess, " measured:", calls)
+print("your guess:", checks.guessed(guess), " measured:", calls)
 
 # %% [markdown]
 # **Checkpoint.**
@@ -217,7 +217,10 @@ for _ in range(10):
     optimizer.step()
     optimizer.zero_grad()
     losses.append(loss.item())
-print("your guess:", guess, " measured: halved:", losses[-1] < losses[0] / 2)
+assert losses[-1] < losses[0]
+print(
+    f"your guess: {checks.guessed(guess)}  measured: ≈{losses[0]:.1f} -> ≈{losses[-1]:.1f}"
+)
 
 # %% [markdown]
 # **Checkpoint.** The loss starts near the logarithm of the vocabulary (guessing among all tokens) and falls; the layer
@@ -255,12 +258,11 @@ guess = None  # "yes", "no" or "open"
 
 # %%
 record = checks.experiment("nlg")
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 record
 
 # %% alt="For each claim about generation that was measured, the difference in points of chrF with its 95 % interval, and a line at zero."
-figure = record.figure()
-plt.show()
+record.figure()
 
 # %%
 for block, found in record.summary.get("comparisons", {}).items():

@@ -328,13 +328,14 @@ class Runner:
         left = [one for one in wanted if one.identity not in known]
         if self.full_seconds is None:
             return len(wanted) - len(left), len(wanted), None
+        rate = _seconds_a_run(records) or self.full_seconds
         costs = sum(self.evaluator.cost(one.candidate, one.rung) for one in left)
-        seconds = costs * self.full_seconds / self.executor.slots
+        seconds = costs * rate / self.executor.slots
         if self.budget.covers_all:
             rest = self.budget.left(spent)
             seconds = min(seconds, rest) if confirming and rest else seconds if confirming else rest
         elif not confirming and self.budget.unit == "C":
-            seconds += self.budget.left(spent) * self.full_seconds / self.executor.slots
+            seconds += self.budget.left(spent) * rate / self.executor.slots
         elif not confirming:
             seconds += self.budget.left(spent) * spent.seconds / max(spent.trials, 1)
         return len(wanted) - len(left), len(wanted), seconds
@@ -384,6 +385,13 @@ class Runner:
         finally:
             over.set()
             thread.join()
+
+
+def _seconds_a_run(records: list[Record]) -> float:
+    """Return what a full run takes by the trials that have ended, which know more than a few timed steps; 0: none has."""
+    done = [one.trial.outcome for one in records if one.trial.outcome is not None and one.trial.outcome.cost > 0]
+    cost = sum(one.cost for one in done)
+    return sum(one.seconds for one in done) / cost if cost else 0.0
 
 
 def _message(error: BaseException) -> str:

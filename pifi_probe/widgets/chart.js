@@ -111,12 +111,25 @@ export function paretoFront(points) {
   return points.map((point) => ({ ...point, best: !points.some((other) => beats(other, point)) }));
 }
 
-/** Limits of an axis that single outliers do not stretch. */
+/** Milliseconds of one text by what decides them, model and design: layers of one model do the same work, so that a
+ *  difference between them is noise of the clock. */
+export function latencies(groups) {
+  const found = new Map();
+  for (const group of groups) {
+    const key = costKey(group);
+    found.set(key, [...(found.get(key) ?? []), ...group.latencies]);
+  }
+  return (group) => median(found.get(costKey(group)));
+}
+
+const costKey = (group) => [NULLS.includes(group.kind) ? "single" : group.kind, group.model, group.label.split(/ [|]|>> /).length].join("\n");
+
+/** Limits of an axis that single diverged trials do not stretch; what is far, and not absurd, stays in the frame. */
 export function limits(values) {
   const ordered = [...values].filter(Number.isFinite).sort((a, b) => a - b);
   if (!ordered.length) return [0, 1];
   const at = (share) => ordered[Math.round(share * (ordered.length - 1))];
-  const reach = 6 * (at(0.75) - at(0.25));
+  const reach = 25 * (at(0.75) - at(0.25));
   let [low, high] = [at(0), at(1)];
   if (reach > 0) [low, high] = [Math.max(low, at(0.25) - reach), Math.min(high, at(0.75) + reach)];
   const pad = (high - low || Math.abs(high) || 1) * 0.06;
@@ -137,6 +150,14 @@ export function scale([low, high], [from, to]) {
   return (value) => from + ((clamp(value) - low) / (high - low)) * (to - from);
 }
 
+/** Where a mark stands in the frame; one that lies outside stands whole at the edge, with a note of its value. */
+export function placed(value, [low, high], at, inset = 8) {
+  const outside = value > high ? 1 : value < low ? -1 : 0;
+  const edge = at(outside > 0 ? high : low);
+  const inward = Math.sign(at(outside > 0 ? low : high) - edge) * inset;
+  return { at: outside ? edge + inward : at(value), note: outside ? `${outside > 0 ? "above" : "below"}: ${short(value)}` : "" };
+}
+
 /** Rows by a column; what is not known comes last in both directions. */
 export function sortRows(rows, column, descending = false) {
   const sign = descending ? -1 : 1;
@@ -149,10 +170,18 @@ export function sortRows(rows, column, descending = false) {
   });
 }
 
-/** Whether every word of the filter is found in a row. */
+/** Whether every word of the filter is found in a row; "layer 11" is that layer and not one with an 11 in its name. */
 export function matches(row, filter) {
   const text = [row.label, row.rung, row.phase, row.state, row.kind, row.message].join(" ").toLowerCase();
-  return filter.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+  const words = filter.toLowerCase().replace(/\blayer\s+(\d+)\b/g, "[$1]");
+  return words.split(/\s+/).every((word) => text.includes(word));
+}
+
+/** How many trials chose, and how many confirmed the choice. */
+export function counted(rows) {
+  const confirmed = rows.filter((row) => row.phase === "confirm").length;
+  const all = `${rows.length} trial${rows.length === 1 ? "" : "s"}`;
+  return confirmed ? `${all} (${rows.length - confirmed} to choose, ${confirmed} to confirm)` : all;
 }
 
 export function toCsv(rows) {
@@ -217,6 +246,7 @@ function mark(shape, x, y, colour, { hollow = false, radius = 5 } = {}) {
     down: `M${x} ${y + r + 1}l${r + 1} ${-2 * r}h${-2 * r - 2}z`,
     cross: `M${x - r} ${y - r}l${2 * r} ${2 * r}m0 ${-2 * r}l${-2 * r} ${2 * r}`,
     plus: `M${x} ${y - r - 1}v${2 * r + 2}m${-r - 1} ${-r - 1}h${2 * r + 2}`,
+    bar: `M${x - r - 1} ${y}h${2 * r + 2}`,
   }[shape];
   return path ? s("path", { d: path, ...look }) : s("circle", { cx: x, cy: y, r, ...look });
 }
@@ -244,7 +274,16 @@ function panel(svg, { x, y, width, height, xs, ys, title, xName = "", whole = fa
     s("text", { class: "pp-title", x, y: y - 8 }, title),
   );
   svg.append(group);
-  return { group, sx, sy };
+  const spot = (valueX, valueY) => {
+    const [h_, v] = [placed(valueX, xs, sx), placed(valueY, ys, sy)];
+    const note = h_.note || v.note;
+    if (note) {
+      const right = h_.at > x + width / 2;
+      group.append(s("text", { class: "pp-note", x: h_.at + (right ? -9 : 9), y: v.at + 4, "text-anchor": right ? "end" : "start" }, note));
+    }
+    return [h_.at, v.at];
+  };
+  return { group, sx, sy, spot };
 }
 
 // ---------------------------------------------------------------------------------------------- the four views
@@ -266,7 +305,7 @@ function palette(groups, summary) {
   return (name) => colours.get(name) ?? GREY;
 }
 
-const shapeOf = (group) => CONTROL_SHAPES[group.kind] ?? SHAPES[group.rung];
+const shapeOf = (group) => CONTROL_SHAPES[group.kind] ?? (DASHES[group.kind] ? "bar" : SHAPES[group.rung]);
 
 function depthView(svg, width, { rows, summary, metric }) {
   const groups = groupsOf(rows, metric).filter((group) => group.kind !== "one-shot");
@@ -274,18 +313,20 @@ function depthView(svg, width, { rows, summary, metric }) {
   const rungs = RUNGS.filter((rung) => groups.some((g) => g.rung === rung)).reverse();
   const last = Math.max(1, ...(summary.models ?? []).map(([, n]) => n - 1), ...groups.map((group) => group.x ?? 0));
   const marks = [];
+  const strip = groups.some((group) => group.phase === "confirm") ? stripWidth(width) : 0; // beside every rung: one axis
   let y = 24;
   rungs.forEach((rung, k) => {
     const height = k === 0 ? 230 : 110;
     marks.push(...depthPanel(svg, groups.filter((group) => group.rung === rung), {
-      x: 52, y, width: width - 64, height, last, rung, colour, summary, metric, bottom: k === rungs.length - 1,
+      x: 52, y, width: width - 64 - strip, strip, height, last, rung, colour, summary, metric, bottom: k === rungs.length - 1,
     }));
-    y += height + (k === rungs.length - 1 ? 40 : 34);
+    const slots = groups.some((group) => group.rung === rung && group.phase === "confirm") ? 26 : 0;
+    y += height + Math.max(k === rungs.length - 1 ? 40 : 34, 34 + slots);
   });
   return { height: y, marks, legend: depthLegend(groups, rungs, colour, summary, metric) };
 }
 
-function depthPanel(svg, groups, { x, y, width, height, last, rung, colour, summary, metric, bottom }) {
+function depthPanel(svg, groups, { x, y, width, strip, height, last, rung, colour, summary, metric, bottom }) {
   const ended = groups.filter((group) => group.values.length);
   const believed = metric === "nll" && rung === summary.rung ? (summary.posterior ?? []) : [];
   const empty = metric === "nll" ? nullBand(groups, rung) : null;
@@ -294,7 +335,9 @@ function depthPanel(svg, groups, { x, y, width, height, last, rung, colour, summ
     ...believed.flatMap((one) => [one.mean - 2 * one.sd, one.mean + 2 * one.sd]),
     ...(empty ? [empty.low, empty.high] : []),
   ]);
-  const { group: ground, sx, sy } = panel(svg, {
+  const confirmed = groups.filter((group) => group.phase === "confirm");
+  const whole = width + strip;
+  const { group: ground, sx, sy, spot } = panel(svg, {
     x, y, width, height, xs: [-0.7, last + 0.7], ys, title: nameOf(rung, metric, width), xName: "layer", whole: true,
     xLabels: bottom,
   });
@@ -309,26 +352,52 @@ function depthPanel(svg, groups, { x, y, width, height, last, rung, colour, summ
   }
   for (const [name] of summary.models ?? []) ground.append(...posterior(believed.filter((b) => b.model === name), sx, sy, colour(name)));
   const isLine = (group) => group.x === null || group.kind === "linear";
-  const across = ended.filter(isLine);
-  across.forEach((group, k) => {
+  for (const group of ended.filter(isLine)) {
     const at = sy(group.mean);
-    ground.append(
-      s("line", { class: "pp-control", x1: x, x2: x + width, y1: at, y2: at, stroke: GREY,
-        "stroke-dasharray": group.kind === "vanilla" ? "7 4" : "2 3" }),
-      s("text", { x: x + width - 4 - 62 * k, y: at - 4, "text-anchor": "end" }, group.kind),
-    );
-  });
-  const marks = across.map((group, k) => ({ x: x + width - 20 - 62 * k, y: sy(group.mean), numbers: group.numbers }));
-  for (const group of groups.filter((one) => !isLine(one) && one.x !== null)) marks.push(depthMark(ground, group, { sx, sy, y, height, ys, colour }));
+    ground.append(s("line", { class: "pp-control", x1: x, x2: x + width, y1: at, y2: at, stroke: GREY, "stroke-dasharray": DASHES[group.kind] }));
+  }
+  const marks = ended.filter((group) => isLine(group) && group.phase !== "confirm")
+    .map((group) => ({ x: x + width - 20, y: sy(group.mean), numbers: group.numbers }));
+  const chosen = (summary.posterior ?? []).find((one) => one.label === summary.chosen) ?? groups.find((one) => one.label === summary.chosen);
+  if (chosen && chosen.x !== null) ground.append(chosenSign(sx(chosen.x), y, height));
+  const tools = { sx, sy, spot, y, height, ys, colour };
+  for (const group of groups.filter((one) => !isLine(one) && one.x !== null && one.phase !== "confirm")) marks.push(depthMark(ground, group, tools));
+  if (confirmed.length) marks.push(...confirmStrip(svg, confirmed, { ...tools, x: x + width + 10, width: strip - 10 }, whole));
   return marks.sort((a, b) => a.x - b.x || a.y - b.y);
 }
 
-function depthMark(ground, group, { sx, sy, y, height, ys, colour }) {
-  const aside = { random: -7, shuffled: 7 }[group.kind] ?? 3; // the choice and its controls stand on one layer
-  const at = sx(group.x) + (group.phase === "confirm" ? aside : 0);
+const DASHES = { vanilla: "7 4", linear: "2 3" };
+const CONFIRMED = ["choice", "random", "shuffled", "linear", "vanilla"];
+const stripWidth = (width) => (width < 420 ? 92 : 138);
+
+/** A triangle above the chosen layer and a line down to its index. */
+function chosenSign(at, y, height) {
+  return s("g", { class: "pp-chosen" }, s("path", { d: `M${at} ${y + 9}l-6 -9h12z` }), s("path", { d: `M${at} ${y + 9}v${height - 9}`, "stroke-dasharray": "1 3" }));
+}
+
+/** The confirmation beside the layers: the choice and its controls, each in a column of its own, on fresh seeds. */
+function confirmStrip(svg, groups, tools, whole) {
+  const { x, width, y, height, sy } = tools;
+  const step = width / CONFIRMED.length;
+  const ground = s("g", {}, s("path", { class: "pp-axis", d: `M${x} ${y}v${height}h${width}`, fill: "none" }));
+  ground.append(s("text", { class: "pp-title", x, y: y - 8 }, whole < 420 ? "confirm" : "confirmation"));
+  svg.append(ground);
+  CONFIRMED.forEach((name, k) => {
+    const at = x + (k + 0.5) * step;
+    ground.append(s("text", { class: "pp-slot", x: at + 4, y: y + height + 12, "text-anchor": "end", transform: `rotate(-40 ${at + 4} ${y + height + 12})` }, name));
+  });
+  return groups.filter((group) => group.values.length || group.failed || group.running).map((group) => {
+    const slot = CONFIRMED.indexOf(group.control ? group.kind : "choice");
+    const at = x + ((slot < 0 ? 0 : slot) + 0.5) * step;
+    return depthMark(ground, group, { ...tools, at, sy });
+  });
+}
+
+function depthMark(ground, group, { sx, sy, spot, y, height, ys, colour, at: column = null }) {
+  const at = column ?? sx(group.x);
   const own = group.control ? GREY : colour(seriesOf(group));
   const known = group.values.length > 0;
-  const up = known ? sy(group.mean) : y + height - 8;
+  const up = !known ? y + height - 8 : column === null ? spot(group.x, group.mean)[1] : placed(group.mean, ys, sy).at;
   const one = s("g", { class: "pp-mark" });
   if (known && group.half !== null) {
     one.append(s("line", { x1: at, x2: at, y1: sy(group.mean - group.half), y2: sy(group.mean + group.half), stroke: own,
@@ -336,9 +405,6 @@ function depthMark(ground, group, { sx, sy, y, height, ys, colour }) {
   }
   if (known) one.append(mark(shapeOf(group), at, up, own, { hollow: group.phase === "confirm" }));
   else if (group.failed) one.append(s("text", { class: "pp-failed", x: at, y: up + 5, "text-anchor": "middle" }, "✕"));
-  if (known && (group.mean > ys[1] || group.mean < ys[0])) { // outside of the axis: at its edge, with the value
-    one.append(s("text", { x: at + 8, y: up + (group.mean > ys[1] ? 12 : -4) }, short(group.mean, 2)));
-  }
   if (group.running) one.append(s("circle", { class: "pp-running", cx: at, cy: up, r: 9 }));
   one.append(s("title", {}, titleOf(group)));
   ground.append(one);
@@ -372,6 +438,10 @@ function depthLegend(groups, rungs, colour, summary, metric) {
   for (const kind of NULLS.filter((one) => groups.some((group) => group.kind === one))) {
     found.push([mark(CONTROL_SHAPES[kind], 8, 8, GREY), `${kind} layer`]);
   }
+  for (const [kind, words] of [["vanilla", "the encoder alone"], ["linear", "two projections"]]) {
+    if (groups.some((group) => group.kind === kind)) found.push([s("path", { class: "pp-control", d: "M0 8h16", stroke: GREY, "stroke-dasharray": DASHES[kind] }), words]);
+  }
+  if (summary.chosen) found.push([s("g", { class: "pp-chosen" }, s("path", { d: "M8 12l-6 -9h12z" })), `chosen: ${summary.chosen}`]);
   if (groups.some((group) => group.phase === "confirm")) found.push([mark(SHAPES[rung], 8, 8, GREY, { hollow: true }), "confirmation, fresh seeds"]);
   if (groups.some((group) => group.half)) found.push([s("line", { x1: 8, x2: 8, y1: 1, y2: 15, stroke: GREY, "stroke-width": 1.6 }), "95 % interval, noise pooled over layers"]);
   const swatch = (name) => s("rect", { class: name, x: 1, y: 3, width: 14, height: 10, fill: COLOURS[0] });
@@ -423,12 +493,12 @@ function pairPanel(svg, groups, lower, upper, spot, summary, colour) {
   const both = [...below.keys()].filter((label) => above.has(label));
   const agreed = (summary.agreement ?? []).find((one) => one.lower === lower && one.upper === upper);
   const words = agreed && agreed.kendall !== null ? `Kendall ${agreed.kendall.toFixed(2)} (${agreed.n} candidates)` : `${both.length} candidates on both`;
-  const { group, sx, sy } = panel(svg, { ...spot,
+  const { group, spot: stand } = panel(svg, { ...spot,
     xs: limits(both.map((label) => below.get(label).mean)), ys: limits(both.map((label) => above.get(label).mean)),
     title: `${lower} to ${upper}: ${words}`, xName: lower });
   return both.map((label) => {
     const one = above.get(label);
-    const [x, y] = [sx(below.get(label).mean), sy(one.mean)];
+    const [x, y] = stand(below.get(label).mean, one.mean);
     group.append(s("g", { class: "pp-mark" }, mark(SHAPES[upper], x, y, colour(seriesOf(one)), { radius: 4 }), s("title", {}, titleOf(one))));
     return { x, y, numbers: one.numbers };
   });
@@ -437,8 +507,9 @@ function pairPanel(svg, groups, lower, upper, spot, summary, colour) {
 function regretView(svg, width, { rows }) {
   const steps = regretSteps(rows);
   if (!steps.length) return null;
+  const worst = Math.max(...steps.map((step) => step.regret)); // here the outlier is the finding
   const { group, sx, sy } = panel(svg, { x: 56, y: 24, width: width - 72, height: 280,
-    xs: [0, 1.04 * steps[steps.length - 1].cost || 1], ys: limits([0, ...steps.map((step) => step.regret)]),
+    xs: [0, 1.04 * steps[steps.length - 1].cost || 1], ys: [-0.06 * (worst || 1), 1.06 * (worst || 1)],
     title: "how far the leader is above the final best (nats)", xName: "spent (full runs)" });
   const path = steps.map((step, k) => (k ? `H${sx(step.cost)}V${sy(step.regret)}` : `M${sx(step.cost)} ${sy(step.regret)}`));
   group.append(s("path", { class: "pp-mean", d: path.join(""), stroke: COLOURS[0], fill: "none" }));
@@ -458,14 +529,15 @@ function paretoView(svg, width, { rows, summary, metric }) {
   const own = groups.filter((group) => group.rung === rung && group.phase === "select" && group.latencies.length);
   if (!own.length) return null;
   const colour = palette(groups, summary);
-  const points = paretoFront(own.map((group) => ({ x: median(group.latencies), y: sign * group.mean, group })));
-  const { group: ground, sx, sy } = panel(svg, { x: 56, y: 24, width: width - 72, height: 280,
+  const latency = latencies(own);
+  const points = paretoFront(own.map((group) => ({ x: latency(group), y: sign * group.mean, group })));
+  const { group: ground, sx, sy, spot } = panel(svg, { x: 56, y: 24, width: width - 72, height: 280,
     xs: limits(points.map((point) => point.x)), ys: limits(points.map((point) => sign * point.y)),
-    title: nameOf(rung, metric, width), xName: "one text (ms)" });
+    title: nameOf(rung, metric, width), xName: "one text (ms), median over layers of equal size" });
   const front = points.filter((point) => point.best).sort((a, b) => a.x - b.x);
   ground.append(s("path", { class: "pp-control", d: `M${front.map((point) => `${sx(point.x)} ${sy(sign * point.y)}`).join("L")}`, stroke: GREY, fill: "none" }));
   const marks = points.map(({ x, y, best, group }) => {
-    const [px, py] = [sx(x), sy(sign * y)];
+    const [px, py] = spot(x, sign * y);
     const tint = group.control ? GREY : colour(seriesOf(group));
     ground.append(s("g", { class: "pp-mark" }, mark(shapeOf(group), px, py, tint, { hollow: !best }), s("title", {}, `${titleOf(group)}, ${x.toFixed(1)} ms`)));
     return { x: px, y: py, numbers: group.numbers };
@@ -747,7 +819,7 @@ class Page {
     const busy = BUSY.includes(state);
     this.badge.textContent = STATES[state] ?? state;
     this.badge.dataset.state = state;
-    const parts = [facts.phase && busy ? facts.phase : "", facts.trials !== undefined ? `${facts.trials} trial${facts.trials === 1 ? "" : "s"}` : "",
+    const parts = [facts.phase && busy ? facts.phase : "", this.rows.size ? counted(this.ordered()) : "",
       facts.budget ? `${(facts.cost ?? 0).toFixed(2)} C spent (1 C is a full run), budget ${facts.budget}` : "",
       facts.elapsed ? clock(facts.elapsed) : "", facts.confirming ? `confirm ${facts.confirming} runs` : "",
       busy && facts.remaining ? `about ${clock(facts.remaining)} left for both` : ""];

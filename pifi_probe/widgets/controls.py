@@ -88,13 +88,16 @@ class Form(ipywidgets.VBox):
         self.wiring = _menu("Mode", ["matched", "paper", "aligned"], self._options.pop("wiring", "matched"))
         self.study = _text("Study file", "in memory" if study is None else str(study))
         self.study.disabled = study is None
-        self.about = ipywidgets.HTML()
+        self.about = ipywidgets.HTML(tooltip="")
         fields = (
             *(self.task, self.upload, self.slm, self.llm, self.layers, self.max_length, self.strategy),
             *(self.budget, self.seeds, self.metric, self.wiring, self.study),
         )
         self._open = [field for field in fields if field is not self.metric and not field.disabled]
-        super().__init__([flow(*fields), self.about])
+        first = (self.task, self.upload, self.slm, self.llm, self.budget)
+        self.more = _folded("More settings", flow(*(field for field in fields if field not in first)), False)
+        self.fold = _folded("What to search", ipywidgets.VBox([flow(*first), self.more, self.about]), True)
+        super().__init__([self.fold])
 
     def request(self) -> Request:
         """Return what the fields ask for.
@@ -157,9 +160,15 @@ class Form(ipywidgets.VBox):
             self.about.value = "<br>".join(html.escape(line) for line in lines)
 
     def lock(self, locked: bool) -> None:
-        """Let the fields not be changed while a search runs."""
+        """Let the fields not be changed while a search runs, and fold them away: the chart comes first then."""
+        if locked:
+            self.fold.selected_index = None
         for field in self._open:
             field.disabled = locked
+
+
+def _folded(title: str, inside: ipywidgets.Widget, is_open: bool) -> ipywidgets.Accordion:
+    return ipywidgets.Accordion([inside], titles=(title,), selected_index=0 if is_open else None)
 
 
 def _layout() -> ipywidgets.Layout:

@@ -13,6 +13,7 @@ from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import one_line
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.outlook import addition, width_of
+from pifi_probe.units import amount
 from pifi_probe.widgets.toolbar import flow
 
 if TYPE_CHECKING:
@@ -67,11 +68,11 @@ class LayerBrowser(ipywidgets.VBox):
             tooltips=[f"layer {index}: {row.type}, {row.bytes / 2**20:.1f} MB" for index, row in self.frame.iterrows()],
             style={"button_width": "3em"},
         )
-        self.detail = ipywidgets.HTML()
+        self.detail = ipywidgets.HTML(tooltip="")
         self.button = ipywidgets.Button(
             description="Extract", tooltip="Read this layer alone into .layer", button_style="primary"
         )
-        self.message = ipywidgets.HTML()
+        self.message = ipywidgets.HTML(tooltip="")
         super().__init__([self.strip, self.detail, flow(self.button, self.message)])
         traitlets.link((self, "selected"), (self.strip, "value"))
         self.observe(lambda change: self._show(), "selected")
@@ -93,9 +94,9 @@ class LayerBrowser(ipywidgets.VBox):
         facts = {
             "type": str(row.type),
             "stored": f"{row.tensors} tensors, {row.bytes / 2**20:.1f} MB",
-            "PiFi trains": f"{self._added.trained_weights:,} weights",
-            "PiFi keeps frozen": f"{self._added.frozen_weights:,} weights",
-            "for one text": f"{self._added.macs_per_text / 1e6:.1f} million multiply-accumulates",
+            "PiFi trains": f"{amount(self._added.trained_weights)} weights",
+            "keeps frozen": f"{amount(self._added.frozen_weights)} weights",
+            "for one text": f"{amount(self._added.macs_per_text)} multiply-accumulates",
         }
         self.detail.value = _table(f"{self.model}[{self.selected}]", facts)
 
@@ -151,7 +152,8 @@ class LayerBrowser(ipywidgets.VBox):
 def _table(title: str, facts: dict[str, str]) -> str:
     rows = "".join(
         f'<tr><th scope="row" style="text-align: left; padding-right: 1em">{html.escape(name)}</th>'
-        f"<td>{html.escape(value)}</td></tr>"
+        f'<td style="overflow-wrap: anywhere">{html.escape(value)}</td></tr>'
         for name, value in facts.items()
     )
-    return f"<table><caption><b>{html.escape(title)}</b></caption>{rows}</table>"
+    fits = "max-width: 100%; white-space: normal; line-height: 1.4"
+    return f'<table style="{fits}"><caption><b>{html.escape(title)}</b></caption>{rows}</table>'

@@ -102,7 +102,7 @@ class LayerSearch(ipywidgets.VBox):
             {name: self._guarded(getattr(self, _ACTIONS[name])) for name in Toolbar.names if name not in hidden}
         )
         self.code = ipywidgets.Textarea(description="Script", layout=ipywidgets.Layout(width="100%", display="none"))
-        self.figure = ipywidgets.HTML()
+        self.figure = ipywidgets.HTML(tooltip="")
         form = [] if self._form is None else [self._form]
         super().__init__(
             [*form, self.toolbar, self.figure, self.chart, self.code], layout=ipywidgets.Layout(width="100%")
@@ -116,6 +116,8 @@ class LayerSearch(ipywidgets.VBox):
             self._aside(describe)
         if study is not None:
             self._show(study)
+            if self._form is not None and self.engine.state.rows():
+                self._form.fold.selected_index = None
         self.publish()
 
     def _show(self, study: Study) -> None:

@@ -48,7 +48,7 @@ class Toolbar(ipywidgets.Box):
         possible = {
             "Start": not busy,
             "Pause": word in ("preparing", "running"),
-            "Resume": not busy and some,
+            "Resume": some and word in ("paused", "failed"),
             "Stop": word in ("preparing", "running", "pausing", "paused"),
             "Headroom": not busy,
             "Estimate": not busy,

@@ -85,6 +85,37 @@ test("one diverged trial does not stretch the axis", () => {
   assert.ok(below < 0.5 && above > 0.5);
 });
 
+test("a layer far from the others stays in the frame", () => {
+  const values = [...Array.from({ length: 12 }, (_, k) => 0.61 + 0.001 * k), 0.6464];
+  assert.ok(chart.limits(values)[1] > 0.6464);
+});
+
+test("a mark outside of the frame stands whole inside its edge, with its value", () => {
+  const up = chart.scale([0, 1], [100, 0]); // upwards on a page is down in pixels
+  assert.deepEqual(chart.placed(0.5, [0, 1], up), { at: 50, note: "" });
+  assert.deepEqual(chart.placed(7, [0, 1], up), { at: 8, note: "above: 7.0000" });
+  assert.deepEqual(chart.placed(-7, [0, 1], up), { at: 92, note: "below: -7.0000" });
+});
+
+test("layers of one model have one latency, their median, and controls without a layer their own", () => {
+  const group = (label, kind, times) => ({ label, kind, model: kind === "vanilla" ? "" : "m", latencies: times });
+  const all = [group("m[1]", "single", [10]), group("m[2]", "single", [12]), group("random m[2]", "random", [14]),
+    group("vanilla", "vanilla", [7]), group("m[1] | m[2] (mix)", "mix", [30])];
+  assert.deepEqual(all.map(chart.latencies(all)), [12, 12, 12, 7, 30]);
+});
+
+test("the header counts what the table counts", () => {
+  const rows = [row("a", "full", 1), row("b", "full", 1), row("a", "full", 1, { phase: "confirm" })];
+  assert.equal(chart.counted(rows), "3 trials (2 to choose, 1 to confirm)");
+  assert.equal(chart.counted(rows.slice(0, 1)), "1 trial");
+});
+
+test("layer 11 is found by its number, and not layer 1", () => {
+  const rows = ["m[1]", "m[11]", "m[21]"].map((label) => row(label, "frozen", 1));
+  assert.deepEqual(rows.filter((one) => chart.matches(one, "layer 11 frozen")).map((one) => one.label), ["m[11]"]);
+  assert.deepEqual(rows.filter((one) => chart.matches(one, "Layer 1")).map((one) => one.label), ["m[1]"]);
+});
+
 test("ticks are round, inside, and at least two", () => {
   for (const [low, high] of [[0.391, 0.462], [0, 1], [-0.7, 29.7], [1e-4, 3e-4], [12, 4000]]) {
     const found = chart.ticks(low, high);
