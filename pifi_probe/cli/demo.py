@@ -1,7 +1,8 @@
-"""``demo``: the main job on the embedded models and texts."""
+"""``demo``: the main findings on the embedded models and texts, live."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,20 +23,52 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    fast: bool = typer.Option(False, "--fast", help="At most two minutes: fewer texts and arms."),
-    full: bool = typer.Option(False, "--full", help="The README's table: 1,000 texts, 3 seeds; about an hour."),
+    fast: bool = typer.Option(False, "--fast", help="Both wirings, at most two minutes: few texts and arms."),
+    full: bool = typer.Option(False, "--full", help="Both wirings, 1,000 texts, 3 seeds, every arm; about an hour."),
     out: Path = typer.Option(Path("runs"), "--out", "-o", help="Folder for results; finished runs are kept."),
     table: bool = typer.Option(False, "--table", help="Show every arm, too."),
     as_json: bool = Json,
 ) -> None:
-    """Train vanilla, controls and plugged layers in both wirings on movie reviews; test on three domains."""
-    from pifi_probe.experiments.demo import SIZES, run_demo
+    """Show in ten minutes what only a real layer does, where layers help, and what the paper's wiring does."""
     from pifi_probe.files import make_folder
 
     if fast and full:
         raise typer.BadParameter("choose one of --fast and --full")
     size = "fast" if fast else "full" if full else "default"
     folder = make_folder(out / f"demo-{size}")  # before anything is fetched or trained
+    if size == "default":
+        _tour(folder, table, as_json)
+    else:
+        _wirings(folder, size, table, as_json)
+
+
+def _tour(folder: Path, table: bool, as_json: bool) -> None:
+    from pifi_probe.experiments.tour import run_tour
+
+    terminal = console()
+    tour = run_tour(folder, say=(lambda line: None) if as_json else terminal.print)
+    if as_json:
+        print_json(tour.to_dict())
+        return
+    if table:
+        for found in (tour.control, tour.chain, tour.comparison):
+            terminal.print(found.to_rich())
+    terminal.print(f"\nThe answer, after {sum(tour.seconds.values()) - tour.seconds['first']:.0f} s of work")
+    for asked, answer in tour.answers.items():
+        terminal.print(f"\n{asked}")
+        terminal.print(answer)
+    terminal.print(f"\n{opener()} {folder / 'report.html'}", soft_wrap=True)
+
+
+def opener() -> str:
+    """Return this system's command that opens a file in its program."""
+    return {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
+
+
+def _wirings(folder: Path, size: str, table: bool, as_json: bool) -> None:
+    """Train vanilla, controls and plugged layers in both wirings on movie reviews; test on three domains."""
+    from pifi_probe.experiments.demo import SIZES, run_demo
+
     terminal = console()
     if not as_json:
         terminal.print(f"minilm-l6 with layers of smollm2-135m, trained on movie-reviews: {SIZES[size]}")
@@ -52,4 +85,4 @@ def demo(
     for baseline, comparison in result.comparisons.items() if table else ():
         terminal.print(comparison.to_rich(f"against {baseline}"))
     terminal.print(result.comparisons["vanilla"].panel())
-    terminal.print(f"report: {result.folder / 'report.html'}")
+    terminal.print(f"{opener()} {result.folder / 'report.html'}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The demo: vanilla, controls and layers of three depths in both wirings, on the embedded models and texts."""
+"""The long demo: vanilla, controls and layers of three depths in both wirings, on the embedded models and texts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,6 @@ FAST, DEFAULT, FULL = 0, 1, 2
 SIZES: Mapping[str, Size] = MappingProxyType(
     {
         "fast": Size(FAST, 64, 32, 32, seeds=2, epochs=2),
-        "default": Size(DEFAULT, 256, 128, 500, seeds=2, epochs=3),
         "full": Size(FULL, 1000, 250, 1000, seeds=3, epochs=3, precision="bf16"),
     }
 )
@@ -106,7 +105,7 @@ class Demo:
 def run_demo(
     folder: str | Path,
     *,
-    size: str = "default",
+    size: str = "full",
     on_run: Callable[[int, int, RunResult], None] | None = None,
 ) -> Demo:
     """Train every arm with every seed, compare, and write a report.
@@ -115,7 +114,7 @@ def run_demo(
     ----------
     folder : str or Path
         For results; runs that are finished there are not run again.
-    size : {"default", "fast", "full"}
+    size : {"full", "fast"}
     on_run : callable, optional
         Called with the number of finished runs, the number of all runs, and the run's result.
 
@@ -159,17 +158,18 @@ def _seeds(arm: DemoArm, arms: Sequence[DemoArm], n_seeds: int) -> int:
 def _tasks(size: Size) -> tuple[Task, list[Task]]:
     task = load_task(TRAIN_ON)
     also = [load_task(name) for name in ALSO]
-    small = task.subset(train=size.train, validation=size.validation, test=_at_most(task, size.test))
-    return small, [one.subset(test=_at_most(one, size.test)) for one in also]
+    small = task.subset(train=size.train, validation=size.validation, test=at_most(task, size.test))
+    return small, [one.subset(test=at_most(one, size.test)) for one in also]
 
 
-def _at_most(task: Task, n: int) -> int:
+def at_most(task: Task, n: int) -> int:
+    """Return `n`, or the size of the test split where that is smaller."""
     return min(n, len(task.splits["test"]))
 
 
 def _write(demo: Demo, size: str) -> None:
     record: dict[str, Any] = {
-        "command": f"pifi-probe demo{'' if size == 'default' else ' --' + size}",
+        "command": f"pifi-probe demo --{size}",
         "size": asdict(demo.size),
         "seconds": sum(sum(run.seconds.values()) for run in demo.results),
         "provenance": collect(),

@@ -388,7 +388,7 @@ class Runner:
 
 
 def _seconds_a_run(records: list[Record]) -> float:
-    """Return what a full run takes by the trials that have ended, which know more than a few timed steps; 0: none has."""
+    """Return what a full run takes by the trials that have ended, who know more than timed steps; 0: none."""
     done = [one.trial.outcome for one in records if one.trial.outcome is not None and one.trial.outcome.cost > 0]
     cost = sum(one.cost for one in done)
     return sum(one.seconds for one in done) / cost if cost else 0.0
