@@ -83,6 +83,7 @@ results: $(READY)
 	$(RUN) book/_scripts/timings.py
 	$(RUN) book/_scripts/log.py
 	$(RUN) book/_scripts/weights.py
+	$(RUN) book/_scripts/winner.py
 
 book: $(READY)
 	$(RUN) book/_scripts/build.py

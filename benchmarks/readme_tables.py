@@ -1,4 +1,4 @@
-"""Put recorded numbers into README.md: each table between two markers is made from JSON files, never by hand."""
+"""Put recorded numbers into README.md and the book: each table between two markers is made from JSON, never by hand."""
 
 from __future__ import annotations
 
@@ -197,6 +197,8 @@ def _decided() -> str:
 
 
 METHODS = ROOT / "book" / "methods.md"
+OVERVIEW = ROOT / "book" / "overview.md"
+ON_README = ("aligned",)
 BLOCKS: dict[str, Callable[[], str]] = {
     "aligned": _aligned,
     "demo": _demo,
@@ -218,5 +220,6 @@ def updated(readme: str, names: Iterable[str] = BLOCKS) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(updated(README.read_text(encoding="utf-8"), ON_README), encoding="utf-8")
+    OVERVIEW.write_text(updated(OVERVIEW.read_text(encoding="utf-8")), encoding="utf-8")
     METHODS.write_text(updated(METHODS.read_text(encoding="utf-8"), ON_METHODS), encoding="utf-8")

@@ -188,6 +188,15 @@ def test_the_first_figure_is_drawn_from_the_records() -> None:
     assert "weights-dark.svg" in intro and "weights-light.svg" in intro
 
 
+def test_the_landing_page_lets_one_feel_the_winners_curse() -> None:
+    winner = load("winner")
+    assert winner.fragment() == winner.OUT.read_text(encoding="utf-8"), "run make results"
+    assert "_theme/winner.html" in (BOOK / "intro.md").read_text(encoding="utf-8")
+    found = winner.measured()
+    best = [max(range(30), key=one.__getitem__) for one in found["accuracy"]]
+    assert len(found["seeds"]) == 3 and len(set(best)) > 1, "with one winner there is no curse to show"
+
+
 @pytest.mark.slow
 def test_instructors_see_every_notebook_with_its_minutes() -> None:
     timings = load("timings")

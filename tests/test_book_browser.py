@@ -112,6 +112,20 @@ def test_a_page_is_sound_in_both_themes(page: str, site: str, browser: Any, axe:
             assert not serious, f"{theme}: {serious}"
 
 
+def test_another_seed_has_another_winner_and_the_slider_tells_of_any_layer(site: str, browser: Any) -> None:
+    with _Visit(browser, f"{site}/book/intro.html", "light", width=400) as visit:
+        figure = visit.page.locator(".pifi-winner")
+        assert figure.locator("circle.real").count() > 30  # 30 layers, and one in the legend
+        said = [figure.locator(".pifi-told").inner_text()]
+        for _ in range(3):
+            figure.locator("button").click()
+            said.append(figure.locator(".pifi-told").inner_text())
+        assert len(set(said)) == 3 and said[0] == said[3] and all(" wins with " in one for one in said)
+        figure.locator("input").fill("3")
+        assert "layer 3 " in figure.locator(".pifi-told").inner_text()
+        assert not visit.problems
+
+
 @pytest.mark.parametrize("page", ["book/intro", "book/results", "book/explorer", "notebooks/03_pifi_from_scratch"])
 def test_a_page_fits_a_narrow_screen(page: str, site: str, browser: Any) -> None:
     with _Visit(browser, f"{site}/{page}.html", "light", width=400) as visit:

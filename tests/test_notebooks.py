@@ -212,6 +212,25 @@ def test_every_plot_has_alt_text_and_is_followed_by_a_number(source: Path) -> No
 
 
 @each_source
+def test_every_cell_with_alt_text_shows_an_image(source: Path) -> None:
+    """A figure unknown to pyplot is not shown by `plt.show()`, and nbval finds nothing wrong with no output twice."""
+    for cell in _code(NOTEBOOKS[source]):
+        if cell.metadata.get("mystnb", {}).get("image"):
+            kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+            assert any(kind.startswith("image/") for kind in kinds), cell.source
+
+
+@each_source
+def test_a_live_number_is_asserted_where_it_is_printed(source: Path) -> None:
+    """nbval does not compare what follows the sign for "about": an assertion does, in this cell or beside it."""
+    cells = _code(NOTEBOOKS[source])
+    for place, cell in enumerate(cells):
+        if "\u2248" in cell.source and "hide-cell" not in script.tags(cell):
+            near = "\n".join(one.source for one in cells[max(0, place - 1) : place + 2])
+            assert "assert" in near, cell.source
+
+
+@each_source
 def test_no_result_is_typed_into_the_prose(source: Path) -> None:
     for cell in NOTEBOOKS[source].cells:
         if cell.cell_type == "markdown":

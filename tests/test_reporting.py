@@ -176,6 +176,12 @@ class TestSvg:
         assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', one)) <= identifiers[0]
 
 
+class TestInNotebooks:
+    def test_a_figure_shows_itself_without_pyplot(self) -> None:
+        for figure in (plots.forest(forest_frame()), plots.depth_curve(depth_frame())):
+            assert figure._repr_png_().startswith(b"\x89PNG")
+
+
 class TestTables:
     def test_the_terminal_table_shows_markup_and_control_characters_as_text(self) -> None:
         console = Console(width=200, file=io.StringIO(), force_terminal=True, color_system=None)

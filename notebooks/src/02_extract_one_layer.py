@@ -61,7 +61,7 @@ guess = None  # per cent
 # %%
 own = contents[contents["name"].str.startswith("blk.29.")]["bytes"].sum()
 print(
-    f"your guess: {checks.guessed(guess)}  measured: {100 * own / contents['bytes'].sum():.1f} %"
+    f"your guess: {guess}  measured: {100 * own / contents['bytes'].sum():.1f} %"
 )
 
 # %% [markdown]
@@ -122,8 +122,7 @@ changed = states.clone()
 changed[:, 3:] = 0
 same = torch.allclose(layer(states)[:, :3], layer(changed)[:, :3], atol=1e-4)
 assert same
-moved = (layer(states)[:, :3] - layer(changed)[:, :3]).abs().max()
-print(f"the first three outputs moved by ≈{moved:.0e}")
+print("the first three outputs do not depend on later tokens:", same)
 
 # %% [markdown]
 # ## 4. From safetensors
@@ -150,9 +149,7 @@ save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
 # %%
 copy = pp.extract(f"{folder}[0]", dtype="float32")
 assert copy.digest() == layer.digest()
-print(
-    f"your guess: {checks.guessed(guess)}  measured: {layer.nbytes / own:.1f} times"
-)
+print(f"your guess: {guess}  measured: {layer.nbytes / own:.1f} times")
 print("the same layer from both formats:", copy.digest() == layer.digest())
 
 # %% [markdown]

@@ -69,7 +69,7 @@ L_in = nn.Linear(d_slm, d_llm, bias=False)
 L_out = nn.Linear(d_llm, d_slm, bias=False)
 print(
     "your guess:",
-    checks.guessed(guess),
+    guess,
     " measured:",
     L_in.weight.numel() + L_out.weight.numel(),
 )
@@ -104,7 +104,7 @@ layer = pp.extract("smollm2-135m[-1]")
 y = layer(x[:, None])[:, 0]  # (batch, d_llm)
 rms = lambda v: float(v.detach().square().mean().sqrt())
 growth = rms(y) / rms(x)
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 assert growth > 10
 print("the output is more than ten times longer than the input")
 
@@ -206,7 +206,7 @@ moved = {
     for name, p in mine.named_parameters()
     if not torch.equal(before[name], p)
 }
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 print("moved:", ", ".join(sorted(moved)))
 
 # %% [markdown]
@@ -233,7 +233,7 @@ theirs.head.load_state_dict(mine.head.state_dict())
 with torch.no_grad():
     difference = (mine(**tokens) - theirs(**tokens).logits).abs().max()
 assert difference < 1e-4
-print(f"largest difference: ≈{difference:.0e}")
+print("largest difference below 1e-4: True")
 
 # %% [markdown]
 # **Read.** Equal up to rounding, although the library holds a smaller layer than ours:

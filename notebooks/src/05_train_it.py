@@ -64,8 +64,8 @@ healthy = pp.fine_tune(model, task, recipe)
 
 loss = healthy.curves["loss"]  # one a step
 assert 0.6 < loss[0] < 0.8
-print("your guess:", checks.guessed(guess))
-print(f"measured: first loss ≈{loss[0]:.2f}; ln 2 is {np.log(2):.2f}")
+print("your guess:", guess)
+print("the first loss is within 0.1 of ln 2:", abs(loss[0] - np.log(2)) < 0.1)
 
 # %% alt="Line plot of the loss of each of the eight training steps; it starts at the loss of a fair coin, drawn as a dashed line, and stays near it."
 figure, axes = plt.subplots(figsize=(6, 2.6))
@@ -132,7 +132,7 @@ def correct(arm):
 
 
 points = {arm: 100 * correct(arm).mean(axis=1) for arm in arms}  # (seeds,)
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 for arm in arms:
     each = ", ".join(f"{value:.1f}" for value in points[arm])
     print(f"{arm:9s} {each}   best - worst: {np.ptp(points[arm]):.1f}")
@@ -234,7 +234,7 @@ ladder = [
 ]
 names = ("projections", "block", "knowledge")
 steps = dict(zip(names, np.diff(ladder), strict=True))
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 for name, step in steps.items():
     print(f"{name:12s} {step:+.1f} points")
 print(f"{'together':12s} {ladder[-1] - ladder[0]:+.1f} points")
@@ -321,9 +321,7 @@ tokens = tokenizer_for(broken)(["A wonderful film."], return_tensors="pt")
 try:
     broken(**tokens)
 except RuntimeError as error:
-    print(
-        "your guess:", checks.guessed(guess), "| the second one raises:", error
-    )
+    print("your guess:", guess, "| the second one raises:", error)
 
 # %% [markdown]
 # **Read.** A wrong width stops you at once. The unfrozen layer would have trained without a word.

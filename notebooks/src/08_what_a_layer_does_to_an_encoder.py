@@ -91,21 +91,19 @@ def beside(z):
 
 alone = estimators.ridge_accuracy(h, labels)
 together = estimators.ridge_accuracy(beside(branch(layer, 0)), labels)
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 assert 0.6 < alone < 0.9 and abs(together - alone) < 0.08
-print(
-    f"h alone: ≈{100 * alone:.0f} %; z adds ≈{100 * (together - alone):+.1f} points"
-)
+print("h alone above 60 %, and z changes it by less than 8 points: True")
 
 # %% [markdown]
 # **Checkpoint.** On one token the whole layer and its reduced form (chapter 04) add the same:
 
 # %%
 reduced = make_variant(layer, "real", single_token=True)
-ours, whole = branch(reduced, 0)[:20], branch(layer, 0)[:20]
-assert np.allclose(ours, whole, rtol=1e-3, atol=1e-3)
-difference = abs(ours - whole).max() / abs(whole).max()
-print(f"the reduced layer adds the same, up to ≈{difference:.0e}")
+assert np.allclose(
+    branch(reduced, 0)[:20], branch(layer, 0)[:20], rtol=1e-3, atol=1e-3
+)
+print("the reduced layer adds the same: True")
 
 # %% [markdown]
 # **Read.** One number after one draw of $P$ says little. What would it have to be compared with?
@@ -146,11 +144,8 @@ plt.show()
 difference = np.subtract(gains["real"], gains["shuffled"])
 spread = np.std(gains["real"])
 assert abs(difference.mean()) < 6
-print("your guess:", checks.guessed(guess))
-print(
-    f"mean difference over {DRAWS} draws: ≈{difference.mean():+.1f} points;",
-    f"between draws ≈{spread:.1f}",
-)
+print("your guess:", guess)
+print("mean difference under 6 points, over", DRAWS, "draws: True")
 
 # %% [markdown]
 # **Read.** Count the lines that fall and those that rise. A plug-in probe without its shuffled twin measures mostly what
@@ -174,7 +169,7 @@ guess = None  # of 30
 record = ProbeTable.from_json(
     checks.recorded("book/_studies/probes/movie-reviews-plug-in.json")
 )
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 for projection in ("random", "moment", "ridge", "procrustes"):
     real = record.series("ridge_accuracy", projection=projection, arm="real")
     delta = record.series(
@@ -265,10 +260,9 @@ few = h[::3].astype(np.float64)  # (100, 384): fewer examples than features
 y = labels[::3].astype(np.float64)
 for name, released in (("released", True), ("corrected", False)):
     once, tenfold = (log_evidence(c * few, y, released) for c in (1, 10))
-    moved = abs(tenfold - once)
-    assert (moved > 1e-3) == released
-    print(f"{name:9s} moves by ≈{moved:.3f} nats when features grow tenfold")
-print("your guess:", checks.guessed(guess))
+    moves = abs(tenfold - once) > 1e-3
+    print(f"{name:9s} moves when features are multiplied by ten: {moves}")
+print("your guess:", guess)
 
 # %% [markdown]
 # **Checkpoint.** The corrected form is the library's, which is tested against the exact marginal likelihood:
@@ -277,7 +271,7 @@ print("your guess:", checks.guessed(guess))
 ours = log_evidence(few, y)
 library = estimators.logme(few, labels[::3])
 assert abs(ours - library) < 2e-2 * max(1, abs(library))
-print(f"our algebra and the library differ by ≈{abs(ours - library):.0e} nats")
+print("our algebra agrees with the library: True")
 
 # %% [markdown]
 # Now the trap. We score the states of 30 layers whose *content* is the same by construction: $h$, made as long as each
@@ -304,11 +298,8 @@ plt.show()
 
 # %%
 assert np.ptp(corrected) < 1e-3 < np.ptp(released)
-same = int((np.argsort(released) == np.argsort(lengths)).sum())
-print(
-    f"layers on the same rank by released score and by length: {same} of {len(lengths)}"
-)
-assert same == len(lengths)
+order = bool((np.argsort(released) == np.argsort(lengths)).all())
+print("the released score orders the layers exactly by length:", order)
 
 # %% [markdown]
 # **Read.** Norms grow with depth. A score that follows them finds the last layers best on every task, and looks reliable.
@@ -330,7 +321,7 @@ guess = None  # of 30
 # %%
 trained = record.series("frozen_slm_nll", arm="real - shuffled")
 against = record.series("frozen_slm_nll", arm="real - vanilla")
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 for name, own in (("shuffled twin", trained), ("head alone", against)):
     sign = own["value"] < 0  # a lower negative log-likelihood is better
     clear = sign & (own["high"] < 0)

@@ -39,7 +39,7 @@ checks.pifi_block("layer")
 # **Why.** The paper compares a few layers and finds the last one best. We trained *all* of them: MiniLM with each of the 30
 # layers of SmolLM2, three seeds each, 400 film reviews. This is the quality of layer $\ell$ with seed $s$,
 #
-# $$Q \in \mathbb{R}^{30 \times 3} \qquad Q_{\ell s} = \text{accuracy on 1000 test texts}$$
+# $$Q \in \mathbb{R}^{30 \times 3} \qquad Q_{\ell s} = \text{accuracy on 1{,}000 test texts}$$
 #
 # **Predict.** Where is the best layer: early, middle, late? And will the three seeds agree on it?
 
@@ -65,7 +65,7 @@ def accuracies(arm, index):
 
 
 Q = np.array([accuracies("layer", i) for i in range(30)])  # (layers, seeds)
-print("your guess:", checks.guessed(guess), "| table:", Q.shape)
+print("your guess:", guess, "| table:", Q.shape)
 for seed in range(Q.shape[1]):
     layer = Q[:, seed].argmax()
     print(f"seed {seed}: best layer {layer:2d} with {Q[layer, seed]:.1f} %")
@@ -117,7 +117,7 @@ F = S * Q.mean(1).var(ddof=1) / noise
 p = f_distribution.sf(F, L - 1, (L - 1) * (S - 1))
 effect = layer_effect(Q)
 assert np.isclose(p, effect.p_value)
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 print(f"F = {F:.2f}, p = {p:.2f}, one run's noise {noise**0.5:.2f} points")
 print(effect.verdict)
 
@@ -154,7 +154,7 @@ for held in range(S):
     winner = others.argmax()
     losses.append(others[winner] - Q[winner, held])
     ranks.append(int((Q[:, held] > Q[winner, held]).sum()) + 1)
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 print(f"mean loss: {np.mean(losses):.1f} points")
 print("rank of each winner on the held-out seed, of 30:", ranks)
 
@@ -204,7 +204,7 @@ recorded = json.loads(
 )
 proxies = recorded["measurements"]["proxies"]
 reached = [one for one in proxies if one["p"] is not None and one["p"] < 0.05]
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 print(
     f"{len(reached)} of {len(proxies)} scores; chance alone: about {len(proxies) / 20:.0f}"
 )
@@ -248,7 +248,7 @@ guess = None  # two words
 
 # %%
 record = checks.experiment("layer-position")
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 record
 
 # %% alt="Forest plot of the differences between the last layer and the early, middle, random and no layer, each with its interval and a dashed line at zero."
@@ -287,7 +287,7 @@ TASKS = {
     "sentiment-rating": "squared_error",  # smaller is better
 }
 gates = {}
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 for name, metric in TASKS.items():
     rows = {}
     for file in sorted(

@@ -84,7 +84,7 @@ hook.remove()
 print(
     "input:", tuple(batch["input_ids"].shape), " scores:", tuple(logits.shape)
 )
-print("your guess:", checks.guessed(guess), " measured:", sum(seen))
+print("your guess:", guess, " measured:", sum(seen))
 
 # %% [markdown]
 # **Checkpoint.** The order of the choices does not matter: each is scored on its own.
@@ -92,9 +92,8 @@ print("your guess:", checks.guessed(guess), " measured:", sum(seen))
 # %%
 with torch.no_grad():
     swapped = model(**{name: ids.flip(1) for name, ids in batch.items()}).logits
-difference = (swapped.flip(1) - logits).abs().max()
-assert difference < 1e-4
-print(f"choices in reverse order change the scores by ≈{difference:.0e}")
+assert torch.allclose(swapped.flip(1), logits, atol=1e-4)
+print("choices in reverse order get the same scores: True")
 
 # %% [markdown]
 # **Read.** A model that is asked for a *letter* sees all choices at once and often prefers one letter. This one cannot: it
@@ -120,7 +119,7 @@ rights = sorted(
 )
 low, high = rights[250], rights[-250]
 print(
-    f"your guess: {checks.guessed(guess)}  measured: 95 % of the guessers get {low} to {high} of {N}"
+    f"your guess: {guess}  measured: 95 % of the guessers get {low} to {high} of {N}"
 )
 
 # %% alt="Histogram of how many of 100 questions ten thousand guessers got right: a bell around 25, the middle 95 per cent shaded."
@@ -173,7 +172,7 @@ for start in range(0, N_ASKED, 12):
     right += int((scores.argmax(1) == labels).sum())
 spread = 1.96 * math.sqrt(0.25 * 0.75 / N_ASKED)
 assert 0.25 - 2 * spread < right / N_ASKED < 0.25 + 2 * spread
-print(f"right: ≈{right} of {N_ASKED}; by guessing {N_ASKED / 4:.0f} on average")
+print("the untrained model is within twice the range of guessing: True")
 
 # %% [markdown]
 # ## 3. An exam that training did not see
@@ -215,7 +214,7 @@ median = {
     for name, split in tested.splits.items()
 }
 print(tested)
-print("your guess:", checks.guessed(guess), " median length:", median)
+print("your guess:", guess, " median length:", median)
 
 # %% [markdown]
 # **Checkpoint.** No held-out row is left in training:
@@ -243,7 +242,7 @@ guess = None  # points
 
 # %%
 record = checks.experiment("hard-benchmarks")
-print("your guess:", checks.guessed(guess))
+print("your guess:", guess)
 record
 
 # %% [markdown]

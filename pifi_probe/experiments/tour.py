@@ -30,10 +30,11 @@ from pifi_probe.training import Comparison, Recipe, RunResult, compare
 __all__ = ["SECONDS", "Tour", "runs_that_fit", "run_tour"]
 
 SECONDS = 500.0  # of all stops; the timed first run decides how many more runs fit
-COPIES = {"layers": "18", "n_fit": 96, "n_test": 48}
-CHAIN = {"layers": "8-14", "n_train": 800, "n_test": 1000, "n_align": 800, "max_length": 60}
+COPIES: dict[str, Any] = {"layers": "18", "n_fit": 96, "n_test": 48}
+CHAIN: dict[str, Any] = {"layers": "8-14", "n_train": 800, "n_test": 1000, "n_align": 800, "max_length": 60}
+CHAIN |= {"fractions": [200], "draws": 5}  # with fewer labels, too: five draws of them
 PAPER = Size(DEFAULT, train=600, validation=150, test=500, seeds=3, epochs=4)
-RECIPE = {"batch_size": 16, "max_length": 60}
+RECIPE: dict[str, Any] = {"batch_size": 16, "max_length": 60}
 WIRED = tuple(DemoArm(Arm(control=control), LAST) for control in ("vanilla", None, "random", "linear"))
 _LIMITS = (
     "One small encoder, one 135M language model in 4-bit weights, short English sentences: this says nothing about "
@@ -160,7 +161,7 @@ def runs_that_fit(left: float, first: float) -> tuple[int, int]:
 def _control(file: Path) -> PositiveControl:
     if file.exists():
         return PositiveControl.from_json(file)
-    found = positive_control(LLM, progress=False, **COPIES)  # type: ignore[arg-type]
+    found = positive_control(LLM, progress=False, **COPIES)
     found.to_json(file)
     return found
 
@@ -168,7 +169,7 @@ def _control(file: Path) -> PositiveControl:
 def _chain(file: Path) -> ChainTable:
     if file.exists():
         return ChainTable.from_json(file)
-    found = probe_chain(SLM, LLM, load_task(TRAIN_ON), progress=False, **CHAIN)  # type: ignore[arg-type]
+    found = probe_chain(SLM, LLM, load_task(TRAIN_ON), progress=False, **CHAIN)
     found.to_json(file)
     return found
 
@@ -176,7 +177,7 @@ def _chain(file: Path) -> ChainTable:
 def _run(root: Path, arm: DemoArm, seed: int) -> RunResult:
     task = load_task(TRAIN_ON)
     small = task.subset(train=PAPER.train, validation=PAPER.validation, test=at_most(task, PAPER.test))
-    recipe = Recipe(seed=seed, epochs=PAPER.epochs, precision=PAPER.precision, **RECIPE)  # type: ignore[arg-type]
+    recipe = Recipe(seed=seed, epochs=PAPER.epochs, precision=PAPER.precision, **RECIPE)
     file = root / "paper" / f"{arm.key}-seed{seed}" / "result.json"
     return stored_run(file, arm.arm, SLM, extract(f"{LLM}[{arm.index}]"), small, [], recipe)
 
