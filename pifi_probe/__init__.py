@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pifi_probe.probing.headroom_table import Headroom
     from pifi_probe.probing.own import probe
     from pifi_probe.probing.plugin_probe import probe_plugin
+    from pifi_probe.probing.state_arrays import States
+    from pifi_probe.probing.states import states as states
     from pifi_probe.probing.table import ProbeTable
     from pifi_probe.selection.search import search
     from pifi_probe.selection.study import Study
@@ -71,6 +73,8 @@ _HOMES = {
     "positive_control": "pifi_probe.probing.control",
     "probe": "pifi_probe.probing.own",
     "probe_plugin": "pifi_probe.probing.plugin_probe",
+    "States": "pifi_probe.probing.state_arrays",
+    "states": "pifi_probe.probing.states",
     "ProbeTable": "pifi_probe.probing.table",
     "search": "pifi_probe.selection.search",
     "Study": "pifi_probe.selection.study",
@@ -104,6 +108,7 @@ __all__ = [
     "Recipe",
     "Reproduction",
     "RunResult",
+    "States",
     "Study",
     "Task",
     "__version__",
@@ -125,6 +130,7 @@ __all__ = [
     "register_kind",
     "reproduce",
     "search",
+    "states",
 ]
 
 

@@ -140,6 +140,7 @@ def _register() -> None:
         reproduce,
         runs,
         search,
+        states,
         study,
     )
 
@@ -156,6 +157,7 @@ def _register() -> None:
         reproduce,
         runs,
         search,
+        states,
         study,
     ):
         module.register(app)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import reprlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pifi_probe.errors import LayerIndexError, SpecError
 from pifi_probe.files import existing
 
-__all__ = ["LayerSpec", "Parallel", "Serial", "model_names", "parse", "parse_model"]
+__all__ = ["LayerSpec", "Parallel", "Serial", "layer_numbers", "model_names", "parse", "parse_model"]
 
 GRAMMAR = "MODEL[i], MODEL@revision[i], MODEL[i:j], A[i] >> B[j] (series), A[i] | B[j] (parallel)"
 _ITEM = re.compile(r"^(?P<model>.+?)\[(?P<start>-?\d{1,9})?(?P<colon>:)?(?P<stop>-?\d{1,9})?\]$", re.DOTALL | re.ASCII)
@@ -141,6 +143,38 @@ def model_names(llm: object) -> list[str]:
             next="give a name such as 'smollm2-135m', or a list of names; of a path, str(path)",
         )
     return names
+
+
+def layer_numbers(layers: str | int | Iterable[int] | None, n_layers: int, where: str) -> tuple[int, ...]:
+    """Return layer numbers as given, none twice; ``"16-19,23"`` counts both ends, None and "all" are all.
+
+    Raises
+    ------
+    LayerIndexError
+        If they cannot be read, or the model has no such layer; negative numbers count from the end.
+    """
+    try:
+        if layers is None or layers == "all":
+            return tuple(range(n_layers))
+        if isinstance(layers, str):
+            found: list[int] = []
+            for part in layers.split(","):
+                first, _, last = part.partition("-") if not part.strip().startswith("-") else (part, "", "")
+                found += range(int(first), min(int(last or first), n_layers) + 1)  # one more is refused below
+        else:
+            found = [operator.index(index) for index in ([layers] if isinstance(layers, int) else layers)]
+    except (TypeError, ValueError) as error:
+        raise LayerIndexError(
+            f"cannot read layers {layers!r:.60}",
+            where=where,
+            next='write "17", "16-19", "0,17-18" or a list of numbers',
+        ) from error
+    found = [index + n_layers if index < 0 else index for index in found]
+    if not found or not all(0 <= index < n_layers for index in found):
+        raise LayerIndexError(
+            f"there is no layer {layers!r:.60}", where=where, next=f"layers are numbered from 0 to {n_layers - 1}"
+        )
+    return tuple(dict.fromkeys(found))
 
 
 def _parse_series(text: str) -> LayerSpec | Serial:

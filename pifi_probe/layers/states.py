@@ -16,7 +16,7 @@ from pifi_probe.errors import CheckpointError, CorruptFileError, SaveError
 from pifi_probe.files import write_json
 from pifi_probe.reading import read_object
 
-__all__ = ["StateStore"]
+__all__ = ["StateStore", "finished_point"]
 
 _log = logging.getLogger(__name__)
 _JOURNAL = "journal.json"
@@ -162,6 +162,14 @@ class StateStore:
                     next="free some space, or allow more memory with budget= (bytes)",
                 ) from error
             _log.warning("hidden states are not kept on disk, an interrupted pass starts anew: %s: %s", where, error)
+
+
+def finished_point(folder: Path) -> int | None:
+    """Return the last point that the journal in a folder says was finished there; None when it says nothing."""
+    try:
+        return int(read_object(folder / _JOURNAL)["point"])
+    except (CheckpointError, OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _bytes(states: torch.Tensor) -> memoryview:

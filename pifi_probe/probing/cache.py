@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pifi_probe.errors import CheckpointError, FeatureError, SaveError
 from pifi_probe.files import atomic_write, features_root, write_json
 from pifi_probe.folders import remove_folder
+from pifi_probe.layers.states import finished_point
 from pifi_probe.reading import read_object
 
 __all__ = ["CacheEntry", "Entry", "Point", "cache_entries", "clear_cache"]
@@ -89,11 +90,8 @@ class Entry:
 
     def forget_states_without_points(self) -> None:
         """Delete kept states unless every point up to theirs is here: their pass would not visit it again."""
-        try:
-            done = int(read_object(self.states / "journal.json")["point"])
-        except (CheckpointError, OSError, KeyError, TypeError, ValueError):
-            return
-        if any(self._whole(point) is None for point in range(done + 1)):
+        done = finished_point(self.states)
+        if done is not None and any(self._whole(point) is None for point in range(done + 1)):
             remove_folder(self.states)
 
     def save(self, point: int, features: NDArray[np.float32]) -> None:

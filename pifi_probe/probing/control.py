@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from pifi_probe.errors import CheckpointError, FeatureError, LayerIndexError
+from pifi_probe.errors import CheckpointError, FeatureError
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.control import ARMS, ControlRow, PositiveControl, control_path
 from pifi_probe.layers.extract import extract_from, pick_device
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.spec import parse_model
+from pifi_probe.layers.spec import layer_numbers, parse_model
 from pifi_probe.layers.stem import Stem
 from pifi_probe.plugin.variants import make_variant
 from pifi_probe.probing.words import Words, draw_words, once, twice
@@ -124,7 +124,7 @@ def positive_control(
     ('18', True)
     """
     checkpoint = open_checkpoint(*parse_model(llm))
-    wanted = _layers(layers, int(checkpoint.config.num_hidden_layers), llm)
+    wanted = layer_numbers(layers, int(checkpoint.config.num_hidden_layers), llm)
     if foreign and layers is None:
         own = positive_control(
             llm,
@@ -169,30 +169,6 @@ def _known(path: Path) -> PositiveControl | None:
         return PositiveControl.from_json(path)
     except CheckpointError:  # missing or damaged: measured anew
         return None
-
-
-def _layers(layers: str | int | Sequence[int] | None, n_layers: int, llm: str) -> tuple[int, ...]:
-    """Return layer numbers, ascending as given; ``"16-19,23"`` counts both ends."""
-    try:
-        if layers is None:
-            return tuple(range(n_layers))
-        if isinstance(layers, str):
-            found: list[int] = []
-            for part in layers.split(","):
-                first, _, last = part.partition("-") if not part.strip().startswith("-") else (part, "", "")
-                found += range(int(first), int(last or first) + 1)
-        else:
-            found = [layers] if isinstance(layers, int) else [int(index) for index in layers]
-    except (TypeError, ValueError) as error:
-        raise LayerIndexError(
-            f"cannot read layers {layers!r}", where=llm, next='write "17", "16-19", "0,17-18" or a list of numbers'
-        ) from error
-    found = [index + n_layers if index < 0 else index for index in found]
-    if not found or not all(0 <= index < n_layers for index in found):
-        raise LayerIndexError(
-            f"there is no layer {layers!r}", where=llm, next=f"layers are numbered from 0 to {n_layers - 1}"
-        )
-    return tuple(dict.fromkeys(found))
 
 
 def _settings(

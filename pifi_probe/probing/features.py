@@ -117,7 +117,7 @@ def llm_features(
     fits = kind in KINDS and KINDS[kind].row_classes and KINDS[kind].pair == (rows.pairs is not None)
     _check(fits, f"the rows are not of kind {kind!r}", "use task.kind")
     place = device_of(Recipe(device=device, precision=precision))
-    at_once = _batch_tokens(batch_tokens, place)
+    at_once = batch_tokens_on(place, batch_tokens)
     _check(max_length >= 1 and at_once >= 1, "max_length and batch_tokens are at least 1", "leave them out")
     checkpoint = open_checkpoint(*parse_model(llm))
     own = donor_tokenizer(checkpoint, tokenizer)
@@ -204,7 +204,7 @@ def slm_features(
     ModelNotFoundError, PlugInError, TokenizerError, RecipeError, FeatureError
     """
     place = device_of(Recipe(device=device, precision=precision))
-    at_once = _batch_tokens(batch_tokens, place)
+    at_once = batch_tokens_on(place, batch_tokens)
     _check(max_length >= 1 and at_once >= 1, "max_length and batch_tokens are at least 1", "leave them out")
     encoder, name, source = load_encoder(slm)
     how, why = resolved_pooling(pooling, encoder.config, source)
@@ -288,7 +288,8 @@ def pool_tokens(
     return torch.bmm(factors[:, None], states)[:, 0]
 
 
-def _batch_tokens(asked: int | None, device: torch.device) -> int:
+def batch_tokens_on(device: torch.device, asked: int | None = None) -> int:
+    """Return the tokens of one batch, padding included: those that are asked for, or the device's own number."""
     return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]) if asked is None else asked
 
 

@@ -19,7 +19,7 @@ from pifi_probe.tasks.columns import MAX_ROWS, MAX_TEXT, Options, Table, build_t
 from pifi_probe.tasks.layouts import require_columns
 from pifi_probe.tasks.task import Task
 
-__all__ = ["FILE_TYPES", "file_type", "read_files", "task_from_file"]
+__all__ = ["FILE_TYPES", "file_type", "read_files", "read_texts", "task_from_file"]
 
 MAX_LINE = 8 * MAX_TEXT  # bytes: a text of MAX_TEXT characters may need several bytes each
 MAX_FILE = 4 << 30  # bytes
@@ -72,6 +72,25 @@ def read_files(paths: Sequence[Path], roles_of: Callable[[Sequence[str]], Roles]
         raise TaskError("the files name different classes", where=where, next="write them anew, with the same features")
     columns = {name: [value for table in tables for value in table.columns[name]] for name in first.columns}
     return Table(where, first.roles, columns, first.class_names)
+
+
+def read_texts(path: Path, column: str = "text") -> list[str]:
+    """Read texts alone: a column of a file that a task could be read from, or of a ``.txt`` file each line.
+
+    Raises
+    ------
+    TaskError
+        If the file cannot be read, has no such column, or a value is no text.
+    """
+    if file_type(path) in (".txt", ".txt.gz") and path.is_file():
+        return [line.rstrip("\r\n") for _, line in _lines(path)]
+    table = _read(path, lambda _: Roles("texts", column, column))
+    for row, value in enumerate(table.columns[column]):
+        if not isinstance(value, str):
+            raise TaskError(
+                f"{column} is {value!r:.40}, which is no text", where=table.place(row + 1), next="fill it in"
+            )
+    return [str(value) for value in table.columns[column]]
 
 
 def _read(path: Path, roles_of: Callable[[Sequence[str]], Roles]) -> Table:

@@ -13,19 +13,20 @@ from typing import ClassVar
 import torch
 
 from pifi_probe.layers.formats.base import Example, Format, Packed, refuse
-from pifi_probe.layers.formats.numbers import unpack
+from pifi_probe.layers.formats.numbers import as_bytes, unpack
 from pifi_probe.layers.formats.registry import register_format
 
 __all__ = ["AwqGemm", "AwqGemv"]
 
 _BITS = 4
-_NIBBLE_OF = (0, 4, 1, 5, 2, 6, 3, 7)  # by column: which nibble of the word holds it
 
 
 def _columns(words: torch.Tensor) -> torch.Tensor:
     """Read the columns of the GEMM layout in order: ``(rows, w)`` to ``(rows, 8 w)``."""
-    plain = unpack(words.contiguous(), _BITS, 8 * words.shape[1])
-    return plain.unflatten(1, (-1, 8))[:, :, list(_NIBBLE_OF)].flatten(1)
+    stored = as_bytes(words).unflatten(1, (-1, 4))
+    low, high = (stored & 15).unbind(-1), (stored >> 4).unbind(-1)  # of the bytes: columns 0 4 1 5, and 2 6 3 7
+    order = [low[0], low[2], high[0], high[2], low[1], low[3], high[1], high[3]]
+    return torch.stack(order, dim=-1).flatten(1)
 
 
 class _Awq(Format):
@@ -69,13 +70,12 @@ class AwqGemm(_Awq):
 
     def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
         """Return ((q - z) s) transposed, for the outputs from `start` to `stop`."""
-        _, inputs = self.shape(weight, {})
         first, last = start // 8, -(-stop // 8)  # words
         part = slice(start - 8 * first, stop - 8 * first)
-        size = inputs // weight.size("scale")[0]
         q, z = (_columns(tensors[role][:, first:last])[:, part].float() for role in ("packed", "zero"))
-        q -= z.repeat_interleave(size, 0)
-        return q.mul_(tensors["scale"][:, start:stop].float().repeat_interleave(size, 0)).T
+        by_group = q.unflatten(0, (weight.size("scale")[0], -1))
+        by_group.sub_(z[:, None]).mul_(tensors["scale"][:, start:stop].float()[:, None])
+        return by_group.flatten(0, 1).T
 
     def example(self) -> Example:
         """Return one input and eight outputs: the word holds columns 0, 2, 4, 6, 1, 3, 5, 7 from its low end."""
@@ -117,9 +117,9 @@ class AwqGemv(_Awq):
         groups = inputs // self._group_size(weight)
         q = unpack(tensors["packed"][start:stop], _BITS, inputs).float()
         z = unpack(tensors["zero"][start:stop], _BITS, groups).float()
-        size = inputs // groups
-        q -= z.repeat_interleave(size, 1)
-        return q.mul_(tensors["scale"][start:stop, :groups].float().repeat_interleave(size, 1))
+        by_group = q.unflatten(1, (groups, -1))
+        by_group.sub_(z[..., None]).mul_(tensors["scale"][start:stop, :groups].float()[..., None])
+        return by_group.flatten(1)
 
     def _group_size(self, weight: Packed) -> int:
         return weight.numbers.whole("group_size") or 128

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from pifi_probe.layers.formats.base import Example, Format, Packed, refuse
-from pifi_probe.layers.formats.numbers import nibbles
+from pifi_probe.layers.formats.numbers import by_column, look_up_pairs
 from pifi_probe.layers.formats.registry import register_format
 from pifi_probe.reading import Refused, parse_json
 
@@ -64,10 +64,12 @@ class _FourBit(Format):
         state = _state(tensors)
         width, block = math.prod(shape[1:]), state["blocksize"]
         first, last = start * width, stop * width
-        codes = nibbles(tensors["packed"].flatten().view(torch.uint8)[first // 2 : -(-last // 2)], high_first=True)
-        values = tensors["map"].float()[codes[first % 2 : first % 2 + last - first].int()]
+        codes = tensors["packed"].flatten().view(torch.uint8)[first // 2 : -(-last // 2)]
+        table = tensors["map"].float().flatten()
+        pairs = torch.stack([table.repeat_interleave(16), table.repeat(16)], dim=-1)  # the high half of a byte first
+        values = look_up_pairs(codes, pairs)[first % 2 : first % 2 + last - first]
         blocks = torch.arange(first // block, -(-last // block))
-        maxima = _maxima(tensors, state, blocks).repeat_interleave(block)
+        maxima = by_column(_maxima(tensors, state, blocks)[None], block, len(blocks) * block)[0]
         values *= maxima[first % block : first % block + last - first]
         return values.reshape(stop - start, *shape[1:])
 

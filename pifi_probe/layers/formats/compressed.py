@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from pifi_probe.layers.formats.base import Example, Format, Packed, refuse
-from pifi_probe.layers.formats.numbers import unpack
+from pifi_probe.layers.formats.numbers import by_column, unpack
 from pifi_probe.layers.formats.registry import register_format
 
 __all__ = ["PackedIntegers"]
@@ -73,8 +73,9 @@ class PackedIntegers(Format):
         values = unpack(tensors["packed"][start:stop], bits, columns).float()
         values -= float(1 << (bits - 1))
         if "zero" in tensors:
-            values -= self._zeros(tensors["zero"], bits, n, scale.shape[1])[start:stop][:, of]
-        return values.mul_(scale[:, of])
+            zeros = self._zeros(tensors["zero"], bits, n, scale.shape[1])[start:stop]
+            values -= by_column(zeros, of, columns)
+        return values.mul_(by_column(scale, of, columns))
 
     def _zeros(self, stored: torch.Tensor, bits: int, n: int, groups: int) -> torch.Tensor:  # (n, groups)
         """Return the zero points; they are packed along the rows, in old files not at all."""
@@ -85,9 +86,9 @@ class PackedIntegers(Format):
 
     def _groups(
         self, weight: Packed, tensors: Mapping[str, torch.Tensor], columns: int, groups: int
-    ) -> torch.Tensor:  # (columns,)
+    ) -> torch.Tensor | int:
         if "group" not in tensors or bool((tensors["group"] < 0).all()):  # -1 everywhere: no order
-            return torch.arange(columns) // self._group_size(weight, columns, groups)
+            return self._group_size(weight, columns, groups)
         low, high = (int(value) for value in torch.aminmax(tensors["group"]))
         if low < 0 or high >= groups:
             refuse(f"its columns name groups from {low} to {high}, and there are {groups}")

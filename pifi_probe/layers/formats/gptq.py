@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from pifi_probe.layers.formats.base import Example, Format, Packed, refuse
-from pifi_probe.layers.formats.numbers import unpack
+from pifi_probe.layers.formats.numbers import by_column, unpack
 from pifi_probe.layers.formats.registry import register_format
 
 __all__ = ["Gptq"]
@@ -60,8 +60,8 @@ class Gptq(Format):
         if weight.numbers.text("checkpoint_format") != "gptq_v2":
             z = (z + 1) & ((1 << bits) - 1)
         of = self._groups(weight, tensors, inputs, groups)
-        q -= z.T.float()[:, of]
-        return q.mul_(tensors["scale"][:, start:stop].T.float()[:, of])
+        q -= by_column(z.T.float(), of, inputs)
+        return q.mul_(by_column(tensors["scale"][:, start:stop].T.float(), of, inputs))
 
     def label(self, weight: Packed) -> str:
         """Say how many bits."""
@@ -69,15 +69,16 @@ class Gptq(Format):
 
     def _groups(
         self, weight: Packed, tensors: Mapping[str, torch.Tensor], inputs: int, groups: int
-    ) -> torch.Tensor:  # (inputs,)
+    ) -> torch.Tensor | int:
         """Return the group of each input; some tools leave it out, or write zeros, when they follow one another."""
         stored = tensors.get("group")
         if stored is None or (groups > 1 and not bool(stored.any())):
-            return torch.arange(inputs) // self._group_size(weight, inputs)
+            return self._group_size(weight, inputs)
         low, high = (int(value) for value in torch.aminmax(stored))
         if low < 0 or high >= groups:
             refuse(f"g_idx names groups from {low} to {high}, and there are {groups}")
-        return stored.long()
+        size = self._group_size(weight, inputs)
+        return size if torch.equal(stored, torch.arange(inputs, dtype=stored.dtype) // size) else stored.long()
 
     def _group_size(self, weight: Packed, inputs: int) -> int:
         groups = weight.size("scale")[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["FP4", "decode", "expand", "fp4", "nibbles", "unpack"]
+__all__ = ["FP4", "as_bytes", "by_column", "decode", "expand", "fp4", "look_up_pairs", "nibbles", "unpack"]
 
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of E2M1, by its last three bits; the first is the sign
 _FP4 = torch.tensor([*FP4, *(-value for value in FP4)])
@@ -33,6 +33,9 @@ def unpack(words: torch.Tensor, bits: int, n: int) -> torch.Tensor:
     Tensor, (..., n), uint8
     """
     mask = (1 << bits) - 1
+    if bits in (4, 8):  # several times as fast as shifts
+        stored = as_bytes(words)
+        return (stored if bits == 8 else nibbles(stored))[..., :n]
     if 32 % bits == 0:
         shifts = torch.arange(0, 32, bits, dtype=torch.int32)
         found = (words.view(torch.int32).unsqueeze(-1) >> shifts) & mask  # the sign that a shift draws in is masked
@@ -48,15 +51,43 @@ def unpack(words: torch.Tensor, bits: int, n: int) -> torch.Tensor:
     return (pair >> shift & mask).to(torch.uint8)[..., :n]
 
 
-def nibbles(packed: torch.Tensor, *, high_first: bool = False) -> torch.Tensor:
-    """Return the two halves of each byte, 0 to 15: ``(..., k)`` uint8 to ``(..., 2 k)`` uint8."""
-    low, high = packed & 15, packed >> 4
-    return torch.stack([high, low] if high_first else [low, high], dim=-1).flatten(-2)
+def as_bytes(words: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of 32-bit words, the lowest first: ``(..., w)`` to ``(..., 4 w)`` uint8."""
+    flat = words.flatten()
+    if flat.stride(0) != 1:  # of a single number
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).reshape(*words.shape[:-1], 4 * words.shape[-1])
+
+
+def nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """Return the two halves of each byte, 0 to 15, the low one first: ``(..., k)`` uint8 to ``(..., 2 k)`` uint8."""
+    return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2)
 
 
 def fp4(packed: torch.Tensor) -> torch.Tensor:
     """Return the two E2M1 numbers of each byte, the low half first: ``(..., k)`` to ``(..., 2 k)`` float32."""
-    return _FP4_PAIRS[packed.view(torch.uint8).int()].flatten(-2)
+    return look_up_pairs(packed.view(torch.uint8), _FP4_PAIRS)
+
+
+def look_up_pairs(codes: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """Return the two numbers that stand for each byte: ``(..., k)`` uint8 and ``(256, 2)`` to ``(..., 2 k)`` float32.
+
+    A pair is moved as one number of 64 bits, which is five times as fast as an index for each half of a byte.
+    """
+    both = pairs.contiguous().view(torch.int64).flatten()
+    return (
+        both.index_select(0, codes.flatten().int()).view(torch.float32).reshape(*codes.shape[:-1], 2 * codes.shape[-1])
+    )
+
+
+def by_column(values: torch.Tensor, groups: torch.Tensor | int, n: int) -> torch.Tensor:
+    """Return for each of `n` columns the value of its group, ``(rows, groups)`` to ``(rows, n)``.
+
+    `groups` is the group of each column, or the length of all groups but the last, which is several times as fast.
+    """
+    if isinstance(groups, torch.Tensor):
+        return values[:, groups]
+    return values.unsqueeze(-1).expand(-1, -1, groups).flatten(1)[:, :n]
 
 
 def decode(values: torch.Tensor) -> torch.Tensor:
@@ -84,7 +115,9 @@ def expand(values: torch.Tensor, blocks: tuple[int, ...], shape: tuple[int, ...]
     values = values.index_select(0, rows)
     for dim in range(1, len(shape)):
         if blocks[dim] > 1 and values.shape[dim] > 1:
-            values = values.repeat_interleave(blocks[dim], dim)
+            repeated = values.unsqueeze(dim + 1)
+            size = [*values.shape[: dim + 1], blocks[dim], *values.shape[dim + 1 :]]
+            values = repeated.expand(size).flatten(dim, dim + 1)
         if values.shape[dim] > 1:
             values = values.narrow(dim, 0, shape[dim])
     return values
