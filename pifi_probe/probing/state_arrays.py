@@ -117,7 +117,7 @@ class States:
             raise LayerIndexError(f"there is no text {i}: there are {self._n_texts}", where=str(self.folder))
         states = self.array(layer)
         if not self.ragged:
-            return states[i]  # type: ignore[no-any-return]
+            return states[i]
         start, stop = self.offsets[i % self._n_texts : i % self._n_texts + 2]
         return states[start:stop]
 
