@@ -61,7 +61,7 @@ test: $(READY)
 	HF_HUB_OFFLINE=1 PIFI_PROBE_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest $(NBVAL) -n 2 --dist loadscope notebooks/*.ipynb
 
 test-slow: $(RAY)
-	$(RUN) -m pytest tests -m slow -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests -m slow -n 2 --dist loadfile
 
 lint: $(READY)
 	$(RUN) -m ruff check .
