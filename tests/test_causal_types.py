@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,17 @@ def test_the_whole_model_is_built_once_for_all_layers() -> None:
     dense, routed = around_layer(config, 1), around_layer(config, 2)
     assert wholes.built == built
     assert dense.layers[0].state_dict().keys() != routed.layers[0].state_dict().keys()
+
+
+def test_a_layer_of_61_is_built_in_less_than_a_second_after_the_first() -> None:
+    config = causal.config_of("deepseek_v3")
+    config.num_hidden_layers, config.n_routed_experts = 61, 256
+    config = donor_config(config)
+    around_layer(config, 60)
+    before = time.process_time()  # of this process: others may keep the machine busy
+    for index in (0, 5, 33):
+        around_layer(config, index)
+    assert time.process_time() - before < 1.0
 
 
 def test_computed_lists_of_a_configuration_are_cut_and_can_be_pickled() -> None:

@@ -87,6 +87,15 @@ def test_a_word_without_tokens_shifts_nothing_and_is_wrong(side: str, place: int
     assert accuracy == [0.8, 1.0]
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_batch_of_words_without_tokens_trains_nothing_and_breaks_nothing(smoothing: float) -> None:
+    work = kind_of(words_task(([BLANK], [1])))
+    logits = torch.randn(1, 3, len(NAMES), requires_grad=True)
+    loss = work.loss(SimpleNamespace(logits=logits), {"labels": torch.full((1, 3), -100)}, smoothing)
+    loss.backward()
+    assert loss.item() == 0.0 and logits.grad is not None and not logits.grad.any()
+
+
 def test_only_blanks_leave_no_prediction() -> None:
     found, accuracy, _ = scored(words_task(([BLANK, BLANK], [0, 0]), (["a"], [0])), blank_dropping("right"), {})
     assert found[0] == [NO_TAG, NO_TAG] and accuracy == [0.0, 1.0]

@@ -20,7 +20,9 @@ from pifi_probe.kinds.text import row_keys
 from pifi_probe.ladder import SHARES
 from pifi_probe.registry import Registry, home_of, lacking
 
-__all__ = ["KINDS", "Batch", "Kind", "TaskFacts", "Scores", "kind_of", "register_kind"]
+__all__ = ["IGNORED", "KINDS", "Batch", "Kind", "Scores", "TaskFacts", "kind_of", "register_kind", "smoothed_loss"]
+
+IGNORED = -100  # where there is no label
 
 Batch = dict[str, torch.Tensor]
 Scores = dict[str, NDArray[np.float64]]
@@ -220,3 +222,18 @@ def register_kind(cls: K) -> K:
 def kind_of(task: TaskFacts) -> Kind:
     """Return what reading, training and testing do for a task."""
     return KINDS.named(task.kind, "Task.kind")(task)
+
+
+def smoothed_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Return the cross-entropy in nats per label with label smoothing; 0 for a batch without any label.
+
+    Parameters
+    ----------
+    logits : Tensor, (batch, seq, n_classes)
+    labels : Tensor, (batch, seq), int64
+        -100 where there is no label, such as at every token of a row of words that have none of their own.
+    smoothing : float
+    """
+    if not (labels != IGNORED).any():  # of nothing, the mean is no number
+        return 0 * logits.float().sum()
+    return nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, label_smoothing=smoothing)

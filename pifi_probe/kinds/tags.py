@@ -13,11 +13,10 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import DataCollatorForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import TaskError
-from pifi_probe.kinds.base import Batch, Kind, Scores, register_kind
+from pifi_probe.kinds.base import IGNORED, Batch, Kind, Scores, register_kind, smoothed_loss
 from pifi_probe.kinds.encoding import EncodedSplit, require_offsets
 from pifi_probe.kinds.evaluating import batches_of, evaluating
 from pifi_probe.kinds.labels import checked_text, class_name, not_whole
@@ -25,8 +24,6 @@ from pifi_probe.kinds.row_metrics import NO_TAG, tag_metrics, tag_scores
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = ["Tags"]
-
-NONE = -100
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class Tags(Kind):
         offsets = encoded.pop("offset_mapping")
         found = [_words_at(spans, words) for spans, words in zip(offsets, split.items, strict=True)]
         labels = tuple(
-            [NONE if word is None else tags[word] for word in row]
+            [IGNORED if word is None else tags[word] for word in row]
             for row, tags in zip(found, split.labels, strict=True)
         )
         seen = tuple(tuple(word for word in row if word is not None) for row in found)
@@ -124,9 +121,8 @@ class Tags(Kind):
         return collator
 
     def loss(self, outputs: Any, targets: Batch, smoothing: float) -> torch.Tensor:
-        """Return the cross-entropy over tagged tokens."""
-        logits = outputs.logits.float().transpose(1, 2)  # (batch, n_labels, seq)
-        return nn.functional.cross_entropy(logits, targets["labels"], label_smoothing=smoothing)
+        """Return the cross-entropy over tagged tokens; 0 where no word of a batch has a token."""
+        return smoothed_loss(outputs.logits, targets["labels"], smoothing)
 
     def predict(
         self,
@@ -145,7 +141,7 @@ class Tags(Kind):
                 labels = batch.pop("labels")
                 best = model(**batch).logits.argmax(-1)  # (batch, seq)
                 for row, tags, truth in zip(rows, best, labels, strict=True):
-                    for word, tag in zip(split.words[row], tags[truth != NONE].tolist(), strict=True):
+                    for word, tag in zip(split.words[row], tags[truth != IGNORED].tolist(), strict=True):
                         found[row][word] = tag
         return found
 

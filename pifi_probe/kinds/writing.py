@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import TaskError
-from pifi_probe.kinds.base import Batch, Kind, Scores, register_kind
+from pifi_probe.kinds.base import IGNORED, Batch, Kind, Scores, register_kind, smoothed_loss
 from pifi_probe.kinds.encoding import EncodedSplit
 from pifi_probe.kinds.evaluating import batches_of, evaluating
 from pifi_probe.kinds.labels import checked_text
@@ -23,7 +23,7 @@ from pifi_probe.kinds.text_metrics import written_metrics, written_scores
 
 __all__ = ["Writing", "Written"]
 
-NONE = -100
+
 N_BEAMS = 4
 
 
@@ -88,7 +88,7 @@ class Writing(Kind):
         def collated(rows: list[dict[str, Any]]) -> Batch:
             inputs = pad([{name: value for name, value in row.items() if name != "labels"} for row in rows])
             targets = [torch.tensor(row["labels"]) for row in rows]
-            return {**inputs, "labels": pad_sequence(targets, batch_first=True, padding_value=NONE)}
+            return {**inputs, "labels": pad_sequence(targets, batch_first=True, padding_value=IGNORED)}
 
         return collated
 
@@ -100,8 +100,7 @@ class Writing(Kind):
 
     def loss(self, outputs: Any, targets: Batch, smoothing: float) -> torch.Tensor:
         """Return the cross-entropy in nats per token, with label smoothing."""
-        logits = outputs.logits.float().transpose(1, 2)  # (batch, vocabulary, target_seq)
-        return nn.functional.cross_entropy(logits, targets["labels"], label_smoothing=smoothing)
+        return smoothed_loss(outputs.logits, targets["labels"], smoothing)
 
     def predict(
         self,
@@ -121,7 +120,7 @@ class Writing(Kind):
                 labels = batch.pop("labels")
                 logits = self.outputs(model, batch, {"labels": labels}).logits.float().transpose(1, 2)
                 losses = nn.functional.cross_entropy(logits, labels, reduction="none")  # (batch, target_seq)
-                tokens[rows] = (labels != NONE).sum(1).cpu().numpy()
+                tokens[rows] = (labels != IGNORED).sum(1).cpu().numpy()
                 nll[rows] = losses.sum(1).cpu().numpy() / tokens[rows]
                 if final:
                     ids = model.generate(**batch, num_beams=N_BEAMS, max_new_tokens=longest + 8)

@@ -6,10 +6,9 @@ import torch
 from torch import nn
 
 from pifi_probe.errors import PlugInError
+from pifi_probe.kinds.base import IGNORED
 
 __all__ = ["IGNORED", "cross_entropy", "sequence_loss", "span_loss"]
-
-IGNORED = -100
 
 
 def cross_entropy(
