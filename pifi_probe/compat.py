@@ -121,8 +121,55 @@ def gguf_names(architecture: str, entries: dict[str, Any], base: PreTrainedModel
     return names
 
 
+class _Glm4Moe(modeling_gguf_pytorch_utils.MiniMaxM2TensorProcessor):
+    """GLM 4.5: experts stored as those of MiniMax, the bias of the router by its own name."""
+
+    HF_BIAS_PATTERN = re.compile(r"(?:model\.)?layers\.(?P<bid>\d+)\.mlp\.gate\.e_score_correction_bias")
+
+
+class _GptOss(modeling_gguf_pytorch_utils.TensorProcessor):
+    """gpt-oss: experts as (output, input), gate and up apart; transformers' own processor looks for other names.
+
+    Source: ``GptOssModel`` of llama.cpp's converter, which takes every second row of ``gate_up_proj`` for the gate.
+    """
+
+    _FUSED = re.compile(
+        r"(?P<layer>(?:model\.)?layers\.(?P<bid>\d+)\.mlp\.experts\.)(gate_up|down)_proj(?P<bias>_bias)?"
+    )
+    _STORED = re.compile(r"(?P<stem>blk\.\d+\.ffn_(?P<part>gate|up|down)_exps)\.(?P<kind>weight|bias)")
+
+    def perform_fallback_tensor_mapping(
+        self, gguf_to_hf_name_map: dict[str, str], suffix: str, qual_name: str, hf_name: str
+    ) -> None:
+        if match := self._FUSED.fullmatch(hf_name):
+            for part in ("down",) if "down_proj" in hf_name else ("gate", "up"):
+                bias = ".bias" if match["bias"] else ""
+                gguf_to_hf_name_map[f"blk.{match['bid']}.ffn_{part}_exps{bias}"] = qual_name + hf_name
+
+    def process(self, weights: Any, name: str, **kwargs: Any) -> modeling_gguf_pytorch_utils.GGUFTensor:
+        match = self._STORED.fullmatch(name)
+        if match is None:
+            return modeling_gguf_pytorch_utils.GGUFTensor(weights, name, {})
+        place = match["stem"] if match["kind"] == "weight" else name
+        tensor = torch.from_numpy(weights)
+        tensor = tensor.transpose(-1, -2) if match["kind"] == "weight" else tensor
+        if match["part"] == "down":
+            return modeling_gguf_pytorch_utils.GGUFTensor(tensor.numpy(), place, {})
+        found, target = kwargs["parsed_parameters"]["tensors"], kwargs["tensor_key_mapping"][place]
+        whole = found.setdefault(target, tensor.new_zeros(*tensor.shape[:-1], 2 * tensor.shape[-1]))
+        whole[..., match["part"] == "up" :: 2] = tensor
+        return modeling_gguf_pytorch_utils.GGUFTensor(weights, None, {})
+
+
+_PROCESSORS = {  # of architectures that transformers does not convert, or not as they are stored
+    "glm4moe": _Glm4Moe,
+    "gpt-oss": _GptOss,
+    "granite": modeling_gguf_pytorch_utils.LlamaTensorProcessor,
+}
+
+
 def _tensor_processor(architecture: str, entries: dict[str, Any]) -> modeling_gguf_pytorch_utils.TensorProcessor:
-    kinds = modeling_gguf_pytorch_utils.TENSOR_PROCESSORS
+    kinds = modeling_gguf_pytorch_utils.TENSOR_PROCESSORS | _PROCESSORS
     return kinds.get(architecture, modeling_gguf_pytorch_utils.TensorProcessor)(config=entries)
 
 
@@ -158,8 +205,21 @@ def name_gguf_tensors(
             weights=tensor.numpy(), name=name, tensor_key_mapping=names, parsed_parameters={"tensors": found}
         )
         if target is not None:  # None: the processor has put it into `found` itself
-            found[names[target]] = torch.from_numpy(weights).contiguous()
+            place = names.get(target) or names[target.removesuffix(".weight")]
+            found[place] = torch.from_numpy(weights).contiguous()
+    _require_all_parts(names, tensors)
     return found, unplaced
+
+
+def _require_all_parts(names: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise `LookupError` where a weight is made of several tensors of which some are missing: they would be zeros."""
+    parts: dict[str, list[str]] = {}
+    for name, target in names.items():
+        parts.setdefault(target, []).append(name)
+    for several in parts.values():
+        missing = [name for name in several if name not in tensors and f"{name}.weight" not in tensors]
+        if 0 < len(missing) < len(several):
+            raise LookupError(f"{missing[0]} is missing")
 
 
 def forget_output_hooks(model: PreTrainedModel) -> None:

@@ -205,19 +205,19 @@ def causal_types() -> list[str]:
     return [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *ALSO]
 
 
-def config_of(model_type: str) -> PretrainedConfig:
+def config_of(model_type: str, **overrides: Any) -> PretrainedConfig:
     """Return a small configuration of a type."""
     if model_type in tiny.FAMILIES:
-        return tiny.tiny_config(model_type)
+        return tiny.tiny_config(model_type, **overrides)
     with quiet_transformers():
-        return CONFIG_MAPPING[model_type](**_SIZES | EXTRA.get(model_type, {}))
+        return CONFIG_MAPPING[model_type](**_SIZES | EXTRA.get(model_type, {}) | overrides)
 
 
-def model_of(model_type: str, seed: int = 0) -> PreTrainedModel:
+def model_of(model_type: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """Return an untrained model of a type, norms and biases random too, in float32 and eval mode."""
     torch.manual_seed(seed)
     with quiet_transformers():
         auto = AutoModel if model_type in ALSO else AutoModelForCausalLM
-        model = auto.from_config(config_of(model_type), dtype=torch.float32)
+        model = auto.from_config(config_of(model_type, **overrides), dtype=torch.float32)
     tiny.shake(model)
     return model.eval()

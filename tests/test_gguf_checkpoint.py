@@ -29,7 +29,6 @@ from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 from tests import tiny_gguf
 from tests.memory_source import MemorySource
-from tests.tiny import N_LAYERS
 from tests.tiny_gguf import tiny_gguf_model, write_tensors
 
 LLAMA_SIZES = {
@@ -65,7 +64,7 @@ def test_every_layer_equals_that_of_the_model_the_file_was_made_from(family: str
     checkpoint = open_checkpoint(str(tiny_gguf.tiny_gguf(family, tmp_path / "x.gguf")))
     state = tiny_gguf_model(family).state_dict()
     assert (checkpoint.format, checkpoint.licence) == ("gguf", "apache-2.0")
-    for index in range(N_LAYERS):
+    for index in range(int(checkpoint.config.num_hidden_layers)):
         layer = checkpoint.read_layer(index)
         expected = {name for name in state if f"layers.{index}." in name or f".h.{index}." in name}
         assert {name.replace(".0.", f".{index}.", 1) for name in layer} == expected
@@ -85,6 +84,27 @@ def test_the_configuration_computes_what_the_original_computes(family: str, tmp_
     tokens = torch.arange(3, 43)[None]  # longer than the windows
     with torch.no_grad():
         assert torch.equal(rebuilt(tokens).logits, original(tokens).logits)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [("qwen35", "linear attention"), ("deepseek2", "grouped"), ("gemma4", "kinds of layers")],
+)
+def test_an_architecture_that_is_not_read_says_why(architecture: str, reason: str, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", architecture)
+    writer.add_block_count(2)
+    tiny_gguf._finish(writer)
+    with pytest.raises(UnsupportedFormatError, match=f"{architecture}.*{reason}"):
+        open_checkpoint(str(tmp_path / "x.gguf"))
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_half_of_a_fused_weight_is_not_filled_with_zeros(family: str, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(tiny_gguf.tiny_gguf(family, tmp_path / "x.gguf")))
+    assert isinstance(checkpoint, GGUFCheckpoint)
+    checkpoint.tensors = {name: info for name, info in checkpoint.tensors.items() if name != "blk.0.ffn_up_exps.weight"}
+    with pytest.raises(CorruptFileError, match=r"blk\.0\.ffn_up_exps is missing"):
+        checkpoint.read_layer(0)
 
 
 def test_the_layer_is_read_alone(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from tests.tiny import tiny_model
+from tests import causal, tiny
 
 # tiny family -> general.architecture, and the settings in which llama.cpp leaves no choice
 _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -30,6 +30,12 @@ _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm": ("stablelm", {"rope_theta": 5e4, "partial_rotary_factor": 0.5}),
     "starcoder2": ("starcoder2", {"rope_theta": 1e5, "sliding_window": None}),
     "nemotron": ("nemotron", {}),
+    "granite": ("granite", {}),
+    "ernie4_5": ("ernie4_5", {}),
+    "gpt_oss": ("gpt-oss", {}),
+    "lfm2": ("lfm2", {"block_auto_adjust_ff_dim": False}),
+    "minimax_m2": ("minimax-m2", {}),
+    "glm4_moe": ("glm4moe", {"n_group": 1, "attention_bias": True, "use_qk_norm": True}),
 }
 FAMILIES = tuple(_ARCHITECTURES)
 
@@ -37,7 +43,10 @@ FAMILIES = tuple(_ARCHITECTURES)
 def tiny_gguf_model(family: str) -> PreTrainedModel:
     """Return the model that `tiny_gguf` writes."""
     settings = {"tie_word_embeddings": False} | _ARCHITECTURES[family][1]
-    return tiny_model(family.removesuffix("_biased"), **settings)
+    family = family.removesuffix("_biased")
+    if family in tiny.FAMILIES:
+        return tiny.tiny_model(family, **settings)
+    return causal.model_of(family, **settings)
 
 
 def tiny_gguf(
@@ -96,10 +105,13 @@ def _write_sizes(writer: gguf.GGUFWriter, config: Any, architecture: str) -> Non
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     writer.add_context_length(64)
-    writer.add_block_count(config.num_hidden_layers)
+    writer.add_block_count(config.num_hidden_layers + (architecture == "glm4moe"))  # one that predicts further tokens
     writer.add_embedding_length(config.hidden_size)
     writer.add_head_count(heads)
-    writer.add_head_count_kv(1 if architecture == "falcon" else getattr(config, "num_key_value_heads", heads))
+    kv_heads = 1 if architecture == "falcon" else getattr(config, "num_key_value_heads", heads)
+    if architecture == "lfm2":
+        kv_heads = [0 if kind == "conv" else kv_heads for kind in config.layer_types]
+    writer.add_head_count_kv(kv_heads)
     writer.add_feed_forward_length(getattr(config, "intermediate_size", None) or 48)
     if getattr(config, "head_dim", None):
         writer.add_key_length(head_dim)
@@ -116,11 +128,61 @@ def _write_sizes(writer: gguf.GGUFWriter, config: Any, architecture: str) -> Non
         writer.add_sliding_window(config.sliding_window)
     if getattr(config, "attn_logit_softcapping", None):
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
-    if hasattr(config, "num_experts"):
+    _write_more_sizes(writer, config, architecture)
+    if architecture.startswith("qwen") and hasattr(config, "num_experts"):
         writer.add_expert_count(config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
         writer.add_expert_shared_feed_forward_length(getattr(config, "shared_expert_intermediate_size", 0))
+
+
+def _write_more_sizes(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None:
+    if architecture == "granite":
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
+    if architecture == "lfm2":
+        writer.add_shortconv_l_cache(config.conv_L_cache)
+    if architecture in ("gpt-oss", "minimax-m2"):
+        writer.add_expert_count(config.num_local_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.intermediate_size)
+    if architecture == "gpt-oss":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(config.rope_parameters["factor"])
+        writer.add_rope_scaling_orig_ctx_len(config.rope_parameters["original_max_position_embeddings"])
+    if architecture in ("minimax-m2", "glm4moe"):
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if architecture == "glm4moe":
+        writer.add_nextn_predict_layers(config.num_nextn_predict_layers)
+        writer.add_expert_count(config.n_routed_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+        writer.add_expert_shared_count(config.n_shared_experts)
+        writer.add_leading_dense_block_count(config.first_k_dense_replace)
+        writer.add_expert_weights_scale(config.routed_scaling_factor)
+        writer.add_expert_weights_norm(config.norm_topk_prob)
+
+
+def _parts(name: str, tensor: torch.Tensor, architecture: str) -> dict[str, torch.Tensor] | None:
+    """Return what the converter makes of a weight that it splits or names by itself; None for any other."""
+    layer, last = name.split(".")[2], name.rpartition(".")[2]
+    block = f"blk.{layer}.ffn_"
+    if last == "e_score_correction_bias":
+        return {f"blk.{layer}.exp_probs_b.bias": tensor}
+    if last == "sinks":
+        return {f"blk.{layer}.attn_sinks.weight": tensor}
+    if architecture == "gpt-oss" and ".experts." in name:
+        kind = "bias" if last.endswith("_bias") else "weight"
+        rows = tensor if kind == "bias" else tensor.transpose(1, 2)  # (experts, outputs, inputs)
+        if last.startswith("down"):
+            return {f"{block}down_exps.{kind}": rows}
+        return {f"{block}gate_exps.{kind}": rows[:, ::2], f"{block}up_exps.{kind}": rows[:, 1::2]}
+    if last == "gate_up_proj" and ".experts." in name:
+        gate, up = tensor.chunk(2, dim=1)
+        return {f"{block}gate_exps.weight": gate, f"{block}up_exps.weight": up}
+    return None
 
 
 def _converted(model: PreTrainedModel, architecture: str) -> dict[str, torch.Tensor]:
@@ -133,10 +195,8 @@ def _converted(model: PreTrainedModel, architecture: str) -> dict[str, torch.Ten
             continue
         stem, _, suffix = name.rpartition(".")
         stem, suffix = (stem, f".{suffix}") if suffix in ("weight", "bias") else (name, "")
-        if stem.endswith("experts.gate_up_proj"):
-            layer = stem.split(".")[2]
-            gate, up = tensor.chunk(2, dim=1)
-            found[f"blk.{layer}.ffn_gate_exps.weight"], found[f"blk.{layer}.ffn_up_exps.weight"] = gate, up
+        if name.count(".") > 2 and (parts := _parts(name, tensor, architecture)) is not None:
+            found |= parts
             continue
         target = names.get_name(stem) or names.get_name(stem.removeprefix("transformer."))
         assert target is not None, name
@@ -146,7 +206,9 @@ def _converted(model: PreTrainedModel, architecture: str) -> dict[str, torch.Ten
 
 def _change(tensor: torch.Tensor, name: str, config: Any, architecture: str) -> torch.Tensor:
     heads = config.num_attention_heads
-    if architecture == "llama" and ("attn_q." in name or "attn_k." in name):
+    if name.endswith("shortconv.conv.weight"):
+        return tensor.squeeze(1)
+    if architecture in ("llama", "granite") and ("attn_q." in name or "attn_k." in name):
         n = heads if "attn_q." in name else config.num_key_value_heads
         # rotary halves become neighbours
         return tensor.reshape(n, 2, tensor.shape[0] // n // 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)

@@ -24,11 +24,17 @@ __all__ = ["ARCHITECTURES", "gguf_config"]
 # general.architecture -> model_type of transformers
 ARCHITECTURES: Mapping[str, str] = {
     "bloom": "bloom",
+    "ernie4_5": "ernie4_5",
     "falcon": "falcon",
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",
+    "glm4moe": "glm4_moe",
+    "gpt-oss": "gpt_oss",
     "gpt2": "gpt2",
+    "granite": "granite",
+    "lfm2": "lfm2",
     "llama": "llama",
+    "minimax-m2": "minimax_m2",
     "nemotron": "nemotron",
     "phi3": "phi3",
     "qwen2": "qwen2",
@@ -38,15 +44,49 @@ ARCHITECTURES: Mapping[str, str] = {
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
 }
-_TABLES = {"gemma3_text": "gemma3"}  # model_type -> its name in transformers' table
+# model_type -> its name in transformers' table, or one whose table has the same keys
+_TABLES = {"gemma3_text": "gemma3", "granite": "llama", "ernie4_5": "llama", "glm4_moe": "qwen3_moe"}
+# general.architecture -> why it is not read, although transformers has the model
+_REFUSED: Mapping[str, str] = {
+    "deepseek2": "the file does not say in all its versions how experts are grouped, and stores keys and values in two "
+    "layouts",
+    "gemma4": "kinds of layers, and what they share, are stored for all layers at once",
+    "qwen35": "the heads of linear attention are stored in another order",
+    "qwen35moe": "the heads of linear attention are stored in another order",
+    "qwen3next": "the heads of linear attention are stored in another order",
+}
 
 # Keys that transformers' tables leave out for some architectures, and the entry each one sets where the
 # architecture has it.
 _MORE: Mapping[str, tuple[tuple[str, str], ...]] = {
     "bloom": (),
+    "ernie4_5": (("attention.key_length", "head_dim"),),
     "falcon": (("attention.layer_norm_epsilon", "layer_norm_epsilon"),),
     "gemma2": (("attn_logit_softcapping", "attn_logit_softcapping"),),
     "gemma3": (),
+    "glm4moe": (
+        ("expert_count", "n_routed_experts"),
+        ("expert_feed_forward_length", "moe_intermediate_size"),
+        ("expert_shared_count", "n_shared_experts"),
+        ("leading_dense_block_count", "first_k_dense_replace"),
+        ("expert_weights_scale", "routed_scaling_factor"),
+        ("expert_weights_norm", "norm_topk_prob"),
+        ("expert_group_count", "n_group"),
+        ("expert_group_used_count", "topk_group"),
+    ),
+    "gpt-oss": (
+        ("attention.key_length", "head_dim"),
+        ("attention.sliding_window", "sliding_window"),
+        ("expert_feed_forward_length", "intermediate_size"),
+    ),
+    "granite": (
+        ("attention.scale", "attention_multiplier"),
+        ("embedding_scale", "embedding_multiplier"),
+        ("residual_scale", "residual_multiplier"),
+        ("logit_scale", "logits_scaling"),
+    ),
+    "lfm2": (("attention.layer_norm_rms_epsilon", "norm_eps"),),
+    "minimax-m2": (("expert_feed_forward_length", "intermediate_size"),),
     "gpt2": (("context_length", "n_positions"), ("feed_forward_length", "n_inner")),
     "llama": (("attention.key_length", "head_dim"),),
     "nemotron": (("attention.layer_norm_epsilon", "norm_eps"), ("attention.key_length", "head_dim")),
@@ -61,7 +101,8 @@ _MORE: Mapping[str, tuple[tuple[str, str], ...]] = {
     "stablelm": (("rope.freq_base", "rope_theta"),),
     "starcoder2": (("rope.freq_base", "rope_theta"),),
 }
-_PARTIAL_ROTARY = {"nemotron", "phi3", "stablelm"}
+_PARTIAL_ROTARY = {"glm4moe", "nemotron", "phi3", "stablelm"}
+_SIGMOID = 2  # the router's function, as the file numbers it
 _WIDE_GEMMA = {
     46,
     62,
@@ -98,6 +139,8 @@ def _config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
     architecture = header.metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         supported = ", ".join(sorted(ARCHITECTURES))
+        if architecture in _REFUSED:
+            raise _unsupported(f"GGUF of architecture {architecture!r} is not read: {_REFUSED[architecture]}", where)
         raise _unsupported(f"GGUF of architecture {short(architecture)} is not read ({supported} are)", where)
     metadata = {
         key.removeprefix(f"{architecture}."): value
@@ -112,6 +155,8 @@ def _config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
     for key, entry in (*table.items(), *_MORE[architecture]):
         if key in metadata:
             entries[entry] = metadata[key]
+    if architecture == "lfm2":
+        _set_kinds_of_lfm2(metadata, entries)
     _require_sizes(metadata, entries, where)
     if "attention.head_count_kv" in table:
         entries.setdefault(table["attention.head_count_kv"], metadata["attention.head_count"])
@@ -140,7 +185,7 @@ def _require_sizes(metadata: Mapping[str, Any], entries: Mapping[str, Any], wher
                 where=where,
                 next="download the file again, or use the safetensors checkpoint",
             )
-    per_layer = sorted(entry for entry, value in entries.items() if isinstance(value, list))
+    per_layer = sorted(key for key, value in entries.items() if isinstance(value, list) and key != "layer_types")
     if per_layer:
         raise _unsupported(f"the layers differ in {', '.join(per_layer)}, which is not read from GGUF", where)
 
@@ -172,8 +217,28 @@ def _set_peculiarities(
         entries["mlp_bias"] = _has_tensor(header, "ffn_down.bias")
     if architecture in ("gemma2", "gemma3"):
         entries["query_pre_attn_scalar"] = width // heads if metadata["block_count"] in _WIDE_GEMMA else head_dim
+    if architecture in ("glm4moe", "minimax-m2") and metadata.get("expert_gating_func", _SIGMOID) != _SIGMOID:
+        raise _unsupported("its router takes another function than a sigmoid, which is not read from GGUF", where)
+    if architecture == "minimax-m2":
+        entries.pop("scoring_func", None)  # a number in the file
+    if architecture == "glm4moe":
+        entries.pop("num_experts", None)
+        entries["num_hidden_layers"] -= metadata.get("nextn_predict_layers", 0)  # which predict further tokens
+        entries["attention_bias"] = _has_tensor(header, "attn_q.bias")
+        entries["use_qk_norm"] = _has_tensor(header, "attn_q_norm.weight")
+    if architecture == "lfm2":
+        entries["block_auto_adjust_ff_dim"] = False  # the file has the adjusted width
+        entries["conv_bias"] = _has_tensor(header, "shortconv.conv.bias")
     if architecture in _PARTIAL_ROTARY and "rope.dimension_count" in metadata:
         entries["partial_rotary_factor"] = metadata["rope.dimension_count"] / head_dim
+
+
+def _set_kinds_of_lfm2(metadata: Mapping[str, Any], entries: dict[str, Any]) -> None:
+    """Set the kind of each layer: one of convolutions has no heads for keys and values."""
+    heads = metadata.get("attention.head_count_kv")
+    if isinstance(heads, list) and len(set(heads) - {0}) == 1:
+        entries["layer_types"] = ["full_attention" if n else "conv" for n in heads]
+        entries["num_key_value_heads"] = max(heads)
 
 
 def _has_tensor(header: GGUFHeader, rest: str) -> bool:
@@ -197,7 +262,8 @@ def _rope_scaling(
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
         original = metadata.get("rope.scaling.original_context_length", metadata.get("context_length"))
-        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+        own = {"truncate": False} if entries["model_type"] == "gpt_oss" else {}  # the one that does not round
+        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original, **own}
     raise _unsupported(f"positions are scaled by {kind!r}, which is not read from GGUF", where)
 
 
