@@ -139,8 +139,8 @@ def _config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
     architecture = header.metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         supported = ", ".join(sorted(ARCHITECTURES))
-        if architecture in _REFUSED:
-            raise _unsupported(f"GGUF of architecture {architecture!r} is not read: {_REFUSED[architecture]}", where)
+        if reason := _REFUSED.get(str(architecture)):
+            raise _unsupported(f"GGUF of architecture {architecture!r} is not read: {reason}", where)
         raise _unsupported(f"GGUF of architecture {short(architecture)} is not read ({supported} are)", where)
     metadata = {
         key.removeprefix(f"{architecture}."): value
