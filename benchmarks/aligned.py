@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -126,10 +125,7 @@ def trained(name: str, task: Task, seed: int) -> dict[str, Any]:
     fit, held = (whole.take(sorted(rows.tolist())) for rows in (order[375:], order[:375]))
     on = replace(few, splits=few.splits | {"train": fit})
     model = pp.plug_in(SLM, f"{LLM}[{CHAIN[0]}]", task=on, control="vanilla", wiring="matched", seed=seed)
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = pp.Recipe(seed=seed, epochs=3, precision="bf16")
-        views = [replace(on, name="held", splits={"test": held})]
-        pp.fine_tune(model, on, recipe, folder=folder, also=views)
+    pp.fine_tune(model, on, pp.Recipe(seed=seed, epochs=3, precision="bf16"))
     logits = {part: _log_p(model, rows) for part, rows in (("held", held), ("test", few.splits["test"]))}
     y = {part: np.asarray(rows.labels) for part, rows in (("fit", fit), ("held", held), ("test", few.splits["test"]))}
     encoder = Encoder(SLM, 64, "cpu", True, "bf16")
