@@ -221,6 +221,13 @@ def test_every_cell_with_alt_text_shows_an_image(source: Path) -> None:
 
 
 @each_source
+def test_a_line_that_alt_text_calls_dashed_is_drawn_so(source: Path) -> None:
+    for cell in _code(NOTEBOOKS[source]):
+        alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+        assert "dashed" not in alt or "--" in cell.source, alt
+
+
+@each_source
 def test_a_live_number_is_asserted_where_it_is_printed(source: Path) -> None:
     """nbval does not compare what follows the sign for "about": an assertion does, in this cell or beside it."""
     cells = _code(NOTEBOOKS[source])

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from pifi_probe.errors import PifiProbeError, SaveError
-from pifi_probe.reporting import html, plots, tables
+from pifi_probe.reporting import html, plots, searches, tables
 
 ATTACK = "<script>alert('1')</script> \"& $\\frac _x [red]\x1b[31m\x00"
 VOID = {"meta", "br", "img", "link"}
@@ -174,6 +174,41 @@ class TestSvg:
         assert identifiers[0]
         assert not identifiers[0] & identifiers[1]
         assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', one)) <= identifiers[0]
+
+
+class TestReadable:
+    def test_a_long_legend_has_fewer_columns_and_stays_in_the_figure(self) -> None:
+        frame = depth_frame().assign(series=[f"{'a long name of an arm ' * 2}{n}" for n in range(len(depth_frame()))])
+        figure = plots.depth_curve(frame)
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width + 1
+
+    def test_marks_of_many_series_stand_nearest_to_their_own_layer(self) -> None:
+        frame = pd.DataFrame([{"depth": d, "series": f"s{n}", "mean": 1.0 * n} for n in range(9) for d in (0, 29)])
+        (axes,) = plots.depth_curve(frame).axes
+        drawn = {round(float(x)) for line in axes.get_lines() for x in np.ravel(line.get_xdata()) if x not in (0, 1)}
+        assert drawn == {0, 29}
+
+    def test_layers_and_epochs_have_whole_ticks(self) -> None:
+        frame = pd.DataFrame([{"step": step, "value": 0.5, "series": "a"} for step in (0, 1, 2, 3)])
+        for figure in (
+            plots.learning_curves(frame),
+            plots.depth_curve(depth_frame().assign(depth=[*range(len(depth_frame()))])),
+        ):
+            assert all(tick % 1 == 0 for tick in figure.axes[0].get_xticks())
+
+    def test_one_step_of_a_search_is_a_mark_and_not_an_empty_frame(self) -> None:
+        figure = searches.steps(pd.DataFrame({"cost": [1.0], "value": [0.0]}), x_label="x", value_label="y")
+        (line,) = figure.axes[0].get_lines()
+        assert line.get_marker() == "o"
+
+    def test_no_name_of_an_axis_is_longer_than_its_axis(self) -> None:
+        figure = plots.forest(forest_frame(), value_label="a very long name of a value " * 4)
+        figure.draw_without_rendering()
+        box = figure._supxlabel.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width + 1
 
 
 class TestInNotebooks:

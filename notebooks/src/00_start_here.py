@@ -164,7 +164,7 @@ table[["mean", "low", "high"]] = (
     100 * table[["mean", "low", "high"]].astype(float)
 ).round(1)
 
-# %% alt="Forest plot: each arm's difference to the encoder alone in points of accuracy, with its interval; the dashed line at zero means no difference."
+# %% alt="Forest plot: each arm's difference to the encoder alone in points of accuracy, with its interval; the line at zero means no difference."
 from pifi_probe.reporting.plots import forest
 
 forest(table)

@@ -242,7 +242,7 @@ print(f"{'together':12s} {ladder[-1] - ladder[0]:+.1f} points")
 # %% [markdown]
 # To make this record again: `pifi-probe demo --full`. Now with intervals, against both baselines:
 
-# %% alt="Forest plot in two panels, the last layer's difference to the encoder alone and to the layer with random weights, each with its interval and a dashed line at zero."
+# %% alt="Forest plot in two panels, the last layer's difference to the encoder alone and to the layer with random weights, each with its interval and a line at zero."
 columns = ["difference", "difference_low", "difference_high"]
 found = pd.DataFrame(
     [100 * rows.loc[last, columns].astype(float) for rows in against.values()]

@@ -252,7 +252,7 @@ frozen, tuned = (
 compared = pp.compare([*frozen, *tuned], baseline=tuned[0].label).frame
 compared = compared[compared["difference"].notna()].set_index("test")
 
-# %% alt="Forest plot of the difference frozen minus tuned in points of accuracy on film reviews, tweets and product reviews, each with its interval and a dashed line at zero."
+# %% alt="Forest plot of the difference frozen minus tuned in points of accuracy on film reviews, tweets and product reviews, each with its interval and a line at zero."
 columns = ["difference", "difference_low", "difference_high"]
 points = 100 * compared[columns].astype(float)
 points = points.set_axis(["mean", "low", "high"], axis=1)

@@ -132,7 +132,7 @@ assert layer_effect(planted).something_to_select
 
 # %% [markdown]
 # **Read.** If $p$ is large, "which layer is best?" has no answer in these data. A search that stops here and says so has
-# done its work: it is what `pp.search` calls its gate.
+# done its work: it is the layer-effect test of `pp.search`.
 #
 # ## 3. What a winner loses
 #
@@ -251,7 +251,7 @@ record = checks.experiment("layer-position")
 print("your guess:", guess)
 record
 
-# %% alt="Forest plot of the differences between the last layer and the early, middle, random and no layer, each with its interval and a dashed line at zero."
+# %% alt="Forest plot of the differences between the last layer and the early, middle, random and no layer, each with its interval and a line at zero."
 record.figure()
 
 # %%
@@ -271,7 +271,7 @@ for place, one in enumerate(record.findings, start=1):
 #
 # **Why.** One table is one task. The same trainings are recorded for three more, every third layer with two seeds:
 # messages of 20 newsgroups, pairs that are a translation of one another or not, and the rating of a review. We ask two
-# things of each. Does the gate find a layer effect? And is a layer better than the projections without any layer,
+# things of each. Does the test find a layer effect? And is a layer better than the projections without any layer,
 #
 # $$\Delta_\ell = \bar Q_{\ell\cdot} - \bar Q_{\text{linear}\,\cdot}$$
 #
@@ -332,7 +332,7 @@ assert gates["newsgroups"].icc > gates["sentiment-rating"].icc
 # To make these runs again: `python benchmarks/truth_table.py newsgroups`, and so on. The
 # [results page](../book/results.md) has every arm with its interval, and [Decided then, decided now](../book/decided.md) what
 # all arms together decide: on `newsgroups` the projections gain, and the real layers lose to their twins. The page's gates ask validation scores, these ask test
-# scores: a gate is a guess, too. A gain of squared error is what the error falls by.
+# scores: such a test is a guess, too. A gain of squared error is what the error falls by.
 #
 # **Read.** An effect of layers and a gain over the encoder are two things. Compare the *best layer*, which is the lucky one of
 # ten, with *linear only* and with the *random-init* layer: a gain that these have too does not come from the language model.

@@ -196,7 +196,7 @@ print(
 # ## 5. A whole search
 #
 # **Why.** `auto` is these steps in a row: frozen sweep, Thompson draws on full runs with the sweep as a first opinion, a
-# race of the leaders, and then the winner and its controls again on *fresh* seeds. A gate stands at its end: if the table
+# race of the leaders, and then the winner and its controls again on *fresh* seeds. A layer-effect test stands at its end: if the table
 # shows no layer effect (chapter 09), the default layer is the answer. In one line,
 #
 # $$\text{choice} = \begin{cases} \arg\min_i \; \mathbb{E}[f(i)] & F \text{ test finds a layer effect} \\ \text{the last layer}

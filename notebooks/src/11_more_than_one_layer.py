@@ -283,7 +283,7 @@ print(
     .to_string(index=False)
 )
 
-# %% alt="Forest plot of the accuracy of a pair, a triple and a block of layers minus that of each of their controls, with intervals and a dashed line at zero."
+# %% alt="Forest plot of the accuracy of a pair, a triple and a block of layers minus that of each of their controls, with intervals and a line at zero."
 shown = controls.assign(
     arm=controls["combination"] + " - " + controls["control"],
     mean=controls["difference"],

@@ -269,7 +269,7 @@ record = checks.experiment("domain-shift")
 print("your guess:", guess)
 record
 
-# %% alt="Forest plot of the differences under shift, each claim with its interval and a dashed line at zero; the intervals on tweets are tens of points wide."
+# %% alt="Forest plot of the differences under shift, each claim with its interval and a line at zero; the intervals on tweets are tens of points wide."
 record.figure()
 
 # %%
@@ -293,7 +293,7 @@ own = compared[compared["difference"].notna()]
 for row in own.itertuples():
     print(f"{row.test:16s} {row.arm}: {row.verdict}")
 
-# %% alt="Forest plot of the differences to the encoder alone in the matched wiring, for the last and a random layer on three test sets, with intervals and a dashed line at zero."
+# %% alt="Forest plot of the differences to the encoder alone in the matched wiring, for the last and a random layer on three test sets, with intervals and a line at zero."
 points = own.assign(arm=own["test"] + ": " + own["arm"])
 points = points.rename(
     columns={"difference_low": "low", "difference_high": "high"}

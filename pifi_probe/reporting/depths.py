@@ -83,7 +83,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, looks: dict[Any, tuple[str, str]]) ->
     if low < 0 < high:
         axes.axhline(0, color=INK, linewidth=0.8)
     if "unit" in rows:
-        axes.set_ylabel(printable(rows["unit"].iloc[0]))
+        axes.set_ylabel(textwrap.fill(printable(rows["unit"].iloc[0]), 22))
 
 
 def _known(rows: pd.DataFrame, *columns: str) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -64,7 +65,8 @@ def depth_curve(
     with styled():
         figure, (axes,) = framed(7.0, 4.0, 1)
         looks = looks_of(rows["series"])
-        aside = 0.012 * (rows["depth"].max() - rows["depth"].min())  # so that intervals do not hide each other
+        reach = rows["depth"].max() - rows["depth"].min()
+        aside = min(0.012 * reach, 0.5 / max(len(looks), 1))  # intervals side by side, each nearest to its own layer
         for place, (series, own) in enumerate(rows.groupby("series", sort=False)):
             colour, marker = looks[series]
             curve = own.dropna(subset="depth").sort_values("depth")
@@ -76,6 +78,7 @@ def depth_curve(
         low, high = axes.get_ylim()
         if low < 0 < high:
             axes.axhline(0, color=INK, linewidth=0.8)
+        whole_ticks(axes, rows["depth"])
         axes.set_xlabel(printable(depth_label))
         axes.set_ylabel(printable(value_label))
         _legend(figure, axes, looks, dashed=set(rows.loc[rows["depth"].isna(), "series"]))
@@ -116,7 +119,7 @@ def forest(frame: pd.DataFrame, *, value_label: str = "difference to vanilla (po
             axes.set_title(printable(group)[:MAX_LABEL])
         panels[0].set_yticks(range(len(arms)), names)
         panels[0].set_ylim(len(arms) - 0.5, -0.5)
-        figure.supxlabel(printable(value_label), fontsize="medium")
+        figure.supxlabel(textwrap.fill(printable(value_label), int(11 * figure.get_figwidth())), fontsize="medium")
     return figure
 
 
@@ -146,6 +149,7 @@ def learning_curves(
             curve = own.groupby("step")["value"].agg(["mean", "min", "max"])
             axes.plot(curve.index, curve["mean"], color=colour, marker=marker)
             axes.fill_between(curve.index, curve["min"], curve["max"], color=colour, alpha=0.2, linewidth=0)
+        whole_ticks(axes, rows["step"])
         axes.set_xlabel(printable(step_label))
         axes.set_ylabel(printable(value_label))
         _legend(figure, axes, looks)
@@ -234,6 +238,15 @@ def looks_of(series: pd.Series[Any]) -> dict[Any, tuple[str, str]]:
     return dict(zip(dict.fromkeys(series), looks, strict=False))
 
 
+def whole_ticks(axes: Axes, values: pd.Series[Any]) -> None:
+    """Set ticks at whole numbers where all values are: there is no layer 1.5 and no epoch 1.25."""
+    from matplotlib.ticker import MaxNLocator
+
+    known = values.dropna()
+    if len(known) and (known % 1 == 0).all():
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+
+
 def _bars(rows: pd.DataFrame) -> Any:
     """Return the lengths of error bars, (2, n), or None without intervals."""
     if "low" not in rows or "high" not in rows:
@@ -251,4 +264,5 @@ def _legend(
         for name, (colour, marker) in looks.items()
     ]
     names = [printable(name)[:MAX_LABEL] for name in looks]
-    figure.legend(handles, names, loc="outside upper left", ncols=min(3, len(names)))
+    room = int(12 * figure.get_figwidth()) // (max(map(len, names), default=0) + 7)  # names beside each other in a line
+    figure.legend(handles, names, loc="outside upper left", ncols=max(1, min(3, len(names), room)))

@@ -64,7 +64,8 @@ def steps(frame: pd.DataFrame, *, x_label: str, value_label: str) -> Figure:
     rows = checked(frame, ("cost", "value"), "value")
     with styled():
         figure, (axes,) = framed(7.0, 3.4, 1)
-        axes.step(rows["cost"], rows["value"], where="post", color=INK)
+        axes.step(rows["cost"], rows["value"], where="post", color=INK, marker="o", markersize=4.5)
+        axes.set_ylim(bottom=min(0.0, rows["value"].min()))
         axes.set_xlabel(printable(x_label))
         axes.set_ylabel(printable(value_label))
     return figure

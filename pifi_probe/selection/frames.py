@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,7 +93,7 @@ def confirmed_runs(records: Iterable[Record]) -> list[RunResult]:
 def plot(kind: str, records: Sequence[Record], result: SearchResult | None, space: Space) -> Figure:
     """Plot a search; see `Study.plot`."""
     kinds: dict[str, Callable[[Sequence[Trial], SearchResult, Space], Figure]] = {
-        "depth": _depth,
+        "depth": partial(_depth, confirmed=[r.trial for r in records if r.phase == CONFIRM]),
         "regret": _regret,
         "rungs": _rungs,
         "pareto": _pareto,
@@ -105,16 +106,33 @@ def plot(kind: str, records: Sequence[Record], result: SearchResult | None, spac
     return kinds[kind](done, result, space)
 
 
-def _depth(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figure:
-    """Plot what was measured on the highest rung, the controls, and the posterior band."""
+def _depth(trials: Sequence[Trial], result: SearchResult, space: Space, confirmed: Sequence[Trial] = ()) -> Figure:
+    """Plot what was measured on the highest rung, the confirmation with its controls, and the posterior band.
+
+    Where the highest rung holds one or two candidates alone, the one below it is shown, too.
+    """
     import pandas as pd
 
     from pifi_probe.reporting.searches import depth_with_band
 
+    single = [t for t in trials if t.outcome is not None and t.candidate.design != ONE_SHOT]
+    shown = {result.rung: _series}
+    if len({t.candidate for t in single if t.rung == result.rung}) < 3:
+        lower = [rung for rung in RUNGS[: RUNGS.index(result.rung)] if any(t.rung == rung for t in single)]
+        shown |= {rung: (lambda t, own, rung=rung: f"{_series(t, own)}, {rung} runs") for rung in lower[-1:]}
     measured = [
-        {"depth": space.depth(t.candidate), "series": _series(t, space), "value": t.outcome.value}
-        for t in trials
-        if t.rung == result.rung and t.outcome is not None and t.candidate.design != ONE_SHOT
+        {"depth": space.depth(t.candidate), "series": shown[t.rung](t, space), "value": t.outcome.value}
+        for t in single
+        if t.rung in shown
+    ]
+    measured += [
+        {
+            "depth": space.depth(t.candidate),
+            "series": t.candidate.control or "the choice, fresh seeds",
+            "value": t.outcome.value,
+        }
+        for t in confirmed
+        if t.rung == result.rung and t.outcome is not None and t.state == "complete"
     ]
     band = [
         {
