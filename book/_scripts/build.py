@@ -6,6 +6,7 @@ python book/_scripts/build.py --offline    fetch nothing: with vendored JavaScri
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,9 @@ def main() -> int:
     write_explorer()
     program = Path(sys.executable).with_name("jupyter-book")
     options = ["--config", str(config(vendored)), "--toc", "book/_toc.yml", "--path-output", "book"]
-    return subprocess.run([program, "build", ".", *options, "-W", "--keep-going"], cwd=BOOK.parent).returncode
+    scripts = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))  # an extension
+    command = [program, "build", ".", *options, "-W", "--keep-going"]
+    return subprocess.run(command, cwd=BOOK.parent, env=os.environ | {"PYTHONPATH": scripts}).returncode
 
 
 def write_explorer() -> Path:
