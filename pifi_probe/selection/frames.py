@@ -115,15 +115,18 @@ def _depth(trials: Sequence[Trial], result: SearchResult, space: Space, confirme
 
     from pifi_probe.reporting.searches import depth_with_band
 
-    single = [t for t in trials if t.outcome is not None and t.candidate.design != ONE_SHOT]
-    shown = {result.rung: _series}
-    if len({t.candidate for t in single if t.rung == result.rung}) < 3:
-        lower = [rung for rung in RUNGS[: RUNGS.index(result.rung)] if any(t.rung == rung for t in single)]
-        shown |= {rung: (lambda t, own, rung=rung: f"{_series(t, own)}, {rung} runs") for rung in lower[-1:]}
+    single = [(t, t.outcome.value) for t in trials if t.outcome is not None and t.candidate.design != ONE_SHOT]
+    rungs = [result.rung]
+    if len({t.candidate for t, _ in single if t.rung == result.rung}) < 3:
+        rungs += [rung for rung in RUNGS[: RUNGS.index(result.rung)] if any(t.rung == rung for t, _ in single)][-1:]
     measured = [
-        {"depth": space.depth(t.candidate), "series": shown[t.rung](t, space), "value": t.outcome.value}
-        for t in single
-        if t.rung in shown
+        {
+            "depth": space.depth(t.candidate),
+            "series": _series(t, space) + (f", {t.rung} runs" if t.rung != result.rung else ""),
+            "value": value,
+        }
+        for t, value in single
+        if t.rung in rungs
     ]
     measured += [
         {
