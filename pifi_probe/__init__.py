@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         plug_in,
         register_head,
     )
+    from pifi_probe.plugin.embedding import sentence_transformer
     from pifi_probe.probing.chain import probe_chain
     from pifi_probe.probing.chain_table import ChainTable
     from pifi_probe.probing.control import positive_control
@@ -77,6 +78,7 @@ _HOMES = {
     "states": "pifi_probe.probing.states",
     "ProbeTable": "pifi_probe.probing.table",
     "search": "pifi_probe.selection.search",
+    "sentence_transformer": "pifi_probe.plugin.embedding",
     "Study": "pifi_probe.selection.study",
     "Task": "pifi_probe.tasks",
     "load_task": "pifi_probe.tasks",
@@ -130,6 +132,7 @@ __all__ = [
     "register_kind",
     "reproduce",
     "search",
+    "sentence_transformer",
     "states",
 ]
 

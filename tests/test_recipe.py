@@ -116,3 +116,20 @@ def test_a_value_out_of_range_is_refused_in_one_line_that_names_it(wrong: dict[s
 def test_bad_json_is_refused(text: str) -> None:
     with pytest.raises(RecipeError):
         Recipe.from_json(text)
+
+
+def test_class_weights_are_written_only_where_there_are_some() -> None:
+    assert "class_weights" not in Recipe().to_dict()  # so runs of earlier versions keep their hash
+    assert Recipe(class_weights="none").hash == Recipe().hash
+    weighted = Recipe(class_weights=(1, 3))
+    assert weighted.class_weights == (1.0, 3.0) and weighted == Recipe(class_weights=np.array([1, 3]))  # type: ignore[arg-type]
+    assert Recipe.from_json(weighted.to_json()) == weighted and weighted.hash != Recipe().hash
+    assert Recipe.from_json(Recipe(class_weights="balanced").to_json()).class_weights == "balanced"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["balance", (1.0,), (1.0, 0.0), (1.0, float("nan")), (True, 1.0), 3.0, ("a", "b"), None]
+)
+def test_class_weights_that_make_no_sense_are_refused(wrong: Any) -> None:
+    with pytest.raises(RecipeError, match="class_weights"):
+        Recipe(class_weights=wrong)

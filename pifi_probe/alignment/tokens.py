@@ -22,6 +22,7 @@ __all__ = [
     "content_mask",
     "encode",
     "joined",
+    "marked_first",
     "special_ids",
     "token_states",
     "with_previous",
@@ -181,10 +182,20 @@ def compact(states: torch.Tensor, content: torch.Tensor) -> tuple[torch.Tensor, 
         Zero where a row has no more tokens.
     mask : Tensor of bool, (batch, seq)
     """
-    order = content.long().argsort(dim=1, descending=True, stable=True)  # (batch, seq)
+    order = marked_first(content)
     moved = states.gather(1, order[..., None].expand(-1, -1, states.shape[-1]))
     mask = torch.arange(content.shape[1], device=states.device) < content.sum(1)[:, None]
     return moved.masked_fill(~mask[..., None], 0.0), mask
+
+
+def marked_first(marks: torch.Tensor) -> torch.Tensor:
+    """Return the order (batch, seq) of places in which the marked ones come first, and the rest keeps its order.
+
+    The keys are all different, so no stable sort is needed, which ONNX does not have.
+    """
+    n = marks.shape[1]
+    keys = torch.arange(n, device=marks.device) - n * marks.long()
+    return keys.argsort(dim=1)
 
 
 def with_previous(states: torch.Tensor) -> torch.Tensor:

@@ -43,10 +43,12 @@ def train(
     kind: str = typer.Option("", help="Kind of the task, for files and hub data: seen from the columns when empty."),
     language: str = typer.Option("en", help="Language of the texts, for files and hub data; a translation: en-de."),
     n_train: int = typer.Option(0, help="Train on so many texts only."),
+    per_class: int = typer.Option(0, help="Train on so many texts of every class."),
     seed: int = typer.Option(0, help="Seed of initialisation, order and dropout."),
     epochs: int = typer.Option(3, help="Passes over the training texts."),
     learning_rate: float = typer.Option(5e-5, help="Of encoder and head."),
     precision: str = typer.Option("float32", help="float32 or bf16."),
+    class_weights: str = typer.Option("none", help="none, or balanced: rare classes count as much as common ones."),
     arms: str = typer.Option("", help="All of vanilla, linear, random, shuffled, real (all), or some, with commas."),
     seeds: int = typer.Option(0, help="With --arms: so many seeds of each, from --seed on; 3 when 0."),
     executor: str = typer.Option("local", help="With --arms: local, processes or ray."),
@@ -63,9 +65,12 @@ def train(
     from pifi_probe.experiments.crew import Crew
 
     main = load_task(task, text, label, kind, language)
-    main = main.subset(train=n_train) if n_train else main
+    if n_train or per_class:
+        main = main.subset(train=n_train or None, per_class=per_class or None)
     further = [load_task(name, text, label, kind, language) for name in also]
-    recipe = pp.Recipe(seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision)
+    recipe = pp.Recipe(
+        seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision, class_weights=class_weights
+    )
     if arms or seeds:
         _refuse_single(control, resume, save_model, tokenizer)
         with allowing_pickle(allow_pickle):

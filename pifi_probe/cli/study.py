@@ -104,7 +104,9 @@ def serve(
         dashboard: Any = importlib.import_module("optuna_dashboard")
     except ImportError as error:
         raise SearchError(
-            "optuna-dashboard is not installed", where="study serve", next="pip install optuna-dashboard"
+            "optuna-dashboard is not installed",
+            where="study serve",
+            next="pip install 'pifi-probe[dashboard]'",
         ) from error
     storage: Any = Store.open(study, create=False).storage
     typer.echo(f"http://127.0.0.1:{port}/ (Ctrl-C ends it)")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from pifi_probe.errors import TaskError
+from pifi_probe.errors import RecipeError, TaskError
 from pifi_probe.kinds.encoding import EncodedSplit
 from pifi_probe.kinds.labels import checked_text
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
@@ -90,6 +90,21 @@ class Kind(ABC):
 
     def __init__(self, task: TaskFacts) -> None:
         self.task = task
+
+    def weigh(self, weights: str | Sequence[float], labels: Sequence[Any]) -> None:
+        """Weigh the classes in the training loss; see `Recipe.class_weights`.
+
+        Raises
+        ------
+        RecipeError
+            If rows of this kind have no class, or another number of classes.
+        """
+        if weights != "none":
+            raise RecipeError(
+                f"a {self.task.kind} task has no class weights: its rows do not have one class each",
+                where="recipe, class_weights",
+                next='use class_weights="none"',
+            )
 
     @classmethod
     def parse(cls, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:

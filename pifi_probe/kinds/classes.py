@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pifi_probe.kinds.base import Kind, Scores, register_kind
+from pifi_probe.errors import RecipeError
+from pifi_probe.kinds.base import Batch, Kind, Scores, register_kind
 from pifi_probe.kinds.encoding import EncodedSplit, encode
 from pifi_probe.kinds.evaluating import predict_logits
 from pifi_probe.kinds.labels import class_name, not_whole
@@ -27,6 +30,30 @@ class Classes(Kind):
     layout = Layout(("text", "sentence"), ("label",))
     head = "sequence-classification"
     classes = row_classes = True
+    weights: torch.Tensor | None = None  # (K,), float32: of each class in the loss
+
+    def weigh(self, weights: str | Sequence[float], labels: Sequence[Any]) -> None:
+        """Weigh the classes in the training loss: not, inversely to their number, or as told."""
+        names = self.task.label_names
+        if weights == "balanced":
+            counts = np.bincount(labels, minlength=len(names))
+            # A class without a row has no term in the loss, whatever its weight.
+            weights = (len(labels) / (len(names) * np.maximum(counts, 1))).tolist()
+        if isinstance(weights, str):
+            return
+        if len(weights) != len(names):
+            raise RecipeError(
+                f"{len(weights)} class weights for {len(names)} classes ({', '.join(names)})",
+                where="recipe, class_weights",
+                next="give one number for each class, in this order",
+            )
+        self.weights = torch.tensor(weights, dtype=torch.float32)
+
+    def loss(self, outputs: Any, targets: Batch, smoothing: float) -> torch.Tensor:
+        """Return the cross-entropy in nats with label smoothing; with weights, their weighted mean over the batch."""
+        logits = outputs.logits.float()
+        weights = None if self.weights is None else self.weights.to(logits.device)
+        return nn.functional.cross_entropy(logits, targets["labels"], weight=weights, label_smoothing=smoothing)
 
     @classmethod
     def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:
@@ -68,7 +95,9 @@ class Classes(Kind):
         return {"accuracy": rows["correct"].astype(np.float64), "nll": rows["nll"]}
 
     def quality(self, metrics: Mapping[str, Any]) -> float:
-        """Order by correct answers, then by negative log-likelihood."""
+        """Order by correct answers, with class weights by macro F1; then by negative log-likelihood."""
+        if self.weights is not None:
+            return float(round(metrics["macro_f1"] * metrics["n"]) + 1 / (1 + metrics["nll"]))
         return by_correct_answers(metrics)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
+from pifi_probe.alignment.tokens import marked_first
 from pifi_probe.plugin.positions import left_padding_positions, must_turn, parameters_of
 
 __all__ = ["Tokens", "encoder_of", "no_pooler", "run_encoder"]
@@ -77,7 +78,7 @@ def run_encoder(
     if positions is not None:
         extra["position_ids"] = positions
     elif must_turn(encoder):
-        order = mask.long().argsort(dim=1, descending=True, stable=True)  # tokens first, in their order
+        order = marked_first(mask != 0)  # tokens first, in their order
         ids, mask = _turned(input_ids, order), mask.gather(1, order)
         extra = {name: _turned(value, order) for name, value in extra.items()}
     if getattr(config, "use_cache", None) and "use_cache" in parameters_of(type(encoder)):

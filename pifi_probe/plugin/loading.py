@@ -30,7 +30,53 @@ from pifi_probe.plugin.pooling import is_decoder
 from pifi_probe.plugin.storage import own_tokenizer_source
 from pifi_probe.pretrained import open_config, open_model
 
-__all__ = ["embedding_rows", "encoder_tokenizer", "load_encoder", "load_encoder_decoder", "stream", "tokenizer_for"]
+__all__ = [
+    "embedding_rows",
+    "encoder_tokenizer",
+    "load_encoder",
+    "load_encoder_decoder",
+    "open_plugged",
+    "stream",
+    "tokenizer_for",
+]
+
+
+def open_plugged(source: str | Path, **options: Any) -> PiFiPreTrainedModel:
+    """Load a saved plugged model, whatever its head.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder that ``save_pretrained`` wrote, or a hub id.
+    **options
+        As `StoredModel.from_pretrained` has them.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If there is no plugged model.
+    """
+    from pifi_probe.plugin import HEADS  # which are built on this module
+
+    heads = {head.__name__: head for head in HEADS.values()}
+    try:
+        where = {name: options[name] for name in ("revision", "token", "local_files_only") if name in options}
+        config = open_config(source, **where)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"there is no model here: {error}",
+            where=str(source),
+            next="give the folder that save_pretrained wrote, such as RUN/model, or the hub id of a plugged model",
+        ) from error
+    name = (config.architectures or [""])[0]
+    if config.model_type != "pifi" or name not in heads:
+        raise ModelNotFoundError(
+            f"this is no plugged model: {name or config.model_type}",
+            where=str(source),
+            next="make one with pp.plug_in, or give the folder in which one was saved",
+        )
+    model: PiFiPreTrainedModel = heads[name].from_pretrained(source, trust_remote_code=False, **options)
+    return model
 
 
 def load_encoder(slm: str | PreTrainedModel) -> tuple[PreTrainedModel, str, str]:

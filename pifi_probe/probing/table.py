@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from pifi_probe.probing.probe_model import ProbeForSequenceClassification
     from pifi_probe.reporting.terminal import Fitted
+    from pifi_probe.tasks import Task
 
 __all__ = ["Kind", "Measured", "ProbeTable", "build_table"]
 
@@ -223,6 +225,36 @@ class ProbeTable:
         from pifi_probe.probing.summary import write_report
 
         write_report(self, path)
+
+    def to_model(
+        self, point: int | None = None, *, task: Task | None = None, llm: str | None = None
+    ) -> ProbeForSequenceClassification:
+        """Return the logistic probe at one point as a transformers model: the donor's layers below it, and a head.
+
+        The head is fitted to all rows of the table with the penalty that its folds choose; their held-out scores stand
+        in ``config.scores``. ``model.classifier()`` classifies texts; ``save_pretrained`` writes the head and the
+        donor's name; ``export_directions`` its directions. ``model.hold = False`` keeps one layer at a time in memory.
+
+        Parameters
+        ----------
+        point : int, optional
+            By default the best one by the logistic probe, or by the table's first estimator. Chosen so, its score is a
+            little too good: measure it on a test split.
+        task : Task, optional
+            That was probed; needed unless it is embedded.
+        llm : str, optional
+            The donor; needed unless it is embedded, since a table may come from anybody.
+
+        Raises
+        ------
+        FeatureError
+            For tables of plug-ins, of pairs or with a template, and for points that the table has not.
+        TaskError
+            If the task is missing or another one.
+        """
+        from pifi_probe.probing.probe_model import probe_as_model
+
+        return probe_as_model(self, point, task, llm)
 
     def to_rich(self) -> Fitted:
         """Return `summary` as a table for the terminal."""

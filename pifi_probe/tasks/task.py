@@ -106,7 +106,13 @@ class Task:
         return digest.hexdigest()
 
     def subset(
-        self, train: int | None = None, validation: int | None = None, test: int | None = None, seed: int = 0
+        self,
+        train: int | None = None,
+        validation: int | None = None,
+        test: int | None = None,
+        seed: int = 0,
+        *,
+        per_class: int | None = None,
     ) -> Task:
         """Return the task with fewer rows per split, drawn by class and by `seed`.
 
@@ -120,13 +126,18 @@ class Task:
             Rows wanted; a split that is not named stays whole.
         seed : int
             Another seed draws other rows.
+        per_class : int, optional
+            Instead of `train`: as many training rows of every class, whatever the classes' shares; nested, too.
 
         Raises
         ------
         TaskError
-            If the split is missing or has fewer rows, or the number is smaller than the number of classes.
+            If a class has fewer rows, or rows have no class; if the split is missing or has fewer rows, or the
+            number is smaller than the number of classes.
         """
         splits = dict(self.splits)
+        if per_class is not None:
+            splits["train"] = self._of_every_class(per_class, train, seed)
         for name, wanted in (("train", train), ("validation", validation), ("test", test)):
             if wanted is None:
                 continue
@@ -141,6 +152,28 @@ class Task:
             strata = splits[name].labels if self.has_row_classes else (0,) * available
             splits[name] = splits[name].take(sorted(_nested_order(splits[name], strata, seed)[:wanted]))
         return replace(self, splits=splits)
+
+    def _of_every_class(self, wanted: int, train: int | None, seed: int) -> Split:
+        """Return as many training rows of every class."""
+        if train is not None or not self.has_row_classes or "train" not in self.splits:
+            what = "is given beside train" if train is not None else "needs a train split whose rows have one class"
+            raise TaskError(f"per_class {what}", where=self.name, next="give train=, the number of all rows, alone")
+        split = self.splits["train"]
+        counts = Counter(split.labels)
+        rarest = min(range(self.n_labels), key=lambda label: counts[label])
+        if not 1 <= wanted <= counts[rarest]:
+            raise TaskError(
+                f"{wanted} rows of every class were asked for, and {self.label_names[rarest]} has {counts[rarest]}",
+                where=f"{self.name}, train",
+                next=f"ask for 1 to {counts[rarest]}" if counts[rarest] else "leave the class out of the task",
+            )
+        seen = Counter[Any]()
+        chosen = []
+        for row in _nested_order(split, split.labels, seed):
+            seen[split.labels[row]] += 1
+            if seen[split.labels[row]] <= wanted:
+                chosen.append(row)
+        return split.take(sorted(chosen))
 
     @property
     def _kind(self) -> type[Kind]:

@@ -8,9 +8,11 @@ import hashlib
 import json
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+
+import numpy as np
 
 from pifi_probe.errors import RecipeError
 from pifi_probe.reading import Refused, parse_json
@@ -18,6 +20,7 @@ from pifi_probe.reading import Refused, parse_json
 __all__ = ["Recipe"]
 
 _PRECISIONS = ("float32", "bf16")
+_WEIGHTS = ("none", "balanced")
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -54,6 +57,10 @@ class Recipe:
         ``"bf16"``: automatic mixed precision, where the processor has instructions for it.
     device : {"auto", "cpu", "cuda", "mps"}
         ``"auto"``: CUDA, else MPS, else CPU.
+    class_weights : {"none", "balanced"} or tuple of float
+        Of each class in the training loss, for tasks with one class a row. ``"balanced"``: N / (K n_c) with n_c of N
+        training rows in class c, as in scikit-learn. Or one number above 0 for each class. With weights, the epoch with
+        the best validation macro F1 is kept, since accuracy would choose against them.
 
     Raises
     ------
@@ -82,6 +89,7 @@ class Recipe:
     seed: int = 0
     precision: str = "float32"
     device: str = "auto"
+    class_weights: str | tuple[float, ...] = "none"
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "lr_gate", "label_smoothing", "max_grad_norm", "lr_projection"):
@@ -100,6 +108,22 @@ class Recipe:
         self._require("seed", 0 <= self.seed < 2**32, "must be in [0, 2**32)")
         self._require_choice("precision", _PRECISIONS)
         self._require_choice("device", _DEVICES)
+        if isinstance(self.class_weights, str):
+            self._require_choice("class_weights", _WEIGHTS)
+        else:
+            self._set_weights()
+
+    def _set_weights(self) -> None:
+        """Store plain numbers, so that equal recipes have equal hashes."""
+        values = self.class_weights
+        good = isinstance(values, Sequence | np.ndarray) and len(values) > 1
+        good = good and all(
+            isinstance(one, numbers.Real) and not isinstance(one, bool) and math.isfinite(one) and one > 0
+            for one in values
+        )
+        hint = 'use "balanced", "none", or one number for each class, such as (1.0, 3.0)'
+        self._require("class_weights", good, "must hold a number above 0 for each class", hint)
+        object.__setattr__(self, "class_weights", tuple(float(one) for one in values))
 
     def _set_number(self, name: str, kind: type[int] | type[float]) -> None:
         """Store a plain Python number, so that equal recipes have equal hashes."""
@@ -135,8 +159,15 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as a dictionary that JSON can hold."""
-        return dataclasses.asdict(self)
+        """Return the settings as a dictionary that JSON can hold.
+
+        ``class_weights`` only where there are some, so that runs of earlier versions stay the same runs.
+        """
+        values = dataclasses.asdict(self)
+        weights = values.pop("class_weights")
+        if weights == "none":
+            return values
+        return values | {"class_weights": weights if isinstance(weights, str) else list(weights)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import IntervalStrategy, PreTrainedTokenizerBase, TrainerCallback
 
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import PlugInError, RecipeError, TaskError
@@ -29,6 +29,7 @@ from pifi_probe.training.devices import device_of
 from pifi_probe.training.folder import RunFolder, temporary_run_folder
 from pifi_probe.training.history import History, load_trained_state
 from pifi_probe.training.recipe import Recipe
+from pifi_probe.training.reporters import reporters
 from pifi_probe.training.result import RunResult, TestResult
 from pifi_probe.training.trainer import PiFiTrainer, lr_projection_of, training_arguments
 
@@ -50,6 +51,7 @@ def fine_tune(
     save_model: bool = False,
     tokenizer: GivenTokenizer | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    report_to: str | Sequence[str] = (),
 ) -> RunResult:
     """Train a model on a task, keep its best epoch, and test it once.
 
@@ -79,6 +81,10 @@ def fine_tune(
         As in `plug_in`, if it was not given there.
     callbacks : sequence of TrainerCallback
         Called as transformers' Trainer does; ``on_evaluate`` gets the validation metrics of each epoch.
+    report_to : str or sequence of str
+        As in transformers: ``"tensorboard"`` (files in ``out/tensorboard``), ``"mlflow"``, ``"wandb"`` and others get
+        the loss of every step and the validation metrics of every epoch. Nothing is reported by default, and no number
+        of the result depends on it.
 
     Returns
     -------
@@ -111,6 +117,7 @@ def fine_tune(
         raise RecipeError("no folder was given", where="fine_tune(out=...)", next="name the folder of the run")
     if tokenizer is not None and isinstance(model, PiFiPreTrainedModel):
         model.tokenizer = load_tokenizer(tokenizer, n_rows=embedding_rows(model.encoder))
+    callbacks = [*callbacks, *reporters(report_to, None if out is None else Path(out))]
     run = Run(model, task, recipe, tuple(also))
     if out is None:
         with temporary_run_folder() as temporary:
@@ -161,6 +168,7 @@ class Run:
         _check(self.model, self.task)
         self.device = device_of(self.recipe)
         self.kind = kind_of(self.task)
+        self.kind.weigh(self.recipe.class_weights, self.task.splits["train"].labels)
         self.views = {self.task.name: (self.task, "")}
         for other in self.also:
             view, report = shift_view(other, self.task)
@@ -204,10 +212,14 @@ class Run:
             ProgressBar(f"{describe_model(self.model)['label']}, seed {self.recipe.seed}", self.kind.shown),
         )
         with quiet_transformers(), PeakMemory() as memory:
+            arguments = training_arguments(self.recipe, self.device, folder.checkpoints, keep_checkpoints)
+            arguments.run_name = bar.label
+            if any(_hears(callback) for callback in callbacks):
+                arguments.logging_strategy, arguments.logging_steps = IntervalStrategy.STEPS, 1
             trainer = PiFiTrainer(
                 self.model,
                 self.recipe,
-                training_arguments(self.recipe, self.device, folder.checkpoints, keep_checkpoints),
+                arguments,
                 self._encoded(self.task.splits["train"]),
                 self._encoded(self.task.splits["validation"]),
                 self.tokenizer,
@@ -290,6 +302,11 @@ class Run:
                     where=where,
                     next=f"use Recipe(max_length={limit}) or less",
                 )
+
+
+def _hears(callback: TrainerCallback) -> bool:
+    """Return whether a callback does anything with what Trainer logs."""
+    return getattr(callback.on_log, "__func__", None) is not TrainerCallback.on_log
 
 
 def _check(model: PiFiPreTrainedModel, task: Task) -> None:

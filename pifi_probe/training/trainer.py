@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    IntervalStrategy,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
@@ -204,6 +205,8 @@ class PiFiTrainer(Trainer):
         record = {"epoch": len(self.history.epochs), **metrics, **self._scales()}
         self.history.end_epoch(self.model, record, self.kind.quality(metrics))
         values = {f"eval_{name}": value for name, value in metrics.items() if isinstance(value, float)}
+        if self.args.logging_strategy != IntervalStrategy.NO:  # somebody hears it
+            self.log(dict(values))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, values)
         return values
 
