@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pifi_probe.experiments.reproduce import reproduce
     from pifi_probe.kinds import Kind, register_kind
     from pifi_probe.layers.extract import extract
+    from pifi_probe.layers.families import register_family
+    from pifi_probe.layers.formats import register_format
     from pifi_probe.layers.frozen import FrozenChain, FrozenLayer
     from pifi_probe.layers.parallel import FrozenParallel
     from pifi_probe.layers.reduce import reduce
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         PiFiForTokenClassification,
         plug_in,
         register_head,
+        register_wiring,
     )
     from pifi_probe.plugin.embedding import sentence_transformer
     from pifi_probe.probing.chain import probe_chain
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from pifi_probe.probing.states import states as states
     from pifi_probe.probing.table import ProbeTable
     from pifi_probe.selection.search import search
+    from pifi_probe.selection.strategies import register_strategy
     from pifi_probe.selection.study import Study
     from pifi_probe.tasks import Task, load_task
     from pifi_probe.training import Recipe, RunResult, fine_tune
@@ -67,6 +71,10 @@ _HOMES = {
     "PiFiForTokenClassification": "pifi_probe.plugin",
     "plug_in": "pifi_probe.plugin",
     "register_head": "pifi_probe.plugin",
+    "register_wiring": "pifi_probe.plugin",
+    "register_family": "pifi_probe.layers.families",
+    "register_format": "pifi_probe.layers.formats",
+    "register_strategy": "pifi_probe.selection.strategies",
     "ChainTable": "pifi_probe.probing.chain_table",
     "probe_chain": "pifi_probe.probing.chain",
     "headroom": "pifi_probe.probing.headroom",
@@ -128,8 +136,12 @@ __all__ = [
     "probe_chain",
     "probe_plugin",
     "reduce",
+    "register_family",
+    "register_format",
     "register_head",
     "register_kind",
+    "register_strategy",
+    "register_wiring",
     "reproduce",
     "search",
     "sentence_transformer",

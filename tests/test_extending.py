@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pifi_probe as pp
 from pifi_probe import ladder
 from pifi_probe.cli import main
-from pifi_probe.errors import PifiProbeError, PlugInError, TaskError
+from pifi_probe.errors import PifiProbeError, PlugInError, SearchError, TaskError, UnsupportedFamilyError
 from pifi_probe.importing import IMPORT
 from pifi_probe.kinds import KINDS, Kind, Layout
 from pifi_probe.kinds.classes import Classes
+from pifi_probe.layers.families import FAMILIES, Family
+from pifi_probe.layers.formats import registry as format_registry
 from pifi_probe.plugin.base import PiFiEncoderModel
+from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.registry import HEADS
+from pifi_probe.probing.estimators import registry
+from pifi_probe.selection.strategies import STRATEGIES, Base
 from tests import runs, slm
+from tests.test_search import search
+from tests.test_search import stub as stub
 
 PAGES = Path(__file__).parents[1] / "book" / "extending"
 
@@ -41,10 +49,11 @@ def run_page(page: str) -> dict[str, Any]:
 def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget afterwards what a test has registered."""
     monkeypatch.delenv(IMPORT, raising=False)
-    registries = (KINDS, HEADS)
+    registries: tuple[dict[str, Any], ...] = (KINDS, HEADS, WIRINGS, STRATEGIES, FAMILIES, registry._REGISTRY)
     kept = [dict(one) for one in registries]
-    shares = set(ladder.SHARES)
+    shares, formats = set(ladder.SHARES), list(format_registry._FORMATS)
     yield
+    format_registry._FORMATS[:] = formats
     for one, before in zip(registries, kept, strict=True):
         one.clear()
         one.update(before)
@@ -69,7 +78,7 @@ def stars(folder: Path) -> Path:
 
 def test_every_page_fits_on_a_screen_and_its_code_runs() -> None:
     pages = sorted(path.stem for path in PAGES.glob("*.md"))
-    assert {"kind", "head"} <= set(pages)
+    assert pages == ["estimator", "family", "format", "head", "kind", "strategy", "wiring"]
     for page in pages:
         assert len((PAGES / f"{page}.md").read_text(encoding="utf-8").splitlines()) <= 60, page
         run_page(page)
@@ -166,3 +175,102 @@ def test_a_page_that_is_run_again_replaces_its_own_kind_only() -> None:
     assert first is not second and KINDS["ordinal"] is second
     with pytest.raises(PifiProbeError, match="already"):
         pp.register_kind(type("Ordinal", (Classes,), {"name": "ordinal", "__module__": "elsewhere"}))
+
+
+def test_a_wiring_from_outside_is_trained_and_loaded_without_it(parts: runs.Parts, tmp_path: Path) -> None:
+    run_page("wiring")
+    model = parts.model(wiring="gentle", target_rms=2.0)
+    assert (model.config.wiring, model.config.pooling, model.config.lr_projection_factor) == ("gentle", "mean", 3.0)
+    result = pp.fine_tune(model, runs.TASK, runs.RECIPE)
+    assert result.model["wiring"] == "gentle" and result.lr_projection == pytest.approx(3 * runs.RECIPE.learning_rate)
+    model.save_pretrained(tmp_path)
+    WIRINGS.pop("gentle")
+    assert pp.PiFiForSequenceClassification.from_pretrained(tmp_path).config.wiring == "gentle"
+    with pytest.raises(PlugInError, match="unknown wiring 'gentle'"):
+        parts.model(wiring="gentle")
+
+
+def test_a_wiring_that_cannot_be_is_refused_where_it_is_registered() -> None:
+    good: dict[str, Any] = {"feed": "pooled", "scale": "paper", "bypass": False, "pooling": "cls"}
+    pp.register_wiring("mine", **good)
+    pp.register_wiring("mine", **good)  # the same once more
+    for said, values in {
+        "has feed='tokens'": {"feed": "tokens"},
+        "has scale='big'": {"scale": "big"},
+        "has bypass=None": {"bypass": None},
+        "has pooling='max'": {"pooling": "max"},
+        "lr_projection_factor=0": {"lr_projection_factor": 0},
+        "lr_projection_factor='10'": {"lr_projection_factor": "10"},
+        "already": {"bypass": True},
+    }.items():
+        with pytest.raises(PlugInError, match=said):
+            pp.register_wiring("mine", **good | values)
+
+
+def test_a_strategy_from_outside_searches(stub: Any) -> None:
+    run_page("strategy")
+    study = search(strategy="edges", confirm=False)
+    seen = {(trial.candidate.spec, trial.rung) for trial in study.trials}
+    assert {("llm[0]", "frozen"), ("llm[9]", "frozen")} <= seen
+    assert len([one for one in seen if one[1] == "full"]) == 1
+    assert study.best is not None and study.best.spec in ("llm[0]", "llm[9]")
+    STRATEGIES.pop("edges")
+    with pytest.raises(SearchError, match="unknown strategy 'edges'"):
+        search(strategy="edges")
+
+
+def test_a_strategy_that_lacks_something_is_refused_where_it_is_registered() -> None:
+    def refused(said: str, **values: Any) -> None:
+        with pytest.raises(SearchError, match=said):
+            pp.register_strategy(
+                type("Mine", (Base,), {"name": "mine", "plan": lambda self: [], "__module__": "elsewhere"} | values)
+            )
+
+    refused("lacks name", name="")
+    refused(r"lacks plan\(\)", plan=Base.plan)
+    refused("a rung 'top', which is none of", rung="top")
+    refused("cannot be called as propose", propose=lambda self: None)
+    refused("already", name="auto")
+    with pytest.raises(SearchError, match="derived from Base"):
+        pp.register_strategy(dict)  # type: ignore[type-var]
+
+
+def test_an_estimator_from_outside_is_in_the_table(parts: runs.Parts) -> None:
+    run_page("estimator")
+    table = pp.probe(str(parts.llm), runs.TASK, estimators="spread_ratio", n=24, progress=False)
+    values = table.frame.loc[table.frame["estimator"] == "spread_ratio", "value"]
+    assert len(values) > 1 and (values > 0).all()
+
+
+def test_a_family_from_outside_gives_the_layer_of_its_model(tmp_path: Path) -> None:
+    names = run_page("family")
+    config = names["OwnConfig"](
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, vocab_size=11
+    )
+    torch.manual_seed(0)
+    model = names["OwnForCausalLM"](config).eval()
+    model.save_pretrained(tmp_path)
+    layer = pp.extract(f"{tmp_path}[0]", device="cpu")
+    with torch.no_grad():
+        states = model(torch.tensor([[1, 2, 3, 4]]), output_hidden_states=True).hidden_states
+        assert torch.allclose(layer(states[0]), states[1], atol=1e-6)
+    FAMILIES.pop("own_llama")
+    with pytest.raises(UnsupportedFamilyError, match="register_family"):
+        pp.extract(f"{tmp_path}[0]")
+
+
+def test_a_family_that_cannot_be_is_refused_where_it_is_registered() -> None:
+    for said, name, row in (
+        ("a family is a Family", "gpt2", {}),
+        ("no configuration of type", "own_unknown", Family()),
+        ("no way to store", "gpt2", Family(value="nowhere")),  # type: ignore[arg-type]
+        ("already", "gpt2", Family()),
+        ("is refused", "reformer", Family()),
+    ):
+        with pytest.raises(UnsupportedFamilyError, match=said):
+            pp.register_family(name, row)  # type: ignore[arg-type]
+
+
+def test_a_format_from_outside_is_tried_on_its_example() -> None:
+    own = run_page("format")["Halves"]
+    assert any(type(one) is own for one in format_registry.formats())

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers import PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pifi_probe.errors import UnsupportedFamilyError
 from pifi_probe.layers.refused import REFUSED
 
-__all__ = ["FAMILIES", "Family", "family_of", "missing_state", "refuse_missing_state"]
+__all__ = ["FAMILIES", "Family", "family_of", "missing_state", "refuse_missing_state", "register_family"]
 
 ValuePath = Literal["v_proj", "qkv_concat", "qkv_per_head", "falcon", "mla"]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -74,70 +75,109 @@ _LATENT = (
     "youtu",
 )  # fmt: skip
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        "llama": _LLAMA,
-        "mistral": _LLAMA,
-        "qwen2": _LLAMA,
-        "qwen3": _LLAMA,
-        "gemma": _LLAMA,
-        "smollm3": _LLAMA,
-        "granite": _GRANITE,
-        "granite_swa": _GRANITE,
-        "granitemoe": _GRANITE,
-        "granitemoe_swa": _GRANITE,
-        "granitemoeshared": _GRANITE,
-        "granitemoehybrid": _GRANITE,
-        "hyperclovax": _GRANITE,
-        "falcon_h1": _GRANITE,
-        "afmoe": Family(neutral={"mup_enabled": False}),
-        "mixtral": _MOE,
-        "qwen2_moe": _MOE,
-        "qwen3_moe": _MOE,
-        "qwen3_next": Family(value=None),
-        "gpt_oss": Family(value=None),
-        "gemma2": Family(),
-        "gemma3_text": Family(),
-        "olmo": Family(),
-        "olmo2": Family(),
-        "cohere": Family(),
-        "cohere2": Family(),
-        "glm4": Family(),
-        "nemotron": Family(),
-        "nanochat": Family(),
-        "xglm": Family(zeros=("embed_positions",)),
-        **dict.fromkeys(_LATENT, Family(value="mla")),
-        **dict.fromkeys(_DEFAULT, Family()),
-        "stablelm": Family(),
-        "starcoder2": Family(),
-        "phi": Family(output="dense"),
-        "phi3": Family(value="qkv_concat"),
-        "gpt_neox": Family(attention="attention", output="dense", value="qkv_per_head"),
-        "gptj": Family(attention="attn", output="out_proj"),
-        "gpt2": Family(
-            attention="attn",
-            output="c_proj",
-            value="qkv_concat",
-        ),
-        "opt": Family(
-            zeros=("embed_positions",),
-            output="out_proj",
-        ),
-        "bloom": Family(
-            attention="self_attention",
-            output="dense",
-            value="qkv_per_head",
-            alibi=True,
-        ),
-        "falcon": Family(attention="self_attention", output="dense", value="falcon"),
-        "mpt": Family(
-            attention="attn",
-            output="out_proj",
-            value="qkv_concat",
-            alibi=True,
-        ),
-    }
-)
+FAMILIES: dict[str, Family] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "smollm3": _LLAMA,
+    "granite": _GRANITE,
+    "granite_swa": _GRANITE,
+    "granitemoe": _GRANITE,
+    "granitemoe_swa": _GRANITE,
+    "granitemoeshared": _GRANITE,
+    "granitemoehybrid": _GRANITE,
+    "hyperclovax": _GRANITE,
+    "falcon_h1": _GRANITE,
+    "afmoe": Family(neutral={"mup_enabled": False}),
+    "mixtral": _MOE,
+    "qwen2_moe": _MOE,
+    "qwen3_moe": _MOE,
+    "qwen3_next": Family(value=None),
+    "gpt_oss": Family(value=None),
+    "gemma2": Family(),
+    "gemma3_text": Family(),
+    "olmo": Family(),
+    "olmo2": Family(),
+    "cohere": Family(),
+    "cohere2": Family(),
+    "glm4": Family(),
+    "nemotron": Family(),
+    "nanochat": Family(),
+    "xglm": Family(zeros=("embed_positions",)),
+    **dict.fromkeys(_LATENT, Family(value="mla")),
+    **dict.fromkeys(_DEFAULT, Family()),
+    "stablelm": Family(),
+    "starcoder2": Family(),
+    "phi": Family(output="dense"),
+    "phi3": Family(value="qkv_concat"),
+    "gpt_neox": Family(attention="attention", output="dense", value="qkv_per_head"),
+    "gptj": Family(attention="attn", output="out_proj"),
+    "gpt2": Family(
+        attention="attn",
+        output="c_proj",
+        value="qkv_concat",
+    ),
+    "opt": Family(
+        zeros=("embed_positions",),
+        output="out_proj",
+    ),
+    "bloom": Family(
+        attention="self_attention",
+        output="dense",
+        value="qkv_per_head",
+        alibi=True,
+    ),
+    "falcon": Family(attention="self_attention", output="dense", value="falcon"),
+    "mpt": Family(
+        attention="attn",
+        output="out_proj",
+        value="qkv_concat",
+        alibi=True,
+    ),
+}
+
+
+def register_family(model_type: str, family: Family) -> None:
+    """Add a model family.
+
+    Parameters
+    ----------
+    model_type : str
+        Of its configurations, which transformers knows: ``AutoConfig.register`` adds one.
+    family : Family
+        What lies outside of its layers; ``Family()`` where all of it is found.
+
+    Raises
+    ------
+    UnsupportedFamilyError
+        If transformers has no such type, a row has a value that it cannot have, or the type has a row already.
+    """
+    where = f"register_family({model_type!r})"
+    if not isinstance(family, Family):
+        raise UnsupportedFamilyError("a family is a Family", where=where, next="give Family(...), or Family()")
+    if model_type not in CONFIG_MAPPING:
+        raise UnsupportedFamilyError(
+            f"transformers has no configuration of type {model_type!r}",
+            where=where,
+            next="register it first: transformers.AutoConfig.register, and its model with AutoModel.register",
+        )
+    if family.value not in (None, *get_args(ValuePath)):
+        raise UnsupportedFamilyError(
+            f"value={family.value!r} is no way to store a value projection",
+            where=where,
+            next=f"use None or one of {', '.join(get_args(ValuePath))}",
+        )
+    if reason := REFUSED.get(model_type):
+        raise UnsupportedFamilyError(
+            f"the family {model_type!r} is refused: {reason}", where=where, next="take another"
+        )
+    if FAMILIES.get(model_type, family) != family:
+        raise UnsupportedFamilyError(
+            f"there is a row for the family {model_type!r} already", where=where, next="use it as it is"
+        )
+    FAMILIES[model_type] = family
 
 
 def family_of(config: PretrainedConfig) -> Family:
@@ -157,7 +197,7 @@ def family_of(config: PretrainedConfig) -> Family:
             where="model_type of the configuration",
             next=f"take a model of one of these: {', '.join(sorted(FAMILIES))}"
             if reason
-            else "add a row to FAMILIES in pifi_probe/layers/families.py and a small configuration to tests/causal.py",
+            else "add a row with pp.register_family, and compare a layer with itself (book/extending/family.md)",
         )
     return family
 

@@ -2,7 +2,7 @@
 
 from pifi_probe.plugin.build import plug_in, tokenizer_for
 from pifi_probe.plugin.card import LicenceCheck
-from pifi_probe.plugin.config import COMBINATIONS, CONTROLS, WIRINGS, PiFiConfig
+from pifi_probe.plugin.config import COMBINATIONS, CONTROLS, WIRINGS, PiFiConfig, register_wiring
 from pifi_probe.plugin.generation import PiFiForConditionalGeneration
 from pifi_probe.plugin.heads import PiFiForMultipleChoice, PiFiForQuestionAnswering, PiFiForTokenClassification
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
@@ -24,5 +24,6 @@ __all__ = [
     "PlugIn",
     "plug_in",
     "register_head",
+    "register_wiring",
     "tokenizer_for",
 ]

@@ -152,12 +152,11 @@ def plug_in(
     -----
     Source: the paper, section 3; preset values from its reference code, see book/methods.md, Scale.
     """
-    if wiring not in WIRINGS:
-        raise PlugInError(f"unknown wiring {wiring!r}", where="wiring", next=f"use one of {', '.join(WIRINGS)}")
+    preset = WIRINGS.named(wiring, "wiring")
     if control is not None and control not in CONTROLS:
         raise PlugInError(f"unknown control {control!r}", where="control", next=f"use one of {', '.join(CONTROLS)}")
     overrides = dict(zip(_MODES, (feed, mask, scale, bypass, pooling), strict=True))
-    modes = {**WIRINGS[wiring], **{name: value for name, value in overrides.items() if value is not None}}
+    modes = {**preset, **{name: value for name, value in overrides.items() if value is not None}}
     model_class = model_class_of(task)
     if not model_class.pools:
         if feed == "pooled":

@@ -13,35 +13,10 @@ from transformers import PretrainedConfig
 from pifi_probe.bounds import refuse_absurd_entries
 from pifi_probe.errors import PlugInError
 from pifi_probe.pretrained import harmless_entries
+from pifi_probe.registry import Registry
 
-__all__ = ["COMBINATIONS", "CONTROLS", "POOLED_WIRINGS", "WIRINGS", "PiFiConfig"]
+__all__ = ["COMBINATIONS", "CONTROLS", "WIRINGS", "PiFiConfig", "pooled_wirings", "register_wiring"]
 
-WIRINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "paper": {
-            "feed": "pooled",
-            "scale": "paper",
-            "bypass": False,
-            "pooling": "cls",
-            "lr_projection_factor": 1.0,
-        },
-        "matched": {
-            "feed": "pooled",
-            "scale": "matched",
-            "bypass": True,
-            "pooling": "auto",
-            "lr_projection_factor": 10.0,
-        },
-        "aligned": {
-            "feed": "sequence",
-            "scale": "matched",
-            "bypass": True,
-            "pooling": "auto",
-            "lr_projection_factor": 10.0,
-        },
-    }
-)
-POOLED_WIRINGS = tuple(name for name, modes in WIRINGS.items() if modes["feed"] == "pooled")
 CONTROLS = ("vanilla", "linear", "random", "shuffled", "unfrozen", "mlp")
 COMBINATIONS = ("serial", "gated-serial", "mix", "unshared", "gated")
 _CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
@@ -54,6 +29,52 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "combine": (None, *COMBINATIONS),
     }
 )
+WIRINGS: Registry[Mapping[str, Any]] = Registry("wiring", PlugInError)
+
+
+def register_wiring(
+    name: str, *, feed: str, scale: str, bypass: bool, pooling: str, lr_projection_factor: float = 1.0
+) -> None:
+    """Add a preset of the modes of `plug_in`.
+
+    Parameters
+    ----------
+    name : str
+        What users write: ``plug_in(..., wiring=...)``.
+    feed, scale, bypass, pooling, lr_projection_factor
+        As in `PiFiConfig`; `pooling` may be "auto", too.
+
+    Raises
+    ------
+    PlugInError
+        If a mode has a value that it cannot have, or the name is taken.
+    """
+    modes = {"feed": feed, "scale": scale, "bypass": bypass, "pooling": pooling}
+    for mode, value in modes.items():
+        possible = {**_CHOICES, "bypass": (True, False), "pooling": (*_CHOICES["pooling"], "auto")}[mode]
+        if value not in possible:
+            raise PlugInError(
+                f"the wiring {name!r} has {mode}={value!r}",
+                where=mode,
+                next=f"use one of {', '.join(map(repr, possible))}",
+            )
+    if not isinstance(lr_projection_factor, int | float) or not 0 < lr_projection_factor < math.inf:
+        raise PlugInError(
+            f"the wiring {name!r} has lr_projection_factor={lr_projection_factor!r}",
+            where="lr_projection_factor",
+            next="give a positive number: 10 trains L_in and L_out at ten times the encoder's learning rate",
+        )
+    WIRINGS.add(name, MappingProxyType(modes | {"lr_projection_factor": float(lr_projection_factor)}))
+
+
+register_wiring("paper", feed="pooled", scale="paper", bypass=False, pooling="cls")
+register_wiring("matched", feed="pooled", scale="matched", bypass=True, pooling="auto", lr_projection_factor=10.0)
+register_wiring("aligned", feed="sequence", scale="matched", bypass=True, pooling="auto", lr_projection_factor=10.0)
+
+
+def pooled_wirings() -> tuple[str, ...]:
+    """Return the wirings that feed a layer the pooled vector."""
+    return tuple(name for name, modes in WIRINGS.items() if modes["feed"] == "pooled")
 
 
 class PiFiConfig(PretrainedConfig):

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from pifi_probe.errors import PlugInError, TaskError, TrainingDiverged
 from pifi_probe.plugin.build import N_CALIBRATION
-from pifi_probe.plugin.config import POOLED_WIRINGS, WIRINGS
+from pifi_probe.plugin.config import WIRINGS, pooled_wirings
 from pifi_probe.probing.frozen_arms import Arm, Tail, make_arm, make_tail, stack
 from pifi_probe.training.recipe import Recipe
 
@@ -148,11 +148,11 @@ def frozen_slm(
     Adam without weight decay, constant learning rate, label smoothing as in `Recipe`, no clipping. The same
     numbers again on one machine with one number of threads. Source: book/methods.md, Probes.
     """
-    if wiring not in POOLED_WIRINGS:
+    if wiring not in pooled_wirings():
         raise PlugInError(
             f"the wiring {wiring!r} feeds no pooled vector" if wiring in WIRINGS else f"unknown wiring {wiring!r}",
             where="wiring",
-            next=f"use one of {', '.join(POOLED_WIRINGS)}; for aligned chains pp.probe_chain",
+            next=f"use one of {', '.join(pooled_wirings())}; for aligned chains pp.probe_chain",
         )
     _check_rows(train, score, n_labels)
     held = _held_out(train.labels)

@@ -17,7 +17,7 @@ from pifi_probe.layers.extract import pick_device
 from pifi_probe.layers.spec import LayerSpec, parse_model
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.plugin.config import POOLED_WIRINGS, WIRINGS
+from pifi_probe.plugin.config import WIRINGS, pooled_wirings
 from pifi_probe.probing.building import Measured, build_table
 from pifi_probe.probing.estimators import as_labels
 from pifi_probe.probing.feature_set import Features
@@ -262,11 +262,11 @@ def _check(projections: Sequence[str], n_draws: int, seeds: Sequence[int], wirin
         raise EstimatorError(
             f"n_draws={n_draws}, seeds={list(seeds)!r}", where="probe_plugin", next="give a draw and different seeds"
         )
-    if wiring not in POOLED_WIRINGS:
+    if wiring not in pooled_wirings():
         raise PlugInError(
             f"the wiring {wiring!r} feeds no pooled vector" if wiring in WIRINGS else f"unknown wiring {wiring!r}",
             where="wiring",
-            next=f"use one of {', '.join(POOLED_WIRINGS)}; for aligned chains pp.probe_chain",
+            next=f"use one of {', '.join(pooled_wirings())}; for aligned chains pp.probe_chain",
         )
     if not 0 <= warm_up < float("inf"):
         raise EstimatorError(f"warm_up={warm_up}", where="probe_plugin", next="give a number of epochs, 0 for none")

@@ -276,11 +276,13 @@ class Study:
 
     def estimate(self, budget: str | float | Budget | None = None, slots: int = 1) -> Estimate:
         """Return time and memory that are still needed, from a few timed training steps."""
+        from pifi_probe.selection.strategies import STRATEGIES  # brings scikit-learn
+
         if self.evaluator is None:
             raise SearchError("the study was opened without its task", next="give Study.open(task=...)")
         amount = self.budget if budget is None else Budget.parse(budget)
         measure = self.evaluator.measure()
-        rung = "frozen" if self.settings.strategy["name"] == "fast" else "full"
+        rung = STRATEGIES.named(self.settings.strategy["name"], "strategy of the study").rung
         if not amount.covers_all:
             return estimate(measure, amount, self.spent, self._confirm_cost(rung, self.settings.seeds), slots, rung)
         kept = self._kept_back(rung, amount, measure.full_seconds)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pifi_probe.errors import SearchError
 from pifi_probe.selection.space import Space
-from pifi_probe.selection.strategies.base import Base
+from pifi_probe.selection.strategies.base import STRATEGIES, Base, register_strategy
 from pifi_probe.selection.strategies.depth import Grid, Thompson
 from pifi_probe.selection.strategies.one_shot import OneShot
 from pifi_probe.selection.strategies.optuna_samplers import NSGA2, TPE
@@ -14,7 +14,7 @@ from pifi_probe.selection.strategies.plain import Exhaustive, Fast, Last, Middle
 from pifi_probe.selection.strategies.sets import Auto, Greedy, Halving
 from pifi_probe.selection.strategies.span import Span
 
-__all__ = ["STRATEGIES", "make_strategy"]
+__all__ = ["STRATEGIES", "Base", "make_strategy", "register_strategy"]
 
 _ALL = (
     Auto,
@@ -33,7 +33,8 @@ _ALL = (
     NSGA2,
     Span,
 )
-STRATEGIES: dict[str, type[Base]] = {kind.name: kind for kind in _ALL}
+for _strategy in _ALL:
+    register_strategy(_strategy)
 
 
 def make_strategy(name: str, space: Space, *, seeds: int = 3, **options: Any) -> Base:
@@ -54,9 +55,8 @@ def make_strategy(name: str, space: Space, *, seeds: int = 3, **options: Any) ->
     SearchError
         If there is no such strategy or option.
     """
-    if name not in STRATEGIES:
-        raise SearchError(f"unknown strategy {name!r}", where="strategy", next=f"use one of {', '.join(STRATEGIES)}")
+    made = STRATEGIES.named(name, "strategy")
     unknown = sorted(options.keys() - {"seed"})
     if unknown:
         raise SearchError(f"unknown options: {', '.join(unknown)}", where=f"strategy {name}", next="give seed= or none")
-    return STRATEGIES[name](space, seeds, **options)
+    return made(space, seeds, **options)

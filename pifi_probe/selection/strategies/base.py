@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+from pifi_probe.errors import SearchError
+from pifi_probe.registry import Registry, home_of, lacking
 from pifi_probe.selection.depths import layer_posterior
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.trials import RUNGS, Proposal, Trial
 
-__all__ = ["Base"]
+__all__ = ["STRATEGIES", "Base", "register_strategy"]
 
 
 class Base:
@@ -28,8 +31,8 @@ class Base:
         Of the strategy's own random numbers.
     """
 
-    name = ""
-    rung = "full"
+    name = ""  # what users write: search(strategy=...)
+    rung = "full"  # the one that decides
 
     def __init__(self, space: Space, seeds: int = 3, seed: int = 0) -> None:
         self.space, self.seeds, self.seed = space, seeds, seed
@@ -112,3 +115,30 @@ class Base:
     def waits(self, proposals: Iterable[Proposal]) -> bool:
         """Return whether some of these runs are still to be made."""
         return any(p.identity not in self._seen and self.works(p.candidate, p.rung) for p in proposals)
+
+
+S = TypeVar("S", bound=type[Base])
+STRATEGIES: Registry[type[Base]] = Registry("strategy", SearchError)
+
+
+def register_strategy(cls: S) -> S:
+    """Add a strategy of search; a class decorator.
+
+    Raises
+    ------
+    SearchError
+        If the class does not derive from `Base`, lacks a name or a plan, or its name is taken.
+    """
+    where = home_of(cls) or repr(cls)
+    if not (isinstance(cls, type) and issubclass(cls, Base)):
+        raise SearchError("a strategy is a class derived from Base", where=where, next="derive it")
+    missing = lacking(cls, Base, ("name", "rung"))
+    if not missing and cls.plan is Base.plan:
+        missing = "lacks plan()"
+    if not missing and cls.rung not in RUNGS:
+        missing = f"decides on a rung {cls.rung!r}, which is none of {', '.join(RUNGS)}"
+    if missing:
+        named = cls.name or cls.__name__
+        raise SearchError(f"the strategy {named!r} {missing}", where=where, next="book/extending/strategy.md shows how")
+    STRATEGIES.add(cls.name, cls)
+    return cls
