@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +86,10 @@ def test_no_room_imports_a_higher_one() -> None:
                 upwards[place, other] = True
     assert seen > 500, "the walk has found the imports"
     assert set(upwards) == set(ALLOWED)
+
+
+def test_the_files_that_a_new_reader_is_sent_to_are_there() -> None:
+    page = (PACKAGE.parent / "book" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+\? \| `([^`]+)`", page, re.MULTILINE)
+    assert len(rows) == 10
+    assert all((PACKAGE / row).exists() for row in rows)

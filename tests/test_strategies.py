@@ -13,9 +13,10 @@ from pifi_probe.selection.gp import fit_depths, places, seed_adjusted
 from pifi_probe.selection.ladder import may_prune
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.strategies import STRATEGIES, make_strategy
-from pifi_probe.selection.trials import COSTS, Outcome, Proposal, Trial
+from pifi_probe.selection.trials import Outcome, Proposal, Trial
 
 SPACE = Space((("llm", 30),))
+COSTS = {"estimator": 0.001, "frozen": 0.003, "last-block": 0.25, "short": 1 / 3, "full": 1.0}  # in full runs
 BEST = 12
 Value = Callable[[Candidate, str, int], float]
 

@@ -24,9 +24,8 @@ from pifi_probe.layers.states import StateStore
 from pifi_probe.layers.stem import Stem
 from pifi_probe.progress import bar_options
 
-__all__ = ["PRECISIONS", "Batch", "stream"]
+__all__ = ["Batch", "stream"]
 
-PRECISIONS = ("float32", "bf16")
 _log = logging.getLogger(__name__)
 
 

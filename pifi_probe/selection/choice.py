@@ -26,7 +26,6 @@ __all__ = [
 ]
 
 CONFIRM_SEED = 1000  # seeds from here on are never used for selection
-_CONFIRMED = ("frozen", "last-block", "short", "full")  # rungs that train, and so can be tested
 
 
 def selected(records: Iterable[Record]) -> list[Trial]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.space import Candidate
 
-__all__ = ["COSTS", "RUNGS", "Outcome", "Proposal", "Strategy", "Trial"]
+__all__ = ["RUNGS", "Outcome", "Proposal", "Strategy", "Trial"]
 
 RUNGS = ("estimator", "frozen", "last-block", "short", "full")
-COSTS = MappingProxyType({"estimator": 0.001, "frozen": 0.003, "last-block": 0.25, "short": 1 / 3, "full": 1.0})
-"""What a trial of each rung costs, in full runs, until it has been measured."""
 
 
 @dataclass(frozen=True)
