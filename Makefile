@@ -80,6 +80,7 @@ results: $(READY)
 	$(RUN) book/_scripts/aligned_page.py
 	$(RUN) book/_scripts/decided_page.py
 	$(RUN) book/_scripts/layerbench_page.py
+	$(RUN) book/_scripts/verified_page.py
 	$(RUN) book/_scripts/timings.py
 	$(RUN) book/_scripts/log.py
 	$(RUN) book/_scripts/weights.py

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pifi_probe.experiments.decide import Decision
     from pifi_probe.experiments.decide import decide as decide
     from pifi_probe.experiments.reproduce import reproduce
+    from pifi_probe.experiments.verify import Verified
+    from pifi_probe.experiments.verify import verify as verify
     from pifi_probe.kinds import Kind, register_kind
     from pifi_probe.layers.extract import extract
     from pifi_probe.layers.families import register_family
@@ -60,6 +62,8 @@ _HOMES = {
     "FrozenLayer": "pifi_probe.layers.frozen",
     "FrozenParallel": "pifi_probe.layers.parallel",
     "reduce": "pifi_probe.layers.reduce",
+    "Verified": "pifi_probe.experiments.verify",
+    "verify": "pifi_probe.experiments.verify",
     "reproduce": "pifi_probe.experiments.reproduce",
     "Reproduction": "pifi_probe.experiments.reproduce",
     "LicenceCheck": "pifi_probe.plugin",
@@ -121,6 +125,7 @@ __all__ = [
     "States",
     "Study",
     "Task",
+    "Verified",
     "__version__",
     "benchmark",
     "compare",
@@ -146,6 +151,7 @@ __all__ = [
     "search",
     "sentence_transformer",
     "states",
+    "verify",
 ]
 
 

@@ -148,6 +148,13 @@ def test_the_page_of_verdicts_is_the_recorded_one() -> None:
     assert record["provenance"]["versions"]["pifi_probe"]
 
 
+def test_the_page_of_verified_layers_is_the_recorded_one() -> None:
+    verified = load("verified_page")
+    record = json.loads(verified.RECORD.read_text(encoding="utf-8"))
+    assert verified.page(record) == verified.PAGE.read_text(encoding="utf-8"), "run make results"
+    assert len(record) > 5 and max(error for row in record for error in row["errors"]) < 1e-5
+
+
 def test_the_page_on_layerbench_is_the_recorded_one() -> None:
     page = load("layerbench_page")
     record = json.loads(page.RECORD.read_text(encoding="utf-8"))

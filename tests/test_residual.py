@@ -25,7 +25,7 @@ def test_the_profile_is_the_median_over_the_tokens_of_the_whole_model_without_th
     slm.tiny_tokenizer().save_pretrained(folder)
     checkpoint = open_checkpoint(str(folder))
     full = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    encoded = donor_tokenizer(checkpoint)(list(residual._TEXTS), padding=True, return_tensors="pt")
+    encoded = donor_tokenizer(checkpoint)(list(residual.TEXTS), padding=True, return_tensors="pt")
     inner = encoded["attention_mask"].bool()
     inner[:, 0] = False
     states = whole_states(full, encoded["input_ids"], encoded["attention_mask"])

@@ -143,6 +143,7 @@ def _register() -> None:
         search,
         states,
         study,
+        verify,
     )
 
     for module in (
@@ -161,5 +162,6 @@ def _register() -> None:
         search,
         states,
         study,
+        verify,
     ):
         module.register(app)

@@ -18,10 +18,10 @@ from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.reading import read_json
 
-__all__ = ["residual_rms"]
+__all__ = ["TEXTS", "residual_rms"]
 
 # Plain sentences of several registers: the profile is a property of the model, not of the user's task.
-_TEXTS = (
+TEXTS = (
     "The film opens slowly, but the last half hour is as good as anything this year.",
     "Water boils at a lower temperature on a mountain than at the sea.",
     "She closed the door, put down the letters and looked out of the window for a long time.",
@@ -96,7 +96,7 @@ def _key(checkpoint: Checkpoint) -> str:
     path = Path(checkpoint.identity)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     state = [file_state(file) for file in files if file.is_file()]
-    return hashlib.sha256(json.dumps([state, _TEXTS]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([state, TEXTS]).encode()).hexdigest()[:32]
 
 
 def measure_profile(checkpoint: Checkpoint, model: str) -> list[float]:
@@ -109,7 +109,7 @@ def measure_profile(checkpoint: Checkpoint, model: str) -> list[float]:
             where=error.where,
             next='use scale="paper", give target_rms=, or put the tokenizer beside the donor',
         ) from error
-    encoded = tokenizer(list(_TEXTS), padding=True, return_tensors="pt")
+    encoded = tokenizer(list(TEXTS), padding=True, return_tensors="pt")
     batch = Batch(encoded["input_ids"], encoded["attention_mask"])  # right-padded
     inner = batch.attention_mask.bool()
     inner[:, 0] = False

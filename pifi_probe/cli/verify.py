@@ -1,0 +1,32 @@
+"""``verify``: our layers beside those of transformers, on real weights."""
+
+from __future__ import annotations
+
+import typer
+
+from pifi_probe.cli.output import AllowPickle, Json, print_json
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the command."""
+    app.command("verify", epilog="Example: pifi-probe verify smollm2-135m --layers 0,15,-1")(verify)
+
+
+def verify(
+    model: str = typer.Argument(help="Hub id, folder, .gguf or .safetensors file, or embedded name."),
+    layers: str = typer.Option("all", help='Such as "17", "16-19" or "0,15,-1".'),
+    reference: str = typer.Option("", help="Another checkpoint for transformers to load, as of the model unquantised."),
+    allow_pickle: bool = AllowPickle,
+    as_json: bool = Json,
+) -> None:
+    """Compare layers as they are read here with transformers' own; print a line for the table of verified models."""
+    import pifi_probe as pp
+    from pifi_probe.escaping import printable
+
+    found = pp.verify(model, layers, reference=reference or None, allow_pickle=allow_pickle)
+    if as_json:
+        print_json(found.to_dict() | {"error": found.error})
+    else:
+        typer.echo(printable(found.row()))
