@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -302,3 +303,14 @@ def test_a_value_that_is_no_text_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": 7}\n', encoding="utf-8")
     with pytest.raises(TaskError, match="text is 7, which is no text.*line 2"):
         read_texts(tmp_path / "a.jsonl")
+
+
+@pytest.mark.slow
+def test_the_guide_runs_on_a_real_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "book" / "howto" / "states.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("\n".join(blocks), names)
+    assert len(blocks) == 3 and names["states"].array(8).shape == (2, 576) and names["states"].layers == (8, 16, 30)
+    assert names["tokens"].text(1, 8).shape == (names["stop"] - names["start"], 576)

@@ -85,3 +85,9 @@ def test_what_cannot_be_compared_is_one_line(llm: str, tmp_path: Path, monkeypat
     monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     with pytest.raises(CheckpointError, match="the whole model in float32, .* and 1 kB are free"):
         pp.verify(llm)
+
+
+@pytest.mark.slow
+def test_the_embedded_model_is_verified() -> None:
+    found = pp.verify("smollm2-135m", "0,-1")
+    assert found.error < 1e-5 and found.layers == (0, 29) and "gguf" in found.format.lower()

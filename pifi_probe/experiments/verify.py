@@ -79,7 +79,7 @@ class Verified:
         versions = ", ".join(f"{name} {self.made['versions'].get(name)}" for name in _VERSIONS)
         cells = (
             f"{self.model} ({self.family})", self.revision[:19], self.format, _in_short(self.layers),
-            f"{self.error:.1e}", self.reference, self.made["date"], versions,
+            f"{self.error:.1e}" if self.error else "0", self.reference, self.made["date"], versions,
         )  # fmt: skip
         return f"| {' | '.join(one_line(cell).replace('|', '/') for cell in cells)} |"
 
@@ -181,9 +181,9 @@ def _reference(checkpoint: Checkpoint, model: str, reference: str | None) -> Pre
                     use_safetensors=True,
                     trust_remote_code=False,
                 )
-            return found.float().eval()
+            return nn.Module.float(found).eval()
     try:
-        return load_whole(reference or model).model.cpu().float()
+        return nn.Module.float(load_whole(reference or model).model.cpu())  # transformers' own refuses GGUF models
     except UnsupportedFormatError as error:
         if reference is not None:
             raise
