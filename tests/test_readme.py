@@ -46,9 +46,10 @@ def test_it_is_two_screens_long() -> None:
 
 
 def test_the_time_of_the_demo_is_the_recorded_one() -> None:
-    record = json.loads((ROOT / "benchmarks" / "results" / "demo-default.json").read_text(encoding="utf-8"))
-    assert record["command"] == "pifi-probe demo"
-    assert f"`make demo` took {record['seconds'] / 60:.1f} minutes" in README
+    file = ROOT / "benchmarks" / "results" / "demo-default.json"
+    took = re.findall(r"`make demo` took (\d+\.\d) minutes", README)
+    recorded = [f"{json.loads(file.read_text(encoding='utf-8'))['seconds'] / 60:.1f}"] if file.exists() else []
+    assert took == recorded, "what was not recorded is not said"
     fast = json.loads((ROOT / "benchmarks" / "results" / "demo-fast.json").read_text(encoding="utf-8"))
     assert fast["command"] == "pifi-probe demo --fast" and fast["seconds"] <= 120
     assert f"the shortest version, {fast['seconds'] / 60:.1f} minutes" in README

@@ -32,9 +32,9 @@ def main() -> int:
     write_explorer()
     program = Path(sys.executable).with_name("jupyter-book")
     options = ["--config", str(config(vendored)), "--toc", "book/_toc.yml", "--path-output", "book"]
-    scripts = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))  # an extension
+    paths = os.pathsep.join(filter(None, [str(BOOK / "_extension"), os.environ.get("PYTHONPATH")]))
     command = [program, "build", ".", *options, "-W", "--keep-going"]
-    return subprocess.run(command, cwd=BOOK.parent, env=os.environ | {"PYTHONPATH": scripts}).returncode
+    return subprocess.run(command, cwd=BOOK.parent, env=os.environ | {"PYTHONPATH": paths}).returncode
 
 
 def write_explorer() -> Path:

@@ -2,7 +2,7 @@
 // shown goes through text nodes and attributes.
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const [WIDE, HIGH, LEFT, TOP, FOOT] = [760, 300, 44, 14, 40];
+  const [WIDE, HIGH, LEFT, TOP, FOOT] = [760, 310, 64, 14, 56];
 
   function make(tag, attributes = {}, ...children) {
     const svg = ["svg", "g", "path", "line", "rect", "circle", "text", "title"].includes(tag);
@@ -50,8 +50,8 @@
         parts.push(make("line", { class: "grid", x1: LEFT, x2: WIDE, y1: y(tick), y2: y(tick) }),
           make("text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, `${tick} %`));
       }
-      for (let place = 0; place <= last; place += 5) parts.push(make("text", { x: x(place), y: HIGH - 22, "text-anchor": "middle" }, String(data.layers[place])));
-      parts.push(make("text", { x: (LEFT + WIDE) / 2, y: HIGH - 4, "text-anchor": "middle" }, "layer"));
+      for (let place = 0; place <= last; place += 5) parts.push(make("text", { x: x(place), y: HIGH - 32, "text-anchor": "middle" }, String(data.layers[place])));
+      parts.push(make("text", { x: (LEFT + WIDE) / 2, y: HIGH - 6, "text-anchor": "middle" }, "layer"));
       const twins = [data.controls.random[seed], data.controls.shuffled[seed]].map(y);
       parts.push(make("rect", { class: "twins", x: LEFT, width: WIDE - LEFT, y: Math.min(...twins) - 1.5, height: Math.abs(twins[0] - twins[1]) + 3 }));
       for (const kind of ["vanilla", "linear"]) parts.push(make("line", { class: kind, x1: LEFT, x2: WIDE, y1: y(data.controls[kind][seed]), y2: y(data.controls[kind][seed]) }));
