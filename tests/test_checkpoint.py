@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers.utils import logging as transformers_logging
 
 import pifi_probe as pp
@@ -204,6 +205,30 @@ def test_several_layers_can_be_read_and_read_again(llama: Path) -> None:
 
 
 # --- finding ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beside", ["vit.encoder.layers", "talker.model.layers", "qformer.encoder.layers"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("model.language_model.", "language_model.model.", "language_model.", "model.text_model.", "text_model."),
+        *("thinker.model.", "llm.", "llm.model.", "backbone.", "model.model.", ""),
+    ],
+)
+def test_a_text_model_is_found_under_every_prefix_of_the_hub(
+    prefix: str, beside: str, llama: Path, tmp_path: Path
+) -> None:
+    stored = stored_tensors(llama)
+    names = {name: prefix + name.removeprefix("model.") for name in stored if not name.startswith("lm_head")}
+    other = {f"{beside}.{i}.mlp.fc1.weight": torch.zeros(4, 4) for i in range(tiny.N_LAYERS)}
+    save_file({names[name]: stored[name] for name in names} | other, tmp_path / "model.safetensors")
+    inner = json.loads((llama / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "text_config": inner}), encoding="utf-8")
+    expected = open_checkpoint(str(llama)).read_layer(1)
+    got = open_checkpoint(str(tmp_path)).read_layer(1)
+    assert {name.split("layers.0.")[1] for name in got} == {name.split("layers.0.")[1] for name in expected}
+    for name, tensor in got.items():
+        assert torch.equal(tensor, expected[f"model.layers.0.{name.split('layers.0.')[1]}"])
 
 
 @pytest.mark.parametrize("name", ["~nosuchuser/model", "a" * 5000, "a/" * 3000])

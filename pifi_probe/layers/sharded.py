@@ -19,7 +19,11 @@ from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be
 __all__ = ["ShardedCheckpoint", "check_finite", "check_index", "decoder_prefix"]
 
 _LAYER = re.compile(r"^(?P<prefix>.*?\b(?:layers|h|blocks))\.(?P<i>\d+)\.(?P<rest>.*)$")
-_NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|\bmtp\b")
+_NOT_TEXT = re.compile(  # parts beside the text decoder that may have as many layers as it
+    r"vision|visual|image|audio|speech|talker|wav|siglip|q_?former|resampler|perceiver|connector|projector|encoder"
+    r"|\b(mtp|vit|img|draft)(\b|_)"
+)
+_TEXT = re.compile(r"language_model|text_model|thinker|\bllm\b")
 # Masks and frequencies that old checkpoints store beside the weights; the model computes them.
 _COMPUTED = re.compile(r"(\.rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias)$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.")
@@ -198,7 +202,7 @@ def decoder_prefix(indices: Mapping[str, set[int]], n_layers: int) -> str | None
             sum(i < n_layers for i in found),
             _NOT_TEXT.search(prefix) is None,
             len(found) == n_layers,
-            "language_model" in prefix,
+            _TEXT.search(prefix) is not None,
             "model" in prefix,
             -len(prefix),
         )
