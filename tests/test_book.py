@@ -195,6 +195,11 @@ def test_the_first_figure_is_drawn_from_the_records() -> None:
     assert "weights-dark.svg" in intro and "weights-light.svg" in intro
 
 
+def test_three_seeds_of_all_arms_are_asked_for_where_they_are_promised() -> None:
+    for page in (BOOK / "howto" / "own-data.md", ROOT / "notebooks" / "src" / "19_your_own_data.py"):
+        assert "--arms all --seeds 3" in page.read_text(encoding="utf-8"), page.name
+
+
 def test_the_landing_page_lets_one_feel_the_winners_curse() -> None:
     winner = load("winner")
     assert winner.fragment() == winner.OUT.read_text(encoding="utf-8"), "run make results"
