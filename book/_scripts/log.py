@@ -51,6 +51,18 @@ def strategies(record: Record) -> str:
     return ", ".join(f"{name} {rows[name]}" for name in ("fast", "last", "middle", "greedy")) + " mnat after exhaustive"
 
 
+def aligned(record: Record) -> str:
+    """Say what the real chain adds to the encoder on the task that it was fitted to, and its shuffled twin."""
+    info, columns = record["info"], record["differences"]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    said = []
+    for arm in ("real", "shuffled"):
+        wanted = (info["task"], info["n_train"], "accuracy", arm, "encoder")
+        [row] = [one for one in rows if (one["test"], one["n_labels"], one["metric"], one["a"], one["b"]) == wanted]
+        said.append(f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]")
+    return f"{said[0]} points over the encoder alone; its shuffled twin {said[1]}"
+
+
 def control(layer: int) -> Callable[[Record], str]:
     """Return how to say the accuracy around a layer in the positive control, in percent."""
 
@@ -89,6 +101,7 @@ def condition(layers: str, arm: str) -> Callable[[Record], str]:
 
 
 EXPERIMENTS = "book/_studies/experiments/{}/summary.json"
+ALIGNED = "book/_studies/aligned/{}.json"
 CONTROL, CONDITIONS = "benchmarks/results/control.json", "book/_studies/conditions.json"
 TRIED = (
     Tried(
@@ -118,6 +131,12 @@ TRIED = (
     Tried("Shorter: layer 14", CONDITIONS, condition("14", "real")),
     Tried("Too early: layers 0 to 6", CONDITIONS, condition("0-6", "real")),
     Tried("Too late: layers 23 to 29", CONDITIONS, condition("23-29", "real")),
+    Tried("The chain on product reviews", ALIGNED.format("product-reviews"), aligned),
+    Tried(
+        "The chain on critics' sentences, most of them film reviews again", ALIGNED.format("critic-reviews"), aligned
+    ),
+    Tried("The chain on tweets of three moods", ALIGNED.format("umsab-english"), aligned),
+    Tried("The chain on twenty newsgroups", ALIGNED.format("newsgroups"), aligned),
 )
 
 
