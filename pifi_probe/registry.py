@@ -50,14 +50,14 @@ class Registry(dict[str, T]):
         self[name] = entry
 
     def named(self, name: object, where: str) -> T:
-        """Return the entry of that name, or raise the registry's error with the names that are near."""
+        """Return the entry of that name, or raise the registry's error with the names there are."""
         if isinstance(name, str) and name in self:
             return self[name]
         near = difflib.get_close_matches(str(name), self, n=1)
         raise self.error(
             f"unknown {self.noun} {name!r}",
             where=where,
-            next=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(self)}",
+            next=f"use one of {', '.join(self)}" + (f"; did you mean {near[0]!r}?" if near else ""),
         )
 
 

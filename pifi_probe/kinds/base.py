@@ -249,6 +249,6 @@ def smoothed_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) 
         -100 where there is no label, such as at every token of a row of words that have none of their own.
     smoothing : float
     """
-    if not (labels != IGNORED).any():  # of nothing, the mean is no number
-        return 0 * logits.float().sum()
-    return nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, label_smoothing=smoothing)
+    per_class = logits.float().transpose(1, 2)
+    total = nn.functional.cross_entropy(per_class, labels, label_smoothing=smoothing, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp_min(1)  # of nothing, the mean would be no number

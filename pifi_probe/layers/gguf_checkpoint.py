@@ -154,7 +154,7 @@ class GGUFCheckpoint:
             found, unplaced = name_gguf_tensors(self._architecture, self._entries, self._names(index), stored)
         except (ArithmeticError, ValueError, RuntimeError, LookupError, TypeError) as error:
             raise CorruptFileError(
-                f"the tensors of layer {index} are not those that the metadata state: {error}",
+                f"the tensors of layer {index} do not have the names and shapes that the metadata state: {error}",
                 where=self.identity,
                 next="download the file again",
             ) from error
