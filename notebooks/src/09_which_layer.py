@@ -39,7 +39,7 @@ checks.pifi_block("layer")
 # **Why.** The paper compares a few layers and finds the last one best. We trained *all* of them: MiniLM with each of the 30
 # layers of SmolLM2, three seeds each, 400 film reviews. This is the quality of layer $\ell$ with seed $s$,
 #
-# $$Q \in \mathbb{R}^{30 \times 3} \qquad Q_{\ell s} = \text{accuracy on 1{,}000 test texts}$$
+# $$Q \in \mathbb{R}^{30 \times 3} \qquad Q_{\ell s} = \text{accuracy on 1,000 test texts}$$
 #
 # **Predict.** Where is the best layer: early, middle, late? And will the three seeds agree on it?
 
