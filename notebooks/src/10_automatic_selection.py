@@ -116,8 +116,8 @@ print(
     "inside the band" if inside else "outside of the band",
 )
 print(
-    f"standard deviation of the belief: {belief.sd[4]:.4f} nats at a measured layer,",
-    f"{belief.sd[2]:.4f} at its neighbour",
+    f"standard deviation of the belief: ≈{belief.sd[4]:.4f} nats at a measured layer,",
+    f"≈{belief.sd[2]:.4f} at its neighbour",
 )
 assert belief.sd[4] < belief.sd[2]
 
@@ -145,7 +145,7 @@ leader = int(belief.mean.argmin())
 p_best = belief.p_best
 assert np.isclose(p_best.sum(), 1)
 print(
-    f"your guess: {checks.guessed(guess)} | measured: {p_best[leader]:.2f} for layer {leader}"
+    f"your guess: {checks.guessed(guess)} | measured: ≈{p_best[leader]:.2f} for layer {leader}"
 )
 print("layers that share 90 % of the probability:", end=" ")
 order = np.sort(p_best)[::-1]
@@ -161,7 +161,7 @@ plt.show()
 regret = [belief.regret(i) for i in layers]
 assert min(regret) >= 0
 print(
-    f"expected regret: at most {max(regret):.4f} nats;",
+    f"expected regret: at most ≈{max(regret):.4f} nats;",
     f"noise of one run: {found['noise']:.4f}",
 )
 

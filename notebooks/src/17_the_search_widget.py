@@ -127,10 +127,11 @@ study.plot("depth")
 
 # %%
 largest = max(belief.p_best for belief in study.result.posterior)
+assert largest < 0.5
 print(
     "trials:",
     len(recorded.results),
-    f"| the most probable best layer has {largest:.0%}",
+    f"| the most probable best layer has ≈{largest:.0%}",
 )
 
 # %% [markdown]
