@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,12 +73,12 @@ class States:
         """Whether every token has its state (``pooling="none"``), rather than every text."""
         return self._pooling == "none"
 
-    @property
+    @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Where each text begins among the tokens, (N + 1,): text i has the rows ``offsets[i]:offsets[i + 1]``."""
         return self._of_tokens(OFFSETS, self._n_texts + 1)
 
-    @property
+    @cached_property
     def token_ids(self) -> NDArray[np.int64]:
         """The id of each token, (T,)."""
         return self._of_tokens(TOKEN_IDS, self._shape[0])

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ class _Writer:
     def _partial(self) -> Path:
         return self.folder / "layer.partial"
 
-    @property
+    @cached_property
     def offsets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         return np.concatenate([[0], np.cumsum(self.tokens.lengths)]).astype(np.int64)
 
