@@ -55,6 +55,7 @@ class PiFiForConditionalGeneration(PiFiPreTrainedModel, GenerationMixin):
 
     pools = False
     writes = True
+    gives = ("logits", "encoder_last_hidden_state")
 
     def __init__(
         self,

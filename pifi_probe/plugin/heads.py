@@ -35,6 +35,8 @@ class PiFiForMultipleChoice(PiFiEncoderModel):
     on the mask.
     """
 
+    chooses = True
+
     @property
     def n_outputs(self) -> int:
         """One score for each choice."""
@@ -137,6 +139,8 @@ class PiFiForTokenClassification(PiFiTokenModel):
 @register_head("question-answering", hub_tag="question-answering")
 class PiFiForQuestionAnswering(PiFiTokenModel):
     """Scores of every token to be the first, and to be the last, of the answer."""
+
+    gives = ("start_logits", "end_logits")
 
     @property
     def n_outputs(self) -> int:

@@ -108,7 +108,7 @@ def _write(model: PiFiPreTrainedModel, file: Path) -> None:
                 (),
                 kwargs=batch,
                 input_names=list(batch),
-                output_names=_outputs(model),
+                output_names=list(model.gives),
                 dynamic_shapes=axes,
                 dynamo=True,
                 verbose=False,
@@ -146,7 +146,7 @@ def _compare(model: PiFiPreTrainedModel, session: Any) -> float:
             found = model(**batch)
         mask = batch["attention_mask"].bool()
         got = session.run(None, {name: value.numpy() for name, value in batch.items()})
-        for name, one in zip(_outputs(model), got, strict=True):
+        for name, one in zip(model.gives, got, strict=True):
             want = found[name].float()
             there = mask if want.shape[:2] == mask.shape else mask.any(-1)
             left, right = torch.from_numpy(one).float()[there], want[there]  # what stands at padding is never read
@@ -159,7 +159,7 @@ def _compare(model: PiFiPreTrainedModel, session: Any) -> float:
 def _rows(model: PiFiPreTrainedModel, n_rows: int, n_tokens: int, padding: int) -> dict[str, torch.Tensor]:
     """Return a batch of any tokens; the first row has padding on its right, or for negative numbers on its left."""
     generator = torch.Generator().manual_seed(n_tokens)
-    shape = (n_rows, 2, n_tokens) if type(model).__name__ == "PiFiForMultipleChoice" else (n_rows, n_tokens)
+    shape = (n_rows, 2, n_tokens) if model.chooses else (n_rows, n_tokens)
     embeddings: Any = model.get_input_embeddings()
     vocabulary = int(embeddings.weight.shape[0])
     ids = torch.randint(min(10, vocabulary // 2), vocabulary, shape, generator=generator)
@@ -174,14 +174,6 @@ def _rows(model: PiFiPreTrainedModel, n_rows: int, n_tokens: int, padding: int) 
     if model.config.is_encoder_decoder:
         batch["decoder_input_ids"] = ids[:, : max(2, n_tokens // 2)].clone()
     return batch
-
-
-def _outputs(model: PiFiPreTrainedModel) -> list[str]:
-    if type(model).__name__ == "PiFiForQuestionAnswering":
-        return ["start_logits", "end_logits"]
-    if model.config.is_encoder_decoder:
-        return ["logits", "encoder_last_hidden_state"]
-    return ["logits"]
 
 
 def _meaning(model: PiFiPreTrainedModel) -> dict[str, str]:

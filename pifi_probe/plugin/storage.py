@@ -45,6 +45,8 @@ class StoredModel(PreTrainedModel):
     pools: ClassVar[bool] = True  # whether the head reads one pooled vector
     writes: ClassVar[bool] = False  # whether its encoder is one with a decoder
     hub_tag: ClassVar[str] = ""  # what the hub calls the kind of model
+    chooses: ClassVar[bool] = False  # whether a row is several texts, one a choice
+    gives: ClassVar[tuple[str, ...]] = ("logits",)  # what of its output another program is to read
     encoder: Any
     plugin: PlugIn | FoldedPlugIn | None
     tokenizer: PreTrainedTokenizerBase | None = None  # where it is not its encoder's
