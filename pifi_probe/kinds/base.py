@@ -13,14 +13,26 @@ from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import RecipeError, TaskError
-from pifi_probe.kinds.encoding import EncodedSplit
+from pifi_probe.kinds.encoding import EncodedSplit, encode
+from pifi_probe.kinds.evaluating import predict_logits
 from pifi_probe.kinds.labels import checked_text
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 from pifi_probe.kinds.text import row_keys
 from pifi_probe.ladder import SHARES
 from pifi_probe.registry import Registry, home_of, lacking
 
-__all__ = ["IGNORED", "KINDS", "Batch", "Kind", "Scores", "TaskFacts", "kind_of", "register_kind", "smoothed_loss"]
+__all__ = [
+    "IGNORED",
+    "KINDS",
+    "Batch",
+    "Kind",
+    "OneOutput",
+    "Scores",
+    "TaskFacts",
+    "kind_of",
+    "register_kind",
+    "smoothed_loss",
+]
 
 IGNORED = -100  # where there is no label
 
@@ -198,6 +210,26 @@ class Kind(ABC):
     @abstractmethod
     def quality(self, metrics: Mapping[str, Any]) -> float:
         """Return what chooses the best epoch; larger is better."""
+
+
+class OneOutput(Kind):
+    """A kind whose model gives one row of numbers for a row's text, or for its two texts read together."""
+
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
+        """Tokenise texts, or pairs."""
+        return encode(split, tokenizer, max_length)
+
+    def predict(
+        self,
+        model: PreTrainedModel,
+        split: EncodedSplit,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        precision: str = "float32",
+        final: bool = True,
+    ) -> NDArray[np.float32]:
+        """Return the model's numbers, shape (N, K): the logits of K classes, or one number."""
+        return predict_logits(model, split, tokenizer, precision=precision)
 
 
 K = TypeVar("K", bound=type[Kind])

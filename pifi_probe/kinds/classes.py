@@ -7,14 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import RecipeError
-from pifi_probe.kinds.base import Batch, Kind, Scores, register_kind
-from pifi_probe.kinds.encoding import EncodedSplit, encode
-from pifi_probe.kinds.evaluating import predict_logits
+from pifi_probe.kinds.base import Batch, OneOutput, Scores, register_kind
 from pifi_probe.kinds.labels import class_name, not_whole
 from pifi_probe.kinds.metrics import by_correct_answers, classification_metrics, per_example
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
@@ -23,7 +19,7 @@ __all__ = ["Classes", "Pairs"]
 
 
 @register_kind
-class Classes(Kind):
+class Classes(OneOutput):
     """One class a row."""
 
     name = "single"
@@ -68,22 +64,6 @@ class Classes(Kind):
         if type(label) is not int:
             return not_whole(label)
         return "" if 0 <= label < n_labels else f"has a label outside of 0 to {n_labels - 1}"
-
-    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
-        """Tokenise texts, or pairs."""
-        return encode(split, tokenizer, max_length)
-
-    def predict(
-        self,
-        model: PreTrainedModel,
-        split: EncodedSplit,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        precision: str = "float32",
-        final: bool = True,
-    ) -> NDArray[np.float32]:
-        """Return logits, shape (N, K)."""
-        return predict_logits(model, split, tokenizer, precision=precision)
 
     def metrics(self, split: Split, predictions: Any) -> dict[str, Any]:
         """See `classification_metrics`."""

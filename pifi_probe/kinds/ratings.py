@@ -6,15 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pifi_probe.kinds.base import Batch, Kind, Scores, TaskFacts, register_kind
-from pifi_probe.kinds.encoding import EncodedSplit, encode
-from pifi_probe.kinds.evaluating import predict_logits
+from pifi_probe.kinds.base import Batch, OneOutput, Scores, TaskFacts, register_kind
 from pifi_probe.kinds.labels import is_minus_one, rating
 from pifi_probe.kinds.row_metrics import rating_metrics, rating_scores
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
@@ -23,7 +18,7 @@ __all__ = ["Ratings"]
 
 
 @register_kind
-class Ratings(Kind):
+class Ratings(OneOutput):
     """One number a row; the loss is the squared error, without smoothing."""
 
     name = "regression"
@@ -55,25 +50,9 @@ class Ratings(Kind):
         """One output, read as a number."""
         return {"num_labels": 1, "problem_type": "regression"}
 
-    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
-        """Tokenise texts, or pairs."""
-        return encode(split, tokenizer, max_length)
-
     def loss(self, outputs: Any, targets: Batch, smoothing: float) -> torch.Tensor:
         """Return the mean squared error."""
         return nn.functional.mse_loss(outputs.logits[:, 0].float(), targets["labels"].float())
-
-    def predict(
-        self,
-        model: PreTrainedModel,
-        split: EncodedSplit,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        precision: str = "float32",
-        final: bool = True,
-    ) -> NDArray[np.float32]:
-        """Return numbers, shape (N, 1)."""
-        return predict_logits(model, split, tokenizer, precision=precision)
 
     def metrics(self, split: Split, predictions: Any) -> dict[str, Any]:
         """See `rating_metrics`."""
