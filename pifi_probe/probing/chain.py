@@ -368,43 +368,31 @@ def _read(
     readings: list[Reading] = []
     for size, draw, rows in _labelled(train, task, fractions, draws, seed):
         y, n_labels = labels[""][rows], task.n_labels
-        base = fit_block(blocks["encoder"][0][""][rows], y, n_labels, seed=seed)
-        said = {name: base(blocks["encoder"][0][name]) for name in labels if name}
-        if LATE in blocks:
-            late = fit_block(blocks[LATE][0][""][rows], y, n_labels, seed=seed)
-            matched = {name: late(blocks[LATE][0][name]) for name in said}
+        # What every arm is read beside: fitted once, and said of every test.
+        beside = {
+            arm: fit_block(blocks[arm][0][""][rows], y, n_labels, seed=seed)
+            for arm in ("encoder", LATE)
+            if arm in blocks
+        }
+        base = beside["encoder"]
+        heard = {arm: {name: block(blocks[arm][0][name]) for name in labels if name} for arm, block in beside.items()}
+        said = heard["encoder"]
         for arm, versions in blocks.items():
             for twin, features in enumerate(versions):
-                block = base if arm == "encoder" else fit_block(features[""][rows], y, n_labels, seed=seed)
+                block = beside[arm] if arm in beside else fit_block(features[""][rows], y, n_labels, seed=seed)
                 alone = {name: block(features[name]) for name in said}
+                found = [(arm, "alone", alone, block.out_of_fold)]
+                stacked = {} if arm == "encoder" else {arm: ["encoder"]}
+                if LATE in beside and arm not in beside:
+                    stacked = {f"{arm} and {LATE}": ["encoder", LATE]} | stacked
+                for title, others in stacked.items():
+                    stack = fit_stack([*(beside[one] for one in others), block], y, n_labels)
+                    joint = {name: stack([*(heard[one][name] for one in others), part]) for name, part in alone.items()}
+                    found.append((title, "with encoder", joint, stack.out_of_fold))
                 readings += [
-                    Reading(arm, "alone", size, draw, twin, name, part, block.out_of_fold, y)
-                    for name, part in alone.items()
-                ]
-                if arm == "encoder":
-                    continue
-                if LATE in blocks and arm != LATE:
-                    all_of_it = fit_stack([base, late, block], y, n_labels)
-                    readings += [
-                        Reading(
-                            f"{arm} and {LATE}",
-                            "with encoder",
-                            size,
-                            draw,
-                            twin,
-                            name,
-                            all_of_it([said[name], matched[name], part]),
-                            all_of_it.out_of_fold,
-                            y,
-                        )
-                        for name, part in alone.items()
-                    ]
-                stack = fit_stack([base, block], y, n_labels)
-                readings += [
-                    Reading(
-                        arm, "with encoder", size, draw, twin, name, stack([said[name], part]), stack.out_of_fold, y
-                    )
-                    for name, part in alone.items()
+                    Reading(title, reading, size, draw, twin, name, log_p, held, y)
+                    for title, reading, each, held in found
+                    for name, log_p in each.items()
                 ]
     for arm, each in trained.items():  # `base` is that of all labels, which comes last
         y, size = labels[""][each.held], len(train)
