@@ -14,6 +14,7 @@ from pifi_probe.probing.building import Kind, Measured
 from pifi_probe.probing.threads import side_by_side
 from pifi_probe.progress import bar_options
 from pifi_probe.tasks.splitting import label_counts
+from pifi_probe.tasks.task import nested_order
 
 if TYPE_CHECKING:
     from pifi_probe.probing.features import Features
@@ -96,9 +97,4 @@ def _name(size: int) -> str:
 
 
 def _by_class(labels: Labels, draw: np.random.Generator) -> Labels:
-    """Return places in an order whose every beginning has the classes in their shares, up to one of each."""
-    rank = np.empty(len(labels))
-    for label in np.unique(labels):
-        own = draw.permutation(np.flatnonzero(labels == label))
-        rank[own] = (np.arange(len(own)) + 0.5) / len(own)
-    return np.lexsort((draw.random(len(labels)), rank))
+    return np.array(nested_order(draw.permutation(len(labels)).tolist(), labels.tolist()))

@@ -14,7 +14,7 @@ from pifi_probe.errors import TaskError
 from pifi_probe.escaping import one_line
 from pifi_probe.kinds import KINDS, Kind, Split
 
-__all__ = ["SPLIT_NAMES", "Split", "Task"]
+__all__ = ["SPLIT_NAMES", "Split", "Task", "nested_order"]
 
 SPLIT_NAMES = ("train", "validation", "test")
 
@@ -248,12 +248,17 @@ def _gathered(splits: Mapping[str, Split], rows: Iterable[tuple[str, int]]) -> S
     return Split(texts=column("texts"), labels=column("labels"), ids=tuple(ids), **optional)
 
 
-def _nested_order(split: Split, strata: Sequence[Any], seed: int) -> list[int]:
-    """Order all rows so that every prefix has the strata (the classes) in the split's own shares."""
-    draw = sorted(range(len(split)), key=lambda row: hashlib.sha256(f"{seed}\0{split.ids[row]}".encode()).digest())
+def nested_order(draw: Sequence[int], strata: Sequence[Any]) -> list[int]:
+    """Order rows so that every prefix has the strata (the classes) in their own shares; within one, as drawn."""
     sizes, seen, position = Counter(strata), Counter[Any](), dict[int, float]()
     for row in draw:
         label = strata[row]
         position[row] = seen[label] / sizes[label]
         seen[label] += 1
     return sorted(draw, key=lambda row: position[row])
+
+
+def _nested_order(split: Split, strata: Sequence[Any], seed: int) -> list[int]:
+    """Order all rows by `nested_order`, in a draw that depends on their identifiers."""
+    draw = sorted(range(len(split)), key=lambda row: hashlib.sha256(f"{seed}\0{split.ids[row]}".encode()).digest())
+    return nested_order(draw, strata)
