@@ -288,6 +288,12 @@ def pool_tokens(
     return torch.bmm(factors[:, None], states)[:, 0]
 
 
+def tokens_in_words(normalise: bool, drop_first: bool) -> str:
+    """Say what was done to the tokens of a text before they were pooled."""
+    scaled = "each divided by its own root mean square" if normalise else "as they are"
+    return f"{scaled}; the first one {'left out' if drop_first else 'kept'}"
+
+
 def batch_tokens_on(device: torch.device, asked: int | None = None) -> int:
     """Return the tokens of one batch, padding included: those that are asked for, or the device's own number."""
     return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]) if asked is None else asked

@@ -16,7 +16,7 @@ from pifi_probe.permissions import pickle_on_request
 from pifi_probe.probing.building import Measured, build_table
 from pifi_probe.probing.estimators import Estimator, as_labels, resolve
 from pifi_probe.probing.estimators.memory import refuse_too_large
-from pifi_probe.probing.features import Features, llm_features
+from pifi_probe.probing.features import Features, llm_features, tokens_in_words
 from pifi_probe.probing.few_labels import kinds_with_few_labels, score_with_few_labels, sizes_of
 from pifi_probe.probing.folds import stratified_folds
 from pifi_probe.probing.intervals import N_FIFTHS, stratified_fifths
@@ -179,7 +179,7 @@ def probe(
         "question": "what the model itself knows at this depth, not what the layer would do to an encoder's vectors",
         "position": POSITION,
         "pooling": pooling,
-        "tokens": _tokens(normalise, drop_first),
+        "tokens": tokens_in_words(normalise, drop_first),
         "template": features.info["template"],
         "max_length": features.info["max_length"],
         "precision": precision,
@@ -196,12 +196,6 @@ def probe(
         peak_memory=memory.rss_bytes,
     )
     return build_table("own-state", measured, info, kinds=kinds_with_few_labels(sizes), provenance=made)
-
-
-def _tokens(normalise: bool, drop_first: bool) -> str:
-    """Say what was done to the tokens of a text before they were pooled."""
-    scaled = "each divided by its own root mean square" if normalise else "as they are"
-    return f"{scaled}; the first one {'left out' if drop_first else 'kept'}"
 
 
 def applicable(wanted: str | Sequence[str]) -> list[Estimator]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -28,11 +29,12 @@ from pifi_probe.layers.content import content_of
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.references import NamedBy, open_reference
+from pifi_probe.layers.spec import parse_model
 from pifi_probe.layers.stem import Stem
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.losses import sequence_loss
 from pifi_probe.pretrained import measure_config, reading_weights
-from pifi_probe.probing.features import llm_features, pool_tokens
+from pifi_probe.probing.features import llm_features, pool_tokens, tokens_in_words
 from pifi_probe.probing.folds import stratified_folds
 from pifi_probe.probing.linear import cross_validate, fit_logistic
 from pifi_probe.probing.rows import scoring_rows
@@ -334,20 +336,16 @@ def probe_as_model(
     if point not in depths:
         raise FeatureError(f"the table has no point {point}", where="point", next=f"use {depths[0]} to {depths[-1]}")
     rows = scoring_rows(task, int(info["n"]), info["split"], int(info["seed"]))
-    handling = {
-        "pooling": info["pooling"],
-        "normalise": "divided by" in info["tokens"],
-        "drop_first": "left out" in info["tokens"],
-    }
+    handling = {"pooling": info["pooling"], **_token_handling(str(info["tokens"]))}
     limit = int(info["max_length"])
     features = llm_features(donor, rows, kind="single", until=point, max_length=limit, progress=False, **handling)
     labels = np.asarray(rows.labels, dtype=np.int64)
     head = _fitted(features[point], labels, int(info["seed"]))
-    opened = _open(donor)
+    name, revision = parse_model(donor)
     config = ProbeConfig(
-        donor=donor.partition("@")[0],
-        revision=donor.partition("@")[2] or None,
-        content=content_of(opened),
+        donor=name,
+        revision=revision,
+        content=content_of(open_reference(name, revision, None)),
         point=point,
         width=features[point].shape[1],
         scores=head[2],
@@ -422,9 +420,14 @@ def _task(table: ProbeTable, task: Task | None) -> Task:
     return found
 
 
-def _open(donor: str) -> Checkpoint:
-    name, _, revision = donor.partition("@")
-    return open_reference(name, revision or None, None)
+def _token_handling(words: str) -> dict[str, bool]:
+    """Return what was done to the tokens, from the words that a table has for it."""
+    for normalise, drop_first in itertools.product((True, False), repeat=2):
+        if tokens_in_words(normalise, drop_first) == words:
+            return {"normalise": normalise, "drop_first": drop_first}
+    raise FeatureError(
+        "the table does not say how tokens were pooled", where="info, tokens", next="probe again with pp.probe"
+    )
 
 
 AutoConfig.register("pifi-probe", ProbeConfig)
