@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 import pifi_probe as pp
 from pifi_probe import progress
 from pifi_probe.errors import CorruptFileError, PlugInError, RecipeError, TaskError, TrainingDiverged
-from pifi_probe.kinds import classes
+from pifi_probe.kinds import base
 from pifi_probe.kinds.metrics import by_correct_answers, classification_metrics
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks import Split, Task
@@ -140,7 +140,7 @@ def test_splits_are_read_in_their_turn_and_the_test_split_once_at_the_end(
         log.append(next(name for name, own in TASK.splits.items() if own is split))
         return encode(split, *args)
 
-    monkeypatch.setattr(classes, "encode", recorded)
+    monkeypatch.setattr(base, "encode", recorded)
     recipe = RECIPE.replace(max_length=64)  # the encoder's positions, so that no text can be too long for it
     fine_tune(parts.model(), TASK, recipe, callbacks=[Spy("on_train_end", lambda *args, **kwargs: log.append("end"))])
     assert log == ["train", "validation", "end", "test"]
