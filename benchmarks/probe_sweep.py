@@ -37,7 +37,7 @@ OURS: dict[str, dict[str, Any]] = {
 LOOPS = (LOGISTIC, LOOP, LOOP_5, LOOP_1)
 ARMS = (ALL, PASS, H, RANKER, RIDGE, LMPROBE, ALL_16, PASS_16)
 TASK, MODEL, LENGTH, BATCH, BATCH_TOKENS, FOLDS = "movie-reviews", "smollm2-135m", 100, 32, 2048, 5
-QUICK = (ALL, PASS, LOGISTIC, LOOP)
+QUICK = (LOGISTIC, LOOP)
 PATIENCE = 6  # times the seconds of our logistic probe
 Rows = tuple[list[str], list[int]]
 
