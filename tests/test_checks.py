@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ MISTAKES = [
     (
         checks.check_rms_norm,
         lambda x, g, e: x / (x.square().mean(-1, keepdim=True).sqrt() + e) * g,
-        "inside of the root",
+        "inside the root",
     ),
     (checks.check_rms_norm, lambda x, g, e: F.layer_norm(x, (8,), g, eps=e), "LayerNorm"),
     (checks.check_rms_norm, lambda x, g, e: x * (x.square().mean(-1, keepdim=True) + e).rsqrt(), "gain is missing"),
@@ -166,6 +167,47 @@ def test_the_picture_says_in_words_what_it_shows_and_takes_the_pages_colour() ->
     assert "currentColor" in figure.svg() and "LLM layer (frozen)" in figure.alt
     with pytest.raises(PifiProbeError, match="no part 'lin'"):
         checks.pifi_block("lin")
+
+
+def test_a_guess_is_drawn_next_to_what_was_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", drawn.append)
+    checks.reveal(None, 41.27, "points", ".1f")
+    assert capsys.readouterr().out == "your guess: none yet | measured: \u224841.3 points\n" and not drawn
+    checks.reveal(20, 40, "points", live=False)
+    assert capsys.readouterr().out == "your guess: 20 | measured: 40 points\n"
+    (svg,) = (one.data for one in drawn)
+    places = [float(x) for x in re.findall(r'circle cx="([\d.]+)"', svg)]
+    zero = float(re.findall(r'line x1="([\d.]+)"', svg)[1])
+    assert places[0] - zero == pytest.approx((places[1] - zero) / 2, abs=0.2)  # half of what was measured
+    assert 'aria-label="Axis in points from zero: your guess 20, measured 40."' in svg
+
+
+def test_a_guess_in_words_is_printed_and_not_drawn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", drawn.append)
+    checks.reveal("<b>more</b>", "fewer")
+    checks.reveal({"encoder"}, 3, live=False)
+    checks.reveal(float("nan"), 3, live=False)
+    assert "your guess: <b>more</b> | measured: fewer\n" in capsys.readouterr().out and not drawn
+
+
+def test_the_argument_over_depth_is_that_of_the_records() -> None:
+    found = checks.gains_by_depth()
+    assert {part: len(rows) for part, rows in found.items()} == {"states": 30, "probe": 30, "trained": 30, "chain": 3}
+    states = found["states"].set_index("last")["gain"]
+    assert 12 < states.idxmax() < 22 and states[15] > 2 * states[29]  # the middle knows most
+    assert found["trained"]["gain"].max() < 1 and found["probe"]["gain"].abs().max() < 1  # plugged in: flat
+    assert found["chain"].set_index("first")["gain"].idxmax() == 8
+    figure = checks.depth_figure("trained")
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines][:3] == [30, 30, 30]  # and no chain yet
+    assert not figure.axes[0].collections
+    with pytest.raises(PifiProbeError, match="unknown part"):
+        checks.depth_figure("headroom")
 
 
 def test_a_missing_quiz_or_record_says_what_to_do(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,9 +232,17 @@ def test_a_live_number_is_asserted_where_it_is_printed(source: Path) -> None:
     """nbval does not compare what follows the sign for "about": an assertion does, in this cell or beside it."""
     cells = _code(NOTEBOOKS[source])
     for place, cell in enumerate(cells):
-        if "\u2248" in cell.source and "hide-cell" not in script.tags(cell):
+        live = "checks.reveal(" in cell.source and "live=False" not in cell.source
+        if ("\u2248" in cell.source or live) and "hide-cell" not in script.tags(cell):
             near = "\n".join(one.source for one in cells[max(0, place - 1) : place + 2])
             assert "assert" in near, cell.source
+
+
+@each_source
+def test_a_reader_learns_the_answer_and_not_that_there_is_one(source: Path) -> None:
+    for cell in _code(NOTEBOOKS[source]):
+        lines = [line for output in cell.outputs for line in output.get("text", "").splitlines()]
+        assert not [line for line in lines if re.search(r"\b(True|False)\W*$", line)]
 
 
 @each_source

@@ -27,7 +27,7 @@ HEAD = """# Aligned chains: where a language model's weights matter
 
 In the paper's wiring a language model's weights do not matter: the [results page](results.md) shows it. This page is
 about another one. The encoder's tokens are mapped by one linear regression, fitted on unlabelled texts, to the states
-that a language model has in its middle; seven frozen layers work on them in series; a linear readout stands beside the
+that a language model has in its middle; seven frozen layers work on them in series; a linear readout stands next to the
 encoder's own. Twins with shuffled or random weights, and the interface without a layer, get the same. The question,
 the set-up and what counts were [written down before](https://github.com/pifi-probe/pifi_probe/blob/main/book/_studies/aligned/protocol.md)
 the tasks of the confirming half were touched.
@@ -42,7 +42,7 @@ REFERENCES = {
     "random": "its random twin",
     "encoder twice": "the encoder twice",
     "mlp": "a trained MLP",
-    "trained layers": "trained layers, drawn anew",
+    "trained layers": "trained layers, drawn afresh",
     "donor": "the donor's own probe at the exit",
 }
 
@@ -213,13 +213,13 @@ def reference_table() -> str:
 
 
 def pair_table() -> str:
-    """Return what layers add to pairs whose texts meet in them only, beside late interaction; empty if not recorded."""
+    """Return what layers add to pairs whose texts meet in them only next to late interaction; empty if not recorded."""
     found = records((APART,))
     if not found:
         return ""
     table, late = found[APART], "late interaction"
     test, n = table["info"]["task"], table["info"]["n_train"]
-    lines = [["arm", "with the encoder", "- encoder", "beside late interaction: - late interaction alone"]]
+    lines = [["arm", "with the encoder", "- encoder", "next to late interaction: - late interaction alone"]]
     for arm in ("encoder", late, "interface", "real", "shuffled", "random"):
         reading = "alone" if arm == "encoder" else "with encoder"
         [score] = rows_of(table["scores"], test=test, n_labels=n, arm=arm, reading=reading)

@@ -41,7 +41,7 @@ def write_explorer() -> Path:
     """Write the recorded search as the piece of a page that book/explorer.md shows, and return the file."""
     file = BUILD / "explorer.html"
     BUILD.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:  # opening a study writes beside it
+    with tempfile.TemporaryDirectory() as folder:  # opening a study writes next to it
         study = pp.Study.open(shutil.copy(STUDY, folder))
         file.write_text(study.widget().static().html, encoding="utf-8")
     return file

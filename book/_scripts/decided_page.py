@@ -143,7 +143,7 @@ def page(record: dict[str, Any]) -> str:
             told = f"Arms told from vanilla: then {then}, now {own['now']} of {own['arms']}."
             parts.append(f"**{own['test']}** ({own['seeds']} seeds). {own['answer']} {told}\n\n{markdown(lines)}")
     parts.append(
-        "## What could not be judged anew\n\nThe recorded demo keeps the means and intervals of its arms, not the "
+        "## What could not be judged again\n\nThe recorded demo keeps the means and intervals of its arms, not the "
         "scores of single texts, so it stands as it was judged. Its next recording keeps them."
     )
     return "\n\n".join(parts) + "\n"

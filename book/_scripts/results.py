@@ -54,7 +54,7 @@ PLOTS = {
 }
 HEAD = """# Results
 
-Every number on this page comes from a recorded file, named beside it with the command that made it, its date, commit
+Every number on this page comes from a recorded file, named next to it with the command that made it, its date, commit
 and machine. `make results` writes the page, and a test fails when it differs from the records.
 
 ## How to read a verdict
@@ -77,7 +77,7 @@ They test the method at that size, not the paper's numbers at its own.
 
 SETS = """The paper asks whether several layers do more than one. A pair and a triple (side by side, each layer with
 projections of its own) were chosen greedily, and a block of two neighbours in series among all, by validation NLL with
-the encoder frozen; then each was trained in full beside what has as many parts and less of the language model: one
+the encoder frozen; then each was trained in full next to what has as many parts and less of the language model: one
 layer several times, shuffled layers, an ensemble of seeds of the best single layer, a trainable MLP. A block is held
 against the pair's controls, which have more weights, and against its own shuffled layers."""
 TRAINED = """Full trainings, each layer and each control with the same seeds: every layer on movie-reviews, every third
@@ -86,7 +86,7 @@ over test texts only, and the best of ten layers is a lucky one."""
 REUSED = "Vanilla, the last layer and the best layer in full are runs of the table above, made on another processor."
 DENSITY = """The paper supposes that a deeper language model holds less in each layer. Usable information that layers
 add to the encoder's vectors, NLL(h) - NLL([h; z]) in thousandths of a nat, for one layer and for two and four together
-(neighbours in depth, or spread over it; the sets of one row share no layer), beside twins of shuffled weights."""
+(neighbours in depth, or spread over it; the sets of one row share no layer), next to twins of shuffled weights."""
 LIMITS = """Two small models say whether a set of layers holds more than shuffled weights would, and how that grows with
 the size of the set. They do not say that depth is the cause of a difference: the two differ in family, width, training
 data and quantisation too, and two models make no trend. They say nothing of 8B against 70B, where layers are 6 to 14
@@ -105,7 +105,7 @@ def page() -> str:
 
 
 def experiments() -> str:
-    """Return every recorded experiment: what the paper claims beside what was measured."""
+    """Return every recorded experiment: what the paper claims next to what was measured."""
     parts = [
         "## The paper's claims, tried\n\nEach experiment is one command, `pifi-probe reproduce NAME`. "
         "The column *paper* is what the paper reports at its own size, with other models; "
@@ -178,7 +178,7 @@ def rows_table(record: dict[str, Any]) -> str:
 
 
 def combinations() -> str:
-    """Return what pairs, triples and blocks of layers are worth beside their controls."""
+    """Return what pairs, triples and blocks of layers are worth next to their controls."""
     parts = ["## Several layers together\n\n" + SETS]
     for file in sorted(COMBINATIONS.glob("*/summary.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -237,7 +237,7 @@ def complete_seeds(folder: Path) -> list[pp.RunResult]:
 
 
 def truth_table(folder: Path, runs: list[pp.RunResult]) -> str:
-    """Return one table: whether layers differ at all, and every arm beside the encoder alone."""
+    """Return one table: whether layers differ at all, and every arm next to the encoder alone."""
     table = TABLES[folder.name]
     compared, beside_linear = pp.compare(runs), pp.compare(runs, "linear").frame
     own = compared.frame[compared.frame["test"] == table.task]

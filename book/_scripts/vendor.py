@@ -19,7 +19,7 @@ from pifi_probe.files import cache_root
 
 BOOK = Path(__file__).resolve().parent.parent
 VENDOR = BOOK / "_vendor"  # given to Sphinx as static files
-EXTRA = BOOK / "_extra"  # copied beside the pages
+EXTRA = BOOK / "_extra"  # copied next to the pages
 FONTS = "_extra/notebooks/@jupyter-widgets/html-manager/dist"  # where a chapter's widgets look for them
 ICONS = ("1551f4f60c37af51121f", "7a3337626410ca2f4071", "d878b0a6a1144760244f")  # of the buttons
 

@@ -1,4 +1,4 @@
-"""Layers beside those of transformers on real weights, and `book/verified.md`.
+"""Layers next to those of transformers on real weights, and `book/verified.md`.
 
 python book/_scripts/verified_page.py --run     # makes checkpoints of every format from SmolLM2, writes the record
 python book/_scripts/verified_page.py           # writes the page from it
@@ -44,7 +44,7 @@ What rounding in float32 alone makes is about 1e-6; 0 means that not one bit dif
 The first line is an embedded model as it is. Of its first three layers we have made checkpoints in other formats.
 There the reference is transformers with the weights that the packer says it has packed, so the line says that they
 are read as they were written, not how good the quantisation is. The packers are our own, written number by number
-beside the reader; their output is compared with that of the libraries which own the formats in another test
+next to the reader; their output is compared with that of the libraries which own the formats in another test
 (`tests/test_format_cases.py`). Models that need the hub or a signed licence, Gemma 3 among them, are not in the table
 yet: a line of yours, from `pifi-probe verify MODEL`, is welcome.
 

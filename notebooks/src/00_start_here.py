@@ -54,7 +54,7 @@ checks.pifi_block("layer")
 #
 # ## 2. Is this machine ready?
 #
-# **Why.** A missing package is easier to mend now than in the middle of chapter 9. `pifi-probe doctor` does the same on
+# **Why.** A missing package is easier to fix now than in the middle of chapter 9. `pifi-probe doctor` does the same on
 # the command line.
 
 # %%
@@ -91,19 +91,19 @@ guess = None  # millions of weights
 
 # %%
 layer = pp.extract("smollm2-135m[-1]")
-print("your guess:", checks.guessed(guess), "million")
-print(
-    f"measured:   {layer.n_params / 1e6:.1f} million weights, width {layer.hidden_size}, frozen: {layer.frozen}"
-)
-print("its name:  ", layer.card.spec)
+checks.reveal(guess, layer.n_params / 1e6, "million weights", ".1f", live=False)
+trainable = sum(p.requires_grad for p in layer.parameters())
+print(f"width {layer.hidden_size}, trainable tensors: {trainable}")
+print("its name:", layer.card.spec)
 
 # %% [markdown]
-# **Read.** The layers are not the whole model: the table of word vectors takes a fifth of it. And a layer is small
-# enough to ride along with a small model.
+# **Read.** Thirty layers of this size are not the whole model: the table of word vectors takes a fifth of it. A layer is
+# small enough to ride along with a small model.
 #
 # ## 4. Your first PiFi model
 #
-# **Why.** Three lines make a model that `transformers` can train, save and load like any other.
+# **Why.** Three lines make a model that `transformers` can train, save and load like any other. The *wiring* says how the
+# layer is plugged in; `"paper"` is the one of the paper.
 
 # %%
 task = pp.load_task("movie-reviews")
@@ -142,9 +142,10 @@ print("labels:", list(task.label_names))
 # %% [markdown]
 # ## 5. Does it help?
 #
-# **Why.** This is the question of the whole book, and one run cannot answer it. The recorded demo trained each arm with
-# several seeds on 1,000 reviews: the encoder alone (*vanilla*), the block with real layers, and *controls* that have
-# the block's shape but not the language model's knowledge.
+# **Why.** This is the question of the whole book, and one run cannot answer it. The recorded demo trained several
+# *arms* (an arm is one of the models that are compared), each with several seeds on 1,000 reviews: the encoder alone
+# (*vanilla*), the block with real layers, and *controls* that have the block's shape but not the language model's
+# knowledge.
 #
 # **Predict.** Will the last layer beat the encoder alone? By how many points of accuracy?
 
@@ -180,8 +181,8 @@ print(
 )
 
 # %% [markdown]
-# **Read.** Where an interval contains zero, this run detects no difference. The last layer, `smollm2-135m[29]`, does not
-# beat the encoder alone here: the verdict of its comparison stands in the last line. Now find the *random* arm, a layer
+# **Read.** The last layer, `smollm2-135m[29]`, does not beat the encoder alone here: it is some points worse, and the verdict
+# of its comparison stands in the last line. Where an interval contains zero, this run detects no difference. Now find the *random* arm, a layer
 # with random weights. Whatever it shares with the real layer is not knowledge of the language model. That is why every
 # comparison in this book has controls ([Decided then, decided now](../book/decided.md) is what they decide), and why
 # chapters 05, 09 and 10 ask when and where a layer does help.

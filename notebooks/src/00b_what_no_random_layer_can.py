@@ -77,16 +77,21 @@ axes.legend(frameon=False, ncols=2)
 plt.show()
 
 # %%
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
+for row in control.rows:
+    line = ", ".join(
+        f"{arm} ≈{100 * row.accuracy(arm).mean:.0f} %" for arm in ARMS
+    )
+    print(f"layer {row.layers[0]}: {line}")
 print(
     "layers that do what no twin does:",
     [row.layers[0] for row in control.rows if control.works(row.layers)],
 )
 
 # %% [markdown]
-# **Read.** Behind layer 16 there is nothing to read, behind layer 18 most of it. The twins of layer 18 have its shape, its
-# numbers, its skip connection, and do not do it. At layer 19 the word is there already: "no layer" reads it as well, since
-# the skip connection carries it on.
+# **Read.** Behind layer 16 there is almost nothing to read, behind layer 18 most of it. The twins of layer 18 have its
+# shape, its numbers and its skip connection, and they cannot do it. Why does "no layer" read the word at layer 19? Because
+# the skip connection carries on what layer 18 has found.
 #
 # **Checkpoint.** The effect is large, and not the luck of these sequences:
 
@@ -94,7 +99,11 @@ print(
 row = control[18]
 assert row.gain("shuffled").low > 0.3 and row.gain("random").low > 0.3
 assert row.gain("none").low > 0.3
-print("layer 18 beats no layer and both twins, with its interval: True")
+for arm in ("none", "shuffled", "random"):
+    over = row.gain(arm)
+    print(
+        f"layer 18 - {arm:8s} ≈{100 * over.mean:+.0f} points, at least ≈{100 * over.low:.0f}"
+    )
 
 # %% [markdown]
 # This is a **positive control**: a case in which the effect is known to be there. A pipeline that finds nothing here would
@@ -114,7 +123,7 @@ guess = None  # per cent of the gain
 left = row.accuracy("one token").mean - row.accuracy("none").mean
 gain = row.gain("none").mean
 assert abs(left) < 0.3 * gain
-print("your guess:", guess, "| measured: less than a third of the gain: True")
+checks.reveal(guess, 100 * left / gain, "% of the gain", ".0f")
 
 # %% [markdown]
 # **Read.** Nothing worth the name. The layer's weights still act on the token, but what they know is a relation *between*
@@ -151,11 +160,14 @@ guess = None  # in words
 
 # %%
 assert not whole.works(29) and whole.works(18)
-print("your guess:", guess)
-print("layer 29 does nothing on its own states either; layer 18 does: True")
+print("your guess:", checks.guessed(guess))
+for index in (18, 29):
+    above = 100 * whole[index].gain("none").mean
+    print(f"layer {index} on its own states: {above:+.1f} points over no layer")
 
 # %% [markdown]
-# **Read.** The conclusion is about layer 29 with this feed. It says nothing about the donor.
+# **Read.** Layer 29 adds nothing even to its own model's states, and layer 18 adds more than half of all words. The
+# conclusion is about layer 29 with this feed. It says nothing about the donor.
 #
 # ## 4. A foreign code
 #
@@ -180,23 +192,25 @@ foreign = pp.positive_control(
 )
 chain = foreign[17, 18]
 more = chain.accuracy("real").mean > row.accuracy("real").mean - 0.1
-print(
-    "your guess:", guess, "| measured:", "at least as many" if more else "fewer"
-)
+checks.reveal(guess, "at least as many" if more else "fewer")
+print(f"behind a foreign code:   ≈{100 * chain.accuracy('real').mean:.0f} %")
+print(f"on the donor's states:   ≈{100 * row.accuracy('real').mean:.0f} %")
 
 # %%
 assert chain.gain("shuffled").low > 0.4 and chain.gain("random").low > 0.4
 assert chain.accuracy("none").high < 0.1 > chain.accuracy("one token").high
-print("interface alone, and one token at a time: nearly nothing: True")
+for arm in ("none", "one token", "shuffled", "random"):
+    print(f"{arm:9s} ≈{100 * chain.accuracy(arm).mean:.0f} % of the next words")
 
 # %% [markdown]
-# **Read.** The knowledge sits in the two layers. A foreign encoder gets at it through a *linear* map that was fitted
-# without labels and without a single example of the task.
+# **Read.** The interface alone reads nearly nothing, the two layers read at least as many words as on the donor's own
+# states. So the knowledge sits in the layers, and a foreign encoder gets at it through a *linear* map that was fitted without
+# labels and without a single example of the task.
 #
 # ## 5. Film reviews
 #
-# **Why.** Random words are no use to anybody. The same wiring for real text: MiniLM's token states instead of codes, the
-# ridge regression on unlabelled reviews, a chain of middle layers, and a linear readout beside the encoder's own. Here in
+# **Why.** Nobody needs random words. The same wiring for real text: MiniLM's token states instead of codes, the
+# ridge regression on unlabelled reviews, a chain of middle layers, and a linear readout next to the encoder's own. Here in
 # miniature, so that you see the parts:
 
 # %%
@@ -219,7 +233,9 @@ print(
     fit["saw"]["labels"],
 )
 assert 0.1 < fit["r2"] < 0.9
-print("it predicts a part of the donor's states on texts it has not seen: True")
+print(
+    f"share of the donor's states (R²) predicted on new texts: ≈{fit['r2']:.2f}"
+)
 
 # %% [markdown]
 # So few texts decide nothing. The recorded run has more of them; take a condition away and see what is left. Try the
@@ -253,13 +269,15 @@ def said(layers, arm, over="encoder"):
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-print("your guess:", guess)
+left = gain_of("8-14", "shuffled")["difference"]
+checks.reveal(guess, left, "points", "+.1f", live=False)
 print("real     - encoder:", said("8-14", "real"))
 print("shuffled - encoder:", said("8-14", "shuffled"))
 print("random   - encoder:", said("8-14", "random"))
 
 # %% [markdown]
-# **Read.** The gain is in the weights: neither the interface nor a twin has it.
+# **Read.** The real layers are worth about five points, either twin less than one. Where is the gain, then: in the
+# weights, in the shape of the layers, or in the interface?
 #
 # ## 6. Take the conditions away
 #
@@ -297,13 +315,14 @@ axes.set_xlabel("points over the encoder alone")
 plt.show()
 
 # %%
-print("your guess:", guess)
+assert gain_of("8-14", "real")["difference"] > 4.5
+print("your guess:", checks.guessed(guess))
 for name, which in REMOVED.items():
     print(f"{name:26s} {said(*which)}")
 
 # %% [markdown]
-# **Read.** Look at which intervals leave out zero. A longer chain of middle layers does more than a shorter one; what
-# comes without the sequence or without the alignment is what the twins have, too.
+# **Read.** No condition is cheap. Three layers instead of seven keep about half of the gain, which is the smallest loss;
+# without the sequence or the alignment no more is left than the twins have. Which intervals leave out zero?
 #
 # PiFi's paper wiring has one pooled vector, the last layer, and a random $W_{in}$ that is trained with everything else:
 # it starts with none of the four. The rest of the course measures what it does all the same, and the twins come along in
@@ -318,7 +337,8 @@ assert all(
     gain_of("8-14", "real", over)["low"] > 0
     for over in ("interface", "shuffled", "random")
 )
-print("real layers over encoder, interface and both twins: True")
+for over in ("encoder", "interface", "shuffled", "random"):
+    print(f"real - {over:9s}", said("8-14", "real", over))
 
 # %% [markdown]
 # ## Exercises
@@ -398,7 +418,7 @@ checks.quiz("00b")
 # %% [markdown]
 # ## Summary
 #
-# - A positive control shows that an effect of weights can be seen; without one, "no effect" is no finding.
+# - A positive control shows that an effect of weights can be seen; without one, "no effect" is not a finding.
 # - Layers 17 and 18 of SmolLM2 match and copy; their twins, and single tokens, do not.
 # - With a sequence, middle layers, an aligned interface and a chain of several, the weights help a frozen encoder on
 #   film reviews. Take one away and most of the gain goes.

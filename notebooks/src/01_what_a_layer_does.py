@@ -31,7 +31,7 @@ checks.start("01", seed=0)
 checks.pifi_block("layer")
 
 # %% [markdown]
-# This chapter is about what is inside of the lit box.
+# This chapter is about what is inside the lit box.
 #
 # ## 1. The residual stream
 #
@@ -79,13 +79,12 @@ plt.show()
 
 # %%
 growth = lengths[-1] / lengths[0]
-print("your guess:", guess)
 assert 100 < growth < 1000
-print("between a hundred and a thousand times longer: True")
+checks.reveal(guess, growth, "times as long", ".0f")
 
 # %% [markdown]
-# **Read.** A deep layer lives among far longer vectors than a shallow one. A layer that PiFi takes out of depth 29 is
-# used to them; the projection $W_{in}$ has to offer something that it can work with.
+# **Read.** The vectors grow a few hundredfold. A layer that PiFi takes from depth 29 is used to long vectors, so the
+# projection $W_{in}$ has to offer something it can work with. Where in the depth does the stream grow fastest?
 #
 # **Checkpoint.** There are as many lengths as layers:
 
@@ -122,11 +121,11 @@ change = (norm(100 * X, gain) - norm(X, gain)).abs().max() / norm(
     X, gain
 ).abs().max()
 assert change < 0.01
-print("your guess:", guess, "| changed by less than one per cent: True")
+checks.reveal(guess, f"it changes by ≈{100 * change:.2g} %")
 
 # %% [markdown]
-# **Read.** The branch sees only the *direction* of $x$. What it adds has therefore always the same size, however short
-# $x$ is: added to a short vector it takes over, added to a long one it is a small correction.
+# **Read.** Almost nothing happens: the branch sees only the *direction* of $x$. What it adds therefore always has the same
+# size. Added to a short vector it takes over; added to a long one it is a small correction.
 #
 # ## 3. Attention
 #
@@ -189,19 +188,15 @@ attention = mixed @ attn.o_proj.weight.T  # (seq, d_llm)
 guess = None  # between 0 and 1
 
 # %%
-print(
-    "your guess:",
-    guess,
-    " measured:",
-    sorted({float(weight) for weight in A[:, 0, 0]}),
-)
+(own,) = A[:, 0, 0].unique()  # the same in all nine heads
+checks.reveal(guess, float(own), form=".1f", live=False)
 
 # %% [markdown]
-# **Read.** One, in every head: it has nobody else to look at, and a softmax over one number is one. Remember this. A
+# **Read.** One, in every head: it has nothing else to look at, and a softmax over one number is one. Remember this. A
 # PiFi layer that gets the pooled vector sees a sequence of one token, and its attention is always like this
 # ([chapter 04](04_one_token_through_a_layer.ipynb)).
 #
-# **Checkpoint.** Rows of $A$ sum to one, and nobody looks ahead:
+# **Checkpoint.** Rows of $A$ sum to one, and no token looks ahead:
 
 # %%
 assert torch.allclose(A.sum(-1), torch.ones(9, n.shape[0]), atol=1e-5)
@@ -234,10 +229,12 @@ with torch.no_grad():
     real = layer(states)[0]  # (seq, d_llm)
 error = (by_hand - real).abs().max() / real.abs().max()
 assert error < 1e-5
-print("by hand equals the real layer up to rounding: True")
+print(
+    f"largest difference, by hand and real: ≈{error:.0e} of the largest value"
+)
 
 # %% [markdown]
-# **Read.** That is all that a layer is: two norms, seven matrices, two additions. Everything it knows is in those
+# **Read.** The difference is rounding. That is all a layer is: two norms, seven matrices, two additions. Everything it knows is in those
 # matrices.
 #
 # **Predict.** Which part holds more weights: attention or MLP?
@@ -250,7 +247,7 @@ count = {
     name: sum(p.numel() for p in part.parameters())
     for name, part in (("attention", attn), ("MLP", block.mlp))
 }
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 print({name: f"{n / 1e6:.2f} million" for name, n in count.items()})
 
 # %% [markdown]

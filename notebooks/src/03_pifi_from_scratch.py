@@ -67,12 +67,8 @@ guess = None  # weights
 d_slm, d_llm = 384, 576
 L_in = nn.Linear(d_slm, d_llm, bias=False)
 L_out = nn.Linear(d_llm, d_slm, bias=False)
-print(
-    "your guess:",
-    guess,
-    " measured:",
-    L_in.weight.numel() + L_out.weight.numel(),
-)
+both = L_in.weight.numel() + L_out.weight.numel()
+checks.reveal(guess, both, "weights", ",", live=False)
 print("W_in as torch stores it:", tuple(L_in.weight.shape))
 
 # %% [markdown]
@@ -104,9 +100,8 @@ layer = pp.extract("smollm2-135m[-1]")
 y = layer(x[:, None])[:, 0]  # (batch, d_llm)
 rms = lambda v: float(v.detach().square().mean().sqrt())
 growth = rms(y) / rms(x)
-print("your guess:", guess)
 assert growth > 10
-print("the output is more than ten times longer than the input")
+checks.reveal(guess, growth, "times as long", ".0f")
 
 # %% [markdown]
 # Where does the length come from? Look at each station of the block:
@@ -130,8 +125,9 @@ order = sorted(stations, key=stations.__getitem__)
 print("from the shortest to the longest:", ", ".join(order))
 
 # %% [markdown]
-# **Read.** Inside SmolLM2 the last layer is used to far longer vectors than $W_{in}h$ with its default initialisation.
-# It adds a branch of *its* usual length to a short input, and the input drowns. Keep this in mind: it is one reason why
+# **Read.** The layer's output is by far the longest vector of the four. Inside SmolLM2 the last layer is used to far
+# longer vectors than $W_{in}h$ with its default initialisation. It adds a branch of *its* usual length to a short input,
+# and the input drowns. Keep this in mind: it is one reason why
 # the book has a second wiring, `matched`, that gives the layer an input of the length it knows.
 #
 # ## 4. The model in forty lines
@@ -206,7 +202,7 @@ moved = {
     for name, p in mine.named_parameters()
     if not torch.equal(before[name], p)
 }
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 print("moved:", ", ".join(sorted(moved)))
 
 # %% [markdown]
@@ -233,20 +229,18 @@ theirs.head.load_state_dict(mine.head.state_dict())
 with torch.no_grad():
     difference = (mine(**tokens) - theirs(**tokens).logits).abs().max()
 assert difference < 1e-4
-print("largest difference below 1e-4: True")
+print(f"largest difference of the logits: ≈{difference:.0e}")
 
 # %% [markdown]
 # **Read.** Equal up to rounding, although the library holds a smaller layer than ours:
 
 # %%
-print(
-    "weights of our layer:      ",
-    sum(p.numel() for p in mine.layer.parameters()),
-)
-print(
-    "weights of the library's:  ",
-    sum(p.numel() for p in theirs.plugin.layers.parameters()),
-)
+for whose, held in (
+    ("our", mine.layer),
+    ("the library's", theirs.plugin.layers),
+):
+    n_weights = sum(p.numel() for p in held.parameters())
+    print(f"{whose:13s} layer: {n_weights / 1e6:.2f} million weights")
 
 # %% [markdown]
 # Which weights are missing, and why does it not matter? Chapter 04.
@@ -318,7 +312,7 @@ checks.check_freeze(freeze)
 # %% [markdown]
 # ## What this does not show
 #
-# - Equal outputs say that we built PiFi, not that PiFi helps: chapter 05 trains it beside its controls.
+# - Equal outputs say that we built PiFi, not that PiFi helps: chapter 05 trains it next to its controls.
 # - We fed the pooled vector, as the paper does. Feeding all tokens is another model; the library calls it
 #   `feed="sequence"`.
 #

@@ -52,12 +52,10 @@ with torch.no_grad():
 
 x = torch.randn(4, 1, 576)  # (batch, 1, d_llm)
 change = (layer(x) - noisy(x)).abs().max()
-print(
-    "your guess:",
-    guess,
-    " measured: largest change below 1e-5:",
-    bool(change < 1e-5),
-)
+assert change < 1e-5
+changed = 100 * ((layer(x) - noisy(x)).abs() > 1e-4).float().mean()
+checks.reveal(guess, float(changed), "% of the outputs", ".0f", live=False)
+print(f"largest change of any output: ≈{change:.0e}")
 
 # %% [markdown]
 # **Read.** None. Now the same with two tokens:
@@ -66,7 +64,9 @@ print(
 pair = torch.randn(4, 2, 576)  # (batch, 2, d_llm)
 first, second = (layer(pair) - noisy(pair)).abs().amax(dim=(0, 2))
 assert first < 1e-4 < 1e-2 < second
-print("two tokens: the first output stays, the second one changes")
+print(
+    f"two tokens: the first output changes by ≈{first:.0e}, the second by ≈{second:.1f}"
+)
 
 # %% [markdown]
 # **Read.** The first of two tokens still sees only itself. From the second on, queries and keys matter.
@@ -86,9 +86,10 @@ guess = None  # millions of weights
 
 # %%
 reduced = pp.reduce(layer)
-print(
-    f"your guess: {guess}  measured: {layer.n_params / 1e6:.2f} -> {reduced.n_params / 1e6:.2f} million"
+checks.reveal(
+    guess, reduced.n_params / 1e6, "million weights", ".2f", live=False
 )
+print(f"the whole layer has {layer.n_params / 1e6:.2f} million")
 
 # %% [markdown]
 # **Checkpoint.** Reduction is exact, and says so when it is asked for too much:
@@ -137,7 +138,7 @@ for name, (before, after) in shares.items():
     print(f"{name:14s} {before:.2f} -> {after:.2f} million")
 
 # %% [markdown]
-# **Read.** The MLP is untouched. `pp.plug_in` with the paper's wiring reduces the layer for you, which is why the
+# **Read.** Four of five weights are left, and the MLP is untouched. `pp.plug_in` with the paper's wiring reduces the layer for you, which is why the
 # library's model in chapter 03 was smaller than ours.
 #
 # ## 3. Fold the projections in
@@ -151,7 +152,7 @@ for name, (before, after) in shares.items():
 # so the layer becomes a gated MLP on $z = [\,h;\ h / \lVert W_{in} h\rVert;\ 1\,] \in \mathbb{R}^{2 d_s + 1}$: every
 # matrix is multiplied out to read $z$ and to write in the encoder's width.
 #
-# **Predict.** When is the folded form *smaller*: when the encoder is narrow beside the language model, or wide?
+# **Predict.** When is the folded form *smaller*: when the encoder is narrow compared with the language model, or wide?
 
 # %% tags=["guess"]
 guess = None  # "narrow" or "wide"
@@ -160,9 +161,10 @@ guess = None  # "narrow" or "wide"
 task = pp.load_task("movie-reviews")
 model = pp.plug_in("minilm-l6", layer, task=task, wiring="paper")
 report = model.fold(form="z").fold_report
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 print(
-    f"d_slm = 384, d_llm = 576: {report.params_before} -> {report.params_after} weights"
+    "d_slm = 384, d_llm = 576:",
+    f"{report.params_before / 1e6:.1f} -> {report.params_after / 1e6:.1f} million weights",
 )
 print("what fold() chooses here:", model.fold().fold_report.form)
 
@@ -219,7 +221,7 @@ with torch.no_grad():
             (model.fold(form=form)(**tokens).logits - logits).abs().max()
         )
         assert difference < 1e-3
-        print(f"{form:8s} equal up to rounding: True")
+        print(f"{form:8s} largest difference of the logits: ≈{difference:.0e}")
 
 # %% [markdown]
 # ## 4. What is left of the language model?
@@ -245,11 +247,12 @@ with torch.no_grad():
     by_hand = middle + block.mlp(
         block.post_attention_layernorm(middle)
     )  # (batch, d_llm)
-assert (by_hand - layer(x)[:, 0]).abs().max() < 1e-4
-print("five lines equal the layer: True")
+difference = (by_hand - layer(x)[:, 0]).abs().max()
+assert difference < 1e-4
+print(f"five lines and the layer differ by at most ≈{difference:.0e}")
 
 # %% [markdown]
-# **Read.** Keep this picture for the chapters on *which* layer to take: layers are compared by their values and their
+# **Read.** The difference is rounding. Keep this picture for the chapters on *which* layer to take: layers are compared by their values and their
 # MLPs, not by what their heads look at.
 #
 # ## Exercises

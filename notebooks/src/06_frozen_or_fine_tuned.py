@@ -69,7 +69,7 @@ size = {
 }
 model.zero_grad()
 trained = [name for name in size if size[name] > 1e-4 * max(size.values())]
-print("your guess:", guess, "| with a gradient:", len(trained))
+checks.reveal(guess, len(trained), "matrices", live=False)
 for name in size:
     print(f"{name:10s} {'trains' if name in trained else 'stands still'}")
 
@@ -122,13 +122,15 @@ axes.set(xlabel="relative change", xscale="log")
 plt.show()
 
 # %%
-print("your guess:", guess)
 assert all(1e-3 < moved[name] < 0.1 for name in trained)
 assert all(moved[name] < 2e-3 for name in ("q_proj", "k_proj"))
-print("what trains moved by between 0.1 and 10 %; queries and keys by less")
+checks.reveal(guess, 100 * moved["up_proj"], "% of its length", ".1f")
+for name in ("v_proj", "o_proj", "q_proj", "k_proj"):
+    print(f"{name} ≈{100 * moved[name]:.2f} %")
 
 # %% [markdown]
-# **Read.** Queries and keys should not have moved at all, and they did, a little. Their gradient is zero only up to
+# **Read.** What trains moves by a few per cent of its length. Queries and keys should not have moved at all, and they
+# did, a little. Their gradient is zero only up to
 # rounding, and Adam divides each gradient by its own usual size: what is left of rounding becomes a small step. A digest
 # would call this layer changed, rightly.
 #
@@ -160,7 +162,8 @@ def losses(weights):
 original = whole.text_losses(texts, max_length=64)
 forgotten = (losses(after) - original).mean()
 assert abs(forgotten) < 0.05
-print("your guess:", guess, "| less than 0.05 nats per token: True")
+checks.reveal(guess, forgotten, "nats per token", "+.3f")
+print(f"the unchanged model: ≈{original.mean():.2f} nats per token")
 
 # %% [markdown]
 # **Checkpoint.** The model is as it was when we take the layer out again, and the layer's old weights change nothing:
@@ -171,8 +174,8 @@ assert np.allclose(losses(before), original, atol=1e-3)
 print("the original loss is back")
 
 # %% [markdown]
-# Six steps do not reach far. How far is *too* far? We go on in the direction of training, $W + k\,(W' - W)$, and beside it
-# equally far in a random direction. If training erased something in particular, its direction would hurt more than noise.
+# Six steps do not reach far. How far is *too* far? We go on in the direction of training, $W + k\,(W' - W)$, and just as
+# far in a random direction. If training erased something in particular, its direction would hurt more than noise.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -224,8 +227,8 @@ print(table.round(4).T.to_string(header=False) if len(table) else record)
 # %% [markdown]
 # To make it again: `pifi-probe reproduce frozen-vs-tuned --scale small`.
 #
-# **Read.** `low` and `high` bound the change of the loss. Is zero inside? And if it is not, how large is it beside the
-# loss before?
+# **Read.** After full runs the loss has not changed to the second digit, and zero lies between `low` and `high`: next to
+# nothing was forgotten. How large could the change still be, compared with the loss before?
 #
 # ## 4. And the task? In domain and under shift
 #
@@ -259,14 +262,15 @@ points = points.set_axis(["mean", "low", "high"], axis=1)
 forest(points.assign(arm=points.index), value_label="frozen - tuned (points)")
 
 # %%
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 for test, row in compared.iterrows():
     print(f"{test}: {row['verdict']}")
 
 # %% [markdown]
 # To make these runs again: `python benchmarks/truth_table.py movie-reviews-matched`.
 #
-# **Read.** Say for each test set whether the interval leaves out zero, and which gains it leaves out.
+# **Read.** Freezing helps on none of the three as far as these runs can tell: each interval holds zero, and on film
+# reviews it rules out even a gain of half a point. How large a gain does it still allow on tweets?
 #
 # ## 5. How many sentences would it take?
 #
@@ -289,14 +293,14 @@ right = [
 ]
 q = float((right[0] != right[1]).mean())  # share of examples, mean over seeds
 needed = (1.96 + 0.84) ** 2 * q / delta**2
-print("your guess:", guess)
+checks.reveal(guess, needed, "sentences", ",.0f", live=False)
 print(f"frozen and tuned disagree on {q:.1%} of our test sentences")
 print(f"with such a share, {delta:.2%} needs {needed:,.0f} sentences")
 print(f"1,821 sentences can find {((1.96 + 0.84) ** 2 * q / 1821) ** 0.5:.2%}")
 
 # %% [markdown]
-# **Read.** The formula leaves the seeds out, so it asks for too few. Whatever the truth about freezing is, one such pair
-# of numbers on one test set does not hold much of it.
+# **Read.** More than twice as many as SST-2 has, and the formula leaves the seeds out, so it asks for too few. Whatever the
+# truth about freezing, one such pair of numbers on one test set says little about it.
 #
 # ## Exercises
 #

@@ -46,8 +46,8 @@ checks.pifi_block("L_in", "layer", "L_out")
 # that passed its input through would otherwise look excellent. Before any training there is no $P$ that is right; a
 # random rotation is the choice that knows nothing.
 #
-# **Predict.** $h$ alone gives a ridge probe about three quarters of the reviews right. With $z$ of the last layer beside
-# it: more, the same, or less?
+# **Predict.** $h$ alone gives a ridge probe about three quarters of the reviews right. With $z$ of the last layer added:
+# more, the same, or less?
 
 # %% tags=["guess"]
 guess = None  # "more", "same" or "less"
@@ -91,22 +91,22 @@ def beside(z):
 
 alone = estimators.ridge_accuracy(h, labels)
 together = estimators.ridge_accuracy(beside(branch(layer, 0)), labels)
-print("your guess:", guess)
 assert 0.6 < alone < 0.9 and abs(together - alone) < 0.08
-print("h alone above 60 %, and z changes it by less than 8 points: True")
+checks.reveal(guess, 100 * (together - alone), "points", "+.1f")
+print(f"h alone: ≈{100 * alone:.1f} %, with z: ≈{100 * together:.1f} %")
 
 # %% [markdown]
 # **Checkpoint.** On one token the whole layer and its reduced form (chapter 04) add the same:
 
 # %%
 reduced = make_variant(layer, "real", single_token=True)
-assert np.allclose(
-    branch(reduced, 0)[:20], branch(layer, 0)[:20], rtol=1e-3, atol=1e-3
-)
-print("the reduced layer adds the same: True")
+ours, whole = branch(reduced, 0)[:20], branch(layer, 0)[:20]
+assert np.allclose(ours, whole, rtol=1e-3, atol=1e-3)
+difference = abs(ours - whole).max() / abs(whole).max()
+print(f"largest difference: ≈{difference:.0e} of the largest value")
 
 # %% [markdown]
-# **Read.** One number after one draw of $P$ says little. What would it have to be compared with?
+# **Read.** A few points at most, and one number after one draw of $P$ says little. What should it be compared with?
 #
 # ## 2. The gain of a layer that knows nothing
 #
@@ -144,12 +144,15 @@ plt.show()
 difference = np.subtract(gains["real"], gains["shuffled"])
 spread = np.std(gains["real"])
 assert abs(difference.mean()) < 6
-print("your guess:", guess)
-print("mean difference under 6 points, over", DRAWS, "draws: True")
+checks.reveal(guess, int((difference > 0).sum()), f"of {DRAWS} draws")
+print(
+    f"real - shuffled: ≈{difference.mean():+.1f} points on average;",
+    f"the draws of P scatter by ≈{spread:.1f}",
+)
 
 # %% [markdown]
-# **Read.** Count the lines that fall and those that rise. A plug-in probe without its shuffled twin measures mostly what
-# nonlinear features are worth.
+# **Read.** The twins differ by less than the draws of $P$ scatter. A plug-in probe without its shuffled twin mostly
+# measures what nonlinear features are worth. Which lines of the figure fall, and which rise?
 #
 # ## 3. The record: 30 layers, 1,000 reviews, four ways to project
 #
@@ -169,7 +172,7 @@ guess = None  # of 30
 record = ProbeTable.from_json(
     checks.recorded("book/_studies/probes/movie-reviews-plug-in.json")
 )
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 for projection in ("random", "moment", "ridge", "procrustes"):
     real = record.series("ridge_accuracy", projection=projection, arm="real")
     delta = record.series(
@@ -207,8 +210,9 @@ print("made by:", record.provenance["command"])
 # %% [markdown]
 # To make it again: `python benchmarks/record_probes.py`.
 #
-# **Read.** Compare each count with what chance puts there. A set of the best with nearly all layers in it says: *this
-# probe cannot choose*. That is a result, and a cheap one.
+# **Read.** At most three of thirty layers beat their twin, ridge has more below zero than above, and the set of the best
+# holds nearly all layers: *this probe cannot choose*. That is a result, and a cheap one. Which counts are more than chance
+# puts there?
 #
 # ## 4. A score that measures lengths
 #
@@ -260,9 +264,10 @@ few = h[::3].astype(np.float64)  # (100, 384): fewer examples than features
 y = labels[::3].astype(np.float64)
 for name, released in (("released", True), ("corrected", False)):
     once, tenfold = (log_evidence(c * few, y, released) for c in (1, 10))
-    moves = abs(tenfold - once) > 1e-3
-    print(f"{name:9s} moves when features are multiplied by ten: {moves}")
-print("your guess:", guess)
+    moved = abs(tenfold - once)
+    assert (moved > 1e-3) == released
+    print(f"{name:9s} moves by ≈{moved:.3f} nats when features grow tenfold")
+checks.reveal(guess, "it should not move", live=False)
 
 # %% [markdown]
 # **Checkpoint.** The corrected form is the library's, which is tested against the exact marginal likelihood:
@@ -271,7 +276,7 @@ print("your guess:", guess)
 ours = log_evidence(few, y)
 library = estimators.logme(few, labels[::3])
 assert abs(ours - library) < 2e-2 * max(1, abs(library))
-print("our algebra agrees with the library: True")
+print(f"by hand ≈{ours:.4f} nats, in the library ≈{library:.4f}")
 
 # %% [markdown]
 # Now the trap. We score the states of 30 layers whose *content* is the same by construction: $h$, made as long as each
@@ -298,11 +303,16 @@ plt.show()
 
 # %%
 assert np.ptp(corrected) < 1e-3 < np.ptp(released)
-order = bool((np.argsort(released) == np.argsort(lengths)).all())
-print("the released score orders the layers exactly by length:", order)
+same = int((np.argsort(released) == np.argsort(lengths)).sum())
+print(f"same rank by released score as by length: {same} of {len(lengths)}")
+print(
+    f"range of the released score ≈{np.ptp(released):.1f} nats, of the corrected one ≈{np.ptp(corrected):.0e}"
+)
+assert same == len(lengths)
 
 # %% [markdown]
-# **Read.** Norms grow with depth. A score that follows them finds the last layers best on every task, and looks reliable.
+# **Read.** The released score ranks all seven layers by length, although the content is the same. Norms grow with depth, so
+# such a score finds the last layers best on every task, and looks reliable.
 #
 # ## 5. Train the projections only
 #
@@ -321,7 +331,7 @@ guess = None  # of 30
 # %%
 trained = record.series("frozen_slm_nll", arm="real - shuffled")
 against = record.series("frozen_slm_nll", arm="real - vanilla")
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 for name, own in (("shuffled twin", trained), ("head alone", against)):
     sign = own["value"] < 0  # a lower negative log-likelihood is better
     clear = sign & (own["high"] < 0)
@@ -330,8 +340,26 @@ for name, own in (("shuffled twin", trained), ("head alone", against)):
     )
 
 # %% [markdown]
-# **Read.** Better than the head alone is what any added capacity can do; better than the twin is what the weights do.
-# Whether this cheap score ranks layers as full training does is the next chapter's question.
+# **Read.** None of the thirty beats the head alone, and none clearly beats its twin. Better than the head alone is what any
+# added capacity can do; better than the twin is what the weights do.
+#
+# The second part of the argument, next to the first:
+
+# %% alt="Line plot over the 30 layers: the pale curve of the donor's own states rises to ten points in the middle, the lit curve of one plugged layer stays within a point of zero at every depth."
+checks.depth_figure("probe")
+
+# %%
+found = {part: rows["gain"] for part, rows in checks.gains_by_depth().items()}
+print(
+    f"own states:    {found['states'].min():+.1f} to {found['states'].max():+.1f} points"
+)
+print(
+    f"plugged layer: {found['probe'].min():+.1f} to {found['probe'].max():+.1f} points"
+)
+
+# %% [markdown]
+# **Read.** What the donor knows rises and falls by more than ten points with depth; what one of its layers adds to a single
+# vector is flat, and nothing. Will training change that? That is the next chapter's question.
 #
 # ## Exercises
 #

@@ -65,7 +65,7 @@ def accuracies(arm, index):
 
 
 Q = np.array([accuracies("layer", i) for i in range(30)])  # (layers, seeds)
-print("your guess:", guess, "| table:", Q.shape)
+print("your guess:", checks.guessed(guess), "| table:", Q.shape)
 for seed in range(Q.shape[1]):
     layer = Q[:, seed].argmax()
     print(f"seed {seed}: best layer {layer:2d} with {Q[layer, seed]:.1f} %")
@@ -90,18 +90,33 @@ print(f"worst mean: {Q.mean(1).min():.1f} %, last layer: {Q[29].mean():.1f} %")
 print(f"encoder alone: {vanilla:.1f} %, random-init layer: {random:.1f} %")
 
 # %% [markdown]
-# **Read.** There is always a best row. How far is it above the others, compared with how far the dots of one row are apart?
+# **Read.** Each seed crowns another layer: 4, 27 and 0. There is always a best row; how far is it above the others,
+# compared with how far apart the dots of one row are?
+#
+# The third part of the argument that began in chapter 07:
+
+# %% alt="Line plot over the 30 layers: pale, the donor's own states rise to ten points in the middle and one untrained plugged layer stays at zero; lit, one trained plugged layer stays flat between zero and minus two points."
+checks.depth_figure("trained")
+
+# %%
+gains = checks.gains_by_depth()
+together = gains["states"]["gain"].corr(gains["trained"]["gain"])
+print(f"correlation of the donor's curve with the trained one: {together:+.2f}")
+
+# %% [markdown]
+# **Read.** Training does not bring the hump back: the trained curve is flat, a little below the encoder alone, and does not
+# follow what the donor knows.
 #
 # ## 2. Is there anything to select?
 #
-# **Why.** Suppose all layers were equally good. Seeds would still make their means differ. What a seed does to all layers
-# alike is no noise between layers, so we take it out too:
+# **Why.** Suppose all layers were equally good. Seeds would still make their means differ. A seed that shifts every layer
+# equally is not noise between layers, so we subtract it:
 #
 # $$e_{\ell s} = Q_{\ell s} - \bar Q_{\ell\cdot} - \bar Q_{\cdot s} + \bar Q_{\cdot\cdot}
 # \qquad
 # F = \frac{S \cdot \mathrm{var}_\ell(\bar Q_{\ell\cdot})}{\sum_{\ell s} e_{\ell s}^2 / \big((L-1)(S-1)\big)}$$
 #
-# With no layer effect $F$ is about one. The share of the variance of the means that is no noise is
+# With no layer effect $F$ is about one. The share of the variance of the means that is not noise is
 # $\mathrm{ICC} = 1 - 1/F$, or zero.
 #
 # **Predict.** How large is $F$ here?
@@ -117,7 +132,7 @@ F = S * Q.mean(1).var(ddof=1) / noise
 p = f_distribution.sf(F, L - 1, (L - 1) * (S - 1))
 effect = layer_effect(Q)
 assert np.isclose(p, effect.p_value)
-print("your guess:", guess)
+checks.reveal(guess, F, form=".2f", live=False)
 print(f"F = {F:.2f}, p = {p:.2f}, one run's noise {noise**0.5:.2f} points")
 print(effect.verdict)
 
@@ -131,8 +146,9 @@ print("with three points planted:", layer_effect(planted).verdict)
 assert layer_effect(planted).something_to_select
 
 # %% [markdown]
-# **Read.** If $p$ is large, "which layer is best?" has no answer in these data. A search that stops here and says so has
-# done its work: it is the layer-effect test of `pp.search`.
+# **Read.** $F$ is below one: the layers differ no more than noise makes them differ, so "which layer is best?" has no answer
+# in these data. A search that stops here and says so has done its job; this is the layer-effect test of `pp.search`. How
+# large an effect would it have missed?
 #
 # ## 3. What a winner loses
 #
@@ -154,11 +170,10 @@ for held in range(S):
     winner = others.argmax()
     losses.append(others[winner] - Q[winner, held])
     ranks.append(int((Q[:, held] > Q[winner, held]).sum()) + 1)
-print("your guess:", guess)
-print(f"mean loss: {np.mean(losses):.1f} points")
+checks.reveal(guess, np.mean(losses), "points", ".1f", live=False)
 print("rank of each winner on the held-out seed, of 30:", ranks)
 
-# %% alt="Histogram of the loss of the winner when 30 equal layers are simulated with the measured noise, with a vertical line at the measured loss, well inside of the histogram."
+# %% alt="Histogram of the loss of the winner when 30 equal layers are simulated with the measured noise, with a vertical line at the measured loss, well inside the histogram."
 rng = np.random.default_rng(0)
 simulated = []
 for _ in range(2000):
@@ -180,7 +195,8 @@ print(f"30 equal layers lose at least as much in {share:.0%} of the cases")
 assert 0.001 < share < 0.999
 
 # %% [markdown]
-# **Read.** A paper that reports the best of thirty layers on the seeds that chose it reports this loss as a gain.
+# **Read.** The winner loses more than a point and drops to the middle of the field. This is the *winner's curse*: a paper
+# that reports the best of thirty layers on the seeds that chose it reports this loss as a gain.
 #
 # ## 4. How good can a cheap score be?
 #
@@ -191,7 +207,8 @@ assert 0.001 < share < 0.999
 # $$\tau_{\max} = \frac{2}{\pi} \arcsin \sqrt{\mathrm{ICC}} \qquad
 # p = \frac{1 + \#\{\text{surrogates with } |\tau| \ge |\tau_{\text{score}}|\}}{1 + n}$$
 #
-# where a surrogate is a random curve as smooth as the score.
+# where a *surrogate* is a random curve as smooth as the score. Surrogates are a *null*: what the score would look like if
+# it knew nothing.
 #
 # **Predict.** Of all cheap scores recorded, how many beat their own surrogates at the 5 % level?
 
@@ -204,10 +221,8 @@ recorded = json.loads(
 )
 proxies = recorded["measurements"]["proxies"]
 reached = [one for one in proxies if one["p"] is not None and one["p"] < 0.05]
-print("your guess:", guess)
-print(
-    f"{len(reached)} of {len(proxies)} scores; chance alone: about {len(proxies) / 20:.0f}"
-)
+checks.reveal(guess, len(reached), f"of {len(proxies)} scores", live=False)
+print(f"by chance alone: about {len(proxies) / 20:.0f}")
 print("ceiling of a perfect score:", round(noise_ceiling(effect.icc), 2))
 for one in sorted(proxies, key=lambda one: -abs(one["Kendall"]))[:5]:
     print(
@@ -231,8 +246,8 @@ assert regret_at(means, means) == 0  # a score that is the truth loses nothing
 # %% [markdown]
 # To make the record again: `python benchmarks/selection.py`.
 #
-# **Read.** Compare the first line with chance, and every $\tau$ with *its own* limit. A ceiling of zero says that this table
-# cannot judge any score. That holds for scores that look good as well.
+# **Read.** Fewer scores pass than chance alone would let pass, and the ceiling is zero: this table cannot judge any score,
+# and that holds for scores that look good as well. Which $\tau$ exceeds *its own* limit, and in which direction?
 #
 # ## 5. Early, middle, last
 #
@@ -248,7 +263,7 @@ guess = None  # two words
 
 # %%
 record = checks.experiment("layer-position")
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 record
 
 # %% alt="Forest plot of the differences between the last layer and the early, middle, random and no layer, each with its interval and a line at zero."
@@ -264,8 +279,8 @@ for place, one in enumerate(record.findings, start=1):
 # %% [markdown]
 # To make it again: `pifi-probe reproduce layer-position --scale small`.
 #
-# **Read.** For each claim: what is the largest advantage of the last layer that the interval still allows? The paper's
-# two points may well be inside.
+# **Read.** All four intervals hold zero: nothing is decided. For each claim, what is the largest advantage of the last layer
+# that the interval still allows? Are the paper's two points inside?
 #
 # ## 6. Other tasks
 #
@@ -287,7 +302,7 @@ TASKS = {
     "sentiment-rating": "squared_error",  # smaller is better
 }
 gates = {}
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 for name, metric in TASKS.items():
     rows = {}
     for file in sorted(
@@ -331,11 +346,12 @@ assert gates["newsgroups"].icc > gates["sentiment-rating"].icc
 # %% [markdown]
 # To make these runs again: `python benchmarks/truth_table.py newsgroups`, and so on. The
 # [results page](../book/results.md) has every arm with its interval, and [Decided then, decided now](../book/decided.md) what
-# all arms together decide: on `newsgroups` the projections gain, and the real layers lose to their twins. The page's gates ask validation scores, these ask test
-# scores: such a test is a guess, too. A gain of squared error is what the error falls by.
+# all arms together decide: on `newsgroups` the projections gain, and the real layers lose to their twins. The page's gates
+# use validation scores, these use test scores, so they may differ. A gain of squared error is what the error falls by.
 #
-# **Read.** An effect of layers and a gain over the encoder are two things. Compare the *best layer*, which is the lucky one of
-# ten, with *linear only* and with the *random-init* layer: a gain that these have too does not come from the language model.
+# **Read.** Layers differ clearly on newsgroups only, and there the best of them does not beat the projections alone. An
+# effect of layers and a gain over the encoder are two things. Compare the *best layer*, which is the lucky one of ten, with
+# *linear only* and with the *random-init* layer: a gain that these have too does not come from the language model.
 #
 # ## Exercises
 #
@@ -425,7 +441,7 @@ checks.quiz("09")
 # - A cheap score has a ceiling, the noise of the truth, and a null, curves as smooth as itself.
 # - "Last is best" is a paired comparison with an interval.
 #
-# **Words:** [set of the best](../book/glossary.md#set-of-the-best) · [null](../book/glossary.md#null) ·
+# **Words:** [set of the best](../book/glossary.md#set-of-the-best) · [null](../book/glossary.md#null) · [surrogate](../book/glossary.md#surrogate) ·
 # [regret](../book/glossary.md#regret) · [noise ceiling](../book/glossary.md#noise-ceiling) ·
 # [winner's curse](../book/glossary.md#winners-curse)
 #

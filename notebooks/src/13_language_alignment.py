@@ -103,8 +103,8 @@ most = max(times["SmolLM2"], key=times["SmolLM2"].__getitem__)
 print("the most expensive language for SmolLM2:", most)
 
 # %% [markdown]
-# **Read.** Both tokenizers were made for English. But few tokens are not always a good sign: an encoder may simply give
-# up. How much of each language does MiniLM replace by `[UNK]`, the token for "unknown"?
+# **Read.** In Korean SmolLM2 needs almost five times as many tokens as in English: both tokenizers were made for English. But
+# few tokens are not always a good sign: an encoder may simply give up. How much of each language does MiniLM replace by `[UNK]`, the token for "unknown"?
 
 # %%
 mini = tokenizers["MiniLM"]
@@ -119,7 +119,7 @@ for name, split in splits.items():
     print(f"{name}: {unknown[name]:.0%} of MiniLM's tokens are [UNK]")
 
 # %% [markdown]
-# **Checkpoint.** What the encoder does not read, no layer behind it can bring back. German, in Latin letters, is read
+# **Checkpoint.** MiniLM drops two thirds of the Chinese. What the encoder does not read, no layer behind it can bring back. German, in Latin letters, is read
 # whole; that the *model* understands it is another matter.
 
 # %%
@@ -169,7 +169,7 @@ print("the least surprising:", min(bits, key=bits.__getitem__))
 
 # %% [markdown]
 # **Checkpoint.** The same message is more surprising in each of the other languages. The numbers come from a run on
-# your machine, so they are held to a band instead of being printed.
+# your machine, so an assertion holds them to a band.
 
 # %%
 for name in languages:
@@ -180,7 +180,8 @@ for name in languages:
     )
 
 # %% [markdown]
-# **Read.** SmolLM2 is an English model, by its tokenizer and by its loss. We know this *before* any task, from texts
+# **Read.** The same message costs about twice as many bits in German or Korean as in English: SmolLM2 is an English model, by
+# its tokenizer and by its loss. We know this *before* any task, from texts
 # without labels. For a task in another language, measure candidates like this first: it takes seconds.
 #
 # ## 3. By which way can a language reach the layer?
@@ -244,8 +245,8 @@ decided = [one for one in record.measured if one["low"] > 0 or one["high"] < 0]
 print(len(decided), "of", len(record.measured), "intervals leave out zero")
 
 # %% [markdown]
-# **Read.** Count the open ones first: an interval that holds zero shows no difference, and that is not the same as
-# showing that there is none. And look at the second claim beside the first: a difference on Korean alone is not yet
+# **Read.** All five are open. An interval that holds zero shows no difference, which is not the same as showing that there
+# is none. And look at the second claim next to the first: a difference on Korean alone is not yet
 # about Korean.
 #
 # The record also has the tokenizers of its models, on the texts of its tasks:

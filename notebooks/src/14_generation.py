@@ -142,7 +142,7 @@ assert torch.equal(influence > 1e-4, torch.ones(6, 6).tril().bool())
 print(f"largest influence of a later input: ≈{influence.triu(1).max():.0e}")
 
 # %% [markdown]
-# **Read.** The last position's output is the only one that knows the whole text through the *layer*. Through the encoder
+# **Read.** Only the last output changes, so it is the only one that knows the whole text through the *layer*. Through the encoder
 # all of them do. Whether the causal mask is right for a layer behind an encoder is open; `mask="bidirectional"` is the
 # other choice, and a search can compare them.
 #
@@ -180,7 +180,8 @@ assert calls["layer"] == 1 and calls["decoder"] >= 11
 print("one call of the layer for", written.shape[1] - 1, "tokens with 4 beams")
 
 # %% [markdown]
-# **Read.** For generation the block costs next to nothing: it is paid once for each input.
+# **Read.** One call of the layer, twelve of the decoder: in generation the block costs next to nothing, because it is paid
+# once for each input.
 #
 # ## 4. Does it learn?
 #
@@ -233,7 +234,7 @@ assert layer.digest() == before
 print("the loss fell to less than half; the layer is unchanged")
 
 # %% [markdown]
-# **Read.** This proves that the parts work together, and nothing about translation. There is also a limit in the
+# **Read.** The loss falls to a hundredth. This proves that the parts work together, and nothing about translation. There is also a limit in the
 # encoder's own vocabulary. What does it make of a German word?
 
 # %%
@@ -270,7 +271,7 @@ for block, found in record.summary.get("comparisons", {}).items():
 print("claims measured:", len(record.measured), "of", len(record.findings))
 
 # %% [markdown]
-# **Read.** Points are hundredths of chrF, a score of shared letter sequences that still moves where BLEU is near zero. Even
+# **Read.** All four claims are open. Points are hundredths of chrF, a score of shared letter sequences that still moves where BLEU is near zero. Even
 # an interval without zero compares two poor translators here. The record says so itself:
 
 # %%
@@ -350,7 +351,7 @@ checks.quiz("14")
 # - Between encoder and decoder the layer gets the whole sequence: its attention works again, causally, and nothing can be
 #   reduced.
 # - Encoder and layer run once for each input; only the decoder runs for each token.
-# - The claim about generation is read with the random layer beside it, and with the score's own level in mind.
+# - The claim about generation is read with the random layer next to it, and with the score's own level in mind.
 #
 # **Words:** [encoder-decoder](../book/glossary.md#encoder-decoder) ·
 # [cross-attention](../book/glossary.md#cross-attention) · [teacher forcing](../book/glossary.md#teacher-forcing) ·

@@ -84,7 +84,7 @@ hook.remove()
 print(
     "input:", tuple(batch["input_ids"].shape), " scores:", tuple(logits.shape)
 )
-print("your guess:", guess, " measured:", sum(seen))
+checks.reveal(guess, sum(seen), "vectors", live=False)
 
 # %% [markdown]
 # **Checkpoint.** The order of the choices does not matter: each is scored on its own.
@@ -92,8 +92,9 @@ print("your guess:", guess, " measured:", sum(seen))
 # %%
 with torch.no_grad():
     swapped = model(**{name: ids.flip(1) for name, ids in batch.items()}).logits
-assert torch.allclose(swapped.flip(1), logits, atol=1e-4)
-print("choices in reverse order get the same scores: True")
+difference = (swapped.flip(1) - logits).abs().max()
+assert difference < 1e-4
+print(f"the reverse order changes the scores by at most ≈{difference:.1g}")
 
 # %% [markdown]
 # **Read.** A model that is asked for a *letter* sees all choices at once and often prefers one letter. This one cannot: it
@@ -118,9 +119,8 @@ rights = sorted(
     sum(draw.random() < 0.25 for _ in range(N)) for _ in range(10_000)
 )
 low, high = rights[250], rights[-250]
-print(
-    f"your guess: {guess}  measured: 95 % of the guessers get {low} to {high} of {N}"
-)
+checks.reveal(guess, high, f"of {N}", live=False)
+print(f"95 % of the guessers get {low} to {high} right")
 
 # %% alt="Histogram of how many of 100 questions ten thousand guessers got right: a bell around 25, the middle 95 per cent shaded."
 counts = Counter(rights)
@@ -136,7 +136,8 @@ print(f"the formula: 25 +- {100 * formula:.1f}")
 assert abs((high - low) / 200 - formula) < 0.02
 
 # %% [markdown]
-# **Read.** With a hundred questions, a model that "beats chance by five points" may be guessing. How wide is the range for
+# **Read.** A lucky guesser gets a third of the questions right. So with a hundred questions, a model that "beats chance by
+# five points" may be guessing. How wide is the range for
 # exams of other sizes?
 
 # %%
@@ -172,7 +173,9 @@ for start in range(0, N_ASKED, 12):
     right += int((scores.argmax(1) == labels).sum())
 spread = 1.96 * math.sqrt(0.25 * 0.75 / N_ASKED)
 assert 0.25 - 2 * spread < right / N_ASKED < 0.25 + 2 * spread
-print("the untrained model is within twice the range of guessing: True")
+print(
+    f"right: ≈{right} of {N_ASKED}; guessing gives {N_ASKED / 4:.0f} ± {spread * N_ASKED:.0f}"
+)
 
 # %% [markdown]
 # ## 3. An exam that training did not see
@@ -214,7 +217,7 @@ median = {
     for name, split in tested.splits.items()
 }
 print(tested)
-print("your guess:", guess, " median length:", median)
+print("your guess:", checks.guessed(guess), "| median length:", median)
 
 # %% [markdown]
 # **Checkpoint.** No held-out row is left in training:
@@ -227,7 +230,8 @@ print(
 )
 
 # %% [markdown]
-# **Read.** This is a harder test than a random split, and closer to what a benchmark is for.
+# **Read.** Training now has short questions only, and the test has long ones: a harder test than a random split, and closer
+# to what a benchmark is for.
 #
 # ## 4. What was measured
 #
@@ -242,7 +246,7 @@ guess = None  # points
 
 # %%
 record = checks.experiment("hard-benchmarks")
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 record
 
 # %% [markdown]
@@ -298,8 +302,8 @@ print(
 )
 
 # %% [markdown]
-# **Read.** Where vanilla stands at chance, the comparison is between guessers: "open" is then the only honest verdict, and
-# it is not evidence against the method. A test of the method needs a small model that can do some of the exam.
+# **Read.** No arm is more than five points from chance on any group, and vanilla is below it on two. A comparison between
+# guessers can only end as "open", and that is not evidence against the method. A test of the method needs a small model that can do some of the exam.
 #
 # The command that makes the record again (hours on two cores; the folder holds the file of the exams):
 #

@@ -57,13 +57,13 @@ cost = pp.benchmark(
 arms = {arm.arm: arm for arm in cost.arms}
 print(f"{'arm':18s} {'trained':>10s} {'held':>10s}")
 for name, arm in arms.items():
-    print(f"{name:18s} {arm.trainable:10d} {arm.total:10d}")
+    print(f"{name:18s} {arm.trainable / 1e6:8.2f} M {arm.total / 1e6:8.2f} M")
 fewer = arms["LoRA"].total < arms["vanilla"].total
-print("your guess:", guess, " measured:", "fewer" if fewer else "more")
+checks.reveal(guess, "fewer" if fewer else "more", live=False)
 
 # %% [markdown]
-# **Read.** "Parameter-efficient" is about *trained* weights. PiFi is the other way round: it trains a little more than
-# vanilla, and adds a frozen layer.
+# **Read.** LoRA trains a hundredth of the weights and holds more than vanilla: "parameter-efficient" is about *trained*
+# weights. PiFi is the other way round. It trains a little more than vanilla, and adds a frozen layer.
 #
 # ## 2. Memory
 #
@@ -85,7 +85,7 @@ formula = {
     if arm.training_bytes
 }
 more = formula["PiFi"] / formula["vanilla"] - 1
-print(f"your guess: {guess}  the formula: {100 * more:.1f} % more")
+checks.reveal(guess, 100 * more, "% more", ".1f", live=False)
 
 # %% [markdown]
 # What was measured follows every tensor that training makes. It contains the activations and temporary tensors too:
@@ -117,16 +117,21 @@ order = sorted(formula, key=lambda name: arms[name].training_bytes)
 print("measured, from least to most:", ", ".join(order))
 
 # %% [markdown]
-# **Checkpoint.** The formula is a lower bound; with short texts activations add little:
+# **Checkpoint.** The formula leaves activations out; with short texts they add little:
 
 # %%
 for name, n_bytes in formula.items():
     assert 0.9 < arms[name].training_bytes / n_bytes < 3, name
 assert formula["vanilla"] < formula["PiFi"] < formula["layer trained too"]
-print("vanilla < PiFi < with a trained layer: True")
+for name in ("vanilla", "PiFi", "layer trained too"):
+    ratio = arms[name].training_bytes / formula[name]
+    print(
+        f"{name:18s} {formula[name] / 1e6:4.0f} MB by the formula, measured ≈{ratio:.2f} times that"
+    )
 
 # %% [markdown]
-# **Read.** This is what freezing buys: the layer costs one number for each weight instead of four.
+# **Read.** A frozen layer adds about a twentieth to the memory of training, a trained one more than three times as much.
+# This is what freezing buys: one number for each weight instead of four.
 #
 # ## 3. Arithmetic
 #
@@ -144,16 +149,17 @@ guess = None  # per cent
 # %%
 added = arms["PiFi"].macs_measured - arms["vanilla"].macs_measured
 share = added / arms["vanilla"].macs_measured
-print(f"your guess: {guess}  measured: {100 * share:.2f} % more")
+checks.reveal(guess, 100 * share, "% more", ".2f", live=False)
 print(f"the block: {added / 1e6:.2f} million MACs for each text, however long")
 
 # %% [markdown]
 # **Checkpoint.** Counted from the shapes, without running anything, gives the same:
 
 # %%
-for arm in arms.values():
-    assert abs(arm.macs_measured / arm.macs_counted - 1) < 0.02
-print("measured and counted agree within 2 %: True")
+for name, arm in arms.items():
+    ratio = arm.macs_measured / arm.macs_counted
+    assert abs(ratio - 1) < 0.02
+    print(f"{name:18s} measured / counted = {ratio:.3f}")
 
 # %% [markdown]
 # ## 4. Time
@@ -167,7 +173,7 @@ print("measured and counted agree within 2 %: True")
 # What *your* machine just measured is not printed here, because it is different each time; call `cost` in a cell of your
 # own to see it. We read the recorded run on two processor cores.
 #
-# **Predict.** A step of training with the *small* encoder and the layer of SmolLM2, beside vanilla: how many times as
+# **Predict.** A step of training with the *small* encoder and the layer of SmolLM2, compared with vanilla: how many times as
 # long?
 
 # %% tags=["guess"]
@@ -178,7 +184,7 @@ record = json.loads(
     checks.recorded("benchmarks/results/efficiency.json").read_text("utf-8")
 )
 rows = [row for row in record["rows"] if row.get("MB")]
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 for row in rows:
     if row["encoder + layer"] == "small + 135M" and row["step / vanilla"]:
         print(
@@ -186,7 +192,7 @@ for row in rows:
         )
 
 # %% [markdown]
-# Inference of one text of 128 tokens, for each pair that was measured, beside the encoder alone:
+# Inference of one text of 128 tokens, for each pair that was measured, compared with the encoder alone:
 
 # %% alt="For each pair of encoder and layer, the time of one text through PiFi and through folded PiFi divided by vanilla's, with a line at one."
 SHAPE = "1 x 128, ms"
@@ -230,9 +236,9 @@ for pair, base in alone.items():
     print(f"{pair:14s} {'  '.join(shown)}")
 
 # %% [markdown]
-# **Read.** Look for the pair with the largest ratio: where the layer is large beside the encoder, the block is *not* cheap,
-# and the folded form is worth the effort. Ratios that differ by ten per cent may be noise, and those below 1 are: compare
-# them with the quartiles.
+# **Read.** The layer of an 8B model makes a tiny encoder more than ten times as slow: where the layer is large compared with
+# the encoder, the block is *not* cheap, and the folded form is worth the effort. Ratios that differ by ten per cent may be
+# noise, and those below 1 are: compare them with the quartiles.
 #
 # **Checkpoint.** What was *not* measured is part of a table. Pairs that did not fit, or whose step took longer than the
 # benchmark allows (there may be none):
@@ -274,7 +280,7 @@ guess = None  # a pair
 folds = json.loads(
     checks.recorded("benchmarks/results/fold.json").read_text("utf-8")
 )
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 for row in folds["rows"]:
     print(f"{row['pair']:40.40s} {row['fold']:24s} {row['MB']:7.1f} MB")
 
@@ -349,7 +355,7 @@ checks.check_slower(slower)
 # ## What this does not show
 #
 # - A GPU: there the arithmetic is cheaper, the waiting is different, and ratios change. The same script measures it.
-# - Quality. A cheaper arm that is worse is no bargain: see chapters 05 and 12 for gains beside controls.
+# - Quality. A cheaper arm that is worse is not a bargain: see chapters 05 and 12 for gains next to controls.
 # - The one-time cost of finding the layer (chapter 10), and of reading it (chapter 02).
 #
 # ## Quiz
@@ -361,7 +367,7 @@ checks.quiz("16")
 # ## Summary
 #
 # - Trained weights take four numbers each, frozen ones one: freezing is what keeps a large layer affordable.
-# - The block works on one token, the encoder on all: in arithmetic the block is small beside a usual encoder.
+# - The block works on one token, the encoder on all: in arithmetic the block is small next to a usual encoder.
 # - Time is measured in turns, with quartiles and with what was left out. A large layer on a tiny encoder is not cheap.
 #
 # **Words:** [multiply-accumulate](../book/glossary.md#multiply-accumulate) · [moments](../book/glossary.md#moments) ·

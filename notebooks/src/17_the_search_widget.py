@@ -35,8 +35,8 @@ checks.pifi_block("layer")
 # %% [markdown]
 # ## 1. Three lines
 #
-# **Why.** A search takes minutes to hours. One wants to see early whether it makes sense, and to leave off when enough is
-# known. The smallest example is
+# **Why.** A search takes minutes to hours. You want to see early whether it makes sense, and to stop when you know
+# enough. The smallest example is
 #
 # ```python
 # import pifi_probe as pp
@@ -86,7 +86,7 @@ assert w.results["value"].between(0.3, 1.5).all()
 print("columns:", ", ".join(w.results.columns))
 
 # %% [markdown]
-# **Read.** Three trials select, the others confirm the choice on a fresh seed beside its controls. With so few texts the
+# **Read.** Three trials select, the others confirm the choice on a fresh seed next to its controls. With so few texts the
 # numbers mean nothing; the next section has a search that is worth looking at.
 #
 # ## 2. Reading the chart
@@ -135,8 +135,8 @@ print(
 )
 
 # %% [markdown]
-# **Read.** The sentence under the chart is the result; the dots are its evidence. If they seem to say different things,
-# look at the intervals.
+# **Read.** No layer is: even the most probable one has a few per cent. The sentence under the chart is the result; the dots
+# are its evidence. If they seem to say different things, look at the intervals.
 #
 # ## 3. One selection, in the browser and in Python
 #
@@ -179,9 +179,9 @@ print("after the click, trial", recorded.selected, "is selected in Python")
 #
 # ## 4. Pause, go on, stop
 #
-# **Why.** *Start* works in a thread, so the notebook stays free. *Pause* leaves off within one training step and keeps the
+# **Why.** *Start* works in a thread, so the notebook stays free. *Pause* stops within one training step and keeps the
 # search open; *Resume* goes on, after a restart of the kernel as well, because every finished trial is in the study's file
-# before the next one starts. *Stop* leaves off for good. If a kill comes at a random moment, what is lost is at most
+# before the next one starts. *Stop* ends it for good. If a kill comes at a random moment, what is lost is at most
 #
 # $$\text{the running trial}: \quad c_t \le 1 \text{ full run}$$
 #

@@ -59,9 +59,8 @@ def layer_weights(d, d_kv, m):
 
 
 one = layer_weights(4096, 1024, 14336)
-print(
-    f"your guess: {guess}  from the shapes: {one / 1e6:.0f} million, {one / 8.03e9:.1%} of the model"
-)
+checks.reveal(guess, 100 * one / 8.03e9, "% of the model", ".1f", live=False)
+print(f"one layer: {one / 1e6:.0f} million weights")
 print(
     f"one layer in bfloat16: {2 * one / 1e6:.0f} MB;  in float32: {4 * one / 1e6:.0f} MB"
 )
@@ -73,7 +72,9 @@ print(f"all 32 layers in bfloat16: {32 * 2 * one / 1e9:.1f} GB")
 # %%
 small = pp.extract("smollm2-135m[0]")
 assert layer_weights(576, 192, 1536) == small.n_params
-print(f"{small.n_params:,} weights, by the formula too: True")
+print(
+    f"the layer has {small.n_params:,} weights, the formula gives {layer_weights(576, 192, 1536):,}"
+)
 
 # %% [markdown]
 # **Read.** A laptop that cannot hold the model can hold one layer easily. So never load the model: read a layer, use it,
@@ -109,7 +110,7 @@ stream(
     model="smollm2-135m",
     progress=False,
 )
-print("your guess:", guess, " measured:", len(states))
+checks.reveal(guess, len(states), "points", live=False)
 print("states at each point:", tuple(states[0].shape), "= (batch, seq, d_llm)")
 
 # %% [markdown]
@@ -128,10 +129,10 @@ for point in range(30):  # the last hidden state of transformers is normed
     gap = (states[point][real] - hidden[point][real]).abs().max() / scale
     furthest = max(furthest, float(gap))
 assert furthest < 1e-4
-print("streamed and whole agree at points 0 to 29: True")
+print(f"points 0 to 29 differ by at most ≈{furthest:.0e} of the largest value")
 
 # %% [markdown]
-# **Read.** Exact, because nothing was approximated: only the order of reading changed.
+# **Read.** The difference is rounding. Nothing was approximated: only the order of reading changed.
 #
 # How does a vector grow on its way? The stream saw every point:
 
@@ -164,7 +165,7 @@ print("the states grow more than tenfold from the embeddings to the last layer")
 # When states do not fit, they live in files. Recorded: four layers of the 8B shape, in float32, on a machine that need not
 # hold them.
 #
-# **Predict.** The peak of memory, beside that bound: above or below? How many times was each byte read?
+# **Predict.** The peak of memory: above or below that bound? How many times was each byte read?
 
 # %% tags=["guess"]
 guess = None  # "above" or "below"
@@ -173,7 +174,7 @@ guess = None  # "above" or "below"
 record = json.loads(
     checks.recorded("benchmarks/results/stream_memory.json").read_text("utf-8")
 )
-print("your guess:", guess)
+print("your guess:", checks.guessed(guess))
 for row in record["rows"]:
     peak, bound = row["peak MB"], row["2 layers + budget MB"]
     print(
@@ -200,7 +201,7 @@ assert all(target["holds"] for target in record["targets"])
 print("every peak lies below its bound; nothing was read twice")
 
 # %% [markdown]
-# **Read.** The peak is that of one or two layers, not of the model. `pp.probe("org/model", task)` streams in this way by
+# **Read.** Every peak is below the bound and below half of the checkpoint: it is that of one or two layers, not of the model. `pp.probe("org/model", task)` streams in this way by
 # itself, keeps the features in a cache, and goes on after an interruption.
 #
 # ## 4. A search that survives
@@ -236,7 +237,7 @@ at_once = pp.search(
 
 table, other = again.leaderboard(), at_once.leaderboard()
 differ = int((table["nll"] != other["nll"]).sum())
-print("your guess:", guess, " measured:", differ)
+checks.reveal(guess, differ, "of three numbers", live=False)
 print(
     "trials:", len(table), " candidates:", ", ".join(sorted(table["candidate"]))
 )
@@ -246,10 +247,14 @@ print(
 
 # %%
 assert list(table["candidate"]) == list(other["candidate"]) and differ == 0
-print("stopped and continued = in one go: True")
+print(
+    "largest difference of the losses:",
+    float((table["nll"] - other["nll"]).abs().max()),
+)
 
 # %% [markdown]
-# **Read.** Three trials on a frozen encoder are no result; what counts here is that the tables are equal.
+# **Read.** None differs, to the last bit. Three trials on a frozen encoder are not a result; what counts here is that the
+# tables are equal.
 #
 # ## 5. Many workers
 #
@@ -269,7 +274,7 @@ guess = None  # minutes
 minutes = {
     workers: math.ceil(30 / workers) * 6 for workers in (1, 2, 4, 8, 16, 32)
 }
-print("your guess:", guess, " from the formula:", minutes[8])
+checks.reveal(guess, minutes[8], "minutes", live=False)
 print("workers to minutes:", minutes)
 
 # %% [markdown]
@@ -295,7 +300,9 @@ print("workers to minutes:", minutes)
 
 # %%
 assert (table["cost"] < 1).all()
-print("a trial with a frozen encoder is cheaper than one full run: True")
+print(
+    f"dearest trial with a frozen encoder: ≈{table['cost'].max():.2f} full runs"
+)
 
 # %% [markdown]
 # ## Exercises

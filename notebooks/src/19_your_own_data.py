@@ -9,7 +9,7 @@
 # - load a file, and read what the library did to its rows;
 # - say what no model at all would reach;
 # - choose a layer with a small budget, without looking at the test;
-# - train it beside its controls and write down the verdict.
+# - train it next to its controls and write down the verdict.
 #
 # | Minutes on a CPU | Difficulty | You need first | Downloads |
 # |---|---|---|---|
@@ -135,7 +135,7 @@ shares = {
 print("shares in the test:", shares)
 
 # %% [markdown]
-# **Read.** Every accuracy below is read beside this one. With very unequal classes look at balanced accuracy too.
+# **Read.** Nearly two thirds are right without any model. Every accuracy below is compared with this one. With very unequal classes look at balanced accuracy too.
 #
 # ## 3. Choose a layer
 #
@@ -180,7 +180,7 @@ print(study.result.answer.split("; ")[-1])
 
 # %% [markdown]
 # **Read.** For your data, run this over a coffee. It tries all layers, spends twelve full runs where it is open which one
-# is best, and confirms the choice on fresh seeds beside its controls:
+# is best, and confirms the choice on fresh seeds next to its controls:
 #
 # ```python
 # study = pp.search(task, budget="12", study="my-study.db")
@@ -192,7 +192,7 @@ print(study.result.answer.split("; ")[-1])
 # pifi-probe search --task reviews.csv --budget 12 --study my-study.db
 # ```
 #
-# ## 4. Train it beside its controls
+# ## 4. Train it next to its controls
 #
 # **Why.** A gain over vanilla may come from two more matrices. Each control has the shape without the knowledge:
 #

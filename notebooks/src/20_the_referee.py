@@ -76,15 +76,16 @@ def said(found):
 d = right(table, "real", "movie-reviews") - right(
     table, "encoder", "movie-reviews"
 )
-print("your guess:", guess)
-print(f"they differ on {100 * (d != 0).mean():.0f} of a hundred texts:")
+checks.reveal(
+    guess, 100 * (d != 0).mean(), "of a hundred texts", ".0f", live=False
+)
 print(f"the chain is right on {100 * (d > 0).mean():.1f} of them,")
 print(f"the encoder alone on {100 * (d < 0).mean():.1f}")
 print("points:", said(gain(table, "real", "encoder", "movie-reviews")))
 
 # %% [markdown]
-# **Read.** The gain is the difference of two counts. The chain also spoils texts that the encoder had right; the interval
-# counts both.
+# **Read.** The gain of five points is the difference of two counts, ten and five of a hundred: the chain also spoils texts
+# that the encoder had right. The interval counts both.
 #
 # **Checkpoint.** Your interval is the record's:
 
@@ -93,7 +94,11 @@ recorded = table.difference("real", "encoder")
 by_hand = gain(table, "real", "encoder", "movie-reviews")
 for value, name in zip(by_hand, ("difference", "low", "high"), strict=True):
     assert abs(value - 100 * recorded[name]) < 0.2
-print("recomputed: True")
+print(
+    "recorded:",
+    said([100 * recorded[name] for name in ("difference", "low", "high")]),
+)
+print("by hand: ", said(by_hand))
 
 # %% [markdown]
 # ## 2. "It is only more features"
@@ -111,12 +116,13 @@ rest = {
     for arm in ("interface", "shuffled", "random")
 }
 closest = min(rest, key=lambda arm: rest[arm][0])
-print("your guess:", guess, "| measured:", closest)
+checks.reveal(guess, closest, live=False)
 for arm, found in rest.items():
     print(f"real - {arm:9s}", said(found))
 
 # %% [markdown]
-# **Read.** The twins have as many features, of the same size and through the same interface. The objection is excluded, as
+# **Read.** The chain is more than four points ahead of each of them. The twins have as many features, of the same size and
+# through the same interface. The objection is excluded, as
 # long as the twins are fair: each interval leaves out zero, also after Holm's correction (exercise 20.2).
 #
 # ## 3. "It is luck of these texts"
@@ -145,12 +151,13 @@ axes.set(xlabel="points over the encoder alone", ylabel="halves")
 plt.show()
 
 # %%
-print("your guess:", guess)
-print(f"ahead in {100 * (halves > 0).mean():.0f} of a hundred halves")
+checks.reveal(
+    guess, 100 * (halves > 0).mean(), "of a hundred halves", ".0f", live=False
+)
 
 # %% [markdown]
-# **Read.** Not luck of the texts. Luck of the *alignment*, of one draw of training texts and of one donor is not in this
-# number: they were drawn once. No cutting of the test set can tell.
+# **Read.** In all of them: it was not the luck of these texts. The luck of one *alignment*, one draw of training texts and
+# one donor is not in this number, since each was drawn once. No cutting of the test set can tell.
 #
 # ## 4. "You chose the chain where you tested it"
 #
@@ -168,7 +175,7 @@ shifted = {
     for test in ("product-reviews", "tweets")
 }
 kept = [test for test, found in shifted.items() if found[1] > 0]
-print("your guess:", guess, "| measured:", ", ".join(kept) or "neither")
+checks.reveal(guess, ", ".join(kept) or "neither", live=False)
 for test, found in shifted.items():
     print(f"{test:16s}", said(found))
 other = pp.ChainTable.from_json(
@@ -178,8 +185,8 @@ own = gain(other, "real", "encoder", "product-reviews")
 print("fitted and tested on products:", said(own))
 
 # %% [markdown]
-# **Read.** The same chain helps on products, whether it is fitted there or on films. On tweets nothing can be seen: the
-# claim is about reviews, and has to say so. *Narrowed.*
+# **Read.** The same chain is worth about four points on products, whether it is fitted there or on films. On tweets nothing
+# can be seen: the claim is about reviews, and has to say so. *Narrowed.*
 #
 # ## 5. "The test texts are in the training texts"
 #
@@ -204,21 +211,19 @@ for name, rows in zip(("unlike", "between", "alike"), thirds, strict=True):
     part = 100 * d[rows]
     error = 1.96 * part.std(ddof=1) / np.sqrt(len(part))
     parts[name] = (part.mean(), part.mean() - error, part.mean() + error)
-print(
-    "your guess:", guess, "| measured:", max(parts, key=lambda n: parts[n][0])
-)
+checks.reveal(guess, max(parts, key=lambda n: parts[n][0]), live=False)
 for name, found in parts.items():
     print(f"{name:8s}", said(found))
 
 # %% [markdown]
-# **Read.** Look at the third that resembles no training text: copies cannot explain a gain that is there as well. The middle
-# third, with less, shows how far parts of a test set scatter.
+# **Read.** The third that resembles no training text gains six points. Copies cannot explain a gain that is there as well.
+# The middle third, with less, shows how far parts of a test set scatter.
 #
 # **Checkpoint.** The gain does not need similar texts:
 
 # %%
 assert parts["unlike"][1] > 0
-print("a gain where no training text is near: True")
+print("unlike every training text:", said(parts["unlike"]))
 
 # %% [markdown]
 # ## 6. "The donor has read the test texts"
@@ -233,8 +238,7 @@ print("a gain where no training text is near: True")
 guess = None  # one of the four
 
 # %%
-print("your guess:", guess, "| what would settle it: later texts")
-print("recorded here:", "none")
+checks.reveal(guess, "later texts, of which none is recorded", live=False)
 
 # %% [markdown]
 # **Read.** Nothing in these data can close this hole. A careful paper says so in one sentence, and does not bury it.

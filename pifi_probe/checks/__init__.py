@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pifi_probe.checks.argument import depth_figure, gains_by_depth
 from pifi_probe.checks.basics import check_spec, check_trained_parts
 from pifi_probe.checks.combining import check_majority_vote, check_mix, check_more_than_ensemble
 from pifi_probe.checks.copying import check_effect, check_lacking, check_next_word
@@ -20,6 +21,7 @@ from pifi_probe.checks.plugging import check_freeze, check_pifi_forward, check_p
 from pifi_probe.checks.probes import check_left_out_residuals, check_p_value, check_pool_tokens
 from pifi_probe.checks.records import Record, experiment
 from pifi_probe.checks.refereeing import check_found_by_holm, check_objections, check_paired
+from pifi_probe.checks.revealing import reveal
 from pifi_probe.checks.searching import check_chance_to_be_best, check_next_layer, check_paired_error
 from pifi_probe.checks.session import Session, guessed, quiz, recorded, start
 from pifi_probe.checks.shifting import check_accuracy_under, check_auroc, check_balanced_accuracy
@@ -95,10 +97,13 @@ __all__ = [
     "check_trained_parts",
     "check_training_bytes",
     "check_wall_minutes",
+    "depth_figure",
     "experiment",
+    "gains_by_depth",
     "guessed",
     "pifi_block",
     "quiz",
     "recorded",
+    "reveal",
     "start",
 ]

@@ -26,7 +26,7 @@ def check_training_bytes(function: Callable[..., Any]) -> Report:
         named = {
             4 * 1100 * 4: "Frozen weights have neither gradient nor moments.",
             4 * 1100: "Trained weights also have a gradient and Adam's two moments.",
-            4 * (3 * 100 + 1000): "Adam keeps two moments for each trained weight, beside its gradient.",
+            4 * (3 * 100 + 1000): "Adam keeps two moments for each trained weight, next to its gradient.",
             4 * 100 + 1000: "Each number takes 4 bytes, the frozen ones too.",
             4 * 400: "The frozen weights are held too.",
         }

@@ -25,7 +25,7 @@ def check_index_from_end(function: Callable[..., Any]) -> Report:
                 got = ask(function, outside, 30)
             except IndexError:
                 continue
-            require(False, f"{outside} is outside of 30 layers: raise IndexError; you gave {got}.")
+            require(False, f"{outside} is outside 30 layers: raise IndexError; you gave {got}.")
 
     return attempt("02.1", function, judge)
 

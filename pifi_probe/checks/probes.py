@@ -1,4 +1,4 @@
-"""Checks of notebook 07: pooling, a score beside its null, and residuals of held-out examples."""
+"""Checks of notebook 07: pooling, a score next to its null, and residuals of held-out examples."""
 
 from __future__ import annotations
 

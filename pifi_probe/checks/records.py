@@ -50,7 +50,7 @@ class Record:
         return [one for one in self.findings if one["measured"] is not None and one["unit"] == "points"]
 
     def extra(self, title: str) -> list[dict[str, Any]]:
-        """Return the rows of a table that was measured beside the runs; none while nothing is recorded."""
+        """Return the rows of a table that was measured besides the runs; none while nothing is recorded."""
         return list(self.summary.get("extras", {}).get(title, ()))
 
     def figure(self) -> Figure | None:

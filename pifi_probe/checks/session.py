@@ -58,7 +58,7 @@ class Session:
 
 
 def guessed(guess: object) -> object:
-    """Return a reader's guess as it is printed beside what was measured."""
+    """Return a reader's guess as it is printed next to what was measured."""
     return "none yet" if guess is None else guess
 
 
@@ -154,7 +154,7 @@ def recorded(name: str) -> Path:
     Parameters
     ----------
     name : str
-        Path inside of the repository, which is looked for upwards from the current folder.
+        Path inside the repository, which is looked for upwards from the current folder.
 
     Raises
     ------
@@ -168,5 +168,5 @@ def recorded(name: str) -> Path:
     raise PifiProbeError(
         f"the recorded result {name!r} is not here",
         where=str(here),
-        next="run the notebook inside of a clone of the repository",
+        next="run the notebook inside a clone of the repository",
     )

@@ -22,7 +22,7 @@ CONTROL_FOR = {
 WRONG_CONTROL = {
     "vanilla": "it has no block at all, so it removes everything at once",
     "linear": "it has the two projections and nothing between them",
-    "random": "its layer has the shape, and weights that were drawn anew",
+    "random": "its layer has the shape, and weights that were drawn afresh",
     "shuffled": "its layer has the same weights in another order",
     "unfrozen": "it starts with the language model's weights, so its knowledge is still there",
     "mlp": "its layer is replaced by trained weights, as many as the projections have",

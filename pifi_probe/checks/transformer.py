@@ -28,7 +28,7 @@ def check_rms_norm(function: Callable[..., Any]) -> Report:
         centred = x - x.mean(-1, keepdim=True)
         expected = x * (square + EPS).rsqrt() * gain
         likely = {
-            "Is eps inside of the root? It is added to the mean square.": x / (square.sqrt() + EPS) * gain,
+            "Is eps inside the root? It is added to the mean square.": x / (square.sqrt() + EPS) * gain,
             "The gain is missing.": x * (square + EPS).rsqrt(),
             "You took the sum of squares; RMSNorm takes their mean.": x
             * (x.square().sum(-1, keepdim=True) + EPS).rsqrt()

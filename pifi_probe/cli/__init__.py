@@ -126,7 +126,7 @@ def _speak_utf8() -> None:
 
 
 def _register() -> None:
-    """Attach the commands; each module imports heavy libraries only inside of its commands."""
+    """Attach the commands; each module imports heavy libraries only inside its commands."""
     from pifi_probe.cli import (
         assets,
         bench,

@@ -1,4 +1,4 @@
-"""``bench``: what the block costs beside its rivals."""
+"""``bench``: what the block costs next to its rivals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bench(
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
-    """Measure time, memory, MACs and bytes of PiFi beside vanilla, folded, LoRA, IA3, a trained layer and an MLP."""
+    """Measure time, memory, MACs and bytes of PiFi next to vanilla, folded, LoRA, IA3, a trained layer and an MLP."""
     import pifi_probe as pp
 
     data = pp.load_task(task)

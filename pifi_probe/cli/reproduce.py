@@ -76,7 +76,7 @@ def reproduce(
     table: bool = typer.Option(False, "--table", help="Show every claim, not the answer alone."),
     as_json: bool = Json,
 ) -> None:
-    """Run an experiment of the paper and set what it finds beside what the paper reports; runs are kept."""
+    """Run an experiment of the paper and compare what it finds with what the paper reports; runs are kept."""
     import pifi_probe as pp
     from pifi_probe.experiments.plan import load_experiment
     from pifi_probe.reading import read_object

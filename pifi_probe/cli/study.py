@@ -61,7 +61,7 @@ def join(
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
-    """Work on a study beside other processes, on this or any machine; no trial is run twice."""
+    """Work on a study together with other processes, on this or any machine; no trial is run twice."""
     with allowing_pickle(allow_pickle):
         _go_on(study, "", executor, workers, as_json)
 

@@ -1,4 +1,4 @@
-"""``verify``: our layers beside those of transformers, on real weights."""
+"""``verify``: our layers next to those of transformers, on real weights."""
 
 from __future__ import annotations
 

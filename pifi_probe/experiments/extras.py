@@ -1,4 +1,4 @@
-"""What an experiment measures beside its runs, as tables."""
+"""What an experiment measures besides its runs, as tables."""
 
 from __future__ import annotations
 

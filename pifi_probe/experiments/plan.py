@@ -148,7 +148,7 @@ class Experiment:
     claims : tuple of Claim
     scales : dict of str to Scale
     extras : tuple of str
-        Measurements beside the runs; see `pifi_probe.experiments.extras`.
+        Measurements besides the runs; see `pifi_probe.experiments.extras`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""`reproduce`: an experiment of the paper by its name, and what it says here beside what the paper reports."""
+"""`reproduce`: an experiment of the paper by its name, and what it says here, compared with what the paper reports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Reproduction:
     comparisons : dict of str to Comparison
         By block: every arm against vanilla.
     extras : dict of str to list of dict
-        Tables of what was measured beside the runs.
+        Tables of what was measured besides the runs.
     runs : Runs
     folder : Path
         With one JSON a run, ``summary.json``, ``summary.md`` and ``summary.html``.
@@ -112,7 +112,7 @@ def reproduce(
     fractions: Sequence[float] = (),
     on_run: Callable[[int, int, RunResult], None] | None = None,
 ) -> Reproduction:
-    """Run an experiment of the paper, or go on with one, and set what it says beside what the paper reports.
+    """Run an experiment of the paper, or go on with one, and compare what it says with what the paper reports.
 
     Parameters
     ----------

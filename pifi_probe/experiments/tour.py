@@ -119,7 +119,7 @@ def run_tour(folder: str | Path, *, say: Callable[[str], None] = lambda line: No
         write_json(root / "seconds.json", times)
         return found
 
-    say(f"1 of 3. Repeated random words through layer {COPIES['layers']} of {LLM}, beside its twins")
+    say(f"1 of 3. Repeated random words through layer {COPIES['layers']} of {LLM}, next to its twins")
     control = timed("control", lambda: _control(root / "control.json"))
     say(control.answer)
     say(f"2 of 3. Layers {CHAIN['layers']} of {LLM} behind a frozen {SLM}, aligned without labels, on {TRAIN_ON}")

@@ -1,4 +1,4 @@
-"""Our layers beside those of transformers, on real weights and the states that the model itself gives them."""
+"""Our layers next to those of transformers, on real weights and the states that the model itself gives them."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def verify(
     reference: str | None = None,
     allow_pickle: bool = False,
 ) -> Verified:
-    """Compare layers as `extract` reads them with transformers' own, inside of the whole model.
+    """Compare layers as `extract` reads them with transformers' own, inside the whole model.
 
     Transformers loads the model from the same checkpoint and runs a dozen sentences through it. Each of our layers is
     given what transformers' layer was given, and the outputs are compared token by token, in float32. So an error of

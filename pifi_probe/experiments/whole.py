@@ -1,4 +1,4 @@
-"""The whole language model beside its layer: its loss on plain text, its own answers."""
+"""The whole language model next to its layer: its loss on plain text, its own answers."""
 
 from __future__ import annotations
 

@@ -1,0 +1,109 @@
+"""The argument of chapters 07 to 10 in one figure: what a donor's states know by depth, what plugged layers give."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from pifi_probe.checks.session import recorded
+from pifi_probe.errors import PifiProbeError
+from pifi_probe.probing.table import ProbeTable
+from pifi_probe.reporting.plots import framed, styled, whole_ticks
+
+if TYPE_CHECKING:
+    from pifi_probe.reporting.figure import Figure
+
+__all__ = ["depth_figure", "gains_by_depth"]
+
+STEPS = {  # part of the argument: (what the legend says, colour, marker)
+    "states": ("07: the donor's own states, read by a probe", "#0072B2", "o"),
+    "probe": ("08: one layer plugged in, untrained", "#7A7A7A", "^"),
+    "trained": ("09: one layer plugged in, trained", "#B8629A", "D"),
+    "chain": ("00b and 10: seven layers, aligned, on all tokens", "#D55E00", "s"),
+}
+PROBES = "book/_studies/probes/movie-reviews-"
+MATCHED = "book/_studies/truth/movie-reviews-matched"
+
+
+def gains_by_depth() -> dict[str, pd.DataFrame]:
+    """Return what each way of using a layer gives over the encoder alone, on recorded film reviews.
+
+    Returns
+    -------
+    dict
+        ``"states"``, ``"probe"``, ``"trained"`` and ``"chain"``: a frame with the columns ``first`` and ``last``
+        (layers) and ``gain``, in points of accuracy over the encoder alone of the same record: same texts and readout.
+
+    Raises
+    ------
+    PifiProbeError
+        If a record is not here.
+    """
+    own, plugged = (ProbeTable.from_json(recorded(f"{PROBES}{kind}.json")) for kind in ("own-state", "plug-in"))
+    encoder = plugged.series("ridge_accuracy", projection="random", arm="encoder")["value"].iloc[0]
+    states = own.series("ridge_accuracy").query("depth > 0")  # depth d is behind layer d - 1
+    probe = plugged.series("ridge_accuracy", projection="random", arm="real")
+    table = json.loads(recorded("benchmarks/results/selection.json").read_text(encoding="utf-8"))["measurements"]
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(recorded(MATCHED).glob("vanilla-*.json"))]
+    vanilla = np.mean([run["tests"]["movie-reviews"]["metrics"]["accuracy"] for run in runs])
+    chains = json.loads(recorded("book/_studies/conditions.json").read_text(encoding="utf-8"))["chains"]
+    real = {
+        tuple(map(int, layers.split("-"))): pd.DataFrame(one["differences"])
+        .query("metric == 'accuracy' and a == 'real' and b == 'encoder'")["difference"]
+        .iloc[0]
+        for layers, one in chains.items()
+        if layers in ("0-6", "8-14", "23-29")
+    }
+    return {
+        "states": _frame(states["depth"] - 1, states["depth"] - 1, 100 * (states["value"] - encoder)),
+        "probe": _frame(probe["depth"], probe["depth"], 100 * probe["value"]),
+        "trained": _frame(range(30), range(30), np.mean(table["accuracy"], axis=1) - 100 * vanilla),
+        "chain": _frame(*zip(*sorted(real), strict=True), [100 * real[layers] for layers in sorted(real)]),
+    }
+
+
+def _frame(first: object, last: object, gain: object) -> pd.DataFrame:
+    columns = {"first": first, "last": last, "gain": gain}
+    return pd.DataFrame({name: np.asarray(values) for name, values in columns.items()})
+
+
+def depth_figure(*lit: str) -> Figure:
+    """Draw the gains of `gains_by_depth` on one axis, with the part under discussion lit.
+
+    Parameters
+    ----------
+    *lit : {"states", "probe", "trained", "chain"}
+        Drawn in full colour; what comes before the last of them is drawn pale, what comes later is left out.
+
+    Raises
+    ------
+    PifiProbeError
+        If a part is unknown, or none is named.
+    """
+    if not lit or set(lit) - set(STEPS):
+        raise PifiProbeError(
+            f"unknown part of the argument: {', '.join(lit) or 'none named'}", next=f"use {', '.join(STEPS)}"
+        )
+    shown = list(STEPS)[: 1 + max(map(list(STEPS).index, lit))]
+    found = gains_by_depth()
+    with styled():
+        figure, (axes,) = framed(7.0, 3.6, 1)
+        for part in shown:
+            label, colour, marker = STEPS[part]
+            look = {"color": colour, "alpha": 1.0 if part in lit else 0.35, "linewidth": 1.6 if part in lit else 1.0}
+            rows = found[part]
+            if part == "chain":
+                axes.hlines(rows["gain"], rows["first"], rows["last"], label=label, **{**look, "linewidth": 4})
+            else:
+                axes.plot(rows["first"], rows["gain"], marker=marker, markersize=3.5, label=label, **look)
+        axes.axhline(0, color="#1b1b1c", linewidth=0.8)
+        whole_ticks(axes, found["trained"]["first"])
+        axes.set_xlabel("layer")
+        axes.set_ylabel("points over the encoder alone")
+        axes.legend(
+            frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=min(2, len(shown))
+        )
+    return figure
