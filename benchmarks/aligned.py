@@ -8,7 +8,7 @@ that the same command goes on after an interruption.
     python benchmarks/aligned.py movie-reviews critic-reviews product-reviews --small   # minutes, other numbers
     python benchmarks/aligned.py --trained movie-reviews   # with a fine-tuned encoder
 
-Tasks that are no part of the package are read from the folder ``--data`` (JSON lines with a column ``split``) and left
+Tasks that are not part of the package are read from the folder ``--data`` (JSON lines with a column ``split``) and left
 out without it.
 """
 

@@ -79,7 +79,7 @@ class LayerIndexError(PifiProbeError, IndexError):
 
 
 class ModelNotFoundError(PifiProbeError, FileNotFoundError):
-    """A model name is no hub id, folder, file or embedded asset."""
+    """A model name is not a hub id, folder, file or embedded asset."""
 
     def __str__(self) -> str:  # OSError has a __str__ of its own
         return PifiProbeError.__str__(self)

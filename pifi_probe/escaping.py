@@ -73,7 +73,7 @@ def keywords(values: Mapping[str, Any]) -> str:
     Raises
     ------
     ValueError
-        If a name is no name of Python's, or a value no literal.
+        If a name is not a name of Python's, or a value is not a literal.
     """
     for name in values:
         if not name.isidentifier() or keyword.iskeyword(name):

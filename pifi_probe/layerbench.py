@@ -196,7 +196,7 @@ def tables(path: str | Path | None = None) -> list[Table]:
     Raises
     ------
     CorruptFileError
-        If the file is no LayerBench.
+        If the file is not a LayerBench.
     """
     return list(_read(None if path is None else str(path)))
 

@@ -108,7 +108,7 @@ def measure_config(source: str | Path, where: Mapping[str, Any]) -> None:
         refuse_odd_files(folder)
         entries = read_object(path, most_bytes=MAX_CONFIG) if path.exists() else {}
     elif folder.exists():
-        return  # a file, which is no configuration: transformers says so
+        return  # a file, which is not a configuration: transformers says so
     else:
         with quiet_transformers():
             entries, _ = PretrainedConfig.get_config_dict(source, **where)
@@ -263,7 +263,7 @@ def open_tokenizer(source: str | Path, **where: Any) -> Any:
             return tokenizer
     except (PifiProbeError, OSError, MemoryError):
         raise
-    except BaseException as error:  # the library of tokenizers panics, too, which is no Exception
+    except BaseException as error:  # the library of tokenizers panics, too, which is not an Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CorruptFileError(

@@ -120,7 +120,7 @@ def read_bytes(path: Path | str, most: int = MAX_BYTES) -> bytes:
     OSError
         If it cannot be read.
     Refused
-        If it is no ordinary file, or larger.
+        If it is not an ordinary file, or larger.
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -147,7 +147,7 @@ def parse_json(raw: bytes | str, *, most_values: int = MAX_VALUES, unique: bool 
     Raises
     ------
     Refused
-        If it is no UTF-8, no JSON, nested too deeply, or holds more values.
+        If it is not UTF-8 or JSON, nested too deeply, or holds more values.
     """
     if isinstance(raw, str):
         raw = raw.encode("utf-8", errors="surrogatepass")
@@ -183,9 +183,9 @@ def read_object(path: Path, *, most_bytes: int = MAX_BYTES, most_values: int = M
     Raises
     ------
     CorruptFileError
-        If the file is no UTF-8 JSON object, or passes a bound.
+        If the file is not a UTF-8 JSON object, or passes a bound.
     CheckpointError
-        If it cannot be read, or is no ordinary file.
+        If it cannot be read, or is not an ordinary file.
     """
     try:
         value = read_json(path, most_bytes=most_bytes, most_values=most_values)

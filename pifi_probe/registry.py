@@ -36,7 +36,7 @@ class Registry(dict[str, T]):
         Raises
         ------
         PifiProbeError
-            Of the registry's type, if the name is no name, or is taken.
+            Of the registry's type, if the name is not a name, or is taken.
         """
         where = home_of(entry)
         if not isinstance(name, str) or not _NAME.fullmatch(name):

@@ -32,7 +32,7 @@ TESTS = ("tests/test_conformity.py", "tests/test_heads_conformity.py", "tests/te
 WALK = ("test_every_offered_type_conforms", "test_types_whose_layers_depend_on_their_index_conform")
 COUNTED = ("passed", "failed", "skipped")
 DONOR = {  # what the table says: the test that says it
-    "every layer equals itself inside its model": (
+    "every layer equals itself inside of its model": (
         "test_conformity_every_layer_equals_itself_inside_the_full_model"
     ),
     "single-token form exact, or refused": "test_conformity_the_single_token_form_equals_the_layer_or_is_refused",
@@ -93,7 +93,7 @@ def types_said(record: Mapping[str, Any]) -> str:
     made, versions = record["provenance"]["date"][:10], record["provenance"]["versions"]
     lines = [
         f"Of the causal model types of transformers {versions['transformers']}, {len(passed)} conform ({made}): "
-        "every layer of a tiny random model equals itself inside its model, one token and 17, padding on either "
+        "every layer of a tiny random model equals itself inside of its model, one token and 17, padding on either "
         "side, to a relative error of 1e-5 in float32. A type that a new version of transformers brings fails the "
         "test until it conforms or a reason is written down.",
         f"Failed: {', '.join(f'`{name}`' for name in failed)}." if failed else "None that is offered failed.",

@@ -238,7 +238,7 @@ def token_states(
     Raises
     ------
     FeatureError
-        If the tokenizer is no fast one, or a state is NaN or infinite.
+        If the tokenizer is not a fast one, or a state is NaN or infinite.
     """
     coded = encode(tokenizer, texts, pairs, min(max_length, context_of(encoder.config), tokenizer.model_max_length))
     encoder.eval().to(device)

@@ -40,7 +40,7 @@ def reveal(guess: object, measured: object, unit: str = "", form: str = "", *, l
 
 
 def _number(value: object) -> float | None:
-    """Return a value as a finite number, None where it is no number."""
+    """Return a value as a finite number, None where it is not a number."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

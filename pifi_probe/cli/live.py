@@ -15,7 +15,7 @@ SHOWN = 12  # trials
 
 
 class Live:
-    """Shows the last trials while a search runs; one line a trial where the output is no terminal.
+    """Shows the last trials while a search runs; one line a trial where the output is not a terminal.
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ def benchmark(
     Raises
     ------
     PlugInError
-        If the model is no classifier with one frozen layer.
+        If the model is not a classifier with one frozen layer.
     TaskError
         If the task has no training split.
     RecipeError

@@ -22,7 +22,7 @@ from pifi_probe.training import Recipe, RunResult
 __all__ = ["ARMS", "Crew", "Job", "arms_named", "jobs_of", "run_all"]
 
 ARMS = ("vanilla", "linear", "random", "shuffled", "real")
-MOST_DEATHS = 3  # of workers, until it is no accident
+MOST_DEATHS = 3  # of workers, until it is not an accident
 Job = tuple[str, int]  # arm and seed
 
 

@@ -38,7 +38,7 @@ class EncodedWindows(EncodedSplit):
     questions : tuple of int
         For each window the number of its question.
     spans : tuple
-        For each window and token its (start, end) in the context, (0, 0) for what is no context.
+        For each window and token its (start, end) in the context, (0, 0) for what is not context.
     contexts : tuple of str
         For each question.
     """

@@ -58,7 +58,7 @@ class Choices(Kind):
 
     @classmethod
     def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
-        """Refuse what is no whole number among the row's choices."""
+        """Refuse what is not a whole number among the row's choices."""
         assert split.items is not None
         n_choices, label = len(split.items[row]), split.labels[row]
         if type(label) is not int:

@@ -59,7 +59,7 @@ class Classes(OneOutput):
 
     @classmethod
     def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
-        """Refuse what is no whole number below the number of classes."""
+        """Refuse what is not a whole number below the number of classes."""
         label = split.labels[row]
         if type(label) is not int:
             return not_whole(label)

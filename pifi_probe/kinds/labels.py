@@ -150,7 +150,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def not_whole(label: Any) -> str:
-    """Say that a label is no whole number, or "" where it is one."""
+    """Say that a label is not a whole number, or "" where it is one."""
     return "" if type(label) is int else f"has a label that is a {type(label).__name__}, not a whole number"
 
 

@@ -34,7 +34,7 @@ class Ratings(OneOutput):
 
     @classmethod
     def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
-        """Refuse what is no finite number."""
+        """Refuse what is not a finite number."""
         label = split.labels[row]
         if not isinstance(label, int | float):
             return f"has a rating that is a {type(label).__name__}, not a number"

@@ -69,7 +69,7 @@ class Writing(Kind):
 
     @classmethod
     def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
-        """Refuse what is no text."""
+        """Refuse what is not text."""
         label = split.labels[row]
         if not isinstance(label, str):
             return f"has a target that is a {type(label).__name__}, not a text"

@@ -46,7 +46,7 @@ class Adapter:
     Raises
     ------
     UnsupportedFormatError
-        If it is no LoRA adapter, or one that changes more than it stores.
+        If it is not a LoRA adapter, or one that changes more than it stores.
     CheckpointError, CorruptFileError
         If its numbers are missing, or its file is malformed.
     """

@@ -37,7 +37,7 @@ def read_config(folder: Path) -> PretrainedConfig:
     CheckpointError
         If there is no ``config.json``, or transformers rejects it.
     UnsupportedFamilyError
-        If this transformers does not know the ``model_type``, or the model is no decoder.
+        If this transformers does not know the ``model_type``, or the model is not a decoder.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -82,7 +82,7 @@ def read_numbers(folder: Path) -> Numbers:
     Raises
     ------
     CheckpointError
-        If a file cannot be read, or is no JSON object.
+        If a file cannot be read, or is not a JSON object.
     """
     raw = read_object(folder / "config.json", most_bytes=MAX_CONFIG)
     for part in (raw, raw.get("text_config")):

@@ -240,7 +240,7 @@ class PositiveControl:
         Raises
         ------
         CheckpointError
-            If the values are no positive control, or one of another version.
+            If the values are not a positive control, or one of another version.
         """
         try:
             if values["version"] != VERSION:

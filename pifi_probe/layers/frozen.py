@@ -284,7 +284,7 @@ class FrozenLayer(nn.Module):
             If a file is missing or damaged, or the weights do not have the digest that the card states.
         """
         folder = Path(folder)
-        here = os.path.isdir(folder)  # unlike pathlib, says no of what is no name
+        here = os.path.isdir(folder)  # unlike pathlib, says no of what is not a name
         if here:
             finish_replacing(folder, CARD_FILE)
         if not here or not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():

@@ -212,7 +212,7 @@ class HubClient:
             size = found.size if found.size is None or found.size >= 0 else None
         except (HTTPError, OSError, HFValidationError, EntryNotFoundError):
             raise
-        except Exception as error:  # a header that is no number, an address that is none
+        except Exception as error:  # a header that is not a number, an address that is none
             where = f"{self.repo}@{commit[:8]}/{filename}"
             raise WrongAnswer(f"the hub's headers cannot be read: {_reason(error)}", where=where) from error
         if found.commit_hash is None:

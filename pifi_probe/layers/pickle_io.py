@@ -95,7 +95,7 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     CorruptFileError
-        If the file is malformed, contains anything that would run code, or is no dictionary of tensors.
+        If the file is malformed, contains anything that would run code, or is not a dictionary of tensors.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -52,7 +52,7 @@ class SmallFiles:
         Raises
         ------
         CorruptFileError
-            If it is no UTF-8 JSON, or larger than 1 MiB.
+            If it is not UTF-8 JSON, or larger than 1 MiB.
         CheckpointError, HubError
             If it cannot be had.
         """

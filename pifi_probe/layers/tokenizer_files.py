@@ -23,7 +23,7 @@ _MOST = 1 << 28  # bytes of a file of a tokenizer
 
 
 def tokenizer_folder(checkpoint: Checkpoint) -> Path:
-    """Return the folder that holds the tokenizer of a checkpoint that is no GGUF file; from the hub it is fetched.
+    """Return the folder that holds the tokenizer of a checkpoint that is not a GGUF file; from the hub it is fetched.
 
     Raises
     ------

@@ -29,7 +29,7 @@ def register_head(name: str, *, hub_tag: str) -> Callable[[M], M]:
     Raises
     ------
     PlugInError
-        If the class is no PiFi model, cannot be called with ``input_ids``, ``attention_mask`` and ``labels``, or the
+        If the class is not a PiFi model, cannot be called with ``input_ids``, ``attention_mask`` and ``labels``, or the
         name is taken.
     """
 

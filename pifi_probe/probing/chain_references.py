@@ -86,7 +86,7 @@ def train_in_place(
     Raises
     ------
     TrainingDiverged
-        If the loss is no number.
+        If the loss is not a number.
     """
     encoder = texts[""].encoder
     device = torch.device(encoder.device)

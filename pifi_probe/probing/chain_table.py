@@ -213,7 +213,7 @@ class ChainTable:
         Raises
         ------
         CorruptFileError
-            If it is no table of chains.
+            If it is not a table of chains.
         """
         import pandas as pd
 
@@ -355,7 +355,7 @@ def _resamples(n: int, seed: int) -> Floats:
 
 
 def _bootstrapped(a: Codes, b: Codes, truth: Codes, n_classes: int, draws: Floats, score: Any) -> dict[str, float]:
-    """Return the difference of a metric that is no mean over examples, with the interval of `paired_difference`."""
+    """Return the difference of a metric that is not a mean over examples, with the interval of `paired_difference`."""
     from scipy.stats import t
 
     sides = []

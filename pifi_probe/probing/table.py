@@ -299,7 +299,7 @@ class ProbeTable:
         Raises
         ------
         CorruptFileError
-            If it is no table of probes.
+            If it is not a table of probes.
         """
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
         try:

@@ -23,7 +23,7 @@ def noise_ceiling(icc: float) -> float:
     Parameters
     ----------
     icc : float
-        Share of the variance between the layers' means that is no noise, as `layer_effect` estimates it.
+        Share of the variance between the layers' means that is not noise, as `layer_effect` estimates it.
 
     Notes
     -----

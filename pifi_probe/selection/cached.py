@@ -111,7 +111,7 @@ class _Stand(nn.Module):
 
     def __init__(self, block: nn.Module, states: Callable[[], torch.Tensor] | None, n_outputs: int) -> None:
         super().__init__()
-        self.__dict__.update(block=block, states=states, n_outputs=n_outputs)  # the block is no part of the model
+        self.__dict__.update(block=block, states=states, n_outputs=n_outputs)  # the block is not part of the model
 
     def __getattr__(self, name: str) -> Any:
         """Return what the encoder asks its blocks, such as the type of their attention."""

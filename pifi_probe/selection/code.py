@@ -29,7 +29,7 @@ def to_code(settings: Settings, chosen: Candidate, source: Mapping[str, Any]) ->
     Raises
     ------
     SearchError
-        If the task cannot be loaded by its name, or a setting of the study is no plain value.
+        If the task cannot be loaded by its name, or a setting of the study is not a plain value.
     """
     from pifi_probe.training.recipe import Recipe
 

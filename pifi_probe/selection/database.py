@@ -44,7 +44,7 @@ def open_storage(address: Address, *, create: bool, lock_seconds: float = _LOCK_
     SearchError
         If it is missing, locked or cannot be reached.
     CorruptFileError
-        If the file is no database, or a damaged one.
+        If the file is not a database, or a damaged one.
     SaveError
         If it cannot be written.
     """

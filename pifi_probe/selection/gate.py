@@ -24,7 +24,7 @@ class LayerEffect:
     friedman_p : float
         Of Friedman's test, by ranks; NaN with fewer than three layers.
     icc : float
-        Share of the variance between layers that is no noise, for the mean of all seeds; not below 0.
+        Share of the variance between layers that is not noise, for the mean of all seeds; not below 0.
     something_to_select : bool
         False only when the test could be made and found nothing.
     verdict : str

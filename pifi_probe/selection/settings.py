@@ -115,7 +115,7 @@ class Settings:
         SearchError
             If a newer version has written something that this one does not know.
         CorruptFileError
-            If it is no description of a search.
+            If it is not a description of a search.
         """
         from pifi_probe.training.recipe import Recipe
 

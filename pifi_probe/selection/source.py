@@ -35,7 +35,7 @@ def read_source(store: Store) -> dict[str, str] | None:
     Raises
     ------
     CorruptFileError
-        If there are others than the name, `text` and `label`, or one is no text.
+        If there are others than the name, `text` and `label`, or one is not text.
     """
     values = store.noted("source")
     if values is None:
@@ -57,7 +57,7 @@ def read_n_train(store: Store) -> int:
     Raises
     ------
     CorruptFileError
-        If it is no number of texts.
+        If it is not a number of texts.
     """
     value = store.noted("n_train") or 0
     if type(value) is not int or value < 0:

@@ -106,7 +106,7 @@ class RunKey:
 
     @classmethod
     def of_identity(cls, values: Mapping[str, Any]) -> RunKey | None:
-        """Return the key of what a run folder holds (`Run.identity`); None where that is no run."""
+        """Return the key of what a run folder holds (`Run.identity`); None where that is not a run."""
         try:
             return cls.of(values["model"], values["task"]["fingerprint"], values["recipe"], start=values["start"])
         except (KeyError, TypeError, AttributeError, ValueError, IndexError):

@@ -186,7 +186,7 @@ class Recipe:
         Raises
         ------
         RecipeError
-            If the text is no JSON object, or a setting is unknown or out of range.
+            If the text is not a JSON object, or a setting is unknown or out of range.
         """
         try:
             values = parse_json(text)

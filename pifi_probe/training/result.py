@@ -218,7 +218,7 @@ class RunResult:
         Raises
         ------
         CorruptFileError
-            If it is no result of a run.
+            If it is not a result of a run.
         """
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
         where = "the given text" if is_text else str(source)

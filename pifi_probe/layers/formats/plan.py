@@ -148,7 +148,7 @@ class Plan:
     def rows(
         self, weight: Packed, read: Callable[[str], torch.Tensor], n: int, dtype: torch.dtype
     ) -> torch.Tensor | None:
-        """Return `n` rows of a packed weight, out of those rows of its parts; None where that is no way to it."""
+        """Return `n` rows of a packed weight, out of those rows of its parts; None where that is not a way to it."""
         first = weight.size("packed")[:1]
         if any(info.shape[:1] != first for info in weight.parts.values()):
             return None

@@ -29,7 +29,7 @@ class TorchaoInt4(Format):
     companions: ClassVar[Mapping[str, str]] = {"scale": "_weight_scale", "zero": "_weight_zero_point"}
 
     def fits(self, weight: Packed) -> bool:
-        """Tell by types and ranks: the zero points are no whole numbers."""
+        """Tell by types and ranks: the zero points are not whole numbers."""
         matrices = all(len(weight.size(role)) == 2 for role in weight.parts)
         return matrices and weight.dtype("packed") in ("I8", "U8") and weight.dtype("zero") in _FLOATS
 
