@@ -208,7 +208,7 @@ def test_every_plot_has_alt_text_and_is_followed_by_a_number(source: Path) -> No
     for cell, after in zip(cells, cells[1:], strict=False):
         if any("image/png" in output.get("data", {}) for output in cell.outputs):
             assert len(cell.metadata["mystnb"]["image"]["alt"]) > 40
-            assert re.search(r"\bprint\(|\bassert\b", after.source) and _said(after)
+            assert re.search(r"\b(print|reveal)\(|\bassert\b", after.source) and _said(after)
 
 
 @each_source
@@ -242,7 +242,7 @@ def test_a_live_number_is_asserted_where_it_is_printed(source: Path) -> None:
 def test_a_reader_learns_the_answer_and_not_that_there_is_one(source: Path) -> None:
     for cell in _code(NOTEBOOKS[source]):
         lines = [line for output in cell.outputs for line in output.get("text", "").splitlines()]
-        assert not [line for line in lines if re.search(r"\b(True|False)\W*$", line)]
+        assert not [line for line in lines if re.search(r"[:\s](True|False)\W*$", line)]
 
 
 @each_source

@@ -91,11 +91,10 @@ guess = None  # millions of weights
 
 # %%
 layer = pp.extract("smollm2-135m[-1]")
-print("your guess:", checks.guessed(guess), "million")
-print(
-    f"measured:   {layer.n_params / 1e6:.1f} million weights, width {layer.hidden_size}, frozen: {layer.frozen}"
-)
-print("its name:  ", layer.card.spec)
+checks.reveal(guess, layer.n_params / 1e6, "million weights", ".1f", live=False)
+trainable = sum(p.requires_grad for p in layer.parameters())
+print(f"width {layer.hidden_size}, trainable tensors: {trainable}")
+print("its name:", layer.card.spec)
 
 # %% [markdown]
 # **Read.** Thirty layers of this size are not the whole model: the table of word vectors takes a fifth of it. A layer is
