@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from pifi_probe.probing.table import ProbeTable
 from pifi_probe.reporting.plots import framed, styled, whole_ticks
 
 if TYPE_CHECKING:
-    from pifi_probe.reporting.figure import Figure
+    from matplotlib.figure import Figure
 
 __all__ = ["depth_figure", "gains_by_depth"]
 
@@ -51,17 +51,18 @@ def gains_by_depth() -> dict[str, pd.DataFrame]:
     vanilla = np.mean([run["tests"]["movie-reviews"]["metrics"]["accuracy"] for run in runs])
     chains = json.loads(recorded("book/_studies/conditions.json").read_text(encoding="utf-8"))["chains"]
     real = {
-        tuple(map(int, layers.split("-"))): pd.DataFrame(one["differences"])
+        (first, last): pd.DataFrame(chains[f"{first}-{last}"]["differences"])
         .query("metric == 'accuracy' and a == 'real' and b == 'encoder'")["difference"]
         .iloc[0]
-        for layers, one in chains.items()
-        if layers in ("0-6", "8-14", "23-29")
+        for first, last in ((0, 6), (8, 14), (23, 29))
     }
     return {
         "states": _frame(states["depth"] - 1, states["depth"] - 1, 100 * (states["value"] - encoder)),
         "probe": _frame(probe["depth"], probe["depth"], 100 * probe["value"]),
         "trained": _frame(range(30), range(30), np.mean(table["accuracy"], axis=1) - 100 * vanilla),
-        "chain": _frame(*zip(*sorted(real), strict=True), [100 * real[layers] for layers in sorted(real)]),
+        "chain": _frame(
+            [first for first, _ in real], [last for _, last in real], [100 * gain for gain in real.values()]
+        ),
     }
 
 
@@ -93,7 +94,11 @@ def depth_figure(*lit: str) -> Figure:
         figure, (axes,) = framed(7.0, 3.6, 1)
         for part in shown:
             label, colour, marker = STEPS[part]
-            look = {"color": colour, "alpha": 1.0 if part in lit else 0.35, "linewidth": 1.6 if part in lit else 1.0}
+            look: dict[str, Any] = {
+                "color": colour,
+                "alpha": 1.0 if part in lit else 0.35,
+                "linewidth": 1.6 if part in lit else 1.0,
+            }
             rows = found[part]
             if part == "chain":
                 axes.hlines(rows["gain"], rows["first"], rows["last"], label=label, **{**look, "linewidth": 4})
