@@ -102,7 +102,7 @@ class UnsupportedFormatError(CheckpointError):
 
 
 class UnsupportedFamilyError(PifiProbeError, NotImplementedError):
-    """A model family without a row in the table of families."""
+    """A model whose layers cannot be taken by themselves."""
 
 
 class FrozenLayerError(PifiProbeError, RuntimeError):

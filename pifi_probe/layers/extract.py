@@ -15,7 +15,8 @@ from pifi_probe.escaping import one_line
 from pifi_probe.layers.adapter import Adapter, open_adapter
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.cut import donor_config
-from pifi_probe.layers.families import family_of, refuse_missing_state
+from pifi_probe.layers.detect import refuse_missing_state
+from pifi_probe.layers.families import family_of
 from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard
 from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel

@@ -12,10 +12,11 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from pifi_probe import assets
 from pifi_probe.compat import quiet_transformers
-from pifi_probe.errors import ModelNotFoundError, PlugInError, UnsupportedFamilyError
+from pifi_probe.errors import ModelNotFoundError, PifiProbeError, PlugInError, UnsupportedFamilyError
 from pifi_probe.layers.checkpoint import Checkpoint, is_gguf, open_checkpoint
 from pifi_probe.layers.cut import donor_config
-from pifi_probe.layers.families import FAMILIES
+from pifi_probe.layers.detect import refuse_missing_state
+from pifi_probe.layers.families import family_of
 from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.layers.reduce import reduce_structure
@@ -118,12 +119,12 @@ def outlook(model: str, d_slm: int = 384) -> Outlook:
     index, found = _largest(checkpoint)
     infos = [checkpoint.tensors[name] for name in checkpoint.layer_names(index)]
     widest = max(infos, key=lambda info: info.nbytes).dtype
-    supported = config.model_type in FAMILIES
+    unsupported = _why_not(config, index)
     return Outlook(
         model=model,
         source="configuration and index of the checkpoint",
         family=config.model_type,
-        supported="yes" if supported else _UNSUPPORTED,
+        supported="yes" if unsupported is None else f"no: {unsupported}",
         layers=int(config.num_hidden_layers),
         hidden_size=int(config.hidden_size),
         stored_as=f"{checkpoint.format}, {(found.stored_as or widest).removeprefix('GGUF ')}",
@@ -135,7 +136,7 @@ def outlook(model: str, d_slm: int = 384) -> Outlook:
         layer_looked_at=index,
         quantised=found.stored_as,
         bits_per_weight=round(found.bits_per_weight, 3),
-        adds=addition(config, d_slm, _SHORT.get(widest, torch.float32)) if supported else None,
+        adds=addition(config, d_slm, _SHORT.get(widest, torch.float32)) if unsupported is None else None,
     )
 
 
@@ -148,7 +149,16 @@ def _largest(checkpoint: Checkpoint) -> tuple[int, Contents]:
 
 
 _SHORT = {"BF16": torch.bfloat16, "F16": torch.float16}
-_UNSUPPORTED = "no: the family has no row in FAMILIES of pifi_probe/layers/families.py; add one and a conformity test"
+
+
+def _why_not(config: PretrainedConfig, index: int) -> str | None:
+    """Return why layer `index` is not offered; None when it is."""
+    try:
+        family_of(config)
+        refuse_missing_state(config, index, "")
+    except PifiProbeError as error:
+        return error.what
+    return None
 
 
 def _of_name(name: str, row: NamedModel, d_slm: int) -> Outlook:

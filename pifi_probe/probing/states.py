@@ -21,6 +21,7 @@ from pifi_probe.files import advice, alone_in, atomic_write, make_folder, write_
 from pifi_probe.folders import remove_folder
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.content import content_of
+from pifi_probe.layers.detect import refuse_missing_state
 from pifi_probe.layers.families import family_of
 from pifi_probe.layers.spec import layer_numbers, parse_model
 from pifi_probe.layers.states import finished_point
@@ -150,6 +151,8 @@ def states(
     family_of(checkpoint.config)
     n_layers = int(checkpoint.config.num_hidden_layers)
     chosen = tuple(sorted(layer_numbers(layers, n_layers + 1, model)))
+    for index in range(chosen[-1]):
+        refuse_missing_state(checkpoint.config, index, model)
     own = donor_tokenizer(checkpoint, tokenizer)
     identity, context = tokenizer_digest(own), context_of(checkpoint.config)
     tokens = tokenise(own, given, context if max_length is None else min(max_length, context))
