@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import os
@@ -90,6 +91,10 @@ class Shelf:
         return path
 
     def model(self, name: str) -> PiFiPreTrainedModel:
+        return copy.deepcopy(self._made(name))
+
+    @functools.cache  # noqa: B019
+    def _made(self, name: str) -> PiFiPreTrainedModel:
         case = CASES[name]
         layers = case.layers.replace("[", f"{self.llm}[")
         small, task = str(self.slm(case.family)), kinds.task_of(case.kind)
