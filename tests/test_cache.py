@@ -214,9 +214,8 @@ def wait_for(log: Path, line: str) -> None:
     raise AssertionError(f"no {line} in {log}")
 
 
-@pytest.mark.parametrize(
-    "budget", [pytest.param(10**9, id="in memory", marks=pytest.mark.slow), pytest.param(0, id="on disk")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [pytest.param(10**9, id="in memory"), pytest.param(0, id="on disk")])
 def test_a_killed_process_is_gone_on_with_after_its_last_finished_layer(
     budget: int, llm: str, read: list[int], reference: NDArray[np.float32], root: Path, tmp_path: Path
 ) -> None:

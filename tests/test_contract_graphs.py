@@ -64,9 +64,8 @@ def test_an_exported_model_takes_any_batch_length_and_padding(name: str, labels:
             assert torch.allclose(program(**rows).loss, model(**rows).loss, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name", ["classes", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tags", "gated"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classes", "tags", "gated"])
 def test_a_compiled_model_is_one_graph(name: str, shelf: Shelf) -> None:
     model, batch = shelf.model(name), batch_of(name)
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=True)

@@ -24,8 +24,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ("file", "options", "metric"),
     [
         ("choices.jsonl", [], "accuracy"),
-        ("reviews.csv", ["--kind", "regression", "--label", "stars"], "squared_error"),
-        ("phrases_en_de.jsonl", ["--language", "en-de"], "chrf"),
+        pytest.param(
+            "reviews.csv", ["--kind", "regression", "--label", "stars"], "squared_error", marks=pytest.mark.slow
+        ),
+        pytest.param("phrases_en_de.jsonl", ["--language", "en-de"], "chrf", marks=pytest.mark.slow),
     ],
 )
 def test_train_and_compare(

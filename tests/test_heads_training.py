@@ -72,7 +72,14 @@ def test_a_run_of_every_kind_learns_is_tested_and_comes_back_from_json(
     assert task.name in repr(result) and "<table>" in result._repr_html_()
 
 
-@pytest.mark.parametrize("kind", ["regression", "multiple-choice", "qa", "token-classification", "seq2seq"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "qa",
+        "seq2seq",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("regression", "multiple-choice", "token-classification")),
+    ],
+)
 def test_arms_of_every_kind_are_compared_by_its_own_score_and_larger_differences_are_better(
     kind: str, bert: Path, layer: FrozenLayer
 ) -> None:

@@ -44,7 +44,8 @@ def race(wanted: list[str], first: str = "") -> None:
 NAMES = [f"pp.{name}" for name in pp.__all__ if name != "__version__"]
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_threads_that_ask_for_different_names_at_once_all_get_them(seed: int) -> None:
     race(random.Random(seed).sample(NAMES, 8))
 

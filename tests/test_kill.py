@@ -23,7 +23,8 @@ from pifi_probe.selection.worker import LIVE_SESSIONS, describe_worker, is_gone
 from tests.search_stub import FIRST, N_TRIALS, ROOT, SPACE, identities, in_memory, runner, start, value
 
 
-@pytest.mark.parametrize("n_kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_kills", [20])
 def test_random_kills_lose_at_most_the_running_trial(n_kills: int, tmp_path: Path) -> None:
     """Every evaluation that ended is in the study, but for the one whose commit a kill may have cut off."""
     file, log = tmp_path / "s.db", tmp_path / "log"
@@ -61,6 +62,7 @@ def test_random_kills_lose_at_most_the_running_trial(n_kills: int, tmp_path: Pat
     )
 
 
+@pytest.mark.slow  # containers do the same, and more
 def test_two_processes_on_one_study_never_evaluate_a_twin(tmp_path: Path) -> None:
     file, logs = tmp_path / "s.db", [tmp_path / "a", tmp_path / "b"]
     processes = [start(file, log) for log in logs]

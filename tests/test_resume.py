@@ -287,6 +287,7 @@ def test_an_unwritable_folder_is_a_save_error(parts: Parts, tmp_path: Path) -> N
         fine_tune(parts.model(), TASK, RECIPE, out=tmp_path / "file" / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
 def test_a_full_disk_loses_nothing_that_was_finished(
     parts: Parts, whole: tuple[RunResult, PiFiForSequenceClassification], tmp_path: Path

@@ -70,7 +70,7 @@ def test_cancelling_a_trial_counts_it_as_failed_and_goes_on() -> None:
     assert len(identities(store)) == len(SPACE.singles()) - 1
 
 
-@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("named", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_of_several_running_trials_only_one_is_cancelled(named: bool) -> None:
     store, evaluator = in_memory(), StubEvaluator(seconds=2.0)
     engine = runner(store, "4 trials", evaluator, executor=make_executor("processes", 2), seeds=1)

@@ -383,6 +383,7 @@ def test_a_damaged_study_file_is_named_and_the_form_stays(widgets: Any, tmp_path
     assert widget.state == "failed" and "s.db" in widget.chart.facts["message"] and "Start" in possible(widget)
 
 
+@pytest.mark.slow
 def test_a_thousand_trials_are_told_at_once_and_once(widgets: Any, sent: list[dict[str, Any]]) -> None:
     widget = widgets()
     widget.run()

@@ -458,6 +458,7 @@ def test_a_locked_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert asked.stored() is not None
 
 
+@pytest.mark.slow
 def test_form_and_search_may_import_at_the_same_moment() -> None:
     code = (
         "import threading\nfrom pifi_probe.widgets.request import describe_model, import_libraries\n"
