@@ -40,6 +40,7 @@ CASES: dict[str, Case] = {
     "classes, matched": Case(options={"wiring": "matched", "target_rms": 2.0}),
     "pairs, mean": Case("pair", options={"pooling": "mean"}),
     "regression": Case("regression"),
+    "labels": Case("multi-label", options={"pooling": "mean"}),
     "choices": Case("multiple-choice"),
     "choices, sequence": Case("multiple-choice", options={"feed": "sequence"}),
     "answers": Case("qa"),

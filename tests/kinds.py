@@ -13,7 +13,7 @@ from pifi_probe.plugin.generation import with_decoder
 from pifi_probe.tasks import Split, Task
 from tests import slm
 
-KINDS = ("single", "pair", "regression", "multiple-choice", "qa", "token-classification", "seq2seq")
+KINDS = ("single", "pair", "regression", "multiple-choice", "qa", "token-classification", "seq2seq", "multi-label")
 SEQ2SEQ = ("t5", "mt5", "bart", "mbart", "marian", "pegasus", "encoder-decoder")
 
 _TOKENS = {"pad_token_id": 0, "eos_token_id": 3, "bos_token_id": 2, "decoder_start_token_id": 2}
@@ -60,7 +60,13 @@ def task_of(kind: str, n: int = 24) -> Task:
     """Return a tiny task of a kind that the words alone decide."""
     base = slm.tiny_task(n)
     splits = {name: _split(kind, split) for name, split in base.splits.items()}
-    names = {"single": ("bad", "good"), "pair": ("bad", "good"), "token-classification": ("O", "B-WORD")}.get(kind, ())
+    classes = {
+        "single": ("bad", "good"),
+        "pair": ("bad", "good"),
+        "token-classification": ("O", "B-WORD"),
+        "multi-label": ("bad", "good", "film"),
+    }
+    names = classes.get(kind, ())
     return Task(name=f"tiny {kind}", kind=kind, label_names=names, language="en", splits=splits)
 
 
@@ -86,6 +92,11 @@ def _split(kind: str, split: Split) -> Split:
         items = tuple(tuple(text.split()) for text in texts)
         labels = tuple(tuple(int(word in slm.GOOD + slm.BAD) for word in row) for row in items)
         extra = {"items": items}
+    elif kind == "multi-label":
+        silent = [row % 4 == 0 for row in range(len(texts))]  # some rows say nothing of a film, and some nothing at all
+        labels = tuple(
+            () if row % 12 == 0 else (label,) if silent[row] else (label, 2) for row, label in enumerate(labels)
+        )
     elif kind == "seq2seq":
         labels = tuple("good" if label else "bad" for label in labels)
     arguments: dict[str, Any] = {"texts": texts, "labels": labels, "ids": split.ids, **extra}

@@ -53,6 +53,8 @@ def predicted(model: PiFiPreTrainedModel, kind: str, side: str) -> Any:
 
 def as_text(value: Any) -> str:
     """Return predictions so that equal ones are equal strings."""
+    if hasattr(value, "thresholds"):
+        value = [*value.logits, value.thresholds]
     if hasattr(value, "texts"):
         return f"{[round(float(x), 3) for x in value.nll]} {value.texts}"
     if isinstance(value, list) and value and isinstance(value[0], str):

@@ -29,6 +29,7 @@ MAIN = {
     "qa": "f1",
     "token-classification": "token_accuracy",
     "seq2seq": "chrf",
+    "multi-label": "example_f1",
 }
 
 
@@ -78,6 +79,7 @@ def test_a_run_of_every_kind_learns_is_tested_and_comes_back_from_json(
         "qa",
         "seq2seq",
         *(pytest.param(k, marks=pytest.mark.slow) for k in ("regression", "multiple-choice", "token-classification")),
+        pytest.param("multi-label", marks=pytest.mark.slow),
     ],
 )
 def test_arms_of_every_kind_are_compared_by_its_own_score_and_larger_differences_are_better(
@@ -215,6 +217,8 @@ def test_smoothing_is_spread_over_a_rows_own_choices() -> None:
         ("seq2seq", "single", "PiFiForSequenceClassification"),
         ("single", "multiple-choice", "PiFiForMultipleChoice"),
         ("single", "regression", "other labels"),
+        ("single", "multi-label", "other labels"),
+        ("multi-label", "single", "other labels"),
         ("qa", "token-classification", "PiFiForTokenClassification"),
     ],
 )
@@ -237,7 +241,9 @@ def test_an_encoder_given_as_the_donor_is_called_one(bert: Path) -> None:
         pp.extract(f"{bert}[0]")
 
 
-@pytest.mark.parametrize("kind", ["regression", "multiple-choice", "qa", "token-classification", "seq2seq"])
+@pytest.mark.parametrize(
+    "kind", ["regression", "multiple-choice", "qa", "token-classification", "seq2seq", "multi-label"]
+)
 def test_layers_are_not_scored_on_tasks_without_a_class_a_row(kind: str, bert: Path) -> None:
     with pytest.raises(TaskError, match=f"kind '{kind}'.*fine_tune"):
         scoring_rows(kinds.task_of(kind))

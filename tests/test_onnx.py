@@ -67,7 +67,9 @@ def test_a_folded_model_is_the_same_in_onnxruntime_and_runs_with_the_how_to(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["classes, sequence", "choices", "answers", "tags", "writing, T5", "mix", "aligned"])
+@pytest.mark.parametrize(
+    "name", ["classes, sequence", "labels", "choices", "answers", "tags", "writing, T5", "mix", "aligned"]
+)
 def test_every_head_is_the_same_in_onnxruntime(name: str, shelf: Shelf, tmp_path: Path) -> None:
     model = shelf.model(name).eval()
     made = model.export_onnx(tmp_path / "graph.onnx")

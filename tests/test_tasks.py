@@ -366,7 +366,7 @@ class TestBadFiles:
             load_task(write_csv(tmp_path / "t.csv", ROWS), **options)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("name", ["text", "label", "pair", "split", "items", "group", "kind", "language"])
-    @pytest.mark.parametrize("value", [3, ["a", "b"]])
+    @pytest.mark.parametrize("value", [3, {"a": "b"}])
     def test_an_option_that_is_no_string(self, tmp_path: Path, name: str, value: Any) -> None:
         message = refused(write_csv(tmp_path / "t.csv", ROWS), **{name: value})
         assert f"{name}={value!r} is a {type(value).__name__}" in message

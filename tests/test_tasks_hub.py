@@ -29,6 +29,7 @@ CLASSES = {  # of the data sets that name their classes themselves, as their car
     "snli": ["entailment", "neutral", "contradiction"],
     "rte": ["entailment", "not_entailment"],
     "qqp": ["not_duplicate", "duplicate"],
+    "go-emotions": ["admiration", "amusement", "anger"],
     "conll2003": ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"],
 }
 JSONL = ("trec", "subj", "cr")  # published as JSON lines, the others as parquet
@@ -66,6 +67,8 @@ def rows_of(name: str, task: HubTask, split: str, n: int = 12) -> dict[str, list
         return columns | {task.label: [found_0, *[found] * (n - 1)]}
     if task.kind == "token-classification":
         return {task.items or "": [text.split() for text in words], task.label: [[1, 0, 0, 0, 5]] * n}
+    if task.kind == "multi-label":
+        return columns | {task.label: [[number % 3, 2][: 1 + (number % 3 == 1)] for number in range(n)]}
     if task.kind == "seq2seq":
         return columns | {task.label: [f"target {number}" for number in range(n)]}
     if task.kind == "multiple-choice":
@@ -97,7 +100,7 @@ def files_of(name: str, task: HubTask) -> dict[str, bytes]:
         table = datasets.Dataset.from_dict(columns)
         if name in CLASSES:
             label = datasets.ClassLabel(names=CLASSES[name])
-            tags = task.kind == "token-classification"
+            tags = task.kind in ("token-classification", "multi-label")
             table = table.cast_column(task.label, datasets.List(label) if tags else label)
         path = Path(f"{config}/{split}/0000.parquet" if task.revision else f"{config}/{split}-00000-of-00001.parquet")
 
@@ -151,6 +154,8 @@ def test_a_named_task_is_what_its_row_says(name: str, loaded: dict[str, list[Any
         assert pair[start : start + len(answer)] == answer == "second"
     if row.kind == "token-classification":
         assert label == [1, 0, 0, 0, 5] and text == " ".join(items)
+    if row.kind == "multi-label":
+        assert label == [1, 2], "the second row is the first whose text is not in training"
     if row.test:
         assert f"{row.test} text 1" in text, "the first row of the test split was a training text"
         assert any("test rows dropped" in note for note in notes)

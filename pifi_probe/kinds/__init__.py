@@ -11,6 +11,7 @@ from pifi_probe.kinds import tags as tags
 from pifi_probe.kinds import classes as classes
 from pifi_probe.kinds import writing as writing
 from pifi_probe.kinds import ratings as ratings
+from pifi_probe.kinds import multi as multi
 
 # isort: on
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from pifi_probe.errors import RecipeError, TaskError
 from pifi_probe.kinds.encoding import EncodedSplit, encode
 from pifi_probe.kinds.evaluating import predict_logits
-from pifi_probe.kinds.labels import checked_text
+from pifi_probe.kinds.labels import checked_text, is_missing
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 from pifi_probe.kinds.text import row_keys
 from pifi_probe.ladder import SHARES
@@ -145,6 +145,16 @@ class Kind(ABC):
         """Say what is wrong with a row's label, such as "has a label outside of 0 to 1", or ""."""
 
     @classmethod
+    def unlabelled(cls, label: object) -> bool:
+        """Return whether a label is missing; where each has a column of its own, a list of them is given."""
+        return is_missing(label)
+
+    @classmethod
+    def strata(cls, labels: Sequence[Any]) -> Sequence[Hashable]:
+        """Return what a row counts as where rows are divided so that every part has its share of each."""
+        return labels if cls.row_classes else (0,) * len(labels)
+
+    @classmethod
     def hides_minus_one(cls, labels: Sequence[object]) -> bool:
         """Return whether a label of -1 stands for a hidden one, as test splits of the hub have them."""
         return True
@@ -210,6 +220,9 @@ class Kind(ABC):
     @abstractmethod
     def quality(self, metrics: Mapping[str, Any]) -> float:
         """Return what chooses the best epoch; larger is better."""
+
+    def settle(self, model: PreTrainedModel, epoch: Mapping[str, Any]) -> None:  # noqa: B027  (most need nothing)
+        """Put what the best epoch's metrics say of reading predictions into the trained model's configuration."""
 
 
 class OneOutput(Kind):

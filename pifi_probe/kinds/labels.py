@@ -24,6 +24,8 @@ __all__ = [
     "not_whole",
     "rating",
     "refuse_two_spellings",
+    "separator_of",
+    "yes_or_no",
 ]
 
 MAX_TEXT = 1_000_000  # characters
@@ -117,7 +119,7 @@ def class_name(value: object, ratings: bool, class_names: tuple[str, ...] | None
         raise TaskError(
             f"the label is a {type(value).__name__}",
             where=where,
-            next="use strings, whole numbers or true/false",
+            next='use strings, whole numbers or true/false; several labels a row are kind="multi-label"',
         )
     return _storable(str(number).strip(), "label", where)
 
@@ -152,6 +154,30 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 def not_whole(label: Any) -> str:
     """Say that a label is not a whole number, or "" where it is one."""
     return "" if type(label) is int else f"has a label that is a {type(label).__name__}, not a whole number"
+
+
+def separator_of(values: Sequence[object]) -> str:
+    """Return what stands between the labels of a column of texts: the first of ``|``, ``;`` and ``,`` that occurs."""
+    texts = [value for value in values if isinstance(value, str) and not value.strip().startswith("[")]
+    return next((mark for mark in "|;," if any(mark in text for text in texts)), "")
+
+
+_YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+def yes_or_no(value: object, where: str) -> bool:
+    """Return whether a label applies, from the column that it has for itself."""
+    if is_missing(value):
+        _missing(where)
+    name = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip().lower()
+    name = name.removesuffix(".0")
+    if name not in _YES_OR_NO:
+        raise TaskError(
+            f"{value!r:.60} is neither yes nor no",
+            where=where,
+            next=f"write 1 where the label applies, and 0 where it does not; or {_WAY_OUT}",
+        )
+    return _YES_OR_NO[name]
 
 
 def rating(value: object, where: str) -> float:

@@ -32,6 +32,8 @@ class Layout:
         The answer's first character in its context; not required, since it may be within `label`.
     by_name : bool
         Read as this kind only where it is asked for by its name, whatever the columns are called.
+    several : bool
+        A row has any number of labels: in one column, as a list or with separators, or in a column each.
     """
 
     text: Names
@@ -41,11 +43,15 @@ class Layout:
     before: Names = ()
     start: Names = ()
     by_name: bool = False
+    several: bool = False
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The kind of a task and the columns that it is read from; roles as in `Layout`."""
+    """The kind of a task and the columns that it is read from; roles as in `Layout`.
+
+    Where each label has a column, `labels` names all of them, and `label` the first.
+    """
 
     kind: str
     text: str | None
@@ -56,12 +62,13 @@ class Columns:
     start: str | None = None
     group: str | None = None
     split: str | None = None
+    labels: Names = ()
 
     @property
     def names(self) -> list[str]:
         """Names of the columns to read."""
         roles = (self.text, self.label, self.pair, self.items, self.before, self.start, self.group, self.split)
-        return list(dict.fromkeys(name for name in roles if name is not None))
+        return list(dict.fromkeys(name for name in (*roles, *self.labels) if name is not None))
 
 
 class Origin(NamedTuple):
@@ -77,12 +84,15 @@ class Origin(NamedTuple):
         If given, labels are indices into it.
     numbers : bool
         The labels of all rows look like numbers that are not whole.
+    separator : str
+        Between the labels of a row, where they are one text; empty where there is none in any row.
     """
 
     id: str
     where: str
     class_names: tuple[str, ...] | None = None
     numbers: bool = False
+    separator: str = ""
 
     def column(self, name: str) -> str:
         """Return where a column of the row stands, for messages."""
@@ -111,7 +121,7 @@ class Split:
     labels : tuple, length n
         What the task's kind says: one class, an int into ``Task.label_names``; a number; the index of the right
         choice; a tuple of answers (start, text), `start` a character of the context; a tuple of classes, one per
-        word; a text.
+        word or any number per row; a text.
     ids : tuple of str, length n
         One identifier per row, unique within the split.
     pairs : tuple of str, length n, optional

@@ -123,6 +123,8 @@ class PiFiConfig(PretrainedConfig):
         encoder's tokenizer, and ``interface``, what the alignment gave and what it saw.
     folded : dict or None
         Shapes of the folded plug-in, when this model is the result of `fold`.
+    thresholds : list of float or None
+        Of a multi-label classifier: the probabilities from which on its labels apply, in the order of ``id2label``.
     """
 
     model_type = "pifi"
@@ -149,6 +151,7 @@ class PiFiConfig(PretrainedConfig):
         generation: dict[str, Any] | None = None,
         aligned: dict[str, Any] | None = None,
         folded: dict[str, Any] | None = None,
+        thresholds: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
         parts = {"encoder": encoder or {}, "layers": layers or [], "plugin_width": plugin_width}
@@ -169,6 +172,8 @@ class PiFiConfig(PretrainedConfig):
         self.generation = generation
         self.aligned = aligned
         self.folded = folded
+        fits = not isinstance(thresholds, list) or len(thresholds) == self.num_labels
+        self.thresholds = thresholds if fits else None  # of another head, whose number of labels was changed
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 allowed = ", ".join(str(choice) for choice in choices if choice is not None)
@@ -197,7 +202,10 @@ class PiFiConfig(PretrainedConfig):
 def _check_numbers(config: PiFiConfig) -> None:
     """Refuse numbers that no plugged model has."""
     factor, width, branches = config.lr_projection_factor, config.plugin_width, config.branches
+    shares = config.thresholds
     found = {
+        "thresholds": shares is None
+        or (isinstance(shares, list) and all(isinstance(each, int | float) and 0 <= each <= 1 for each in shares)),
         "lr_projection_factor": isinstance(factor, int | float) and 0 <= factor < math.inf,
         "plugin_width": isinstance(width, int) and width >= 0,
         "branches": isinstance(branches, list)

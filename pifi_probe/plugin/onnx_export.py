@@ -184,6 +184,7 @@ def _meaning(model: PiFiPreTrainedModel) -> dict[str, str]:
     return {
         "labels": json.dumps([names[index] for index in sorted(names)]),
         "problem_type": config.problem_type or "",
+        "thresholds": json.dumps(config.thresholds) if config.thresholds else "",
         "encoder": config.slm or "",
         "layers": config.layer_specs or "",
         "donors": json.dumps([{key: card.get(key) for key in ("model", "licence", "sha256")} for card in cards]),

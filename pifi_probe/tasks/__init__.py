@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from pifi_probe.errors import TaskError
 from pifi_probe.files import existing
@@ -25,7 +27,7 @@ def load_task(
     name_or_path: str | Path,
     *,
     text: str = "text",
-    label: str = "label",
+    label: str | Sequence[str] = "label",
     pair: str | None = None,
     items: str | None = None,
     group: str | None = None,
@@ -52,14 +54,16 @@ def load_task(
         columns, splits and language; named ones take `seed` and `revision`, embedded ones nothing.
     text, label, pair : str
         Columns of the text, the label (for classes strings, whole numbers or booleans) and the second text. What
-        is not named is looked for under its usual names; see `pifi_probe.tasks.layouts`.
+        is not named is looked for under its usual names; see `pifi_probe.tasks.layouts`. Several columns of labels, as
+        a list or ``"sad,angry"``: each says with 1 or 0 whether its label applies, and the kind is "multi-label".
     items : str, optional
         Column of the choices, or of the words.
     group : str, optional
         Column of what a row belongs to: carved splits share no group. See `Task.held_out`.
     kind : str, optional
-        "single", "pair", "regression", "multiple-choice", "qa", "token-classification" or "seq2seq"; inferred
-        from the columns, but for "regression".
+        "single", "pair", "regression", "multiple-choice", "qa", "token-classification", "seq2seq" or "multi-label";
+        inferred from the columns, but for "regression", and "multi-label" with one column. That one holds lists, or
+        texts whose labels are separated by ``|``, ``;`` or ``,`` (the first of them that occurs in the file).
     split : str, optional
         A column that says "train", "validation" or "test".
     validation, test : float or str
@@ -100,7 +104,7 @@ def load_task(
     name = str(name_or_path)
     options = Options(
         text=text,
-        label=label,
+        label=label if isinstance(label, str) else _names(label),
         pair=pair,
         split=split,
         validation=validation,
@@ -141,3 +145,8 @@ def load_task(
         where=name,
         next=f"did you mean {near[0]!r}?" if near else f"use {', '.join(EMBEDDED)}, a file, or a hub id owner/name",
     )
+
+
+def _names(label: Sequence[str]) -> tuple[str, ...]:
+    """Return several names; what is no list of them is left as it is, for `Options` to refuse."""
+    return tuple(label) if isinstance(label, list | tuple) else cast(tuple[str, ...], label)

@@ -12,9 +12,9 @@ from pifi_probe.kinds.labels import (
     MAX_TEXT,
     in_order,
     is_minus_one,
-    is_missing,
     look_like_numbers,
     refuse_two_spellings,
+    separator_of,
 )
 from pifi_probe.tasks.layouts import resolve
 from pifi_probe.tasks.rows import keys_of, to_split, without_repeats
@@ -42,7 +42,7 @@ class Options:
     """How rows become a task; see :func:`pifi_probe.tasks.load_task` for each field."""
 
     text: str = "text"
-    label: str = "label"
+    label: str | tuple[str, ...] = "label"
     pair: str | None = None
     split: str | None = None
     validation: float | str = 0.1
@@ -57,8 +57,19 @@ class Options:
     drop_unlabelled: bool = False
 
     def __post_init__(self) -> None:
+        several = isinstance(self.label, tuple)
+        if several and not (
+            all(isinstance(one, str) for one in self.label) and len(set(self.label)) == len(self.label) > 1
+        ):
+            raise TaskError(
+                f"label={list(self.label)!r:.80} does not name several columns",
+                where="option label",
+                next='give different names, such as label=["sad", "angry"], or one string',
+            )
         for name, example in _EXAMPLES.items():
             value = getattr(self, name)
+            if name == "label" and several:
+                continue
             if not isinstance(value, str) and (value is not None or name in _REQUIRED):
                 raise TaskError(
                     f"{name}={value!r} is a {type(value).__name__}, not a string",
@@ -74,7 +85,10 @@ class Options:
 
     def columns(self, present: Sequence[str], where: str) -> Columns:
         """Return the kind and the columns to read, given those there are; raises TaskError if one is missing."""
-        asked = Columns("", self.text, self.label, self.pair, self.items, group=self.group, split=self.split)
+        several = self.label if isinstance(self.label, tuple) else ()
+        label = self.label if isinstance(self.label, str) else self.label[0]
+        roles = {"pair": self.pair, "items": self.items, "group": self.group, "split": self.split}
+        asked = Columns("", self.text, label, **roles, labels=several)
         return resolve(asked, self.kind, present, where)
 
     def fraction(self, name: str) -> float:
@@ -135,12 +149,17 @@ class Table:
 
         What -1 means is the kind's to say.
         """
-        labels = self.columns[self.roles.label]
-        hidden_is_minus_one = KINDS[self.roles.kind].hides_minus_one(labels)
+        kind, names = KINDS[self.roles.kind], self.roles.labels
+        labels = (
+            list(map(list, zip(*map(self.columns.get, names), strict=True)))
+            if names
+            else self.columns[self.roles.label]
+        )
+        hidden_is_minus_one = kind.hides_minus_one(labels)
         kept = [
             row
             for row, label in enumerate(labels)
-            if not is_missing(label) and not (hidden_is_minus_one and is_minus_one(label))
+            if not kind.unlabelled(label) and not (hidden_is_minus_one and is_minus_one(label))
         ]
         if len(kept) == len(labels):
             return self
@@ -187,10 +206,12 @@ def build_task(
         notes += _drop_overlap(rows)
     classes: tuple[str, ...] = ()
     if kind.classes:
-        classes = tables["train"].class_names or in_order(
-            name for part in rows.values() for row in part for name in _names(row)
+        classes = (
+            roles.labels
+            or tables["train"].class_names
+            or in_order(name for part in rows.values() for row in part for name in _names(row))
         )
-        if tables["train"].class_names is None:
+        if not roles.labels and tables["train"].class_names is None:
             refuse_two_spellings(classes, f"{source}, column {roles.label!r}")
         _check_classes(rows, classes, source)
     missing = {part: options.fraction(part) for part in ("validation", "test") if part not in rows}
@@ -224,13 +245,15 @@ def _read_rows(table: Table, prefix: str) -> list[Row]:
     if n_rows > MAX_ROWS:
         raise TaskError(f"{n_rows:,} rows are too many", where=table.where, next=f"keep {MAX_ROWS:,} rows at most")
     kind = KINDS[roles.kind]
-    numbers = kind.classes and look_like_numbers(table.columns[roles.label])
+    labels = table.columns[roles.label]
+    numbers = kind.classes and look_like_numbers(labels)
+    separator = separator_of(labels) if kind.layout.several and not roles.labels else ""
     rows = []
     for number in range(1, n_rows + 1):
         values = {name: column[number - 1] for name, column in table.columns.items()}
         of_source = table.number(number)
         identifier = f"{prefix}:{of_source}" if prefix else str(of_source)
-        row = kind.parse(values, roles, Origin(identifier, table.place(number), table.class_names, numbers))
+        row = kind.parse(values, roles, Origin(identifier, table.place(number), table.class_names, numbers, separator))
         rows.append(row if roles.group is None else row._replace(group=str(values[roles.group])))
     return rows
 
@@ -264,9 +287,11 @@ def _by_split_column(rows: list[Row], table: Table, column: str) -> dict[str, li
 def _check_classes(rows: Mapping[str, list[Row]], classes: tuple[str, ...], where: str) -> None:
     trained = {name for row in rows["train"] for name in _names(row)}
     if len(trained) < 2:
-        only = next(iter(trained))
+        only = next(iter(trained), None)
         raise TaskError(
-            f"the training rows have one class only: {only!r}",
+            "the training rows have no label at all"
+            if only is None
+            else f"the training rows have one class only: {only!r}",
             where=where,
             next="give rows of at least two classes",
         )
@@ -302,8 +327,8 @@ def _carve(rows: list[Row], fractions: Mapping[str, float], options: Options, ro
     else:
         paired = rows[0].pair is not None
         keys = kind.keys([row.text for row in rows], [row.pair or "" for row in rows] if paired else None)
-    by_class = kind.row_classes and roles.group is None
-    parts = assign_splits(keys, [row.label if by_class else 0 for row in rows], fractions, salt=str(options.seed))
+    strata = kind.strata([row.label for row in rows]) if roles.group is None else (0,) * len(rows)
+    parts = assign_splits(keys, strata, fractions, salt=str(options.seed))
     carved: dict[str, list[Row]] = {"train": [], **{part: [] for part in fractions}}
     for row, part in zip(rows, parts, strict=True):
         carved[part].append(row)

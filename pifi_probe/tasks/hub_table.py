@@ -107,6 +107,8 @@ HUB_TASKS: Mapping[str, HubTask] = MappingProxyType(
             "aqua-rat", "gaokao-english", "logiqa-en", "lsat-ar", "lsat-lr", "lsat-rc", "sat-en", "sat-math")},
         "agieval-logiqa-zh": _agieval("logiqa-zh", "zh"),
         "squad": HubTask("rajpurkar/squad", "qa", "question", "answers", pair="context", test="validation"),
+        "go-emotions": HubTask("google-research-datasets/go_emotions", "multi-label", "text", "labels",
+                               config="simplified", validation="validation"),
         "conll2003": HubTask("lhoestq/conll2003", "token-classification", "", "ner_tags", items="tokens",
                              validation="validation"),
         "multi30k-en-de": HubTask("bentrevett/multi30k", "seq2seq", "en", "de", validation="validation",

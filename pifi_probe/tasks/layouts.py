@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from pifi_probe.errors import TaskError
 from pifi_probe.kinds import KINDS, Columns, Kind
@@ -34,6 +36,15 @@ def resolve(asked: Columns, kind: str | None, present: Sequence[str], where: str
     """
     asked_for = None if kind is None else KINDS.named(kind, "option kind")
     named = any(getattr(asked, role) != default for role, default in _DEFAULTS.items())
+    asked = _label_columns(asked, present)
+    if asked_for is None and asked.labels:
+        asked_for = next(one for one in KINDS.values() if one.layout.several)
+    if asked.labels and asked_for is not None and not asked_for.layout.several:
+        raise TaskError(
+            f"a {kind} task has one column of labels; {len(asked.labels)} were named",
+            where=where,
+            next=f"name one, or leave out kind={kind!r}: rows then have any number of labels",
+        )
     if kind is None and not named:
         found = next((columns for one in KINDS.values() if (columns := _fitted(one, asked, present))), None)
         if found is not None:
@@ -47,10 +58,10 @@ def _fitted(kind: type[Kind], asked: Columns, present: Sequence[str]) -> Columns
     layout = kind.layout
     if layout.by_name:
         return None
-    required = {role: _first(getattr(layout, role), present) for role in _DEFAULTS}
+    required: dict[str, Any] = {role: _first(getattr(layout, role), present) for role in _DEFAULTS}
     if any(name is None and getattr(layout, role) for role, name in required.items()):
         return None
-    optional = {role: _first(getattr(layout, role), present) for role in ("before", "start")}
+    optional: dict[str, Any] = {role: _first(getattr(layout, role), present) for role in ("before", "start")}
     label = required.pop("label")
     assert label is not None
     return Columns(kind.name, label=label, **required, **optional, group=asked.group, split=asked.split)
@@ -59,7 +70,7 @@ def _fitted(kind: type[Kind], asked: Columns, present: Sequence[str]) -> Columns
 def _filled(kind: type[Kind], asked: Columns, present: Sequence[str], where: str) -> Columns:
     """Fill the roles that the user did not name from the layout of the kind."""
     layout = kind.layout
-    roles: dict[str, str | None] = {}
+    roles: dict[str, Any] = {}
     for role, default in _DEFAULTS.items():
         value, usual = getattr(asked, role), getattr(layout, role)
         if value == default:
@@ -69,12 +80,22 @@ def _filled(kind: type[Kind], asked: Columns, present: Sequence[str], where: str
     pair = kind.pair
     if pair is False or (pair is None and asked.pair is None and roles["pair"] not in present):
         roles["pair"] = None
-    optional = {role: _first(getattr(layout, role), present) for role in ("before", "start")}
+    optional: dict[str, Any] = {role: _first(getattr(layout, role), present) for role in ("before", "start")}
     label = roles.pop("label")
     assert label is not None
-    columns = Columns(kind.name, label=label, **roles, **optional, group=asked.group, split=asked.split)
+    columns = Columns(
+        kind.name, label=label, **roles, **optional, group=asked.group, split=asked.split, labels=asked.labels
+    )
     require_columns(columns.names, present, where)
     return columns
+
+
+def _label_columns(asked: Columns, present: Sequence[str]) -> Columns:
+    """Read several label columns where one text names them, as on a command line: ``"sad,angry"``."""
+    names = tuple(name.strip() for name in asked.label.split(",") if name.strip())
+    if asked.labels or len(names) < 2 or asked.label in present:
+        return asked
+    return replace(asked, label=names[0], labels=names)
 
 
 def _first(names: tuple[str, ...], present: Sequence[str]) -> str | None:

@@ -149,7 +149,7 @@ class Task:
                     where=self.name,
                     next=f"ask for {least} (one per class) to {available}" if available else "ask for no rows",
                 )
-            strata = splits[name].labels if self.has_row_classes else (0,) * available
+            strata = self._kind.strata(splits[name].labels)
             splits[name] = splits[name].take(sorted(_nested_order(splits[name], strata, seed)[:wanted]))
         return replace(self, splits=splits)
 

@@ -51,9 +51,10 @@ def ensemble(
     Raises
     ------
     RecipeError
-        If there are fewer than two runs, a seed comes twice, or the runs are of different arms.
+        If rows do not have one class each, there are fewer than two runs, a seed comes twice, or the runs are of
+        different arms.
     """
-    _check(models, results)
+    _check(models, results, task)
     runs = [Run(model, task, one.recipe, tuple(also)) for model, one in zip(models, results, strict=True)]
     validation = task.splits["validation"]
     metrics = classification_metrics(validation.labels, _mean_logits(runs, validation))
@@ -86,7 +87,13 @@ def ensemble(
     )
 
 
-def _check(models: Sequence[PiFiForSequenceClassification], results: Sequence[RunResult]) -> None:
+def _check(models: Sequence[PiFiForSequenceClassification], results: Sequence[RunResult], task: Task) -> None:
+    if not task.has_row_classes:
+        raise RecipeError(
+            f"the mean of class probabilities needs one class a row, which a {task.kind} task has not",
+            where=f"ensemble, {task.name}",
+            next="compare the runs themselves with pp.compare",
+        )
     labels, seeds = {one.label for one in results}, {one.seed for one in results}
     if len(models) != len(results) or len(results) < 2:
         raise RecipeError(

@@ -15,6 +15,7 @@ __all__ = ["refuse_impossible", "refuse_impossible_metrics"]
 
 _SHARES = frozenset(
     ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "auroc", "ece", "chance", "exact_match", "f1")
+    + ("example_f1",)
     + ("precision", "recall", "token_accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL")
 )
 _CORRELATIONS = frozenset(("mcc", "pearson", "spearman"))
@@ -67,7 +68,7 @@ def refuse_impossible_metrics(metrics: Mapping[str, Any], where: str) -> None:
             _number(f"{where}.{name}", value, -1 - _EDGE, 1 + _EDGE)
         elif name in _NOT_NEGATIVE:
             _number(f"{where}.{name}", value, 0, math.inf)
-        elif name.endswith("_prior"):
+        elif name.endswith("_prior") or name == "thresholds":
             if not isinstance(value, list):
                 raise Refused(f"{where}.{name} is no list of shares")
             for share in value:

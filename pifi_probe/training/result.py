@@ -28,7 +28,19 @@ __all__ = ["RunResult", "TestResult", "runs_in"]
 FORMAT = 1
 MAX_VALUES = 3_000_000  # of a stored result: curves of 400,000 steps
 SHOWN = (
-    *("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "chance", "pearson", "spearman", "squared_error"),
+    *(
+        "accuracy",
+        "balanced_accuracy",
+        "micro_f1",
+        "macro_f1",
+        "example_f1",
+        "mcc",
+        "auroc",
+        "chance",
+        "pearson",
+        "spearman",
+        "squared_error",
+    ),
     *("exact_match", "f1", "token_accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "nll", "ece"),
 )
 

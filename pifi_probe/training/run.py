@@ -35,7 +35,7 @@ from pifi_probe.training.trainer import PiFiTrainer, lr_projection_of, training_
 
 __all__ = ["Run", "fine_tune"]
 
-_NUMBERS = "regression"  # transformers' problem_type
+_CLASSES = "single_label_classification"  # transformers' problem_type, and what none means
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +128,8 @@ def fine_tune(
         stored = folder.stored_result(run.identity, run.fingerprints) if resume else None
         if stored is not None:
             restored = folder.restore_model(model)
+            if restored:
+                run.kind.settle(model, stored.epochs[stored.best_epoch])
             if save_model and not restored:
                 raise RecipeError(
                     "the run had ended and its model was not saved, so there is none to save",
@@ -239,6 +241,7 @@ class Run:
         if interrupt.asked:
             raise folder.interrupted()
         load_trained_state(self.model, self.history.best_state)
+        self.kind.settle(self.model, self.history.epochs[self.history.best_epoch])
         self.model.eval()
 
     def test(self, tuned: dict[str, Any] | None = None) -> RunResult:
@@ -325,7 +328,7 @@ def _check(model: PiFiPreTrainedModel, task: Task) -> None:
         )
     wanted = model_class_of(task)
     problem = KINDS[task.kind].model_settings(task).get("problem_type")
-    if type(model) is not wanted or (model.config.problem_type == _NUMBERS) != (problem == _NUMBERS):
+    if type(model) is not wanted or (model.config.problem_type or _CLASSES) != (problem or _CLASSES):
         raise PlugInError(
             f"a {type(model).__name__} of other labels cannot be trained on a {task.kind} task"
             if type(model) is wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +122,16 @@ class PiFiTrainer(Trainer):
         self.recipe, self.tokenizer, self.history = recipe, tokenizer, history
         self.kind, self.held = kind, held
         self.parts = trainable_parts(model)
-        super().__init__(
-            model=model,
-            args=arguments,
-            train_dataset=train,
-            eval_dataset=validation,
-            data_collator=kind.collate(tokenizer),
-            callbacks=callbacks,
-        )
+        with warnings.catch_warnings():  # the kind smooths labels, and not transformers, which cannot smooth all
+            warnings.filterwarnings("ignore", message="Label smoothing is not compatible")
+            super().__init__(
+                model=model,
+                args=arguments,
+                train_dataset=train,
+                eval_dataset=validation,
+                data_collator=kind.collate(tokenizer),
+                callbacks=callbacks,
+            )
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
