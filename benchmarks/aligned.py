@@ -105,7 +105,7 @@ def probe(name: str, task: Task, data: Path | None, *, small: bool) -> dict[str,
         n_train=n,
         n_test=n,
         n_align=600 if small else 1000,
-        max_length=64,
+        max_tokens=64,
         precision="float32" if small else "bf16",
         progress=False,
     )

@@ -67,7 +67,7 @@ def _chain_part(part: str, task: pp.Task, n: int, seed: int) -> dict[str, Any]:
     if part == "donor":
         usage = Usage()
         until = CHAIN[1] + 1
-        llm_features(LLM, rows, pooling="mean+last", max_length=200, until=until, cache=False, progress=False)
+        llm_features(LLM, rows, pooling="mean+last", max_tokens=200, until=until, cache=False, progress=False)
         return usage.until_now()
     encoder, _, source = load_encoder(SLM)
     tokenizer = encoder_tokenizer(encoder, source)

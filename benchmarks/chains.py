@@ -40,7 +40,7 @@ STUDY = Path(__file__).parent.parent / "book" / "_studies" / "chains"
 SLM, LLM = "minilm-l6", "smollm2-135m"
 TASKS = ("movie-reviews", "tweets")
 LENGTHS = (1, 2, 4, 8)
-SIZES = {"n_train": 800, "n_test": 800, "n_align": 600, "max_length": 64, "precision": "bf16"}
+SIZES = {"n_train": 800, "n_test": 800, "n_align": 600, "max_tokens": 64, "precision": "bf16"}
 QUICK = SIZES | {"n_train": 60, "n_test": 60, "n_align": 60}
 SCORES = ("rise", "r2", "layers", "score")  # the last one is the span score: rise times R2
 FIXED = {"last layer": (29, 29), "last eight layers": (22, 29), "middle layer": (14, 14), "middle eight": (11, 18)}
@@ -52,14 +52,14 @@ def measure(name: str, sizes: Mapping[str, Any], seed: int, file: Path, entries:
     found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"cells": {}, "interface": {}}
     task = pp.load_task(name)
     few = task.subset(train=sizes["n_train"], test=min(sizes["n_test"], len(task.splits["test"])), seed=seed)
-    encoder = Encoder(SLM, sizes["max_length"], "cpu", True, sizes["precision"])
+    encoder = Encoder(SLM, sizes["max_tokens"], "cpu", True, sizes["precision"])
     train, test = (Texts(encoder, few.splits[part]) for part in ("train", "test"))
     y, truth = (np.asarray(each.rows.labels, dtype=np.int64) for each in (train, test))
     base = fit_block(train.pooled(), y, task.n_labels, seed=seed)
     own = base(test.pooled())
     if "headroom" not in found:
         headroom = pp.headroom(
-            SLM, LLM, few, n=sizes["n_train"], max_length=sizes["max_length"], seed=seed, progress=False
+            SLM, LLM, few, n=sizes["n_train"], max_tokens=sizes["max_tokens"], seed=seed, progress=False
         )
         found |= {"headroom": json.loads(headroom.to_json()), "encoder": scored(own, truth)}
     checkpoint = open_checkpoint(LLM)

@@ -50,14 +50,14 @@ class Study:
     Parameters
     ----------
     task : str
-    max_length : int
+    max_tokens : int
         Tokens after which a text is cut; 100 is the recipe's own.
     truth : dict of str to str
         Arm to the beginning of the names of its recorded runs, which are made alike.
     """
 
     task: str
-    max_length: int = 100
+    max_tokens: int = 100
     truth: tuple[tuple[str, str], ...] = ()
     train: int = 400
     validation: int = 400
@@ -70,7 +70,7 @@ TRUTH = (("vanilla", "vanilla-29"), ("last", "layer-29"), ("best-in-full", "laye
 TASKS = MappingProxyType(
     {
         "movie-reviews": Study("movie-reviews", truth=TRUTH),
-        "reuters-r8": Study("reuters-r8", max_length=40),
+        "reuters-r8": Study("reuters-r8", max_tokens=40),
     }
 )
 
@@ -113,7 +113,7 @@ def task_of(study: Study) -> Task:
 
 def recipe(study: Study, seed: int = 0) -> Recipe:
     """Return the settings of a full run."""
-    return Recipe(seed=seed, precision=study.precision, max_length=study.max_length)
+    return Recipe(seed=seed, precision=study.precision, max_tokens=study.max_layers)
 
 
 def select(study: Study, task: Task, file: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def main() -> None:
     chosen = options.parse_args()
     out = chosen.out or (OUT.with_name("references.json") if chosen.references else OUT)
     n = 60 if chosen.quick else 1500
-    sizes = {"n_train": n, "n_test": n, "n_align": min(n, 1000), "max_length": 64, "precision": "bf16"}
+    sizes = {"n_train": n, "n_test": n, "n_align": min(n, 1000), "max_tokens": 64, "precision": "bf16"}
     task, found = pp.load_task(TASK), _kept(out)
     for layers, arms in {"8-14": TWINNED}.items() if chosen.references else CHAINS.items():
         if layers in found and not chosen.quick:

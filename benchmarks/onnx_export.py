@@ -30,7 +30,7 @@ def main() -> None:
     n_train, n_test, timed = (40, 40, 5) if options.quick else (N_TRAIN, N_TEST, TIMED)
     task = pp.load_task(TASK).subset(train=n_train, test=n_test, seed=options.seed)
     model = pp.plug_in(SLM, LAYER, task=task, seed=options.seed)
-    recipe = pp.Recipe(seed=options.seed, epochs=2, max_length=LENGTH, device="cpu")
+    recipe = pp.Recipe(seed=options.seed, epochs=2, max_tokens=LENGTH, device="cpu")
     pp.fine_tune(model, task, recipe)
     folded = model.fold().eval()
     test = task.splits["test"]

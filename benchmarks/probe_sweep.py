@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pifi-probes-") as scratch:
         child({"arm": "convert", "n": n, "seed": chosen.seed}, scratch, sys.executable)
         runs = compete(QUICK if chosen.quick else LOOPS if chosen.loops else ARMS, scratch, n, rounds, chosen.seed)
-    settings = {"n": n, "rounds": rounds, "max_length": LENGTH, "rivals": [f"{a} {b}" for a, b in RIVALS.values()]}
+    settings = {"n": n, "rounds": rounds, "max_tokens": LENGTH, "rivals": [f"{a} {b}" for a, b in RIVALS.values()]}
     record("probe_sweep_loops" if chosen.loops else "probe_sweep", chosen, settings, runs, tables(runs, settings))
 
 
@@ -150,7 +150,7 @@ def ours(arm: str) -> Callable[[], Callable[..., dict[str, Any]]]:
         import pifi_probe.probing.own  # noqa: F401
 
         def run(n: int, seed: int) -> dict[str, Any]:
-            options = {"max_length": LENGTH, "batch_tokens": BATCH_TOKENS, "n_folds": FOLDS, "seed": seed}
+            options = {"max_tokens": LENGTH, "batch_tokens": BATCH_TOKENS, "n_folds": FOLDS, "seed": seed}
             table = pp.probe(MODEL, pp.load_task(TASK), n=n, **options, **OURS[arm])
             larger = {name: kind.larger_is_better for name, kind in table.kinds.items()}
             scores = {name: table.series(name)["value"].tolist() for name in table.estimators}

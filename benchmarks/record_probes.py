@@ -46,7 +46,7 @@ def measure(family: str, task: str, n: int, seed: int) -> pp.ProbeTable:
     loaded = pp.load_task(task)
     if family == "own-state":
         return pp.probe(LLM, loaded, n=n, seed=seed)
-    return pp.probe_plugin(LLM, loaded, slm=SLM, n=n, seed=seed)
+    return pp.probe_plugin(SLM, LLM, loaded, n=n, seed=seed)
 
 
 def write(table: pp.ProbeTable, file: Path) -> None:

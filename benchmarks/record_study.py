@@ -26,10 +26,12 @@ def main() -> None:
     chosen = options.parse_args()
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     study = pp.search(
+        "minilm-l6",
+        "smollm2-135m",
         pp.load_task("movie-reviews").subset(**SIZES),
         budget=chosen.budget,
         layers=chosen.layers,
-        seeds=2,
+        n_seeds=2,
         recipe=pp.Recipe(epochs=1),
         study=chosen.out,
     )

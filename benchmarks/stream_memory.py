@@ -106,7 +106,7 @@ def measure(arm: str, folder: str, seed: int) -> dict[str, Any]:
         batches,
         lambda point, batch, states: visited.append((point, batch)),
         model="model",
-        budget=0 if way["on_disk"] else 10**12,
+        memory=0 if way["on_disk"] else 10**12,
         precision=way["precision"],
         progress=False,
     )

@@ -128,11 +128,11 @@ class Check:
         losses = []
         for device in ("cpu", str(self.device)):
             study = pp.search(
-                task=task,
-                slm=str(self.parts.slm),
-                llm=str(self.parts.llm),
+                str(self.parts.slm),
+                str(self.parts.llm),
+                task,
                 strategy="exhaustive",
-                seeds=1,
+                n_seeds=1,
                 budget="3",
                 recipe=self.recipe.replace(device=device, epochs=1),
                 study=self.folder / f"{device}.db",

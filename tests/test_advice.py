@@ -151,9 +151,9 @@ CASES: dict[str, tuple[Callable[[Place], object], str, Callable[[Place], object]
         lambda at: Recipe.from_dict({"epochs": 2}),
     ),
     "texts beyond the positions": (
-        lambda at: pp.fine_tune(at.plug(), _long_task(), Recipe(epochs=1, max_length=100), out=at.folder / "run"),
-        r"max_length=(\d+)",
-        lambda at: pp.fine_tune(at.plug(), _long_task(), Recipe(epochs=1, max_length=64), out=at.folder / "run"),
+        lambda at: pp.fine_tune(at.plug(), _long_task(), Recipe(epochs=1, max_tokens=100), out=at.folder / "run"),
+        r"max_tokens=(\d+)",
+        lambda at: pp.fine_tune(at.plug(), _long_task(), Recipe(epochs=1, max_tokens=64), out=at.folder / "run"),
     ),
     "probing the test split": (
         lambda at: pp.probe(at.llm, slm.tiny_task(), split="test", n=16, progress=False),
@@ -180,12 +180,12 @@ CASES: dict[str, tuple[Callable[[Place], object], str, Callable[[Place], object]
         ),
     ),
     "an unknown strategy": (
-        lambda at: pp.search(slm.tiny_task(), at.slm, at.llm, strategy="magic", study=None),
+        lambda at: pp.search(at.slm, at.llm, slm.tiny_task(), strategy="magic", study=None),
         "fast",
         lambda at: pp.search(
-            slm.tiny_task(),
             at.slm,
             at.llm,
+            slm.tiny_task(),
             strategy="last",
             study=None,
             budget="2 trials",
@@ -203,7 +203,7 @@ def _vanilla(at: Place, seed: int) -> pp.RunResult:
 def _search(at: Place, strategy: str) -> pp.Study:
     short = Recipe(epochs=1)
     return pp.search(
-        slm.tiny_task(), at.slm, at.llm, strategy=strategy, study=None, wiring="paper", budget="2 trials", recipe=short
+        at.slm, at.llm, slm.tiny_task(), strategy=strategy, study=None, wiring="paper", budget="2 trials", recipe=short
     )
 
 

@@ -166,11 +166,11 @@ def test_an_absurd_size_is_named_with_its_bound(entries: dict[str, Any], tmp_pat
 
 
 SPACES = [
-    Space((("a", 5),), max_length=3, designs=("mix", "serial")),
-    Space((("a", 4), ("b", 3)), max_length=4, designs=("unshared", "gated", "gated-serial")),
-    Space((("a", 9),), layers=((0, 1, 2, 5, 6, 8),), max_length=3, designs=("serial",)),
-    Space((("a", 3), ("b", 6)), max_length=2, modes=((), (("scale", "paper"),))),
-    Space((("a", 2),), max_length=9, designs=("mix",)),
+    Space((("a", 5),), max_layers=3, designs=("mix", "serial")),
+    Space((("a", 4), ("b", 3)), max_layers=4, designs=("unshared", "gated", "gated-serial")),
+    Space((("a", 9),), layers=((0, 1, 2, 5, 6, 8),), max_layers=3, designs=("serial",)),
+    Space((("a", 3), ("b", 6)), max_layers=2, modes=((), (("scale", "paper"),))),
+    Space((("a", 2),), max_layers=9, designs=("mix",)),
 ]
 
 
@@ -181,7 +181,7 @@ def test_candidates_are_counted_as_they_are_listed(space: Space) -> None:
 
 
 def test_a_space_of_a_hundred_million_is_refused_with_its_number_before_anything_is_listed() -> None:
-    space = Space((("a", 80), ("b", 80)), max_length=5, designs=("unshared",))
+    space = Space((("a", 80), ("b", 80)), max_layers=5, designs=("unshared",))
     assert space.count() > 8 * 10**8
     with pytest.raises(SearchError, match="the space has 847,361,192 candidates"):
         next(space.all())

@@ -84,7 +84,7 @@ def copied(llm: str, folder: Path) -> str:
 def test_the_second_call_reads_no_layer(llm: str, read: list[int], reference: NDArray[np.float32]) -> None:
     first = llm_features(llm, ROWS)
     assert read == list(range(N_LAYERS))
-    second = llm_features(llm, ROWS, batch_tokens=50, budget=0)
+    second = llm_features(llm, ROWS, batch_tokens=50, memory=0)
     assert read == list(range(N_LAYERS))
     assert np.array_equal(stacked(first), reference) and np.array_equal(stacked(second), reference)
     assert isinstance(second[0], np.memmap)
@@ -96,7 +96,7 @@ def test_the_second_call_reads_no_layer(llm: str, read: list[int], reference: ND
         {"pooling": "last"},
         {"normalise": False},
         {"drop_first": False},
-        {"max_length": 6},
+        {"max_tokens": 6},
         {"template": "the {text}"},
         {"rows": replace(ROWS, texts=(*ROWS.texts[:-1], "good"))},
         {"rows": ROWS.take(range(15, -1, -1))},
@@ -189,7 +189,7 @@ def slow(checkpoint, index, **options):
     time.sleep(600 if index == int(stuck) else 0.1)
     return original(checkpoint, index, **options)
 module.extract_from = slow
-np.save(out, stacked(llm_features(llm, ROWS, budget=int(budget), batch_tokens=40)))
+np.save(out, stacked(llm_features(llm, ROWS, memory=int(budget), batch_tokens=40)))
 """
 
 
@@ -224,7 +224,7 @@ def test_a_killed_process_is_gone_on_with_after_its_last_finished_layer(
         process.kill()
         process.wait()
     assert cache_entries()[0].points_done == 6
-    features = llm_features(llm, ROWS, batch_tokens=40, budget=budget)
+    features = llm_features(llm, ROWS, batch_tokens=40, memory=budget)
     assert read == [5, 6, 7]
     np.testing.assert_allclose(stacked(features), reference, rtol=1e-4, atol=1e-5)
     assert not list(root.rglob("states*"))

@@ -23,7 +23,7 @@ from pifi_probe.errors import PlugInError
 from pifi_probe.kinds import kind_of
 from tests import slm, tiny
 
-RECIPE = pp.Recipe(batch_size=4, max_length=16, device="cpu")
+RECIPE = pp.Recipe(batch_size=4, max_tokens=16, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def test_an_embedding_is_what_the_head_would_read(name: str, shelf: Shelf) -> No
 def test_a_saved_model_comes_back_without_code_from_its_folder(save_layer: bool, shelf: Shelf, tmp_path: Path) -> None:
     model = shelf.model("classes")
     model.config.save_layer = save_layer
-    made = pp.sentence_transformer(model, max_length=7)
+    made = pp.sentence_transformer(model, max_tokens=7)
     made.save(str(tmp_path / "saved"))
     (tmp_path / "saved" / "sentence_module.py").write_text("raise SystemExit('foreign code was run')")
     if save_layer:

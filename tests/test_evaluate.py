@@ -277,14 +277,14 @@ def test_a_search_for_a_chain_ranks_all_by_their_headroom_and_trains_the_best(
     aligned: PiFiEvaluator, tmp_path: Path
 ) -> None:
     study = pp.search(
-        TASK,
         aligned.parts.slm,
         aligned.parts.llms[0],
+        TASK,
         wiring="aligned",
         strategy="span",
-        max_length=2,
+        max_layers=2,
         budget="20",
-        seeds=1,
+        n_seeds=1,
         recipe=RECIPE.replace(epochs=1),
         study=None,
         confirm=False,
@@ -295,5 +295,5 @@ def test_a_search_for_a_chain_ranks_all_by_their_headroom_and_trains_the_best(
 
 def test_aligned_layers_are_one_chain_and_a_refused_search_leaves_no_study(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="one chain"):
-        pp.search(TASK, "x", "y", wiring="aligned", max_length=2, designs=("mix",), study=tmp_path / "s.db")
+        pp.search("x", "y", TASK, wiring="aligned", max_layers=2, designs=("mix",), study=tmp_path / "s.db")
     assert not list(tmp_path.iterdir())

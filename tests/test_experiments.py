@@ -29,7 +29,7 @@ from pifi_probe.tasks import EMBEDDED, HUB_TASKS, Task
 from pifi_probe.training import RunResult
 from tests import kinds, slm, tiny
 
-RECIPE = {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "max_length": 32, "device": "cpu"}
+RECIPE = {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "max_tokens": 32, "device": "cpu"}
 NAMES = {
     "base-vs-instruct", "decoder-as-slm", "domain-shift", "frozen-vs-tuned", "hard-benchmarks", "language-alignment",
     "layer-position", "llm-size", "main-nlu", "multi-layer", "nlg",

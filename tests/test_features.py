@@ -91,7 +91,7 @@ def test_features_are_those_of_the_whole_model_text_by_text(
 
 @pytest.mark.parametrize("batch_tokens", [1, 30, 100_000])
 def test_features_do_not_depend_on_the_batches(batch_tokens: int, llm: str) -> None:
-    features = llm_features(llm, ROWS, batch_tokens=batch_tokens, budget=0)
+    features = llm_features(llm, ROWS, batch_tokens=batch_tokens, memory=0)
     np.testing.assert_allclose(stacked(features), by_hand(llm, ROWS.texts), rtol=1e-4, atol=1e-5)
 
 
@@ -124,10 +124,10 @@ def test_a_token_of_zeros_gives_no_nan() -> None:
 
 def test_long_texts_are_cut_at_the_length_or_the_context_and_counted(llm: str) -> None:
     long = replace(ROWS, texts=(*ROWS.texts[:-1], "good " * 500))
-    features = llm_features(llm, long, max_length=1000)
+    features = llm_features(llm, long, max_tokens=1000)
     assert features.info["max_length"] == 64, "the context of the tiny model"
     assert features.info["n_cut"] == 1 and features.info["notes"] == ["1 of 24 texts were cut after 64 tokens"]
-    features = llm_features(llm, ROWS, max_length=5)
+    features = llm_features(llm, ROWS, max_tokens=5)
     assert features.info["n_cut"] == 24 and features.info["n_tokens"] == 5 * 24
 
 
@@ -155,7 +155,7 @@ def test_a_template_takes_texts_literally() -> None:
         ({"template": "text"}, FeatureError, r"lacks \{text\}"),
         ({"template": "{text} {pair}"}, FeatureError, "has no pairs|have no pairs|task has no pairs"),
         ({"kind": "pair"}, FeatureError, "not of kind 'pair'"),
-        ({"max_length": 0}, PifiProbeError, "max_length"),
+        ({"max_tokens": 0}, PifiProbeError, "max_tokens"),
         ({"batch_tokens": 0}, FeatureError, "batch_tokens"),
         ({"precision": "fp8"}, RecipeError, "precision='fp8'"),
         ({"device": "tpu"}, RecipeError, "device='tpu'"),

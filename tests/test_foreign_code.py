@@ -65,8 +65,8 @@ def plug(folder: str) -> Any:
 
 DOORS: dict[str, Callable[[str, str], object]] = {
     "plug_in": lambda encoder, llm: plug(encoder),
-    "search": lambda encoder, llm: pp.search(slm.tiny_task(), encoder, llm, study=None, budget="1 trials"),
-    "probe_plugin": lambda encoder, llm: pp.probe_plugin(llm, slm.tiny_task(), slm=encoder, n=16, progress=False),
+    "search": lambda encoder, llm: pp.search(encoder, llm, slm.tiny_task(), study=None, budget="1 trials"),
+    "probe_plugin": lambda encoder, llm: pp.probe_plugin(encoder, llm, slm.tiny_task(), n=16, progress=False),
     "width_of": lambda encoder, llm: width_of(encoder),
     "extract": lambda encoder, llm: pp.extract(f"{encoder}[0]"),
     "probe": lambda encoder, llm: pp.probe(encoder, slm.tiny_task(), n=16, progress=False),

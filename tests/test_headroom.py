@@ -57,7 +57,7 @@ def test_a_span_begins_before_the_rise_and_ends_after_it():
     early = choose_span(added, [0.01, 0.02, 0.05, 0.6, 0.6, 0.6, 0.5, 0.5, 0.5])
     assert early[0] >= 3  # no chain enters where the interface does not fit
     assert choose_span([0, -1, -2, -3], [0.5] * 3)[0] in range(3)  # where nothing rises, a chain all the same
-    scores = span_scores(added, [0.5] * 9, max_length=2)
+    scores = span_scores(added, [0.5] * 9, max_layers=2)
     assert set(scores["layers"]) == {1, 2} and scores["score"].is_monotonic_decreasing
 
 

@@ -20,7 +20,7 @@ from pifi_probe.tasks import Split, Task
 from pifi_probe.training import Recipe, RunResult
 from tests import kinds, slm, tiny
 
-RECIPE = Recipe(learning_rate=1e-3, batch_size=8, epochs=3, max_length=32, device="cpu")
+RECIPE = Recipe(learning_rate=1e-3, batch_size=8, epochs=3, max_tokens=32, device="cpu")
 MAIN = {
     "single": "accuracy",
     "pair": "accuracy",

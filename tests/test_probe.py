@@ -99,7 +99,7 @@ class TestProbe:
                 assert table.series(name)["value"][depth] == pytest.approx(expected, rel=2e-3)
 
     def test_it_says_what_was_measured(self, llm: str, task: Task) -> None:
-        table = pp.probe(llm, task, estimators="knn", max_length=5, **ONE_CALL)
+        table = pp.probe(llm, task, estimators="knn", max_tokens=5, **ONE_CALL)
         info = table.info
         assert info["task"] == "words" and info["split"] == "train" and info["n"] == 40
         assert info["pooling"] == "mean"

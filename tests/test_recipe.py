@@ -19,7 +19,7 @@ def test_the_defaults_are_those_of_the_paper_and_of_its_reference_code() -> None
         "lr_gate": 1e-2,
         "batch_size": 32,
         "epochs": 3,
-        "max_length": 100,
+        "max_tokens": 100,
         "label_smoothing": 0.05,
         "max_grad_norm": 5.0,
         "seed": 0,
@@ -31,7 +31,7 @@ def test_the_defaults_are_those_of_the_paper_and_of_its_reference_code() -> None
 def test_what_only_the_reference_code_states_is_marked() -> None:
     assert Recipe.__doc__ is not None
     sections = Recipe.__doc__.split(" : ")
-    for name in ("max_length", "label_smoothing", "max_grad_norm"):
+    for name in ("max_tokens", "label_smoothing", "max_grad_norm"):
         text = next(after for before, after in zip(sections, sections[1:], strict=False) if before.endswith(name))
         assert "reference code only" in text
 
@@ -55,7 +55,7 @@ def test_every_setting_changes_the_hash() -> None:
         "lr_gate": 1e-3,
         "batch_size": 8,
         "epochs": 1,
-        "max_length": 50,
+        "max_tokens": 50,
         "label_smoothing": 0.0,
         "max_grad_norm": 1.0,
         "seed": 1,
@@ -98,7 +98,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest_one(wrong: dict[str, objec
         {"batch_size": 8.5},
         {"epochs": 0},
         {"epochs": True},
-        {"max_length": 2},
+        {"max_tokens": 2},
         {"label_smoothing": 1.0},
         {"max_grad_norm": -1},
         {"seed": -1},

@@ -141,7 +141,7 @@ def test_splits_are_read_in_their_turn_and_the_test_split_once_at_the_end(
         return encode(split, *args)
 
     monkeypatch.setattr(base, "encode", recorded)
-    recipe = RECIPE.replace(max_length=64)  # the encoder's positions, so that no text can be too long for it
+    recipe = RECIPE.replace(max_tokens=64)  # the encoder's positions, so that no text can be too long for it
     fine_tune(parts.model(), TASK, recipe, callbacks=[Spy("on_train_end", lambda *args, **kwargs: log.append("end"))])
     assert log == ["train", "validation", "end", "test"]
 
@@ -194,13 +194,13 @@ def test_the_end_of_a_table_of_positions_is_known(tmp_path: Path) -> None:
 def test_texts_beyond_the_encoders_positions_are_refused_before_training(
     parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, task = RECIPE.replace(max_length=150, epochs=1), with_long_texts("train")
+    recipe, task = RECIPE.replace(max_tokens=150, epochs=1), with_long_texts("train")
     fine_tune(parts.model(), TASK, recipe)  # no text is that long
-    fine_tune(parts.model(), task, recipe.replace(max_length=64))
+    fine_tune(parts.model(), task, recipe.replace(max_tokens=64))
     modern = slm.tiny_slm_folder(tmp_path / "modernbert", "modernbert")
     fine_tune(pp.plug_in(str(modern), parts.layer, task=TASK), task, recipe)
     monkeypatch.setattr(PiFiTrainer, "train", lambda *args, **kwargs: pytest.fail("trained"))
-    says = r"max_length=150 lets a text of 102 tokens through, and the encoder has 64 positions .*max_length=64\)"
+    says = r"max_tokens=150 lets a text of 102 tokens through, and the encoder has 64 positions .*max_tokens=64\)"
     for wrong in ("train", "validation", "test"):
         with pytest.raises(RecipeError, match=says):
             fine_tune(parts.model(), with_long_texts(wrong), recipe, out=tmp_path / "run")

@@ -53,7 +53,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Valley:
 
 
 def search(study: Path | None = None, **options: Any) -> pp.Study:
-    return pp.search(TASK, "slm", "llm", study=study, **({"strategy": "fast", "budget": "40 trials"} | options))
+    return pp.search("slm", "llm", TASK, study=study, **({"strategy": "fast", "budget": "40 trials"} | options))
 
 
 @pytest.mark.parametrize("strategy", ["auto", "fast", "exhaustive", "halving", "thompson"])
@@ -95,7 +95,7 @@ def test_without_a_layer_effect_the_default_layer_is_chosen_and_confirmed(
 
 
 def test_one_seed_cannot_show_that_layers_do_not_differ(stub: Valley) -> None:
-    study = search(seeds=1)
+    study = search(n_seeds=1)
     assert study.result is not None and not study.result.default
     chosen, default, words = pick(study._strategy(), [], SPACE)
     assert (chosen, default, words) == (None, False, "")
@@ -263,7 +263,7 @@ def test_a_default_that_cannot_be_run_is_not_chosen(stub: Valley, monkeypatch: p
 @pytest.mark.parametrize("llm", ["a[1] >> b", "a | b", "a >> ", "|", ">>", "", "a[0]", "a[1:3]", "a@", "@b"])
 def test_a_donor_that_names_no_model_is_refused(llm: str) -> None:
     with pytest.raises(PifiProbeError):
-        pp.search(TASK, "slm", llm, study=None)
+        pp.search("slm", llm, TASK, study=None)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_donor_that_names_no_model_is_refused(llm: str) -> None:
         ({"recipe": pp.Recipe(epochs=5)}, "recipe.epochs: 3 there, 5 here"),
         ({"wiring": "paper"}, "wiring: matched there, paper here"),
         ({"strategy": "auto"}, "strategy.name: fast there, auto here"),
-        ({"seeds": 2}, "seeds: 3 there, 2 here"),
+        ({"n_seeds": 2}, "seeds: 3 there, 2 here"),
         ({"tokenizer": "other"}, "tokenizer: '' there, other here"),
     ],
 )
@@ -437,7 +437,7 @@ def test_a_study_with_trials_is_refused_when_a_new_one_is_asked_for(stub: Valley
         ({"executor": "cloud"}, "unknown executor"),
         ({"workers": 0}, "0 workers"),
         ({"wiring": "own"}, "unknown wiring"),
-        ({"seeds": 0}, "seeds=0"),
+        ({"n_seeds": 0}, "n_seeds=0"),
         ({"options": {"speed": 3}}, "unknown options: speed"),
     ],
 )
@@ -518,11 +518,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[pp.Study, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIFI_PROBE_CACHE", str(folder / "cache"))
         study = pp.search(
-            pp.load_task(**source),
             str(models.slm),
             str(models.llm),
+            pp.load_task(**source),
             strategy="exhaustive",
-            seeds=2,
+            n_seeds=2,
             budget="6",
             recipe=runs.RECIPE.replace(epochs=1),
             study=folder / "s.db",

@@ -138,7 +138,7 @@ def test_the_same_call_reads_and_another_is_refused_by_what_differs(
         ({"pooling": "last"}, "differ in pooling: mean there, last asked for"),
         ({"layers": [1]}, "differ in layers"),
         ({"dtype": "float16"}, "differ in dtype"),
-        ({"max_length": 3}, "the tokens after which texts are cut"),
+        ({"max_tokens": 3}, "the tokens after which texts are cut"),
     ):
         with pytest.raises(FeatureError, match=what):
             pp.states(llm, TEXTS, out=pooled.folder, **other)
@@ -251,7 +251,7 @@ def test_float16_halves_the_arrays_and_refuses_what_it_cannot_hold(
         ({"texts": ["a", None]}, "text 1 is None"),
         ({"pooling": "cls"}, "unknown pooling 'cls'"),
         ({"dtype": "int8"}, "unknown dtype"),
-        ({"max_length": 0}, "at least 1"),
+        ({"max_tokens": 0}, "at least 1"),
         ({"layers": L + 1}, "there is no layer"),
         ({"layers": "0-99"}, "there is no layer"),
         ({"layers": "first"}, "cannot read layers"),

@@ -122,7 +122,7 @@ def test_a_layer_that_fails_is_not_tried_again_on_that_rung(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["auto", "greedy"])
 def test_sets_are_extended_as_long_as_they_get_better(name: str) -> None:
-    space = Space((("llm", 6),), max_length=2, designs=("mix",))
+    space = Space((("llm", 6),), max_layers=2, designs=("mix",))
     best = chosen(name, search(name, 60.0, space), space)
     assert best is not None
     assert best.design == "mix"

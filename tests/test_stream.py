@@ -87,7 +87,7 @@ def test_every_point_equals_the_whole_model_padded_on_either_side_in_any_batch_i
     whole = [padded("left"), padded("right", seed=1)]
     assert_equal(run(open_checkpoint(str(folder)), whole), whole, full)
     pieces = [piece for batch in whole for piece in split(batch, 2)]
-    assert_equal(run(open_checkpoint(str(folder)), pieces, budget=0), pieces, full)
+    assert_equal(run(open_checkpoint(str(folder)), pieces, memory=0), pieces, full)
 
 
 @pytest.mark.parametrize("family", tiny_gguf.FAMILIES)
@@ -210,7 +210,7 @@ def run_until(point: int, checkpoint: Checkpoint, folder: Path, budget: int | No
             raise Stop
 
     with pytest.raises(Stop):
-        stream(checkpoint, BATCHES, visit, model="model", folder=folder, budget=budget)
+        stream(checkpoint, BATCHES, visit, model="model", folder=folder, memory=budget)
 
 
 @pytest.mark.parametrize("budget", [None, 0], ids=["in memory", "on disk"])
@@ -221,7 +221,7 @@ def test_a_pass_goes_on_after_its_last_finished_layer(
     checkpoint, folder = open_checkpoint(str(llama)), tmp_path / "states"
     run_until(point, checkpoint, folder, budget)
     layers_read.clear()
-    found = run(checkpoint, BATCHES, folder=folder, budget=budget)
+    found = run(checkpoint, BATCHES, folder=folder, memory=budget)
     assert layers_read == list(range(max(0, point - 1), N_LAYERS))
     assert list(found) == [place for place in reference if place[0] >= point]
     assert all(torch.equal(states, reference[place]) for place, states in found.items())
@@ -256,7 +256,7 @@ def test_damaged_states_are_not_used(
     checkpoint, folder = open_checkpoint(str(llama)), tmp_path / "states"
     run_until(3, checkpoint, folder, budget)
     harm(folder)
-    found = run(checkpoint, BATCHES, folder=folder, budget=budget)
+    found = run(checkpoint, BATCHES, folder=folder, memory=budget)
     assert list(found) == list(reference)
     assert all(torch.equal(states, reference[place]) for place, states in found.items())
 
@@ -306,8 +306,8 @@ def test_a_full_disk_ends_a_pass_that_does_not_fit_in_memory(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_writing(monkeypatch, 3)
-    with pytest.raises(SaveError, match=r"No space left on device.*budget="):
-        run(open_checkpoint(str(llama)), BATCHES, folder=tmp_path / "states", budget=0)
+    with pytest.raises(SaveError, match=r"No space left on device.*memory="):
+        run(open_checkpoint(str(llama)), BATCHES, folder=tmp_path / "states", memory=0)
 
 
 def test_activations_that_overflow_are_an_error_that_names_the_layer(llama: Path) -> None:

@@ -66,10 +66,10 @@ def words_task(*rows: tuple[list[str], list[int]]) -> Task:
     return Task("words", "token-classification", NAMES, "en", {"train": split})
 
 
-def scored(task: Task, tokenizer: PreTrainedTokenizerFast, tag_of: dict[str, int], max_length: int = 64) -> Any:
+def scored(task: Task, tokenizer: PreTrainedTokenizerFast, tag_of: dict[str, int], max_tokens: int = 64) -> Any:
     work, split = kind_of(task), task.splits["train"]
     model = Knowing({tokenizer.convert_tokens_to_ids(word): tag for word, tag in tag_of.items()})
-    encoded = work.encode(split, tokenizer, max_length)
+    encoded = work.encode(split, tokenizer, max_tokens)
     found = work.predict(model, encoded, tokenizer)  # type: ignore[arg-type]
     return found, work.scores(split, found)["token_accuracy"].tolist(), work.metrics(split, found)
 
@@ -103,7 +103,7 @@ def test_only_blanks_leave_no_prediction() -> None:
 
 def test_words_that_are_cut_off_are_wrong_whatever_their_class() -> None:
     task = words_task((["the", "film", "was", "good"], [0, 1, 0, 0]))
-    found, accuracy, metrics = scored(task, slm.tiny_tokenizer(), {"film": 1}, max_length=4)  # two words
+    found, accuracy, metrics = scored(task, slm.tiny_tokenizer(), {"film": 1}, max_tokens=4)  # two words
     assert found == [[0, 1, NO_TAG, NO_TAG]]
     assert accuracy == [0.5] and metrics["f1"] == 1.0
 
@@ -135,16 +135,16 @@ def test_places_in_the_text_are_needed() -> None:
         assert kind in caught.value.what and "fast" in caught.value.next
 
 
-@pytest.mark.parametrize("max_length", [24, 32, 64])
-def test_windows_share_a_quarter_of_their_length(max_length: int) -> None:
+@pytest.mark.parametrize("max_tokens", [24, 32, 64])
+def test_windows_share_a_quarter_of_their_length(max_tokens: int) -> None:
     task = task_of("qa")
     train = task.splits["train"]
     context = " ".join(f"{slm.WORDS[n % 19]}" for n in range(200))
     long = replace(train.take([0]), pairs=(context,), labels=(((0, context.split()[0]),),))
-    encoded = kind_of(task).encode(long, slm.tiny_tokenizer(), max_length)
+    encoded = kind_of(task).encode(long, slm.tiny_tokenizer(), max_tokens)
     spans = [[span for span in window if span[0] < span[1]] for window in encoded.spans]
     shared = [len({*a} & {*b}) for a, b in zip(spans, spans[1:], strict=False)]
-    assert len(shared) > 2 and set(shared[:-1]) == {max_length // 4}
+    assert len(shared) > 2 and set(shared[:-1]) == {max_tokens // 4}
     assert {span for window in spans for span in window} == {*spans[0], *(s for w in spans for s in w)}
 
 
@@ -153,11 +153,11 @@ def test_the_longest_question_still_leaves_windows_that_move() -> None:
     train = task.splits["train"]
     context = " ".join(slm.WORDS[n % 19] for n in range(60))
     long = replace(train.take([0]), texts=("is it " * 50,), pairs=(context,), labels=(((0, context.split()[0]),),))
-    for max_length in (10, 12, 16, 20, 40):
-        encoded = kind_of(task).encode(long, slm.tiny_tokenizer(), max_length)
+    for max_tokens in (10, 12, 16, 20, 40):
+        encoded = kind_of(task).encode(long, slm.tiny_tokenizer(), max_tokens)
         seen = {span for window in encoded.spans for span in window if span[0] < span[1]}
         assert len(seen) == 60
-        assert all(len(ids) <= max_length for ids in encoded.columns["input_ids"])
+        assert all(len(ids) <= max_tokens for ids in encoded.columns["input_ids"])
     with pytest.raises(RecipeError):
         kind_of(task).encode(long, slm.tiny_tokenizer(), 8)
 

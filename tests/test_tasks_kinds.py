@@ -204,5 +204,5 @@ def test_minilm_is_trained_on_a_file_of_every_kind(name: str, minilm: Path) -> N
     else:
         task = load_task(DATA / name, **OPTIONS.get(name, {}))
     model = pp.plug_in("minilm-l6", "smollm2-135m[-1]", task=task, wiring="matched", target_rms=2.0)
-    result = pp.fine_tune(model, task, Recipe(epochs=1, batch_size=8, max_length=48, device="cpu"))
+    result = pp.fine_tune(model, task, Recipe(epochs=1, batch_size=8, max_tokens=48, device="cpu"))
     assert result.tests[task.name].metrics["n"] == len(task.splits["test"])

@@ -36,7 +36,7 @@ def test_the_three_stops_are_made_once_and_end_in_answers_and_a_report(
 ) -> None:
     monkeypatch.setattr(tour, "SECONDS", 0.0)
     monkeypatch.setattr(tour, "COPIES", {"layers": "18", "n_fit": 24, "n_test": 12, "cache": False})
-    chain = {"layers": "14", "n_train": 60, "n_test": 40, "n_align": 60, "max_length": 24, "cache": False}
+    chain = {"layers": "14", "n_train": 60, "n_test": 40, "n_align": 60, "max_tokens": 24, "cache": False}
     monkeypatch.setattr(tour, "CHAIN", chain)
     monkeypatch.setattr(tour, "PAPER", Size(1, train=16, validation=8, test=20, seeds=3, epochs=1))
     assert main(["demo", "--out", str(tmp_path)]) == 0

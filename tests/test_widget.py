@@ -424,9 +424,9 @@ def test_the_headroom_is_shown_as_answer_and_curves_before_the_start(
 
 
 def test_aligned_chains_can_be_searched(widgets: Any) -> None:
-    form = widgets(wiring="aligned", max_length=8, strategy="span")._form
+    form = widgets(wiring="aligned", max_layers=8, strategy="span")._form
     options = form.request().options
-    assert (options["wiring"], options["max_length"], options["strategy"]) == ("aligned", 8, "span")
+    assert (options["wiring"], options["max_layers"], options["strategy"]) == ("aligned", 8, "span")
 
 
 def test_the_estimate_is_shown_before_the_start(widgets: Any) -> None:

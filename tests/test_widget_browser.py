@@ -254,7 +254,7 @@ def test_a_thousand_trials_stay_smooth(browser: Any, tmp_path: Path) -> None:
 CELL = """
 import pifi_probe as pp
 task = pp.load_task("movie-reviews").subset(train=300, validation=200, test=200)
-w = pp.widgets.LayerSearch(task, study={study!r}, strategy="fast", budget="100", seeds=2, layers=range(0, 30, 3))
+w = pp.widgets.LayerSearch(task, study={study!r}, strategy="fast", budget="100", n_seeds=2, layers=range(0, 30, 3))
 w
 """
 

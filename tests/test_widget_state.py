@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 import pifi_probe as pp
-from pifi_probe.errors import SearchError, TaskError
+from pifi_probe.errors import LayerIndexError, SearchError, TaskError
 from pifi_probe.selection.result import Belief
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.trials import Outcome, Trial
 from pifi_probe.widgets import request as requests
 from pifi_probe.widgets.engine import Engine
 from pifi_probe.widgets.publisher import Publisher
-from pifi_probe.widgets.request import Request, keep_upload, read_layers, with_task
+from pifi_probe.widgets.request import Request, keep_upload, with_task
 from pifi_probe.widgets.rows import agreement, best_set, row_of
 from pifi_probe.widgets.state import SearchState
 from tests import slm
@@ -277,7 +277,7 @@ def test_another_search_in_memory_does_not_keep_the_trials_of_the_last_one(monke
     engine = Engine()
     engine.run(work())
     first = len(engine.state.rows())
-    engine.run(work(seeds=1, confirm=False))
+    engine.run(work(n_seeds=1, confirm=False))
     assert 0 < len(engine.state.rows()) < first
 
 
@@ -377,18 +377,10 @@ def test_the_engine_needs_nothing_of_jupyter() -> None:
 # What the form asks for
 
 
-@pytest.mark.parametrize(
-    ("text", "layers"),
-    [("all", None), (" ", None), ("0, 10, -1", [0, 10, -1]), ("0:10:3", [0, 3, 6, 9]), ("8-10, 29", [8, 9, 10, 29])],
-)
-def test_layers_are_read(text: str, layers: list[int] | None) -> None:
-    assert read_layers(text) == layers
-
-
-@pytest.mark.parametrize("text", ["first", "1,,2", "1:x", "3;4", "1:2:3:4"])
-def test_what_names_no_layers_is_refused(text: str) -> None:
-    with pytest.raises(SearchError, match="names no layers"):
-        read_layers(text)
+def test_what_names_no_layers_is_refused_before_anything_slow() -> None:
+    with pytest.raises(LayerIndexError, match="cannot read layers"):
+        Request(TASK, "slm", ["llm"], None, {"layers": "1,,2"}).check()
+    Request(TASK, "slm", ["llm"], None, {"layers": "8-10, -1"}).check()
 
 
 def test_an_upload_is_kept_once_under_a_safe_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def install(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0, broken: tuple
 
 def search(study: Path | str | None = None, on_event: OnEvent | None = None, **options: Any) -> pp.Study:
     values = {"strategy": "fast", "budget": "40 trials"} | options
-    return pp.search(TASK, "slm", "llm", study=study, on_event=on_event, **values)
+    return pp.search("slm", "llm", TASK, study=study, on_event=on_event, **values)
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -105,7 +105,7 @@ guess = None  # per cent
 # %%
 before = {k: v.clone() for k, v in layer.block.state_dict().items()}
 recipe = pp.Recipe(
-    epochs=1, batch_size=8, max_length=32, learning_rate=5e-4, device="cpu"
+    epochs=1, batch_size=8, max_tokens=32, learning_rate=5e-4, device="cpu"
 )
 run = pp.fine_tune(model, task, recipe)
 after = {k: v.clone() for k, v in layer.block.state_dict().items()}
@@ -156,10 +156,10 @@ def losses(weights):
     """One loss a text, with these weights in the layer's place."""
     layer.block.load_state_dict(weights)
     with whole.with_layer(layer):
-        return whole.text_losses(texts, max_length=64)
+        return whole.text_losses(texts, max_tokens=64)
 
 
-original = whole.text_losses(texts, max_length=64)
+original = whole.text_losses(texts, max_tokens=64)
 forgotten = (losses(after) - original).mean()
 assert abs(forgotten) < 0.05
 checks.reveal(guess, forgotten, "nats per token", "+.3f")
@@ -169,7 +169,7 @@ print(f"the unchanged model: ≈{original.mean():.2f} nats per token")
 # **Checkpoint.** The model is as it was when we take the layer out again, and the layer's old weights change nothing:
 
 # %%
-assert np.allclose(whole.text_losses(texts, max_length=64), original, atol=1e-4)
+assert np.allclose(whole.text_losses(texts, max_tokens=64), original, atol=1e-4)
 assert np.allclose(losses(before), original, atol=1e-3)
 print("the original loss is back")
 

@@ -56,7 +56,7 @@ guess = None  # "more", "same" or "less"
 task = pp.load_task("movie-reviews").subset(train=300)
 rows = task.splits["train"]
 labels = np.array(rows.labels)
-h = slm_features("minilm-l6", rows, max_length=48, device="cpu", cache=False)[
+h = slm_features("minilm-l6", rows, max_tokens=48, device="cpu", cache=False)[
     0
 ]  # (N, d_slm)
 layer = pp.extract("smollm2-135m[-1]")

@@ -48,7 +48,7 @@ model = pp.plug_in("minilm-l6", "smollm2-135m[-1]", task=task, seed=0)
 cost = pp.benchmark(
     model,
     task,
-    pp.Recipe(batch_size=8, max_length=16, device="cpu"),
+    pp.Recipe(batch_size=8, max_tokens=16, device="cpu"),
     batches=(1,),
     lengths=(16,),
     rounds=3,

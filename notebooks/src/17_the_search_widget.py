@@ -66,9 +66,9 @@ w = pp.widgets.LayerSearch(
     strategy="fast",
     budget="6 trials",
     layers=[0, 15, 29],
-    seeds=1,
+    n_seeds=1,
     study="small.db",
-    recipe=pp.Recipe(epochs=1, max_length=24, device="cpu"),
+    recipe=pp.Recipe(epochs=1, max_tokens=24, device="cpu"),
 )
 print(w)
 result = w.run()
@@ -196,9 +196,9 @@ again = pp.widgets.LayerSearch(
     strategy="fast",
     budget="6 trials",
     layers=[0, 29],
-    seeds=1,
+    n_seeds=1,
     study="paused.db",
-    recipe=pp.Recipe(epochs=1, max_length=24, device="cpu"),
+    recipe=pp.Recipe(epochs=1, max_tokens=24, device="cpu"),
 )
 again.start()
 again.pause()
@@ -219,21 +219,23 @@ viewer = pp.widgets.LayerSearch(
     strategy="fast",
     budget="6 trials",
     layers=[0, 29],
-    seeds=1,
+    n_seeds=1,
     study="paused.db",
-    recipe=pp.Recipe(epochs=1, max_length=24, device="cpu"),
+    recipe=pp.Recipe(epochs=1, max_tokens=24, device="cpu"),
 )
 assert viewer.results["label"].tolist() == again.results["label"].tolist()
 print("a second viewer sees", len(viewer.results), "trials, the same ones")
 try:
     pp.search(
+        "minilm-l6",
+        "smollm2-135m",
         task,
         strategy="fast",
         budget="6 trials",
         layers=[0, 29],
-        seeds=1,
+        n_seeds=1,
         study="paused.db",
-        recipe=pp.Recipe(epochs=2, max_length=24, device="cpu"),
+        recipe=pp.Recipe(epochs=2, max_tokens=24, device="cpu"),
     )
 except SearchError as error:
     print(error)

@@ -223,16 +223,33 @@ folder = Path(tempfile.mkdtemp())
 options = dict(
     strategy="fast",
     layers=[0, 15, -1],
-    seeds=1,
+    n_seeds=1,
     confirm=False,
-    recipe=pp.Recipe(epochs=1, max_length=24, device="cpu"),
+    recipe=pp.Recipe(epochs=1, max_tokens=24, device="cpu"),
 )
-pp.search(task, budget="1 trials", study=folder / "stopped.db", **options)
+pp.search(
+    "minilm-l6",
+    "smollm2-135m",
+    task,
+    budget="1 trials",
+    study=folder / "stopped.db",
+    **options,
+)
 again = pp.search(
-    task, budget="3 trials", study=folder / "stopped.db", **options
+    "minilm-l6",
+    "smollm2-135m",
+    task,
+    budget="3 trials",
+    study=folder / "stopped.db",
+    **options,
 )
 at_once = pp.search(
-    task, budget="3 trials", study=folder / "at-once.db", **options
+    "minilm-l6",
+    "smollm2-135m",
+    task,
+    budget="3 trials",
+    study=folder / "at-once.db",
+    **options,
 )
 
 table, other = again.leaderboard(), at_once.leaderboard()
@@ -281,7 +298,7 @@ print("workers to minutes:", minutes)
 # Three ways, with the same study:
 #
 # ```python
-# pp.search(task, executor="processes", workers=4, study="s.db")        # this machine
+# pp.search("minilm-l6", "smollm2-135m", task, executor="processes", workers=4, study="s.db")        # this machine
 # ```
 #
 # ```bash
@@ -291,7 +308,7 @@ print("workers to minutes:", minutes)
 # ```python
 # from pifi_probe.selection.on_ray import Ray                           # a Ray cluster
 #
-# pp.search(task, executor=Ray(workers=8, address="auto", cpus=4, gpus=1), study="s.db")
+# pp.search("minilm-l6", "smollm2-135m", task, executor=Ray(workers=8, address="auto", cpus=4, gpus=1), study="s.db")
 # ```
 #
 # [The guide for clusters](../book/howto/cluster.md) has Slurm and Kubernetes, and says what was tried and what was not.

@@ -156,14 +156,16 @@ few = task.subset(
     train=96, validation=min(40, len(task.splits["validation"])), test=60
 )
 study = pp.search(
+    "minilm-l6",
+    "smollm2-135m",
     few,
     strategy="fast",
     layers=[0, 15, -1],
     budget="3 trials",
-    seeds=1,
+    n_seeds=1,
     confirm=False,
     study=None,
-    recipe=pp.Recipe(epochs=1, max_length=24, device="cpu"),
+    recipe=pp.Recipe(epochs=1, max_tokens=24, device="cpu"),
 )
 table = study.leaderboard()
 assert str(study.best) in set(table["candidate"])
@@ -183,7 +185,7 @@ print(study.result.answer.split("; ")[-1])
 # is best, and confirms the choice on fresh seeds next to its controls:
 #
 # ```python
-# study = pp.search(task, budget="12", study="my-study.db")
+# study = pp.search("minilm-l6", "smollm2-135m", task, budget="12", study="my-study.db")
 # print(study.result)
 # study.widget()      # watch it
 # ```
@@ -225,7 +227,7 @@ for control in ("vanilla", "random", None):
             pp.fine_tune(
                 model,
                 few,
-                pp.Recipe(seed=seed, epochs=1, max_length=24, device="cpu"),
+                pp.Recipe(seed=seed, epochs=1, max_tokens=24, device="cpu"),
             )
         )
 comparison = pp.compare(results)

@@ -84,7 +84,7 @@ def fit_interfaces(
     *,
     model: str,
     slm: str = "",
-    max_length: int = 200,
+    max_tokens: int = 200,
     change: Callable[[FrozenLayer], FrozenLayer] | None = None,
     saw: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -105,7 +105,7 @@ def fit_interfaces(
         Layers before which a chain is to begin, 0 to L.
     model, slm : str
         Names, for messages and for `Interface`.
-    max_length : int
+    max_tokens : int
         Tokens of the donor after which a text is cut.
     change : callable, optional
         What runs in place of each layer, for interfaces to the states of a twin; see `stream`.
@@ -135,7 +135,7 @@ def fit_interfaces(
     memory does not grow with the number of texts. The penalty is the best of nine on a tenth of the texts, held out;
     `Interface.r2` is measured there, then all texts are fitted.
     """
-    found = _summed(states, texts, checkpoint, entries, model, max_length, change, seed, device, progress)
+    found = _summed(states, texts, checkpoint, entries, model, max_tokens, change, seed, device, progress)
     facts = {"texts": len(texts), "tokens": found.tokens, "labels": "none"} | dict(saw or {})
     made = {}
     for entry, (_, penalty, r2) in _penalties(found, whole=True).items():
@@ -163,7 +163,7 @@ def interface_fits(
     entries: Sequence[int],
     *,
     model: str,
-    max_length: int = 200,
+    max_tokens: int = 200,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = False,
@@ -172,7 +172,7 @@ def interface_fits(
 
     Parameters and errors are those of `fit_interfaces`, whose `Interface.r2` is measured over all dimensions.
     """
-    found = _summed(states, texts, checkpoint, entries, model, max_length, None, seed, device, progress)
+    found = _summed(states, texts, checkpoint, entries, model, max_tokens, None, seed, device, progress)
     return {entry: r2 for entry, (r2, *_) in _penalties(found, whole=False).items()}
 
 
@@ -196,14 +196,14 @@ def _summed(
     checkpoint: Checkpoint,
     entries: Sequence[int],
     model: str,
-    max_length: int,
+    max_tokens: int,
     change: Callable[[FrozenLayer], FrozenLayer] | None,
     seed: int,
     device: str | torch.device,
     progress: bool,
 ) -> _Summed:
     tokenizer = donor_tokenizer(checkpoint)
-    plan = _plan(states, texts, tokenizer, min(max_length, context_of(checkpoint.config)), seed, model)
+    plan = _plan(states, texts, tokenizer, min(max_tokens, context_of(checkpoint.config)), seed, model)
     wanted, width = sorted(set(entries)), int(checkpoint.config.hidden_size)
     p = 2 * states.tokens.shape[1] + 1
     made = _Summed(
@@ -244,11 +244,11 @@ def _plan(
     states: TokenStates,
     texts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
+    max_tokens: int,
     seed: int,
     model: str,
 ) -> list[_Part]:
-    coded = encode(tokenizer, texts, None, max_length)
+    coded = encode(tokenizer, texts, None, max_tokens)
     held = np.zeros(len(texts), dtype=bool)
     held[np.random.default_rng(seed).permutation(len(texts))[: max(1, round(HELD_OUT * len(texts)))]] = True
     parts, found = [], [0, 0]

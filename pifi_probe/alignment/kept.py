@@ -32,7 +32,7 @@ def kept_interfaces(
     llm: str,
     encoder: str,
     slm: str,
-    max_length: int,
+    max_tokens: int,
     twin: tuple[str, Callable[[FrozenLayer], FrozenLayer]] | None = None,
     saw: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -46,7 +46,7 @@ def kept_interfaces(
     ----------
     states : callable
         Gives the encoder's token states; not called when all interfaces are there.
-    texts, entries, slm, max_length, saw, seed, device, progress
+    texts, entries, slm, max_tokens, saw, seed, device, progress
         As in `fit_interfaces`.
     donor : Checkpoint
     llm : str
@@ -57,7 +57,7 @@ def kept_interfaces(
         Name and `change` of `fit_interfaces`, for an interface to a twin's states.
     cache : bool
     """
-    made_from = [content_of(donor), encoder, list(texts), max_length, seed, twin[0] if twin else "", _VERSION]
+    made_from = [content_of(donor), encoder, list(texts), max_tokens, seed, twin[0] if twin else "", _VERSION]
     files = {entry: cache_root() / "interfaces" / _name([*made_from, entry]) for entry in entries}
     found: dict[int, Interface] = {}
     for entry, file in files.items():
@@ -73,7 +73,7 @@ def kept_interfaces(
             missing,
             model=llm,
             slm=slm,
-            max_length=max_length,
+            max_tokens=max_tokens,
             change=twin[1] if twin else None,
             seed=seed,
             device=device,

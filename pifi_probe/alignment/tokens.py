@@ -114,7 +114,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: Sequence[str] | None, max_tokens: int
 ) -> Encoded:
     """Tokenise texts, or pairs read together, and say at which character of `joined` every token ends.
 
@@ -131,7 +131,7 @@ def encode(
         )
     second = None if pairs is None else list(pairs)
     with quiet_transformers():  # it warns of long texts, which are cut here
-        found = tokenizer(list(texts), second, truncation=True, max_length=max_length, return_offsets_mapping=True)
+        found = tokenizer(list(texts), second, truncation=True, max_length=max_tokens, return_offsets_mapping=True)
     ends = []
     for row, offsets in enumerate(found["offset_mapping"]):
         shift = (0, len(texts[row]) + 1)
@@ -211,7 +211,7 @@ def token_states(
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     *,
-    max_length: int = 100,
+    max_tokens: int = 100,
     last_pools: bool = False,
     device: str | torch.device = "cpu",
 ) -> TokenStates:
@@ -225,7 +225,7 @@ def token_states(
         A fast one.
     texts, pairs : sequence of str, length N
         The two texts of a pair are read together.
-    max_length : int
+    max_tokens : int
         Tokens after which a text is cut, special ones included.
     last_pools : bool
         For a decoder: pool the last token, which has seen the text, where an encoder's first one is pooled.
@@ -240,7 +240,7 @@ def token_states(
     FeatureError
         If the tokenizer is not a fast one, or a state is NaN or infinite.
     """
-    coded = encode(tokenizer, texts, pairs, min(max_length, context_of(encoder.config), tokenizer.model_max_length))
+    coded = encode(tokenizer, texts, pairs, min(max_tokens, context_of(encoder.config), tokenizer.model_max_length))
     encoder.eval().to(device)
     tokens: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
     ends: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(texts)

@@ -52,7 +52,7 @@ def probe(
     if fraction:
         options["fractions"] = fraction
     with allowing_pickle(allow_pickle):
-        table = pp.probe_plugin(model, loaded, slm=slm, **options) if slm else pp.probe(model, loaded, **options)
+        table = pp.probe_plugin(slm, model, loaded, **options) if slm else pp.probe(model, loaded, **options)
     for path, write in ((out, table.to_json), (csv, table.to_csv), (html, table.report)):
         if path is not None:
             write(path)

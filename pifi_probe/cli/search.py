@@ -10,6 +10,8 @@ import typer
 
 from pifi_probe.cli.output import AllowPickle, Json, console, print_json
 from pifi_probe.escaping import one_line
+from pifi_probe.layers.spec import layer_ranges
+from pifi_probe.selection.address import DATED, dated
 
 __all__ = ["register"]
 
@@ -33,11 +35,13 @@ def search(
     budget: str = typer.Option(
         "20m", help="A time for all (45m, 2h); or what may choose: full runs (12), '20 trials'."
     ),
-    study: str = typer.Option("s.db", help="File or database URL; '#name' picks one of several studies in it."),
-    seeds: int = typer.Option(3, help="Seeds of a sweep, and fresh ones to confirm the choice."),
+    study: str = typer.Option(DATED, help="File or database URL; '#name' picks one of several studies in it."),
+    n_seeds: int = typer.Option(
+        3, "--n-seeds", "--seeds", help="Seeds of a sweep, and fresh ones to confirm the choice."
+    ),
     wiring: str = typer.Option("matched", help="matched or paper."),
-    layers: str = typer.Option("", help="Only these layers, such as 0,10,20 or 0:30:3."),
-    max_length: int = typer.Option(1, help="The most layers in a combination."),
+    layers: str = typer.Option("", help="Only these layers, such as 0-9,15,-1 or 0:30:3."),
+    max_layers: int = typer.Option(1, help="The most layers in a combination."),
     design: list[str] = typer.Option([], help="Design of combinations, mix by default; may be repeated."),
     epochs: int = typer.Option(3, help="Of a full run."),
     learning_rate: float = typer.Option(5e-5, help="Of encoder and head in a full run."),
@@ -60,7 +64,8 @@ def search(
 
     Budget.parse(budget)
     columns = {} if (text, label) == ("text", "label") else {"text": text, "label": label}
-    indices = _indices(layers)
+    layer_ranges(layers, "--layers")
+    study = str(dated(study))
     _begin(Store.open(study), task, columns, n_train)  # on disk before anything slow
 
     import pifi_probe as pp
@@ -68,15 +73,15 @@ def search(
 
     with Live(quiet=as_json) as live:
         found = pp.search(
-            load(study),
             slm,
             llm,
+            load(study),
             strategy=strategy,
             budget=budget,
-            seeds=seeds,
+            n_seeds=n_seeds,
             wiring=wiring,
-            layers=indices,
-            max_length=max_length,
+            layers=layers,
+            max_layers=max_layers,
             designs=design or None,
             texts=texts or None,
             recipe=pp.Recipe(epochs=epochs, learning_rate=learning_rate, precision=precision),
@@ -169,15 +174,3 @@ def show(study: Any, *, table: bool = False) -> None:
 def _argument(study: Any) -> str:
     """Return the name of a study as a shell takes it; a password is not shown."""
     return one_line(shlex.quote(str(study.store.address)))
-
-
-def _indices(text: str) -> list[int] | None:
-    """Read ``"0,10,20"`` or ``"0:30:3"``."""
-    if not text:
-        return None
-    try:
-        if ":" in text:
-            return list(range(*(int(part) for part in text.split(":"))))
-        return [int(part) for part in text.split(",")]
-    except (ValueError, TypeError) as error:
-        raise typer.BadParameter("write 0,10,20 or 0:30:3", param_hint="--layers") from error

@@ -145,7 +145,7 @@ def _training_batch(
     """Return the batch of median length of an epoch whose texts are grouped by length, and the steps per epoch."""
     with quiet_transformers():
         tokenizer = tokenizer_for(model)
-        split = kind.encode(task.splits["train"], tokenizer, within_positions(model.encoder, recipe.max_length))
+        split = kind.encode(task.splits["train"], tokenizer, within_positions(model.encoder, recipe.max_tokens))
         order = sorted(range(len(split)), key=lambda row: split.lengths[row])
         start = max(0, (len(order) - recipe.batch_size) // 2)
         rows = [split[row] for row in order[start : start + recipe.batch_size]]

@@ -95,7 +95,7 @@ def run_blocks(
     for done, (seed, name, key, arm) in enumerate(jobs, start=1):
         task, also = tasks[name]
         file = folder / "runs" / f"{name}-{key}-seed{seed}" / "result.json"
-        recipe = Recipe(**{**scale.recipe, "seed": seed})
+        recipe = Recipe.from_dict({**scale.recipe, "seed": seed})
         layer = layers[arm.layer] if arm.layer is not None else None
         run = stored_run(file, arm, scale.blocks[name].slm, layer, task, also, recipe, after)
         results[name].setdefault(key, []).append(run)

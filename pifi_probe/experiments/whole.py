@@ -42,21 +42,21 @@ class WholeModel:
     tokenizer: PreTrainedTokenizerBase
 
     @torch.no_grad()
-    def text_losses(self, texts: Sequence[str], max_length: int = 128) -> NDArray[np.float64]:
+    def text_losses(self, texts: Sequence[str], max_tokens: int = 128) -> NDArray[np.float64]:
         """Return the mean loss of each text's tokens given those before, in nats per token, shape (n,).
 
         Texts of fewer than two tokens are left out.
         """
         losses = []
         for text in texts:
-            ids = self._ids(text)[:, :max_length]  # (1, seq)
+            ids = self._ids(text)[:, :max_tokens]  # (1, seq)
             if ids.shape[1] > 1:
                 logits = self.model(input_ids=ids, use_cache=False).logits[0, :-1].float()  # (seq - 1, vocabulary)
                 losses.append(float(nn.functional.cross_entropy(logits, ids[0, 1:])))
         return np.array(losses)
 
     @torch.no_grad()
-    def choose(self, question: str, choices: Sequence[str], max_length: int = 1024) -> int:
+    def choose(self, question: str, choices: Sequence[str], max_tokens: int = 1024) -> int:
         """Return the choice whose letter the model finds most likely, asked without an example.
 
         A prompt that is too long loses its start, which is the passage of the question.
@@ -64,7 +64,7 @@ class WholeModel:
         lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
         if len(lines) != len(choices):
             raise PlugInError(f"{len(choices)} choices have no letters", where="choices", next="give at most 26")
-        ids = self._ids("\n".join([question, *lines, "Answer:"]))[:, -max_length:]
+        ids = self._ids("\n".join([question, *lines, "Answer:"]))[:, -max_tokens:]
         logits = self.model(input_ids=ids, use_cache=False).logits[0, -1]  # (vocabulary,)
         letters = [self._ids(f" {letter}")[0, -1] for letter in LETTERS[: len(choices)]]
         return int(torch.stack([logits[letter] for letter in letters]).argmax())

@@ -84,8 +84,8 @@ class Answers(Kind):
         """Return the contexts, whatever is asked about them."""
         return [normalise(context) for context in pairs or ()]
 
-    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedWindows:
-        """Tokenise (question, context) into windows of `max_length` tokens; contexts overlap by a quarter of it.
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> EncodedWindows:
+        """Tokenise (question, context) into windows of `max_tokens` tokens; contexts overlap by a quarter of it.
 
         A question that leaves a window less than half of its length is cut.
 
@@ -96,20 +96,20 @@ class Answers(Kind):
         """
         assert split.pairs is not None
         require_offsets(tokenizer, "qa")
-        room = max_length - max_length // 2 - tokenizer.num_special_tokens_to_add(pair=True)  # beside any question
+        room = max_tokens - max_tokens // 2 - tokenizer.num_special_tokens_to_add(pair=True)  # beside any question
         if room < 2:
             raise RecipeError(
-                f"max_length={max_length} leaves no room for a context beside its question",
-                where="Recipe(max_length=...)",
+                f"max_tokens={max_tokens} leaves no room for a context beside its question",
+                where="Recipe(max_tokens=...)",
                 next="use 32 or more",
             )
-        questions = [_shortened(text, tokenizer, max_length // 2) for text in split.texts]
+        questions = [_shortened(text, tokenizer, max_tokens // 2) for text in split.texts]
         encoded = tokenizer(
             questions,
             list(split.pairs),
             truncation="only_second",
-            max_length=max_length,
-            stride=min(max_length // OVERLAP, room - 1),  # tokens that two windows share
+            max_length=max_tokens,
+            stride=min(max_tokens // OVERLAP, room - 1),  # tokens that two windows share
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )

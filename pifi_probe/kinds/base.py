@@ -181,8 +181,8 @@ class Kind(ABC):
         }
 
     @abstractmethod
-    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
-        """Tokenise a split; texts are cut off after `max_length` tokens, special ones counted."""
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> EncodedSplit:
+        """Tokenise a split; texts are cut off after `max_tokens` tokens, special ones counted."""
 
     def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
         """Return what makes a padded batch of rows of an `EncodedSplit`."""
@@ -228,9 +228,9 @@ class Kind(ABC):
 class OneOutput(Kind):
     """A kind whose model gives one row of numbers for a row's text, or for its two texts read together."""
 
-    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> EncodedSplit:
         """Tokenise texts, or pairs."""
-        return encode(split, tokenizer, max_length)
+        return encode(split, tokenizer, max_tokens)
 
     def predict(
         self,

@@ -73,7 +73,7 @@ class Choices(Kind):
         assert split.items is not None
         return split.texts[row], split.items[row][0]
 
-    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> EncodedSplit:
         """Tokenise (question, choice) pairs; too long ones lose the start of their longer text.
 
         A question stands at the end of its passage: cutting the end would lose it.
@@ -84,7 +84,7 @@ class Choices(Kind):
         side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
         try:
             flat = tokenizer(
-                questions, [one for row in split.items for one in row], truncation=True, max_length=max_length
+                questions, [one for row in split.items for one in row], truncation=True, max_length=max_tokens
             )
         finally:
             tokenizer.truncation_side = side

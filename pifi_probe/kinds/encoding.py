@@ -49,14 +49,14 @@ class EncodedSplit(Dataset[dict[str, Any]]):
         return [len(ids) for ids in self.columns["input_ids"]]
 
 
-def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
-    """Tokenise a split, each row cut off after `max_length` tokens.
+def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> EncodedSplit:
+    """Tokenise a split, each row cut off after `max_tokens` tokens.
 
     Parameters
     ----------
     split : Split
     tokenizer : PreTrainedTokenizerBase
-    max_length : int
+    max_tokens : int
         Special tokens count; of a pair, the longer text is cut.
 
     Returns
@@ -64,7 +64,7 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
     EncodedSplit
     """
     pairs = None if split.pairs is None else list(split.pairs)
-    encoded = tokenizer(list(split.texts), pairs, truncation=True, max_length=max_length)
+    encoded = tokenizer(list(split.texts), pairs, truncation=True, max_length=max_tokens)
     return EncodedSplit(dict(encoded), split.labels)
 
 

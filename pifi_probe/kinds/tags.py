@@ -96,7 +96,7 @@ class Tags(Kind):
         assert split.items is not None
         return " ".join(split.items[row]), None
 
-    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedWords:
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> EncodedWords:
         """Tokenise the words joined by spaces; a word's tag stands at its first token, -100 elsewhere.
 
         Tokens are given to words by their place in the text, so that tokenizers which count the space before a
@@ -105,7 +105,7 @@ class Tags(Kind):
         assert split.items is not None
         require_offsets(tokenizer, "token-classification")
         texts = [" ".join(words) for words in split.items]
-        encoded = dict(tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True))
+        encoded = dict(tokenizer(texts, truncation=True, max_length=max_tokens, return_offsets_mapping=True))
         offsets = encoded.pop("offset_mapping")
         found = [_words_at(spans, words) for spans, words in zip(offsets, split.items, strict=True)]
         labels = tuple(

@@ -75,10 +75,10 @@ class Writing(Kind):
             return f"has a target that is a {type(label).__name__}, not a text"
         return "" if label.strip() else "has an empty target"
 
-    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
-        """Tokenise texts and targets, both cut off after `max_length` tokens."""
-        encoded = dict(tokenizer(list(split.texts), truncation=True, max_length=max_length))
-        targets = tokenizer(text_target=list(split.labels), truncation=True, max_length=max_length)["input_ids"]
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> EncodedSplit:
+        """Tokenise texts and targets, both cut off after `max_tokens` tokens."""
+        encoded = dict(tokenizer(list(split.texts), truncation=True, max_length=max_tokens))
+        targets = tokenizer(text_target=list(split.labels), truncation=True, max_length=max_tokens)["input_ids"]
         return EncodedSplit(encoded, tuple(targets))
 
     def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Batch]:

@@ -11,10 +11,23 @@ from dataclasses import dataclass
 from pifi_probe.errors import LayerIndexError, SpecError
 from pifi_probe.files import existing
 
-__all__ = ["LayerSpec", "Parallel", "Serial", "layer_numbers", "model_names", "parse", "parse_model"]
+__all__ = [
+    "LayerSpec",
+    "Layers",
+    "Parallel",
+    "Serial",
+    "layer_numbers",
+    "layer_ranges",
+    "model_names",
+    "parse",
+    "parse_model",
+]
 
 GRAMMAR = "MODEL[i], MODEL@revision[i], MODEL[i:j], A[i] >> B[j] (series), A[i] | B[j] (parallel)"
+_DASH = re.compile(r"\s*(-?\d{1,9})\s*(?:-\s*(-?\d{1,9}))?\s*", re.ASCII)
 _ITEM = re.compile(r"^(?P<model>.+?)\[(?P<start>-?\d{1,9})?(?P<colon>:)?(?P<stop>-?\d{1,9})?\]$", re.DOTALL | re.ASCII)
+
+Layers = str | int | Iterable[int] | None  # what names layers of one model
 
 
 @dataclass(frozen=True)
@@ -145,36 +158,72 @@ def model_names(llm: object) -> list[str]:
     return names
 
 
-def layer_numbers(layers: str | int | Iterable[int] | None, n_layers: int, where: str) -> tuple[int, ...]:
-    """Return layer numbers as given, none twice; ``"16-19,23"`` counts both ends, None and "all" are all.
+def layer_numbers(layers: Layers, n_layers: int, where: str) -> tuple[int, ...]:
+    """Return layer numbers as given, none twice.
+
+    Parameters
+    ----------
+    layers : str, int, iterable of int or None
+        ``"0-9,15,-1"``: a dash counts both ends, ``"0:30:3"`` leaves the end out as in Python, negative numbers count
+        from the end. None, "" and "all" are all.
+    n_layers : int
+    where : str
+        For the message.
 
     Raises
     ------
     LayerIndexError
-        If they cannot be read, or the model has no such layer; negative numbers count from the end.
+        If they cannot be read, or the model has no such layer.
     """
-    try:
-        if layers is None or layers == "all":
-            return tuple(range(n_layers))
-        if isinstance(layers, str):
-            found: list[int] = []
-            for part in layers.split(","):
-                first, _, last = part.partition("-") if not part.strip().startswith("-") else (part, "", "")
-                found += range(int(first), min(int(last or first), n_layers) + 1)  # one more is refused below
-        else:
-            found = [operator.index(index) for index in ([layers] if isinstance(layers, int) else layers)]
-    except (TypeError, ValueError) as error:
-        raise LayerIndexError(
-            f"cannot read layers {layers!r:.60}",
-            where=where,
-            next='write "17", "16-19", "0,17-18" or a list of numbers',
-        ) from error
-    found = [index + n_layers if index < 0 else index for index in found]
-    if not found or not all(0 <= index < n_layers for index in found):
+    found: list[int] = []
+    for first, last, step in layer_ranges(layers, where) or [(0, n_layers - 1, 1)]:
+        ends = [end + n_layers if end < 0 else end for end in (first, last)]
+        inside = ends[0] >= 0 and ends[0] <= ends[1]
+        found += range(ends[0], min(ends[1], n_layers) + 1, step) if inside else [-1]  # refused below, as n_layers is
+    if not all(0 <= index < n_layers for index in found):
         raise LayerIndexError(
             f"there is no layer {layers!r:.60}", where=where, next=f"layers are numbered from 0 to {n_layers - 1}"
         )
     return tuple(dict.fromkeys(found))
+
+
+def layer_ranges(layers: Layers, where: str) -> list[tuple[int, int, int]]:
+    """Return (first, last, step) of what `layer_numbers` takes, without a model; empty for all layers.
+
+    Raises
+    ------
+    LayerIndexError
+        If they cannot be read.
+    """
+    text = layers.strip().lower() if isinstance(layers, str) else ""
+    try:
+        if layers is None or (isinstance(layers, str) and text in ("", "all")):
+            return []
+        if isinstance(layers, str):
+            return [_range(part) for part in text.split(",")]
+        indices = [operator.index(index) for index in ([layers] if isinstance(layers, int) else layers)]
+        if not indices:
+            raise ValueError
+        return [(index, index, 1) for index in indices]
+    except (TypeError, ValueError) as error:
+        raise LayerIndexError(
+            f"cannot read layers {layers!r:.60}",
+            where=where,
+            next='write "all", "17", "16-19", "0-9,15,-1", "0:30:3" or a list of numbers',
+        ) from error
+
+
+def _range(part: str) -> tuple[int, int, int]:
+    """Read ``"3"``, ``"8-12"``, ``"-3--1"`` or ``"0:30:3"``."""
+    if span := _DASH.fullmatch(part):
+        first, last = int(span[1]), int(span[2] or span[1])
+        if (first < 0) == (last < 0) and last < first:
+            raise ValueError
+        return first, last, 1
+    first, stop, step = (int(one) for one in (*part.split(":"), "1")[:3])
+    if part.count(":") not in (1, 2) or not 0 <= first < stop or step < 1:
+        raise ValueError
+    return first, stop - 1, step
 
 
 def _parse_series(text: str) -> LayerSpec | Serial:

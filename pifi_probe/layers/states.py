@@ -159,7 +159,7 @@ class StateStore:
                 raise SaveError(
                     f"the hidden states do not fit in memory and cannot be written: {error.strerror or error}",
                     where=where,
-                    next="free some space, or allow more memory with budget= (bytes)",
+                    next="free some space, or allow more with memory= (bytes)",
                 ) from error
             _log.warning("hidden states are not kept on disk, an interrupted pass starts anew: %s: %s", where, error)
 

@@ -54,7 +54,7 @@ def stream(
     until: int | None = None,
     change: Callable[[FrozenLayer], FrozenLayer] | None = None,
     folder: Path | None = None,
-    budget: int | None = None,
+    memory: int | None = None,
     precision: str = "float32",
     device: str | torch.device = "cpu",
     progress: bool = True,
@@ -81,7 +81,7 @@ def stream(
         States of the last finished point are kept here until the pass is complete. The same call in another process
         goes on from there and visits only the points that are left; the caller gives every checkpoint a folder of
         its own.
-    budget : int, optional
+    memory : int, optional
         Bytes that the states of all batches may take in memory; larger ones live in files. None: a quarter of the
         available memory. One batch and its activations come on top.
     precision : {"float32", "bf16"}
@@ -98,12 +98,12 @@ def stream(
     CheckpointError, CorruptFileError, UnsupportedFamilyError, HubError
         As for `pifi_probe.extract`.
     SaveError
-        If the states neither fit the budget nor the disk.
+        If the states neither fit the memory nor the disk.
     """
     n_layers, width = int(checkpoint.config.num_hidden_layers), int(checkpoint.config.hidden_size)
     n_layers = n_layers if until is None else min(until, n_layers)
     shapes = [(*batch.input_ids.shape, width) for batch in batches]
-    fits = 4 * sum(rows * seq * width for rows, seq, _ in shapes) <= _budget(budget)
+    fits = 4 * sum(rows * seq * width for rows, seq, _ in shapes) <= _allowed(memory)
     runner = _Runner(model, pick_device(device), precision)
     with contextlib.ExitStack() as stack:
         if folder is None and not fits:
@@ -147,8 +147,8 @@ def stream(
         store.remove()
 
 
-def _budget(budget: int | None) -> int:
-    return int(psutil.virtual_memory().available) // 4 if budget is None else budget
+def _allowed(memory: int | None) -> int:
+    return int(psutil.virtual_memory().available) // 4 if memory is None else memory
 
 
 def _key(checkpoint: Checkpoint, batches: Sequence[Batch], precision: str) -> str:
@@ -209,7 +209,7 @@ class _Runner:
         return FeatureError(
             f"{what} does not fit into the memory of {self.device}",
             where=self.model,
-            next='use device="cpu", a device with more memory, or a smaller max_length',
+            next='use device="cpu", a device with more memory, or a smaller max_tokens',
         )
 
 

@@ -16,7 +16,7 @@ __all__ = ["sentence_transformer"]
 
 
 def sentence_transformer(
-    model: PiFiEncoderModel | str | Path, *, normalize: bool = True, max_length: int = 100
+    model: PiFiEncoderModel | str | Path, *, normalize: bool = True, max_tokens: int = 100
 ) -> SentenceTransformer:
     """Return a plugged encoder as a `sentence_transformers.SentenceTransformer`.
 
@@ -31,7 +31,7 @@ def sentence_transformer(
         ``SentenceTransformer.save`` wrote, which opens without any code from it, or in which a plugged model was saved.
     normalize : bool
         Give embeddings a length of 1. A saved SentenceTransformer keeps what it was saved with.
-    max_length : int
+    max_tokens : int
         Tokens per text, the rest is cut off.
 
     Returns
@@ -85,5 +85,5 @@ def sentence_transformer(
             where=model.config.layer_specs,
             next='plug in with read="back"',
         )
-    parts = [PluggedEncoder(model, max_length), *([Normalize()] if normalize else [])]
+    parts = [PluggedEncoder(model, max_tokens), *([Normalize()] if normalize else [])]
     return SentenceTransformer(modules=parts, device=str(model.device))

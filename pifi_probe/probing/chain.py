@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.readout import fit_block, fit_stack
-from pifi_probe.errors import PlugInError, TaskError
+from pifi_probe.errors import LayerIndexError, PlugInError, TaskError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import extract_from
-from pifi_probe.layers.spec import LayerSpec, parse, parse_model
+from pifi_probe.layers.spec import LayerSpec, layer_numbers, parse, parse_model
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.plugin.variants import twin_of
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
@@ -58,8 +58,8 @@ def probe_chain(
     n_train: int = 4000,
     n_test: int = 3000,
     n_align: int = 2000,
-    max_length: int = 100,
-    device: str = "cpu",
+    max_tokens: int = 100,
+    device: str = "auto",
     precision: str = "float32",
     tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
@@ -118,10 +118,10 @@ def probe_chain(
     n_train, n_test, n_align : int
         At most so many rows, drawn by class: labelled, scored (of each test), and seen by the alignment, which are
         among the labelled ones.
-    max_length : int
+    max_tokens : int
         Tokens of the encoder after which a text is cut.
     device : str
-        "cpu", "cuda", ...
+        "auto", "cpu", "cuda", ...
     precision : {"float32", "bf16"}
         "bf16": the chain and the donor's own probe under automatic mixed precision, which is about three times as
         fast where the processor has instructions for it; the alignment stays in float32.
@@ -157,11 +157,11 @@ def probe_chain(
     start = time.perf_counter()
     _check(arms, references, score)
     _check_interaction(interaction, task, references)
-    device_of(Recipe(device=device, precision=precision))  # whether this machine has both
+    device = device_of(Recipe(device=device, precision=precision)).type
     checkpoint = open_checkpoint(*parse_model(llm))
     first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
     train, scored = _rows(task, tests, score, n_train, n_test, seed)
-    encoder = Encoder(slm, max_length, device, cache, precision, tokenizer, texts_apart=interaction == "layer")
+    encoder = Encoder(slm, max_tokens, device, cache, precision, tokenizer, texts_apart=interaction == "layer")
     texts = {name: Texts(encoder, rows) for name, rows in {"": train, **scored}.items()}
     on = texts[""].among(_aligned_on(task, train, n_align, seed))
     saw = {"task": task.name, "split": "train", "texts of tests": "none"}
@@ -195,7 +195,7 @@ def probe_chain(
     if "donor" in references:
         began = time.perf_counter()
         blocks["donor"] = [
-            donor_states(llm, texts, task.kind, last + 1, max_length, device, cache, progress, precision)
+            donor_states(llm, texts, task.kind, last + 1, max_tokens, device, cache, progress, precision)
         ]
         seconds["donor"] = round(time.perf_counter() - began, 1)
     if "encoder twice" in references:
@@ -222,7 +222,7 @@ def probe_chain(
         "interaction": interaction,
         "twins": twins,
         "draws": draws,
-        "max_length": max_length,
+        "max_length": max_tokens,
         "precision": precision,
         "seed": seed,
         "layer_sha256": [layer.card.sha256 for layer in real],
@@ -239,25 +239,22 @@ def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tup
     PlugInError
         If this names no chain of the model.
     """
-    if isinstance(layers, str) and (match := re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+))?\s*", layers)):
-        first, last = int(match[1]), int(match[2] or match[1])
-    elif isinstance(layers, str) and "[" in layers:
+    found: Sequence[int] = ()
+    if isinstance(layers, tuple) and len(layers) == 2:
+        layers = f"{layers[0]}-{layers[1]}"
+    if isinstance(layers, str) and "[" in layers:
         spec = parse(layers)
-        found = spec.indices(n_layers) if isinstance(spec, LayerSpec) and spec.model == llm else [1, 0]
-        first, last = found[0], found[-1]
-    elif isinstance(layers, int):
-        first = last = layers % n_layers if -n_layers <= layers < n_layers else layers
-    elif isinstance(layers, tuple) and len(layers) == 2:
-        first, last = layers
-    else:
-        first, last = 1, 0
-    if not 0 <= first <= last < n_layers:
+        found = spec.indices(n_layers) if isinstance(spec, LayerSpec) and spec.model == llm else ()
+    elif isinstance(layers, str | int) and layers not in ("", "all"):
+        with contextlib.suppress(LayerIndexError):
+            found = layer_numbers(layers, n_layers, llm)
+    if not found or list(found) != list(range(found[0], found[0] + len(found))):
         raise PlugInError(
             f"{layers!r} names no chain of layers: {llm} has layers 0 to {n_layers - 1}",
             where="layers",
             next='give first and last layer, such as "8-14"',
         )
-    return first, last
+    return found[0], found[-1]
 
 
 def _check(arms: Sequence[str], references: Sequence[str], score: str) -> None:

@@ -45,7 +45,7 @@ class Encoder:
     Parameters
     ----------
     slm : str or PreTrainedModel
-    max_length : int
+    max_tokens : int
         Tokens after which a text is cut.
     device : str
     cache : bool
@@ -61,7 +61,7 @@ class Encoder:
     def __init__(
         self,
         slm: str | PreTrainedModel,
-        max_length: int,
+        max_tokens: int,
         device: str,
         cache: bool,
         precision: str = "float32",
@@ -75,10 +75,10 @@ class Encoder:
             if tokenizer is None
             else load_tokenizer(tokenizer, n_rows=embedding_rows(self.model))
         )
-        max_length = within_positions(self.model, max_length)
-        self.max_length, self.device, self.cache, self.precision = max_length, device, cache, precision
+        max_tokens = within_positions(self.model, max_tokens)
+        self.max_tokens, self.device, self.cache, self.precision = max_tokens, device, cache, precision
         self.texts_apart = texts_apart
-        parts = [weights_digest(self.model), tokenizer_digest(self.tokenizer), max_length]
+        parts = [weights_digest(self.model), tokenizer_digest(self.tokenizer), max_tokens]
         self.digest = _digest([*parts, "texts apart"] if texts_apart else parts)
 
     def states(self, rows: Split) -> TokenStates:
@@ -94,7 +94,7 @@ class Encoder:
             self.tokenizer,
             list(texts),
             None if pairs is None else list(pairs),
-            max_length=self.max_length,
+            max_tokens=self.max_tokens,
             last_pools=is_decoder(self.model.config),
             device=self.device,
         )
@@ -211,7 +211,7 @@ def cached_interfaces(
         llm=llm,
         encoder=encoder.digest,
         slm=encoder.name,
-        max_length=2 * encoder.max_length,
+        max_tokens=2 * encoder.max_tokens,
         twin=None if variant == "real" else (f"{variant} {variant_seed}", partial(_twin, variant, variant_seed)),
         saw=saw,
         seed=seed,

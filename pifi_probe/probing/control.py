@@ -59,7 +59,7 @@ def positive_control(
     n_test: int = 64,
     n_align: int = 256,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     cache: bool = True,
     progress: bool = True,
 ) -> PositiveControl:
@@ -92,7 +92,7 @@ def positive_control(
     seed : int
         Of words, sequences, twins and code.
     device : str
-        "cpu", "cuda", "auto", ...
+        "auto", "cpu", "cuda", ...
     cache : bool
         Keep what was measured of each layer (``PIFI_PROBE_CACHE``), and go on from there.
     progress : bool

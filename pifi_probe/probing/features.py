@@ -45,12 +45,12 @@ def llm_features(
     pooling: str = "mean",
     normalise: bool = True,
     drop_first: bool = True,
-    max_length: int = 100,
+    max_tokens: int = 100,
     template: str | None = None,
     precision: str = "float32",
     device: str = "auto",
     batch_tokens: int | None = None,
-    budget: int | None = None,
+    memory: int | None = None,
     until: int | None = None,
     tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
@@ -75,7 +75,7 @@ def llm_features(
     drop_first : bool
         Leave out the first token of texts with more than one: it serves attention as a sink, has a norm up to a
         hundred times the others', and knows nothing of the text (Sun et al. 2024).
-    max_length : int
+    max_tokens : int
         Tokens after which a text is cut; at most the model's context.
     template : str, optional
         Text given to the model, with ``{text}`` and, for pairs, ``{pair}``. None: the text; for pairs one line
@@ -86,7 +86,7 @@ def llm_features(
     batch_tokens : int, optional
         Tokens of one batch, padding included; batches hold texts of like length. By default `BATCH_TOKENS` of the
         device.
-    budget : int, optional
+    memory : int, optional
         Bytes for hidden states in memory, see `pifi_probe.layers.stream.stream`.
     until : int, optional
         The last point wanted: layers from it on are not read. None: all.
@@ -118,13 +118,13 @@ def llm_features(
     _check(fits, f"the rows are not of kind {kind!r}", "use task.kind")
     place = device_of(Recipe(device=device, precision=precision))
     at_once = batch_tokens_on(place, batch_tokens)
-    _check(max_length >= 1 and at_once >= 1, "max_length and batch_tokens are at least 1", "leave them out")
+    _check(max_tokens >= 1 and at_once >= 1, "max_tokens and batch_tokens are at least 1", "leave them out")
     checkpoint = open_checkpoint(*parse_model(llm))
     own = donor_tokenizer(checkpoint, tokenizer)
     texts, template = fill_template(rows, template)
     identity = tokenizer_digest(own)
     check_known(own, texts, llm)
-    tokens = tokenise(own, texts, min(max_length, context_of(checkpoint.config)))
+    tokens = tokenise(own, texts, min(max_tokens, context_of(checkpoint.config)))
     key = FeatureKey(
         model=content_of(checkpoint),
         tokenizer=identity,
@@ -158,7 +158,7 @@ def llm_features(
             model=llm,
             until=last,
             folder=folder,
-            budget=budget,
+            memory=memory,
             precision=precision,
             device=place,
             progress=progress,
@@ -175,7 +175,7 @@ def slm_features(
     rows: Split,
     *,
     pooling: str = "auto",
-    max_length: int = 100,
+    max_tokens: int = 100,
     precision: str = "float32",
     device: str = "auto",
     batch_tokens: int | None = None,
@@ -191,7 +191,7 @@ def slm_features(
     rows : Split
     pooling : {"auto", "cls", "mean", "last"}
         As in `PiFiConfig`; nothing is normalised.
-    max_length, precision, device, batch_tokens, tokenizer, cache
+    max_tokens, precision, device, batch_tokens, tokenizer, cache
         As in `llm_features`.
 
     Returns
@@ -205,7 +205,7 @@ def slm_features(
     """
     place = device_of(Recipe(device=device, precision=precision))
     at_once = batch_tokens_on(place, batch_tokens)
-    _check(max_length >= 1 and at_once >= 1, "max_length and batch_tokens are at least 1", "leave them out")
+    _check(max_tokens >= 1 and at_once >= 1, "max_tokens and batch_tokens are at least 1", "leave them out")
     encoder, name, source = load_encoder(slm)
     how, why = resolved_pooling(pooling, encoder.config, source)
     config = PiFiConfig(encoder=encoder.config.to_dict(), slm=name, control="vanilla", pooling=how, pooling_from=why)
@@ -216,7 +216,7 @@ def slm_features(
     identity = tokenizer_digest(own)
     check_known(own, rows.texts, name)
     pairs = None if rows.pairs is None else list(rows.pairs)
-    limit = min(max_length, n_positions(encoder) or context_of(encoder.config))
+    limit = min(max_tokens, n_positions(encoder) or context_of(encoder.config))
     tokens = tokenise(own, list(rows.texts), limit, pairs)
     key = FeatureKey(
         model=weights_digest(encoder),

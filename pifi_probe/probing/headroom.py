@@ -29,6 +29,8 @@ from pifi_probe.probing.threads import side_by_side
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.task import Task
+from pifi_probe.training.devices import device_of
+from pifi_probe.training.recipe import Recipe
 
 __all__ = ["headroom"]
 
@@ -44,8 +46,8 @@ def headroom(
     *,
     n: int = 1000,
     split: str = "train",
-    max_length: int = 100,
-    device: str = "cpu",
+    max_tokens: int = 100,
+    device: str = "auto",
     tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
     seed: int = 0,
@@ -70,9 +72,10 @@ def headroom(
         Texts, drawn by class; the split's size where it is smaller.
     split : {"train", "validation"}
         Never the test split.
-    max_length : int
+    max_tokens : int
         Tokens of the encoder after which a text is cut; of the donor's twice as many.
     device : str
+        "auto", "cpu", "cuda", ...
     tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Another one than the encoder's own: a hub id, a folder, or the tokenizer.
     cache : bool
@@ -102,7 +105,8 @@ def headroom(
     """
     start = time.perf_counter()
     rows = scoring_rows(task, min(n, len(task.splits.get(split, ()))) or n, split, seed)
-    encoder = Encoder(slm, max_length, device, cache, tokenizer=tokenizer)
+    device = device_of(Recipe(device=device)).type
+    encoder = Encoder(slm, max_tokens, device, cache, tokenizer=tokenizer)
     checkpoint = open_checkpoint(*parse_model(llm))
     made_from = [encoder.digest, content_of(checkpoint), rows.ids, rows.texts, rows.pairs, rows.labels, seed, _VERSION]
     file = cache_root() / "headroom" / f"{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]}.json"
@@ -116,7 +120,7 @@ def headroom(
         rows,
         kind=task.kind,
         pooling="mean+last",
-        max_length=2 * max_length,
+        max_tokens=2 * max_tokens,
         device=device,
         cache=cache,
         progress=progress,
@@ -130,7 +134,7 @@ def headroom(
         checkpoint,
         entries,
         model=llm,
-        max_length=2 * encoder.max_length,
+        max_tokens=2 * encoder.max_tokens,
         seed=seed,
         device=device,
         progress=progress,
@@ -150,7 +154,7 @@ def headroom(
         "task": task.name,
         "split": split,
         "n": len(rows),
-        "max_length": max_length,
+        "max_length": max_tokens,
         "seed": seed,
         "n_align": len(some.rows),
         "notes": features.info["notes"],

@@ -116,7 +116,7 @@ class Headroom:
             }
         )
 
-    def spans(self, max_length: int = 16) -> pd.DataFrame:
+    def spans(self, max_layers: int = 16) -> pd.DataFrame:
         """Rank all chains of neighbouring layers by the rise over them times the fit of the interface at their entry.
 
         Returns
@@ -124,7 +124,7 @@ class Headroom:
         DataFrame
             ``first``, ``last``, ``layers``, ``rise`` (points), ``r2`` and ``score``, the best first.
         """
-        return span_scores(self.added, self.r2, max_length)
+        return span_scores(self.added, self.r2, max_layers)
 
     def plot(self) -> Figure:
         """Plot encoder, donor and both against depth."""
@@ -265,7 +265,7 @@ def _rise(added: Sequence[float]) -> tuple[int, int]:
     return min(start, last), last
 
 
-def span_scores(added: Sequence[float], r2: Sequence[float], max_length: int = 16) -> pd.DataFrame:
+def span_scores(added: Sequence[float], r2: Sequence[float], max_layers: int = 16) -> pd.DataFrame:
     """Score chains ``first..last``: what the donor adds after `last`, minus before `first`, times R² at `first`.
 
     Parameters
@@ -273,7 +273,7 @@ def span_scores(added: Sequence[float], r2: Sequence[float], max_length: int = 1
     added : sequence of float, one value a depth
         Points that the donor adds; smoothed over neighbours here.
     r2 : sequence of float, one value a layer
-    max_length : int
+    max_layers : int
         Layers in a chain.
     """
     import pandas as pd
@@ -289,7 +289,7 @@ def span_scores(added: Sequence[float], r2: Sequence[float], max_length: int = 1
             "score": float((curve[last + 1] - curve[first]) * max(r2[first], 0.0)),
         }
         for first in range(len(r2))
-        for last in range(first, min(len(r2), first + max_length))
+        for last in range(first, min(len(r2), first + max_layers))
     ]
     return pd.DataFrame(rows).sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
 

@@ -52,7 +52,7 @@ def probe(
     pooling: str = "mean",
     normalise: bool = True,
     drop_first: bool = True,
-    max_length: int = 100,
+    max_tokens: int = 100,
     template: str | None = None,
     n_permutations: int = 100,
     n_folds: int = 5,
@@ -61,7 +61,7 @@ def probe(
     precision: str = "float32",
     device: str = "auto",
     batch_tokens: int | None = None,
-    budget: int | None = None,
+    memory: int | None = None,
     tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
     seed: int = 0,
@@ -89,7 +89,7 @@ def probe(
         activations (norms hundreds of times larger) are the average.
     drop_first : bool
         Leave out the first token, unless it is the only one: it is an attention sink, the same for every text.
-    max_length : int
+    max_tokens : int
         Longer texts are cut to so many tokens, counted in a note.
     template : str, optional
         With ``{text}`` (and ``{pair}``); by default the text alone.
@@ -108,7 +108,7 @@ def probe(
         "auto", "cpu", "cuda", ...
     batch_tokens : int, optional
         Tokens in one batch, padding included; by default 2,048 on a CPU and 8,192 on a GPU.
-    budget : int, optional
+    memory : int, optional
         Bytes of hidden states to hold in memory; beyond it they go to disk. By default a quarter of what is free.
     tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Another one than the model's own: a hub id, a folder, or the tokenizer.
@@ -144,7 +144,7 @@ def probe(
     labels = as_labels(rows.labels, min_per_class=max(each.min_per_class for each in chosen))
     refuse_too_many(chosen, labels)
     sizes = sizes_of(fractions, labels, task.name)
-    with PeakMemory() as memory:
+    with PeakMemory() as peak:
         start = time.perf_counter()
         features = llm_features(
             llm,
@@ -153,12 +153,12 @@ def probe(
             pooling=pooling,
             normalise=normalise,
             drop_first=drop_first,
-            max_length=max_length,
+            max_tokens=max_tokens,
             template=template,
             precision=precision,
             device=device,
             batch_tokens=batch_tokens,
-            budget=budget,
+            memory=memory,
             tokenizer=tokenizer,
             cache=cache,
             progress=progress,
@@ -193,7 +193,7 @@ def probe(
         task=task.fingerprint,
         features=features.info,
         seconds={"features": round(middle - start, 3), "scores": round(end - middle, 3)},
-        peak_memory=memory.rss_bytes,
+        peak_memory=peak.rss_bytes,
     )
     return build_table("own-state", measured, info, kinds=kinds_with_few_labels(sizes), provenance=made)
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from pifi_probe.errors import EstimatorError, LayerIndexError, PlugInError, TaskError
+from pifi_probe.errors import EstimatorError, PlugInError, TaskError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import pick_device
-from pifi_probe.layers.spec import LayerSpec, parse_model
+from pifi_probe.layers.spec import Layers, layer_numbers, parse_model
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.config import WIRINGS, pooled_wirings
@@ -45,12 +44,12 @@ NULL = "of a gain: the same gain of the layer with its weights shuffled"
 
 @pickle_on_request
 def probe_plugin(
+    slm: str | PreTrainedModel,
     llm: str,
     task: Task,
     *,
-    slm: str | PreTrainedModel = "minilm-l6",
     n: int = 1000,
-    layers: str | Sequence[int] = "all",
+    layers: Layers = "all",
     projections: Sequence[str] = PROJECTIONS,
     n_draws: int = 4,
     estimators: str | Sequence[str] = "default",
@@ -62,13 +61,13 @@ def probe_plugin(
     split: str = "train",
     warm_up: float = 0.0,
     n_alignment: int | None = None,
-    max_length: int = 100,
+    max_tokens: int = 100,
     n_permutations: int = 100,
     n_folds: int = 5,
     precision: str = "float32",
     device: str = "auto",
     batch_tokens: int | None = None,
-    budget: int | None = None,
+    memory: int | None = None,
     tokenizer: GivenTokenizer | None = None,
     llm_tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
@@ -85,12 +84,12 @@ def probe_plugin(
 
     Parameters
     ----------
+    slm : str or PreTrainedModel
+        The encoder, as in `plug_in`.
     llm : str
         Hub id, local folder or file, or embedded name; one layer is in memory at a time (and its twins).
     task : Task
         With a validation split if `trained`.
-    slm : str or PreTrainedModel
-        The encoder, as in `plug_in`.
     n : int
         Scored rows, drawn by class; the trained proxy is fitted to as many rows of the training split.
     layers : "all" or sequence of int
@@ -119,13 +118,13 @@ def probe_plugin(
         Epochs of vanilla fine-tuning before everything else, on rows that are not scored; 0 for the raw encoder.
     n_alignment : int, optional
         At most so many texts for alignment; by default `n`.
-    max_length : int
+    max_tokens : int
         Tokens after which a text is cut.
     n_permutations : int
         Of the labels, for the scores of the encoder alone; the null of a gain is the shuffled layer.
     n_folds : int
         As in `pifi_probe.probe`.
-    precision, batch_tokens, budget, cache
+    precision, batch_tokens, memory, cache
         Of the passes through encoder and language model, as in `pifi_probe.probe`.
     tokenizer, llm_tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Others than the encoder's and the language model's own: a hub id, a folder, or the tokenizer.
@@ -158,27 +157,26 @@ def probe_plugin(
 
     Examples
     --------
-    >>> probe_plugin("smollm2-135m", load_task("movie-reviews"), n=200, layers=[0, 15, -1])  # doctest: +SKIP
+    >>> probe_plugin("minilm-l6", "smollm2-135m", load_task("movie-reviews"), layers="0,15,-1")  # doctest: +SKIP
     """
     chosen, likeness = applicable(estimators)
     _check(projections, n_draws, seeds, wiring, warm_up)
     model, revision = parse_model(llm)
-    spec = LayerSpec(model, index=0, revision=revision)
     checkpoint = open_checkpoint(model, revision)
-    indices = _indices(layers, spec, int(checkpoint.config.num_hidden_layers))
+    indices = sorted(layer_numbers(layers, int(checkpoint.config.num_hidden_layers), llm))
     paired = bool(likeness or set(projections) - {"random"})
     rows = _draw_rows(task, n, split, seed, trained=trained, n_alignment=(n_alignment or n) if paired else 0)
     labels = as_labels(rows["scored"].labels, min_per_class=max((each.min_per_class for each in chosen), default=1))
     place = pick_device(device)
     passes: dict[str, Any] = {
-        "max_length": max_length,
+        "max_length": max_tokens,
         "precision": precision,
         "device": place.type,
         "batch_tokens": batch_tokens,
         "cache": cache,
     }
     times = [time.perf_counter()]
-    with PeakMemory() as memory:
+    with PeakMemory() as peak:
         encoder, regime = slm, "raw: the encoder as it comes"
         if warm_up:
             encoder, regime = warm_encoder(
@@ -187,7 +185,7 @@ def probe_plugin(
                 rows["fitted"],
                 warm_up,
                 wiring=wiring,
-                max_length=max_length,
+                max_tokens=max_tokens,
                 tokenizer=tokenizer,
                 seed=seed,
             )
@@ -199,7 +197,7 @@ def probe_plugin(
         if paired:
             of = rows["aligned"]
             states = llm_features(
-                llm, of, kind=task.kind, budget=budget, tokenizer=llm_tokenizer, progress=progress, **passes
+                llm, of, kind=task.kind, memory=memory, tokenizer=llm_tokenizer, progress=progress, **passes
             )
             alignment = Alignment(np.array(vectors["aligned"][0]), states, likeness)
         times.append(time.perf_counter())
@@ -217,7 +215,7 @@ def probe_plugin(
             width = int(checkpoint.config.hidden_size)
             parts.append(TrainedScores(train, score, task.n_labels, width, wiring, tuple(seeds), epochs, place.type))
         measured = [row for part in parts for row in part.controls()]
-        read = layers_of(checkpoint, spec.model, indices, place)
+        read = layers_of(checkpoint, model, indices, place)
         for one in tqdm(read, total=len(indices), desc="layers", leave=False, **bar_options(progress)):
             measured += [row for part in parts for row in part.measure(one)]
         times.append(time.perf_counter())
@@ -244,7 +242,7 @@ def probe_plugin(
         "notes": _notes(vectors, alignment, projections, trained, ntk),
     }
     seconds = {name: round(times[i + 1] - times[i], 3) for i, name in enumerate(("features", "scores"))}
-    made = collect(task=task.fingerprint, seconds=seconds, peak_memory=memory.rss_bytes)
+    made = collect(task=task.fingerprint, seconds=seconds, peak_memory=peak.rss_bytes)
     kinds = KINDS | gain_kinds(chosen) | gain_kinds(RIDGES, NTK, "tangent kernel: ")
     return build_table("plug-in", measured, info, kinds=kinds, provenance=made)
 
@@ -270,15 +268,6 @@ def _check(projections: Sequence[str], n_draws: int, seeds: Sequence[int], wirin
         )
     if not 0 <= warm_up < float("inf"):
         raise EstimatorError(f"warm_up={warm_up}", where="probe_plugin", next="give a number of epochs, 0 for none")
-
-
-def _indices(layers: str | Sequence[int], spec: LayerSpec, n_layers: int) -> list[int]:
-    """Return the layers that are asked for, each once, in the order of depth."""
-    if layers == "all":
-        return list(range(n_layers))
-    if isinstance(layers, str) or not len(layers):
-        raise LayerIndexError(f"layers={layers!r}", where="probe_plugin", next='give "all" or a list of indices')
-    return sorted({replace(spec, index=int(one)).indices(n_layers)[0] for one in layers})
 
 
 def _draw_rows(task: Task, n: int, split: str, seed: int, *, trained: bool, n_alignment: int) -> dict[str, Split]:

@@ -63,7 +63,7 @@ class ProbeConfig(PretrainedConfig):
     pooling, normalise, drop_first
         As in `pifi_probe.probe`.
     max_tokens : int
-        Its `max_length`, which in transformers is the name of another thing.
+        Its `max_tokens`, which in transformers is the name of another thing.
     scores : dict, optional
         Held-out scores of the probe at this point.
     """
@@ -338,7 +338,7 @@ def probe_as_model(
     rows = scoring_rows(task, int(info["n"]), info["split"], int(info["seed"]))
     handling = {"pooling": info["pooling"], **_token_handling(str(info["tokens"]))}
     limit = int(info["max_length"])
-    features = llm_features(donor, rows, kind="single", until=point, max_length=limit, progress=False, **handling)
+    features = llm_features(donor, rows, kind="single", until=point, max_tokens=limit, progress=False, **handling)
     labels = np.asarray(rows.labels, dtype=np.int64)
     head = _fitted(features[point], labels, int(info["seed"]))
     name, revision = parse_model(donor)

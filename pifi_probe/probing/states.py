@@ -66,12 +66,12 @@ def states(
     out: str | Path,
     layers: str | int | Iterable[int] | None = None,
     pooling: str | None = "mean",
-    max_length: int | None = None,
+    max_tokens: int | None = None,
     dtype: str = "float32",
     precision: str = "float32",
     device: str = "auto",
     batch_tokens: int | None = None,
-    budget: int | None = None,
+    memory: int | None = None,
     tokenizer: GivenTokenizer | None = None,
     progress: bool = True,
     allow_pickle: bool = False,
@@ -97,7 +97,7 @@ def states(
         The mean over all tokens of a text, its last token, or (None or "none") every token: (T, d) for the T tokens of
         all texts, with the beginning of each text in ``offsets``. There is no ``"cls"``: the first token of a decoder
         sees nothing after it, and is the same for every text.
-    max_length : int, optional
+    max_tokens : int, optional
         Tokens after which a text is cut; how many were is in ``info["n_cut"]``. None: as many as the model takes.
     dtype : {"float32", "float16"}
         Of the arrays.
@@ -107,7 +107,7 @@ def states(
         "auto", "cpu", "cuda", ...
     batch_tokens : int, optional
         Tokens of a batch, padding included; by default 2,048 on a CPU and 8,192 on a GPU.
-    budget : int, optional
+    memory : int, optional
         Bytes of hidden states to hold in memory; by default a quarter of what is free.
     tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Another one than the model's own.
@@ -145,8 +145,8 @@ def states(
     _one_of(dtype, DTYPES, "dtype")
     place = device_of(Recipe(device=device, precision=precision))
     at_once = batch_tokens_on(place, batch_tokens)
-    if at_once < 1 or (max_length is not None and max_length < 1):
-        raise FeatureError("max_length and batch_tokens are at least 1", where="states", next="leave them out")
+    if at_once < 1 or (max_tokens is not None and max_tokens < 1):
+        raise FeatureError("max_tokens and batch_tokens are at least 1", where="states", next="leave them out")
     checkpoint = open_checkpoint(*parse_model(model))
     family_of(checkpoint.config)
     n_layers = int(checkpoint.config.num_hidden_layers)
@@ -155,7 +155,7 @@ def states(
         refuse_missing_state(checkpoint.config, index, model)
     own = donor_tokenizer(checkpoint, tokenizer)
     identity, context = tokenizer_digest(own), context_of(checkpoint.config)
-    tokens = tokenise(own, given, context if max_length is None else min(max_length, context))
+    tokens = tokenise(own, given, context if max_tokens is None else min(max_tokens, context))
     n_tokens, width = sum(tokens.lengths), int(checkpoint.config.hidden_size)
     key = {
         "model": content_of(checkpoint),
@@ -204,7 +204,7 @@ def states(
             model=model,
             until=chosen[-1],
             folder=writer.pass_folder,
-            budget=budget,
+            memory=memory,
             precision=precision,
             device=place,
             progress=progress,
@@ -375,7 +375,7 @@ def _refuse_small_memory(
             f"a layer takes {amount(layer, 'B')} in float32 and a batch of {largest:,} tokens about "
             f"{amount(batch, 'B')}, and {amount(free, 'B')} are free",
             where=model,
-            next="use a smaller batch_tokens and max_length, a smaller model, or a machine with more memory",
+            next="use a smaller batch_tokens and max_tokens, a smaller model, or a machine with more memory",
         )
 
 

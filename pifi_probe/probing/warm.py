@@ -33,7 +33,7 @@ def warm_encoder(
     epochs: float,
     *,
     wiring: str,
-    max_length: int,
+    max_tokens: int,
     tokenizer: GivenTokenizer | None = None,
     seed: int,
 ) -> tuple[PreTrainedModel, str]:
@@ -50,7 +50,7 @@ def warm_encoder(
         Above 0; of the whole training split. A quarter means a quarter of its rows, once.
     wiring : {"paper", "matched"}
         For the pooling.
-    max_length : int
+    max_tokens : int
     tokenizer : str, Path or PreTrainedTokenizerBase, optional
         As in `plug_in`.
     seed : int
@@ -87,7 +87,7 @@ def warm_encoder(
     checked, fitted = rest.take(range(n_checked)), rest.take(range(n_checked, n_checked + n))
     view = replace(task, splits={"train": fitted, "validation": checked, "test": checked})
     model = plug_in(slm, None, task=view, control="vanilla", wiring=wiring, seed=seed, tokenizer=tokenizer)
-    fine_tune(model, view, Recipe(epochs=passes, seed=seed, max_length=max_length))
+    fine_tune(model, view, Recipe(epochs=passes, seed=seed, max_tokens=max_tokens))
     times = "once" if passes == 1 else f"{passes} times, the best epoch of them"
     regime = f"warm: vanilla fine-tuning for {epochs:g} epochs ({n} training rows, {times}; none of them scored)"
     return model.encoder, regime

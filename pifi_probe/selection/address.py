@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
+import time
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +18,25 @@ from pifi_probe.errors import SearchError
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = ["DEFAULT_NAME", "Address"]
+__all__ = ["DATED", "DEFAULT_NAME", "Address", "dated"]
 
 DEFAULT_NAME = "search"
+DATED = "runs/search-{date}.db"  # of a search that names no file
 _FILES = (".db", ".sqlite", ".sqlite3", ".db3")
 # What may follow the @ of a database URL: one host or several, each with a port, then /, ?, # or nothing.
 _HOSTS = re.compile(r"(?:(?:[\w.~-]+|\[[^\]/?#@]+\])?(?::\d*)?,?)*(?=[/?#]|$)")
 _SECRET = re.compile(r"pass|pwd|secret|token", re.IGNORECASE)
+
+
+def dated(study: str | Path | None) -> str | Path | None:
+    """Return the name of a study with ``{date}`` filled in: a file that is not there yet."""
+    if not isinstance(study, str) or "{date}" not in study:
+        return study
+    now = time.strftime("%Y-%m-%d-%H%M%S")
+    names = (
+        study.replace("{date}", now + more) for more in itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+    )
+    return next(name for name in names if not Path(name).exists())
 
 
 @dataclass(frozen=True, eq=True)

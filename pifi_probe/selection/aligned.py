@@ -89,7 +89,7 @@ class AlignedRungs:
     def _texts(self) -> dict[str, Texts]:
         parts = self.parts
         encoder = Encoder(
-            parts.slm, parts.recipe.max_length, parts.device, True, tokenizer=parts.given_tokenizer or None
+            parts.slm, parts.recipe.max_tokens, parts.device, True, tokenizer=parts.given_tokenizer or None
         )
         return {name: Texts(encoder, rows) for name, rows in self.parts.rows.items()}
 

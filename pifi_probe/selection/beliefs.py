@@ -42,7 +42,7 @@ def pick(strategy: Strategy, trials: Sequence[Trial], space: Space) -> tuple[Can
         if layers:
             effect = layer_effect(table)
             words = f"{effect.verdict} ({rung} runs, {table.shape[0]} layers, {table.shape[1]} seeds)"
-            if effect.something_to_select or space.max_length > 1:
+            if effect.something_to_select or space.max_layers > 1:
                 return chosen, False, words
             default = default_layer(space)
             broken = any(trial.candidate == default and trial.state == "failed" for trial in trials)
@@ -83,7 +83,7 @@ def _posterior(
     trials: Sequence[Trial], rung: str, chosen: Candidate, space: Space
 ) -> tuple[tuple[Belief, ...], float | None]:
     """Return what is believed of every single layer, and the expected regret of the choice."""
-    if space.max_length > 1 or space.modes != ((),):
+    if space.max_layers > 1 or space.modes != ((),):
         return (), None
     layers = space.singles()
     values: dict[Candidate, dict[int, float]] = {}

@@ -183,7 +183,7 @@ class Parts:
                 self.slm,
                 rows,
                 pooling=pooling,
-                max_length=self.recipe.max_length,
+                max_tokens=self.recipe.max_tokens,
                 device=self.recipe.device,
                 tokenizer=self.given_tokenizer or None,
             )[0]
@@ -204,7 +204,7 @@ class Parts:
 
     def encoded(self, split: Split) -> EncodedSplit:
         """Tokenise rows as a run does."""
-        return encode(split, self.tokenizer, within_positions(self.encoder, self.recipe.max_length))
+        return encode(split, self.tokenizer, within_positions(self.encoder, self.recipe.max_tokens))
 
     def lower(self, n_blocks: int) -> LowerStates:
         """Return cached activations below the last `n_blocks` blocks, of all texts that the rung uses."""

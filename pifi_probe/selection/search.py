@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import SearchError
+from pifi_probe.layers.spec import Layers
 from pifi_probe.permissions import pickle_on_request
+from pifi_probe.selection.address import DATED, dated
 from pifi_probe.selection.budget import DEFAULT, Budget
 from pifi_probe.selection.events import OnEvent
 from pifi_probe.selection.executors import Executor, make_executor
@@ -24,22 +26,22 @@ __all__ = ["search"]
 
 @pickle_on_request
 def search(
+    slm: str,
+    llm: str | Sequence[str],
     task: Task,
-    slm: str = "minilm-l6",
-    llm: str | Sequence[str] = "smollm2-135m",
     *,
     strategy: str = "auto",
     options: Mapping[str, Any] | None = None,
     budget: str | float = DEFAULT,
-    seeds: int = 3,
+    n_seeds: int = 3,
     wiring: str = "matched",
-    layers: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
-    max_length: int = 1,
+    layers: Layers | Mapping[str, Layers] = None,
+    max_layers: int = 1,
     designs: Sequence[str] | None = None,
     modes: Sequence[Mapping[str, object]] = (),
     texts: int | None = FIRST_PASS,
     recipe: Recipe | None = None,
-    study: str | Path | None = "s.db",
+    study: str | Path | None = DATED,
     executor: str | Executor = "local",
     workers: int = 1,
     confirm: bool = True,
@@ -52,13 +54,13 @@ def search(
 
     Parameters
     ----------
-    task : Task
-        With a training, a validation and a test split. Candidates are compared on the validation split; the test
-        split is only read to say what the choice is worth.
     slm : str
         The small language model, as for `plug_in`.
     llm : str or list of str
         The donors.
+    task : Task
+        With a training, a validation and a test split. Candidates are compared on the validation split; the test
+        split is only read to say what the choice is worth.
     strategy : str
         ``"auto"``: all layers with a frozen encoder, then a Gaussian process with Thompson sampling on full runs,
         then a race of the last few. ``"fast"``: the first part only. Others: `pifi_probe.selection.strategies`.
@@ -68,14 +70,14 @@ def search(
         A time (``"45m"``, ``"2h"``) is what the whole search may take on this machine: what the confirmation needs is
         kept back, with two seeds where all are too many, and with a frozen encoder where full runs are too many.
         Full runs (``"12"``) and trials (``"20 trials"``) are for the selection; the confirmation comes on top.
-    seeds : int
+    n_seeds : int
         For each candidate of a sweep, and fresh ones for the confirmation; its controls get more, see
         `pifi_probe.ladder.control_seeds`.
     wiring : {"matched", "paper", "aligned"}
-        ``"aligned"``: chains of up to `max_length` neighbours; ``strategy="span"`` is made for them.
-    layers : list of int, or mapping from model to one, optional
-        Only these; negative indices count from the end.
-    max_length : int
+        ``"aligned"``: chains of up to `max_layers` neighbours; ``strategy="span"`` is made for them.
+    layers : str, list of int, or mapping from model to one, optional
+        Only these: ``"0-9,15,-1"``, ``"0:30:3"`` or numbers; negative ones count from the end.
+    max_layers : int
         The most layers in a combination.
     designs : sequence of str, optional
         Of combinations; see `Space`. None: "mix", and "serial" for aligned chains.
@@ -86,7 +88,8 @@ def search(
     recipe : Recipe, optional
         Of a full run; its seed is not used.
     study : str, Path or None
-        A SQLite file, or a database URL; ``#name`` at its end picks one of several studies in it. None: in memory.
+        A SQLite file, or a database URL; ``#name`` at its end picks one of several studies in it; the same call goes
+        on in it. None: in memory. By default a new file with the date in its name, in the folder ``runs``.
     executor : {"local", "processes", "ray"} or Executor
         `pifi_probe.selection.on_ray.Ray` takes the address of a cluster, and what a trial asks of it.
     workers : int
@@ -119,15 +122,15 @@ def search(
 
     Examples
     --------
-    >>> study = pp.search(task, strategy="fast", budget="5m")  # doctest: +SKIP
+    >>> study = pp.search("minilm-l6", "smollm2-135m", task, budget="5m")  # doctest: +SKIP
     >>> print(study.result)  # doctest: +SKIP
     """
     amount = Budget.parse(budget)
     make_executor(executor, workers)  # its name and number are checked before anything slow
     designs = designs if designs is not None else ("serial",) if wiring == "aligned" else ("mix",)
-    if wiring == "aligned" and max_length > 1 and tuple(designs) != ("serial",):
+    if wiring == "aligned" and max_layers > 1 and tuple(designs) != ("serial",):
         raise SearchError("aligned layers are one chain", where="designs", next='use designs=("serial",)')
-    store = Store.open(study)
+    store = Store.open(dated(study))
     if not resume and store.records():
         raise SearchError(
             f"the study holds {len(store.records())} trials already",
@@ -143,7 +146,7 @@ def search(
     noted = store.noted("settings")
     begun = noted is not None and read_settings(noted, str(store.address))[0].task["fingerprint"] == task.fingerprint
     whole, task = task, task if begun else first_pass(task, texts)
-    space = make_space(llm, layers, max_length, designs, modes)
+    space = make_space(llm, layers, max_layers, designs, modes)
     settings = Settings.of(
         task,
         slm,
@@ -152,10 +155,10 @@ def search(
         recipe=recipe,
         strategy=strategy,
         options=options or {},
-        seeds=seeds,
+        seeds=n_seeds,
         tokenizer=_name_of(tokenizer),
     )
-    make_strategy(strategy, space, seeds=seeds, **(options or {}))
+    make_strategy(strategy, space, seeds=n_seeds, **(options or {}))
     store.settle(settings.to_dict(), complete)
     store.note("confirm", confirm)
     if task is not whole:

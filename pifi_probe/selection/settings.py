@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import CorruptFileError, SearchError
+from pifi_probe.layers.spec import Layers, layer_numbers, layer_ranges, model_names, parse_model
 from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.space import Modes, Space
 
@@ -91,7 +92,7 @@ class Settings:
         if wiring not in WIRINGS:
             raise SearchError(f"unknown wiring {wiring!r}", where="wiring", next=f"use one of {', '.join(WIRINGS)}")
         if seeds < 1:
-            raise SearchError(f"seeds={seeds}", where="seeds", next="give at least 1; 3 show the noise of seeds")
+            raise SearchError(f"n_seeds={seeds}", where="n_seeds", next="give at least 1; 3 show the noise of seeds")
         sizes = {name: len(split) for name, split in task.splits.items()}
         kept = {name: value for name, value in recipe.to_dict().items() if name not in ("seed", "device")}
         return cls(
@@ -117,12 +118,12 @@ class Settings:
         CorruptFileError
             If it is not a description of a search.
         """
-        from pifi_probe.training.recipe import Recipe
+        from pifi_probe.training.recipe import Recipe, stored_recipe
 
         known = {field.name for field in fields(cls)}
         kept = {name: value for name, value in Recipe().to_dict().items() if name not in ("seed", "device")}
         try:
-            recipe = typed(_StoredSettings, values).recipe
+            recipe = stored_recipe(typed(_StoredSettings, values).recipe)
             unknown = sorted({*values} - known) + [f"recipe.{name}" for name in sorted({*recipe} - {*kept})]
             if not unknown:
                 return cls._checked({**values, "recipe": {**kept, **recipe}})
@@ -173,8 +174,8 @@ def read_settings(values: Any, where: str) -> tuple[Settings, Space]:
 
 def make_space(
     llm: str | Sequence[str],
-    layers: Sequence[int] | Mapping[str, Sequence[int]] | None,
-    max_length: int,
+    layers: Layers | Mapping[str, Layers],
+    max_layers: int,
     designs: Sequence[str],
     modes: Sequence[Mapping[str, object]],
 ) -> Space:
@@ -188,16 +189,15 @@ def make_space(
         If a model cannot be opened.
     """
     from pifi_probe.layers.checkpoint import open_checkpoint
-    from pifi_probe.layers.spec import model_names, parse_model
 
+    given = layers.values() if isinstance(layers, Mapping) else (layers,)
+    for one in given:
+        layer_ranges(one, "layers")  # read before a model is opened
     models = []
     for name in model_names(llm):
         checkpoint = open_checkpoint(*parse_model(name))
         models.append((name, int(checkpoint.config.num_hidden_layers)))
-    chosen: tuple[tuple[int, ...], ...] = ()
-    if isinstance(layers, Mapping):
-        chosen = tuple(tuple(layers.get(name, range(n))) for name, n in models)
-    elif layers is not None:
-        chosen = tuple(tuple(layers) for _ in models)
+    wanted = layers if isinstance(layers, Mapping) else {name: layers for name, _ in models}
+    chosen = tuple(layer_numbers(wanted.get(name), n, f"layers of {name}") for name, n in models)
     alternatives: tuple[Modes, ...] = tuple(tuple(sorted(one.items())) for one in modes) or ((),)
-    return Space(tuple(models), chosen, max_length, tuple(designs), alternatives)
+    return Space(tuple(models), chosen, max_layers, tuple(designs), alternatives)

@@ -39,7 +39,7 @@ class _StoredCandidate:
 class _StoredSpace:
     models: list[tuple[str, int]]
     layers: list[list[int]]
-    max_length: int
+    max_length: int  # of a combination, `Space.max_layers`; the stored name
     designs: list[str]
     modes: list[dict[str, str | int | float | bool | None]]
 
@@ -143,7 +143,7 @@ class Space:
         Names of the large models and their numbers of layers.
     layers : tuple of tuple of int
         For each model the indices to choose from, negative ones counted from the end; empty: all of all models.
-    max_length : int
+    max_layers : int
         The most layers in a combination; 1 searches single layers.
     designs : tuple of str
         Allowed designs of combinations.
@@ -160,14 +160,14 @@ class Space:
 
     models: tuple[tuple[str, int], ...]
     layers: tuple[tuple[int, ...], ...] = ()
-    max_length: int = 1
+    max_layers: int = 1
     designs: tuple[str, ...] = ("mix",)
     modes: tuple[Modes, ...] = ((),)
 
     def __post_init__(self) -> None:
-        if not self.models or not self.modes or self.max_length < 1:
+        if not self.models or not self.modes or self.max_layers < 1:
             raise SearchError(
-                "the space of the search is empty", next="give a model, its layers, and max_length of at least 1"
+                "the space of the search is empty", next="give a model, its layers, and max_layers of at least 1"
             )
         for name, n in self.models:
             if not 1 <= n <= MAX_LAYERS:
@@ -177,7 +177,7 @@ class Space:
         if len({name for name, _ in self.models}) < len(self.models):
             raise SearchError("a model is named twice", where=str([name for name, _ in self.models]))
         unknown = [design for design in self.designs if design not in DESIGNS[1:]]
-        if unknown or (self.max_length > 1 and not self.designs):
+        if unknown or (self.max_layers > 1 and not self.designs):
             raise SearchError(
                 f"unknown designs: {', '.join(unknown) or 'none given'}",
                 where="designs",
@@ -223,7 +223,7 @@ class Space:
         model, since other models may have another width; "unshared" takes layers of any model. A combination keeps
         its design, and no layer comes twice.
         """
-        if len(candidate.layers) >= self.max_length or candidate.control is not None:
+        if len(candidate.layers) >= self.max_layers or candidate.control is not None:
             return []
         designs = self.designs if candidate.design == "single" else (candidate.design,)
         return [
@@ -236,11 +236,11 @@ class Space:
     def _all_layers(self) -> list[str]:
         return [f"{name}[{i}]" for (name, _), indices in zip(self.models, self.layers, strict=True) for i in indices]
 
-    def count(self, max_length: int | None = None) -> int:
-        """Return how many candidates `all` yields, of at most `max_length` layers, without making any."""
+    def count(self, max_layers: int | None = None) -> int:
+        """Return how many candidates `all` yields, of at most `max_layers` layers, without making any."""
         sizes, longest = (
             [len(indices) for indices in self.layers],
-            self.max_length if max_length is None else max_length,
+            self.max_layers if max_layers is None else max_layers,
         )
         found = sum(sizes)
         for k in range(2, min(longest, sum(sizes)) + 1):
@@ -257,9 +257,9 @@ class Space:
         if count > MAX_CANDIDATES:
             raise SearchError(
                 f"the space has {count:,} candidates, and {MAX_CANDIDATES:,} are the most that are listed",
-                where=f"{sum(map(len, self.layers))} layers, max_length={self.max_length}, {len(self.designs)} designs"
+                where=f"{sum(map(len, self.layers))} layers, max_layers={self.max_layers}, {len(self.designs)} designs"
                 f", {len(self.modes)} modes",
-                next="name fewer layers, designs or modes, lower max_length, or take a strategy that builds sets up "
+                next="name fewer layers, designs or modes, lower max_layers, or take a strategy that builds sets up "
                 "layer by layer (greedy, auto)",
             )
 
@@ -309,7 +309,7 @@ class Space:
         return {
             "models": [list(model) for model in self.models],
             "layers": [list(indices) for indices in self.layers],
-            "max_length": self.max_length,
+            "max_length": self.max_layers,
             "designs": list(self.designs),
             "modes": [dict(modes) for modes in self.modes],
         }

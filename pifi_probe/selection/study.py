@@ -52,7 +52,7 @@ def make_evaluator(settings: Settings, task: Task, device: str = "auto") -> Eval
     space = Space.from_dict(settings.space)
     recipe = Recipe.from_dict({**settings.recipe, "device": device})
     parts = Parts(task, settings.slm, tuple(settings.llms), settings.wiring, recipe, settings.tokenizer)
-    return PiFiEvaluator(parts, plain=space.max_length == 1 and space.modes == ((),))
+    return PiFiEvaluator(parts, plain=space.max_layers == 1 and space.modes == ((),))
 
 
 def first_pass(task: Task, texts: int | None) -> Task:

@@ -63,10 +63,10 @@ class Tokens:
 
 
 def tokenise(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, pairs: list[str] | None = None
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int, pairs: list[str] | None = None
 ) -> Tokens:
-    """Tokenise texts, each cut after `max_length` tokens, or what the tokenizer says the model can take."""
-    limit = min(max_length, tokenizer.model_max_length)
+    """Tokenise texts, each cut after `max_tokens` tokens, or what the tokenizer says the model can take."""
+    limit = min(max_tokens, tokenizer.model_max_length)
     with quiet_transformers():  # it warns of long texts, which are cut here
         encoded = tokenizer(texts, pairs, truncation=True, max_length=limit)
         full = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) == limit]

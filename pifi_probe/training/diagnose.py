@@ -193,8 +193,8 @@ def _ratios(subject: RunResult | PiFiForSequenceClassification, task: Task | Non
     if task is None:
         return []
     tokenizer = tokenizer_for(subject)
-    max_length = within_positions(subject.encoder, 100)
-    scales = plugin_scales(subject, encode(_some_split(task), tokenizer, max_length), tokenizer)
+    max_tokens = within_positions(subject.encoder, 100)
+    scales = plugin_scales(subject, encode(_some_split(task), tokenizer, max_tokens), tokenizer)
     return [scales["branch_ratio"]] if "branch_ratio" in scales else []
 
 

@@ -113,7 +113,7 @@ def _mean_logits(runs: Sequence[Run], split: Split) -> NDArray[np.float64]:
     """Return the logarithm of the mean of the members' class probabilities, (n, K)."""
     members = []
     for run in runs:
-        rows = encode(split, run.tokenizer, run.recipe.max_length)
+        rows = encode(split, run.tokenizer, run.recipe.max_tokens)
         logits = predict_logits(run.model, rows, run.tokenizer, precision=run.recipe.precision)
         members.append(log_softmax(np.asarray(logits, dtype=np.float64), axis=1))
     mean: NDArray[np.float64] = logsumexp(members, axis=0) - np.log(len(members))

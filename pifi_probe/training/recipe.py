@@ -17,11 +17,17 @@ import numpy as np
 from pifi_probe.errors import RecipeError
 from pifi_probe.reading import Refused, parse_json
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "stored_recipe"]
 
 _PRECISIONS = ("float32", "bf16")
 _WEIGHTS = ("none", "balanced")
 _DEVICES = ("auto", "cpu", "cuda", "mps")
+_OLD_NAMES = {"max_length": "max_tokens"}  # in records of versions before
+
+
+def stored_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a record under the names of today; every reader of a stored recipe comes through here."""
+    return {_OLD_NAMES.get(name, name): value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Recipe:
         Texts per optimiser step (paper).
     epochs : int
         Passes over the training split (paper).
-    max_length : int
+    max_tokens : int
         Tokens per text, the rest is cut off. Stated by the reference code only, not by the paper's summary.
     label_smoothing : float
         In [0, 1). Stated by the reference code only.
@@ -83,7 +89,7 @@ class Recipe:
     lr_gate: float = 1e-2
     batch_size: int = 32
     epochs: int = 3
-    max_length: int = 100
+    max_tokens: int = 100
     label_smoothing: float = 0.05
     max_grad_norm: float = 5.0
     seed: int = 0
@@ -95,14 +101,14 @@ class Recipe:
         for name in ("learning_rate", "lr_gate", "label_smoothing", "max_grad_norm", "lr_projection"):
             if getattr(self, name) is not None or name != "lr_projection":
                 self._set_number(name, float)
-        for name in ("batch_size", "epochs", "max_length", "seed"):
+        for name in ("batch_size", "epochs", "max_tokens", "seed"):
             self._set_number(name, int)
         self._require("learning_rate", self.learning_rate > 0, "must be above 0")
         self._require("lr_projection", self.lr_projection is None or self.lr_projection > 0, "must be above 0")
         self._require("lr_gate", self.lr_gate > 0, "must be above 0")
         self._require("batch_size", self.batch_size >= 1, "must be at least 1")
         self._require("epochs", self.epochs >= 1, "must be at least 1")
-        self._require("max_length", self.max_length >= 3, "must be at least 3: one token between two special ones")
+        self._require("max_tokens", self.max_tokens >= 3, "must be at least 3: one token between two special ones")
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "must be in [0, 1)")
         self._require("max_grad_norm", self.max_grad_norm >= 0, "must be 0 (no clipping) or above")
         self._require("seed", 0 <= self.seed < 2**32, "must be in [0, 2**32)")
@@ -171,7 +177,8 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Rebuild a recipe; settings that are not named keep their defaults."""
+        """Rebuild a recipe; settings that are not named keep their defaults, and names of older records are known."""
+        values = stored_recipe(values)
         cls._check_names(values)
         return cls(**values)
 

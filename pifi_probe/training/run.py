@@ -287,12 +287,12 @@ class Run:
         return TestResult.scored(view, self.kind.metrics(split, found), self.kind.scores(split, found), note)
 
     def _encoded(self, split: Split) -> EncodedSplit:
-        return self.kind.encode(split, self.tokenizer, self.recipe.max_length)
+        return self.kind.encode(split, self.tokenizer, self.recipe.max_tokens)
 
     def _check_lengths(self) -> None:
         """Refuse texts beyond the encoder's table of positions; of the test splits only lengths are read."""
-        limit, max_length = n_positions(self.model.encoder), self.recipe.max_length
-        if limit is None or max_length <= limit:
+        limit, max_tokens = n_positions(self.model.encoder), self.recipe.max_tokens
+        if limit is None or max_tokens <= limit:
             return
         splits = {f"{self.task.name}, {name}": self.task.splits[name] for name in ("train", "validation")}
         splits |= {f"{name}, test": view.splits["test"] for name, (view, _) in self.views.items()}
@@ -300,10 +300,10 @@ class Run:
             longest = max(self._encoded(split).lengths)
             if longest > limit:
                 raise RecipeError(
-                    f"max_length={max_length} lets a text of {longest} tokens through, and the encoder has {limit} "
+                    f"max_tokens={max_tokens} lets a text of {longest} tokens through, and the encoder has {limit} "
                     "positions",
                     where=where,
-                    next=f"use Recipe(max_length={limit}) or less",
+                    next=f"use Recipe(max_tokens={limit}) or less",
                 )
 
 

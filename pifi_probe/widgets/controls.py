@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
@@ -17,7 +17,6 @@ from pifi_probe.widgets.request import (
     Request,
     describe_model,
     keep_upload,
-    read_layers,
     to_download,
 )
 from pifi_probe.widgets.toolbar import flow
@@ -74,15 +73,15 @@ class Form(ipywidgets.VBox):
         self._layers = layers if isinstance(layers, Mapping) else None
         self.layers = _text("Layers", "all" if layers is None else _shown(layers))
         self.layers.disabled = self._layers is not None
-        self.max_length = _menu(
+        self.max_layers = _menu(
             "Sets",
             [("single layers", 1), *((f"up to {n} layers", n) for n in (2, 3, 4, 8))],
-            self._options.pop("max_length", 1),
+            self._options.pop("max_layers", 1),
         )
         self.strategy = _menu("Strategy", list(STRATEGIES), self._options.pop("strategy", "auto"))
         self.budget = _text("Budget", str(self._options.pop("budget", DEFAULT)))
         self.seeds = ipywidgets.BoundedIntText(
-            self._options.pop("seeds", 3), min=1, max=100, description="Seeds", style=_STYLE, layout=_layout()
+            self._options.pop("n_seeds", 3), min=1, max=100, description="Seeds", style=_STYLE, layout=_layout()
         )
         self.metric = _menu("Metric", [("NLL (decides)", "nll"), ("accuracy", "accuracy")], "nll")
         self.wiring = _menu("Mode", ["matched", "paper", "aligned"], self._options.pop("wiring", "matched"))
@@ -90,7 +89,7 @@ class Form(ipywidgets.VBox):
         self.study.disabled = study is None
         self.about = ipywidgets.HTML(tooltip="")
         fields = (
-            *(self.task, self.upload, self.slm, self.llm, self.layers, self.max_length, self.strategy),
+            *(self.task, self.upload, self.slm, self.llm, self.layers, self.max_layers, self.strategy),
             *(self.budget, self.seeds, self.metric, self.wiring, self.study),
         )
         self._open = [field for field in fields if field is not self.metric and not field.disabled]
@@ -111,10 +110,10 @@ class Form(ipywidgets.VBox):
         options = self._options | {
             "strategy": self.strategy.value,
             "budget": self.budget.value,
-            "seeds": self.seeds.value,
+            "n_seeds": self.seeds.value,
             "wiring": self.wiring.value,
-            "layers": self._layers or read_layers(self.layers.value),
-            "max_length": self.max_length.value,
+            "layers": self._layers or self.layers.value,
+            "max_layers": self.max_layers.value,
         }
         study = None if self._in_memory else self.study.value.strip()
         task = str(self.task.value).strip() if self.given is None else self.given
@@ -189,7 +188,9 @@ def _menu(name: str, options: Sequence[Any], value: Any) -> ipywidgets.Dropdown:
     return ipywidgets.Dropdown(options=options, value=value, description=name, style=_STYLE, layout=_layout())
 
 
-def _shown(layers: Sequence[int]) -> str:
+def _shown(layers: str | int | Iterable[int]) -> str:
+    if isinstance(layers, str | int):
+        return str(layers)
     if isinstance(layers, range):
         return f"{layers.start}:{layers.stop}:{layers.step}"
     return ", ".join(str(index) for index in layers)

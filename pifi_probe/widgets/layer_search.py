@@ -13,6 +13,7 @@ import traitlets
 
 from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.importing import import_libraries
+from pifi_probe.selection.address import DATED, dated
 from pifi_probe.widgets.chart import SearchChart
 from pifi_probe.widgets.controls import Form
 from pifi_probe.widgets.engine import Engine, Work
@@ -47,7 +48,7 @@ class LayerSearch(ipywidgets.VBox):
         File of the study. What lies in it already is shown at once, and Resume goes on with it, after a restart of
         the kernel too. None: in memory.
     **options
-        Further arguments of `pifi_probe.search`, such as ``strategy``, ``budget``, ``seeds``, ``layers``.
+        Further arguments of `pifi_probe.search`, such as ``strategy``, ``budget``, ``n_seeds``, ``layers``.
 
     Attributes
     ----------
@@ -70,9 +71,10 @@ class LayerSearch(ipywidgets.VBox):
         slm: str = "minilm-l6",
         llm: str | Sequence[str] = "smollm2-135m",
         *,
-        study: str | Path | None = "s.db",
+        study: str | Path | None = DATED,
         **options: Any,
     ) -> None:
+        study = dated(study)
         self._form: Form | None = Form(task, slm, llm, study, options)
         stored, failure = None, ""
         try:

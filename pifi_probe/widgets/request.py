@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pifi_probe.errors import SearchError, TaskError
 from pifi_probe.files import atomic_write, cache_root
 from pifi_probe.importing import import_libraries
-from pifi_probe.layers.spec import model_names
+from pifi_probe.layers.spec import layer_ranges, model_names
 from pifi_probe.selection import events
 from pifi_probe.selection.source import note_source, read_source
 
@@ -28,7 +28,6 @@ __all__ = [
     "Request",
     "describe_model",
     "keep_upload",
-    "read_layers",
     "to_download",
     "with_task",
 ]
@@ -57,7 +56,7 @@ class Request:
     task: Task | str
     slm: str
     llm: str | Sequence[str]
-    study: str | Path | None = "s.db"
+    study: str | Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -67,6 +66,8 @@ class Request:
         ------
         TaskError, SearchError
             If a field is empty or no such strategy or budget exists.
+        LayerIndexError
+            If the layers cannot be read.
         """
         from pifi_probe.selection.budget import DEFAULT, Budget
         from pifi_probe.selection.strategies import STRATEGIES
@@ -76,6 +77,8 @@ class Request:
         if not self.slm or not self.llm:
             raise SearchError("a model is missing", where="SLM, LLM", next="name a small and a large model")
         Budget.parse(self.options.get("budget", DEFAULT))
+        if not isinstance(layers := self.options.get("layers"), Mapping):
+            layer_ranges(layers, "layers")
         strategy = self.options.get("strategy", "auto")
         if strategy not in STRATEGIES:
             raise SearchError(
@@ -100,7 +103,7 @@ class Request:
                     note_source(store, self.task)
             on_event(event)
 
-        search(self.load(), self.slm, self.llm, study=self.study, on_event=note, **self.options)
+        search(self.slm, self.llm, self.load(), study=self.study, on_event=note, **self.options)
 
     def headroom(self) -> list[Headroom]:
         """Return what each large model adds to the small one on at most 1,000 training texts; kept on disk."""
@@ -122,7 +125,7 @@ class Request:
             elif isinstance(event, events.Estimated):
                 found.append(event.estimate)
 
-        search(self.load(), self.slm, self.llm, study=None, on_event=leave, **self.options)
+        search(self.slm, self.llm, self.load(), study=None, on_event=leave, **self.options)
         return found[0]
 
     def stored(self) -> Study | None:
@@ -158,34 +161,6 @@ def with_task(study: Study, given: Task | None = None) -> Study:
 
     task = load_task(**study.source) if given is None else given
     return Study.open(study.store.address, task=task)
-
-
-def read_layers(text: str) -> list[int] | None:
-    """Read ``"all"``, ``"0, 10, -1"``, ``"0:30:3"`` or ``"8-12"``.
-
-    Raises
-    ------
-    SearchError
-        If it is none of these.
-    """
-    words = text.strip().lower()
-    if words in ("", "all"):
-        return None
-    found: list[int] = []
-    for part in words.split(","):
-        span = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", part)
-        try:
-            if span:
-                found += range(int(span[1]), int(span[2]) + 1)
-            elif ":" in part:
-                found += range(*(int(number) for number in part.split(":")))
-            else:
-                found.append(int(part))
-        except (ValueError, TypeError) as error:
-            raise SearchError(
-                f"{text!r} names no layers", where="layers", next="write all, 0, 10, 20, 8-12 or 0:30:3"
-            ) from error
-    return found
 
 
 def keep_upload(name: str, content: bytes) -> Path:

@@ -70,7 +70,7 @@ class Base:
         """
         for rung in reversed(RUNGS):
             means, counts = self.means(rung), self.counts(rung)
-            if means and self.space.max_length == 1 and self.space.modes == ((),):
+            if means and self.space.max_layers == 1 and self.space.modes == ((),):
                 return self._smoothest(rung)
             if means:
                 most = max(counts.values())

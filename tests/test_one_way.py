@@ -1,0 +1,106 @@
+"""The public API says one thing one way: order of arguments, names, defaults."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import pifi_probe as pp
+from pifi_probe.errors import LayerIndexError
+from pifi_probe.layers.spec import layer_numbers
+from pifi_probe.training.key import RunKey
+
+FUNCTIONS = {name: getattr(pp, name) for name in pp.__all__ if inspect.isfunction(getattr(pp, name))}
+ORDER = ("slm", "llm", "layer", "task")  # of what is given by position
+METHODS: dict[str, Callable[..., Any]] = {
+    f"{name}.{method}": member
+    for name in pp.__all__
+    if inspect.isclass(owner := getattr(pp, name)) and issubclass(owner, object)
+    for method, member in vars(owner).items()
+    if inspect.isfunction(member) and (not method.startswith("_") or method == "__init__")
+}
+EVERYTHING = FUNCTIONS | METHODS
+
+
+def arguments(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_models_come_before_the_task(name: str) -> None:
+    found = [one for one in arguments(FUNCTIONS[name]) if one in ORDER]
+    assert found == [one for one in ORDER if one in found]
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_names_mean_one_thing(name: str) -> None:
+    own = arguments(EVERYTHING[name])
+    assert "max_length" not in own, "max_tokens of a text, max_layers of a combination"
+    if "budget" in own:
+        assert "Study" in name or name in ("search", "decide"), "a budget is what a search may spend"
+    if "seeds" in own:
+        assert not isinstance(own["seeds"].default, int), "seeds are listed; n_seeds are counted"
+    for counted in ("memory", "max_tokens", "max_layers", "n_seeds"):
+        assert counted not in own or not isinstance(own[counted].default, str | tuple)
+
+
+@pytest.mark.parametrize("name", [name for name, one in FUNCTIONS.items() if "device" in arguments(one)])
+def test_what_computes_finds_its_device_and_what_loads_stays_on_the_cpu(name: str) -> None:
+    assert arguments(FUNCTIONS[name])["device"].default == ("cpu" if name == "extract" else "auto")
+
+
+@pytest.mark.parametrize(
+    ("layers", "found"),
+    [
+        (None, range(12)),
+        ("all", range(12)),
+        (" ", range(12)),
+        (3, [3]),
+        ("-1", [11]),
+        ("0-3,7,-1", [0, 1, 2, 3, 7, 11]),
+        ("-3--1", [9, 10, 11]),
+        ("9--1", [9, 10, 11]),
+        ("0:10:3", [0, 3, 6, 9]),
+        (" 4 , 4-5", [4, 5]),
+        (range(0, 12, 6), [0, 6]),
+        ([2, 2, -2], [2, 10]),
+    ],
+)
+def test_lists_of_layers_are_read_in_one_way(layers: Any, found: Any) -> None:
+    assert layer_numbers(layers, 12, "model") == tuple(found)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        "first",
+        "1,,2",
+        "1:x",
+        "3;4",
+        "1:2:3:4",
+        "5-2",
+        "-1--3",
+        "9--5",
+        "0-12",
+        "12",
+        "-13",
+        "-999999999-3",
+        "1:1",
+        [],
+        [12],
+        2.5,
+    ],
+)
+def test_lists_of_layers_that_name_none_are_refused(layers: Any) -> None:
+    with pytest.raises(LayerIndexError, match="next: "):
+        layer_numbers(layers, 12, "model")
+
+
+def test_a_recipe_of_an_older_record_is_the_same_recipe() -> None:
+    new = pp.Recipe(max_tokens=64)
+    old = {("max_length" if name == "max_tokens" else name): value for name, value in new.to_dict().items()}
+    assert pp.Recipe.from_dict(old) == new
+    assert RunKey.of({}, "task", old).digest == RunKey.of({}, "task", new.to_dict()).digest
