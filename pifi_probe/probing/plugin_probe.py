@@ -169,7 +169,7 @@ def probe_plugin(
     labels = as_labels(rows["scored"].labels, min_per_class=max((each.min_per_class for each in chosen), default=1))
     place = pick_device(device)
     passes: dict[str, Any] = {
-        "max_length": max_tokens,
+        "max_tokens": max_tokens,
         "precision": precision,
         "device": place.type,
         "batch_tokens": batch_tokens,
