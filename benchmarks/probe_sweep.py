@@ -150,8 +150,10 @@ def ours(arm: str) -> Callable[[], Callable[..., dict[str, Any]]]:
         import pifi_probe.probing.own  # noqa: F401
 
         def run(n: int, seed: int) -> dict[str, Any]:
-            options = {"max_tokens": LENGTH, "batch_tokens": BATCH_TOKENS, "n_folds": FOLDS, "seed": seed}
-            table = pp.probe(MODEL, pp.load_task(TASK), n=n, **options, **OURS[arm])
+            own = {name: value for name, value in OURS[arm].items() if name != "estimators"}
+            settings = pp.ProbeSettings(max_tokens=LENGTH, batch_tokens=BATCH_TOKENS, n_folds=FOLDS, **own)
+            chosen = OURS[arm].get("estimators", "default")
+            table = pp.probe(MODEL, pp.load_task(TASK), settings, n=n, estimators=chosen, seed=seed)
             larger = {name: kind.larger_is_better for name, kind in table.kinds.items()}
             scores = {name: table.series(name)["value"].tolist() for name in table.estimators}
             return {"scores": scores, "larger_is_better": larger, "parts": table.provenance["seconds"]}

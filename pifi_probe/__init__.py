@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pifi_probe.probing.headroom_table import Headroom
     from pifi_probe.probing.own import probe
     from pifi_probe.probing.plugin_probe import probe_plugin
+    from pifi_probe.probing.settings import PluginProbeSettings, ProbeSettings
     from pifi_probe.probing.state_arrays import States
     from pifi_probe.probing.states import states as states
     from pifi_probe.probing.table import ProbeTable
@@ -86,6 +87,8 @@ _HOMES = {
     "positive_control": "pifi_probe.probing.control",
     "probe": "pifi_probe.probing.own",
     "probe_plugin": "pifi_probe.probing.plugin_probe",
+    "PluginProbeSettings": "pifi_probe.probing.settings",
+    "ProbeSettings": "pifi_probe.probing.settings",
     "States": "pifi_probe.probing.state_arrays",
     "states": "pifi_probe.probing.states",
     "ProbeTable": "pifi_probe.probing.table",
@@ -118,6 +121,8 @@ __all__ = [
     "PiFiForQuestionAnswering",
     "PiFiForSequenceClassification",
     "PiFiForTokenClassification",
+    "PluginProbeSettings",
+    "ProbeSettings",
     "ProbeTable",
     "Recipe",
     "Reproduction",

@@ -115,11 +115,15 @@ class Check:
     def probing(self) -> Iterator[Row]:
         """Compare the scores of a probe and of a search with the CPU's."""
         task = slm.tiny_task(120)
-        options: dict[str, Any] = {"n": 60, "n_permutations": 0, "progress": False, "cache": False}
         values = []
         for device in ("cpu", str(self.device)):
             table = pp.probe(
-                str(self.parts.llm), task, estimators=["ridge_accuracy", "logme"], device=device, **options
+                str(self.parts.llm),
+                task,
+                pp.ProbeSettings(device=device, n_permutations=0, cache=False),
+                n=60,
+                estimators=["ridge_accuracy", "logme"],
+                progress=False,
             )
             values.append(torch.tensor(table.frame["value"].to_numpy()))
         yield difference("probe", values[1], values[0], 1e-3)

@@ -156,10 +156,14 @@ CASES: dict[str, tuple[Callable[[Place], object], str, Callable[[Place], object]
         lambda at: pp.fine_tune(at.plug(), _long_task(), Recipe(epochs=1, max_tokens=64), out=at.folder / "run"),
     ),
     "probing the test split": (
-        lambda at: pp.probe(at.llm, slm.tiny_task(), split="test", n=16, progress=False),
+        lambda at: pp.probe(at.llm, slm.tiny_task(), pp.ProbeSettings(split="test"), n=16, progress=False),
         'split="train"',
         lambda at: pp.probe(
-            at.llm, slm.tiny_task(), split="train", n=24, n_permutations=2, cache=False, progress=False
+            at.llm,
+            slm.tiny_task(),
+            pp.ProbeSettings(split="train", n_permutations=2, cache=False),
+            n=24,
+            progress=False,
         ),
     ),
     "a tab-separated file called .csv": (

@@ -79,7 +79,12 @@ def test_what_is_scored_is_never_labelled(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_table_holds_them_beside_the_others_and_comes_back(llm: str):
     table = pp.probe(
-        llm, slm.tiny_task(120), n=60, estimators="ridge_accuracy", fractions=(10, 0.5), draws=2, progress=False
+        llm,
+        slm.tiny_task(120),
+        pp.ProbeSettings(fractions=(10, 0.5), draws=2),
+        n=60,
+        estimators="ridge_accuracy",
+        progress=False,
     )
     assert list(table.kinds) == ["ridge_accuracy", "logistic_accuracy, 10 labels", "logistic_accuracy, 15 labels"]
     rows = table.series("logistic_accuracy, 10 labels")
@@ -91,7 +96,14 @@ def test_the_table_holds_them_beside_the_others_and_comes_back(llm: str):
 @pytest.mark.parametrize("wrong", [(31,), (1,), (0.0,), (float("nan"),), (-5,)])
 def test_more_labels_than_half_of_the_texts_or_too_few_for_the_classes_are_refused(llm: str, wrong: tuple[float, ...]):
     with pytest.raises(TaskError, match="labelled texts were asked for"):
-        pp.probe(llm, slm.tiny_task(120), n=60, estimators="ridge_accuracy", fractions=wrong, progress=False)
+        pp.probe(
+            llm,
+            slm.tiny_task(120),
+            pp.ProbeSettings(fractions=wrong),
+            n=60,
+            estimators="ridge_accuracy",
+            progress=False,
+        )
 
 
 def test_the_command_takes_them(llm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

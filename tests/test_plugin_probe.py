@@ -31,7 +31,7 @@ from tests import slm, tiny
 
 N = 240
 PLANTED, LINEAR, CONSTANT = 0, 1, 2
-QUICK: dict[str, Any] = {"trained": False, "ntk": False, "n_permutations": 0}
+QUICK = pp.PluginProbeSettings(trained=False, ntk=False, n_permutations=0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,13 @@ def planted_llm(folder: Path, h: np.ndarray, first: np.ndarray, second: np.ndarr
 
 @pytest.fixture(scope="module")
 def table(world: World) -> ProbeTable:
-    return probe_plugin(world.slm, world.llm, world.task, n=N, projections=["random"], n_draws=1, n_permutations=10)
+    return probe_plugin(
+        world.slm,
+        world.llm,
+        world.task,
+        pp.PluginProbeSettings(projections=["random"], n_draws=1, n_permutations=10),
+        n=N,
+    )
 
 
 def row(table: ProbeTable, estimator: str, arm: str, layer: int | None, projection: str = "random") -> Any:
@@ -216,7 +222,7 @@ def test_the_table_says_how_it_was_made(table: ProbeTable) -> None:
 
 
 def test_aligned_projections_report_how_well_they_align(world: World) -> None:
-    found = probe_plugin(world.slm, world.llm, world.task, n=60, estimators="ridge_mse", **QUICK)
+    found = probe_plugin(world.slm, world.llm, world.task, QUICK, n=60, estimators="ridge_mse")
     assert found.info["draws"] == 4
     assert set(found.info["alignment"]["r2"]) == {"ridge", "procrustes"}
     for projection in ("ridge", "procrustes"):
@@ -236,15 +242,20 @@ def test_layers_are_read_once_each_and_only_those_asked_for(world: World, monkey
 
     monkeypatch.setattr(layer_scores, "extract_from", counted)
     found = probe_plugin(
-        world.slm, world.llm, world.task, n=60, layers=[-1, 0, 2], projections=["random"], n_permutations=0
+        world.slm,
+        world.llm,
+        world.task,
+        pp.PluginProbeSettings(projections=["random"], n_permutations=0),
+        n=60,
+        layers=[-1, 0, 2],
     )
     assert read == [0, 2]
     assert sorted(set(found.frame["layer"].dropna())) == [0, 2]
 
 
 def test_twice_the_same_call_gives_the_same_table(world: World) -> None:
-    options = {"n": 60, "layers": [1], "n_draws": 2, "n_permutations": 5}
-    first, second = (probe_plugin(world.slm, world.llm, world.task, **options) for _ in range(2))
+    settings = pp.PluginProbeSettings(n_draws=2, n_permutations=5)
+    first, second = (probe_plugin(world.slm, world.llm, world.task, settings, n=60, layers=[1]) for _ in range(2))
     assert first.frame.equals(second.frame)
 
 
@@ -269,9 +280,11 @@ def test_warming_up_reads_neither_scored_nor_validation_nor_test_rows(
         return original(model, task, recipe)
 
     monkeypatch.setattr(warm, "fine_tune", spied)
-    options: dict[str, Any] = {"n": 60, "projections": ["random"], "layers": [0], "n_draws": 1}
-    raw = probe_plugin(world.slm, world.llm, world.task, estimators="ridge_mse", **options, **QUICK)
-    found = probe_plugin(world.slm, world.llm, world.task, estimators="ridge_mse", warm_up=0.25, **options, **QUICK)
+    options: dict[str, Any] = {"n": 60, "layers": [0]}
+    one = QUICK.replace(projections=["random"], n_draws=1)
+    raw = probe_plugin(world.slm, world.llm, world.task, one, estimators="ridge_mse", **options)
+    warmed = one.replace(warm_up=0.25)
+    found = probe_plugin(world.slm, world.llm, world.task, warmed, estimators="ridge_mse", **options)
     held = scoring_rows(world.task, 60, "train", 0).ids + world.task.splits["validation"].ids
     assert seen and not set(seen) & set(held + world.task.splits["test"].ids)
     assert "0.25 epochs" in found.info["regime"] and "120 training rows" in found.info["regime"]
@@ -280,10 +293,8 @@ def test_warming_up_reads_neither_scored_nor_validation_nor_test_rows(
 
 
 def test_scoring_on_validation_rows_fits_the_trained_proxy_to_training_rows(world: World) -> None:
-    found = probe_plugin(
-        world.slm, world.llm, world.task, n=80, layers=[0], projections=["random"], split="validation",
-        estimators="ridge_mse", ntk=False, n_permutations=0,
-    )  # fmt: skip
+    settings = pp.PluginProbeSettings(projections=["random"], split="validation", ntk=False, n_permutations=0)
+    found = probe_plugin(world.slm, world.llm, world.task, settings, n=80, layers=[0], estimators="ridge_mse")
     assert (found.info["split"], found.info["n"]) == ("validation", 80)
     assert found.info["trained"]["fitted"] == 80
 
@@ -297,11 +308,12 @@ def test_the_tangent_kernel_takes_some_rows_of_many_and_says_so(world: World, mo
 
     monkeypatch.setattr(plugin_probe, "MOST_NTK", 40)
     monkeypatch.setattr(tail_scores, "ntk", seen)
-    options: dict[str, Any] = {"layers": [0], "estimators": ["ridge_mse"], "trained": False}
-    many = probe_plugin(world.slm, world.llm, world.task, n=60, projections=["random"], n_draws=1, **options)
+    options: dict[str, Any] = {"layers": [0], "estimators": ["ridge_mse"]}
+    settings = pp.PluginProbeSettings(projections=["random"], n_draws=1, trained=False)
+    many = probe_plugin(world.slm, world.llm, world.task, settings, n=60, **options)
     assert set(sizes) == {40} and many.info["tangent kernel"] == {"n": 40}
     assert any("40 of the scored rows" in note for note in many.notes)
-    few = probe_plugin(world.slm, world.llm, world.task, n=40, projections=["random"], n_draws=1, **options)
+    few = probe_plugin(world.slm, world.llm, world.task, settings, n=40, **options)
     for arm, layer in (("real", 0), ("encoder", None)):
         pair = [row(one, "ntk_ridge_mse", arm, layer, "") for one in (many, few)]
         assert pair[0].value == pytest.approx(pair[1].value, rel=1e-6), "draws are nested: they are the same rows"
@@ -329,16 +341,27 @@ def test_bad_input_is_refused_before_any_pass(world: World, monkeypatch: pytest.
     ]
     for kind, message, options in refused:
         with pytest.raises(kind, match=message) as caught:
-            probe_plugin(world.slm, world.llm, world.task, **{"n": 60, **options})
+            arguments = {name: options.pop(name) for name in ("n", "layers", "estimators") if name in options}
+            settings = pp.PluginProbeSettings(**options)
+            probe_plugin(world.slm, world.llm, world.task, settings, **{"n": 60, **arguments})
         assert "next:" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(TaskError, match="left to warm up on"):
-        probe_plugin(world.slm, world.llm, world.task, n=2 * N, projections=["random"], estimators="logme", warm_up=1)
+        probe_plugin(
+            world.slm,
+            world.llm,
+            world.task,
+            pp.PluginProbeSettings(projections=["random"], warm_up=1),
+            n=2 * N,
+            estimators="logme",
+        )
 
 
 @pytest.mark.assets
 @pytest.mark.slow
 def test_the_real_last_layer_gives_a_table(minilm: Path, smollm2: Path) -> None:
     task = pp.load_task("movie-reviews")
-    found = probe_plugin("minilm-l6", "smollm2-135m", task, n=200, layers=[-1], projections=["random"], n_draws=1)
+    found = probe_plugin(
+        "minilm-l6", "smollm2-135m", task, pp.PluginProbeSettings(projections=["random"], n_draws=1), n=200, layers=[-1]
+    )
     assert 0.6 < row(found, "ridge_accuracy", "encoder", None)["value"] < 0.95
     assert row(found, "frozen_slm_accuracy", "real", 29, projection="")["value"] > 0.6

@@ -21,7 +21,9 @@ from pifi_probe.tasks import Split, Task
 from tests import slm, tiny
 
 N_LAYERS, WIDTH = tiny.N_LAYERS, tiny.WIDTH
-ONE_CALL: dict[str, Any] = {"progress": False, "n_permutations": 9, "n": 40}
+ONE_CALL: dict[str, Any] = {"progress": False, "settings": pp.ProbeSettings(n_permutations=9), "n": 40}
+
+NONE, MANY = pp.ProbeSettings(n_permutations=0), pp.ProbeSettings(n_permutations=49)
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +86,12 @@ class TestProbe:
         assert table.frame[["value", "low", "high"]].notna().all(axis=None)
 
     def test_its_scores_are_those_of_the_pooled_states_of_the_whole_model(self, llm: str, task: Task) -> None:
-        table = pp.probe(llm, task, estimators="ridge_mse,logme", normalise=False, drop_first=False, **ONE_CALL)
+        table = pp.probe(
+            llm,
+            task,
+            estimators="ridge_mse,logme",
+            **ONE_CALL | {"settings": pp.ProbeSettings(n_permutations=9, normalise=False, drop_first=False)},
+        )
         model = tiny.tiny_model("llama")
         rows = task.subset(train=40).splits["train"]
         batch = slm.tiny_tokenizer()(list(rows.texts), padding=True, return_tensors="pt")
@@ -99,7 +106,9 @@ class TestProbe:
                 assert table.series(name)["value"][depth] == pytest.approx(expected, rel=2e-3)
 
     def test_it_says_what_was_measured(self, llm: str, task: Task) -> None:
-        table = pp.probe(llm, task, estimators="knn", max_tokens=5, **ONE_CALL)
+        table = pp.probe(
+            llm, task, estimators="knn", **ONE_CALL | {"settings": pp.ProbeSettings(n_permutations=9, max_tokens=5)}
+        )
         info = table.info
         assert info["task"] == "words" and info["split"] == "train" and info["n"] == 40
         assert info["pooling"] == "mean"
@@ -128,7 +137,7 @@ class TestProbe:
         assert (values[0] != values[1]).any()
 
     def test_without_permutations_there_is_no_null(self, llm: str, task: Task) -> None:
-        table = pp.probe(llm, task, estimators="ridge_accuracy", **ONE_CALL | {"n_permutations": 0})
+        table = pp.probe(llm, task, estimators="ridge_accuracy", **ONE_CALL | {"settings": NONE})
         assert table.frame[["null_mean", "p_value", "selectivity"]].isna().all(axis=None)
         assert table.info["null"] == "none"
 
@@ -137,12 +146,17 @@ class TestProbe:
         task = slm.tiny_task(120)
         split = task.splits["train"]
         shuffled = Split(split.texts, tuple(int(x) for x in rng.permutation(split.labels)), split.ids)
-        told = pp.probe(llm, task, estimators="ridge_accuracy", **ONE_CALL | {"n": 120, "n_permutations": 49})
+        told = pp.probe(
+            llm,
+            task,
+            estimators="ridge_accuracy",
+            **ONE_CALL | {"n": 120, "settings": MANY},
+        )
         noise = pp.probe(
             llm,
             replace(task, splits={"train": shuffled}),
             estimators="ridge_accuracy",
-            **ONE_CALL | {"n": 120, "n_permutations": 49},
+            **ONE_CALL | {"n": 120, "settings": MANY},
         )
         assert told.frame["p_adjusted"].min() == pytest.approx(1 / 50)
         assert noise.frame["p_adjusted"].min() > 0.05
@@ -151,7 +165,7 @@ class TestProbe:
 class TestRefusals:
     def test_the_test_split_is_refused_and_the_error_says_why(self, llm: str, task: Task) -> None:
         with pytest.raises(TaskError, match="no longer be held out"):
-            pp.probe(llm, task, split="test")
+            pp.probe(llm, task, pp.ProbeSettings(split="test"))
 
     @pytest.mark.parametrize(
         ("names", "message"), [("ridge_acuracy", "ridge_accuracy"), ("cka", "two feature sets"), ([], "no estimator")]

@@ -35,7 +35,9 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
 def table(llm: str, tmp_path_factory: pytest.TempPathFactory) -> pp.ProbeTable:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIFI_PROBE_FEATURES", str(tmp_path_factory.mktemp("features")))
-        return pp.probe(llm, TASK, n=60, estimators=["logistic_nll"], n_permutations=0, progress=False)
+        return pp.probe(
+            llm, TASK, pp.ProbeSettings(n_permutations=0), n=60, estimators=["logistic_nll"], progress=False
+        )
 
 
 @pytest.fixture(scope="module")

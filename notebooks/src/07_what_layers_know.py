@@ -238,11 +238,9 @@ guess = None
 table = pp.probe(
     "smollm2-135m",
     task,
+    pp.ProbeSettings(n_permutations=99, max_tokens=32, device="cpu"),
     n=100,
     estimators=["ridge_accuracy", "nearest_mean"],
-    n_permutations=99,
-    max_tokens=32,
-    device="cpu",
     progress=False,
     seed=0,
 )

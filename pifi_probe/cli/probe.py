@@ -44,15 +44,16 @@ def probe(
     import pifi_probe as pp
 
     loaded = load_task(task, text, label)
-    options: dict[str, Any] = {"estimators": estimators, "n": n, "split": split, "seed": seed}
+    options: dict[str, Any] = {"estimators": estimators, "n": n, "seed": seed}
     if tokenizer:
         options["tokenizer"] = tokenizer
     if fraction and slm:
         raise typer.BadParameter("layers as plug-ins are scored with all labels", param_hint="--fraction")
-    if fraction:
-        options["fractions"] = fraction
     with allowing_pickle(allow_pickle):
-        table = pp.probe_plugin(slm, model, loaded, **options) if slm else pp.probe(model, loaded, **options)
+        if slm:
+            table = pp.probe_plugin(slm, model, loaded, pp.PluginProbeSettings(split=split), **options)
+        else:
+            table = pp.probe(model, loaded, pp.ProbeSettings(split=split, fractions=tuple(fraction)), **options)
     for path, write in ((out, table.to_json), (csv, table.to_csv), (html, table.report)):
         if path is not None:
             write(path)

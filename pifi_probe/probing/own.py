@@ -23,6 +23,7 @@ from pifi_probe.probing.intervals import N_FIFTHS, stratified_fifths
 from pifi_probe.probing.linear import CVResult, cross_validate
 from pifi_probe.probing.null import permutation_null
 from pifi_probe.probing.rows import scoring_rows
+from pifi_probe.probing.settings import PROBE, ProbeSettings
 from pifi_probe.probing.spectrum import Spectrum
 from pifi_probe.probing.threads import side_by_side
 from pifi_probe.progress import bar_options
@@ -45,25 +46,11 @@ POSITION = (
 def probe(
     llm: str,
     task: Task,
+    settings: ProbeSettings = PROBE,
     *,
     n: int = 1000,
     estimators: str | Sequence[str] = "default",
-    split: str = "train",
-    pooling: str = "mean",
-    normalise: bool = True,
-    drop_first: bool = True,
-    max_tokens: int = 100,
-    template: str | None = None,
-    n_permutations: int = 100,
-    n_folds: int = 5,
-    fractions: Sequence[float] = (),
-    draws: int = 6,
-    precision: str = "float32",
-    device: str = "auto",
-    batch_tokens: int | None = None,
-    memory: int | None = None,
     tokenizer: GivenTokenizer | None = None,
-    cache: bool = True,
     seed: int = 0,
     progress: bool = True,
     allow_pickle: bool = False,
@@ -75,46 +62,15 @@ def probe(
     llm : str
         Hub id, local folder, ``.gguf`` or ``.safetensors`` file, or embedded name; one layer is in memory at a time.
     task : Task
+    settings : ProbeSettings
+        Everything else, with a default each.
     n : int
         Examples, drawn by class; with one `seed`, smaller draws are among larger ones.
     estimators : str or sequence of str
         "default", "all", or names from `pifi_probe.probing.estimators`. Those that compare two feature sets do not
         apply here.
-    split : {"train", "validation"}
-        The test split is refused: a layer that was chosen on it could not be tested any more.
-    pooling : {"mean", "last"}
-        Over the tokens of a text.
-    normalise : bool
-        Divide every token by its own root mean square before averaging. Without it a few tokens with massive
-        activations (norms hundreds of times larger) are the average.
-    drop_first : bool
-        Leave out the first token, unless it is the only one: it is an attention sink, the same for every text.
-    max_tokens : int
-        Longer texts are cut to so many tokens, counted in a note.
-    template : str, optional
-        With ``{text}`` (and ``{pair}``); by default the text alone.
-    n_permutations : int
-        Label permutations of the null, the same for all depths; 0 leaves it out.
-    n_folds : int
-        Folds of the logistic probe.
-    fractions : sequence of int or float
-        Also the logistic probe with so few labelled texts, or shares of half the texts below 1, scored on the other
-        half: ``"logistic_accuracy, 100 labels"`` among the estimators.
-    draws : int
-        Draws of the labelled texts; the interval covers them and the texts.
-    precision : {"float32", "bf16"}
-        Of the pass through the model; scores are computed in float64.
-    device : str
-        "auto", "cpu", "cuda", ...
-    batch_tokens : int, optional
-        Tokens in one batch, padding included; by default 2,048 on a CPU and 8,192 on a GPU.
-    memory : int, optional
-        Bytes of hidden states to hold in memory; beyond it they go to disk. By default a quarter of what is free.
     tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Another one than the model's own: a hub id, a folder, or the tokenizer.
-    cache : bool
-        Keep pooled features on disk (``PIFI_PROBE_FEATURES``, or the cache folder), so that a killed pass goes on
-        and other estimators need no second one.
     seed : int
         Of the draws of rows, folds, permutations and fifths.
     progress : bool
@@ -140,54 +96,64 @@ def probe(
     >>> table.best_set("ridge_accuracy")  # doctest: +SKIP
     """
     chosen = applicable(estimators)
-    rows = scoring_rows(task, n, split, seed)
+    rows = scoring_rows(task, n, settings.split, seed)
     labels = as_labels(rows.labels, min_per_class=max(each.min_per_class for each in chosen))
     refuse_too_many(chosen, labels)
-    sizes = sizes_of(fractions, labels, task.name)
+    sizes = sizes_of(settings.fractions, labels, task.name)
     with PeakMemory() as peak:
         start = time.perf_counter()
         features = llm_features(
             llm,
             rows,
             kind=task.kind,
-            pooling=pooling,
-            normalise=normalise,
-            drop_first=drop_first,
-            max_tokens=max_tokens,
-            template=template,
-            precision=precision,
-            device=device,
-            batch_tokens=batch_tokens,
-            memory=memory,
+            pooling=settings.pooling,
+            normalise=settings.normalise,
+            drop_first=settings.drop_first,
+            max_tokens=settings.max_tokens,
+            template=settings.template,
+            precision=settings.precision,
+            device=settings.device,
+            batch_tokens=settings.batch_tokens,
+            memory=settings.memory,
             tokenizer=tokenizer,
-            cache=cache,
+            cache=settings.cache,
             progress=progress,
         )
         middle = time.perf_counter()
         measured = score_points(
-            features, labels, chosen, n_permutations=n_permutations, n_folds=n_folds, seed=seed, progress=progress
+            features,
+            labels,
+            chosen,
+            n_permutations=settings.n_permutations,
+            n_folds=settings.n_folds,
+            seed=seed,
+            progress=progress,
         )
         places = [_place(features, point) for point in range(features.n_points)]
-        measured += score_with_few_labels(features, labels, places, sizes, draws=draws, seed=seed, progress=progress)
+        measured += score_with_few_labels(
+            features, labels, places, sizes, draws=settings.draws, seed=seed, progress=progress
+        )
         end = time.perf_counter()
     info = {
         "llm": llm,
         "task": task.name,
-        "split": split,
+        "split": settings.split,
         "n": len(rows),
         "classes": {task.label_names[label]: rows.labels.count(label) for label in sorted(set(rows.labels))},
         "question": "what the model itself knows at this depth, not what the layer would do to an encoder's vectors",
         "position": POSITION,
-        "pooling": pooling,
-        "tokens": tokens_in_words(normalise, drop_first),
+        "pooling": settings.pooling,
+        "tokens": tokens_in_words(settings.normalise, settings.drop_first),
         "template": features.info["template"],
         "max_length": features.info["max_length"],
-        "precision": precision,
-        "held out": f"leave one out, or {n_folds} folds (logistic)",
-        "null": f"{n_permutations} label permutations, the same for all depths" if n_permutations else "none",
+        "precision": settings.precision,
+        "held out": f"leave one out, or {settings.n_folds} folds (logistic)",
+        "null": f"{settings.n_permutations} label permutations, the same for all depths"
+        if settings.n_permutations
+        else "none",
         "seed": seed,
-        **({"few labels": f"{draws} draws, scored on half of the texts"} if sizes else {}),
-        "notes": [*features.info["notes"], *_notes(chosen, n_permutations)],
+        **({"few labels": f"{settings.draws} draws, scored on half of the texts"} if sizes else {}),
+        "notes": [*features.info["notes"], *_notes(chosen, settings.n_permutations)],
     }
     made = collect(
         task=task.fingerprint,

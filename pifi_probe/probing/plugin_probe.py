@@ -25,6 +25,7 @@ from pifi_probe.probing.frozen_slm import LEARNING_RATE, Vectors
 from pifi_probe.probing.gains import Scorer, applicable, gain_kinds
 from pifi_probe.probing.layer_scores import Alignment, LayerScores, PluginScores, layers_of
 from pifi_probe.probing.projections import MIN_PAIRS, PROJECTIONS
+from pifi_probe.probing.settings import PLUGIN_PROBE, PluginProbeSettings
 from pifi_probe.probing.tail_scores import KINDS, MOST_NTK, NTK, RIDGES, NTKScores, TrainedScores
 from pifi_probe.probing.warm import other_rows, warm_encoder
 from pifi_probe.progress import bar_options
@@ -47,30 +48,13 @@ def probe_plugin(
     slm: str | PreTrainedModel,
     llm: str,
     task: Task,
+    settings: PluginProbeSettings = PLUGIN_PROBE,
     *,
     n: int = 1000,
     layers: Layers = "all",
-    projections: Sequence[str] = PROJECTIONS,
-    n_draws: int = 4,
     estimators: str | Sequence[str] = "default",
-    trained: bool = True,
-    ntk: bool = True,
-    seeds: Sequence[int] = (0, 1, 2),
-    epochs: int = 3,
-    wiring: str = "matched",
-    split: str = "train",
-    warm_up: float = 0.0,
-    n_alignment: int | None = None,
-    max_tokens: int = 100,
-    n_permutations: int = 100,
-    n_folds: int = 5,
-    precision: str = "float32",
-    device: str = "auto",
-    batch_tokens: int | None = None,
-    memory: int | None = None,
     tokenizer: GivenTokenizer | None = None,
     llm_tokenizer: GivenTokenizer | None = None,
-    cache: bool = True,
     seed: int = 0,
     progress: bool = True,
     allow_pickle: bool = False,
@@ -90,46 +74,18 @@ def probe_plugin(
         Hub id, local folder or file, or embedded name; one layer is in memory at a time (and its twins).
     task : Task
         With a validation split if `trained`.
+    settings : PluginProbeSettings
+        Everything else, with a default each.
     n : int
         Scored rows, drawn by class; the trained proxy is fitted to as many rows of the training split.
     layers : "all" or sequence of int
         Negative ones count from the end.
-    projections : sequence of {"random", "moment", "ridge", "procrustes"}
-        How vectors come to the layer's width; see `pifi_probe.probing.projections`. All but "random" need the
-        language model's states of `n_alignment` other training texts, without their labels.
-    n_draws : int
-        Random projections (each with another shuffled twin) that are averaged.
     estimators : str or sequence of str
         "default", "all", or names: any that uses labels (its gain is measured), "usable_information" (by definition
         the gain in the logistic probe's negative log-likelihood), "cka" and "mutual_knn" (of the encoder's vectors
         and the language model's states at the layer's input).
-    trained, ntk : bool
-        Measure the trained proxy, and kernel regression with the tangent kernel of the model at its start, which is
-        taken of at most 2,000 of the scored rows: it has an entry for every pair.
-    seeds : sequence of int
-        Of the trained proxy: at least three, so that its intervals cover them. The first is the tangent kernel's.
-    epochs : int
-        Of the trained proxy; the best one by held-out negative log-likelihood counts.
-    wiring : {"matched", "paper"}
-        Of the trained proxy and the tangent kernel, and the encoder's pooling.
-    split : {"train", "validation"}
-        Of the scored rows; the test split is refused.
-    warm_up : float
-        Epochs of vanilla fine-tuning before everything else, on rows that are not scored; 0 for the raw encoder.
-    n_alignment : int, optional
-        At most so many texts for alignment; by default `n`.
-    max_tokens : int
-        Tokens after which a text is cut.
-    n_permutations : int
-        Of the labels, for the scores of the encoder alone; the null of a gain is the shuffled layer.
-    n_folds : int
-        As in `pifi_probe.probe`.
-    precision, batch_tokens, memory, cache
-        Of the passes through encoder and language model, as in `pifi_probe.probe`.
     tokenizer, llm_tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Others than the encoder's and the language model's own: a hub id, a folder, or the tokenizer.
-    device : str
-        "auto", "cpu", "cuda", ...
     seed : int
         Of the draws of rows, projections, twins, folds and permutations.
     progress : bool
@@ -160,36 +116,43 @@ def probe_plugin(
     >>> probe_plugin("minilm-l6", "smollm2-135m", load_task("movie-reviews"), layers="0,15,-1")  # doctest: +SKIP
     """
     chosen, likeness = applicable(estimators)
-    _check(projections, n_draws, seeds, wiring, warm_up)
+    _check(settings.projections, settings.n_draws, settings.seeds, settings.wiring, settings.warm_up)
     model, revision = parse_model(llm)
     checkpoint = open_checkpoint(model, revision)
     indices = sorted(layer_numbers(layers, int(checkpoint.config.num_hidden_layers), llm))
-    paired = bool(likeness or set(projections) - {"random"})
-    rows = _draw_rows(task, n, split, seed, trained=trained, n_alignment=(n_alignment or n) if paired else 0)
+    paired = bool(likeness or set(settings.projections) - {"random"})
+    rows = _draw_rows(
+        task,
+        n,
+        settings.split,
+        seed,
+        trained=settings.trained,
+        n_alignment=(settings.n_alignment or n) if paired else 0,
+    )
     labels = as_labels(rows["scored"].labels, min_per_class=max((each.min_per_class for each in chosen), default=1))
-    place = pick_device(device)
+    place = pick_device(settings.device)
     passes: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "precision": precision,
+        "max_tokens": settings.max_tokens,
+        "precision": settings.precision,
         "device": place.type,
-        "batch_tokens": batch_tokens,
-        "cache": cache,
+        "batch_tokens": settings.batch_tokens,
+        "cache": settings.cache,
     }
     times = [time.perf_counter()]
     with PeakMemory() as peak:
         encoder, regime = slm, "raw: the encoder as it comes"
-        if warm_up:
+        if settings.warm_up:
             encoder, regime = warm_encoder(
                 slm,
                 task,
                 rows["fitted"],
-                warm_up,
-                wiring=wiring,
-                max_tokens=max_tokens,
+                settings.warm_up,
+                wiring=settings.wiring,
+                max_tokens=settings.max_tokens,
                 tokenizer=tokenizer,
                 seed=seed,
             )
-        pooling = str(WIRINGS[wiring]["pooling"])
+        pooling = str(WIRINGS[settings.wiring]["pooling"])
         vectors = {
             name: slm_features(encoder, of, pooling=pooling, tokenizer=tokenizer, **passes) for name, of in rows.items()
         }
@@ -197,23 +160,38 @@ def probe_plugin(
         if paired:
             of = rows["aligned"]
             states = llm_features(
-                llm, of, kind=task.kind, memory=memory, tokenizer=llm_tokenizer, progress=progress, **passes
+                llm, of, kind=task.kind, memory=settings.memory, tokenizer=llm_tokenizer, progress=progress, **passes
             )
             alignment = Alignment(np.array(vectors["aligned"][0]), states, likeness)
         times.append(time.perf_counter())
         h = np.array(vectors["scored"][0])
-        scorer = Scorer(rows["scored"], labels, chosen, n_folds, seed)
+        scorer = Scorer(rows["scored"], labels, chosen, settings.n_folds, seed)
         parts: list[LayerScores] = [] if alignment is None else [alignment]
         if chosen:
-            parts.append(PluginScores(h, scorer, tuple(projections), n_draws, alignment, n_permutations, seed))
-        if ntk:
-            few = _few(task, rows["scored"], split, seed)
-            some = Scorer(rows["scored"].take(few), labels[few], RIDGES, n_folds, seed)
-            parts.append(NTKScores(h[few], some, task.n_labels, wiring, seeds[0]))
-        if trained:
+            parts.append(
+                PluginScores(
+                    h, scorer, tuple(settings.projections), settings.n_draws, alignment, settings.n_permutations, seed
+                )
+            )
+        if settings.ntk:
+            few = _few(task, rows["scored"], settings.split, seed)
+            some = Scorer(rows["scored"].take(few), labels[few], RIDGES, settings.n_folds, seed)
+            parts.append(NTKScores(h[few], some, task.n_labels, settings.wiring, settings.seeds[0]))
+        if settings.trained:
             train, score = (Vectors(vectors[name][0], rows[name].labels) for name in ("fitted", "validation"))
             width = int(checkpoint.config.hidden_size)
-            parts.append(TrainedScores(train, score, task.n_labels, width, wiring, tuple(seeds), epochs, place.type))
+            parts.append(
+                TrainedScores(
+                    train,
+                    score,
+                    task.n_labels,
+                    width,
+                    settings.wiring,
+                    tuple(settings.seeds),
+                    settings.epochs,
+                    place.type,
+                )
+            )
         measured = [row for part in parts for row in part.controls()]
         read = layers_of(checkpoint, model, indices, place)
         for one in tqdm(read, total=len(indices), desc="layers", leave=False, **bar_options(progress)):
@@ -223,7 +201,7 @@ def probe_plugin(
         "llm": llm,
         "slm": slm if isinstance(slm, str) else vectors["scored"].info["model"],
         "task": task.name,
-        "split": split,
+        "split": settings.split,
         "n": len(rows["scored"]),
         "classes": {name: rows["scored"].labels.count(label) for label, name in enumerate(task.label_names)},
         "question": QUESTION,
@@ -231,15 +209,16 @@ def probe_plugin(
         "tokens": TOKENS,
         "pooling": f"{vectors['scored'].info['pooling']} (encoder)",
         "regime": regime,
-        "projections": list(projections),
-        "draws": n_draws if "random" in projections else 0,
-        "held out": f"leave one out, or {n_folds} folds (logistic); trained: the task's validation split",
-        "null": NULL + (f"; of the encoder alone: {n_permutations} label permutations" if n_permutations else ""),
+        "projections": list(settings.projections),
+        "draws": settings.n_draws if "random" in settings.projections else 0,
+        "held out": f"leave one out, or {settings.n_folds} folds (logistic); trained: the task's validation split",
+        "null": NULL
+        + (f"; of the encoder alone: {settings.n_permutations} label permutations" if settings.n_permutations else ""),
         "seed": seed,
         **_about_alignment(alignment, measured),
-        **_about_training(trained, rows, wiring, seeds, epochs),
-        **({"tangent kernel": {"n": min(MOST_NTK, len(rows["scored"]))}} if ntk else {}),
-        "notes": _notes(vectors, alignment, projections, trained, ntk),
+        **_about_training(settings.trained, rows, settings.wiring, settings.seeds, settings.epochs),
+        **({"tangent kernel": {"n": min(MOST_NTK, len(rows["scored"]))}} if settings.ntk else {}),
+        "notes": _notes(vectors, alignment, settings.projections, settings.trained, settings.ntk),
     }
     seconds = {name: round(times[i + 1] - times[i], 3) for i, name in enumerate(("features", "scores"))}
     made = collect(task=task.fingerprint, seconds=seconds, peak_memory=peak.rss_bytes)
