@@ -69,7 +69,7 @@ class Table:
 TABLES = MappingProxyType(
     {
         "movie-reviews-matched": Table("movie-reviews", "matched", SHIFT),
-        "movie-reviews-paper": Table("movie-reviews", "paper", SHIFT),
+        "movie-reviews-paper": Table("movie-reviews", "pifi", SHIFT),
         "newsgroups": Table("newsgroups", "matched", layers=tuple(range(2, N_LAYERS, 3)), controls=FEW, seeds=2),
         "translation-match": Table(
             "translation-match", "matched", layers=tuple(range(2, N_LAYERS, 3)), controls=FEW, seeds=2

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.errors import CorruptFileError, SearchError
 from pifi_probe.reading import read_json
+from pifi_probe.vocabulary import in_words_of_today
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -441,7 +442,7 @@ def _table(values: Mapping[str, Any]) -> Table:
         task=str(values["task"]),
         slm=str(values["slm"]),
         llm=str(values["llm"]),
-        wiring=str(values["wiring"]),
+        wiring=in_words_of_today({"wiring": str(values["wiring"])})["wiring"],
         n_layers=int(values["n_layers"]),
         layers=layers,
         seeds=seeds,

@@ -167,7 +167,7 @@ class Check:
 
     def costs(self) -> Iterator[Row]:
         """Run the benchmark of costs on this device."""
-        for wiring in ("paper",) if self.quick else ("paper", "matched"):
+        for wiring in ("pifi",) if self.quick else ("pifi", "matched"):
             found = pp.benchmark(
                 self.parts.model(wiring=wiring), runs.TASK, self.recipe, batches=(1, 8), lengths=(16,), rounds=2
             )

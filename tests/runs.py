@@ -44,7 +44,7 @@ def other_domain(name: str = "other") -> Task:
 
 
 def made_up(
-    arm: str = "paper",
+    arm: str = "pifi",
     *,
     control: str | None = None,
     seed: int = 0,

@@ -127,8 +127,8 @@ CASES: dict[str, tuple[Callable[[Place], object], str, Callable[[Place], object]
     ),
     "an aligned chain that cannot be folded": (
         lambda at: at.plug(f"{at.llm}[0:2]", wiring="aligned").fold(),
-        'deploy the model as it is; single layers with wiring="paper"',
-        lambda at: at.plug(wiring="paper").fold(),
+        'deploy the model as it is; single layers with wiring="pifi"',
+        lambda at: at.plug(wiring="pifi").fold(),
     ),
     "the first token of a decoder": (
         lambda at: pp.plug_in(at.decoder, f"{at.llm}[0]", task=slm.tiny_task(), pooling="cls"),
@@ -207,7 +207,7 @@ def _vanilla(at: Place, seed: int) -> pp.RunResult:
 def _search(at: Place, strategy: str) -> pp.Study:
     short = Recipe(epochs=1)
     return pp.search(
-        at.slm, at.llm, slm.tiny_task(), strategy=strategy, study=None, wiring="paper", budget="2 trials", recipe=short
+        at.slm, at.llm, slm.tiny_task(), strategy=strategy, study=None, wiring="pifi", budget="2 trials", recipe=short
     )
 
 
@@ -251,7 +251,7 @@ def overflowing(place: Place) -> str:
     return f"{folder}[0]"
 
 
-@pytest.mark.parametrize("wiring", ["paper", "matched"])
+@pytest.mark.parametrize("wiring", ["pifi", "matched"])
 def test_a_layer_that_overflows_in_float16_is_advised_into_float32(wiring: str, place: Place) -> None:
     spec = overflowing(place)
 
@@ -259,7 +259,7 @@ def test_a_layer_that_overflows_in_float16_is_advised_into_float32(wiring: str, 
         model = place.plug(
             pp.extract(spec, dtype=dtype), wiring=wiring, target_rms=1e3 if wiring == "matched" else None
         )
-        if wiring == "paper":
+        if wiring == "pifi":
             with torch.no_grad():
                 model.plugin.L_in.weight.mul_(1e3)
         return pp.fine_tune(model, slm.tiny_task(), Recipe(epochs=1))
@@ -271,7 +271,7 @@ def test_a_layer_that_overflows_in_float16_is_advised_into_float32(wiring: str, 
 
 
 def test_a_diverged_run_of_the_matched_scale_is_not_sent_to_it(place: Place) -> None:
-    for wiring, sent in (("paper", True), ("matched", False)):
+    for wiring, sent in (("pifi", True), ("matched", False)):
         model = place.plug(wiring=wiring, target_rms=1.0 if wiring == "matched" else None)
         with pytest.raises(TrainingDiverged) as caught:
             pp.fine_tune(model, slm.tiny_task(), Recipe(epochs=3, learning_rate=1e30))

@@ -169,7 +169,7 @@ SPACES = [
     Space((("a", 5),), max_layers=3, designs=("mix", "serial")),
     Space((("a", 4), ("b", 3)), max_layers=4, designs=("unshared", "gated", "gated-serial")),
     Space((("a", 9),), layers=((0, 1, 2, 5, 6, 8),), max_layers=3, designs=("serial",)),
-    Space((("a", 3), ("b", 6)), max_layers=2, modes=((), (("scale", "paper"),))),
+    Space((("a", 3), ("b", 6)), max_layers=2, modes=((), (("scale", "none"),))),
     Space((("a", 2),), max_layers=9, designs=("mix",)),
 ]
 

@@ -25,7 +25,7 @@ from tests import runs, slm, tiny
 from tests.slm import logits
 
 DESIGNS = ("gated-serial", "mix", "unshared", "gated")
-MODES = ({"wiring": "paper"}, {"wiring": "matched"}, {"feed": "sequence", "pooling": "mean", "scale": "matched"})
+MODES = ({"wiring": "pifi"}, {"wiring": "matched"}, {"feed": "sequence", "pooling": "mean", "scale": "matched"})
 WIDE = 48
 
 
@@ -139,13 +139,13 @@ def added(layer: FrozenLayer, x: torch.Tensor, target: float | None) -> torch.Te
     return torch.stack(rows).view(x.shape)
 
 
-@pytest.mark.parametrize("scale", ["paper", "matched"])
+@pytest.mark.parametrize("scale", ["none", "matched"])
 @pytest.mark.parametrize("design", DESIGNS)
 def test_each_design_computes_its_equation(design: str, scale: str, bert: Path, layers: list[FrozenLayer]) -> None:
     targets = [2.0, 5.0] if design == "unshared" else [2.0, 5.0, 0.7]
     model = moved(build(bert, of(design, layers), combine=design, scale=scale, target_rms=targets))
     plugin: Any = model.plugin
-    at = [None] * 3 if scale == "paper" else targets
+    at = [None] * 3 if scale == "none" else targets
     h = torch.randn(5, slm.WIDTH, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         x = (plugin.scale_in * plugin.L_in(h))[:, None]  # (5, 1, d_llm)
@@ -295,7 +295,7 @@ def test_controls_without_a_layer_are_as_wide_as_all_projections(bert: Path, lay
 
 def test_vanilla_stays_vanilla_whatever_is_combined(bert: Path, layers: list[FrozenLayer]) -> None:
     made = build(bert, layers[0] | layers[3], control="vanilla")
-    assert made.plugin is None and describe_model(made)["label"] == "paper: vanilla"
+    assert made.plugin is None and describe_model(made)["label"] == "pifi: vanilla"
 
 
 def test_the_controls_of_a_combination_are_made_in_one_line(bert: Path, layers: list[FrozenLayer]) -> None:
@@ -433,17 +433,17 @@ def test_the_label_and_the_card_say_how_layers_are_combined(
 ) -> None:
     a, b = donors
     model = build(bert, layers[1] | layers[3])
-    assert describe_model(model)["label"] == f"paper: {a}[1] | {b}[1] (unshared)"
+    assert describe_model(model)["label"] == f"pifi: {a}[1] | {b}[1] (unshared)"
     assert model.config.layer_specs == f"{a}[1] | {b}[1]"
     branches = build(bert, layers[1] >> layers[0] | layers[2])
     assert branches.config.layer_specs == f"{a}[1] >> {a}[0] | {a}[2]"
     series = build(bert, layers[1] >> layers[0], combine="gated-serial")
-    assert describe_model(series)["label"] == f"paper: {a}[1] >> {a}[0] (gated-serial)"
-    assert describe_model(build(bert, layers[1] >> layers[0]))["label"] == f"paper: {a}[1] >> {a}[0]"
+    assert describe_model(series)["label"] == f"pifi: {a}[1] >> {a}[0] (gated-serial)"
+    assert describe_model(build(bert, layers[1] >> layers[0]))["label"] == f"pifi: {a}[1] >> {a}[0]"
     shuffled = build(bert, layers[1] | layers[0], control="shuffled", wiring="matched")
     assert describe_model(shuffled)["label"] == f"matched: shuffled {a}[1] | {a}[0] (mix)"
     wide = build(bert, layers[1] | layers[3], control="mlp")
-    assert describe_model(wide)["label"] == f"paper: mlp of width {tiny.WIDTH + WIDE} (unshared)"
+    assert describe_model(wide)["label"] == f"pifi: mlp of width {tiny.WIDTH + WIDE} (unshared)"
     model.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert f"+ {a}[1] | {b}[1] (unshared)" in card and "| combine | unshared |" in card
@@ -465,7 +465,7 @@ def test_the_command_line_combines_layers(
     file.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
     arm = ["--task", str(file), "--slm", str(bert), "--layer", spec, "--combine", "gated", "--epochs", "1"]
     assert main(["train", *arm, "--out", str(tmp_path / "run"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["label"] == f"paper: {spec} (gated)"
+    assert json.loads(capsys.readouterr().out)["label"] == f"pifi: {spec} (gated)"
     assert main(["extract", spec, "--out", str(tmp_path / "layers"), "--json"]) == 0
     assert [one["index"] for one in json.loads(capsys.readouterr().out)] == [0, 1]
 

@@ -28,14 +28,14 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return Parts(tmp_path_factory.mktemp("parts"))
 
 
-def arm(accuracy: float, seeds: Any = SEEDS, wiring: str = "paper", **options: Any) -> list[RunResult]:
+def arm(accuracy: float, seeds: Any = SEEDS, wiring: str = "pifi", **options: Any) -> list[RunResult]:
     return [made_up(wiring, seed=seed, accuracy=accuracy, **options) for seed in seeds]
 
 
 def test_runs_of_one_arm_are_one_row_and_the_baseline_is_its_own() -> None:
     table = compare([*arm(0.7, control="vanilla"), *arm(0.8)]).frame
-    assert list(table["arm"]) == ["paper: vanilla", "paper: llm[1]"]
-    assert list(table["baseline"]) == ["", "paper: vanilla"]
+    assert list(table["arm"]) == ["pifi: vanilla", "pifi: llm[1]"]
+    assert list(table["baseline"]) == ["", "pifi: vanilla"]
     assert list(table["mean"]) == pytest.approx([0.7, 0.8])
     assert table["difference"][1] == pytest.approx(0.1) and table["seeds"][1] == (0, 1, 2)
 
@@ -51,7 +51,7 @@ def test_differences_are_paired_over_seeds_and_examples() -> None:
 def test_a_large_difference_is_found_and_a_small_one_is_not() -> None:
     words = compare([*arm(0.6, control="vanilla"), *arm(0.9), *arm(0.605, control="random")]).verdict()
     better, none = words.splitlines()
-    assert "paper: llm[1]: better by 30.0 points" in better and "(against paper: vanilla)" in better
+    assert "pifi: llm[1]: better by 30.0 points" in better and "(against pifi: vanilla)" in better
     assert "no difference detectable with 3 seeds" in none
     worse = compare([*arm(0.9, control="vanilla"), *arm(0.6)]).rows[1]
     assert worse.verdict.startswith("worse by 30.0 points")
@@ -80,8 +80,8 @@ def test_a_chance_find_among_many_arms_is_not_called_a_find() -> None:
 def test_each_wiring_has_its_own_baseline() -> None:
     runs = [*arm(0.7, control="vanilla"), *arm(0.8), *arm(0.6, wiring="matched", control="vanilla")]
     rows = {row.arm: row.baseline for row in compare([*runs, *arm(0.8, wiring="matched")]).rows}
-    assert rows["paper: llm[1]"] == "paper: vanilla" and rows["matched: llm[1]"] == "matched: vanilla"
-    assert rows["paper: vanilla"] == rows["matched: vanilla"] == ""
+    assert rows["pifi: llm[1]"] == "pifi: vanilla" and rows["matched: llm[1]"] == "matched: vanilla"
+    assert rows["pifi: vanilla"] == rows["matched: vanilla"] == ""
 
 
 def test_a_tuned_vanilla_is_accepted_beside_runs_at_the_recipes_rate() -> None:
@@ -91,9 +91,9 @@ def test_a_tuned_vanilla_is_accepted_beside_runs_at_the_recipes_rate() -> None:
     ]
     runs = [*arm(0.7, control="vanilla"), *tuned, *arm(0.8)]
     table = {row.arm: row for row in compare(runs).rows}
-    assert table["paper: vanilla (best learning_rate)"].baseline == "paper: vanilla"
-    against = {row.arm: row for row in compare(runs, "paper: vanilla (best learning_rate)").rows}
-    assert against["paper: llm[1]"].difference == pytest.approx(0.05)
+    assert table["pifi: vanilla (best learning_rate)"].baseline == "pifi: vanilla"
+    against = {row.arm: row for row in compare(runs, "pifi: vanilla (best learning_rate)").rows}
+    assert against["pifi: llm[1]"].difference == pytest.approx(0.05)
 
 
 def test_a_lower_nll_is_better() -> None:
@@ -242,5 +242,5 @@ def test_the_best_of_three_learning_rates_is_chosen_on_validation_and_alone_test
     scores = {f: (run.metrics["validation"]["accuracy"], -run.metrics["validation"]["nll"]) for f, run in own.items()}
     chosen = own[max(scores, key=lambda factor: scores[factor])]
     assert tested == [chosen.recipe.learning_rate] == [best.tuned["learning_rate"]]
-    assert best.tests == chosen.tests and best.label == "paper: vanilla (best learning_rate)"
+    assert best.tests == chosen.tests and best.label == "pifi: vanilla (best learning_rate)"
     assert RunResult.from_json(tmp_path / "best.json") == best

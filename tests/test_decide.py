@@ -109,7 +109,7 @@ def test_what_cannot_be_asked_is_refused(options: Any, error: Any, says: str, tm
 def test_real_runs_are_kept_and_not_made_again(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "parts")
     seen: list[RunResult] = []
-    options: dict[str, Any] = {"recipe": RECIPE.replace(epochs=1), "folder": tmp_path / "runs", "wiring": "paper"}
+    options: dict[str, Any] = {"recipe": RECIPE.replace(epochs=1), "folder": tmp_path / "runs", "wiring": "pifi"}
     first = pp.decide(str(parts.slm), parts.layer, TASK, budget="11", on_run=seen.append, **options)
     assert len(seen) == 10 and first.stopped in ("budget", "decided")
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("result.json")}

@@ -46,13 +46,13 @@ def test_the_demo_writes_runs_a_comparison_and_a_report(finished: Path) -> None:
     assert record["size"]["train"] == 8 and record["provenance"]["versions"]["torch"]
     rows = record["comparisons"]["vanilla"]["rows"]
     assert {row["test"] for row in rows} == {"movie-reviews", "tweets", "product-reviews"}
-    assert all(row["difference"] is not None for row in rows if row["arm"] != "paper: vanilla")
+    assert all(row["difference"] is not None for row in rows if row["arm"] != "pifi: vanilla")
     report = (finished / "report.html").read_text(encoding="utf-8")
     assert "Against the encoder alone" in report and "nothing about seed noise" in report
 
 
 def test_a_tuned_vanilla_says_which_rate_it_chose(finished: Path) -> None:
-    run = RunResult.from_json(finished / "runs" / "paper-vanilla-tuned-seed0" / "result.json")
+    run = RunResult.from_json(finished / "runs" / "pifi-vanilla-tuned-seed0" / "result.json")
     assert run.tuned["learning_rate"] in (2e-5, 5e-5, 1e-4) and "best learning_rate" in run.label
 
 

@@ -107,7 +107,7 @@ def test_a_gain_that_a_control_has_too_is_not_the_layers(control: str) -> None:
 def test_a_control_may_be_among_the_runs_and_is_compared_with_the_others(control: str) -> None:
     runs = [*seeds(0.9, control), *seeds(0.6, "vanilla"), *seeds(0.6)]
     check = diagnose(runs[0], runs=runs)[CONTROLS]
-    assert check.status == "ok" and list(check.evidence) == ["paper: vanilla"]
+    assert check.status == "ok" and list(check.evidence) == ["pifi: vanilla"]
 
 
 def test_what_is_no_run_and_no_model_is_refused_in_one_line() -> None:

@@ -215,7 +215,7 @@ def test_an_unknown_rung_and_a_set_on_the_training_free_rung_are_refused(made: P
 @pytest.mark.parametrize("family", ["llama", "gpt_oss"])  # the second one's layer has no single-token form
 def test_a_frozen_trial_that_was_left_off_leaves_nothing_behind(tmp_path: Path, family: str, control: str) -> None:
     folder = tiny.tiny_checkpoint(family, tmp_path / "llm", vocab_size=len(slm.WORDS) + len(slm.SPECIAL))
-    made = PiFiEvaluator(Parts(TASK, str(slm.tiny_slm_folder(tmp_path / "bert")), (str(folder),), "paper", RECIPE))
+    made = PiFiEvaluator(Parts(TASK, str(slm.tiny_slm_folder(tmp_path / "bert")), (str(folder),), "pifi", RECIPE))
     bare = control in ("vanilla", "linear")
     candidate = Candidate((), control=control) if bare else Candidate((f"{folder}[0]",), control=control)
     asked: list[bool] = []

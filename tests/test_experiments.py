@@ -184,7 +184,7 @@ def test_an_interrupted_experiment_goes_on_with_the_runs_that_are_missing(
         (("scales", "small", "sizes", "test"), 14, "task"),
         (("scales", "small", "layers", "last"), "LLM[0]", "layer 1 index: "),
         (("scales", "small", "layers", "last"), "LLM[0] | LLM[1]", "layers: 1 there, 2 here"),
-        (("arms", "pifi", "wiring"), "matched", "wiring: 'paper' there, 'matched' here"),
+        (("arms", "pifi", "wiring"), "matched", "wiring: 'pifi' there, 'matched' here"),
         (("arms", "pifi", "control"), "random", "control: None there, 'random' here"),
         (("arms", "vanilla", "wiring"), "matched", "wiring"),
         (("arms", "vanilla", "tuned"), True, "tuned: False there, True here"),

@@ -191,7 +191,7 @@ def test_a_wiring_from_outside_is_trained_and_loaded_without_it(parts: runs.Part
 
 
 def test_a_wiring_that_cannot_be_is_refused_where_it_is_registered() -> None:
-    good: dict[str, Any] = {"feed": "pooled", "scale": "paper", "bypass": False, "pooling": "cls"}
+    good: dict[str, Any] = {"feed": "pooled", "scale": "none", "bypass": False, "pooling": "cls"}
     pp.register_wiring("mine", **good)
     pp.register_wiring("mine", **good)  # the same once more
     for said, values in {

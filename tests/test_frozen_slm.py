@@ -72,7 +72,7 @@ def plain_loop(tail: Tail, seed: int, epochs: int, lr: float = 1e-3) -> tuple[An
     return found[best][1], best + 1
 
 
-@pytest.mark.parametrize("wiring", ["paper", "matched"])
+@pytest.mark.parametrize("wiring", ["pifi", "matched"])
 @pytest.mark.parametrize("control", ARMS)
 def test_all_seeds_at_once_are_the_plain_loop_over_seeds(layer: FrozenLayer, control: str | None, wiring: str) -> None:
     run = trained(layer, control, wiring=wiring)
@@ -97,7 +97,7 @@ def test_training_twice_gives_the_same_bits(layer: FrozenLayer) -> None:
     assert np.array_equal(first.nll, second.nll)
 
 
-@pytest.mark.parametrize("wiring", ["paper", "matched"])
+@pytest.mark.parametrize("wiring", ["pifi", "matched"])
 @pytest.mark.parametrize("control", ARMS)
 def test_the_start_is_the_model_that_plug_in_makes(parts: Parts, control: str | None, wiring: str) -> None:
     model = parts.model(seed=3, wiring=wiring, control=control)

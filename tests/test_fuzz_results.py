@@ -31,8 +31,8 @@ N = 40
 CORRECT = "1101" * 10
 RESULT: dict[str, Any] = {
     "format": 1,
-    "label": "paper: smollm2-135m[3]",
-    "model": {"label": "paper: smollm2-135m[3]", "slm": "minilm-l6", "layers": [], "control": None},
+    "label": "pifi: smollm2-135m[3]",
+    "model": {"label": "pifi: smollm2-135m[3]", "slm": "minilm-l6", "layers": [], "control": None},
     "recipe": Recipe(epochs=2).to_dict(),
     "lr_projection": 5e-5,
     "task": {
@@ -194,7 +194,7 @@ def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"name": "t", "fingerprint": "f", "sizes": {"train": 8}},
         "minilm-l6",
         ["llm"],
-        "paper",
+        "pifi",
         {},
         SPACE.to_dict(),
         {"name": "exhaustive", "options": {}},

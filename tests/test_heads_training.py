@@ -104,7 +104,7 @@ def test_smaller_errors_are_better(bert: Path, layer: FrozenLayer) -> None:
     worse = " ".join(f"{value + 1:.5g}" for value in test.per_example("squared_error"))
     bad_test = replace(test, scores={**test.scores, "squared_error": worse})
     bad = replace(
-        good, tests={task.name: bad_test}, model={**good.model, "label": "paper: vanilla", "control": "vanilla"}
+        good, tests={task.name: bad_test}, model={**good.model, "label": "pifi: vanilla", "control": "vanilla"}
     )
     row = next(row for row in pp.compare([good, bad]).rows if row.baseline)
     assert row.difference == pytest.approx(1.0, abs=1e-3) and row.verdict.startswith("better")

@@ -45,10 +45,10 @@ def layer(**changes: Any) -> list[dict[str, Any]]:
     [
         ({"task": "other"}, "task"),
         ({"slm": "mpnet-base"}, "slm"),
-        ({"wiring": "paper"}, "wiring"),
+        ({"wiring": "pifi"}, "wiring"),
         ({"control": "random"}, "control"),
         ({"feed": "sequence"}, "feed"),
-        ({"scale": "paper"}, "scale"),
+        ({"scale": "none"}, "scale"),
         ({"pooling": "cls"}, "pooling"),
         ({"combine": "mix"}, "combine"),
         ({"layers": layer(index=4)}, "layer 1 index"),
@@ -80,7 +80,7 @@ def test_equal_runs_have_equal_keys_and_names_for_people_do_not_count() -> None:
 def test_what_an_older_record_does_not_say_is_no_difference() -> None:
     old = RunKey.of({name: MODEL[name] for name in ("slm", "wiring", "control", "layers")}, "t", RECIPE)
     assert old.differences(key()) == []
-    assert old.differences(key(wiring="paper")) == ["wiring: 'matched' there, 'paper' here"]
+    assert old.differences(key(wiring="pifi")) == ["wiring: 'matched' there, 'pifi' here"]
 
 
 def test_seeds_of_one_arm_differ_in_nothing_but_what_seeds_draw() -> None:

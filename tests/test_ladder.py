@@ -121,7 +121,7 @@ def test_a_comparison_answers_first() -> None:
 
 @pytest.mark.parametrize("lacking", [(), ("vanilla",), ("linear", "shuffled", "random")])
 def test_the_panel_fits_a_terminal(lacking: tuple[str, ...]) -> None:
-    both = [run for wiring in ("paper", "matched") for run in _of(wiring, lacking)]
+    both = [run for wiring in ("pifi", "matched") for run in _of(wiring, lacking)]
     lines = compare(both, "linear" if "vanilla" in lacking else "vanilla").panel().splitlines()
     assert 1 <= len(lines) <= 8 and all(len(line) <= 80 for line in lines)
     if lacking:

@@ -37,7 +37,7 @@ def brute_force(tail: Tail, h: torch.Tensor) -> np.ndarray:
     return (torch.einsum("nkp,mkp->nm", flat, flat) / K).numpy()
 
 
-@pytest.mark.parametrize("wiring", ["paper", "matched"])
+@pytest.mark.parametrize("wiring", ["pifi", "matched"])
 @pytest.mark.parametrize("control", [None, *CONTROLS])
 def test_the_kernel_is_the_product_of_jacobians(parts: Parts, control: str | None, wiring: str) -> None:
     tail = tail_of(parts, control, wiring)
@@ -50,7 +50,7 @@ def test_the_kernel_counts_the_encoders_last_map_when_its_inputs_are_given(parts
     class WithMap(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.map, self.tail = torch.nn.Linear(10, 24, bias=False), tail_of(parts, None, "paper")
+            self.map, self.tail = torch.nn.Linear(10, 24, bias=False), tail_of(parts, None, "pifi")
 
         def forward(self, a: torch.Tensor) -> torch.Tensor:
             return self.tail(self.map(a))
@@ -63,7 +63,7 @@ def test_the_kernel_counts_the_encoders_last_map_when_its_inputs_are_given(parts
 
 
 def test_a_frozen_layers_own_weights_are_not_in_the_kernel(parts: Parts) -> None:
-    tail = tail_of(parts, None, "paper")
+    tail = tail_of(parts, None, "pifi")
     before = ntk(tail, H)
     assert not any(p.requires_grad for p in parts.layer.parameters())
     assert all(p.grad is None for p in tail.parameters())
@@ -75,7 +75,7 @@ def test_ridge_on_the_kernel_is_kernel_ridge_fitted_without_each_example(parts: 
     h = torch.from_numpy(rng.normal(size=(40, 24)).astype(np.float32))
     labels = (h[:, 0] > 0).long().numpy()
     labels[:3] = 1 - labels[:3]
-    kernel = ntk(tail_of(parts, None, "paper"), h)
+    kernel = ntk(tail_of(parts, None, "pifi"), h)
     found = ridge_mse(kernel, labels, spectrum=kernel_spectrum(kernel))
     centre = np.eye(40) - 1 / 40
     scaled = centre @ kernel @ centre

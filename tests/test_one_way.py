@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 import pifi_probe as pp
 from pifi_probe.errors import LayerIndexError
 from pifi_probe.layers.spec import layer_numbers
+from pifi_probe.selection.space import Space
 from pifi_probe.training.key import RunKey
+from pifi_probe.vocabulary import in_words_of_today
 
 FUNCTIONS = {name: getattr(pp, name) for name in pp.__all__ if inspect.isfunction(getattr(pp, name))}
 ORDER = ("slm", "llm", "layer", "task")  # of what is given by position
@@ -104,3 +107,16 @@ def test_a_recipe_of_an_older_record_is_the_same_recipe() -> None:
     old = {("max_length" if name == "max_tokens" else name): value for name, value in new.to_dict().items()}
     assert pp.Recipe.from_dict(old) == new
     assert RunKey.of({}, "task", old).digest == RunKey.of({}, "task", new.to_dict()).digest
+
+
+def test_the_word_paper_of_versions_before_is_read_and_told_of() -> None:
+    with pytest.warns(DeprecationWarning, match='wiring="paper" is called "pifi" now'):
+        assert pp.PluginProbeSettings(wiring="paper").wiring == "pifi"
+    config = pp.PiFiConfig(wiring="paper", scale="paper", mask="paper")
+    assert (config.wiring, config.scale, config.mask) == ("pifi", "none", "none")
+    stored = {"wiring": "paper", "scale": "paper", "slm": "paper", "label": "custom: A[3] (paper, scale=paper)"}
+    found = {"wiring": "pifi", "scale": "none", "slm": "paper", "label": "custom: A[3] (pifi, scale=none)"}
+    assert in_words_of_today(stored) == found
+    assert RunKey.of(stored, "task", {}).digest == RunKey.of(found, "task", {}).digest
+    record = Space((("a", 3),), modes=((), (("scale", "none"),))).to_dict()
+    assert Space.from_dict(json.loads(json.dumps(record).replace('"none"', '"paper"'))).to_dict() == record

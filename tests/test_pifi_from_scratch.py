@@ -47,7 +47,7 @@ def test_it_gives_the_logits_of_the_library(
 ) -> None:
     task = slm.tiny_task()
     model = mine(scratch, parts, arm, task.n_labels).eval()
-    theirs = pp.plug_in(str(parts[0]), f"{parts[1]}[-1]", task=task, wiring="paper", control=control).eval()
+    theirs = pp.plug_in(str(parts[0]), f"{parts[1]}[-1]", task=task, wiring="pifi", control=control).eval()
     theirs.encoder.load_state_dict(model.encoder.state_dict())
     theirs.head.load_state_dict(model.head.state_dict())
     if model.L_in is not None:

@@ -144,7 +144,7 @@ def test_a_task_without_training_texts_matches_no_scale(bert: Path, layer: Froze
     tested = replace(task, splits={"test": task.splits["test"]})
     with pytest.raises(PlugInError, match="no train split.*task 'words'.*next: "):
         pp.plug_in(str(bert), layer, task=tested, wiring="matched")
-    assert pp.plug_in(str(bert), layer, task=tested).config.scale == "paper"
+    assert pp.plug_in(str(bert), layer, task=tested).config.scale == "none"
 
 
 def test_arms_with_one_seed_share_head_and_projections(bert: Path, layer: FrozenLayer) -> None:
@@ -186,7 +186,7 @@ def test_the_unfrozen_control_trains_the_layer(bert: Path, layer: FrozenLayer) -
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.plugin.layers.parameters())
 
 
-@pytest.mark.parametrize("mask", ["causal", "bidirectional", "paper"])
+@pytest.mark.parametrize("mask", ["causal", "bidirectional", "none"])
 def test_each_mask_lets_a_token_see_what_its_name_says(mask: str, bert: Path, layer: FrozenLayer) -> None:
     plugin = build(bert, layer, feed="sequence", mask=mask).plugin
     assert plugin is not None
@@ -202,7 +202,7 @@ def test_each_mask_lets_a_token_see_what_its_name_says(mask: str, bert: Path, la
     assert (sees_later, sees_padding) == {
         "causal": (False, False),
         "bidirectional": (True, False),
-        "paper": (True, True),
+        "none": (True, True),
     }[mask]
 
 

@@ -206,7 +206,7 @@ def test_another_run_is_not_mixed_into_a_folder(parts: Parts, tmp_path: Path) ->
         fine_tune(parts.model(), TASK, RECIPE.replace(seed=1), out=tmp_path, resume=True)
     with pytest.raises(RecipeError, match="its task differs"):
         fine_tune(parts.model(), other_task, RECIPE, out=tmp_path, resume=True)
-    with pytest.raises(RecipeError, match=r"its model differs \(wiring: 'paper' there, 'matched' here"):
+    with pytest.raises(RecipeError, match=r"its model differs \(wiring: 'pifi' there, 'matched' here"):
         fine_tune(parts.model(wiring="matched"), TASK, RECIPE, out=tmp_path, resume=True)
     with pytest.raises(RecipeError, match="its start differs"):
         fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path, resume=True)

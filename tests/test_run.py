@@ -49,7 +49,7 @@ def test_the_same_seed_gives_bit_equal_numbers_and_another_seed_does_not(parts: 
     assert fine_tune(parts.model(), TASK, RECIPE.replace(seed=1)).curves != first.curves
 
 
-@pytest.mark.parametrize("wiring", ["paper", "matched"])
+@pytest.mark.parametrize("wiring", ["pifi", "matched"])
 def test_the_layer_is_frozen_and_everything_else_is_trained(parts: Parts, wiring: str) -> None:
     model = parts.model(wiring=wiring)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -62,7 +62,7 @@ def test_the_layer_is_frozen_and_everything_else_is_trained(parts: Parts, wiring
     assert not any(name.startswith("plugin.layers.") for name in changed)
 
 
-@pytest.mark.parametrize(("wiring", "factor"), [("paper", 1), ("matched", 10)])
+@pytest.mark.parametrize(("wiring", "factor"), [("pifi", 1), ("matched", 10)])
 def test_the_optimiser_is_plain_adam_with_the_projections_at_their_own_rate(
     parts: Parts, wiring: str, factor: float
 ) -> None:
@@ -322,7 +322,7 @@ def test_a_saved_model_predicts_what_was_tested(parts: Parts, tmp_path: Path) ->
 def test_a_result_says_what_was_run(parts: Parts) -> None:
     model = parts.model()
     result = fine_tune(model, TASK, RECIPE, also=[other_domain()])
-    assert result.label == f"paper: {parts.llm}[1]"
+    assert result.label == f"pifi: {parts.llm}[1]"
     assert list(result.tests) == [TASK.name, "other"] and list(result.metrics) == ["validation", TASK.name, "other"]
     wanted = {"accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "nll", "ece", "label_prior"}
     assert all(wanted <= metrics.keys() for metrics in result.metrics.values())
@@ -348,7 +348,7 @@ def test_every_example_is_kept_for_pairing(parts: Parts) -> None:
 @pytest.mark.parametrize("control", ["vanilla", "linear", "random", "shuffled", "unfrozen", "mlp"])
 def test_every_control_can_be_run_and_named(parts: Parts, control: str) -> None:
     result = fine_tune(parts.model(control=control), TASK, RECIPE.replace(epochs=1))
-    assert result.label.startswith(f"paper: {control}")
+    assert result.label.startswith(f"pifi: {control}")
     assert (result.parameters["frozen"] > 0) == (control in ("random", "shuffled"))
     assert ("grad_layer" in result.curves) == (control == "unfrozen")
 

@@ -270,7 +270,7 @@ def test_a_donor_that_names_no_model_is_refused(llm: str) -> None:
     ("changed", "shown"),
     [
         ({"recipe": pp.Recipe(epochs=5)}, "recipe.epochs: 3 there, 5 here"),
-        ({"wiring": "paper"}, "wiring: matched there, paper here"),
+        ({"wiring": "pifi"}, "wiring: matched there, pifi here"),
         ({"strategy": "auto"}, "strategy.name: fast there, auto here"),
         ({"n_seeds": 2}, "seeds: 3 there, 2 here"),
         ({"tokenizer": "other"}, "tokenizer: '' there, other here"),
@@ -329,7 +329,7 @@ def test_what_a_study_checks_changes_with_every_file_that_its_numbers_come_from(
     models = runs.Parts(tmp_path)
 
     def load() -> dict[str, str]:
-        return Parts(TASK, str(models.slm), (str(models.llm),), "paper", runs.RECIPE).load()
+        return Parts(TASK, str(models.slm), (str(models.llm),), "pifi", runs.RECIPE).load()
 
     before = load()
     assert load() == before and len(before) == 3

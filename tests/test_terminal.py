@@ -72,7 +72,7 @@ def test_compare_shows_the_answer_then_a_table_for_each_test_then_verdicts(
     ]
     assert main(["compare", *files, "--table"]) == 0
     shown = capsys.readouterr().out
-    fits(shown, width, "paper: random smollm2-135m[15]", "paper: smollm2-135m[29]", "-7.0 [")
+    fits(shown, width, "pifi: random smollm2-135m[15]", "pifi: smollm2-135m[29]", "-7.0 [")
     assert shown.index("Plugging in") < shown.index("difference") < shown.index("detectable with 2 seeds")
     assert len(shown.splitlines()) < 60
 

@@ -107,7 +107,7 @@ print("its name:", layer.card.spec)
 
 # %%
 task = pp.load_task("movie-reviews")
-model = pp.plug_in("minilm-l6", layer, task=task, wiring="paper")
+model = pp.plug_in("minilm-l6", layer, task=task, wiring="pifi")
 print(task)
 print(
     type(model).__name__,
@@ -177,7 +177,7 @@ print(table.to_string(index=False))
 verdicts = rows.set_index("arm")["verdict"]
 print(
     "\nthe last layer in the paper's wiring:",
-    verdicts["paper: smollm2-135m[29]"],
+    verdicts["pifi: smollm2-135m[29]"],
 )
 
 # %% [markdown]

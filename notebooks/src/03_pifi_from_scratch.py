@@ -220,7 +220,7 @@ print("the layer did not move; the gradient reached L_in")
 
 # %%
 task = pp.load_task("movie-reviews")
-theirs = pp.plug_in("minilm-l6", layer, task=task, wiring="paper")
+theirs = pp.plug_in("minilm-l6", layer, task=task, wiring="pifi")
 theirs.encoder.load_state_dict(mine.encoder.state_dict())
 theirs.plugin.L_in.load_state_dict(mine.L_in.state_dict())
 theirs.plugin.L_out.load_state_dict(mine.L_out.state_dict())

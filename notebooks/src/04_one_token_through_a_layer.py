@@ -159,7 +159,7 @@ guess = None  # "narrow" or "wide"
 
 # %%
 task = pp.load_task("movie-reviews")
-model = pp.plug_in("minilm-l6", layer, task=task, wiring="paper")
+model = pp.plug_in("minilm-l6", layer, task=task, wiring="pifi")
 report = model.fold(form="z").fold_report
 print("your guess:", checks.guessed(guess))
 print(

@@ -270,12 +270,12 @@ against = {
     .set_index("arm")
     for base in ("vanilla", "random")
 }
-last = "paper: smollm2-135m[29]"
+last = "pifi: smollm2-135m[29]"
 A = 100 * against["vanilla"]["mean"]
 ladder = [
-    A["paper: vanilla"],
-    A["paper: linear"],
-    A["paper: random smollm2-135m[29]"],
+    A["pifi: vanilla"],
+    A["pifi: linear"],
+    A["pifi: random smollm2-135m[29]"],
     A[last],
 ]
 names = ("projections", "block", "knowledge")

@@ -53,7 +53,7 @@ model = pp.plug_in(
     "minilm-l6",
     "smollm2-135m[-1]",
     task=task,
-    wiring="paper",
+    wiring="pifi",
     control="unfrozen",
 )
 (layer,) = model.frozen_layers

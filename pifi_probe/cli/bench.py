@@ -21,7 +21,7 @@ def bench(
     task: str = typer.Option("movie-reviews", help="Embedded or named task."),
     slm: str = typer.Option("minilm-l6", help="The small language model."),
     layer: str = typer.Option("smollm2-135m[-1]", help="MODEL[i]."),
-    wiring: str = typer.Option("paper", help="paper or matched."),
+    wiring: str = typer.Option("pifi", help="pifi or matched."),
     batches: list[int] = typer.Option([1, 8, 32], "--batch", help="Texts at once; may be repeated."),
     lengths: list[int] = typer.Option([32, 128, 512], "--length", help="Tokens of a text; may be repeated."),
     rounds: int = typer.Option(10, help="Measurements of every arm, after a warm-up."),

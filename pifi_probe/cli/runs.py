@@ -35,7 +35,7 @@ def train(
         "", help="MODEL[i], or several: A[i] >> B[j], A[i] | B[j]; by default the last of smollm2-135m, or its chain."
     ),
     combine: str = typer.Option("", help="Of several layers: serial, gated-serial, mix, unshared or gated."),
-    wiring: str = typer.Option("paper", help="paper, matched or aligned."),
+    wiring: str = typer.Option("pifi", help="pifi, matched or aligned."),
     control: str = typer.Option("", help="vanilla, linear, random, shuffled, unfrozen or mlp."),
     also: list[str] = typer.Option([], help="Further test sets; may be repeated."),
     text: str = typer.Option("text", help="Column with the text, for files and hub data."),

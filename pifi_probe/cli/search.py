@@ -39,7 +39,7 @@ def search(
     n_seeds: int = typer.Option(
         3, "--n-seeds", "--seeds", help="Seeds of a sweep, and fresh ones to confirm the choice."
     ),
-    wiring: str = typer.Option("matched", help="matched or paper."),
+    wiring: str = typer.Option("matched", help="matched, pifi or aligned."),
     layers: str = typer.Option("", help="Only these layers, such as 0-9,15,-1 or 0:30:3."),
     max_layers: int = typer.Option(1, help="The most layers in a combination."),
     design: list[str] = typer.Option([], help="Design of combinations, mix by default; may be repeated."),

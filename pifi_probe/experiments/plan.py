@@ -15,6 +15,7 @@ from typing import Any
 from pifi_probe.errors import RecipeError
 from pifi_probe.ladder import control_seeds
 from pifi_probe.reading import read_bytes
+from pifi_probe.vocabulary import in_words_of_today
 
 __all__ = ["Arm", "Block", "Claim", "Experiment", "Scale", "experiments", "load_experiment"]
 
@@ -39,10 +40,13 @@ class Arm:
     """
 
     layer: str | None = None
-    wiring: str = "paper"
+    wiring: str = "pifi"
     control: str | None = None
     combine: str | None = None
     tuned: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wiring", in_words_of_today({"wiring": self.wiring})["wiring"])
 
 
 @dataclass(frozen=True)

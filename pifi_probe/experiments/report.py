@@ -99,7 +99,7 @@ def _depth(comparison: Comparison) -> Section:
 
 
 def _index_of(arm: str) -> int | None:
-    """Return the layer's index of an arm such as ``"paper: smollm2-135m[29]"``; None for controls."""
+    """Return the layer's index of an arm such as ``"pifi: smollm2-135m[29]"``; None for controls."""
     name = arm.split(": ", 1)[1]
     return int(name[name.rindex("[") + 1 : -1]) if name.endswith("]") and " " not in name else None
 

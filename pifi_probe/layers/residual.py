@@ -82,7 +82,7 @@ def residual_rms(card: LayerCard, named_by: NamedBy | None = None) -> float:
         raise PlugInError(
             "the scale cannot be matched without the donor's other layers, and the donor is on the hub",
             where=card.spec,
-            next='use scale="paper", give target_rms=, or download the whole model and name its folder',
+            next='use scale="none", give target_rms=, or download the whole model and name its folder',
         )
     file = cache_root() / "residual_rms" / f"{_key(checkpoint)}.json"
     profile = _kept(file)
@@ -107,7 +107,7 @@ def measure_profile(checkpoint: Checkpoint, model: str) -> list[float]:
         raise TokenizerError(
             f"the scale cannot be matched without the donor's tokenizer: {error.what}",
             where=error.where,
-            next='use scale="paper", give target_rms=, or put the tokenizer beside the donor',
+            next='use scale="none", give target_rms=, or put the tokenizer beside the donor',
         ) from error
     encoded = tokenizer(list(TEXTS), padding=True, return_tensors="pt")
     batch = Batch(encoded["input_ids"], encoded["attention_mask"])  # right-padded

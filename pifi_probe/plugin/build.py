@@ -40,6 +40,7 @@ from pifi_probe.plugin.pooling import is_decoder, pool, resolved_pooling
 from pifi_probe.plugin.positions import within_positions
 from pifi_probe.plugin.registry import HEADS
 from pifi_probe.plugin.variants import make_variant, twin_of
+from pifi_probe.vocabulary import mode_of_today
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -60,7 +61,7 @@ def plug_in(
     layer: str | FrozenLayers | None = None,
     *,
     task: Task,
-    wiring: str = "paper",
+    wiring: str = "pifi",
     combine: str | None = None,
     control: str | None = None,
     seed: int = 0,
@@ -90,8 +91,8 @@ def plug_in(
     task : Task
         Gives the head, the labels, and the texts that calibrate ``scale="matched"``. Where the head reads every
         token, or the model writes, the layer sees the whole sequence, in both wirings.
-    wiring : {"paper", "matched", "aligned"}
-        Preset of the modes below. ``"paper"``: the pooled vector as a sequence of one, [CLS], default
+    wiring : {"pifi", "matched", "aligned"}
+        Preset of the modes below. ``"pifi"``: the pooled vector as a sequence of one, [CLS], default
         initialisation, no bypass. ``"matched"``: pooling "auto", matched scale, zero-start bypass, projections
         at ten times the learning rate. ``"aligned"``: all tokens enter a chain of layers at the donor's own states,
         through a linear interface fitted to at most 2,000 unlabelled training texts (never a label, never a test
@@ -152,6 +153,7 @@ def plug_in(
     -----
     Source: the paper, section 3; preset values from its reference code, see book/methods.md, Scale.
     """
+    wiring, mask, scale = mode_of_today("wiring", wiring), mode_of_today("mask", mask), mode_of_today("scale", scale)
     preset = WIRINGS.named(wiring, "wiring")
     if control is not None and control not in CONTROLS:
         raise PlugInError(f"unknown control {control!r}", where="control", next=f"use one of {', '.join(CONTROLS)}")
@@ -346,7 +348,7 @@ def _calibration_texts(task: Task) -> tuple[list[str], list[str] | None]:
         raise PlugInError(
             "the matched scale is measured on training texts, and the task has no train split",
             where=f"task {task.name!r}",
-            next='give the task that the model is trained on, or use scale="paper"',
+            next='give the task that the model is trained on, or use scale="none"',
         )
     return texts_read(task, range(min(N_CALIBRATION, len(task.splits["train"]))))
 

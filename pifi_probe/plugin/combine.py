@@ -12,7 +12,7 @@ design                  plug-in, with F_j a branch and x = L_in h               
 
 B_j(x) = F_j(x) - x is what a branch adds. With ``scale="matched"`` every branch after the first is asked at its
 own scale: with r = s_j / RMS(x), token by token, B_j(x) = (F_j(r x) - r x) / r, where s_j is the root mean
-square that its input has inside its own model. With ``scale="paper"`` nothing is matched, here neither.
+square that its input has inside its own model. With ``scale="none"`` nothing is matched, here neither.
 
 D4 is u(h) = softmax(W h + b) - softmax(b_0), with W = 0 and b = b_0 = (5, 0, ...) at the start. The second term
 makes the start exact: a softmax alone never leaves out a branch. Weights and gates are free, not a softmax,

@@ -14,6 +14,7 @@ from pifi_probe.bounds import refuse_absurd_entries
 from pifi_probe.errors import PlugInError
 from pifi_probe.pretrained import harmless_entries
 from pifi_probe.registry import Registry
+from pifi_probe.vocabulary import in_words_of_today
 
 __all__ = ["COMBINATIONS", "CONTROLS", "WIRINGS", "PiFiConfig", "pooled_wirings", "register_wiring"]
 
@@ -22,8 +23,8 @@ COMBINATIONS = ("serial", "gated-serial", "mix", "unshared", "gated")
 _CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "feed": ("pooled", "sequence"),
-        "mask": ("causal", "bidirectional", "paper"),
-        "scale": ("paper", "matched"),
+        "mask": ("causal", "bidirectional", "none"),
+        "scale": ("none", "matched"),
         "pooling": ("cls", "mean", "last"),
         "control": (None, *CONTROLS),
         "combine": (None, *COMBINATIONS),
@@ -67,7 +68,7 @@ def register_wiring(
     WIRINGS.add(name, MappingProxyType(modes | {"lr_projection_factor": float(lr_projection_factor)}))
 
 
-register_wiring("paper", feed="pooled", scale="paper", bypass=False, pooling="cls")
+register_wiring("pifi", feed="pooled", scale="none", bypass=False, pooling="cls")
 register_wiring("matched", feed="pooled", scale="matched", bypass=True, pooling="auto", lr_projection_factor=10.0)
 register_wiring("aligned", feed="sequence", scale="matched", bypass=True, pooling="auto", lr_projection_factor=10.0)
 
@@ -89,13 +90,13 @@ class PiFiConfig(PretrainedConfig):
     slm : str
         Name or path the encoder was loaded from.
     wiring : str
-        ``"paper"``, ``"matched"``, ``"aligned"``, or ``"custom"`` when a setting was overridden.
+        ``"pifi"``, ``"matched"``, ``"aligned"``, or ``"custom"`` when a setting was overridden.
     feed : {"pooled", "sequence"}
         The pooled vector as a sequence of one (the paper), or all tokens.
-    mask : {"causal", "bidirectional", "paper"}
-        For ``feed="sequence"``: what a token sees. ``"paper"``: everything, padding included, as the paper's
+    mask : {"causal", "bidirectional", "none"}
+        For ``feed="sequence"``: what a token sees. ``"none"``: everything, padding included, as the paper's
         code for whole sequences did.
-    scale : {"paper", "matched"}
+    scale : {"none", "matched"}
         As initialised, or matched by fixed scalar factors to the layer's own input and the encoder's output.
     bypass : bool
         ``h + L_out(...)`` with L_out starting at zero, so that step 0 is plain fine-tuning.
@@ -134,10 +135,10 @@ class PiFiConfig(PretrainedConfig):
         encoder: dict[str, Any] | None = None,
         layers: list[dict[str, Any]] | None = None,
         slm: str = "",
-        wiring: str = "paper",
+        wiring: str = "pifi",
         feed: str = "pooled",
         mask: str = "causal",
-        scale: str = "paper",
+        scale: str = "none",
         bypass: bool = False,
         pooling: str = "cls",
         pooling_from: str = "",
@@ -160,8 +161,9 @@ class PiFiConfig(PretrainedConfig):
         self.encoder = encoder or {}
         self.layers = layers or []
         self.slm = slm
-        self.wiring = wiring
-        self.feed, self.mask, self.scale, self.bypass = feed, mask, scale, bypass
+        modes = {"feed": feed, "mask": mask, "scale": scale, "bypass": bypass}
+        for name, value in in_words_of_today({"wiring": wiring, **modes}).items():
+            setattr(self, name, value)
         self.pooling, self.pooling_from = pooling, pooling_from
         self.control = control
         self.combine, self.branches = combine, branches or []

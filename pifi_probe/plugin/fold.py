@@ -147,7 +147,7 @@ def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tup
         raise PlugInError(
             "an aligned chain cannot be folded: it reads every token of a text, where folding needs one vector",
             where=model.config.layer_specs,
-            next='deploy the model as it is; single layers with wiring="paper" or "matched" fold',
+            next='deploy the model as it is; single layers with wiring="pifi" or "matched" fold',
         )
     if model.config.feed == "sequence":
         raise PlugInError(

@@ -171,6 +171,6 @@ def output_scale(h: torch.Tensor, y: torch.Tensor) -> float:
         raise PlugInError(
             "the scale of the plug-in cannot be matched: the layer's output is zero",
             where="calibration batch",
-            next='use scale="paper", or another layer',
+            next='use scale="none", or another layer',
         )
     return factor

@@ -117,7 +117,7 @@ def frozen_slm(
         Of one encoder, with no row in common.
     n_labels : int
         Number of classes K.
-    wiring : {"paper", "matched"}
+    wiring : {"pifi", "matched"}
         As in `plug_in`; both take the pooled vector as a sequence of one, so the layer's exact single-token form
         is used. Scales are matched on the first 64 training rows.
     seeds : sequence of int

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pifi_probe.errors import EstimatorError
 from pifi_probe.probing.projections import PROJECTIONS
+from pifi_probe.vocabulary import mode_of_today
 
 __all__ = ["PLUGIN_PROBE", "PROBE", "PluginProbeSettings", "ProbeSettings"]
 
@@ -118,7 +119,7 @@ class PluginProbeSettings(_Settings):
         Of the trained proxy: at least three, so that its intervals cover them. The first is the tangent kernel's.
     epochs : int
         Of the trained proxy; the best one by held-out negative log-likelihood counts.
-    wiring : {"matched", "paper"}
+    wiring : {"matched", "pifi"}
         Of the trained proxy and the tangent kernel, and the encoder's pooling.
     warm_up : float
         Epochs of vanilla fine-tuning before everything else, on rows that are not scored; 0 for the raw encoder.
@@ -137,6 +138,9 @@ class PluginProbeSettings(_Settings):
     wiring: str = "matched"
     warm_up: float = 0.0
     n_alignment: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wiring", mode_of_today("wiring", self.wiring))
 
 
 PROBE, PLUGIN_PROBE = ProbeSettings(), PluginProbeSettings()  # the defaults

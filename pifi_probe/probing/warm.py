@@ -48,7 +48,7 @@ def warm_encoder(
         Rows that must not be trained on.
     epochs : float
         Above 0; of the whole training split. A quarter means a quarter of its rows, once.
-    wiring : {"paper", "matched"}
+    wiring : {"pifi", "matched"}
         For the pooling.
     max_tokens : int
     tokenizer : str, Path or PreTrainedTokenizerBase, optional

@@ -34,7 +34,7 @@ class OneShot(nn.Module):
         One for each layer.
     calibration : Tensor, (rows, d_slm)
     n_labels : int
-    wiring : {"paper", "matched"}
+    wiring : {"pifi", "matched"}
     seed : int
     """
 

@@ -57,7 +57,7 @@ class Parts:
     task : Task
     slm : str
     llms : tuple of str
-    wiring : {"paper", "matched"}
+    wiring : {"pifi", "matched"}
     recipe : Recipe
         Its seed is replaced by each trial's.
     given_tokenizer : str
@@ -163,7 +163,7 @@ class Parts:
             return make_arm(None, "vanilla")
         layer = self.layer(candidate, "float32")
         assert isinstance(layer, FrozenLayer)
-        bare = candidate.control == "linear" or WIRINGS[self.wiring]["scale"] == "paper"
+        bare = candidate.control == "linear" or WIRINGS[self.wiring]["scale"] == "none"
         target = 1.0 if bare else residual_rms(layer.card)
         return make_arm(layer, candidate.control, target_rms=target, seeds=[seed])
 

@@ -16,6 +16,7 @@ from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.selection.settings import Settings, make_space, read_settings
 from pifi_probe.selection.store import Store
 from pifi_probe.selection.study import FIRST_PASS, Study, complete, first_pass, make_evaluator
+from pifi_probe.vocabulary import mode_of_today
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -73,7 +74,7 @@ def search(
     n_seeds : int
         For each candidate of a sweep, and fresh ones for the confirmation; its controls get more, see
         `pifi_probe.ladder.control_seeds`.
-    wiring : {"matched", "paper", "aligned"}
+    wiring : {"matched", "pifi", "aligned"}
         ``"aligned"``: chains of up to `max_layers` neighbours; ``strategy="span"`` is made for them.
     layers : str, list of int, or mapping from model to one, optional
         Only these: ``"0-9,15,-1"``, ``"0:30:3"`` or numbers; negative ones count from the end.
@@ -126,6 +127,8 @@ def search(
     >>> print(study.result)  # doctest: +SKIP
     """
     amount = Budget.parse(budget)
+    wiring = mode_of_today("wiring", wiring)
+    modes = [{name: mode_of_today(name, value) for name, value in one.items()} for one in modes]
     make_executor(executor, workers)  # its name and number are checked before anything slow
     designs = designs if designs is not None else ("serial",) if wiring == "aligned" else ("mix",)
     if wiring == "aligned" and max_layers > 1 and tuple(designs) != ("serial",):

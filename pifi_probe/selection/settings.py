@@ -10,6 +10,7 @@ from pifi_probe.errors import CorruptFileError, SearchError
 from pifi_probe.layers.spec import Layers, layer_numbers, layer_ranges, model_names, parse_model
 from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.space import Modes, Space
+from pifi_probe.vocabulary import in_words_of_today, stored_recipe
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -118,7 +119,7 @@ class Settings:
         CorruptFileError
             If it is not a description of a search.
         """
-        from pifi_probe.training.recipe import Recipe, stored_recipe
+        from pifi_probe.training.recipe import Recipe
 
         known = {field.name for field in fields(cls)}
         kept = {name: value for name, value in Recipe().to_dict().items() if name not in ("seed", "device")}
@@ -126,7 +127,7 @@ class Settings:
             recipe = stored_recipe(typed(_StoredSettings, values).recipe)
             unknown = sorted({*values} - known) + [f"recipe.{name}" for name in sorted({*recipe} - {*kept})]
             if not unknown:
-                return cls._checked({**values, "recipe": {**kept, **recipe}})
+                return cls._checked({**in_words_of_today(values), "recipe": {**kept, **recipe}})
         except Refused as error:
             raise CorruptFileError(
                 f"the settings of the study are damaged: {error}", next="restore the file from a copy, or name another"

@@ -14,6 +14,7 @@ from pifi_probe.bounds import MAX_LAYERS
 from pifi_probe.errors import LayerIndexError, SearchError
 from pifi_probe.layers.spec import LayerSpec, parse
 from pifi_probe.reading import typed
+from pifi_probe.vocabulary import in_words_of_today
 
 __all__ = ["CONTROLS", "DESIGNS", "ONE_SHOT", "Candidate", "Space"]
 
@@ -56,7 +57,7 @@ class Candidate:
     design : {"single", "serial", "gated-serial", "mix", "unshared", "gated", "one-shot"}
         How several layers are combined.
     modes : tuple of (str, object)
-        Overrides of the wiring, such as ``(("scale", "paper"),)``, sorted by name.
+        Overrides of the wiring, such as ``(("scale", "none"),)``, sorted by name.
     control : str or None
         A matched control: measured beside the candidates, never chosen.
     """
@@ -130,7 +131,7 @@ class Candidate:
         known = typed(_StoredCandidate, values)
         for layer in known.layers if known.design != ONE_SHOT else ():
             _place(layer)
-        return cls(tuple(known.layers), known.design, tuple(known.modes.items()), known.control)
+        return cls(tuple(known.layers), known.design, tuple(in_words_of_today(known.modes).items()), known.control)
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,7 @@ class Space:
             tuple(tuple(indices) for indices in known.layers),
             known.max_length,
             tuple(known.designs),
-            tuple(tuple(modes.items()) for modes in known.modes),
+            tuple(tuple(in_words_of_today(modes).items()) for modes in known.modes),
         )
 
 

@@ -25,7 +25,7 @@ FACTORS = (0.4, 1.0, 2.0)  # of the learning rate, for `vanilla_best_lr`
 Factory = Callable[[int], PiFiForSequenceClassification]
 
 
-def controls(slm: str, layer: str | FrozenLayers, task: Task, wiring: str = "paper") -> dict[str, Factory]:
+def controls(slm: str, layer: str | FrozenLayers, task: Task, wiring: str = "pifi") -> dict[str, Factory]:
     """Return a factory for each matched control of a layer.
 
     Parameters
@@ -35,7 +35,7 @@ def controls(slm: str, layer: str | FrozenLayers, task: Task, wiring: str = "pap
     layer : str, FrozenLayer, FrozenChain or FrozenParallel
         The layer or layers, extracted once.
     task : Task
-    wiring : {"paper", "matched"}
+    wiring : {"pifi", "matched"}
 
     Returns
     -------
@@ -57,7 +57,7 @@ def controls(slm: str, layer: str | FrozenLayers, task: Task, wiring: str = "pap
 
 
 def controls_at_equal_k(
-    slm: str, layers: str | FrozenLayers, task: Task, wiring: str = "paper", combine: str | None = None
+    slm: str, layers: str | FrozenLayers, task: Task, wiring: str = "pifi", combine: str | None = None
 ) -> dict[str, Factory]:
     """Return a factory for each control that has as many parts as a combination (book/methods.md, Combinations).
 
@@ -70,7 +70,7 @@ def controls_at_equal_k(
     layers : str, FrozenChain or FrozenParallel
         The combination, extracted once.
     task : Task
-    wiring : {"paper", "matched"}
+    wiring : {"pifi", "matched"}
     combine : str, optional
         As for `plug_in`.
 
@@ -100,7 +100,7 @@ def vanilla_best_lr(
     task: Task,
     recipe: Recipe,
     *,
-    wiring: str = "paper",
+    wiring: str = "pifi",
     factors: Sequence[float] = FACTORS,
     also: Sequence[Task] = (),
     out: str | Path | None = None,

@@ -55,7 +55,7 @@ def describe_model(model: PiFiForSequenceClassification) -> dict[str, Any]:
 
 
 def label_of(description: dict[str, Any]) -> str:
-    """Return the name of an arm, such as ``"paper: random smollm2-135m[29]"`` or ``"matched: A[3] | A[20] (mix)"``.
+    """Return the name of an arm, such as ``"pifi: random smollm2-135m[29]"`` or ``"matched: A[3] | A[20] (mix)"``.
 
     Where a mode was set against its wiring, the name says so: ``"custom: A[3] (paper, pooling=mean)"``.
     """

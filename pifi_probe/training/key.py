@@ -14,7 +14,7 @@ from pifi_probe.layers.parallel import FrozenLayers, branches_of
 from pifi_probe.layers.reduce import reduce
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.tasks.shift import shift_view
-from pifi_probe.training.recipe import stored_recipe
+from pifi_probe.vocabulary import in_words_of_today, stored_recipe
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -65,6 +65,7 @@ class RunKey:
             Name to fingerprint of every test set; None where they do not matter.
         start : str
         """
+        model = in_words_of_today(model)
         flat = {name: value for name, value in model.items() if name not in ("layers", "members", "shapes", "label")}
         flat.setdefault("combine", "serial" if len(model.get("layers", ())) > 1 else None)
         if isinstance(shapes := model.get("shapes"), Mapping):

@@ -16,18 +16,13 @@ import numpy as np
 
 from pifi_probe.errors import RecipeError
 from pifi_probe.reading import Refused, parse_json
+from pifi_probe.vocabulary import stored_recipe
 
-__all__ = ["Recipe", "stored_recipe"]
+__all__ = ["Recipe"]
 
 _PRECISIONS = ("float32", "bf16")
 _WEIGHTS = ("none", "balanced")
 _DEVICES = ("auto", "cpu", "cuda", "mps")
-_OLD_NAMES = {"max_length": "max_tokens"}  # in records of versions before
-
-
-def stored_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a record under the names of today; every reader of a stored recipe comes through here."""
-    return {_OLD_NAMES.get(name, name): value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class Recipe:
     learning_rate : float
         Of encoder and head (paper).
     lr_projection : float, optional
-        Of L_in and L_out. None: `learning_rate` times the wiring's own factor, which is 1 for ``"paper"`` and
+        Of L_in and L_out. None: `learning_rate` times the wiring's own factor, which is 1 for ``"pifi"`` and
         10 for ``"matched"``.
     lr_gate : float
         Of the gates and mixing weights of a combination of layers. High, because a few numbers that start at 0

@@ -22,6 +22,7 @@ from pifi_probe.tasks.task import Task
 from pifi_probe.training.key import RunKey
 from pifi_probe.training.plausible import refuse_impossible
 from pifi_probe.training.recipe import Recipe
+from pifi_probe.vocabulary import in_words_of_today
 
 __all__ = ["RunResult", "TestResult", "runs_in"]
 
@@ -179,7 +180,7 @@ class RunResult:
 
     @property
     def label(self) -> str:
-        """Name of the arm, such as ``"paper: smollm2-135m[29]"``; equal for all seeds."""
+        """Name of the arm, such as ``"pifi: smollm2-135m[29]"``; equal for all seeds."""
         tuned = f" (best {', '.join(self.tuned)})" if self.tuned else ""
         return f"{self.model['label']}{tuned}"
 
@@ -254,6 +255,8 @@ class RunResult:
         Refused
             If a value is missing, of another type, or one that no run can have had; a ValueError.
         """
+        if isinstance(model := values.get("model"), Mapping):
+            values = {**values, "model": in_words_of_today(model)}
         result = typed(cls, values)
         refuse_impossible(result)
         return result

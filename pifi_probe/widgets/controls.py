@@ -84,7 +84,7 @@ class Form(ipywidgets.VBox):
             self._options.pop("n_seeds", 3), min=1, max=100, description="Seeds", style=_STYLE, layout=_layout()
         )
         self.metric = _menu("Metric", [("NLL (decides)", "nll"), ("accuracy", "accuracy")], "nll")
-        self.wiring = _menu("Mode", ["matched", "paper", "aligned"], self._options.pop("wiring", "matched"))
+        self.wiring = _menu("Mode", ["matched", "pifi", "aligned"], self._options.pop("wiring", "matched"))
         self.study = _text("Study file", "in memory" if study is None else str(study))
         self.study.disabled = study is None
         self.about = ipywidgets.HTML(tooltip="")

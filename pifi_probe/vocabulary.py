@@ -1,0 +1,36 @@
+"""Words of versions before: saved models, records and studies are read under the names of today, here alone."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["in_words_of_today", "mode_of_today", "stored_recipe"]
+
+_FORMER = {("wiring", "paper"): "pifi", ("scale", "paper"): "none", ("mask", "paper"): "none"}
+_IN_LABEL = ((r"^paper: ", "pifi: "), (r"\(paper(?=[,)])", "(pifi"), (r"\b(scale|mask)=paper\b", r"\1=none"))
+
+
+def in_words_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return wiring, modes and label of a saved model or a record, where versions before said "paper"."""
+    found = {name: _FORMER.get((name, each), each) if isinstance(each, str) else each for name, each in values.items()}
+    if isinstance(label := found.get("label"), str):
+        for former, now in _IN_LABEL:
+            label = re.sub(former, now, label)
+        found["label"] = label
+    return found
+
+
+def mode_of_today(name: str, value: Any) -> Any:
+    """Return an argument's value of today; warns where the word of the versions before was given."""
+    now = in_words_of_today({name: value})[name]
+    if now != value:
+        warnings.warn(f'{name}="{value}" is called "{now}" now', DeprecationWarning, stacklevel=4)
+    return now
+
+
+def stored_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a stored recipe."""
+    return {"max_tokens" if name == "max_length" else name: value for name, value in values.items()}
