@@ -138,8 +138,8 @@ def test_modes_against_the_wiring_make_an_arm_of_their_own(parts: Parts) -> None
         parts.model(wiring="matched", bypass=False),
     )
     assert [describe_model(model)["label"] for model in models] == [
-        f"custom: {parts.llm}[1] (paper, pooling=mean)",
-        f"custom: {parts.llm}[1] (paper, feed=sequence)",
+        f"custom: {parts.llm}[1] (pifi, pooling=mean)",
+        f"custom: {parts.llm}[1] (pifi, feed=sequence)",
         f"custom: {parts.llm}[1] (matched, bypass=False, pooling=cls)",
     ]
     assert describe_model(parts.model(wiring="matched"))["label"] == f"matched: {parts.llm}[1]"

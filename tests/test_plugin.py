@@ -246,7 +246,7 @@ def test_the_model_card_names_donor_licence_and_modes(bert: Path, layer: FrozenL
     model.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "license: apache-2.0" in card and model.config.layers[0]["card"]["sha256"] in card
-    assert "| wiring | paper |" in card
+    assert "| wiring | pifi |" in card
 
 
 @pytest.mark.parametrize("state", [{"licence": None}, {"licence": "llama3.1", "gated": True}])
