@@ -147,7 +147,7 @@ def ours(arm: str) -> Callable[[], Callable[..., dict[str, Any]]]:
         import transformers.models.llama.modeling_llama  # noqa: F401
 
         import pifi_probe as pp
-        import pifi_probe.probing.own  # noqa: F401
+        import pifi_probe.probing.probe  # noqa: F401
 
         def run(n: int, seed: int) -> dict[str, Any]:
             own = {name: value for name, value in OURS[arm].items() if name != "estimators"}

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from pifi_probe.probing.control import positive_control
     from pifi_probe.probing.headroom import headroom as headroom
     from pifi_probe.probing.headroom_table import Headroom
-    from pifi_probe.probing.own import probe
     from pifi_probe.probing.plugin_probe import probe_plugin
+    from pifi_probe.probing.probe import probe
     from pifi_probe.probing.settings import PluginProbeSettings, ProbeSettings
     from pifi_probe.probing.state_arrays import States
     from pifi_probe.probing.states import states as states
@@ -85,7 +85,7 @@ _HOMES = {
     "headroom": "pifi_probe.probing.headroom",
     "Headroom": "pifi_probe.probing.headroom_table",
     "positive_control": "pifi_probe.probing.control",
-    "probe": "pifi_probe.probing.own",
+    "probe": "pifi_probe.probing.probe",
     "probe_plugin": "pifi_probe.probing.plugin_probe",
     "PluginProbeSettings": "pifi_probe.probing.settings",
     "ProbeSettings": "pifi_probe.probing.settings",

@@ -11,7 +11,7 @@ import pytest
 from pifi_probe.errors import EstimatorError
 from pifi_probe.probing import estimators, intervals, null
 from pifi_probe.probing.estimators import as_labels, geometry, memory, names, neighbours, resolve
-from pifi_probe.probing.own import applicable
+from pifi_probe.probing.probe import applicable
 from pifi_probe.probing.spectrum import Spectrum
 
 DIM, CLASSES = 64, 4
@@ -25,7 +25,7 @@ def drawn(n: int, dim: int = DIM, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 SCRIPT = """
 import sys, numpy as np
-from pifi_probe.probing.own import applicable, score_points
+from pifi_probe.probing.probe import applicable, score_points
 from pifi_probe.probing.building import build_table
 from pifi_probe.probing.feature_set import Features
 from pifi_probe.probing.estimators import resolve, get, as_labels

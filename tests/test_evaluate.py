@@ -15,7 +15,7 @@ import torch
 import pifi_probe as pp
 from pifi_probe.errors import ModelNotFoundError, PlugInError, RunInterrupted, SearchError, TaskError
 from pifi_probe.plugin.build import load_encoder
-from pifi_probe.selection.cached import LowerStates, blocks_of, cut
+from pifi_probe.selection.cached import LowerStates, blocks_of, truncate_encoder
 from pifi_probe.selection.evaluate import PiFiEvaluator
 from pifi_probe.selection.parts import Parts
 from pifi_probe.selection.space import ONE_SHOT, Candidate
@@ -114,7 +114,7 @@ def test_an_encoder_cut_in_two_gives_what_it_gave(family: str, n_blocks: int, tm
     split = parts.encoded(TASK.splits["test"])
     before = predict_logits(model, split, parts.tokenizer)
     lower = LowerStates(model.encoder, n_blocks, [split], parts.tokenizer)
-    cut(model, lower, parts.batch(TASK.splits["test"]))
+    truncate_encoder(model, lower, parts.batch(TASK.splits["test"]))
     assert sum(p.numel() for p in blocks_of(model.encoder)[2 - n_blocks :].parameters()) == sum(
         p.numel() for p in model.encoder.parameters() if p.requires_grad
     )
@@ -127,7 +127,7 @@ def test_an_encoder_that_cannot_be_cut_says_so(tmp_path: Path) -> None:
     parts = Parts(TASK, str(folder), (), "matched", RECIPE)
     lower = LowerStates(load_encoder(str(folder))[0], 0, [parts.encoded(TASK.splits["test"])], parts.tokenizer)
     with pytest.raises(PlugInError, match="cannot be cut"):
-        cut(model, lower, parts.batch(TASK.splits["test"]))
+        truncate_encoder(model, lower, parts.batch(TASK.splits["test"]))
 
 
 def stop_after(n: int) -> tuple[Callable[[], bool], list[int]]:

@@ -16,7 +16,7 @@ from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import EstimatorError, LayerIndexError, PlugInError, TaskError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
-from pifi_probe.probing import layer_scores, plugin_probe, tail_scores, warm
+from pifi_probe.probing import layer_scores, plugin_probe, plugin_scores, warm
 from pifi_probe.probing.estimators import get, ridge_accuracy
 from pifi_probe.probing.features import scoring_rows, slm_features
 from pifi_probe.probing.gains import beside
@@ -307,7 +307,7 @@ def test_the_tangent_kernel_takes_some_rows_of_many_and_says_so(world: World, mo
         return ntk(tail, h)
 
     monkeypatch.setattr(plugin_probe, "MOST_NTK", 40)
-    monkeypatch.setattr(tail_scores, "ntk", seen)
+    monkeypatch.setattr(plugin_scores, "ntk", seen)
     options: dict[str, Any] = {"layers": [0], "estimators": ["ridge_mse"]}
     settings = pp.PluginProbeSettings(projections=["random"], n_draws=1, trained=False)
     many = probe_plugin(world.slm, world.llm, world.task, settings, n=60, **options)

@@ -20,8 +20,8 @@ from pifi_probe.cli import main
 from pifi_probe.cli import search as cli_search
 from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, SearchError, TaskError
 from pifi_probe.selection import events
-from pifi_probe.selection.beliefs import pick
 from pifi_probe.selection.parts import Parts
+from pifi_probe.selection.posterior import pick
 from pifi_probe.selection.source import note_source
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import CONFIRM
@@ -62,8 +62,8 @@ def test_a_strategy_finds_the_best_layer_and_says_how_sure_that_is(stub: Valley,
     result = study.result
     assert study.best == Candidate(("llm[6]",)) and result is not None
     assert result.expected_regret is not None and 0 <= result.expected_regret < 0.02
-    assert max(result.posterior, key=lambda belief: belief.p_best).label == "llm[6]"
-    assert sum(belief.p_best for belief in result.posterior) == pytest.approx(1.0)
+    assert max(result.posterior, key=lambda posterior: posterior.p_best).label == "llm[6]"
+    assert sum(posterior.p_best for posterior in result.posterior) == pytest.approx(1.0)
     assert [gain.control for gain in result.gains] == ["vanilla", "linear", "random", "shuffled", "last layer"]
     assert result.confirm_cost > 0 and "to confirm" in result.verdict
     stored = json.loads(json.dumps(result.to_dict()))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from pifi_probe.errors import SearchError
-from pifi_probe.selection.gate import layer_effect
 from pifi_probe.selection.gp import fit_depths, places, seed_adjusted
-from pifi_probe.selection.ladder import may_prune
+from pifi_probe.selection.layer_effect_test import layer_effect
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.strategies import STRATEGIES, make_strategy
+from pifi_probe.selection.strategies.sets import may_prune
 from pifi_probe.selection.trials import Outcome, Proposal, Trial
 
 SPACE = Space((("llm", 30),))

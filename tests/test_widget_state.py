@@ -15,7 +15,7 @@ import pytest
 
 import pifi_probe as pp
 from pifi_probe.errors import LayerIndexError, SearchError, TaskError
-from pifi_probe.selection.result import Belief
+from pifi_probe.selection.result import LayerPosterior
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.trials import Outcome, Trial
 from pifi_probe.widgets import request as requests
@@ -166,9 +166,11 @@ def test_controls_combinations_and_mixtures_have_their_places() -> None:
 
 
 def test_the_set_of_the_best_is_the_smallest_that_is_sure() -> None:
-    beliefs = [Belief(name, 0.0, 0.5, 0.1, p) for name, p in (("a", 0.02), ("b", 0.6), ("c", 0.36), ("d", 0.02))]
-    assert best_set(beliefs) == {"b", "c"}
-    assert best_set(beliefs, chosen="a") == {"a", "b", "c"}, "what was chosen is shaded, too"
+    posteriors = [
+        LayerPosterior(name, 0.0, 0.5, 0.1, p) for name, p in (("a", 0.02), ("b", 0.6), ("c", 0.36), ("d", 0.02))
+    ]
+    assert best_set(posteriors) == {"b", "c"}
+    assert best_set(posteriors, chosen="a") == {"a", "b", "c"}, "what was chosen is shaded, too"
 
 
 def test_agreement_compares_neighbouring_rungs() -> None:

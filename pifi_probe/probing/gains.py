@@ -13,7 +13,7 @@ from pifi_probe.errors import EstimatorError
 from pifi_probe.probing.building import Kind, Measured
 from pifi_probe.probing.estimators import Estimator, get, names, resolve
 from pifi_probe.probing.feature_set import Features
-from pifi_probe.probing.own import score_points
+from pifi_probe.probing.probe import score_points
 from pifi_probe.probing.spectrum import centred
 from pifi_probe.tasks.task import Split
 

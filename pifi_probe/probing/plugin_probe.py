@@ -24,9 +24,9 @@ from pifi_probe.probing.features import llm_features, scoring_rows, slm_features
 from pifi_probe.probing.frozen_slm import LEARNING_RATE, Vectors
 from pifi_probe.probing.gains import Scorer, applicable, gain_kinds
 from pifi_probe.probing.layer_scores import Alignment, LayerScores, PluginScores, layers_of
+from pifi_probe.probing.plugin_scores import KINDS, MOST_NTK, NTK, RIDGES, NTKScores, TrainedScores
 from pifi_probe.probing.projections import MIN_PAIRS, PROJECTIONS
 from pifi_probe.probing.settings import PLUGIN_PROBE, PluginProbeSettings
-from pifi_probe.probing.tail_scores import KINDS, MOST_NTK, NTK, RIDGES, NTKScores, TrainedScores
 from pifi_probe.probing.warm import other_rows, warm_encoder
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import PeakMemory, collect

@@ -13,7 +13,7 @@ from pifi_probe.errors import PlugInError
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.training.data import EncodedSplit
 
-__all__ = ["LowerStates", "blocks_of", "cut"]
+__all__ = ["LowerStates", "blocks_of", "truncate_encoder"]
 
 _BATCH = 64
 
@@ -122,7 +122,7 @@ class _Stand(nn.Module):
         return (states, *[None] * (self.n_outputs - 1)) if self.n_outputs else states
 
 
-def cut(model: PiFiForSequenceClassification, lower: LowerStates, probe: dict[str, torch.Tensor]) -> None:
+def truncate_encoder(model: PiFiForSequenceClassification, lower: LowerStates, probe: dict[str, torch.Tensor]) -> None:
     """Replace a model's lower blocks by stored states, and train no part of the encoder but the upper ones.
 
     Parameters

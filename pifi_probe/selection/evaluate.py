@@ -42,7 +42,7 @@ from pifi_probe.probing.frozen_arms import Arm, make_tail
 from pifi_probe.probing.frozen_slm import frozen_slm
 from pifi_probe.probing.gains import beside
 from pifi_probe.selection.aligned import AlignedRungs
-from pifi_probe.selection.cached import cut
+from pifi_probe.selection.cached import truncate_encoder
 from pifi_probe.selection.estimate import Measure
 from pifi_probe.selection.one_shot import train_one_shot
 from pifi_probe.selection.parts import FROZEN_EPOCHS, LAST_BLOCKS, Parts
@@ -178,7 +178,7 @@ class PiFiEvaluator:
     def _frozen_model(self, candidate: Candidate, seed: int, stop: Stop) -> Outcome:
         model = self.parts.model(candidate, seed)
         sizes = self._sizes(model)
-        cut(model, self.parts.lower(0), self.parts.batch(self.parts.frozen_task.splits["train"]))
+        truncate_encoder(model, self.parts.lower(0), self.parts.batch(self.parts.frozen_task.splits["train"]))
         recipe = self.parts.recipe.replace(
             learning_rate=FROZEN_RATE, lr_projection=FROZEN_RATE, epochs=FROZEN_EPOCHS, seed=seed
         )
@@ -194,7 +194,7 @@ class PiFiEvaluator:
     def _last_block(self, candidate: Candidate, seed: int, stop: Stop) -> Outcome:
         model = self.parts.model(candidate, seed)
         sizes = self._sizes(model)
-        cut(model, self.parts.lower(LAST_BLOCKS), self.parts.batch(self.parts.task.splits["train"]))
+        truncate_encoder(model, self.parts.lower(LAST_BLOCKS), self.parts.batch(self.parts.task.splits["train"]))
         run = self._train(model, self.parts.task, self.parts.recipe.replace(seed=seed), stop)
         return replace(_validated(run, candidate, "last-block"), **sizes)
 

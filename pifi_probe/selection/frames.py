@@ -40,7 +40,7 @@ def leaderboard(records: Iterable[Record], result: SearchResult | None) -> pd.Da
     groups: dict[tuple[str, Candidate, str], list[Trial]] = defaultdict(list)
     for record in records:
         groups[record.phase, record.trial.candidate, record.trial.rung].append(record.trial)
-    sure = {belief.label: belief.p_best for belief in result.posterior} if result is not None else {}
+    sure = {posterior.label: posterior.p_best for posterior in result.posterior} if result is not None else {}
     rows = [_row(phase, candidate, rung, trials, sure) for (phase, candidate, rung), trials in groups.items()]
     columns = ["candidate", "rung", "phase", "seeds", "nll", "sd", "accuracy", "p_best", "cost", "message"]
     frame = pd.DataFrame(rows, columns=columns)
@@ -139,12 +139,12 @@ def _depth(trials: Sequence[Trial], result: SearchResult, space: Space, confirme
     ]
     band = [
         {
-            "depth": belief.depth,
-            "mean": belief.mean,
-            "low": belief.mean - 2 * belief.sd,
-            "high": belief.mean + 2 * belief.sd,
+            "depth": posterior.depth,
+            "mean": posterior.mean,
+            "low": posterior.mean - 2 * posterior.sd,
+            "high": posterior.mean + 2 * posterior.sd,
         }
-        for belief in result.posterior
+        for posterior in result.posterior
     ]
     return depth_with_band(pd.DataFrame(measured), pd.DataFrame(band), value_label=f"{NLL}, {result.rung} runs")
 

@@ -22,14 +22,14 @@ from pifi_probe.selection.trials import Outcome, Trial
 from pifi_probe.stats import Interval, verdict
 from pifi_probe.telling import Tells
 
-__all__ = ["Belief", "Gain", "SearchResult", "confirmation_cost", "effects_found", "failures", "gains_of"]
+__all__ = ["LayerPosterior", "Gain", "SearchResult", "confirmation_cost", "effects_found", "failures", "gains_of"]
 
 LEVEL = 0.95
 MARGINS = {"accuracy": 0.01, "nll": None}  # what counts as no difference: one point
 
 
 @dataclass(frozen=True)
-class Belief:
+class LayerPosterior:
     """What the search believes of one candidate.
 
     Parameters
@@ -84,7 +84,7 @@ class SearchResult(Tells):
         The highest rung that a candidate was run on.
     effect : str
         Whether the layers differ at all, in words; empty where the trials cannot tell.
-    posterior : tuple of Belief
+    posterior : tuple of LayerPosterior
         Over single layers, by model and depth; empty for other spaces.
     expected_regret : float or None
         How much higher the NLL of the choice is expected to be than that of the best layer, in nats.
@@ -112,7 +112,7 @@ class SearchResult(Tells):
     default: bool
     rung: str
     effect: str
-    posterior: tuple[Belief, ...]
+    posterior: tuple[LayerPosterior, ...]
     expected_regret: float | None
     gains: tuple[Gain, ...]
     confirm_rung: str
@@ -159,7 +159,9 @@ class SearchResult(Tells):
         if self.effect:
             lines.append(self.effect)
         if self.expected_regret is not None and not self.default:
-            sure = max((belief.p_best for belief in self.posterior if belief.label == self.chosen.label), default=0.0)
+            sure = max(
+                (posterior.p_best for posterior in self.posterior if posterior.label == self.chosen.label), default=0.0
+            )
             lines.append(
                 f"it is the best layer with probability {sure:.0%}; expected regret {self.expected_regret:.4f} nats"
             )

@@ -14,12 +14,12 @@ from pifi_probe.errors import SearchError, TaskError
 from pifi_probe.escaping import one_line, printable
 from pifi_probe.selection import events
 from pifi_probe.selection.address import Address
-from pifi_probe.selection.beliefs import conclude, pick
 from pifi_probe.selection.budget import DEFAULT, Budget, Spent
 from pifi_probe.selection.choice import CONFIRM_SEED, confirmations, selected
 from pifi_probe.selection.estimate import Estimate, estimate
 from pifi_probe.selection.evaluator import Evaluator
 from pifi_probe.selection.executors import Executor, make_executor
+from pifi_probe.selection.posterior import conclude, pick
 from pifi_probe.selection.result import SearchResult
 from pifi_probe.selection.runner import FEWEST_SEEDS, Runner
 from pifi_probe.selection.settings import Settings, read_settings

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pifi_probe.selection.result import Belief, SearchResult
+from pifi_probe.selection.result import LayerPosterior, SearchResult
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.store import SELECT
 from pifi_probe.selection.trials import RUNGS, Outcome, Trial
@@ -98,15 +98,15 @@ def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = 
     held = best_set(result.posterior, chosen=result.chosen.label)
     posterior = [
         {
-            "label": belief.label,
-            "model": belief.label.rpartition("[")[0],
-            "x": int(belief.label.rpartition("[")[2][:-1]),
-            "mean": _known(belief.mean),
-            "sd": _known(belief.sd),
-            "p": _known(belief.p_best),
-            "best": belief.label in held,
+            "label": posterior.label,
+            "model": posterior.label.rpartition("[")[0],
+            "x": int(posterior.label.rpartition("[")[2][:-1]),
+            "mean": _known(posterior.mean),
+            "sd": _known(posterior.sd),
+            "p": _known(posterior.p_best),
+            "best": posterior.label in held,
         }
-        for belief in result.posterior
+        for posterior in result.posterior
     ]
     gains = [{"control": gain.control, "words": gain.words} for gain in result.gains]
     return found | {
@@ -121,15 +121,15 @@ def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = 
     }
 
 
-def best_set(posterior: Iterable[Belief], sure: float = SURE, chosen: str = "") -> set[str]:
+def best_set(posterior: Iterable[LayerPosterior], sure: float = SURE, chosen: str = "") -> set[str]:
     """Return the fewest layers that hold the best one with probability `sure`; the chosen one is always among them."""
     found: set[str] = set()
     total = 0.0
-    for belief in sorted(posterior, key=lambda one: (one.label != chosen, -one.p_best)):
+    for one in sorted(posterior, key=lambda each: (each.label != chosen, -each.p_best)):
         if total >= sure:
             break
-        found.add(belief.label)
-        total += belief.p_best
+        found.add(one.label)
+        total += one.p_best
     return found
 
 

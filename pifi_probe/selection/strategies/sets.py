@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from pifi_probe.selection.ladder import may_prune
+from pifi_probe.ranking import rank_agreement
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.strategies.base import Base
 from pifi_probe.selection.strategies.depth import Thompson
@@ -14,6 +14,22 @@ from pifi_probe.selection.trials import Proposal
 __all__ = ["Auto", "Greedy", "Halving"]
 
 KEPT = 3  # extensions of a set that get full runs
+AGREEMENT, MIN_SHARED = 0.7, 5  # what two rungs must show before one prunes for the other
+
+
+def may_prune(lower: Mapping[Candidate, float], upper: Mapping[Candidate, float]) -> bool:
+    """Return whether Kendall's tau between two rungs, over at least five shared candidates, reaches 0.7.
+
+    Parameters
+    ----------
+    lower, upper : mapping of Candidate to float
+        Mean value of each candidate on either rung.
+    """
+    shared = [candidate for candidate in lower if candidate in upper]
+    if len(shared) < MIN_SHARED:
+        return False
+    found = rank_agreement([lower[c] for c in shared], [upper[c] for c in shared])
+    return bool(found["kendall"] >= AGREEMENT)
 
 
 class Halving(Base):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.choice import default_layer, layer_seed_table, selected, top_rung
 from pifi_probe.selection.depths import layer_posterior
-from pifi_probe.selection.gate import layer_effect
+from pifi_probe.selection.layer_effect_test import layer_effect
 from pifi_probe.selection.result import (
-    Belief,
+    LayerPosterior,
     SearchResult,
     confirmation_cost,
     effects_found,
@@ -81,7 +81,7 @@ def conclude(strategy: Strategy, records: Sequence[Record], space: Space, spent:
 
 def _posterior(
     trials: Sequence[Trial], rung: str, chosen: Candidate, space: Space
-) -> tuple[tuple[Belief, ...], float | None]:
+) -> tuple[tuple[LayerPosterior, ...], float | None]:
     """Return what is believed of every single layer, and the expected regret of the choice."""
     if space.max_layers > 1 or space.modes != ((),):
         return (), None
@@ -94,8 +94,8 @@ def _posterior(
     if found is None:
         return (), None
     shares = found.p_best
-    beliefs = tuple(
-        Belief(
+    posteriors = tuple(
+        LayerPosterior(
             label=one.label,
             depth=space.depth(one),
             mean=float(found.mean[i]),
@@ -104,4 +104,4 @@ def _posterior(
         )
         for i, one in enumerate(layers)
     )
-    return beliefs, found.regret(layers.index(chosen)) if chosen in layers else None
+    return posteriors, found.regret(layers.index(chosen)) if chosen in layers else None
