@@ -85,6 +85,7 @@ results: $(READY)
 	$(RUN) book/_scripts/log.py
 	$(RUN) book/_scripts/weights.py
 	$(RUN) book/_scripts/winner.py
+	$(RUN) scripts/size.py
 
 book: $(READY)
 	$(RUN) book/_scripts/build.py
