@@ -103,7 +103,7 @@ print("its name:", layer.card.spec)
 # ## 4. Your first PiFi model
 #
 # **Why.** Three lines make a model that `transformers` can train, save and load like any other. The *wiring* says how the
-# layer is plugged in; `"paper"` is the one of the paper.
+# layer is plugged in; `"pifi"` is the one of the paper.
 
 # %%
 task = pp.load_task("movie-reviews")

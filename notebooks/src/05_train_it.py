@@ -68,7 +68,7 @@ def vectors(split):
     """The frozen encoder's vectors (N, d_slm) with their labels."""
     rows = task.splits[split]
     h = slm_features(
-        "minilm-l6", rows, max_length=32, device="cpu", cache=False
+        "minilm-l6", rows, max_tokens=32, device="cpu", cache=False
     )[0]
     return Vectors(h, rows.labels)
 
@@ -115,7 +115,7 @@ for name, each in right.items():
 
 # %%
 task = pp.load_task("movie-reviews").subset(train=64, validation=16, test=64)
-recipe = pp.Recipe(epochs=1, batch_size=8, max_length=32, device="cpu")
+recipe = pp.Recipe(epochs=1, batch_size=8, max_tokens=32, device="cpu")
 model = pp.plug_in("minilm-l6", layer, task=task, wiring="matched")
 healthy = pp.fine_tune(model, task, recipe)
 loss = healthy.curves["loss"]  # one a step
