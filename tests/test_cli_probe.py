@@ -62,13 +62,14 @@ def test_with_a_small_model_it_scores_plug_ins(
     asked: dict[str, Any] = {}
     own_states = pp.probe
 
-    def plugged(model: str, task: pp.Task, *, slm: str, **options: Any) -> pp.ProbeTable:
-        asked.update(options, slm=slm)
-        return own_states(model, task, **options)
+    def plugged(slm: str, llm: str, task: pp.Task, settings: pp.PluginProbeSettings, **options: Any) -> pp.ProbeTable:
+        asked.update(options, slm=slm, settings=settings)
+        return own_states(llm, task, **options)
 
     monkeypatch.setitem(vars(pp), "probe_plugin", plugged)
     assert main([*command, "--slm", "minilm-l6", "--seed", "3"]) == 0
-    assert asked == {"slm": "minilm-l6", "estimators": "ridge_accuracy,logme", "n": 40, "split": "train", "seed": 3}
+    chosen = {"estimators": "ridge_accuracy,logme", "n": 40, "seed": 3}
+    assert asked == {"slm": "minilm-l6", "settings": pp.PluginProbeSettings(), **chosen}
 
 
 @pytest.mark.parametrize(
