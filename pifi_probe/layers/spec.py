@@ -203,7 +203,7 @@ def layer_ranges(layers: Layers, where: str) -> list[tuple[int, int, int]]:
             return [_range(part) for part in text.split(",")]
         indices = [operator.index(index) for index in ([layers] if isinstance(layers, int) else layers)]
         if not indices:
-            raise ValueError
+            raise LayerIndexError(f"there is no layer {layers!r}", where=where, next="name one, or leave layers out")
         return [(index, index, 1) for index in indices]
     except (TypeError, ValueError) as error:
         raise LayerIndexError(
