@@ -202,7 +202,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(slm.tiny_slm_folder(folder / "slm")), f"{tiny.tiny_checkpoint('llama', folder / 'llm')}[1]"
 
 
-RECIPE = Recipe(learning_rate=1e-3, batch_size=8, epochs=2, max_length=32, device="cpu")
+RECIPE = Recipe(learning_rate=1e-3, batch_size=8, epochs=2, max_tokens=32, device="cpu")
 
 
 def test_thresholds_come_from_validation_are_kept_with_the_model_and_read_its_tests(
