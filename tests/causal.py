@@ -38,14 +38,19 @@ ALSO = ("mistral4",)  # decoders that transformers keeps for models with vision 
 # What a type needs beside the sizes that all have.
 _DENSE_FIRST = {"mlp_layer_types": ["dense", "sparse", "sparse", "dense"]}
 _MOE_LATENT = _EXPERTS | _LATENT | _DENSE_FIRST
+_INDEXER = {"index_topk": 64, "index_head_dim": 16, "index_n_heads": 2}
 EXTRA: dict[str, dict[str, Any]] = {
     "afmoe": _EXPERTS | _SLIDING | {"num_dense_layers": 2, "mup_enabled": True},
     "aria_text": _EXPERTS | {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1},
     "axk1": _MOE_LATENT,
+    "axk2": _MOE_LATENT
+    | {"index_topk": 64, "index_head_dim": 16, "index_n_heads": 2, "n_group": None, "topk_group": None},
     "bailing_hybrid": _EXPERTS | _LATENT | _HYBRID | _DENSE_FIRST,
     "bamba": _MAMBA2 | {"attn_layer_indices": [1, 2]},
     "beam": _EXPERTS | _SLIDING | _DENSE_FIRST,
     "cohere2_moe": _EXPERTS | _SLIDING,
+    "cohere_compass_text": _SLIDING
+    | {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in _SLIDING["layer_types"]}},
     "cwm": _SLIDING,
     "dbrx": {
         "d_model": 32,
@@ -77,16 +82,19 @@ EXTRA: dict[str, dict[str, Any]] = {
     "falcon_mamba": {"state_size": 8},
     "flex_olmo": _EXPERTS,
     "flint": _EXPERTS | _SLIDING | {"mlp_only_layers": [0, 2]},
-    "gemma4_text": _SLIDING
-    | {
-        "hidden_size_per_layer_input": 0,
-        "global_head_dim": 16,
-        "attention_k_eq_v": True,
-        "num_global_key_value_heads": 1,
-    },
+    **dict.fromkeys(
+        ("gemma4_text", "gemma4_unified_text"),
+        _SLIDING
+        | {
+            "hidden_size_per_layer_input": 0,
+            "global_head_dim": 16,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+        },
+    ),
     "glm4_moe": _EXPERTS | {"first_k_dense_replace": 2},
     "glm4_moe_lite": _MOE_LATENT | {"first_k_dense_replace": 2},
-    "glm_moe_dsa": _MOE_LATENT | {"index_topk": 64, "index_head_dim": 16, "index_n_heads": 2},
+    "glm_moe_dsa": _MOE_LATENT | _INDEXER,
     "gpt_bigcode": {"n_embd": 32, "n_head": 4, "n_layer": N_LAYERS, "n_positions": 64},
     "gpt-sw3": {"n_embd": 32, "n_head": 4, "n_layer": N_LAYERS, "n_positions": 64},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": tiny.WINDOW},
@@ -186,7 +194,10 @@ EXTRA: dict[str, dict[str, Any]] = {
     "olmoe": _EXPERTS,
     "persimmon": {},
     "phimoe": _EXPERTS,
-    "phi4_multimodal": {},
+    "phi4_multimodal": {
+        "audio_config": {"hidden_size": 16, "num_blocks": 1, "intermediate_size": 16, "num_attention_heads": 2},
+        "vision_config": {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16, "num_attention_heads": 2},
+    },
     "qwen3_5_text": _HYBRID | _LINEAR,
     "qwen3_5_moe_text": _EXPERTS | _HYBRID | _LINEAR,
     "recurrent_gemma": {"attention_window_size": tiny.WINDOW, "num_hidden_layers": 3},

@@ -51,7 +51,9 @@ class _Origin:
     def name(self, argument: str) -> str:
         """Name the state, with the argument through which it comes, where there is one."""
         if self.layer is None:
-            return "the tokens themselves" if "ids" in argument else "per-layer embeddings of the tokens"
+            if "ids" in argument:
+                return "the tokens themselves"
+            return "the embeddings of the tokens" if _FIRST.search(argument) else "per-layer embeddings of the tokens"
         names = (name for words in (argument, self.path) for pattern, name in _NAMES if pattern.search(words))
         return f"{next(names, 'states')} of layer {self.layer}"
 
@@ -60,6 +62,7 @@ class _Origin:
         return f"argument {argument!r}" if argument else f"made by {self.path or 'it'}"
 
 
+_FIRST = re.compile(r"hidden|embeds|original")
 _NAMES = tuple(
     (re.compile(pattern), name)
     for pattern, name in (

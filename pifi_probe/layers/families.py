@@ -60,14 +60,15 @@ _GRANITE = Family(neutral={"embedding_multiplier": 1.0})
 
 # Types that need no row of their own: what lies outside of their layers is found.
 _DEFAULT = (
-    "apertus", "arcee", "aria_text", "bailing_hybrid", "bamba", "beam", "biogpt", "bitnet", "codegen", "cohere2_moe",
-    "cwm", "diffllama", "doge", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "falcon_mamba",
-    "flex_olmo", "flint", "gemma4_text", "glm", "glm4_moe", "gpt_bigcode", "gpt_neo", "gpt_neox_japanese", "helium",
-    "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "internlm3", "iquestcoder", "jais2", "jamba", "jetmoe",
-    "kimi_linear", "kolibri1", "laguna", "lfm2", "lfm2_moe", "lfm3", "llama4_text", "mamba", "mamba2", "mellum",
-    "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl_text", "ministral", "ministral3", "modernbert-decoder",
-    "nemotron_h", "olmo3", "olmo_hybrid", "olmoe", "openai-gpt", "persimmon", "phimoe", "qwen3_5_moe_text",
-    "qwen3_5_text", "seed_oss", "solar_open", "vaultgemma",
+    "apertus", "arcee", "aria_text", "axk2", "bailing_hybrid", "bamba", "beam", "biogpt", "bitnet", "codegen",
+    "cohere2_moe", "cohere_compass_text", "cwm", "diffllama", "doge", "dots1", "dots3_note_text", "ernie4_5",
+    "ernie4_5_moe", "exaone4", "exaone_moe", "falcon_mamba", "flex_olmo", "flint", "gemma4_text",
+    "gemma4_unified_text", "glm", "glm4_moe", "gpt_bigcode", "gpt_neo", "gpt_neox_japanese", "helium",
+    "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "inkling_text", "internlm3", "iquestcoder", "jais2", "jamba",
+    "jetmoe", "kimi_linear", "kolibri1", "laguna", "lfm2", "lfm2_moe", "lfm3", "llama4_text", "mamba", "mamba2",
+    "mellum", "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl_text", "ministral", "ministral3",
+    "modernbert-decoder", "moshi", "nemotron_h", "olmo3", "olmo_hybrid", "olmoe", "openai-gpt", "persimmon", "phimoe",
+    "qwen3_5_moe_text", "qwen3_5_text", "seed_oss", "solar_open", "vaultgemma", "xlstm",
 )  # fmt: skip
 # Multi-head latent attention: one token takes the path down, norm, up.
 _LATENT = (
@@ -112,6 +113,7 @@ FAMILIES: dict[str, Family] = {
     "starcoder2": Family(),
     "phi": Family(output="dense"),
     "phi3": Family(value="qkv_concat"),
+    "phi4_multimodal": Family(value="qkv_concat"),
     "gpt_neox": Family(attention="attention", output="dense", value="qkv_per_head"),
     "gptj": Family(attention="attn", output="out_proj"),
     "gpt2": Family(

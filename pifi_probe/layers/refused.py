@@ -11,8 +11,7 @@ _ENCODER = "it is an encoder; a layer is taken from a decoder, which reads from 
 _PAIR = "it is the decoder of an encoder-decoder; its layers read the encoder's states too"
 _CARRIER = "its language model is a part of it (text_config), and that part's type decides"
 _STREAMS = "its layers hand on several streams of states (hyper-connections), not one"
-_SHARED = "its attention block is shared by several layers, each with adapters of its own"
-_NOT_SMALL = "no small configuration of it can be built, so it was never tested"
+_SHARED = "its attention layers share one block, and read the embeddings of the tokens beside their input"
 _OTHER_CODE = "it is no chain of decoder layers that transformers calls one after the other"
 
 REFUSED: Mapping[str, str] = MappingProxyType(
@@ -34,12 +33,13 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         ),
         **dict.fromkeys(
             (
-                "dots3_note", "emu3", "fuyu", "gemma3", "gemma3n", "gemma4", "gemma4_unified", "git", "got_ocr2",
+                "dots3_note", "emu3", "fuyu", "gemma3", "gemma3n", "gemma4", "gemma4_unified", "got_ocr2",
                 "llama4", "mllama", "moss_transcribe_diarize", "qwen3_5", "qwen3_5_moe", "qwen4_exp",
             ),
             _CARRIER,
         ),
-        **dict.fromkeys(("deepseek_v4", "hy_v4"), _STREAMS),
+        "deepseek_v4": f"{_STREAMS}, and some choose their experts by the tokens themselves",
+        "hy_v4": f"{_STREAMS}, and some read what the indexer of an earlier layer has chosen",
         "gemma3n_text": "its layers need four streams (AltUp), per-layer embeddings and keys of earlier layers",
         "gemma4_assistant": "its layers read the keys and values of another model",
         "gemma4_unified_assistant": "its layers read the keys and values of another model",
@@ -49,11 +49,9 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("zamba", "zamba2"), _SHARED),
         "longcat_flash": "one of its layers is two, with one expert layer across both",
         "recurrent_gemma": "it multiplies the embeddings inside of its loop, where nothing can silence it",
-        "inkling_text": "a weight of it is named like the scale of a quantised one",
-        **dict.fromkeys(
-            ("axk2", "blt", "cohere_compass_text", "dbrx", "dots3_note_text", "gemma4_unified_text", "phi4_multimodal"),
-            _NOT_SMALL,
-        ),
-        **dict.fromkeys(("cpmant", "ctrl", "hrm_text", "moshi", "reformer", "rwkv", "xlnet", "xlstm"), _OTHER_CODE),
+        "git": "it stores its layers under the names of an encoder, and reads an image before the text",
+        "dbrx": "its configuration has no rope_theta, which this version of transformers needs to build it",
+        "cpmant": "its layers are given a mask and a position bias that are computed from the tokens",
+        **dict.fromkeys(("blt", "ctrl", "hrm_text", "reformer", "rwkv", "xlnet"), _OTHER_CODE),
     }
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from abc import ABC, abstractmethod
@@ -13,7 +14,7 @@ from transformers import PretrainedConfig
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, LayerIndexError
 from pifi_probe.layers.formats import Contents, Numbers, Plan, arrange, make_plan
-from pifi_probe.layers.shell import own_prefixes
+from pifi_probe.layers.shell import own_prefixes, weight_names
 from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be
 
 __all__ = ["ShardedCheckpoint", "check_finite", "check_index", "decoder_prefix"]
@@ -107,7 +108,10 @@ class ShardedCheckpoint(ABC):
 
     def plan(self, index: int) -> Plan:
         """Return what of layer `index` is to be read, and which of its weights are packed; raises as `layer_names`."""
-        return make_plan({name: self.tensors[name] for name in self.layer_names(index)}, self.numbers, self.identity)
+        infos = {name: self.tensors[name] for name in self.layer_names(index)}
+        start = f"{self._prefix}.{index}."
+        own = functools.cache(lambda: weight_names(self.config, index))
+        return make_plan(infos, self.numbers, self.identity, lambda name: name.removeprefix(start) in own())
 
     def contents(self, index: int) -> Contents:
         """Return how large layer `index` is, from the headers alone."""

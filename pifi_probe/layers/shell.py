@@ -32,6 +32,7 @@ __all__ = [
     "make_shell",
     "refuse_absurd_config",
     "silence",
+    "weight_names",
 ]
 
 CHECK_CONFIG = "check that config.json belongs to these weights, or download the model again"  # what to do next
@@ -90,6 +91,12 @@ def own_prefixes(config: PretrainedConfig) -> tuple[str, str]:
     whole = wholes.get(donor_config(config), stated_dtype(config))
     path = layers_path(whole)
     return path, f"{whole.base_model_prefix}.{path}"
+
+
+def weight_names(config: PretrainedConfig, index: int) -> frozenset[str]:
+    """Return what the weights of a layer are called within it."""
+    whole = wholes.get(donor_config(config), stated_dtype(config))
+    return frozenset(layers_of(whole)[index].state_dict())
 
 
 def stated_dtype(config: PretrainedConfig) -> torch.dtype:

@@ -27,6 +27,7 @@ _ACTIVATIONS = re.compile(
     r"\.(\w*input_(global_)?scale|\w*output_scale|\w*activation_scale|\w*input_zero_point|qscale_act|[kqv]_scale|"
     r"prob_output_scale|input_max|input_min)$"
 )
+_SCALE = re.compile(r"scale|zero|bias|absmax|SCB")  # what companions are called
 _SHORT = ("I8", "U8", "I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")
 
 
@@ -162,8 +163,12 @@ def _with_rows(info: TensorInfo, n: int) -> TensorInfo:
     return TensorInfo(info.name, info.dtype, (n, *info.shape[1:]), info.source, info.offset, n * size)
 
 
-def make_plan(infos: Mapping[str, TensorInfo], numbers: Numbers, where: str) -> Plan:
+def make_plan(
+    infos: Mapping[str, TensorInfo], numbers: Numbers, where: str, own: Callable[[str], bool] = lambda name: False
+) -> Plan:
     """Find out which tensors are weights, and which belong to weights that are packed.
+
+    `own` tells whether the model itself has a weight of that name, which may be called a scale (inkling).
 
     Raises
     ------
@@ -183,12 +188,14 @@ def make_plan(infos: Mapping[str, TensorInfo], numbers: Numbers, where: str) -> 
         except Refused as error:
             raise _corrupt(weight, str(error)) from error
     left = [info for name, info in infos.items() if name not in taken]
+    plain = [info for info in left if info.dtype not in _SHORT and _SCALE.search(info.name) and own(info.name)]
+    left = [info for info in left if info not in plain]
     refuse_by_name(left, numbers)
     if packed or numbers.settings:
         left = [info for info in left if not _ACTIVATIONS.search(info.name)]
     for info in left:
         _refuse_orphan(info, infos, numbers)
-    return Plan(packed, tuple(left), where)
+    return Plan(packed, (*left, *plain), where)
 
 
 def _refuse_orphan(info: TensorInfo, infos: Mapping[str, TensorInfo], numbers: Numbers) -> None:
