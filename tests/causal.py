@@ -67,7 +67,9 @@ EXTRA: dict[str, dict[str, Any]] = {
     "doge": {"keep_window_size": 64, "num_experts": 4},
     "dots1": _EXPERTS | _SLIDING | {"first_k_dense_replace": 2},
     "dots3_note_text": _MOE_LATENT
-    | {"index_topk": 64, "index_head_dim": 16, "index_n_heads": 2, "shared_experts_intermediate_size": 24},
+    | _INDEXER
+    | {"shared_experts_intermediate_size": 24, "sliding_window_size": tiny.WINDOW}
+    | {f"swa_{name}": size for name, size in (_LATENT | {"num_attention_heads": 4, "head_dim": 16}).items()},
     "ernie4_5_moe": {
         "moe_num_experts": 4,
         "moe_k": 2,
