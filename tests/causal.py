@@ -57,7 +57,7 @@ EXTRA: dict[str, dict[str, Any]] = {
         "n_heads": 4,
         "n_layers": N_LAYERS,
         "max_seq_len": 64,
-        "attn_config": {"kv_n_heads": 2},
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
         "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "deepseek_v2": _EXPERTS | _LATENT | {"first_k_dense_replace": 2},

@@ -61,7 +61,7 @@ _GRANITE = Family(neutral={"embedding_multiplier": 1.0})
 # Types that need no row of their own: what lies outside of their layers is found.
 _DEFAULT = (
     "apertus", "arcee", "aria_text", "axk2", "bailing_hybrid", "bamba", "beam", "biogpt", "bitnet", "codegen",
-    "cohere2_moe", "cohere_compass_text", "cwm", "diffllama", "doge", "dots1", "dots3_note_text", "ernie4_5",
+    "cohere2_moe", "cohere_compass_text", "cwm", "dbrx", "diffllama", "doge", "dots1", "dots3_note_text", "ernie4_5",
     "ernie4_5_moe", "exaone4", "exaone_moe", "falcon_mamba", "flex_olmo", "flint", "gemma4_text",
     "gemma4_unified_text", "glm", "glm4_moe", "gpt_bigcode", "gpt_neo", "gpt_neox_japanese", "helium",
     "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "inkling_text", "internlm3", "iquestcoder", "jais2", "jamba",

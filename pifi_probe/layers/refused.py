@@ -50,7 +50,6 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "longcat_flash": "one of its layers is two, with one expert layer across both",
         "recurrent_gemma": "it multiplies the embeddings inside of its loop, where nothing can silence it",
         "git": "it stores its layers under the names of an encoder, and reads an image before the text",
-        "dbrx": "its configuration has no rope_theta, which this version of transformers needs to build it",
         "cpmant": "its layers are given a mask and a position bias that are computed from the tokens",
         **dict.fromkeys(("blt", "ctrl", "hrm_text", "reformer", "rwkv", "xlnet"), _OTHER_CODE),
     }
