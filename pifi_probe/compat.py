@@ -13,10 +13,15 @@ import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_MAPPING,
     PretrainedConfig,
     PreTrainedModel,
     modeling_gguf_pytorch_utils,
+)
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -26,6 +31,7 @@ __all__ = [
     "gguf_config_table",
     "gguf_names",
     "name_gguf_tensors",
+    "name_with_conversions",
     "quiet_transformers",
 ]
 
@@ -89,6 +95,32 @@ def base_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
         if any(pattern.search(name) for pattern in kept):
             tensor.data = tensor.data.float()
     return model
+
+
+@functools.cache
+def name_with_conversions(kind: type[PreTrainedModel], model_type: str) -> str:
+    """Return the class name under which transformers finds the renames and fusions of a text decoder's weights.
+
+    Some belong to the model around the decoder only (minimax_m3_vl, qwen3_vl_moe, glm4v_moe): those of its conversions
+    that may act within a layer are registered under a name of their own.
+    """
+    if get_checkpoint_conversion_mapping(kind.__name__) or get_checkpoint_conversion_mapping(model_type):
+        return kind.__name__
+    stem = model_type.removesuffix("_text")
+    for around in (name for name in CONFIG_MAPPING if name.startswith(stem) and name != model_type):
+        text = (getattr(CONFIG_MAPPING[around], "sub_configs", None) or {}).get("text_config")
+        found = get_checkpoint_conversion_mapping(around)
+        if found and getattr(text, "model_type", None) == model_type:
+            name = f"{kind.__name__}Within{around}"
+            register_checkpoint_conversion_mapping(name, [one for one in found if _within(one)], overwrite=True)
+            return name
+    return kind.__name__
+
+
+def _within(conversion: Any) -> bool:
+    """Return whether a conversion of names may act anywhere in a name, and not at its beginning only."""
+    patterns = conversion.source_patterns
+    return not any(one.startswith("^") for one in ([patterns] if isinstance(patterns, str) else patterns))
 
 
 def gguf_config_table(model_type: str) -> tuple[dict[str, str], dict[str, Any]]:

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pifi_probe.compat import base_model, quiet_transformers
+from pifi_probe.compat import base_model, name_with_conversions, quiet_transformers
 from pifi_probe.errors import CheckpointError, PifiProbeError, UnsupportedFamilyError
 from pifi_probe.layers.cut import cut_config, donor_config
 from pifi_probe.layers.families import family_of
@@ -251,7 +251,8 @@ def load_around(
 
     # The names are the family's: without its module transformers takes the class for foreign code and converts nothing.
     names: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    ready: Any = type(kind.__name__, (kind,), {"__init__": take, **names})
+    name = name_with_conversions(kind, model.config.model_type)
+    ready: Any = type(name, (kind,), {"__init__": take, **names})
     with quiet_transformers():
         loaded, info = ready.from_pretrained(
             None,
