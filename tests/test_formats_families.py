@@ -11,14 +11,15 @@ import torch
 import pifi_probe as pp
 from pifi_probe.errors import UnsupportedFormatError
 from pifi_probe.layers.frozen import FrozenLayer
+from tests import causal
 from tests.quantised import FP4 as TABLE
 from tests.quantised import SCHEMES, USUAL, Scheme, Tensors, e8m0, mlx_affine, nearest, pairs, save_quantised, write
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
 
-def layer(folder: Path) -> FrozenLayer:
-    found = pp.extract(f"{folder}[1]")
+def layer(folder: Path, index: int = 1) -> FrozenLayer:
+    found = pp.extract(f"{folder}[{index}]")
     assert isinstance(found, FrozenLayer)
     return found
 
@@ -186,7 +187,58 @@ def test_gpt_oss_of_mlx_is_fused_again(tmp_path: Path) -> None:
     assert_computes_alike(tmp_path, plain)
 
 
-def test_what_mlx_changes_in_values_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("family", ["qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"])
+def test_what_mlx_changes_in_values_is_changed_back(family: str, packs: bool, tmp_path: Path) -> None:
+    more = EXPERTS | {"shared_expert_intermediate_size": 64, "linear_value_head_dim": 16, "linear_key_head_dim": 16}
+    model = causal.model_of(
+        family, **USUAL | more | {"num_hidden_layers": 4, "layer_types": causal._HYBRID["layer_types"]}
+    )
+    scheme, stored, plain = SCHEMES["mlx 4-bit"], dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+    for name, tensor in model.model.state_dict().items():
+        exact = []
+        for changed, value in as_mlx_stores(f"model.{name}", tensor).items():
+            if (
+                packs
+                and name.endswith("weight" if "experts." not in name else "proj")
+                and tensor.dim() > 1
+                and "conv1d" not in name
+            ):
+                parts, value = scheme.pack(changed, value)
+                stored |= parts
+            else:
+                stored[changed] = value
+            exact.append(value)
+        unchanged = (
+            tensor if "norm" in name or "conv1d" in name else torch.cat(exact, dim=1) if len(exact) > 1 else exact[0]
+        )
+        plain[f"model.{name}"] = unchanged
+    write(
+        tmp_path,
+        stored,
+        model.config.to_dict() | {"dtype": "float32"} | ({scheme.key: scheme.settings} if packs else {}),
+    )
+    write(tmp_path / "plain", plain, model.config.to_dict() | {"dtype": "float32"})
+    states = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
+    for index in (0, 1):  # one with a convolution, one without
+        found, expected = (layer(folder, index) for folder in (tmp_path, tmp_path / "plain"))
+        torch.testing.assert_close(found(states), expected(states), rtol=1e-4, atol=1e-5)
+
+
+def as_mlx_stores(name: str, tensor: torch.Tensor) -> Tensors:
+    """Return what `sanitize` of mlx-lm makes of a weight of these families."""
+    if name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight", "q_norm.weight", "k_norm.weight")):
+        return {name: tensor + 1.0}
+    if name.endswith("conv1d.weight"):
+        return {name: tensor.movedim(2, 1)}
+    if name.endswith("experts.gate_up_proj"):
+        gate, up = tensor.chunk(2, dim=1)
+        stem = name.removesuffix("experts.gate_up_proj") + "switch_mlp."
+        return {f"{stem}gate_proj.weight": gate, f"{stem}up_proj.weight": up}
+    return {name.replace("experts.down_proj", "switch_mlp.down_proj.weight"): tensor}
+
+
+def test_what_mlx_may_have_changed_in_values_is_refused(tmp_path: Path) -> None:
     sizes = USUAL | EXPERTS | {"shared_expert_intermediate_size": 64, "num_hidden_layers": 3}
     save_quantised(tmp_path, SCHEMES["mlx 4-bit"], "qwen3_next", sizes=sizes)
     with pytest.raises(UnsupportedFormatError, match="norms"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 from abc import ABC, abstractmethod
@@ -144,7 +145,16 @@ class ShardedCheckpoint(ABC):
             with dropping_what_cannot_be(info.source):
                 check_finite(info.name, stored[info.name], info.source.name)
         weights = plan.weights(stored, dtype or plan.dtype(self.config.dtype))
-        return arrange(weights, plan.packed, self.config.model_type)
+        return arrange(weights, plan.packed, self.config.model_type, moved=self._has_moved_convolutions)
+
+    @functools.cached_property
+    def _has_moved_convolutions(self) -> bool:
+        """Whether convolutions lie as MLX has them, (channels, kernel, 1): then it has shifted norms, too."""
+        if "qwen3" not in self.config.model_type:
+            return False
+        names = (name for group in self._layers.values() for name in group if name.endswith("conv1d.weight"))
+        shapes = (self.tensors[name].shape for name in names)
+        return any(len(shape) == 3 and shape[-1] == 1 != shape[1] for shape in itertools.islice(shapes, 1))
 
     def read_stem(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """Read what the decoder has outside of its layers, embeddings above all; the language-model head never.
