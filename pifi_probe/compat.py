@@ -97,24 +97,28 @@ def base_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-@functools.cache
 def name_with_conversions(kind: type[PreTrainedModel], model_type: str) -> str:
     """Return the class name under which transformers finds the renames and fusions of a text decoder's weights.
 
     Some belong to the model around the decoder only (minimax_m3_vl, qwen3_vl_moe, glm4v_moe): those of its conversions
     that may act within a layer are registered under a name of their own.
     """
-    if get_checkpoint_conversion_mapping(kind.__name__) or get_checkpoint_conversion_mapping(model_type):
-        return kind.__name__
+    return _name_with_conversions(kind.__name__, model_type)
+
+
+@functools.cache
+def _name_with_conversions(kind: str, model_type: str) -> str:
+    if get_checkpoint_conversion_mapping(kind) or get_checkpoint_conversion_mapping(model_type):
+        return kind
     stem = model_type.removesuffix("_text")
     for around in (name for name in CONFIG_MAPPING if name.startswith(stem) and name != model_type):
         text = (getattr(CONFIG_MAPPING[around], "sub_configs", None) or {}).get("text_config")
         found = get_checkpoint_conversion_mapping(around)
         if found and getattr(text, "model_type", None) == model_type:
-            name = f"{kind.__name__}Within{around}"
+            name = f"{kind}Within{around}"
             register_checkpoint_conversion_mapping(name, [one for one in found if _within(one)], overwrite=True)
             return name
-    return kind.__name__
+    return kind
 
 
 def _within(conversion: Any) -> bool:
