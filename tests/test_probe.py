@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 import pifi_probe as pp
 from pifi_probe.errors import EstimatorError, PifiProbeError, TaskError
-from pifi_probe.probing import estimators, own
+from pifi_probe.probing import estimators
+from pifi_probe.probing import probe as module
 from pifi_probe.probing.intervals import stratified_fifths
 from pifi_probe.probing.null import permutation_null
 from pifi_probe.tasks import Split, Task
@@ -63,10 +64,10 @@ class Planted:
         return self._points[point]
 
 
-def scored(strength: tuple[float, ...], names: str, n: int = 100, **options: Any) -> list[own.Measured]:
+def scored(strength: tuple[float, ...], names: str, n: int = 100, **options: Any) -> list[module.Measured]:
     labels = np.arange(n) % 2
     settings = {"n_permutations": 19, "n_folds": 5, "seed": 0} | options
-    return own.score_points(Planted(labels, strength), labels, estimators.resolve(names), **settings)  # type: ignore[arg-type]
+    return module.score_points(Planted(labels, strength), labels, estimators.resolve(names), **settings)  # type: ignore[arg-type]
 
 
 def with_logistic(llm: str, task: Task) -> pp.ProbeTable:
@@ -190,7 +191,7 @@ class TestRefusals:
 
     def test_default_leaves_out_what_compares_two_feature_sets(self) -> None:
         assert "cka" in estimators.names(default_only=True)
-        names = [each.name for each in own.applicable("default")]
+        names = [each.name for each in module.applicable("default")]
         assert "cka" not in names and "mutual_knn" not in names
         assert {"ridge_accuracy", "ridge_mse", "logme", "hscore", "knn", "nearest_mean"} <= set(names)
 
@@ -246,12 +247,12 @@ class TestScores:
         assert {one.estimator for one in scored((1.0,), "logistic_nll")} == {"logistic_nll"}
 
     def test_a_fit_that_did_not_converge_is_noted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        real = own.cross_validate
+        real = module.cross_validate
 
         def stuck(*args: Any, **options: Any) -> Any:
             return replace(real(*args, **options), converged=False)
 
-        monkeypatch.setattr(own, "cross_validate", stuck)
+        monkeypatch.setattr(module, "cross_validate", stuck)
         assert "did not converge" in scored((1.0,), "logistic_nll")[0].note
 
     def test_rows_come_by_estimator_in_the_order_asked_for(self) -> None:
