@@ -36,7 +36,7 @@ checks.pifi_block("layer")
 # ## 1. A checkpoint is a table of contents and bytes
 #
 # **Why.** Model files are large; a layer is small. Both common formats begin with a header that says for every tensor
-# its name, type, shape and place. Whoever reads the header first needs nothing else of the file but the places it wants:
+# its name, type, shape and place. Once you have read the header, you need only the places that it names:
 #
 # $$\text{bytes of layer } i = \sum_{t \,\in\, \text{layer } i} \text{nbytes}(t)$$
 

@@ -89,9 +89,11 @@ trained = dict(
 
 # %% alt="Line plot of the loss on held-out reviews after each of four passes over the training reviews: that of the head alone falls and stays low; with the layer it is lowest after the first pass and rises until it is above the loss of a fair coin, drawn as a dashed line."
 figure, axes = plt.subplots(figsize=(6, 2.8))
-for name, run in trained.items():
+for (name, run), colour in zip(
+    trained.items(), ("#1b1b1c", "#D55E00"), strict=True
+):
     loss = run.validation_nll.mean(0)  # (epochs,), mean of the seeds
-    axes.plot(range(1, len(loss) + 1), loss, "o-", label=name)
+    axes.plot(range(1, len(loss) + 1), loss, "o-", color=colour, label=name)
 axes.axhline(np.log(2), color="#7A7A7A", linestyle="--", label="fair coin")
 axes.set(xlabel="epoch", ylabel="loss (nats)", xticks=range(1, 5))
 axes.legend(frameon=False)
@@ -130,9 +132,10 @@ print(f"a fair coin: ln 2 = {np.log(2):.2f}")
 digests = healthy.layer_digests
 (plugged,) = model.frozen_layers  # reduced to what one token needs
 assert digests["before"] == digests["after"] == [plugged.card.sha256]
-print(
-    "before:", digests["before"][0][:16], "| after:", digests["after"][0][:16]
+changed = sum(
+    a != b for a, b in zip(digests["before"], digests["after"], strict=True)
 )
+print(f"layers whose digest changed: {changed} of {len(digests['before'])}")
 
 # %% [markdown]
 # **Read.** Eight steps hardly leave the coin, and the layer is bit for bit the one that was plugged in. Everything below
@@ -219,7 +222,7 @@ print(f"pp.compare: {100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]")
 print("its verdict:", row["verdict"])
 
 # %% [markdown]
-# **Read.** The verdict is a sentence, so that nobody has to make one up. "No difference detectable" is about this run's
+# **Read.** The verdict is a sentence, so you do not have to make one up. "No difference detectable" is about this run's
 # size; the interval says which differences it could have missed.
 #
 # Three seeds of two arms say little about how much seeds matter, but the other arms were trained with the same seeds. A
@@ -302,7 +305,7 @@ for base, rows in against.items():
 
 # %% [markdown]
 # **Read.** The block costs about four points and its knowledge gives back less than one, which the second interval cannot
-# tell from nothing. A claim about *knowledge* is the second line, never the first. Do the terms of the ladder and the two verdicts
+# distinguish from nothing. A claim about *knowledge* is the second line, never the first. Do the terms of the ladder and the two verdicts
 # lead you to the same sentence?
 #
 # One task is one task. The paper's first claim is an average over many. Our version of it, `pifi-probe reproduce

@@ -212,9 +212,8 @@ for kind, values in curves.items():
     print(f"{kind}: under 0.05 at distance 1, over 1 nat at distance 100")
 
 # %% [markdown]
-# **Read.** Forgetting is a question of distance, and of the direction only in the second place. A layer that was tuned
-# for a few hundred steps at a small rate may well be "fine-tuned" and have forgotten next to nothing. So it has to be
-# measured after a *full* run. Our record does, with three seeds and 200 texts:
+# **Read.** Forgetting depends on distance first and on direction second. A layer that was tuned for a few hundred steps at a
+# small rate may well be "fine-tuned" and have forgotten next to nothing. So it has to be measured after a *full* run. Our record does, with three seeds and 200 texts:
 
 # %%
 record = checks.experiment("frozen-vs-tuned")

@@ -182,7 +182,7 @@ assert difference < 1e-4
 print(f"ours and pifi_probe's pooling differ by ≈{difference:.0e}")
 
 # %% [markdown]
-# **Read.** Scaling costs nothing and needs no label. `pp.probe` does it unless told not to, and every table says so.
+# **Read.** With the plain mean two different reviews look almost the same. Scaling costs nothing and needs no label. `pp.probe` does it unless told not to, and every table says so.
 #
 # ## 3. More features than texts
 #
@@ -291,7 +291,7 @@ print(f"p with nineteen permutations: ≈{p:.2f}; it cannot be below 0.05")
 # ## 5. The whole table, recorded
 #
 # **Why.** 100 texts leave wide intervals. The record has 1,000, with all default scores. Of 31 depths, one is the best by
-# chance alone. So we ask for the *set* of depths that cannot be told from the best, all comparisons paired over texts and
+# chance alone. So we ask for the *set* of depths that are tied with the best, all comparisons paired over texts and
 # corrected for their number.
 #
 # **Predict.** Out of 31, how many depths are in the set of the best for ridge accuracy?
@@ -310,7 +310,7 @@ for name in ("ridge_accuracy", "logistic_nll", "knn", "nearest_mean", "logme"):
     print(
         f"{name:15s} best at depth {best['depth']:2d}: "
         f"{best['value']:7.3f} [{best['low']:.3f}, {best['high']:.3f}], "
-        f"{len(inside)} depths cannot be told from it"
+        f"{len(inside)} depths tied with it"
     )
 
 # %% alt="Curves of every recorded score over the depth of the layer, each with its interval and the null of permuted labels, on one panel per score."

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 10 Automatic selection
 #
-# **You will show that** a search can find out for a small part of the price what training every layer finds, and that the
-# honest end of a search may be "no layer effect is detectable".
+# **You will show that** a search finds for a small part of the price what training every layer finds, that it beats a fixed
+# rule where layers differ, and that its honest end may be "no layer effect is detectable".
 #
 # **After this notebook you can**
 #

@@ -2,7 +2,7 @@
 # # 11 More than one layer
 #
 # **You will show that** several layers can be combined so that training starts exactly at one of them, and that most of
-# what a combination may gain must first be taken away from it: three seeds voting gain as well.
+# what a combination gains is not its own: three seeds that vote gain as much.
 #
 # **After this notebook you can**
 #

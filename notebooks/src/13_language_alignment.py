@@ -80,7 +80,7 @@ times = {
     }
     for model, tokenizer in tokenizers.items()
 }
-print("your guess:", checks.guessed(guess))
+checks.reveal(guess, times["SmolLM2"]["Korean"], "times", ".2f", live=False)
 for model, own in times.items():
     shown = ", ".join(f"{name} {value:.2f}" for name, value in own.items())
     print(f"{model}: times the tokens of the same in English: {shown}")
@@ -164,8 +164,8 @@ bits = {"English": bits_per_message(splits["Korean"].take(few).texts)}
 for name, split in splits.items():
     bits[name] = bits_per_message(split.take(few).labels)
 
-print("your guess:", checks.guessed(guess))
-print("the least surprising:", min(bits, key=bits.__getitem__))
+order = ", ".join(sorted(bits, key=bits.__getitem__))
+checks.reveal(guess, order, live=False)
 
 # %% [markdown]
 # **Checkpoint.** The same message is more surprising in each of the other languages. The numbers come from a run on
@@ -200,13 +200,14 @@ guess = None  # "embeddings" or "layer"
 embeddings = whole.model.get_input_embeddings().weight.numel()
 layer = pp.extract("smollm2-135m[-1]")
 reduced = pp.reduce(layer)
-print("your guess:", checks.guessed(guess))
+where = "embeddings" if embeddings > layer.n_params else "layer"
+checks.reveal(guess, where, live=False)
 print(f"embeddings:           {embeddings / 1e6:5.1f} million weights")
 print(f"one layer:            {layer.n_params / 1e6:5.1f} million")
 print(f"what one token needs: {reduced.n_params / 1e6:5.1f} million")
 
 # %% [markdown]
-# **Read.** Most of what is obviously about a *language*, its words, stays behind. What is left is what a layer does to a
+# **Read.** The embeddings are eight times as large as a layer. Most of what is obviously about a *language*, its words, stays behind. What is left is what a layer does to a
 # vector: its values and its MLP. So two hypotheses are open. Either a layer from a model of the right language works
 # better because directions in its stream mean something in that language; or what works in a layer has little to do with
 # language, because the encoder has translated already. That is a question for an experiment.

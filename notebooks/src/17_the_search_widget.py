@@ -97,7 +97,7 @@ print("columns:", ", ".join(w.results.columns))
 # |---|---|---|
 # | square, dot | a layer with a frozen encoder, a layer in a full run; thin line: its interval | 08, 05 |
 # | line and band | what is believed of every layer | 10 |
-# | shaded columns | layers that cannot be told from the best | 07 |
+# | shaded columns | layers tied with the best | 07 |
 # | grey band | random and shuffled layers | 05 |
 # | dashed, dotted line | the encoder alone; two projections with nothing between them | 05 |
 # | ring | the choice again, on fresh seeds | 09 |
