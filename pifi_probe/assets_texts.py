@@ -1,4 +1,4 @@
-"""Embedded texts beside those of the demo; only data files are read, as `assets` says."""
+"""Embedded texts next to those of the demo; only data files are read, as `assets` says."""
 
 from __future__ import annotations
 

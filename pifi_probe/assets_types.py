@@ -9,7 +9,7 @@ __all__ = ["Asset", "Member", "Package", "in_folder"]
 
 @dataclass(frozen=True)
 class Member:
-    """One file inside of an archive.
+    """One file inside an archive.
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ class SpecError(PifiProbeError, ValueError):
 
 
 class LayerIndexError(PifiProbeError, IndexError):
-    """A layer index is outside of the model."""
+    """A layer index is outside the model."""
 
 
 class ModelNotFoundError(PifiProbeError, FileNotFoundError):
@@ -94,7 +94,7 @@ class CorruptFileError(CheckpointError):
 
 
 class MismatchError(CheckpointError, RuntimeError):
-    """A configuration and the weights beside it do not fit each other; transformers has a RuntimeError for it."""
+    """A configuration and the weights next to it do not fit each other; transformers has a RuntimeError for it."""
 
 
 class UnsupportedFormatError(CheckpointError):

@@ -198,7 +198,7 @@ def advice(error: BaseException, again: str) -> str:
 
 
 def save_tensors(path: Path | str, tensors: Mapping[str, Any], **metadata: str) -> None:
-    """Write tensors and texts beside them to `path` as safetensors, atomically, with the rights of any other new file.
+    """Write tensors and texts next to them to `path` as safetensors, atomically, with the rights of any other new file.
 
     Raises
     ------

@@ -35,11 +35,11 @@ def replaced_together(folder: Path | str, first: str, stale: str | None = None) 
     Parameters
     ----------
     folder : Path or str
-        Made when missing. Files in it that are not written anew stay.
+        Made when missing. Files in it that are not written again stay.
     first : str
         Name of the file that readers open first, such as ``"config.json"``.
     stale : str, optional
-        Regular expression of names; a file in `folder` that matches it and is not written anew is deleted.
+        Regular expression of names; a file in `folder` that matches it and is not written again is deleted.
 
     Yields
     ------

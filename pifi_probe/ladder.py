@@ -51,7 +51,7 @@ class Arm:
 
 
 def control_seeds(n_seeds: int, n_layers: int) -> int:
-    """Return how many seeds the encoder alone, the projections and the twins should have beside so many layers.
+    """Return how many seeds the encoder alone, the projections and the twins should have with so many layers.
 
     They are in every comparison. With r times as many runs the noise of a difference is 1/1 + 1/r of a layer's, and
     for a fixed number of runs it is least where r is the square root of the number of layers (Dunnett 1955).

@@ -38,7 +38,7 @@ def collect(**extra: Any) -> dict[str, Any]:
     -------
     dict
         ``date`` (UTC, ISO 8601), ``command`` (without absolute paths), ``versions`` by package, ``git``
-        (commit and whether the checkout differed from it; None outside of a checkout), ``machine`` (platform,
+        (commit and whether the checkout differed from it; None outside a checkout), ``machine`` (platform,
         processor, cores, torch threads, memory in bytes, GPU).
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -139,7 +139,7 @@ def _output(*command: str) -> str | None:
 
 
 class PeakMemory:
-    """The most memory that this process held inside of a ``with`` block.
+    """The most memory that this process held inside a ``with`` block.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""`Registry`: what is chosen by a name, and may be added from outside of the package."""
+"""`Registry`: what is chosen by a name, and may be added from outside the package."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _TENSORS = ("weight", "bias", "first")
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is stored of an interface beside its tensors."""
+    """What is stored of an interface next to its tensors."""
 
     scale: float
     r2: float

@@ -199,7 +199,7 @@ def marked_first(marks: torch.Tensor) -> torch.Tensor:
 
 
 def with_previous(states: torch.Tensor) -> torch.Tensor:
-    """Put beside each token (batch, seq, d) the one before it, zero for the first: (batch, seq, 2 d)."""
+    """Put next to each token (batch, seq, d) the one before it, zero for the first: (batch, seq, 2 d)."""
     before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
     return torch.cat([states, before], dim=-1)
 

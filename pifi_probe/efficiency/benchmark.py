@@ -1,4 +1,4 @@
-"""`benchmark`: the plugged model beside vanilla, folded, LoRA, IA3, a trained layer and an MLP, in one run."""
+"""`benchmark`: the plugged model next to vanilla, folded, LoRA, IA3, a trained layer and an MLP, in one run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def benchmark(
     rounds: int = 10,
     most_seconds: float = 60.0,
 ) -> Benchmark:
-    """Measure what PiFi costs beside what else the same encoder could be trained as.
+    """Measure what PiFi costs next to what else the same encoder could be trained as.
 
     The arms are made from `model` and take turns in every round: the encoder alone, the model, its folded form, LoRA
     (rank 8) and IA3 of the encoder by peft, the model with the whole LLM layer trained too, and a trained MLP with as

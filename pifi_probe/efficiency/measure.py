@@ -84,7 +84,7 @@ def _wait(device: torch.device) -> None:
 def interleaved(
     calls: Mapping[str, Call], rounds: int, *, most_seconds: float, seed: int = 0
 ) -> dict[str, list[float]]:
-    """Time every call once a round, in an order drawn anew each round, after a warm-up.
+    """Time every call once a round, in an order drawn afresh each round, after a warm-up.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ Scores = dict[str, NDArray[np.float64]]
 
 
 class TaskFacts(Protocol):
-    """What a kind may know of a task beside its rows."""
+    """What a kind may know of a task besides its rows."""
 
     @property
     def kind(self) -> str:
@@ -85,7 +85,7 @@ class Kind(ABC):
     shown : str
         The metric for a progress bar.
     shares : tuple of str
-        Those among `scores`, beside `pifi_probe.ladder.SHARES`, that lie in [0, 1], where larger is better. Of all
+        Those among `scores`, besides `pifi_probe.ladder.SHARES`, that lie in [0, 1], where larger is better. Of all
         others smaller is better, as of a loss.
     """
 
@@ -142,7 +142,7 @@ class Kind(ABC):
     @classmethod
     @abstractmethod
     def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
-        """Say what is wrong with a row's label, such as "has a label outside of 0 to 1", or ""."""
+        """Say what is wrong with a row's label, such as "has a label outside 0 to 1", or ""."""
 
     @classmethod
     def unlabelled(cls, label: object) -> bool:

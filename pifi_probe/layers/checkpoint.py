@@ -74,7 +74,7 @@ class Checkpoint(Protocol):
         ...
 
     def read_stem(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Read what the decoder has outside of its layers, under transformers' names; the head never.
+        """Read what the decoder has outside its layers, under transformers' names; the head never.
 
         Of the token embeddings only the rows of `tokens` (int64, ascending) are read.
         """
@@ -218,7 +218,7 @@ def open_checkpoint(
     Parameters
     ----------
     model : str
-        A local folder, a ``.safetensors`` file with ``config.json`` beside it, a ``.gguf`` file, an embedded
+        A local folder, a ``.safetensors`` file with ``config.json`` next to it, a ``.gguf`` file, an embedded
         name, a name of `pifi_probe.models_table`, or a hub id (``org/name``, or ``org/name/file.gguf``); tried in
         this order.
     revision : str, optional

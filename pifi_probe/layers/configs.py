@@ -1,4 +1,4 @@
-"""What stands beside the weights: the configuration and the licence."""
+"""What stands next to the weights: the configuration and the licence."""
 
 from __future__ import annotations
 

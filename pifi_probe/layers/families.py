@@ -2,7 +2,7 @@
 
 A layer is called through the family's own base model with one layer in it (a *shell*), so masks, rotary
 embeddings, sliding windows, multipliers and expert routing are the family's own code. A row below says only
-what lies outside of the layer and must be silenced, and where the value path of its attention lies.
+what lies outside the layer and must be silenced, and where the value path of its attention lies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Family:
     Parameters
     ----------
     zeros : tuple of str
-        Modules beside the layers whose output is added to the input embeddings and may be computed from a mask.
+        Modules next to the layers whose output is added to the input embeddings and may be computed from a mask.
     neutral : Mapping
         Configuration values that act before the first layer, with their neutral value.
     attention, output : str
@@ -151,7 +151,7 @@ def register_family(model_type: str, family: Family) -> None:
     model_type : str
         Of its configurations, which transformers knows: ``AutoConfig.register`` adds one.
     family : Family
-        What lies outside of its layers; ``Family()`` where all of it is found.
+        What lies outside its layers; ``Family()`` where all of it is found.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def family_of(config: PretrainedConfig) -> Family:
 
 
 def missing_state(config: PretrainedConfig, index: int) -> str | None:
-    """Return the name of the state beside its input that layer `index` needs; None when there is none."""
+    """Return the name of the state besides its input that layer `index` needs; None when there is none."""
     n_layers = int(config.num_hidden_layers)
     if getattr(config, "hidden_size_per_layer_input", None):
         return "per-layer embeddings of the tokens (hidden_size_per_layer_input)"

@@ -138,7 +138,7 @@ class GGUFCheckpoint:
         return self._named(stored, index)
 
     def read_stem(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Read what lies outside of the layers in float32, embeddings above all; the output matrix never.
+        """Read what lies outside the layers in float32, embeddings above all; the output matrix never.
 
         Of the token embeddings only the rows of `tokens` (int64, ascending) are read.
         """

@@ -72,7 +72,7 @@ def read_header(source: ByteSource) -> GGUFHeader:
     ------
     CorruptFileError
         If the magic is wrong, a count or length is absurd, a name occurs twice, the alignment is not a power of
-        two, or a tensor lies outside of the file.
+        two, or a tensor lies outside the file.
     UnsupportedFormatError
         If the version is neither 2 nor 3, the file is big-endian, or a tensor has an unknown type.
     """

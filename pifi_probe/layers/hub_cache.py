@@ -27,7 +27,7 @@ def hub_folder(repo: str) -> Path:
 
 
 def whole_files(repo: str, commit: str) -> Path:
-    """Return the folder of the files of a commit that are kept whole; parts lie beside it, by quoted file name."""
+    """Return the folder of the files of a commit that are kept whole; parts next to it, by quoted file name."""
     return hub_folder(repo) / commit / "whole files"  # a quoted name has no space
 
 

@@ -69,7 +69,7 @@ class Patience:
     Parameters
     ----------
     tries : int
-        Requests until giving up, counted anew after progress.
+        Requests until giving up, counted again after progress.
     first, longest : float
         Seconds before the second try, and the most between two; doubled each time, with jitter.
     sleep : callable
@@ -240,7 +240,7 @@ class HubClient:
         where : str
             For messages.
         progress : callable
-            Bytes received until now; after 1 MiB of progress the tries are counted anew.
+            Bytes received until now; after 1 MiB of progress the tries are counted again.
 
         Raises
         ------

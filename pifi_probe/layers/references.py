@@ -43,14 +43,14 @@ def resolve_reference(name: str, by: NamedBy | None, what: str) -> tuple[str, bo
     name : str
         A relative path is first sought in the folder.
     by : NamedBy or None
-        Unless trusted, it may name embedded models, paths inside of its folder, and hub ids, asked without a token.
+        Unless trusted, it may name embedded models, paths inside its folder, and hub ids, asked without a token.
     what : str
         That is opened, for messages: ``"donor"``.
 
     Raises
     ------
     PlugInError
-        If the name is a path outside of the folder, and that is not allowed.
+        If the name is a path outside the folder, and that is not allowed.
     """
     if by is None:
         return name, None

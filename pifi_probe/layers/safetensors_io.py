@@ -59,7 +59,7 @@ def read_header(source: ByteSource) -> dict[str, TensorInfo]:
     ------
     CorruptFileError
         If the header is longer than the file or than 32 MiB, holds more than 131,072 tensors, is not a JSON object,
-        names a tensor twice or an unknown dtype, or if offsets lie outside of the file, overlap, or contradict
+        names a tensor twice or an unknown dtype, or if offsets lie outside the file, overlap, or contradict
         dtype and shape.
     """
     if source.size < 8:

@@ -157,7 +157,7 @@ class ShardedCheckpoint(ABC):
         return any(len(shape) == 3 and shape[-1] == 1 != shape[1] for shape in itertools.islice(shapes, 1))
 
     def read_stem(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Read what the decoder has outside of its layers, embeddings above all; the language-model head never.
+        """Read what the decoder has outside its layers, embeddings above all; the language-model head never.
 
         Parameters
         ----------

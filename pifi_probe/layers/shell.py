@@ -1,4 +1,4 @@
-"""The family's own base model around one layer, with all that lies outside of the layer silenced.
+"""The family's own base model around one layer, with all that lies outside the layer silenced.
 
 The layer is built by the family's own constructor, with its true index and the whole configuration: index and depth
 decide which modules a layer has, and enter the arithmetic of some. The model around it believes that it has one layer.
@@ -42,7 +42,7 @@ _KEPT = 4  # whole models without weights; one of 61 layers takes 5 s to build a
 
 
 class Silent(nn.Module):
-    """Stands where a norm, an embedding or a table of positions outside of the layer was.
+    """Stands where a norm, an embedding or a table of positions outside the layer was.
 
     States pass unchanged; to positions and masks, which are whole numbers, nothing is what it answers.
     """
@@ -304,7 +304,7 @@ def refuse_absurd_config(
     Raises
     ------
     CheckpointError
-        If the layer, or the position tables beside it, would be absurdly large, or an entry is NaN or infinite.
+        If the layer, or the position tables next to it, would be absurdly large, or an entry is NaN or infinite.
     """
     for key, value in vars(config).items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -328,7 +328,7 @@ def refuse_absurd_config(
 
 
 def silence(shell: PreTrainedModel) -> PreTrainedModel:
-    """Replace what has weights outside of the layer, so that only the layer's tensors remain and its output leaves."""
+    """Replace what has weights outside the layer, so that only the layer's tensors remain and its output leaves."""
     path = layers_path(shell)
     way = {id(module) for module in (*_owners(shell, path), layers_of(shell))}
     tables = family_of(shell.config).zeros

@@ -1,4 +1,4 @@
-"""The small files that stand beside a model's weights, in a folder or on the hub."""
+"""The small files that stand next to a model's weights, in a folder or on the hub."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class LayerSpec:
         Raises
         ------
         LayerIndexError
-            If the index is outside of the model, or the range is empty.
+            If the index is outside the model, or the range is empty.
         """
         valid = f"use an index from 0 to {n_layers - 1}, or from -{n_layers} to -1"
         if self.index is not None:

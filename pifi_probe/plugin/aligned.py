@@ -1,4 +1,4 @@
-"""`AlignedPlugIn`: a chain entered at the donor's own states, read out beside the encoder or back into it.
+"""`AlignedPlugIn`: a chain entered at the donor's own states, read out next to the encoder or back into it.
 
 ``wiring="aligned"``. All content tokens of a text go through L_in, which is not drawn but fitted (see
 `pifi_probe.alignment`): a ridge regression from the encoder's tokens, after its last layer and before its first one,
@@ -124,7 +124,7 @@ class AlignedPlugIn(PlugIn):
         return x, torch.cat([mask.new_ones(x.shape[0], 1), mask], dim=1).long(), content
 
     def features(self, tokens: Tokens) -> torch.Tensor:
-        """Return what is read beside the encoder, not standardised: (batch, 4 d_llm), or 2 d_llm without a layer."""
+        """Return what is read next to the encoder, not standardised: (batch, 4 d_llm), or 2 d_llm without a layer."""
         x, mask, _ = self.enter(tokens)
         return read_out(x, self.core(x, mask), mask, change=bool(len(self.layers)))
 

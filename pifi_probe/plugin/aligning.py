@@ -177,7 +177,7 @@ def fit_readout(model: PiFiEncoderModel, task: Task, *, n_train: int = 4000, see
     Raises
     ------
     PlugInError
-        If the model has no chain that is read beside its encoder.
+        If the model has no chain that is read next to its encoder.
     TaskError
         If the task has no class a row, or no validation split.
 

@@ -72,7 +72,7 @@ class PiFiPreTrainedModel(StoredModel):
         self.plugin.set_start()
 
     def init_weights(self) -> None:
-        """Tie weights only: encoder and layer come with theirs, and drawing them anew would lose them."""
+        """Tie weights only: encoder and layer come with theirs, and drawing them again would lose them."""
         self.tie_weights(recompute_mapping=False)
 
     def encode(
@@ -249,7 +249,7 @@ class PiFiEncoderModel(PiFiPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return what the head gives, with what an aligned chain is read out to beside it: (batch, n_outputs)."""
+        """Return what the head gives, with what an aligned chain is read out to next to it: (batch, n_outputs)."""
         plugin = self.plugin
         if isinstance(plugin, AlignedPlugIn) and plugin.read == "beside":
             tokens = self.encode_deeply(input_ids, attention_mask, token_type_ids, inputs_embeds)

@@ -117,7 +117,7 @@ def plug_in(
         For ``scale="matched"``: root mean square of the layer's input inside its own model, when the donor is
         not at hand to measure it. For several branches one number each, or one for all.
     read : {"beside", "back"}, optional
-        For ``wiring="aligned"``: read the chain out beside the encoder's vector, or back into the encoder's tokens.
+        For ``wiring="aligned"``: read the chain out next to the encoder's vector, or back into the encoder's tokens.
         None: beside, and back for heads that read every token.
     train_projections : bool
         For ``wiring="aligned"``: train the fitted maps too; otherwise they stay as they were fitted.
@@ -329,7 +329,7 @@ def _targets(firsts: list[FrozenLayer], given: float | Sequence[float] | None) -
 
 
 def _initialise(model: PiFiPreTrainedModel, seed: int) -> None:
-    """Draw head and projections anew, with PyTorch's default initialisation, from the seed."""
+    """Draw head and projections again, with PyTorch's default initialisation, from the seed."""
     with stream(seed, "head"):
         for module in getattr(model, "head", ()):
             if isinstance(module, nn.Linear):

@@ -43,7 +43,7 @@ def sentence_transformer(
     ------
     PlugInError
         If sentence-transformers is missing, or the model has no vector to give: it writes text, or an aligned chain
-        is read out beside the encoder (give ``read="back"``).
+        is read out next to the encoder (give ``read="back"``).
 
     Examples
     --------

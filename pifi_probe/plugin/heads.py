@@ -1,4 +1,4 @@
-"""Heads beside the classifier: multiple choice, extractive question answering and token classification."""
+"""Heads next to the classifier: multiple choice, extractive question answering and token classification."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def _loaded(cls: Any, slm: str, source: str) -> PreTrainedModel:
 def tokenizer_for(model: PiFiPreTrainedModel) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a model, checked and with a padding token.
 
-    The first of: the one that was given to `plug_in` or `fine_tune`; the one beside the model's own saved files; that
+    The first of: the one that was given to `plug_in` or `fine_tune`; the one next to the model's own saved files; that
     of its encoder.
 
     Raises

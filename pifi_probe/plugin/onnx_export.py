@@ -38,7 +38,7 @@ class OnnxExport:
     Parameters
     ----------
     file : Path
-        The graph with its weights; of more than 2 GiB the weights lie beside it.
+        The graph with its weights; of more than 2 GiB the weights lie next to it.
     inputs, outputs : tuple of str
         Names, in the graph's order. Inputs are int64.
     difference : float
@@ -177,7 +177,7 @@ def _rows(model: PiFiPreTrainedModel, n_rows: int, n_tokens: int, padding: int) 
 
 
 def _meaning(model: PiFiPreTrainedModel) -> dict[str, str]:
-    """Return what stands in the file beside the graph, so that no other file is needed to read its numbers."""
+    """Return what stands in the file next to the graph, so that no other file is needed to read its numbers."""
     config = model.config
     names = config.id2label or {}
     cards = [item["card"] for item in config.layers]
@@ -192,7 +192,7 @@ def _meaning(model: PiFiPreTrainedModel) -> dict[str, str]:
 
 
 def _describe(model: PiFiPreTrainedModel, folder: Path) -> None:
-    """Put the tokenizer and the model's card beside the graph."""
+    """Put the tokenizer and the model's card next to the graph."""
     from pifi_probe.plugin.card import write_model_card
     from pifi_probe.plugin.loading import tokenizer_for
 

@@ -113,7 +113,7 @@ class PlugIn(nn.Module):
         return [*self.projections().values(), *([gate] if isinstance(gate, nn.Module) else [])]
 
     def fixed_maps(self) -> list[nn.Module]:
-        """Return the maps outside of the layers that are never trained: none."""
+        """Return the maps outside the layers that are never trained: none."""
         return []
 
     def fitted(self) -> list[torch.Tensor]:

@@ -93,7 +93,7 @@ class StoredModel(PreTrainedModel):
                 item["card"] = asdict(layer.card)
 
     def _tokenizer_to_save(self, folder: Path) -> PreTrainedTokenizerBase | None:
-        """Return the tokenizer that goes beside the model: where it is not simply its encoder's, nor there already."""
+        """Return the tokenizer that goes next to the model: where it is not simply its encoder's, nor there already."""
         if self.tokenizer is not None:
             return self.tokenizer
         own = own_tokenizer_source(self)
@@ -132,8 +132,8 @@ class StoredModel(PreTrainedModel):
             As transformers has them. A `dtype` is that of encoder, projections and head; frozen layers keep the type
             they were extracted in.
         allow_external : bool
-            Open whatever donor the model names: paths outside of its folder, too, and hub ids with your token.
-            Otherwise embedded names, paths inside of the model's folder, and hub ids without a token.
+            Open whatever donor the model names: paths outside its folder, too, and hub ids with your token.
+            Otherwise embedded names, paths inside the model's folder, and hub ids without a token.
         allow_pickle : bool
             Read legacy ``.bin`` weights, too, with ``weights_only=True``.
 
@@ -275,7 +275,7 @@ class StoredModel(PreTrainedModel):
         """Write the model as an ONNX graph, and compare onnxruntime's numbers with the model's.
 
         The graph takes any number of texts of any length, padded on either side, and computes in float32. Names of
-        labels, encoder and donors stand in its metadata; tokenizer and model card are written beside it. A model that
+        labels, encoder and donors stand in its metadata; tokenizer and model card are written next to it. A model that
         writes text becomes the graph of one step: ``input_ids``, ``attention_mask`` and ``decoder_input_ids`` in,
         ``logits`` out.
 

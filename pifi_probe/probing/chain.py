@@ -1,4 +1,4 @@
-"""`probe_chain`: what a chain of a language model's layers adds to a frozen encoder, beside every twin of it."""
+"""`probe_chain`: what a chain of a language model's layers adds to a frozen encoder, next to every twin of it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def probe_chain(
     arms : sequence of str
         "encoder": its own features alone (mean and first token of all its layers). "interface": the interface
         without a layer. "real": the donor's layers. "shuffled", "random": the same layers with their entries
-        permuted, or drawn anew with the same mean and spread. Further ones take a condition from the real layers:
+        permuted, or drawn afresh with the same mean and spread. Further ones take a condition from the real layers:
         "one token", each token a sequence of its own; "unaligned", behind an interface of random weights of the
         fitted one's size.
     twins : int
@@ -105,7 +105,7 @@ def probe_chain(
         Where the two texts of a pair meet. "encoder": it reads them together. "layer": it reads each alone, so that
         they meet in the layers only; the encoder's features are then ``u, v, |u - v|, u v`` of their vectors. An arm
         "late interaction" is added, the best match of every token in the other text, which has no parameters, and
-        each arm is read beside it, too ("real and late interaction"): what a layer does for pairs is mostly matching.
+        each arm is read next to it, too ("real and late interaction"): what a layer does for pairs is mostly matching.
     fractions : sequence of int or float
         Also with fewer labels: numbers of labelled texts, or shares below 1. The interface still sees all training
         texts that it is aligned on, without their labels.

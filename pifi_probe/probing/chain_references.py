@@ -70,7 +70,7 @@ def train_in_place(
     ----------
     kind : {"mlp", "trained layers"}
         "mlp": on each token, ``x + W2 gelu(W1 x / rms(x))``, so wide that it has the chain's weights. "trained
-        layers": layers of the donor's kind, drawn anew with the mean and spread of the real ones.
+        layers": layers of the donor's kind, drawn afresh with the mean and spread of the real ones.
     interface : Interface
         Stays as it was fitted.
     real : sequence of FrozenLayer

@@ -67,7 +67,7 @@ def llm_features(
     kind : str
         Of the task; a pair becomes one text by `template`.
     pooling : {"mean", "last", "mean+last"}
-        Mean over tokens, the last token, or both beside each other.
+        Mean over tokens, the last token, or both next to each other.
     normalise : bool
         Divide every token by its own root mean square before pooling. A few tokens with massive activations would
         else decide the mean: without it, middle layers cannot even be predicted from another model's vectors

@@ -6,7 +6,7 @@ encoder would have learned together with the layer.
 
 All seeds of an arm are trained at once: their projections and heads are stacked, and the layer, which they
 share, sees their batches as one. Each seed has streams of its own for its weights, its order of the data and its
-dropout, so that its numbers do not depend on which other seeds run beside it, and arms with one seed share
+dropout, so that its numbers do not depend on which other seeds run next to it, and arms with one seed share
 everything but what they compare (common random numbers).
 """
 

@@ -193,7 +193,7 @@ class PluginScores:
     def _sets(
         self, layer: FrozenLayer, draws: list[tuple[str, int]], inputs: list[NDArray[np.float32]]
     ) -> list[NDArray[np.float32]]:
-        """Return the encoder's vectors beside the branch, of all draws: of the layer first, then of its twins."""
+        """Return the encoder's vectors next to the branch, of all draws: of the layer first, then of its twins."""
         real = make_variant(layer, "real", single_token=True)
         sets = [beside(self.h, branch(real, x)) for x in inputs]
         twins: dict[int, NDArray[np.float32]] = {}

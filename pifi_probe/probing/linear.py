@@ -100,7 +100,7 @@ def fit_logistic(
 
     Notes
     -----
-    Cost: about 50 to 100 products of (P C, D) with (D, N), forth and back. Memory beside `x`: one copy and the squares
+    Cost: about 50 to 100 products of (P C, D) with (D, N), forth and back. Memory besides `x`: one copy and the squares
     of `x`, and 20 x 256 x (N + D) numbers, but no more than 512 MiB: so many coefficient vectors are fitted at once.
     """
     features = torch.as_tensor(x, dtype=torch.float64, device=device)
@@ -172,7 +172,7 @@ def cross_validated(
     """Score feature sets of the same examples, such as all layers, by cross-validated logistic regression.
 
     Features are centred and divided by one number, their global RMS on a fold's training rows; none is left out. The
-    penalty is ``l2 * D`` for the squared norm of the coefficients against the summed NLL, with `l2` chosen inside of
+    penalty is ``l2 * D`` for the squared norm of the coefficients against the summed NLL, with `l2` chosen inside
     the training rows: each of the other folds is predicted by a fit without it. Of equal penalties the strongest wins.
 
     Parameters

@@ -128,7 +128,7 @@ class ProbeForSequenceClassification(PreTrainedModel):
         *args, **kwargs
             As transformers has them.
         allow_external : bool
-            Open whatever donor it names: paths outside of the folder, too, and hub ids with your token.
+            Open whatever donor it names: paths outside the folder, too, and hub ids with your token.
 
         Raises
         ------

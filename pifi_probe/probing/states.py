@@ -362,7 +362,7 @@ def _refuse_small_disk(writer: _Writer, n_left: int, order: list[list[int]]) -> 
 def _refuse_small_memory(
     checkpoint: Checkpoint, until: int, order: list[list[int]], tokens: Tokens, model: str
 ) -> None:
-    """Refuse what the memory does not hold: the largest layer in float32, and a batch inside of it."""
+    """Refuse what the memory does not hold: the largest layer in float32, and a batch inside it."""
     config = checkpoint.config
     layer = max((4 * checkpoint.contents(index).weights for index in range(until)), default=0)
     largest = max(_padded(rows, tokens) for rows in order)

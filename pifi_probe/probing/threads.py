@@ -1,4 +1,4 @@
-"""Layers side by side: one thread for each core, and matrix products that stay inside of their thread."""
+"""Layers side by side: one thread for each core, and matrix products that stay inside their thread."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 =============  =====================================================================================
 rung           what runs
 =============  =====================================================================================
-"estimator"    LogME of the encoder's vectors beside the layer's branch, with a random L_in; no training
+"estimator"    LogME of the encoder's vectors next to the layer's branch, with a random L_in; no training
 "frozen"       projections and head on cached vectors of the encoder (`pifi_probe.probing.frozen_slm`)
 "last-block"   the encoder's last blocks too, over cached activations of the lower ones
 "short"        everything, one epoch

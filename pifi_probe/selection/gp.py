@@ -90,7 +90,7 @@ def fit_depths(
     ----------
     x, y, variance : array
         Coordinates (n, k) as from `places`, values (n,), and the noise variance of each. Where it is known the nugget
-        is what a layer has of its own, beside its neighbours; where it is not (NaN), the nugget counts as noise.
+        is what a layer has of its own, apart from its neighbours; where it is not (NaN), the nugget counts as noise.
     grid : array (m, k)
         All layers, the measured ones too.
     prior : tuple of array, optional

@@ -185,7 +185,7 @@ def make_space(
     Raises
     ------
     SearchError, LayerIndexError
-        If the space is empty or a layer is outside of its model.
+        If the space is empty or a layer is outside its model.
     SpecError, ModelNotFoundError, CheckpointError, HubError
         If a model cannot be opened.
     """

@@ -59,7 +59,7 @@ class Candidate:
     modes : tuple of (str, object)
         Overrides of the wiring, such as ``(("scale", "none"),)``, sorted by name.
     control : str or None
-        A matched control: measured beside the candidates, never chosen.
+        A matched control: measured next to the candidates, never chosen.
     """
 
     layers: tuple[str, ...]
@@ -156,7 +156,7 @@ class Space:
     SearchError
         If nothing is left to choose from, or a name is unknown.
     LayerIndexError
-        If an index is outside of its model.
+        If an index is outside its model.
     """
 
     models: tuple[tuple[str, int], ...]

@@ -123,7 +123,7 @@ class Strategy(Protocol):
     """Decides what to run next.
 
     A strategy is a pure function of space, options, seed, and the finished trials it was told of, taken by number:
-    a search resumes by building it anew and telling it all of them. It never proposes what is running or was
+    a search resumes by building it again and telling it all of them. It never proposes what is running or was
     observed, nor a candidate that failed on that rung.
     """
 

@@ -92,7 +92,7 @@ class Options:
         return resolve(asked, self.kind, present, where)
 
     def fraction(self, name: str) -> float:
-        """Share of the rows for a split that the source does not have; raises TaskError outside of (0, 1)."""
+        """Share of the rows for a split that the source does not have; raises TaskError outside (0, 1)."""
         share = self.validation if name == "validation" else self.test
         if isinstance(share, str):  # the split that it names has no row with a label
             share = Options.validation if name == "validation" else Options.test

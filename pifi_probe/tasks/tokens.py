@@ -130,7 +130,7 @@ def fill_template(rows: Split, template: str | None) -> tuple[list[str], str]:
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a sha256 over what a tokenizer does; padding and truncation, which every call sets anew, are left out."""
+    """Return a sha256 over what a tokenizer does; padding and truncation, which every call sets again, are left out."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         state = json.dumps(sorted(tokenizer.get_vocab().items()))

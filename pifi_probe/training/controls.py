@@ -122,7 +122,7 @@ def vanilla_best_lr(
     Returns
     -------
     RunResult
-        With ``tuned`` set, which `compare` accepts beside runs at the recipe's own rate.
+        With ``tuned`` set, which `compare` accepts next to runs at the recipe's own rate.
 
     Raises
     ------

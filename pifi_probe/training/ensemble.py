@@ -45,7 +45,7 @@ def ensemble(
     Returns
     -------
     RunResult
-        As of one run, with the first one's recipe: `compare` takes it beside others. Its only epoch has the
+        As of one run, with the first one's recipe: `compare` takes it next to others. Its only epoch has the
         validation metrics; weights, seconds and frozen layers are those of all members.
 
     Raises

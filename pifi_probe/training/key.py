@@ -167,7 +167,7 @@ class RunKey:
 
 
 def _alike(stored: Any, own: Any) -> bool:
-    """Return whether two values agree; a list beside a single value stands for any of its values."""
+    """Return whether two values agree; a list next to a single value stands for any of its values."""
     return bool(stored == own or (isinstance(own, list) and not isinstance(stored, list) and stored in own))
 
 

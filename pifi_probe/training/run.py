@@ -72,7 +72,7 @@ def fine_tune(
         earlier run in it stay until this run has ended, which replaces them. None: nothing is kept, unless the
         run is interrupted.
     resume : bool
-        Go on from the last checkpoint in `out`, to the same numbers as an uninterrupted run; start anew when
+        Go on from the last checkpoint in `out`, to the same numbers as an uninterrupted run; start again when
         there is none. Of a run that had ended and was not begun again since, return the stored result; its
         weights are put into `model` if they were saved.
     save_model : bool

@@ -1,4 +1,4 @@
-"""How large the plug-in's parts are beside one another, which tells a stable wiring from an unstable one."""
+"""How large the plug-in's parts are next to one another, which tells a stable wiring from an unstable one."""
 
 from __future__ import annotations
 

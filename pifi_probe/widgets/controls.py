@@ -122,7 +122,7 @@ class Form(ipywidgets.VBox):
         return found
 
     def _take(self, name: str, content: bytes) -> None:
-        """Make an uploaded table the task, and say beside the field what it holds."""
+        """Make an uploaded table the task, and say next to the field what it holds."""
         try:
             path = keep_upload(name, content)
         except PifiProbeError as error:

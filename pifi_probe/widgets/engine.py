@@ -244,7 +244,7 @@ class Engine:
             self.state.tell(state="elsewhere" if elsewhere else word)
 
     def conclude(self) -> None:
-        """Work out posterior and verdict anew, if a trial has ended since; takes a moment."""
+        """Work out posterior and verdict again, if a trial has ended since; takes a moment."""
         study = self.study
         if study is None or not self._concluding.acquire(blocking=False):
             return

@@ -23,7 +23,7 @@ _TIPS = {
 
 
 def flow(*children: ipywidgets.Widget) -> ipywidgets.Box:
-    """Return widgets beside each other, in as many lines as a narrow page needs."""
+    """Return widgets next to each other, in as many lines as a narrow page needs."""
     return ipywidgets.Box(children, layout=ipywidgets.Layout(flex_flow="row wrap", width="100%"))
 
 

@@ -31,7 +31,7 @@ class TableUpload(anywidget.AnyWidget):
     most : int
         Bytes; a larger file is refused in the browser.
     note : str
-        Shown beside the field, as text.
+        Shown next to the field, as text.
     disabled : bool
     """
 

@@ -141,7 +141,7 @@ class Example:
 class Format(ABC):
     """One way to store quantised weights.
 
-    A weight is recognised by the tensors that lie beside it, so that modules which were left as they are, files that
+    A weight is recognised by the tensors that lie next to it, so that modules which were left as they are, files that
     mix formats and settings that name modules by patterns need no care.
 
     Attributes
@@ -153,7 +153,7 @@ class Format(ABC):
     becomes : str
         What stands in its place in the name of the model's weight: ``"weight"``.
     companions, optional : Mapping
-        Role to the ending that stands in place of `packed` in the names of the tensors beside it.
+        Role to the ending that stands in place of `packed` in the names of the tensors next to it.
     scales : tuple of str
         Roles that hold factors: they are refused when they hold NaN, infinities, or zeros over weights that are not.
     small_scales : tuple of str

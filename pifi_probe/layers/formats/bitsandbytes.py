@@ -90,7 +90,7 @@ class _FourBit(Format):
 
 
 def _state(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Read the JSON that stands beside the weight."""
+    """Read the JSON that stands next to the weight."""
     raw = tensors["state"]
     if raw.dtype != torch.uint8 or raw.numel() > _MOST_STATE:
         refuse("its state is no text")

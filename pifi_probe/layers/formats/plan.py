@@ -121,7 +121,7 @@ class Plan:
         return found
 
     def dtype(self, stated: object) -> torch.dtype:
-        """Return the type for weights that are packed: the stated one, or that of the plain weights beside them."""
+        """Return the type for weights that are packed: the stated one, or that of the plain weights next to them."""
         if isinstance(stated, torch.dtype) and stated.is_floating_point:
             return stated
         plain = [info for info in self.plain if info.dtype in ("F32", "BF16", "F16")]
@@ -199,7 +199,7 @@ def make_plan(
 
 
 def _refuse_orphan(info: TensorInfo, infos: Mapping[str, TensorInfo], numbers: Numbers) -> None:
-    """Refuse a tensor that can only be part of a packed weight, naming what is missing beside it."""
+    """Refuse a tensor that can only be part of a packed weight, naming what is missing next to it."""
     short = info.dtype in _SHORT and len(info.shape) > 1
     beside: list[tuple[int, str, str]] = []  # how many are there, format, what is missing
     for each in formats():

@@ -160,7 +160,7 @@ class FineGrained(Scaled):
 
 @register_format
 class DeepSeekScale(Scaled):
-    """The same under the names of DeepSeek's own files: ``scale`` beside ``weight``."""
+    """The same under the names of DeepSeek's own files: ``scale`` next to ``weight``."""
 
     name = "fp8"
     packed = becomes = "weight"

@@ -1,4 +1,4 @@
-"""torchao in safetensors: a tensor's parts lie beside each other under ``_weight_qdata`` and the like.
+"""torchao in safetensors: a tensor's parts lie next to each other under ``_weight_qdata`` and the like.
 
 Types and shapes tell the kinds apart. Source: torchao ``prototype/safetensors``, ``quantization/quantize_``.
 """

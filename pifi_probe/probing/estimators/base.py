@@ -74,7 +74,7 @@ class Estimator:
     min_per_class : int
         Examples that each class must have; 2 where one is held out.
     memory : callable
-        ``(N, D, K) -> bytes`` that it holds at most beside the features, the eigendecomposition included.
+        ``(N, D, K) -> bytes`` that it holds at most besides the features, the eigendecomposition included.
     """
 
     name: str

@@ -39,7 +39,7 @@ def _variability(spectrum: Spectrum, labels: Codes) -> Floats:
 def hidden_state_variability(features: Floats, labels: Codes, *, spectrum: Spectrum) -> float:
     """Within-class over between-class variance along the directions of the class means: tr(Σ_w Σ_b⁺) / K.
 
-    With two classes it is a variance along one direction over a squared gap, and noisy: read `fisher_ratio` beside it.
+    With two classes it is a variance along one direction over a squared gap, and noisy: read `fisher_ratio` next to it.
     """
     return float(_variability(spectrum, labels[None])[0])
 

@@ -63,7 +63,7 @@ class Halving(Base):
 
 
 class Greedy(Base):
-    """Forward selection: the best single layer, then the best layer beside it, as long as the NLL falls."""
+    """Forward selection: the best single layer, then the best layer to add to it, as long as the NLL falls."""
 
     name = "greedy"
 
