@@ -239,7 +239,7 @@ def _open_weights(repo: HubRepo, allow_pickle: bool) -> Checkpoint:
 
 
 def _numbers(repo: HubRepo) -> Numbers:
-    """Return what the configuration says of quantised weights, or one of the files that older tools write next to it."""
+    """Return what the configuration says of quantised weights, or a file that older tools write next to it."""
     found = read_numbers(repo.path("config.json").parent)
     beside = [name for name in NUMBER_FILES if name in repo.files]
     return found if found.settings or not beside else read_numbers(repo.folder(["config.json", *beside]))
