@@ -89,11 +89,9 @@ trained = dict(
 
 # %% alt="Line plot of the loss on held-out reviews after each of four passes over the training reviews: that of the head alone falls and stays low; with the layer it is lowest after the first pass and rises until it is above the loss of a fair coin, drawn as a dashed line."
 figure, axes = plt.subplots(figsize=(6, 2.8))
-for (name, run), colour in zip(
-    trained.items(), ("#1b1b1c", "#D55E00"), strict=True
-):
+for name, run in trained.items():
     loss = run.validation_nll.mean(0)  # (epochs,), mean of the seeds
-    axes.plot(range(1, len(loss) + 1), loss, "o-", color=colour, label=name)
+    axes.plot(range(1, len(loss) + 1), loss, "o-", label=name)
 axes.axhline(np.log(2), color="#7A7A7A", linestyle="--", label="fair coin")
 axes.set(xlabel="epoch", ylabel="loss (nats)", xticks=range(1, 5))
 axes.legend(frameon=False)
@@ -132,10 +130,9 @@ print(f"a fair coin: ln 2 = {np.log(2):.2f}")
 digests = healthy.layer_digests
 (plugged,) = model.frozen_layers  # reduced to what one token needs
 assert digests["before"] == digests["after"] == [plugged.card.sha256]
-changed = sum(
-    a != b for a, b in zip(digests["before"], digests["after"], strict=True)
+print(
+    "before:", digests["before"][0][:16], "| after:", digests["after"][0][:16]
 )
-print(f"layers whose digest changed: {changed} of {len(digests['before'])}")
 
 # %% [markdown]
 # **Read.** Eight steps hardly leave the coin, and the layer is bit for bit the one that was plugged in. Everything below

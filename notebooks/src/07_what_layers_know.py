@@ -310,7 +310,7 @@ for name in ("ridge_accuracy", "logistic_nll", "knn", "nearest_mean", "logme"):
     print(
         f"{name:15s} best at depth {best['depth']:2d}: "
         f"{best['value']:7.3f} [{best['low']:.3f}, {best['high']:.3f}], "
-        f"{len(inside)} depths tied with it"
+        f"{len(inside)} depths cannot be told from it"
     )
 
 # %% alt="Curves of every recorded score over the depth of the layer, each with its interval and the null of permuted labels, on one panel per score."

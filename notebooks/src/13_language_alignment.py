@@ -80,7 +80,7 @@ times = {
     }
     for model, tokenizer in tokenizers.items()
 }
-checks.reveal(guess, times["SmolLM2"]["Korean"], "times", ".2f", live=False)
+print("your guess:", checks.guessed(guess))
 for model, own in times.items():
     shown = ", ".join(f"{name} {value:.2f}" for name, value in own.items())
     print(f"{model}: times the tokens of the same in English: {shown}")
@@ -164,8 +164,8 @@ bits = {"English": bits_per_message(splits["Korean"].take(few).texts)}
 for name, split in splits.items():
     bits[name] = bits_per_message(split.take(few).labels)
 
-order = ", ".join(sorted(bits, key=bits.__getitem__))
-checks.reveal(guess, order, live=False)
+print("your guess:", checks.guessed(guess))
+print("the least surprising:", min(bits, key=bits.__getitem__))
 
 # %% [markdown]
 # **Checkpoint.** The same message is more surprising in each of the other languages. The numbers come from a run on
@@ -200,8 +200,7 @@ guess = None  # "embeddings" or "layer"
 embeddings = whole.model.get_input_embeddings().weight.numel()
 layer = pp.extract("smollm2-135m[-1]")
 reduced = pp.reduce(layer)
-where = "embeddings" if embeddings > layer.n_params else "layer"
-checks.reveal(guess, where, live=False)
+print("your guess:", checks.guessed(guess))
 print(f"embeddings:           {embeddings / 1e6:5.1f} million weights")
 print(f"one layer:            {layer.n_params / 1e6:5.1f} million")
 print(f"what one token needs: {reduced.n_params / 1e6:5.1f} million")
