@@ -57,10 +57,8 @@ model = pp.plug_in(
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
 total = sum(p.numel() for p in model.parameters())
 print(task)
-print(
-    "your guess:",
-    checks.guessed(guess),
-    f" measured: {trained / total:.0%} of the weights train",
+checks.reveal(
+    guess, 100 * trained / total, "% of the weights", ".0f", live=False
 )
 print("the layer is fed:", model.config.feed, " its mask:", model.config.mask)
 
@@ -70,11 +68,11 @@ print("the layer is fed:", model.config.feed, " its mask:", model.config.mask)
 
 # %%
 layer = model.plugin.layers[0]
-print("weights of the plugged layer:       ", layer.n_params)
+reduced = pp.reduce(pp.extract("smollm2-135m[-1]"))
 print(
-    "what it would need for one token:   ",
-    pp.reduce(pp.extract("smollm2-135m[-1]")).n_params,
+    f"the plugged layer:           {layer.n_params / 1e6:.2f} million weights"
 )
+print(f"needed for one token alone:  {reduced.n_params / 1e6:.2f} million")
 
 # %% [markdown]
 # **Checkpoint.** What goes to the decoder has the shape of what the encoder gave:
@@ -127,7 +125,7 @@ with torch.no_grad():
         dim=1,
     )  # (output i, changed input j)
 changed = [i for i in range(6) if influence[i, 5] > 1e-4]
-print("your guess:", checks.guessed(guess), " measured:", changed)
+checks.reveal(guess, f"outputs {changed}", live=False)
 
 # %% alt="A grid of six by six: output position against changed input position. Cells on and below the diagonal are filled, cells above it are empty."
 figure, axes = plt.subplots(figsize=(3.2, 3.0))
@@ -170,7 +168,8 @@ written = model.generate(
 )
 for hook in hooks:
     hook.remove()
-print("your guess:", checks.guessed(guess), " measured:", calls)
+checks.reveal(guess, calls["layer"], "call of the layer", live=False)
+print("calls of the decoder:", calls["decoder"])
 
 # %% [markdown]
 # **Checkpoint.**
@@ -219,9 +218,8 @@ for _ in range(10):
     optimizer.zero_grad()
     losses.append(loss.item())
 assert losses[-1] < losses[0]
-print(
-    f"your guess: {checks.guessed(guess)}  measured: ≈{losses[0]:.1f} -> ≈{losses[-1]:.1f}"
-)
+checks.reveal(guess, "yes")
+print(f"loss ≈{losses[0]:.1f} -> ≈{losses[-1]:.1f} nats")
 
 # %% [markdown]
 # **Checkpoint.** The loss starts near the logarithm of the vocabulary (guessing among all tokens) and falls; the layer
