@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from pifi_probe.efficiency.benchmark import benchmark as benchmark
     from pifi_probe.experiments.decide import Decision
     from pifi_probe.experiments.decide import decide as decide
+    from pifi_probe.experiments.doctor import Checkup
+    from pifi_probe.experiments.doctor import doctor as doctor
     from pifi_probe.experiments.reproduce import reproduce
     from pifi_probe.experiments.verify import Verified
     from pifi_probe.experiments.verify import verify as verify
@@ -56,6 +58,8 @@ _HOMES = {
     "benchmark": "pifi_probe.efficiency.benchmark",
     "decide": "pifi_probe.experiments.decide",
     "Decision": "pifi_probe.experiments.decide",
+    "Checkup": "pifi_probe.experiments.doctor",
+    "doctor": "pifi_probe.experiments.doctor",
     "Kind": "pifi_probe.kinds",
     "register_kind": "pifi_probe.kinds",
     "extract": "pifi_probe.layers.extract",
@@ -109,6 +113,7 @@ _MODULES = ("assets", "errors", "layerbench", "widgets")
 __all__ = [
     "Decision",
     "ChainTable",
+    "Checkup",
     "FrozenChain",
     "FrozenLayer",
     "FrozenParallel",
@@ -136,6 +141,7 @@ __all__ = [
     "compare",
     "decide",
     "diagnose",
+    "doctor",
     "extract",
     "fine_tune",
     "headroom",

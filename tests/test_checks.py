@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -216,6 +217,26 @@ def test_a_missing_quiz_or_record_says_what_to_do(tmp_path: Any, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PifiProbeError, match="clone of the repository"):
         checks.recorded("benchmarks/results/demo-full.json")
+
+
+def test_a_recorded_table_comes_with_its_command_and_names_the_keys_it_has(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    record = {"command": "make x", "provenance": {"date": "2026-01-02T03:04"}, "n": 3}
+    record |= {"rows": [{"arm": "real", "x": 1.5}, {"arm": "twin", "x": None}], "by": {"real": {"x": 1.5}}}
+    (tmp_path / "found.json").write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    table = checks.recorded_table("found.json", "rows")
+    assert list(table["arm"]) == ["real", "twin"] and table["x"].isna().sum() == 1
+    assert table.attrs == {"command": "make x", "date": "2026-01-02"}
+    assert checks.recorded_table("found.json", "by").loc["real", "x"] == 1.5
+    with pytest.raises(PifiProbeError, match="take one of: command, provenance, n, rows, by"):
+        checks.recorded_table("found.json", "row")
+    with pytest.raises(PifiProbeError, match="take one of: nothing"):
+        checks.recorded_table("found.json", "rows", "real")
+    with pytest.raises(PifiProbeError, match="no table.*name the rows in it: nothing"):
+        checks.recorded_table("found.json", "n")
 
 
 def test_missing_models_say_how_to_pull_them(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

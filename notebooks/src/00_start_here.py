@@ -58,15 +58,11 @@ checks.pifi_block("layer")
 # the command line.
 
 # %%
-from pifi_probe.cli import main
-
-said = io.StringIO()
-with contextlib.redirect_stdout(said):
-    main(["doctor", "--json"])
-pd.DataFrame(json.loads(said.getvalue()))[["name", "well"]]
+machine = pp.doctor()
+machine.frame[["name", "well"]]
 
 # %% [markdown]
-# **Read.** Each row should say `True`. Where one does not, `pifi-probe doctor` prints what to do about it.
+# **Read.** Each row should say `True`. Where one does not, `print(machine)` says what to do about it.
 #
 # **Checkpoint.** The three embedded assets are here:
 
@@ -153,10 +149,9 @@ print("labels:", list(task.label_names))
 guess = None  # points of accuracy, positive if PiFi is better
 
 # %%
-demo = json.loads(
-    checks.recorded("benchmarks/results/demo-full.json").read_text()
+rows = checks.recorded_table(
+    "benchmarks/results/demo-full.json", "comparisons", "vanilla", "rows"
 )
-rows = pd.DataFrame(demo["comparisons"]["vanilla"]["rows"])
 rows = rows[(rows["test"] == "movie-reviews") & rows["difference"].notna()]
 table = rows[
     ["arm", "difference", "difference_low", "difference_high"]
@@ -171,7 +166,7 @@ from pifi_probe.reporting.plots import forest
 forest(table)
 
 # %%
-print("recorded by:", demo["command"], "on", demo["provenance"]["date"][:10])
+print("recorded by:", rows.attrs["command"], "on", rows.attrs["date"])
 print("your guess:", checks.guessed(guess))
 print(table.to_string(index=False))
 verdicts = rows.set_index("arm")["verdict"]

@@ -8,15 +8,19 @@ import random
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from pifi_probe import assets
 from pifi_probe.errors import AssetError, PifiProbeError
+from pifi_probe.reading import read_object
 
-__all__ = ["Session", "guessed", "quiz", "recorded", "start"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Session", "guessed", "quiz", "recorded", "recorded_table", "start"]
 
 ASSETS = ("minilm-l6", "smollm2-135m", "movie-reviews")
 QUIZZES = Path(__file__).parent / "quizzes"
@@ -170,3 +174,48 @@ def recorded(name: str) -> Path:
         where=str(here),
         next="run the notebook inside a clone of the repository",
     )
+
+
+def recorded_table(name: str, *keys: str) -> pd.DataFrame:
+    """Return the rows of a recorded result.
+
+    Parameters
+    ----------
+    name : str
+        A JSON file, as `recorded` takes it.
+    *keys : str
+        Where in it the rows stand, such as ``"comparisons", "vanilla", "rows"``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row each; of rows by name, the names are the index. ``attrs`` has the record's ``command`` and ``date``.
+
+    Raises
+    ------
+    PifiProbeError
+        If the file is not here, or holds no rows there; the message says which keys it has.
+    """
+    import pandas as pd
+
+    whole = read_object(recorded(name))
+    found: Any = whole
+    for key in keys:
+        if not isinstance(found, dict) or key not in found:
+            raise PifiProbeError(f"there is no {key!r} in this record", where=name, next=f"take one of: {_keys(found)}")
+        found = found[key]
+    if isinstance(found, list) and all(isinstance(row, dict) for row in found):
+        table = pd.DataFrame(found)
+    elif isinstance(found, dict) and found and all(isinstance(row, dict) for row in found.values()):
+        table = pd.DataFrame.from_dict(found, orient="index")
+    else:
+        raise PifiProbeError(
+            "this part of the record is no table", where=name, next=f"name the rows in it: {_keys(found)}"
+        )
+    date = str(whole.get("provenance", {}).get("date", ""))[:10]
+    table.attrs |= {"command": str(whole.get("command", "")), "date": date}
+    return table
+
+
+def _keys(part: object) -> str:
+    return ", ".join(part) if isinstance(part, dict) and part else "nothing, it has no keys"
