@@ -16,12 +16,6 @@
 # | 10 | 1 of 3 | Python, a little PyTorch | once, about 180 MB: an encoder, a language model, rated texts |
 
 # %%
-import contextlib
-import io
-import json
-
-import pandas as pd
-
 import pifi_probe as pp
 from pifi_probe import checks
 
