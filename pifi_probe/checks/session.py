@@ -213,7 +213,7 @@ def recorded_table(name: str, *keys: str) -> pd.DataFrame:
             "this part of the record is no table", where=name, next=f"name the rows in it: {_keys(found)}"
         )
     date = str(whole.get("provenance", {}).get("date", ""))[:10]
-    table.attrs |= {"command": str(whole.get("command", "")), "date": date}
+    table.attrs.update({"command": str(whole.get("command", "")), "date": date})
     return table
 
 
