@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pifi_probe.ladder import SHARES, Effect, answer, needed
+from pifi_probe.units import duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from pifi_probe.reporting.html import Section
 
-__all__ = ["COLUMNS", "LINES", "Tells", "duration", "needed_lines", "unit_of"]
+__all__ = ["COLUMNS", "LINES", "Tells", "needed_lines", "unit_of"]
 
 LINES, COLUMNS = 8, 80  # of a panel, at most
 _GROUPS = {"projections": "linear", "twins": "twins", "plugging in": "real"}  # effects that are rungs of the picture
@@ -165,10 +166,3 @@ def needed_lines(undecided: Sequence[Effect], seconds: float, level: float) -> l
             seeds, arms, total = more
             lines.append(f"{what}about {seeds} more seed{'s' * (seeds != 1)} of {arms} arms, {duration(total)}")
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words."""
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"

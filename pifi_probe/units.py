@@ -1,8 +1,10 @@
-"""Numbers in units that people read: 3.5 M weights, 2.2 MB."""
+"""Numbers in units that people read: 3.5 M weights, 2.2 MB, 12 minutes."""
 
 from __future__ import annotations
 
-__all__ = ["amount"]
+import math
+
+__all__ = ["amount", "duration"]
 
 _STEPS = ("", "k", "M", "G", "T", "P")
 
@@ -14,3 +16,14 @@ def amount(number: float, unit: str = "") -> str:
         number, step = number / 1000, step + 1
     digits = f"{number:.0f}" if step == 0 or abs(number) >= 100 else f"{number:.3g}"
     return f"{digits} {_STEPS[step]}{unit}".rstrip()
+
+
+def duration(seconds: float, *, short: bool = False) -> str:
+    """Return a time in words, ``"12 minutes"``, or short, ``"12 min"``."""
+    if not math.isfinite(seconds):
+        return "an unknown time"
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} {'h' if short else 'hours'}"
+    if seconds >= 90:
+        return f"{seconds / 60:.0f} {'min' if short else 'minutes'}"
+    return f"{max(seconds, 1):.0f} {'s' if short else 'seconds'}"

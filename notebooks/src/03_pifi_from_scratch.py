@@ -331,4 +331,7 @@ checks.quiz("03")
 # **Words:** [projection](../book/glossary.md#projection) · [frozen layer](../book/glossary.md#frozen-layer) ·
 # [pooling](../book/glossary.md#pooling) · [wiring](../book/glossary.md#wiring)
 #
+# The whole method, with its controls and their comparison, also stands in one plain file of at most 150 lines:
+# `notebooks/pifi_from_scratch.py`. A test holds it to the library's numbers.
+#
 # **Next:** [04 One token through a layer](04_one_token_through_a_layer.ipynb)

@@ -18,11 +18,11 @@ from pifi_probe.layers.extract import extract
 from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.provenance import collect
 from pifi_probe.selection.budget import Budget
-from pifi_probe.selection.estimate import in_words
 from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.tasks import Task
 from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.training import Comparison, Recipe, RunResult, compare
+from pifi_probe.units import duration
 
 __all__ = ["QUESTIONS", "Decision", "decide"]
 
@@ -252,7 +252,7 @@ def _refuse_small(limit: Budget, n_runs: int, first: RunResult, slots: int) -> N
     each = sum(first.seconds.values())
     needs = n_runs * each / slots if limit.unit == "seconds" else n_runs
     if needs > limit.amount:
-        time_or_runs = f"{n_runs} runs" + (f", about {in_words(needs)}" if limit.unit == "seconds" else "")
+        time_or_runs = f"{n_runs} runs" + (f", about {duration(needs, short=True)}" if limit.unit == "seconds" else "")
         raise RecipeError(
             f"the budget of {limit} is smaller than two seeds of every arm ({time_or_runs})",
             where="decide",

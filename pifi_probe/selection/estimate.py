@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from pifi_probe.selection.budget import Budget, Spent
+from pifi_probe.units import duration
 
-__all__ = ["Estimate", "Measure", "Work", "estimate", "in_words"]
+__all__ = ["Estimate", "Measure", "Work", "estimate"]
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,13 @@ class Estimate:
 
     def __str__(self) -> str:
         text = (
-            f"a full run takes about {in_words(self.full_seconds)}; selection at most {_cost(self.select_cost)} "
-            f"(about {in_words(self.select_seconds)})"
+            f"a full run takes about {duration(self.full_seconds, short=True)}; "
+            f"selection at most {_cost(self.select_cost)} (about {duration(self.select_seconds, short=True)})"
         )
         if self.confirm_cost:
-            text += f", then confirmation about {_cost(self.confirm_cost)} ({in_words(self.confirm_seconds)})"
+            text += (
+                f", then confirmation about {_cost(self.confirm_cost)} ({duration(self.confirm_seconds, short=True)})"
+            )
             text += ", both within the budget" if self.covers_all else ", which comes on top of the budget"
         if self.covers_all and self.confirm_rung == "frozen":
             text += ", with a frozen encoder"
@@ -153,15 +155,6 @@ class Work:
         score = trained * self.tokens + n * self.layer + self.tail
         tested = self.test if rung == "full" else 0
         return epochs * (self.train * step + self.validation * score) + tested * score
-
-
-def in_words(seconds: float) -> str:
-    """Return a time in words."""
-    if not math.isfinite(seconds):
-        return "an unknown time"
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _cost(cost: float) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pifi_probe.selection.budget import Budget, Spent
-from pifi_probe.selection.estimate import Estimate, in_words
+from pifi_probe.selection.estimate import Estimate
 from pifi_probe.selection.trials import Proposal, Trial
+from pifi_probe.units import duration
 
 __all__ = [
     "Estimated",
@@ -84,7 +85,7 @@ class TrialFinished(Event):
         if self.to_confirm:
             parts.append(f"confirm {self.confirmed} of {self.to_confirm} runs")
         if self.remaining is not None:
-            parts.append(f"about {in_words(self.remaining)} left")
+            parts.append(f"about {duration(self.remaining, short=True)} left")
         return ", ".join(parts)
 
 

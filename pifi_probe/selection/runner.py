@@ -19,12 +19,12 @@ from pifi_probe.errors import AssetError, HubError, ModelNotFoundError, PifiProb
 from pifi_probe.escaping import one_line
 from pifi_probe.selection import events
 from pifi_probe.selection.budget import Budget, Spent
-from pifi_probe.selection.estimate import in_words
 from pifi_probe.selection.evaluator import Evaluator
 from pifi_probe.selection.executors import Executor, WorkersCannotStart
 from pifi_probe.selection.store import CONFIRM, SELECT, Claim, Record, Store
 from pifi_probe.selection.trials import Outcome, Proposal, Strategy
 from pifi_probe.selection.worker import LIVE_SESSIONS
+from pifi_probe.units import duration
 
 __all__ = ["Runner"]
 
@@ -243,7 +243,9 @@ class Runner:
         if self.budget.fits(planned, cost, seconds):
             return proposal, ""
         if not spent.trials and not running:
-            takes = f"{cost:.3g} C" if seconds is None else f"{cost + after:.3g} C, about {in_words(seconds)}"
+            takes = (
+                f"{cost:.3g} C" if seconds is None else f"{cost + after:.3g} C, about {duration(seconds, short=True)}"
+            )
             what = "the first trial and its confirmation" if after else "the first trial"
             raise SearchError(
                 f"the budget of {self.budget} is smaller than {what} ({takes})",
