@@ -69,8 +69,12 @@ class _FourBit(Format):
         pairs = torch.stack([table.repeat_interleave(16), table.repeat(16)], dim=-1)  # the high half of a byte first
         values = look_up_pairs(codes, pairs)[first % 2 : first % 2 + last - first]
         blocks = torch.arange(first // block, -(-last // block))
-        maxima = by_column(_maxima(tensors, state, blocks)[None], block, len(blocks) * block)[0]
-        values *= maxima[first % block : first % block + last - first]
+        maxima = _maxima(tensors, state, blocks)
+        if first % block == 0 == (last - first) % block:
+            values.view(-1, block).mul_(maxima[:, None])
+        else:
+            each = by_column(maxima[None], block, len(blocks) * block)[0]
+            values *= each[first % block : first % block + last - first]
         return values.reshape(stop - start, *shape[1:])
 
     def _example(self, table: list[float], state: str) -> Example:

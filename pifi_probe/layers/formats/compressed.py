@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from pifi_probe.layers.formats.base import Example, Format, Packed, refuse
-from pifi_probe.layers.formats.numbers import by_column, unpack
+from pifi_probe.layers.formats.numbers import affine, unpack, unpack_floats
 from pifi_probe.layers.formats.registry import register_format
 
 __all__ = ["PackedIntegers"]
@@ -39,7 +39,7 @@ class PackedIntegers(Format):
             refuse(f"its shape is stored as {list(weight.size('size'))} numbers, not two")
         columns = 32 * words // self._stated_bits(weight)
         if tensors:
-            rows, columns = (int(size) for size in tensors["size"])
+            rows, columns = tensors["size"].long().tolist()
             bits = self._bits(weight, columns)
             if rows != weight.size("packed")[0] or columns < 1 or not bits:
                 refuse(f"its stored shape is [{rows}, {columns}], and the words are {list(weight.size('packed'))}")
@@ -70,12 +70,10 @@ class PackedIntegers(Format):
         scale = tensors["scale"].float().reshape(weight.size("scale") if len(weight.size("scale")) == 2 else (1, 1))
         scale = scale.expand(n, -1)[start:stop]
         of = self._groups(weight, tensors, columns, scale.shape[1])
-        values = unpack(tensors["packed"][start:stop], bits, columns).float()
-        values -= float(1 << (bits - 1))
-        if "zero" in tensors:
-            zeros = self._zeros(tensors["zero"], bits, n, scale.shape[1])[start:stop]
-            values -= by_column(zeros, of, columns)
-        return values.mul_(by_column(scale, of, columns))
+        values = unpack_floats(tensors["packed"][start:stop], bits, columns, float(1 << (bits - 1)))
+        stored = tensors.get("zero")
+        zeros = None if stored is None else self._zeros(stored, bits, n, scale.shape[1])[start:stop]
+        return affine(values, of, scale, zeros)
 
     def _zeros(self, stored: torch.Tensor, bits: int, n: int, groups: int) -> torch.Tensor:  # (n, groups)
         """Return the zero points; they are packed along the rows, in old files not at all."""

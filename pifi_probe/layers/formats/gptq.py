@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from pifi_probe.layers.formats.base import Example, Format, Packed, refuse
-from pifi_probe.layers.formats.numbers import by_column, unpack
+from pifi_probe.layers.formats.numbers import affine, unpack, unpack_floats
 from pifi_probe.layers.formats.registry import register_format
 
 __all__ = ["Gptq"]
@@ -55,13 +55,12 @@ class Gptq(Format):
         """Return scale (q - z) for the outputs from `start` to `stop`."""
         n, inputs = self.shape(weight, {})
         bits, groups = self._bits(weight), weight.size("scale")[0]
-        q = unpack(tensors["packed"][:, start:stop].T.contiguous(), bits, inputs).float()
+        q = unpack_floats(tensors["packed"][:, start:stop].T.contiguous(), bits, inputs)
         z = unpack(tensors["zero"], bits, n)[:, start:stop].int()
         if weight.numbers.text("checkpoint_format") != "gptq_v2":
             z = (z + 1) & ((1 << bits) - 1)
         of = self._groups(weight, tensors, inputs, groups)
-        q -= by_column(z.T.float(), of, inputs)
-        return q.mul_(by_column(tensors["scale"][:, start:stop].T.float(), of, inputs))
+        return affine(q, of, tensors["scale"][:, start:stop].T.float(), z.T.float())
 
     def label(self, weight: Packed) -> str:
         """Say how many bits."""

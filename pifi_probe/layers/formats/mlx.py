@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from pifi_probe.layers.formats.base import Example, Format, Packed, refuse
-from pifi_probe.layers.formats.numbers import decode, fp4, unpack
+from pifi_probe.layers.formats.numbers import decode, floats, fp4, unpack_floats
 from pifi_probe.layers.formats.registry import register_format
 
 __all__ = ["MlxAffine", "MlxFloat"]
@@ -48,7 +48,7 @@ class MlxAffine(Format):
         """Return s q + b."""
         bits, group = self._widths(weight)
         scale, bias = (tensors[role][start:stop].float() for role in ("scale", "bias"))
-        values = unpack(tensors["packed"][start:stop], bits, scale.shape[-1] * group).float()
+        values = unpack_floats(tensors["packed"][start:stop], bits, scale.shape[-1] * group)
         values = values.unflatten(-1, (-1, group)).mul_(scale.unsqueeze(-1)).add_(bias.unsqueeze(-1))
         return values.flatten(-2)
 
@@ -109,7 +109,7 @@ class MlxFloat(Format):
         """Return code times scale."""
         mode, group, bits = self._mode(weight)
         packed, scale = tensors["packed"][start:stop].contiguous(), tensors["scale"][start:stop].contiguous()
-        values = fp4(packed.view(torch.uint8)) if bits == 4 else packed.view(torch.float8_e4m3fn).float()
+        values = fp4(packed.view(torch.uint8)) if bits == 4 else floats(packed.view(torch.float8_e4m3fn))
         factors = scale.view(torch.float8_e4m3fn).float() if mode == "nvfp4" else decode(scale)
         return values.unflatten(-1, (-1, group)).mul_(factors.unsqueeze(-1)).flatten(-2)
 

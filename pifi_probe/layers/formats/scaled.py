@@ -8,13 +8,13 @@ Sources: DeepSeek-V3 ``inference/kernel.py``, ``transformers.integrations.finegr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
 
 from pifi_probe.layers.formats.base import Example, Format, Packed, refuse
-from pifi_probe.layers.formats.numbers import decode, expand
+from pifi_probe.layers.formats.numbers import decode, floats, spread
 from pifi_probe.layers.formats.registry import register_format
 
 __all__ = ["BitsAndBytesInt8", "Scaled", "blocks_of"]
@@ -100,18 +100,18 @@ class Scaled(Format):
 
     def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
         """Return (q - z) s."""
-        shape = weight.size("packed")
-        values = tensors["packed"][start:stop].float()
-        part = (stop - start, *shape[1:])
+        values = floats(tensors["packed"][start:stop])
         if "zero" in tensors:
-            values -= self._spread(weight, tensors, "zero", part, start)
-        return values.mul_(self._spread(weight, tensors, "scale", part, start))
+            for part, zero in self._spread(weight, tensors["zero"].float(), "zero", values, start):
+                part -= zero
+        for part, scale in self._spread(weight, decode(tensors["scale"]), "scale", values, start):
+            part *= scale
+        return values
 
     def _spread(
-        self, weight: Packed, tensors: Mapping[str, torch.Tensor], role: str, part: tuple[int, ...], start: int
-    ) -> torch.Tensor:
-        values = tensors[role].float() if role == "zero" else decode(tensors[role])
-        return expand(values.reshape(self.grid(weight, role)), self.blocks(weight, role), part, start)
+        self, weight: Packed, grid: torch.Tensor, role: str, values: torch.Tensor, start: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return spread(values, grid.reshape(self.grid(weight, role)), self.blocks(weight, role), start)
 
     def blocks(self, weight: Packed, role: str = "scale") -> tuple[int, ...]:
         """Return the length of a block along each dimension; one number for all needs no statement."""
