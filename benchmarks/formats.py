@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.machinery import PathFinder
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ from _common import Usage, in_child, parser, ratio, record, spread, target
 from safetensors import safe_open
 from transformers import LlamaConfig
 
+from pifi_probe.files import write_json
+
 GROUP, BLOCK = 64, 128
-OURS = "pp.extract of one layer"
+NO_CPU = "the library that owns the format reads it on a GPU alone"
 NF4 = [-1.0, -0.696, -0.525, -0.395, -0.284, -0.185, -0.091, 0.0, 0.08, 0.161, 0.246, 0.338, 0.441, 0.563, 0.723, 1.0]
 Stored = dict[str, torch.Tensor]
 
@@ -153,6 +156,9 @@ def main() -> None:
     options.add_argument("--layers", type=int, default=16)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--libraries", type=Path, help="folder that holds the owning libraries")
+    options.add_argument(
+        "--keep", type=Path, help="file for the formats that are done, from which a killed run goes on"
+    )
     chosen = options.parse_args()
     if chosen.child:
         print(json.dumps(measure(**json.loads(chosen.child))))
@@ -161,18 +167,35 @@ def main() -> None:
     rounds = 1 if chosen.quick else chosen.rounds
     paths = [str(chosen.libraries)] if chosen.libraries else []
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
-    runs: dict[str, Any] = {}
-    for name in FORMATS:
+    settings = {"layers": config.num_hidden_layers, "rounds": rounds, "threads": torch.get_num_threads()}
+    runs = kept(chosen.keep, settings)
+    for name in (one for one in FORMATS if one not in runs):
         with tempfile.TemporaryDirectory(prefix="pifi-formats-") as folder:
             sizes = write(Path(folder), config, name)
             found: dict[str, Any] = {"sizes": sizes, "ours": [], "library": []}
             for _ in range(rounds):
-                for arm in ("ours", "library"):
+                for arm in ("ours", "library") if is_here(name, paths) else ("ours",):
                     task = {"name": name, "folder": folder, "arm": arm}
-                    found[arm].append(in_child(__file__, task, environment=environment))
+                    quick = chosen.quick  # seconds for a child's imports, and no number of it is kept
+                    found[arm].append(measure(**task) if quick else in_child(__file__, task, environment=environment))
             runs[name] = found
-    settings = {"layers": config.num_hidden_layers, "rounds": rounds, "threads": torch.get_num_threads()}
+        if chosen.keep is not None:
+            write_json(chosen.keep, {"settings": settings, "runs": runs})
     record("formats", chosen, settings, runs, tables(runs, settings))
+
+
+def is_here(name: str, paths: list[str]) -> bool:
+    """Return whether the library that owns a format is found, and reads it on a CPU."""
+    *_, library, read = FORMATS[name]
+    return read is not None and PathFinder.find_spec(library.replace("-", "_"), [*paths, *sys.path]) is not None
+
+
+def kept(file: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the formats that a run with the same settings has measured before it was killed."""
+    if file is None or not file.is_file():
+        return {}
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return dict(found["runs"]) if found["settings"] == settings else {}
 
 
 def write(folder: Path, config: LlamaConfig, name: str) -> dict[str, int]:
@@ -216,8 +239,7 @@ def measure(name: str, folder: str, arm: str) -> dict[str, Any]:
         layer = pp.extract(f"{folder}[1]")
         found = usage.until_now()
         return {**found, "weights": getattr(layer, "n_params", 0)}
-    if read is None:
-        return {"failed": "the library that owns the format reads it on a GPU alone"}
+    assert read is not None
     config = json.loads(Path(folder, "config.json").read_text())
     import_module({"transformers": "transformers", "mlx": "mlx.core"}.get(library, library.replace("-", "_")))
     usage = Usage()
@@ -249,7 +271,8 @@ def tables(runs: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
             row["its seconds, whole file"] = round(spread(run["seconds"] for run in library)["median"], 2)
             row["its peak"] = f"{spread(run['peak_bytes'] for run in library)['median'] / 1e9:.2f} GB"
         else:
-            row["library"] = found["library"][0].get("failed", "not installed")[:80]
+            why = NO_CPU if FORMATS[name][3] is None else "not installed"
+            row["library"] = next((run["failed"] for run in found["library"] if "failed" in run), why)[:80]
             row["its seconds, whole file"] = row["its peak"] = "-"
         rows.append(row)
     return {"targets": targets, "rows": rows}

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
 SCRIPTS = (
     *("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators", "selection", "efficiency"),
-    *("intervals", "control", "layerbench", "onnx_export"),
+    *("intervals", "control", "layerbench", "onnx_export", "formats"),
 )
 RECORDED = [path.stem for path in sorted((FOLDER / "results").glob("*.json")) if path.stem.startswith(SCRIPTS)]
 

@@ -12,6 +12,10 @@ import pytest
 from tests.quantised import SCHEMES, USUAL, save_quantised
 
 SIZES = USUAL | {"hidden_size": 1024, "intermediate_size": 8192, "head_dim": 128}
+MEASURED = (
+    *("fp8", "bitsandbytes int8", "bitsandbytes nf4", "gptq 4-bit", "awq", "compressed-tensors order"),
+    *("modelopt nvfp4", "mlx 4-bit", "torchao int4"),
+)
 ROOM = 40_000_000  # bytes: pieces in float32, and what an allocator keeps
 SCRIPT = """
 import json, sys, torch
@@ -31,7 +35,7 @@ print(json.dumps({"peak": status("VmHWM") - before, "layer": sum(sizes), "larges
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("scheme", ["fp8", "gptq 4-bit", "bitsandbytes nf4"])
+@pytest.mark.parametrize("scheme", MEASURED)
 def test_the_peak_is_the_layer_and_one_tensor(scheme: str, tmp_path: Path) -> None:
     save_quantised(tmp_path / "small", SCHEMES[scheme])
     save_quantised(tmp_path / "large", SCHEMES[scheme], sizes=SIZES, chosen=_second)
