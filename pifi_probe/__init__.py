@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pifi_probe.efficiency.benchmark import benchmark as benchmark
+    from pifi_probe.efficiency.cost_table import cost_table as cost_table
     from pifi_probe.experiments.decide import Decision
     from pifi_probe.experiments.decide import decide as decide
     from pifi_probe.experiments.doctor import Checkup
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "benchmark": "pifi_probe.efficiency.benchmark",
+    "cost_table": "pifi_probe.efficiency.cost_table",
     "decide": "pifi_probe.experiments.decide",
     "Decision": "pifi_probe.experiments.decide",
     "Checkup": "pifi_probe.experiments.doctor",
@@ -139,6 +141,7 @@ __all__ = [
     "__version__",
     "benchmark",
     "compare",
+    "cost_table",
     "decide",
     "diagnose",
     "doctor",

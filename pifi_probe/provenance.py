@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import threading
+from array import array
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -162,9 +163,16 @@ class PeakMemory:
     def __init__(self, interval: float = 0.01) -> None:
         self.start_bytes = self.rss_bytes = 0
         self.cuda_bytes: int | None = None
+        self._samples = array("Q")
         self._interval = interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    @property
+    def p99_bytes(self) -> int:
+        """The 99th percentile of the samples of resident memory."""
+        ordered = sorted(self._samples) or [self.rss_bytes]
+        return ordered[min(len(ordered) - 1, 99 * len(ordered) // 100)]
 
     @property
     def added_bytes(self) -> int:
@@ -192,7 +200,8 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._stop.wait(self._interval):
-            self.rss_bytes = max(self.rss_bytes, _rss())
+            self._samples.append(_rss())
+            self.rss_bytes = max(self.rss_bytes, self._samples[-1])
 
 
 def _rss() -> int:

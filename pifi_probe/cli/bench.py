@@ -28,7 +28,11 @@ def bench(
     seconds: float = typer.Option(60.0, help="At most so many for the rounds of one shape."),
     precision: str = typer.Option("float32", help="float32 or bf16."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
-    out: Path = typer.Option(None, "--out", "-o", help="Folder for benchmark.json and benchmark.html."),
+    seeds: int = typer.Option(0, help="Train every arm with so many seeds, and set quality beside cost; needs --out."),
+    also: list[str] = typer.Option([], help="With --seeds: test sets of other domains, for forgetting."),
+    n_train: int = typer.Option(0, help="With --seeds: train on so many texts only."),
+    allow_busy: bool = typer.Option(False, "--allow-busy", help="Measure time although other processes are running."),
+    out: Path = typer.Option(None, "--out", "-o", help="Folder for the numbers and the report."),
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
@@ -36,6 +40,9 @@ def bench(
     import pifi_probe as pp
 
     data = pp.load_task(task)
+    if seeds:
+        _table(data, slm, layer, seeds, also, n_train, allow_busy, precision, device, seconds, out, as_json)
+        return
     model = pp.plug_in(slm, layer, task=data, wiring=wiring, allow_pickle=allow_pickle)
     recipe = pp.Recipe(precision=precision, device=device)
     found = pp.benchmark(model, data, recipe, batches=batches, lengths=lengths, rounds=rounds, most_seconds=seconds)
@@ -50,6 +57,51 @@ def bench(
         terminal.print(f"left out: {part}: {why}")
     if out is not None:
         terminal.print(f"report: {out / 'benchmark.html'}")
+
+
+def _table(
+    data: Any,
+    slm: str,
+    layer: str,
+    seeds: int,
+    also: list[str],
+    n_train: int,
+    allow_busy: bool,
+    precision: str,
+    device: str,
+    seconds: float,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Make the table of quality beside cost, and its report."""
+    import pifi_probe as pp
+    from pifi_probe.reporting.html import report
+    from pifi_probe.reporting.tables import to_rich
+
+    if out is None:
+        raise typer.BadParameter("--seeds keeps every run in a folder: name it with --out")
+    found = pp.cost_table(
+        slm,
+        layer,
+        data.subset(train=n_train) if n_train else data,
+        pp.Recipe(precision=precision, device=device),
+        out=out,
+        seeds=seeds,
+        also=[pp.load_task(name) for name in also],
+        most_seconds=seconds,
+        allow_busy=allow_busy,
+    )
+    sections: Any = [{"title": "Every number", "table": found.frame}]
+    if found.frame["P90 ms"].notna().any():
+        alt = "Quality over the 90th percentile of latency, one mark an arm."
+        sections.insert(0, {"title": "Quality over latency", "figure": found.figure(), "alt": alt})
+    report(f"Quality and cost of {found.pair}", sections, out / "costs.html", found.provenance)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    terminal = console()
+    terminal.print(to_rich(found.frame, f"{found.pair}, {found.task}, {found.device}, {found.precision}"))
+    terminal.print(f"report: {out / 'costs.html'}")
 
 
 def _write(found: Any, out: Path) -> None:

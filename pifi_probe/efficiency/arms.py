@@ -19,7 +19,7 @@ from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.variants import make_variant
 
-__all__ = ["ARMS", "FOLDED", "PIFI", "VANILLA", "build_arms"]
+__all__ = ["ARMS", "FOLDED", "PIFI", "VANILLA", "adapted", "build_arms"]
 
 VANILLA, PIFI, FOLDED = "vanilla", "PiFi", "PiFi, folded"
 RANK = 8  # of LoRA: peft's own default
@@ -78,7 +78,7 @@ def _mlp(model: Model) -> Model:
     return _with_plugin(model, PlugIn([], d_slm, d_llm, config).to(model.device))
 
 
-def _adapted(model: Model, kind: str) -> Model:
+def adapted(model: Model, kind: str) -> Model:
     """Return the encoder alone with adapters of peft; its own weights stay frozen."""
     from peft import IA3Config, LoraConfig, inject_adapter_in_model
 
@@ -93,8 +93,8 @@ ARMS: Mapping[str, Callable[[Model], Model]] = MappingProxyType(
         VANILLA: lambda model: _with_plugin(model, None),
         PIFI: lambda model: model,
         FOLDED: lambda model: model.fold(),
-        "LoRA": lambda model: _adapted(model, "lora"),
-        "IA3": lambda model: _adapted(model, "ia3"),
+        "LoRA": lambda model: adapted(model, "lora"),
+        "IA3": lambda model: adapted(model, "ia3"),
         "layer trained too": _trained_layer,
         "MLP of equal size": _mlp,
     }

@@ -155,7 +155,8 @@ class RunResult:
     seconds : dict
         Wall time of ``train`` (with validation) and ``test``.
     peak_memory : dict
-        The most memory held during the run, in bytes: ``rss_bytes`` of the process, and ``cuda_bytes`` or None.
+        The most memory held during the run, in bytes: ``rss_bytes`` of the process, the 99th percentile of its
+        samples ``rss_p99_bytes``, and ``cuda_bytes`` or None.
     provenance : dict
         Versions, commit, machine, time.
     tuned : dict

@@ -273,6 +273,7 @@ class Run:
             seconds={"train": self.history.seconds, "test": time.perf_counter() - since},
             peak_memory={
                 "rss_bytes": max(self.memory.rss_bytes, memory.rss_bytes),
+                "rss_p99_bytes": self.memory.p99_bytes,
                 "cuda_bytes": max(self.memory.cuda_bytes or 0, memory.cuda_bytes or 0) or None,
             },
             provenance=collect(),

@@ -1,0 +1,153 @@
+"""Quality beside cost: every arm is trained and served in one call, raw values are kept, and failures are rows."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pifi_probe as pp
+from pifi_probe.efficiency import cost_table as module
+from pifi_probe.efficiency import serving
+from pifi_probe.efficiency.cost_table import COST_ARMS, FOLDED, CostRow, CostTable, cost_table
+from pifi_probe.errors import PlugInError, RecipeError
+from tests import slm, tiny
+
+RECIPE = pp.Recipe(batch_size=8, epochs=1, max_length=16, device="cpu", learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("parts")
+    return str(slm.tiny_slm_folder(folder / "slm")), f"{tiny.tiny_checkpoint('llama', folder / 'llm')}[1]"
+
+
+@pytest.fixture(scope="module")
+def other() -> Any:
+    from dataclasses import replace
+
+    task = slm.tiny_task(24)
+    test = replace(task.splits["test"], texts=tuple(f"{text} and more" for text in task.splits["test"].texts))
+    return replace(task, name="elsewhere", splits={"test": test})
+
+
+OPTIONS: dict[str, Any] = {"n_stream": 6, "batch_size": 4, "allow_busy": True}
+
+
+@pytest.fixture(scope="module")
+def found(parts: tuple[str, str], other: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[CostTable, Path]:
+    out = tmp_path_factory.mktemp("out")
+    arms = ("encoder alone", "PiFi, paper", "PiFi, matched", FOLDED)
+    return cost_table(*parts, slm.tiny_task(24), RECIPE, out=out, seeds=2, also=[other], arms=arms, **OPTIONS), out
+
+
+def check(row: CostRow, n_seeds: int) -> None:
+    """Refuse a row that lacks what its arm has."""
+    assert row.metric == "accuracy" and len(row.by_seed) == n_seeds
+    assert row.quality == pytest.approx(np.mean(row.by_seed)) and row.low <= row.quality <= row.high  # type: ignore[operator]
+    assert len(row.stream["forward_s"]) == len(row.stream["whole_s"]) == 6 and row.stream["first_s"] > 0
+    assert all(a < b for a, b in zip(row.stream["forward_s"], row.stream["whole_s"], strict=True))
+    assert row.offline["texts_per_s"] > 0 and row.offline["batch_size"] == 4
+    assert min(row.file.values()) > 0 and row.total
+    folded = row.arm == FOLDED
+    assert (row.trained is None) == (row.train_s_per_1000 is None) == (row.peak_bytes is None) == folded
+
+
+def test_every_arm_is_a_row_and_a_failure_says_why(found: tuple[CostTable, Path]) -> None:
+    rows = {row.arm: row for row in found[0].rows}
+    failed = rows.pop("PiFi, matched")  # the tiny donor has no tokenizer, which its scale is measured with
+    assert "tokenizer" in failed.failed and failed.quality is None and not failed.stream
+    for row in rows.values():
+        assert not row.failed
+        check(row, 2)
+    plugged, alone = rows["PiFi, paper"], rows["encoder alone"]
+    assert 0 < plugged.p99_bytes <= plugged.peak_bytes  # type: ignore[operator]
+    assert alone.forgetting == 0 and plugged.forgetting not in (None, 0)
+    assert plugged.file["bytes"] > alone.file["bytes"]
+    assert rows[FOLDED].by_seed == plugged.by_seed, "folding is exact"
+
+
+@pytest.mark.slow
+def test_the_arms_are_what_their_names_say(parts: tuple[str, str], tmp_path: Path) -> None:
+    llm = tiny.tiny_checkpoint("llama", tmp_path / "llm")
+    slm.tiny_tokenizer().save_pretrained(llm)
+    rows = {
+        row.arm: row
+        for row in cost_table(parts[0], f"{llm}[1]", slm.tiny_task(24), RECIPE, out=tmp_path, seeds=1, **OPTIONS).rows
+    }
+    assert tuple(rows) == tuple(COST_ARMS) and {name: row.failed for name, row in rows.items() if row.failed} == {}
+    for row in rows.values():
+        check(row, 1)
+    trained = [rows[name].trained for name in ("LoRA", "encoder alone", "PiFi, paper", "layer trained too")]
+    assert trained == sorted(trained) and len(set(trained)) == 4  # type: ignore[type-var]
+    assert rows["random twin"].trained == rows["PiFi, paper"].trained
+
+
+def test_the_table_is_a_frame_a_picture_and_json_with_raw_values(found: tuple[CostTable, Path]) -> None:
+    table, out = found
+    stored = json.loads((out / "costs.json").read_text(encoding="utf-8"))
+    assert stored == json.loads(table.to_json())
+    assert len(stored["rows"][0]["stream"]["forward_s"]) == 6 and stored["device"] == "cpu"
+    assert stored["provenance"]["settings"]["busy"] is True
+    frame = table.frame.set_index("arm")
+    seconds = table.rows[0].stream["forward_s"]
+    assert frame.loc["encoder alone", "P90 ms"] == pytest.approx(1e3 * np.percentile(seconds, 90))
+    axes = table.figure().axes[0]
+    names = [text.get_text() for text in table.figure().legends[0].get_texts()]
+    assert set(names) == set(frame.index) - {"PiFi, matched"} and "P90" in axes.get_xlabel()
+
+
+def test_a_busy_machine_is_refused_after_training_and_the_call_goes_on(
+    parts: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, options = slm.tiny_task(24), {"seeds": 1, "n_stream": 3, "arms": ["encoder alone"]}
+    monkeypatch.setattr(serving, "others_busy", lambda: 1.7)
+    with pytest.raises(RecipeError, match="keep 1.7 cores busy.*next: end them"):
+        cost_table(*parts, task, RECIPE, out=tmp_path, **options)  # type: ignore[arg-type]
+    monkeypatch.setattr(serving, "others_busy", lambda: 0.1)
+    stored = sorted(tmp_path.glob("runs/*/*/result.json"))
+    times = [file.stat().st_mtime_ns for file in stored]
+    table = cost_table(*parts, task, RECIPE, out=tmp_path, **options)  # type: ignore[arg-type]
+    assert len(stored) == 1 and [file.stat().st_mtime_ns for file in stored] == times, "nothing is trained again"
+    assert not any(row.failed for row in table.rows)
+
+
+def test_what_other_processes_take_is_not_what_this_one_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: time.sleep(0.05) or 50.0)
+    assert 1.5 < serving.others_busy() <= 2.0  # two cores, of which this process hardly takes any
+
+
+def test_one_text_after_the_other_in_turns_with_the_first_call_apart() -> None:
+    model = slm.tiny_slm("bert")
+    calls: list[str] = []
+    models = {name: type("Noted", (torch.nn.Module,), {})() for name in ("a", "b")}
+    for name, one in models.items():
+        one.inner = model
+        one.forward = lambda name=name, **batch: calls.append(name)  # type: ignore[method-assign]
+    texts = [("the film was good", None)] * 20
+    stream = serving.single_stream(models, slm.tiny_tokenizer(), texts, max_length=8)
+    assert all(len(one["forward_s"]) == 20 for one in stream.values())
+    assert len(calls) == 2 * (20 + serving.WARM_UP)
+    assert all({calls[at], calls[at + 1]} == {"a", "b"} for at in range(0, len(calls), 2)), "one each, in turns"
+    assert len({tuple(calls[at : at + 2]) for at in range(0, len(calls), 2)}) == 2, "in an order that is drawn anew"
+
+
+def test_energy_is_blank_where_it_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_RAPL", tmp_path / "none")
+    assert serving.joules() is None
+    (tmp_path / "none").write_text("2500000\n")
+    assert serving.joules() == 2.5
+
+
+def test_unknown_arms_and_tasks_are_refused(parts: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(PlugInError, match="unknown arm 'Lora'.*LoRA"):
+        cost_table(*parts, slm.tiny_task(), RECIPE, out=tmp_path, arms=["Lora"])
+    assert module.N_STREAM == {"cpu": 256, "cuda": 1024, "mps": 1024}
