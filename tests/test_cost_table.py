@@ -1,4 +1,4 @@
-"""Quality beside cost: every arm is trained and served in one call, raw values are kept, and failures are rows."""
+"""Quality next to cost: every arm is trained and served in one call, raw values are kept, and failures are rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pifi_probe.efficiency.cost_table import COST_ARMS, FOLDED, CostRow, CostTab
 from pifi_probe.errors import PlugInError, RecipeError
 from tests import slm, tiny
 
-RECIPE = pp.Recipe(batch_size=8, epochs=1, max_length=16, device="cpu", learning_rate=1e-3)
+RECIPE = pp.Recipe(batch_size=8, epochs=1, max_tokens=16, device="cpu", learning_rate=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ OPTIONS: dict[str, Any] = {"n_stream": 6, "batch_size": 4, "allow_busy": True}
 @pytest.fixture(scope="module")
 def found(parts: tuple[str, str], other: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[CostTable, Path]:
     out = tmp_path_factory.mktemp("out")
-    arms = ("encoder alone", "PiFi, paper", "PiFi, matched", FOLDED)
-    return cost_table(*parts, slm.tiny_task(24), RECIPE, out=out, seeds=2, also=[other], arms=arms, **OPTIONS), out
+    arms = ("encoder alone", "PiFi", "PiFi, matched", FOLDED)
+    return cost_table(*parts, slm.tiny_task(24), RECIPE, out=out, n_seeds=2, also=[other], arms=arms, **OPTIONS), out
 
 
 def check(row: CostRow, n_seeds: int) -> None:
@@ -65,7 +65,7 @@ def test_every_arm_is_a_row_and_a_failure_says_why(found: tuple[CostTable, Path]
     for row in rows.values():
         assert not row.failed
         check(row, 2)
-    plugged, alone = rows["PiFi, paper"], rows["encoder alone"]
+    plugged, alone = rows["PiFi"], rows["encoder alone"]
     assert 0 < plugged.p99_bytes <= plugged.peak_bytes  # type: ignore[operator]
     assert alone.forgetting == 0 and plugged.forgetting not in (None, 0)
     assert plugged.file["bytes"] > alone.file["bytes"]
@@ -78,14 +78,14 @@ def test_the_arms_are_what_their_names_say(parts: tuple[str, str], tmp_path: Pat
     slm.tiny_tokenizer().save_pretrained(llm)
     rows = {
         row.arm: row
-        for row in cost_table(parts[0], f"{llm}[1]", slm.tiny_task(24), RECIPE, out=tmp_path, seeds=1, **OPTIONS).rows
+        for row in cost_table(parts[0], f"{llm}[1]", slm.tiny_task(24), RECIPE, out=tmp_path, n_seeds=1, **OPTIONS).rows
     }
     assert tuple(rows) == tuple(COST_ARMS) and {name: row.failed for name, row in rows.items() if row.failed} == {}
     for row in rows.values():
         check(row, 1)
-    trained = [rows[name].trained for name in ("LoRA", "encoder alone", "PiFi, paper", "layer trained too")]
+    trained = [rows[name].trained for name in ("LoRA", "encoder alone", "PiFi", "layer trained too")]
     assert trained == sorted(trained) and len(set(trained)) == 4  # type: ignore[type-var]
-    assert rows["random twin"].trained == rows["PiFi, paper"].trained
+    assert rows["random twin"].trained == rows["PiFi"].trained
 
 
 def test_the_table_is_a_frame_a_picture_and_json_with_raw_values(found: tuple[CostTable, Path]) -> None:
@@ -105,7 +105,7 @@ def test_the_table_is_a_frame_a_picture_and_json_with_raw_values(found: tuple[Co
 def test_a_busy_machine_is_refused_after_training_and_the_call_goes_on(
     parts: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, options = slm.tiny_task(24), {"seeds": 1, "n_stream": 3, "arms": ["encoder alone"]}
+    task, options = slm.tiny_task(24), {"n_seeds": 1, "n_stream": 3, "arms": ["encoder alone"]}
     monkeypatch.setattr(serving, "others_busy", lambda: 1.7)
     with pytest.raises(RecipeError, match="keep 1.7 cores busy.*next: end them"):
         cost_table(*parts, task, RECIPE, out=tmp_path, **options)  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def test_one_text_after_the_other_in_turns_with_the_first_call_apart() -> None:
         one.inner = model
         one.forward = lambda name=name, **batch: calls.append(name)  # type: ignore[method-assign]
     texts = [("the film was good", None)] * 20
-    stream = serving.single_stream(models, slm.tiny_tokenizer(), texts, max_length=8)
+    stream = serving.single_stream(models, slm.tiny_tokenizer(), texts, max_tokens=8)
     assert all(len(one["forward_s"]) == 20 for one in stream.values())
     assert len(calls) == 2 * (20 + serving.WARM_UP)
     assert all({calls[at], calls[at + 1]} == {"a", "b"} for at in range(0, len(calls), 2)), "one each, in turns"

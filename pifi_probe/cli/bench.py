@@ -28,7 +28,7 @@ def bench(
     seconds: float = typer.Option(60.0, help="At most so many for the rounds of one shape."),
     precision: str = typer.Option("float32", help="float32 or bf16."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
-    seeds: int = typer.Option(0, help="Train every arm with so many seeds, and set quality beside cost; needs --out."),
+    seeds: int = typer.Option(0, help="Train every arm with so many seeds, and set quality next to cost; needs --out."),
     also: list[str] = typer.Option([], help="With --seeds: test sets of other domains, for forgetting."),
     n_train: int = typer.Option(0, help="With --seeds: train on so many texts only."),
     allow_busy: bool = typer.Option(False, "--allow-busy", help="Measure time although other processes are running."),
@@ -73,7 +73,7 @@ def _table(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Make the table of quality beside cost, and its report."""
+    """Make the table of quality next to cost, and its report."""
     import pifi_probe as pp
     from pifi_probe.reporting.html import report
     from pifi_probe.reporting.tables import to_rich
@@ -86,7 +86,7 @@ def _table(
         data.subset(train=n_train) if n_train else data,
         pp.Recipe(precision=precision, device=device),
         out=out,
-        seeds=seeds,
+        n_seeds=seeds,
         also=[pp.load_task(name) for name in also],
         most_seconds=seconds,
         allow_busy=allow_busy,

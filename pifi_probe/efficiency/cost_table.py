@@ -1,4 +1,4 @@
-"""`cost_table`: quality beside cost, each arm trained with several seeds, then served on an idle machine."""
+"""`cost_table`: quality next to cost, each arm trained with several seeds, then served on an idle machine."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ COST_ARMS: Mapping[str, Mapping[str, str]] = {
     "MLP of equal size": {"control": "mlp"},
     "LoRA": {"control": "vanilla", "adapter": "lora"},
     "IA3": {"control": "vanilla", "adapter": "ia3"},
-    "PiFi, paper": {"wiring": "paper"},
+    "PiFi": {"wiring": "pifi"},
     "PiFi, matched": {"wiring": "matched"},
     "PiFi, aligned": {"wiring": "aligned"},
-    "random twin": {"wiring": "paper", "control": "random"},
-    "layer trained too": {"wiring": "paper", "control": "unfrozen"},
-    FOLDED: {"fold": "PiFi, paper"},
+    "random twin": {"wiring": "pifi", "control": "random"},
+    "layer trained too": {"wiring": "pifi", "control": "unfrozen"},
+    FOLDED: {"fold": "PiFi"},
 }
 
 
@@ -115,7 +115,7 @@ class CostTable:
     Parameters
     ----------
     pair, task, device, precision : str
-    seeds : int
+    n_seeds : int
     rows : tuple of CostRow
     provenance : dict
     """
@@ -124,7 +124,7 @@ class CostTable:
     task: str
     device: str
     precision: str
-    seeds: int
+    n_seeds: int
     rows: tuple[CostRow, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -160,7 +160,7 @@ def cost_table(
     recipe: Recipe = Recipe(),  # noqa: B008  (frozen)
     *,
     out: str | Path,
-    seeds: int = 5,
+    n_seeds: int = 5,
     also: Sequence[Task] = (),
     arms: Sequence[str] = tuple(COST_ARMS),
     n_stream: int | None = None,
@@ -180,7 +180,7 @@ def cost_table(
         Its seed is the first one.
     out : str or Path
         A folder. Every run is kept there, so that a call goes on that was cut off, or refused on a busy machine.
-    seeds : int
+    n_seeds : int
         Runs of each arm; five at least for an interval that means something.
     also : sequence of Task
         Test sets of other domains, for forgetting.
@@ -207,13 +207,13 @@ def cost_table(
 
     Notes
     -----
-    After the rules of peft's method comparison (quality beside cost, forgetting), optimum-benchmark (percentiles,
+    After the rules of peft's method comparison (quality next to cost, forgetting), optimum-benchmark (percentiles,
     warm-up) and MLPerf inference (single stream P90, offline throughput).
     """
     unknown = [name for name in arms if name not in COST_ARMS]
-    if unknown or seeds < 1:
+    if unknown or n_seeds < 1:
         raise PlugInError(
-            f"unknown arm {unknown[0]!r}" if unknown else f"{seeds} seeds make no table",
+            f"unknown arm {unknown[0]!r}" if unknown else f"{n_seeds} seeds make no table",
             where="cost_table",
             next=f"use some of: {', '.join(COST_ARMS)}" if unknown else "use five or more",
         )
@@ -227,7 +227,7 @@ def cost_table(
                 models[name], rows[name] = _folded(models, rows, COST_ARMS[name]["fold"])
                 continue
             made = lambda seed, name=name: _built(slm, layer, task, COST_ARMS[name], seed)  # noqa: E731
-            model, runs = _trained(made, task, recipe, seeds, tuple(also), folder / "runs" / name)
+            model, runs = _trained(made, task, recipe, n_seeds, tuple(also), folder / "runs" / name)
             base = runs if name == ALONE else base
             models[name], rows[name] = model.to(device), _learned(model, runs, base, task, recipe)
         except (PifiProbeError, ValueError, RuntimeError, MemoryError) as error:
@@ -237,13 +237,13 @@ def cost_table(
         refuse_busy()
     if models:
         _serve(models, rows, task, recipe, n_stream or N_STREAM[device.type], batch_size, most_seconds)
-    settings = {"seeds": seeds, "recipe": recipe.to_dict(), "busy": allow_busy, "batch_size": batch_size}
+    settings = {"n_seeds": n_seeds, "recipe": recipe.to_dict(), "busy": allow_busy, "batch_size": batch_size}
     found = CostTable(
         pair=f"{slm} + {layer}",
         task=task.name,
         device=str(device),
         precision=recipe.precision,
-        seeds=seeds,
+        n_seeds=n_seeds,
         rows=tuple(CostRow(arm=name, **rows[name]) for name in arms),
         provenance=collect(settings=settings),
     )
@@ -260,11 +260,11 @@ def _built(slm: str, layer: str, task: Task, told: Mapping[str, str], seed: int)
 
 
 def _trained(
-    make: Callable[[int], Model], task: Task, recipe: Recipe, seeds: int, also: tuple[Task, ...], folder: Path
+    make: Callable[[int], Model], task: Task, recipe: Recipe, n_seeds: int, also: tuple[Task, ...], folder: Path
 ) -> tuple[Model, list[RunResult]]:
     """Return the trained model of the first seed, and the results of all."""
     first, runs = None, []
-    for seed in range(recipe.seed, recipe.seed + seeds):
+    for seed in range(recipe.seed, recipe.seed + n_seeds):
         model, keep = make(seed), first is None
         out = folder / f"seed-{seed}"
         runs.append(fine_tune(model, task, recipe.replace(seed=seed), also=also, out=out, resume=True, save_model=keep))
@@ -326,7 +326,7 @@ def _serve(
     first = next(iter(models.values()))
     tokenizer = tokenizer_for(first)
     options: dict[str, Any] = {
-        "max_length": within_positions(first.encoder, recipe.max_length),
+        "max_tokens": within_positions(first.encoder, recipe.max_tokens),
         "precision": recipe.precision,
     }
     streams = single_stream(models, tokenizer, texts, most_seconds=most_seconds, seed=recipe.seed, **options)

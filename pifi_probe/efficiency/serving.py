@@ -59,7 +59,7 @@ def single_stream(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Text],
     *,
-    max_length: int,
+    max_tokens: int,
     precision: str = "float32",
     most_seconds: float = 60.0,
     seed: int = 0,
@@ -71,7 +71,7 @@ def single_stream(
     models : mapping of str to Module
     tokenizer : PreTrainedTokenizerBase
     texts : sequence of (text, second text or None)
-    max_length : int
+    max_tokens : int
         Tokens of a text.
     most_seconds : float
         For each model; texts that do not fit are left out.
@@ -93,7 +93,7 @@ def single_stream(
         for name in order:
             device = next(models[name].parameters()).device
             start = time.perf_counter()
-            batch = tokenizer(text, second, truncation=True, max_length=max_length, return_tensors="pt").to(device)
+            batch = tokenizer(text, second, truncation=True, max_length=max_tokens, return_tensors="pt").to(device)
             made = time.perf_counter()
             forward_of(models[name], batch, precision)()
             end, own = time.perf_counter(), found[name]
@@ -111,7 +111,7 @@ def offline(
     texts: Sequence[Text],
     *,
     batch_size: int,
-    max_length: int,
+    max_tokens: int,
     precision: str = "float32",
 ) -> dict[str, Any]:
     """Return ``texts_per_s`` of all texts in batches, tokenised within, and ``joules`` where they can be read."""
@@ -121,7 +121,7 @@ def offline(
     for at in range(0, len(ordered), batch_size):
         firsts, seconds = zip(*ordered[at : at + batch_size], strict=True)
         pairs = None if None in seconds else list(seconds)
-        options: dict[str, Any] = {"truncation": True, "max_length": max_length, "padding": True}
+        options: dict[str, Any] = {"truncation": True, "max_length": max_tokens, "padding": True}
         batch = tokenizer(list(firsts), pairs, return_tensors="pt", **options).to(device)
         forward_of(model, batch, precision)()
     took, after = time.perf_counter() - start, joules()
