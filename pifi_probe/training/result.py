@@ -256,7 +256,7 @@ class RunResult:
         Refused
             If a value is missing, of another type, or one that no run can have had; a ValueError.
         """
-        if isinstance(model := values.get("model"), Mapping):
+        if isinstance(values, Mapping) and isinstance(model := values.get("model"), Mapping):
             values = {**values, "model": in_words_of_today(model)}
         result = typed(cls, values)
         refuse_impossible(result)
