@@ -64,3 +64,15 @@ def test_what_goes_wrong_is_shown_as_text(browser: LayerBrowser, monkeypatch: py
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises((ModelNotFoundError, CheckpointError)):
         pp.widgets.LayerBrowser(str(tmp_path / "nothing"))
+
+
+def test_the_page_says_what_can_be_called(browser: LayerBrowser) -> None:
+    page = (Path(__file__).parents[1] / "book" / "layer_browser.md").read_text(encoding="utf-8")
+    (block,) = [part.split("```")[0] for part in page.split("```python\n") if part.startswith("browser.selected")]
+    *lines, plugged = block.replace("29", "2").strip().splitlines()
+    assert plugged.startswith("model = pp.plug_in(")
+    names = {"browser": browser}
+    exec("\n".join(lines), names)
+    assert browser.selected == 2 and names["layer"] is browser.layer
+    for row in ("type", "stored", "PiFi trains", "keeps frozen", "for one text"):
+        assert f"| {row} |" in page
