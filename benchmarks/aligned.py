@@ -7,6 +7,7 @@ that the same command goes on after an interruption.
     python benchmarks/aligned.py movie-reviews        # one task
     python benchmarks/aligned.py movie-reviews critic-reviews product-reviews --small   # minutes, other numbers
     python benchmarks/aligned.py --trained movie-reviews   # with a fine-tuned encoder
+    python benchmarks/aligned.py --folds product-reviews   # every text of the task is a test text once
 
 Tasks that are not part of the package are read from the folder ``--data`` (JSON lines with a column ``split``) and left
 out without it.
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from _common import claimed
+from sklearn.model_selection import StratifiedKFold
 
 import pifi_probe as pp
 from pifi_probe.alignment.readout import fit_block, fit_stack
@@ -51,6 +53,10 @@ FILES = {
     "nsmc": ("nsmc_ko.jsonl.gz", {"language": "ko"}),
 }
 FRACTIONS, DRAWS = (100, 300, 1000), 6
+FOLDS, MOST = 3, 4500  # MOST: texts of a task of which folds are made
+FOLDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "umsab-english")
+FOLDED_SHIFT = {"movie-reviews": "product-reviews", "product-reviews": "movie-reviews", "tweets": "product-reviews"}
+ARMS = ("encoder", "interface", "real", "shuffled", "random")
 
 
 def load(name: str, data: Path | None) -> Task | None:
@@ -111,6 +117,56 @@ def probe(name: str, task: Task, data: Path | None, *, small: bool) -> dict[str,
     )
     print(table.answer, flush=True)
     return dict(json.loads(table.to_json()))
+
+
+def fold_of(task: Task, fold: int) -> Task:
+    """Return a task whose test split is one of `FOLDS` parts of all its texts, each once; the others are for training.
+
+    At most `MOST` texts are used, drawn once for all folds. A text that stands twice in the task is used once.
+    """
+    whole = {name: task.splits[name] for name in ("train", "validation", "test") if name in task.splits}
+    rows = [(name, row) for name, split in whole.items() for row in range(len(split))]
+    once = list({" ".join(whole[name].texts[row].split()).lower(): (name, row) for name, row in rows}.values())
+    drawn = [once[i] for i in np.random.default_rng(0).permutation(len(once))[:MOST]]
+    labels = [whole[name].labels[row] for name, row in drawn]
+    parts = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(np.zeros(len(drawn)), labels))[fold]
+
+    def split_of(chosen: Any) -> Split:
+        own = [drawn[i] for i in sorted(chosen.tolist())]
+        return Split(
+            texts=tuple(whole[name].texts[row] for name, row in own),
+            labels=tuple(whole[name].labels[row] for name, row in own),
+            ids=tuple(f"{name}/{whole[name].ids[row]}" for name, row in own),
+        )
+
+    return replace(task, splits={"train": split_of(parts[0]), "test": split_of(parts[1])})
+
+
+def folded(name: str, task: Task, fold: int, data: Path | None) -> dict[str, Any]:
+    """Return the correct answers of every arm with the encoder, on every text of a fold and of another task's fold."""
+    other = load(FOLDED_SHIFT[name], data) if name in FOLDED_SHIFT else None
+    own = fold_of(task, fold)
+    table = pp.probe_chain(
+        SLM,
+        LLM,
+        own,
+        CHAIN,
+        tests=[] if other is None else [fold_of(other, fold)],
+        n_train=1500,
+        n_test=MOST // FOLDS,
+        n_align=1000,
+        max_length=64,
+        precision="bf16",
+        progress=False,
+    )
+    print(name, fold, table.answer, flush=True)
+    correct: dict[str, dict[str, str]] = {}
+    for test, labels in table.labels.items():
+        for arm in ARMS:
+            reading = "alone" if arm == "encoder" else "with encoder"
+            right = table.predicted[f"{arm} | {reading} | 1500 | {test}"][0, 0] == labels
+            correct.setdefault(test, {})[arm] = "".join("01"[int(one)] for one in right)
+    return {"info": table.info, "correct": correct}
 
 
 def trained(name: str, task: Task, seed: int) -> dict[str, Any]:
@@ -176,9 +232,10 @@ def main() -> None:
     options.add_argument("--data", type=Path, help="folder of the tasks that are no part of the package")
     options.add_argument("--small", action="store_true", help="fewer texts; into --out")
     options.add_argument("--trained", action="store_true", help="with a fine-tuned encoder, two seeds")
+    options.add_argument("--folds", action="store_true", help="every text of a task is a test text once")
     options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
     given = options.parse_args()
-    for name in given.tasks or (*EXPLORING, APART, *CONFIRMING):
+    for name in given.tasks or (FOLDED if given.folds else (*EXPLORING, APART, *CONFIRMING)):
         task = load(name, given.data)
         if task is None:
             print(f"{name}: no file; name its folder with --data")
@@ -189,6 +246,11 @@ def main() -> None:
         if given.trained:
             made = [
                 (f"trained-{name}-seed{s}", lambda name=name, task=task, s=s: trained(name, task, s)) for s in (0, 1)
+            ]
+        if given.folds:
+            made = [
+                (f"fold{k}-{name}", lambda name=name, task=task, k=k: folded(name, task, k, given.data))
+                for k in range(FOLDS)
             ]
         for key, make in made:
             file = given.out / f"{key}.json"

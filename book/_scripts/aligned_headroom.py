@@ -1,0 +1,109 @@
+"""What the donor's states add on each task of the study, and how much of it the chain brings: table, picture, misses.
+
+Called by `aligned_page.py`. The headroom is the donor's own probe at the chain's exit with the encoder, minus the
+encoder alone; the gain is the real chain with the encoder, minus the encoder alone. Both are from one table of one run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+from weights import THEMES
+
+from pifi_probe.ranking import rank_agreement
+from pifi_probe.stats import Interval, smallest_detectable
+
+PICTURES = Path(__file__).resolve().parent.parent / "_pictures"
+WHO = {"headroom": "donor", "gain": "real"}  # what is read with the encoder
+Gains = dict[str, dict[str, dict[str, Any]]]  # task -> "headroom", "gain" -> mean, low, high in points
+
+
+def table_of(lines: list[list[str]]) -> str:
+    """Return lines of cells as a Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
+
+
+def gains(everything: dict[str, dict[str, Any]], difference: Any) -> Gains:
+    """Return headroom and gain of every task, the largest headroom first."""
+    found: Gains = {}
+    for name, record in everything.items():
+        test, n = record["info"]["task"], record["info"]["n_train"]
+        rows = {key: difference(record, arm, "encoder", test, n) for key, arm in WHO.items()}
+        found[name] = {
+            key: {part: 100 * row[part] for part in ("difference", "low", "high")} for key, row in rows.items()
+        }
+    return dict(sorted(found.items(), key=lambda item: -item[1]["headroom"]["difference"]))
+
+
+def section(found: Gains) -> str:
+    """Return the section with its table and the rank agreement."""
+    if len(found) < 4:
+        return ""
+    lines = [["task", "headroom", "gain of the chain"]]
+    lines += [[name, *(_shown(row[key]) for key in WHO)] for name, row in found.items()]
+    points = {key: [row[key]["difference"] for row in found.values()] for key in WHO}
+    agreement = rank_agreement(points["headroom"], points["gain"])
+    pictures = "\n\n".join(
+        f"```{{image}} _pictures/headroom-gain-{theme}.svg\n:class: only-{theme}\n"
+        ":alt: The gain of the chain over the headroom of each task with intervals; gains rise with the headroom and "
+        "stay below the line where they would be equal.\n```"
+        for theme in THEMES
+    )
+    return (
+        "## Does headroom foretell the gain?\n\n"
+        f"Over {len(found)} tasks the ranks of headroom and gain agree with Kendall's tau "
+        f"{agreement['kendall']:.2f} (1: the same order). Headroom is what the donor's own states at the chain's exit "
+        "add to the encoder: they need all layers below and the donor's tokenizer. In points, with 95 % intervals "
+        f"over test texts:\n\n{table_of(lines)}\n\n{pictures}"
+    )
+
+
+def _shown(row: dict[str, Any]) -> str:
+    return f"{row['difference']:+.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+
+
+def draw(found: Gains) -> None:
+    """Write the picture in both themes."""
+    for theme, look in THEMES.items():
+        ink = look["ink"]
+        keys = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+        style = {"svg.hashsalt": "headroom", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+        with matplotlib.rc_context(style | dict.fromkeys(keys, ink)):
+            figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+            for name, row in found.items():
+                x, y = row["headroom"], row["gain"]
+                axes.plot([x["low"], x["high"]], [y["difference"]] * 2, color=look["none"], linewidth=1)
+                axes.plot([x["difference"]] * 2, [y["low"], y["high"]], color=look["real"], linewidth=1.6)
+                axes.plot(x["difference"], y["difference"], "o", color=look["real"], markersize=5)
+                axes.annotate(name, (x["difference"], y["difference"]), (5, 5), textcoords="offset points", fontsize=8)
+            top = max(row["headroom"]["difference"] for row in found.values())
+            axes.plot([0, top], [0, top], color=ink, linewidth=0.7, linestyle=":")
+            axes.axhline(0, color=ink, linewidth=0.7)
+            axes.set(xlabel="headroom: the donor's own states add (points)", ylabel="the chain adds (points)")
+            figure.savefig(PICTURES / f"headroom-gain-{theme}.svg", transparent=True, metadata={"Date": None})
+            plt.close(figure)
+
+
+def missed(results: dict[str, dict[str, Any]], n_tests: dict[str, int]) -> str:
+    """Return, for tasks where the claim is not reached, the smallest difference that would have been seen.
+
+    Parameters
+    ----------
+    results : dict
+        Of each task: the difference to each other arm, in shares, with its 95 % interval.
+    n_tests : dict
+        The number of test texts of each task.
+    """
+    lines = [["task", "test texts", "points that would have been found in four of five studies"]]
+    for name, own in results.items():
+        widest = max(own.values(), key=lambda row: row["high"] - row["low"])
+        seen = smallest_detectable(
+            Interval(*(widest[key] for key in ("difference", "low", "high", "p_value")), 1, n_tests[name], "")
+        )
+        lines.append([name, f"{n_tests[name]:,}", f"{100 * seen:.1f}"])
+    return table_of(lines)
