@@ -16,7 +16,7 @@ import pifi_probe as pp
 from pifi_probe.alignment.chain import chain_features, read_out, run_chain
 from pifi_probe.alignment.fit import fit_interfaces, match_tokens
 from pifi_probe.alignment.interface import Interface
-from pifi_probe.alignment.readout import cross_fitted, fit_block, fit_stack
+from pifi_probe.alignment.readout import FLOOR, _Path, cross_fitted, fit_block, fit_stack
 from pifi_probe.alignment.tokens import compact, content_mask, encode, joined, token_states, with_previous
 from pifi_probe.errors import CorruptFileError, FeatureError, TaskError
 from pifi_probe.layers import stream as streaming
@@ -269,6 +269,13 @@ def test_with_many_classes_and_few_texts_a_useless_block_does_no_harm_either(n: 
     assert joined.coef.shape == (20, 40) and joined.coef.min() >= 0
     held = cross_fitted([base.out_of_fold, noise.out_of_fold], y, 20)
     assert held[np.arange(n), y].mean() > base.out_of_fold[np.arange(n), y].mean() - 0.05
+
+
+def test_a_probability_that_is_rounded_to_zero_has_the_floor_and_no_warning(recwarn: pytest.WarningsRecorder):
+    y = np.arange(60) % 3
+    x = (np.eye(3)[y] + np.random.default_rng(0).normal(scale=0.1, size=(60, 3))).astype(np.float32)
+    found = _Path(x, y, 3).at(100.0).log_probabilities(1e4 * x)
+    assert not recwarn.list and found.min() == FLOOR and (found.argmax(1) == y).all()
 
 
 def test_a_class_with_a_single_text_does_not_stop_the_readout_and_one_class_alone_does():

@@ -259,5 +259,6 @@ class _Path:
     def log_probabilities(self, x: NDArray[np.floating]) -> Floats:
         """Return log-probabilities (N, K)."""
         found = np.full((len(x), self._n_labels), FLOOR)
-        found[:, self._model.classes_] = np.maximum(self._model.predict_log_proba(x), FLOOR)
+        with np.errstate(divide="ignore"):  # a probability that is rounded to zero gets the floor
+            found[:, self._model.classes_] = np.maximum(self._model.predict_log_proba(x), FLOOR)
         return found
