@@ -135,6 +135,8 @@ TRIED = (
     Tried(
         "The chain on critics' sentences, most of them film reviews again", ALIGNED.format("critic-reviews"), aligned
     ),
+    Tried("The chain on tweets of two moods", ALIGNED.format("tweets"), aligned),
+    Tried("The chain on news agency texts of eight topics", ALIGNED.format("reuters-r8"), aligned),
     Tried("The chain on tweets of three moods", ALIGNED.format("umsab-english"), aligned),
     Tried("The chain on twenty newsgroups", ALIGNED.format("newsgroups"), aligned),
 )
