@@ -356,9 +356,8 @@ def _shown(row: CostRow) -> dict[str, Any]:
         "P50 ms, tokenised": scaled(row.percentile("whole_s", 50), 1e3),
         "P90 ms, tokenised": scaled(row.percentile("whole_s", 90), 1e3),
         "first ms": scaled(row.stream.get("first_s"), 1e3),
-        f"texts/s ({row.offline.get('batch_size', '')} at once)" if row.offline else "texts/s": row.offline.get(
-            "texts_per_s"
-        ),
+        "texts/s": row.offline.get("texts_per_s"),
+        "at once": row.offline.get("batch_size"),
         "J": row.offline.get("joules"),
         "load cold ms": scaled(row.file.get("cold_s"), 1e3),
         "load warm ms": scaled(row.file.get("warm_s"), 1e3),
