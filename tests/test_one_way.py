@@ -89,6 +89,8 @@ def test_lists_of_layers_are_read_in_one_way(layers: Any, found: Any) -> None:
         "9--5",
         "0-12",
         "12",
+        "20",
+        "20-25",
         "-13",
         "-999999999-3",
         "1:1",

@@ -178,7 +178,7 @@ def layer_numbers(layers: Layers, n_layers: int, where: str) -> tuple[int, ...]:
     found: list[int] = []
     for first, last, step in layer_ranges(layers, where) or [(0, n_layers - 1, 1)]:
         ends = [end + n_layers if end < 0 else end for end in (first, last)]
-        inside = ends[0] >= 0 and ends[0] <= ends[1]
+        inside = 0 <= ends[0] < n_layers and ends[0] <= ends[1]
         found += range(ends[0], min(ends[1], n_layers) + 1, step) if inside else [-1]  # refused below, as n_layers is
     if not all(0 <= index < n_layers for index in found):
         raise LayerIndexError(
