@@ -37,7 +37,7 @@ REPOSITORY = PROJECT["urls"]["Repository"]
 TAG = f"v{PROJECT['version']}"
 LEDGER = "What speaks for the claims, and what against"
 QUIZ = re.compile(r"^## Quiz", re.MULTILINE)
-CELL_TIMEOUT = 120
+CELL_TIMEOUT = 300
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
