@@ -130,7 +130,12 @@ print(f"a fair coin: ln 2 = {np.log(2):.2f}")
 digests = healthy.layer_digests
 (plugged,) = model.frozen_layers  # reduced to what one token needs
 assert digests["before"] == digests["after"] == [plugged.card.sha256]
-print("digests that changed in training:", sum(a != b for a, b in zip(digests["before"], digests["after"], strict=True)))
+print(
+    "digests that changed in training:",
+    sum(
+        a != b for a, b in zip(digests["before"], digests["after"], strict=True)
+    ),
+)
 
 # %% [markdown]
 # **Read.** Eight steps hardly leave the coin, and the layer is bit for bit the one that was plugged in. Everything below
