@@ -16,6 +16,7 @@ out without it.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from pifi_probe.alignment.readout import fit_block, fit_stack
 from pifi_probe.files import write_json
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import extract_from
+from pifi_probe.probing.chain import _rows
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces, twin_of
 from pifi_probe.provenance import collect
 from pifi_probe.tasks import Split, Task
@@ -143,7 +145,7 @@ def fold_of(task: Task, fold: int) -> Task:
 
 
 def folded(name: str, task: Task, fold: int, data: Path | None) -> dict[str, Any]:
-    """Return the correct answers of every arm with the encoder, on every text of a fold and of another task's fold."""
+    """Return the correct answers of every arm with the encoder, on a fold and on texts of another task."""
     other = load(FOLDED_SHIFT[name], data) if name in FOLDED_SHIFT else None
     own = fold_of(task, fold)
     table = pp.probe_chain(
@@ -166,7 +168,15 @@ def folded(name: str, task: Task, fold: int, data: Path | None) -> dict[str, Any
             reading = "alone" if arm == "encoder" else "with encoder"
             right = table.predicted[f"{arm} | {reading} | 1500 | {test}"][0, 0] == labels
             correct.setdefault(test, {})[arm] = "".join("01"[int(one)] for one in right)
-    return {"info": table.info, "correct": correct}
+    return {"info": table.info, "correct": correct, "texts": texts_of(own, other and fold_of(other, fold))}
+
+
+def texts_of(task: Task, other: Task | None) -> dict[str, list[str]]:
+    """Return a short name of every text of the tests, in the order of their scores: folds share texts of the other."""
+    _, scored = _rows(task, [] if other is None else [other], "test", 1500, MOST // FOLDS, 0)
+    return {
+        test: [hashlib.sha256(key.encode()).hexdigest()[:10] for key in split.keys] for test, split in scored.items()
+    }
 
 
 def trained(name: str, task: Task, seed: int) -> dict[str, Any]:

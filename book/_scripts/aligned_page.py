@@ -188,15 +188,22 @@ def trained_table() -> tuple[str, list[str]]:
 
 def folds_tables() -> tuple[str, list[str], list[str], dict[str, float]]:
     """Return tables of the runs in which every text is a test text once, where the chain beats all, and its gains."""
-    joined: dict[tuple[str, str], dict[str, list[float]]] = {}
+    joined: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}  # answers by arm and text
     folds: dict[str, int] = {}
     for file in sorted(STUDY.glob("fold*-*.json")):
-        name = file.stem.partition("-")[2]
+        name, record = file.stem.partition("-")[2], json.loads(file.read_text(encoding="utf-8"))
         folds[name] = folds.get(name, 0) + 1
-        for test, arms in json.loads(file.read_text(encoding="utf-8"))["correct"].items():
-            for arm, text in arms.items():
-                joined.setdefault((name, test), {}).setdefault(arm, []).extend(float(one) for one in text)
-    cells = {cell: arms for cell, arms in joined.items() if folds[cell[0]] == FOLDS}
+        for test, arms in record["correct"].items():
+            cell = (name, name if test == record["info"]["task"] else test)
+            for arm, answers in arms.items():
+                known = joined.setdefault(cell, {}).setdefault(arm, {})
+                for text, answer in zip(record["texts"][test], answers, strict=True):
+                    known.setdefault(text, []).append(float(answer))
+    cells = {
+        cell: {arm: [sum(each) / len(each) for each in known.values()] for arm, known in arms.items()}
+        for cell, arms in joined.items()
+        if folds[cell[0]] == FOLDS
+    }
     texts, beaten, gained = [], list[list[str]](), dict[str, float]()
     for shift in (False, True):
         own = {cell: arms for cell, arms in cells.items() if (cell[0] != cell[1]) == shift}

@@ -250,7 +250,7 @@ checks.reveal(guess, "later texts, of which none is recorded", live=False)
 # | more features | twins gain as much | excluded |
 # | luck of the texts | no gain in many halves | excluded |
 # | luck of one alignment, one donor | other draws, other donors differ | open |
-# | chosen where tested | no gain elsewhere | narrowed to reviews |
+# | chosen where tested | no gain elsewhere | narrowed to sentiment: reviews and tweets |
 # | near copies | gain only in similar texts | excluded |
 # | the donor has read the texts | no gain on later texts | open |
 # | a small, frozen encoder | less with a trained one | see [the page of the study](../book/aligned.md) |
