@@ -171,11 +171,12 @@ def folded(name: str, task: Task, fold: int, data: Path | None) -> dict[str, Any
     return {"info": table.info, "correct": correct, "texts": texts_of(own, other and fold_of(other, fold))}
 
 
-def texts_of(task: Task, other: Task | None) -> dict[str, list[str]]:
-    """Return a short name of every text of the tests, in the order of their scores: folds share texts of the other."""
+def texts_of(task: Task, other: Task | None) -> dict[str, str]:
+    """Return short names of the texts of every test, in the order of their scores: folds share texts of the other."""
     _, scored = _rows(task, [] if other is None else [other], "test", 1500, MOST // FOLDS, 0)
     return {
-        test: [hashlib.sha256(key.encode()).hexdigest()[:10] for key in split.keys] for test, split in scored.items()
+        test: " ".join(hashlib.sha256(key.encode()).hexdigest()[:10] for key in split.keys)
+        for test, split in scored.items()
     }
 
 

@@ -197,7 +197,7 @@ def folds_tables() -> tuple[str, list[str], list[str], dict[str, float]]:
             cell = (name, name if test == record["info"]["task"] else test)
             for arm, answers in arms.items():
                 known = joined.setdefault(cell, {}).setdefault(arm, {})
-                for text, answer in zip(record["texts"][test], answers, strict=True):
+                for text, answer in zip(record["texts"][test].split(), answers, strict=True):
                     known.setdefault(text, []).append(float(answer))
     cells = {
         cell: {arm: [sum(each) / len(each) for each in known.values()] for arm, known in arms.items()}
