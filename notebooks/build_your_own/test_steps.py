@@ -200,7 +200,7 @@ def test_11_on_a_real_layer():
     if not {"minilm-l6", "smollm2-135m", "movie-reviews"} <= here:
         pytest.skip("run `pifi-probe assets pull` for the real layer")
     layer = pp.extract("smollm2-135m[-1]", dtype="float32")
-    model = pp.plug_in("minilm-l6", layer, task=pp.load_task("movie-reviews"), wiring="paper").eval()
+    model = pp.plug_in("minilm-l6", layer, task=pp.load_task("movie-reviews"), wiring="pifi").eval()
     weights = {name: tensor.numpy().astype(np.float64) for name, tensor in layer.tensors()}
     config = layer.config
     shape = Shape(config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps)
