@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from aligned import APART, CONFIRMING, EXPLORING, FOLDS  # noqa: E402
 from aligned_headroom import draw, gains, missed, section, table_of  # noqa: E402
 
-from pifi_probe.stats import holm, paired_difference  # noqa: E402
+from pifi_probe.stats import holm, paired_difference, smallest_detectable  # noqa: E402
 
 EMBEDDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "reuters-r8", "newsgroups")
 NATURAL = (*EMBEDDED, "umsab-english")
@@ -173,6 +173,7 @@ def trained_table() -> tuple[str, list[str]]:
     """Return what the chain adds to a fine-tuned encoder, and the tasks where it beats everything with every seed."""
     lines = [["task", "seed", "fine-tuned encoder", *(f"real - {NAMES[b]}" for b in OTHERS)]]
     beaten: dict[str, list[bool]] = {}
+    seen: dict[str, float] = {}
     for file in sorted(STUDY.glob("trained-*-seed*.json")):
         name, seed = file.stem.removeprefix("trained-").rsplit("-seed", 1)
         right = {
@@ -183,7 +184,12 @@ def trained_table() -> tuple[str, list[str]]:
         cells = [shown({"difference": i.mean, "low": i.low, "high": i.high}, i.low > 0) for i in own.values()]
         lines.append([name, seed, f"{100 * sum(right['encoder']) / len(right['encoder']):.1f}", *cells])
         beaten.setdefault(name, []).append(all(i.low > 0 for i in own.values()))
-    return (table_of(lines) if len(lines) > 1 else ""), [name for name, found in beaten.items() if all(found)]
+        seen[name] = max(seen.get(name, 0), *(100 * smallest_detectable(i) for i in own.values()))
+    sizes = ", ".join(f"{points:.1f} on {name}" for name, points in seen.items())
+    small = f"With one seed, four of five studies would have found a difference of this many points: {sizes}."
+    return (f"{table_of(lines)}\n\n{small}" if len(lines) > 1 else ""), [
+        name for name, found in beaten.items() if all(found)
+    ]
 
 
 def folds_tables() -> tuple[str, list[str], list[str], dict[str, float]]:
