@@ -97,9 +97,9 @@ class MultiLabel(Kind):
         """One output a label, each read by itself."""
         return {**super().model_settings(task), "problem_type": "multi_label_classification"}
 
-    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> EncodedSplit:
         """Tokenise texts, or pairs; the labels of a row become K zeros and ones."""
-        return replace(encode(split, tokenizer, max_length), labels=tuple(self._truth(split).tolist()))
+        return replace(encode(split, tokenizer, max_tokens), labels=tuple(self._truth(split).tolist()))
 
     def loss(self, outputs: Any, targets: Batch, smoothing: float) -> torch.Tensor:
         """Return the mean binary cross-entropy in nats; smoothing s makes 1 to 1 - s/2, and 0 to s/2."""
