@@ -18,6 +18,7 @@ TASK_TYPES = {
     "single": "SEQ_CLS",
     "pair": "SEQ_CLS",
     "regression": "SEQ_CLS",
+    "multi-label": "SEQ_CLS",
     "multiple-choice": None,
     "qa": "QUESTION_ANS",
     "token-classification": "TOKEN_CLS",

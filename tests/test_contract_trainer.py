@@ -37,6 +37,9 @@ def rows_of(name: str) -> list[dict[str, torch.Tensor]]:
     return [{key: value[row] for key, value in batch.items()} for row in range(8)]
 
 
+QUICK = ("classes", "choices", "answers", "tags", "writing, T5", "gated", "aligned", "labels", "folded")
+
+
 def after_a_step(name: str, shelf: Shelf, folder: Path, size: int) -> dict[str, torch.Tensor]:
     model = shelf.model(name)
     options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size, "max_steps": 1}
@@ -45,7 +48,9 @@ def after_a_step(name: str, shelf: Shelf, folder: Path, size: int) -> dict[str, 
     return {key: tensor.clone() for key, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_a_step_over_four_small_batches_is_the_step_over_one_large_one(name: str, shelf: Shelf, tmp_path: Path) -> None:
     start = {key: tensor.clone() for key, tensor in shelf.model(name).state_dict().items()}
     small, large = (after_a_step(name, shelf, tmp_path, size) for size in (2, 8))

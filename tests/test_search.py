@@ -558,6 +558,7 @@ def test_an_export_holds_checkpoint_card_report_trials_and_script(made: tuple[pp
     assert (out / "model" / "README.md").read_text(encoding="utf-8") == card
 
 
+@pytest.mark.slow
 def test_the_script_trains_the_choice_as_the_export_did(made: tuple[pp.Study, Path], tmp_path: Path) -> None:
     study, folder = made
     out = study.export(folder / "winner")

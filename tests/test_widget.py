@@ -297,7 +297,7 @@ def test_a_model_that_cannot_be_had_is_named_beside_the_form(
 def test_a_field_that_cannot_be_used_is_named_and_nothing_starts(widgets: Any) -> None:
     widget = widgets()
     for field, value, words in (
-        ("layers", "first", "names no layers"),
+        ("layers", "first", "cannot read layers 'first'"),
         ("budget", "much", "budget"),
         ("llm", "", "model"),
     ):
