@@ -80,13 +80,31 @@ def draw(found: Gains) -> None:
                 axes.plot([x["low"], x["high"]], [y["difference"]] * 2, color=look["none"], linewidth=1)
                 axes.plot([x["difference"]] * 2, [y["low"], y["high"]], color=look["real"], linewidth=1.6)
                 axes.plot(x["difference"], y["difference"], "o", color=look["real"], markersize=5)
-                axes.annotate(name, (x["difference"], y["difference"]), (5, 5), textcoords="offset points", fontsize=8)
             top = max(row["headroom"]["difference"] for row in found.values())
             axes.plot([0, top], [0, top], color=ink, linewidth=0.7, linestyle=":")
             axes.axhline(0, color=ink, linewidth=0.7)
+            _name(axes, {name: tuple(row[key]["difference"] for key in WHO) for name, row in found.items()})
             axes.set(xlabel="headroom: the donor's own states add (points)", ylabel="the chain adds (points)")
             figure.savefig(PICTURES / f"headroom-gain-{theme}.svg", transparent=True, metadata={"Date": None})
             plt.close(figure)
+
+
+def _name(axes: Any, points: dict[str, tuple[float, ...]]) -> None:
+    """Write each name next to its point, at the first of four places where it covers no other name or point."""
+    axes.figure.canvas.draw()
+    size = 8.0  # of the font, in points
+    scale = axes.figure.dpi / 72
+    pixels = {name: axes.transData.transform(point) / scale for name, point in points.items()}
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in pixels.values()]
+    for name, (x, y) in pixels.items():
+        width, height = 0.55 * size * len(name), size
+        for dx, dy, side in ((6, 4, "left"), (6, -4 - height, "left"), (-6, 4, "right"), (-6, -4 - height, "right")):
+            left = x + dx - (width if side == "right" else 0)
+            box = (left, y + dy, left + width, y + dy + height)
+            if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                break
+        taken.append(box)
+        axes.annotate(name, points[name], (dx, dy), textcoords="offset points", fontsize=size, ha=side)
 
 
 def missed(results: dict[str, dict[str, Any]], n_tests: dict[str, int]) -> str:
