@@ -18,6 +18,7 @@ from pifi_probe.alignment.fit import fit_interfaces, match_tokens
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.readout import FLOOR, _Path, cross_fitted, fit_block, fit_stack
 from pifi_probe.alignment.tokens import compact, content_mask, encode, joined, token_states, with_previous
+from pifi_probe.encoders import n_positions
 from pifi_probe.errors import CorruptFileError, FeatureError, TaskError
 from pifi_probe.layers import stream as streaming
 from pifi_probe.layers.checkpoint import open_checkpoint
@@ -94,6 +95,15 @@ def test_a_text_without_tokens_keeps_its_special_ones_and_an_unknown_word_is_one
     states = token_states(slm.tiny_slm("bert"), slm.tiny_tokenizer(), ["", "zebra", "good"])
     assert list(states.lengths) == [2, 1, 1]
     assert list(states.ends) == [-1, -1, 5, 4]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_text_is_cut_at_the_positions_that_its_encoder_has(family: str):
+    encoder = slm.tiny_slm(family)
+    states = token_states(encoder, slm.tiny_tokenizer(), ["good " * 500], max_tokens=10_000)
+    whole = int(states.lengths[0]) + 2  # with the special tokens
+    assert whole == n_positions(encoder) <= encoder.config.max_position_embeddings
+    assert (family == "roberta") == (n_positions(encoder) < encoder.config.max_position_embeddings)
 
 
 def test_some_of_the_texts_are_taken_with_their_tokens():

@@ -18,6 +18,7 @@ bounds reading registry units vocabulary
 files permissions
 folders provenance importing progress compat
 pretrained
+encoders
 assets_types
 assets_models assets_texts assets_convert
 assets_table

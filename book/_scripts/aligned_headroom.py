@@ -75,7 +75,7 @@ def draw(found: Gains) -> None:
         style = {"svg.hashsalt": "headroom", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
         with matplotlib.rc_context(style | dict.fromkeys(keys, ink)):
             figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
-            for name, row in found.items():
+            for row in found.values():
                 x, y = row["headroom"], row["gain"]
                 axes.plot([x["low"], x["high"]], [y["difference"]] * 2, color=look["none"], linewidth=1)
                 axes.plot([x["difference"]] * 2, [y["low"], y["high"]], color=look["real"], linewidth=1.6)

@@ -13,11 +13,11 @@ from pifi_probe.efficiency.arms import FOLDED, Model, build_arms, frozen_layer_o
 from pifi_probe.efficiency.counts import counted_macs, held_bytes, measured_macs, random_batch
 from pifi_probe.efficiency.measure import Moments, forward_of, interleaved, peak_bytes, step_of
 from pifi_probe.efficiency.result import ArmCost, Benchmark, Spread
+from pifi_probe.encoders import within_positions
 from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.kinds import Kind, kind_of
 from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.plugin.positions import within_positions
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.task import Task
 from pifi_probe.training.devices import device_of

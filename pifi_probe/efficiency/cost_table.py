@@ -13,13 +13,13 @@ import numpy as np
 
 from pifi_probe.efficiency.arms import adapted
 from pifi_probe.efficiency.serving import Text, file_costs, offline, refuse_busy, single_stream
+from pifi_probe.encoders import within_positions
 from pifi_probe.errors import PifiProbeError, PlugInError
 from pifi_probe.files import write_text
 from pifi_probe.kinds import KINDS
 from pifi_probe.plugin.build import plug_in
 from pifi_probe.plugin.loading import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.plugin.positions import within_positions
 from pifi_probe.provenance import collect
 from pifi_probe.stats import mean_interval
 from pifi_probe.tasks.task import Task

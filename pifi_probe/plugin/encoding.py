@@ -11,7 +11,7 @@ from torch import nn
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from pifi_probe.alignment.tokens import marked_first
-from pifi_probe.plugin.positions import left_padding_positions, must_turn, parameters_of
+from pifi_probe.encoders import left_padding_positions, must_turn, parameters_of
 
 __all__ = ["Tokens", "encoder_of", "no_pooler", "run_encoder"]
 

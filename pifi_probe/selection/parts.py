@@ -14,6 +14,7 @@ import psutil
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
+from pifi_probe.encoders import within_positions
 from pifi_probe.errors import TaskError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.content import content_of, weights_digest
@@ -24,7 +25,6 @@ from pifi_probe.layers.spec import parse_model
 from pifi_probe.plugin.build import load_encoder, plug_in, tokenizer_for
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.plugin.positions import within_positions
 from pifi_probe.probing.features import slm_features
 from pifi_probe.probing.frozen_arms import Arm, make_arm
 from pifi_probe.probing.frozen_slm import Vectors

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pifi_probe.encoders import within_positions
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import printable
 from pifi_probe.layers.references import NamedBy, open_reference
@@ -14,7 +15,6 @@ from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.plugin.positions import within_positions
 from pifi_probe.tasks.task import Split, Task
 from pifi_probe.training.data import encode
 from pifi_probe.training.describe import describe_model
