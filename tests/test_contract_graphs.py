@@ -72,7 +72,8 @@ def test_an_exported_model_takes_any_batch_length_and_padding(name: str, labels:
 )
 def test_a_compiled_model_is_one_graph(name: str, shelf: Shelf) -> None:
     model, batch = shelf.model(name), batch_of(name)
+    expected = answer(model, batch)  # transformers hooks an encoder at its first call, behind a lock
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=True)
-    assert torch.allclose(answer(compiled, batch), answer(model, batch), atol=1e-4)
+    assert torch.allclose(answer(compiled, batch), expected, atol=1e-4)
     compiled(**batch).loss.backward()
     assert all(p.grad is not None for p in model.head.parameters())
