@@ -133,3 +133,8 @@ def test_recorded_experiments_are_taken_for_what_their_plans_ask_for(
 
 def test_a_key_is_plain_json() -> None:
     assert json.loads(json.dumps(dict(key().entries))) == dict(key().entries)
+
+
+def test_a_result_of_a_version_before_keeps_the_tokens_that_it_was_trained_with() -> None:
+    old = next(file for file in RECORDS if '"max_length": 48' in file.read_text(encoding="utf-8"))
+    assert RunResult.from_json(old).recipe.max_tokens == 48

@@ -22,7 +22,7 @@ from pifi_probe.tasks.task import Task
 from pifi_probe.training.key import RunKey
 from pifi_probe.training.plausible import refuse_impossible
 from pifi_probe.training.recipe import Recipe
-from pifi_probe.vocabulary import in_words_of_today
+from pifi_probe.vocabulary import in_words_of_today, stored_recipe
 
 __all__ = ["RunResult", "TestResult", "runs_in"]
 
@@ -256,8 +256,10 @@ class RunResult:
         Refused
             If a value is missing, of another type, or one that no run can have had; a ValueError.
         """
-        if isinstance(values, Mapping) and isinstance(model := values.get("model"), Mapping):
-            values = {**values, "model": in_words_of_today(model)}
+        if isinstance(values, Mapping):
+            former = {"model": in_words_of_today, "recipe": stored_recipe}
+            found = {name: read(own) for name, read in former.items() if isinstance(own := values.get(name), Mapping)}
+            values = {**values, **found}
         result = typed(cls, values)
         refuse_impossible(result)
         return result
