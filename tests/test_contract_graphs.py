@@ -71,6 +71,7 @@ def test_an_exported_model_takes_any_batch_length_and_padding(name: str, labels:
     "name", ["classes", "classes, matched", "classes, sequence", "aligned", "aligned, back", "tags", "gated"]
 )
 def test_a_compiled_model_is_one_graph(name: str, shelf: Shelf) -> None:
+    torch._dynamo.reset()  # a process compiles one function for a few models only
     model, batch = shelf.model(name), batch_of(name)
     expected = answer(model, batch)  # transformers hooks an encoder at its first call, behind a lock
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=True)
