@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.compat import quiet_transformers
-from pifi_probe.encoders import n_positions
 from pifi_probe.errors import FeatureError
-from pifi_probe.tasks.tokens import buckets, context_of
+from pifi_probe.tasks.tokens import buckets, room_of
 
 __all__ = [
     "Encoded",
@@ -241,8 +240,7 @@ def token_states(
     FeatureError
         If the tokenizer is not a fast one, or a state is NaN or infinite.
     """
-    room = n_positions(encoder) or context_of(encoder.config)
-    coded = encode(tokenizer, texts, pairs, min(max_tokens, room, tokenizer.model_max_length))
+    coded = encode(tokenizer, texts, pairs, min(max_tokens, room_of(encoder), tokenizer.model_max_length))
     encoder.eval().to(device)
     tokens: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
     ends: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(texts)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from pifi_probe.encoders import n_positions
 from pifi_probe.errors import FeatureError
 from pifi_probe.kinds import KINDS
 from pifi_probe.layers.checkpoint import open_checkpoint
@@ -26,7 +25,7 @@ from pifi_probe.plugin.pooling import pool, resolved_pooling
 from pifi_probe.probing.feature_set import FeatureKey, Features, Save, collect
 from pifi_probe.probing.rows import scoring_rows
 from pifi_probe.tasks.task import Split
-from pifi_probe.tasks.tokens import Tokens, buckets, context_of, fill_template, tokenise, tokenizer_digest
+from pifi_probe.tasks.tokens import Tokens, buckets, context_of, fill_template, room_of, tokenise, tokenizer_digest
 from pifi_probe.training.devices import autocast, device_of
 from pifi_probe.training.recipe import Recipe
 
@@ -216,7 +215,7 @@ def slm_features(
     identity = tokenizer_digest(own)
     check_known(own, rows.texts, name)
     pairs = None if rows.pairs is None else list(rows.pairs)
-    limit = min(max_tokens, n_positions(encoder) or context_of(encoder.config))
+    limit = min(max_tokens, room_of(encoder))
     tokens = tokenise(own, list(rows.texts), limit, pairs)
     key = FeatureKey(
         model=weights_digest(encoder),
