@@ -20,12 +20,18 @@ from pifi_probe.stats import Interval, smallest_detectable
 
 PICTURES = Path(__file__).resolve().parent.parent / "_pictures"
 WHO = {"headroom": "donor", "gain": "real"}  # what is read with the encoder
-Gains = dict[str, dict[str, dict[str, Any]]]  # task -> "headroom", "gain" -> mean, low, high in points
+Gains = dict[str, dict[str, dict[str, Any]]]  # task -> "headroom", "gain" -> difference, low, high in shares
 
 
 def table_of(lines: list[list[str]]) -> str:
     """Return lines of cells as a Markdown table."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
+
+
+def shown(row: dict[str, Any], bold: bool = False) -> str:
+    """Return a difference in points with its interval."""
+    text = f"{100 * row['difference']:+.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    return f"**{text}**" if bold else text
 
 
 def gains(everything: dict[str, dict[str, Any]], difference: Any) -> Gains:
@@ -34,9 +40,7 @@ def gains(everything: dict[str, dict[str, Any]], difference: Any) -> Gains:
     for name, record in everything.items():
         test, n = record["info"]["task"], record["info"]["n_train"]
         rows = {key: difference(record, arm, "encoder", test, n) for key, arm in WHO.items()}
-        found[name] = {
-            key: {part: 100 * row[part] for part in ("difference", "low", "high")} for key, row in rows.items()
-        }
+        found[name] = rows
     return dict(sorted(found.items(), key=lambda item: -item[1]["headroom"]["difference"]))
 
 
@@ -45,7 +49,7 @@ def section(found: Gains) -> str:
     if len(found) < 4:
         return ""
     lines = [["task", "headroom", "gain of the chain"]]
-    lines += [[name, *(_shown(row[key]) for key in WHO)] for name, row in found.items()]
+    lines += [[name, *(shown(row[key]) for key in WHO)] for name, row in found.items()]
     points = {key: [row[key]["difference"] for row in found.values()] for key in WHO}
     agreement = rank_agreement(points["headroom"], points["gain"])
     pictures = "\n\n".join(
@@ -63,12 +67,13 @@ def section(found: Gains) -> str:
     )
 
 
-def _shown(row: dict[str, Any]) -> str:
-    return f"{row['difference']:+.1f} [{row['low']:.1f}, {row['high']:.1f}]"
-
-
 def draw(found: Gains) -> None:
     """Write the picture in both themes."""
+    parts = ("difference", "low", "high")
+    found = {
+        name: {key: {part: 100 * own[part] for part in parts} for key, own in row.items()}
+        for name, row in found.items()
+    }
     for theme, look in THEMES.items():
         ink = look["ink"]
         keys = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from aligned import APART, CONFIRMING, EXPLORING, FOLDS  # noqa: E402
-from aligned_headroom import draw, gains, missed, section, table_of  # noqa: E402
+from aligned_headroom import draw, gains, missed, section, shown, table_of  # noqa: E402
 
 from pifi_probe.stats import holm, paired_difference, smallest_detectable  # noqa: E402
 
@@ -69,12 +69,6 @@ def difference(record: dict[str, Any], a: str, b: str, test: str, n_labels: int)
     """Return one difference in accuracy."""
     (row,) = rows_of(record["differences"], metric="accuracy", a=a, b=b, test=test, n_labels=n_labels)
     return row
-
-
-def shown(row: dict[str, Any], bold: bool = False) -> str:
-    """Return a difference in points with its interval."""
-    text = f"{100 * row['difference']:+.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-    return f"**{text}**" if bold else text
 
 
 def judged(
