@@ -89,7 +89,7 @@ def test_run_searches_to_the_end_and_gives_frame_best_and_code(widgets: Any, loa
 
 
 def test_start_pause_resume_stop_by_clicks(widgets: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    install(monkeypatch, 0.02)
+    install(monkeypatch, 0.02, enough=5)
     widget = widgets(tmp_path / "s.db")
     assert possible(widget) == {"Start", "Headroom", "Estimate"}
     click(widget, "Start")
@@ -99,6 +99,7 @@ def test_start_pause_resume_stop_by_clicks(widgets: Any, monkeypatch: pytest.Mon
     click(widget, "Pause")
     until(lambda: widget.state == "paused" and "Resume" in possible(widget))
     kept = len(widget.results.query("state == 'complete'"))
+    install(monkeypatch, 0.02, enough=3)
     click(widget, "Resume")
     until(lambda: len(widget.results.query("state == 'complete'")) > kept)
     click(widget, "Stop")
@@ -125,7 +126,7 @@ def _all_of(widget: ipywidgets.Widget) -> list[ipywidgets.Widget]:
 def test_a_new_kernel_goes_on_from_the_study_file(
     widgets: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    install(monkeypatch, 0.02)
+    install(monkeypatch, 0.02, enough=5)
     first = widgets(tmp_path / "s.db", budget="12 trials", confirm=False)
     first.start()
     until(lambda: len(first.results) > 4)
@@ -309,7 +310,7 @@ def test_a_field_that_cannot_be_used_is_named_and_nothing_starts(widgets: Any) -
 
 
 def test_a_second_start_is_refused_by_name(widgets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, 0.02)
+    install(monkeypatch, enough=3)
     widget = widgets()
     widget.start()
     with pytest.raises(SearchError, match="running already"):
@@ -368,7 +369,7 @@ def test_an_upload_whose_pieces_are_lost_or_too_many_is_not_taken() -> None:
 def test_a_study_file_that_is_removed_is_named_and_a_search_in_it_paused(
     widgets: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    install(monkeypatch, 0.02)
+    install(monkeypatch, 0.02, enough=4)
     widget = widgets(tmp_path / "s.db")
     widget.start()
     until(lambda: len(widget.results) > 3)

@@ -193,7 +193,7 @@ def test_agreement_compares_neighbouring_rungs() -> None:
 def test_a_search_runs_in_a_thread_and_ends_with_its_choice(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    install(monkeypatch, 0.005)
+    install(monkeypatch, 0.01)
     engine = Engine()
     engine.start(work())
     assert engine.busy, "start waited for the end"
@@ -214,7 +214,7 @@ def test_a_search_runs_in_a_thread_and_ends_with_its_choice(
 def test_pause_is_seen_within_the_trial_and_resume_finds_what_an_unbroken_search_finds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    install(monkeypatch, 0.02)
+    install(monkeypatch, 0.02, enough=6)
     engine = Engine()
     engine.start(work(tmp_path / "s.db", budget="15 trials", confirm=False))
     until(lambda: sum(one["state"] == "complete" for one in engine.state.rows()) >= 5)
@@ -232,7 +232,7 @@ def test_pause_is_seen_within_the_trial_and_resume_finds_what_an_unbroken_search
 
 
 def test_stop_is_for_good_until_there_is_a_new_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    install(monkeypatch, 0.02)
+    install(monkeypatch, 0.02, enough=6)
     engine = Engine()
     engine.start(work(tmp_path / "s.db", budget="12 trials", confirm=False))
     until(lambda: sum(one["state"] == "complete" for one in engine.state.rows()) >= 2)
@@ -315,7 +315,7 @@ def test_a_budget_below_one_trial_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_second_viewer_sees_what_another_process_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    install(monkeypatch, 0.1)
+    install(monkeypatch, 0.1, enough=4)
     first = Engine()
     first.start(work(tmp_path / "s.db"))
     until(lambda: len(first.state.rows()) >= 4)

@@ -11,7 +11,9 @@ import pytest
 
 import pifi_probe as pp
 from pifi_probe.selection.events import OnEvent
-from tests.search_stub import SPACE
+from pifi_probe.selection.space import Candidate
+from pifi_probe.selection.trials import Outcome
+from tests.search_stub import SPACE, STEP
 from tests.test_search import TASK, Valley
 
 
@@ -25,9 +27,28 @@ class Clock:
         return self.now
 
 
-def install(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0, broken: tuple[str, ...] = ()) -> None:
-    """Let every search of this process take its trials from a stub."""
-    evaluator = Valley(seconds=seconds, broken=broken)
+class Held(Valley):
+    """Ends `enough` trials; a further one goes on until it is told to stop, so that a slow machine finds it running."""
+
+    def __init__(self, enough: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._left = iter(range(enough))
+
+    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+        while next(self._left, None) is None and not stop():
+            time.sleep(STEP)
+        return super().evaluate(candidate, rung, seed, stop)
+
+
+def install(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float = 0.0,
+    broken: tuple[str, ...] = (),
+    enough: int | None = None,
+) -> None:
+    """Let every search of this process take its trials from a stub; only `enough` of them end, if that is given."""
+    options = {"seconds": seconds, "broken": broken}
+    evaluator = Valley(**options) if enough is None else Held(enough, **options)
     for home in ("search", "study"):
         monkeypatch.setattr(f"pifi_probe.selection.{home}.make_evaluator", lambda *args: evaluator)
     monkeypatch.setattr("pifi_probe.selection.search.make_space", lambda *args: SPACE)
