@@ -51,7 +51,7 @@ def main() -> None:
     if chosen.child:
         print(json.dumps(measure(**json.loads(chosen.child))))
         return
-    n, rounds = (48, 1) if chosen.quick else (1000, chosen.rounds)
+    n, rounds = (24, 1) if chosen.quick else (1000, chosen.rounds)
     with tempfile.TemporaryDirectory(prefix="pifi-probes-") as scratch:
         child({"arm": "convert", "n": n, "seed": chosen.seed}, scratch, sys.executable)
         runs = compete(QUICK if chosen.quick else LOOPS if chosen.loops else ARMS, scratch, n, rounds, chosen.seed)
