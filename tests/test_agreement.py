@@ -21,6 +21,7 @@ def test_the_ceiling_is_what_a_perfect_score_reaches(icc: float) -> None:
     assert noise_ceiling(icc) == pytest.approx(reached, abs=0.02)
 
 
+@pytest.mark.slow
 def test_smooth_curves_agree_by_chance_more_often_than_permuted_ones() -> None:
     depth = np.arange(30) / 29
     smooth, rough = np.sin(3 * depth), np.random.default_rng(1).normal(size=30)

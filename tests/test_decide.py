@@ -106,6 +106,7 @@ def test_what_cannot_be_asked_is_refused(options: Any, error: Any, says: str, tm
         pp.decide("slm", "llm[0]", TASK, folder=tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_real_runs_are_kept_and_not_made_again(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "parts")
     seen: list[RunResult] = []

@@ -202,6 +202,7 @@ def test_the_real_gguf_model_gives_the_features_of_the_whole_model(smollm2: Path
             assert error <= 1e-4, (row, point)
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_the_tokenizer_of_a_gguf_file_is_kept_and_the_same(
     smollm2: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -106,6 +106,7 @@ def test_more_labels_than_half_of_the_texts_or_too_few_for_the_classes_are_refus
         )
 
 
+@pytest.mark.slow
 def test_the_command_takes_them(llm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "words.csv"
     rows = [f"the film was {slm.WORDS[n % 8]} {n},{'good' if n % 8 < 4 else 'bad'}" for n in range(80)]

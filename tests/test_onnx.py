@@ -46,6 +46,7 @@ def run_howto(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_folded_model_is_the_same_in_onnxruntime_and_runs_with_the_how_to(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -181,6 +181,7 @@ pp.states(sys.argv[1], eval(sys.argv[4]), out=sys.argv[2], batch_tokens=40, prog
 """
 
 
+@pytest.mark.slow
 def test_a_killed_pass_goes_on_after_its_last_finished_layer(
     llm: str, pooled: pp.States, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

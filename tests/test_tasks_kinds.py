@@ -196,6 +196,7 @@ def test_subsets_of_tasks_without_classes_are_nested() -> None:
     assert set(small.splits["train"].ids) < set(large.splits["train"].ids)
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 @pytest.mark.parametrize("name", [*FILES, "stars"])
 def test_minilm_is_trained_on_a_file_of_every_kind(name: str, minilm: Path) -> None:
