@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 
 from pifi_probe.layers.formats.base import Example, Format, Packed, refuse
-from pifi_probe.layers.formats.numbers import as_bytes, unpack
+from pifi_probe.layers.formats.numbers import affine, unpack_floats
 from pifi_probe.layers.formats.registry import register_format
 
 __all__ = ["AwqGemm", "AwqGemv"]
@@ -21,12 +21,21 @@ __all__ = ["AwqGemm", "AwqGemv"]
 _BITS = 4
 
 
-def _columns(words: torch.Tensor) -> torch.Tensor:
-    """Read the columns of the GEMM layout in order: ``(rows, w)`` to ``(rows, 8 w)``."""
-    stored = as_bytes(words).unflatten(1, (-1, 4))
-    low, high = (stored & 15).unbind(-1), (stored >> 4).unbind(-1)  # of the bytes: columns 0 4 1 5, and 2 6 3 7
-    order = [low[0], low[2], high[0], high[2], low[1], low[3], high[1], high[3]]
-    return torch.stack(order, dim=-1).flatten(1)
+def _by_column(words: torch.Tensor) -> torch.Tensor:
+    """Pack along the rows what the GEMM layout packs along the columns: ``(k, w)`` to ``(8 w, ceil(k / 8))``.
+
+    Eight words, one below the other, are a matrix of 8 x 8 half bytes. It is transposed by exchanging its off-diagonal
+    quarters, theirs, and theirs.
+    """
+    k, w = words.shape
+    eights = torch.nn.functional.pad(words.view(torch.int32), (0, 0, 0, -k % 8)).view(-1, 8, w)
+    for size, mask in ((4, 0x0000FFFF), (2, 0x00FF00FF), (1, 0x0F0F0F0F)):  # half bytes to a side
+        upper, lower = eights.view(-1, 8 // (2 * size), 2, size, w).unbind(2)
+        change = (upper >> 4 * size).bitwise_xor_(lower).bitwise_and_(mask)
+        lower ^= change
+        upper ^= change << 4 * size
+    # the half byte 4 a + b of a word is column 2 b + a
+    return eights.view(-1, 2, 4, w).permute(3, 2, 1, 0).reshape(8 * w, -1)
 
 
 class _Awq(Format):
@@ -68,14 +77,17 @@ class AwqGemm(_Awq):
             refuse(f"the configuration states groups of {stated}, and the scales make up groups of {inputs // groups}")
         return n, inputs
 
+    def prepare(self, weight: Packed, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return words, zero points and scales with a row for each output."""
+        zero = unpack_floats(_by_column(tensors["zero"]), _BITS, weight.size("zero")[0])
+        scale = tensors["scale"].T.float().contiguous()
+        return {"packed": _by_column(tensors["packed"]), "zero": zero, "scale": scale}
+
     def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
-        """Return ((q - z) s) transposed, for the outputs from `start` to `stop`."""
-        first, last = start // 8, -(-stop // 8)  # words
-        part = slice(start - 8 * first, stop - 8 * first)
-        q, z = (_columns(tensors[role][:, first:last])[:, part].float() for role in ("packed", "zero"))
-        by_group = q.unflatten(0, (weight.size("scale")[0], -1))
-        by_group.sub_(z[:, None]).mul_(tensors["scale"][:, start:stop].float()[:, None])
-        return by_group.flatten(0, 1).T
+        """Return (q - z) s for the outputs from `start` to `stop`."""
+        inputs, groups = weight.size("packed")[0], weight.size("scale")[0]
+        q = unpack_floats(tensors["packed"][start:stop], _BITS, inputs)
+        return affine(q, inputs // groups, tensors["scale"][start:stop], tensors["zero"][start:stop])
 
     def example(self) -> Example:
         """Return one input and eight outputs: the word holds columns 0, 2, 4, 6, 1, 3, 5, 7 from its low end."""
@@ -115,11 +127,9 @@ class AwqGemv(_Awq):
         """Return (q - z) s."""
         _, inputs = self.shape(weight, {})
         groups = inputs // self._group_size(weight)
-        q = unpack(tensors["packed"][start:stop], _BITS, inputs).float()
-        z = unpack(tensors["zero"][start:stop], _BITS, groups).float()
-        by_group = q.unflatten(1, (groups, -1))
-        by_group.sub_(z[..., None]).mul_(tensors["scale"][start:stop, :groups].float()[..., None])
-        return by_group.flatten(1)
+        q = unpack_floats(tensors["packed"][start:stop], _BITS, inputs)
+        z = unpack_floats(tensors["zero"][start:stop], _BITS, groups)
+        return affine(q, inputs // groups, tensors["scale"][start:stop, :groups].float(), z)
 
     def _group_size(self, weight: Packed) -> int:
         return weight.numbers.whole("group_size") or 128

@@ -187,9 +187,19 @@ class Format(ABC):
             If shapes, types or numbers contradict each other: nothing of the weight's size is allocated before.
         """
 
+    def prepare(self, weight: Packed, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return what `rows` is given as `tensors`: the parts, with what all rows share computed once.
+
+        `shape` has been asked before. It may be small next to the weight: scales as float32, tables, zero points.
+        """
+        return tensors
+
     @abstractmethod
     def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
-        """Compute the rows from `start` to `stop` (along the first dimension) of the weight, in float32."""
+        """Compute the rows from `start` to `stop` (along the first dimension) of the weight, in float32.
+
+        `tensors` is what `prepare` gave.
+        """
 
     @abstractmethod
     def example(self) -> Example:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from pifi_probe.layers.formats.base import Example, Format, Packed, refuse
-from pifi_probe.layers.formats.numbers import by_column, look_up_pairs
+from pifi_probe.layers.formats.numbers import by_column, look_up
 from pifi_probe.layers.formats.registry import register_format
 from pifi_probe.reading import Refused, parse_json
 
@@ -58,24 +58,30 @@ class _FourBit(Format):
             refuse(f"{maxima} maxima do not fit {total:,} weights in blocks of {block}")
         return tuple(shape)
 
+    def prepare(self, weight: Packed, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return bytes, the two numbers that each byte stands for, maxima, and what the state says of sizes."""
+        state, table = _state(tensors), tensors["map"].float().flatten()
+        return {
+            "packed": tensors["packed"].flatten().view(torch.uint8),
+            "pairs": torch.stack([table.repeat_interleave(16), table.repeat(16)], dim=-1),  # the high half first
+            "maxima": _maxima(tensors, state),
+            "sizes": torch.tensor([state["blocksize"], *state["shape"]]),
+        }
+
     def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
         """Return table[code] times the maximum of the block."""
-        shape = self.shape(weight, tensors)
-        state = _state(tensors)
-        width, block = math.prod(shape[1:]), state["blocksize"]
+        block, _, *inner = tensors["sizes"].tolist()
+        width = math.prod(inner)
         first, last = start * width, stop * width
-        codes = tensors["packed"].flatten().view(torch.uint8)[first // 2 : -(-last // 2)]
-        table = tensors["map"].float().flatten()
-        pairs = torch.stack([table.repeat_interleave(16), table.repeat(16)], dim=-1)  # the high half of a byte first
-        values = look_up_pairs(codes, pairs)[first % 2 : first % 2 + last - first]
-        blocks = torch.arange(first // block, -(-last // block))
-        maxima = _maxima(tensors, state, blocks)
+        codes = tensors["packed"][first // 2 : -(-last // 2)]
+        values = look_up(codes, tensors["pairs"])[first % 2 : first % 2 + last - first]
+        maxima = tensors["maxima"][first // block : -(-last // block)]
         if first % block == 0 == (last - first) % block:
             values.view(-1, block).mul_(maxima[:, None])
         else:
-            each = by_column(maxima[None], block, len(blocks) * block)[0]
+            each = by_column(maxima[None], block, len(maxima) * block)[0]
             values *= each[first % block : first % block + last - first]
-        return values.reshape(stop - start, *shape[1:])
+        return values.reshape(stop - start, *inner)
 
     def _example(self, table: list[float], state: str) -> Example:
         """Return all 16 codes, the high half of a byte first, in two blocks with maxima of 1 and 2."""
@@ -105,18 +111,19 @@ def _state(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return state if isinstance(state, dict) else refuse("its state is no JSON object")
 
 
-def _maxima(tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], blocks: torch.Tensor) -> torch.Tensor:
-    """Return the maxima of some blocks; nested ones are codes into a table, with a maximum for each 256 of them."""
-    stored = tensors["scale"].flatten()[blocks]
+def _maxima(tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> torch.Tensor:
+    """Return the maxima of the blocks; nested ones are codes into a table, with a maximum for each 256 of them."""
+    stored = tensors["scale"].flatten()
     if "nested" not in tensors:
         return stored.float() if stored.is_floating_point() else refuse("its maxima are codes without a table")
     size, offset = state.get("nested_blocksize"), state.get("nested_offset")
     table, nested = tensors["nested_map"].float().flatten(), tensors["nested"].float().flatten()
     if type(size) is not int or size < 1 or not isinstance(offset, int | float) or table.numel() != 256:
         refuse("its nested maxima have no block size, offset or table of 256 numbers")
-    if stored.dtype != torch.uint8 or nested.numel() != -(-tensors["scale"].numel() // size):
-        refuse(f"{nested.numel()} nested maxima do not fit {tensors['scale'].numel()} in blocks of {size}")
-    return table[stored.int()] * nested[blocks // size] + offset
+    if stored.dtype != torch.uint8 or nested.numel() != -(-stored.numel() // size):
+        refuse(f"{nested.numel()} nested maxima do not fit {stored.numel()} in blocks of {size}")
+    outer = by_column(nested[None], size, stored.numel())[0]
+    return table.index_select(0, stored.int()).mul_(outer).add_(offset)
 
 
 def _companions(state: str) -> Mapping[str, str]:

@@ -63,17 +63,25 @@ class PackedIntegers(Format):
             if weight.size("zero") != expected:
                 refuse(f"zero points of shape {list(weight.size('zero'))} do not fit scales of shape {list(scale)}")
 
-    def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
-        """Return (q - z) s."""
+    def prepare(self, weight: Packed, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return words, scales and zero points (out, groups), an order if there is one, and bits and columns."""
         n, columns = self.shape(weight, tensors)
         bits = self._bits(weight, columns)
-        scale = tensors["scale"].float().reshape(weight.size("scale") if len(weight.size("scale")) == 2 else (1, 1))
-        scale = scale.expand(n, -1)[start:stop]
-        of = self._groups(weight, tensors, columns, scale.shape[1])
+        scale = tensors["scale"].reshape(weight.size("scale") if len(weight.size("scale")) == 2 else (1, 1))
+        found = {"packed": tensors["packed"], "scale": scale.expand(n, -1), "sizes": torch.tensor([bits, columns])}
+        if "zero" in tensors:
+            found["zero"] = self._zeros(tensors["zero"], bits, n, scale.shape[1])
+        if (order := self._order(tensors, scale.shape[1])) is not None:
+            found["group"] = order
+        return found
+
+    def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
+        """Return (q - z) s."""
+        bits, columns = tensors["sizes"].tolist()
+        scale, zero, of = tensors["scale"][start:stop].float(), tensors.get("zero"), tensors.get("group")
+        of = self._group_size(weight, columns, scale.shape[1]) if of is None else of
         values = unpack_floats(tensors["packed"][start:stop], bits, columns, float(1 << (bits - 1)))
-        stored = tensors.get("zero")
-        zeros = None if stored is None else self._zeros(stored, bits, n, scale.shape[1])[start:stop]
-        return affine(values, of, scale, zeros)
+        return affine(values, of, scale, None if zero is None else zero[start:stop])
 
     def _zeros(self, stored: torch.Tensor, bits: int, n: int, groups: int) -> torch.Tensor:  # (n, groups)
         """Return the zero points; they are packed along the rows, in old files not at all."""
@@ -82,11 +90,10 @@ class PackedIntegers(Format):
         found = unpack(stored.T.contiguous(), bits, n).T
         return found.float() - float(1 << (bits - 1))
 
-    def _groups(
-        self, weight: Packed, tensors: Mapping[str, torch.Tensor], columns: int, groups: int
-    ) -> torch.Tensor | int:
+    def _order(self, tensors: Mapping[str, torch.Tensor], groups: int) -> torch.Tensor | None:
+        """Return the group of each column, None when they follow one another."""
         if "group" not in tensors or bool((tensors["group"] < 0).all()):  # -1 everywhere: no order
-            return self._group_size(weight, columns, groups)
+            return None
         low, high = (int(value) for value in torch.aminmax(tensors["group"]))
         if low < 0 or high >= groups:
             refuse(f"its columns name groups from {low} to {high}, and there are {groups}")

@@ -55,7 +55,9 @@ class Fp4(Format):
             one = tensors["all"].float()
             one = one[start:stop] if one.numel() > 1 else one.reshape(())
             scale = scale / one if self.whole == "over" else scale * one
-        return values.mul_(scale.repeat_interleave(self.group, -1)[..., : values.shape[-1]])
+        if values.shape[-1] % self.group:
+            return values.mul_(scale.repeat_interleave(self.group, -1)[..., : values.shape[-1]])
+        return values.unflatten(-1, (-1, self.group)).mul_(scale.unsqueeze(-1)).flatten(-2)
 
     @staticmethod
     def codes(rows: int, group: int) -> torch.Tensor:

@@ -51,33 +51,42 @@ class Gptq(Format):
             refuse(f"g_idx has the shape {list(weight.size('group'))}, and there are {inputs} inputs")
         return n, inputs
 
-    def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
-        """Return scale (q - z) for the outputs from `start` to `stop`."""
+    def prepare(self, weight: Packed, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return words, scales and zero points with a row for each output, and the order of inputs if there is one."""
         n, inputs = self.shape(weight, {})
-        bits, groups = self._bits(weight), weight.size("scale")[0]
-        q = unpack_floats(tensors["packed"][:, start:stop].T.contiguous(), bits, inputs)
-        z = unpack(tensors["zero"], bits, n)[:, start:stop].int()
+        bits = self._bits(weight)
+        z = unpack(tensors["zero"], bits, n)
         if weight.numbers.text("checkpoint_format") != "gptq_v2":
             z = (z + 1) & ((1 << bits) - 1)
-        of = self._groups(weight, tensors, inputs, groups)
-        return affine(q, of, tensors["scale"][:, start:stop].T.float(), z.T.float())
+        of = self._order(weight, tensors, inputs, weight.size("scale")[0])
+        sides = {"scale": tensors["scale"].T.float().contiguous(), "zero": z.T.float().contiguous()}
+        return {"packed": tensors["packed"].T.contiguous(), **sides} | ({} if of is None else {"group": of})
+
+    def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
+        """Return scale (q - z) for the outputs from `start` to `stop`."""
+        bits = self._bits(weight)
+        inputs = weight.size("packed")[0] * 32 // bits
+        q = unpack_floats(tensors["packed"][start:stop], bits, inputs)
+        of = tensors.get("group")
+        of = self._group_size(weight, inputs) if of is None else of
+        return affine(q, of, tensors["scale"][start:stop], tensors["zero"][start:stop])
 
     def label(self, weight: Packed) -> str:
         """Say how many bits."""
         return f"gptq {self._bits(weight)}-bit"
 
-    def _groups(
+    def _order(
         self, weight: Packed, tensors: Mapping[str, torch.Tensor], inputs: int, groups: int
-    ) -> torch.Tensor | int:
-        """Return the group of each input; some tools leave it out, or write zeros, when they follow one another."""
+    ) -> torch.Tensor | None:
+        """Return the group of each input, None when they follow one another: then some tools leave it out, or zeros."""
         stored = tensors.get("group")
         if stored is None or (groups > 1 and not bool(stored.any())):
-            return self._group_size(weight, inputs)
+            return None
         low, high = (int(value) for value in torch.aminmax(stored))
         if low < 0 or high >= groups:
             refuse(f"g_idx names groups from {low} to {high}, and there are {groups}")
         size = self._group_size(weight, inputs)
-        return size if torch.equal(stored, torch.arange(inputs, dtype=stored.dtype) // size) else stored.long()
+        return None if torch.equal(stored, torch.arange(inputs, dtype=stored.dtype) // size) else stored.long()
 
     def _group_size(self, weight: Packed, inputs: int) -> int:
         groups = weight.size("scale")[0]

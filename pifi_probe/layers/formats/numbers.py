@@ -6,6 +6,7 @@ pieces. Sources: the OCP Microscaling specification (E2M1, E8M0) and the packers
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -19,7 +20,7 @@ __all__ = [
     "expand",
     "floats",
     "fp4",
-    "look_up_pairs",
+    "look_up",
     "nibbles",
     "spread",
     "unpack",
@@ -29,8 +30,9 @@ __all__ = [
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of E2M1, by its last three bits; the first is the sign
 _FP4 = torch.tensor([*FP4, *(-value for value in FP4)])
 _FP4_PAIRS = torch.stack([_FP4.repeat(16), _FP4.repeat_interleave(16)], dim=1)  # by byte, the low nibble first
-_NIBBLES = torch.arange(16.0)
-_NIBBLE_PAIRS = torch.stack([_NIBBLES.repeat(16), _NIBBLES.repeat_interleave(16)], dim=1)
+_CODES = torch.arange(256)
+# by byte: the numbers of 4 and of 2 bits in it, the lowest bits first
+_IN_A_BYTE = {bits: (_CODES[:, None] >> torch.arange(0, 8, bits) & (1 << bits) - 1).float() for bits in (4, 2)}
 # by byte: 2 to the power of (byte - 127); 255 means "not a number"
 _E8M0 = torch.tensor([2.0 ** (byte - 127) for byte in range(255)] + [float("nan")])
 
@@ -70,19 +72,30 @@ def unpack(words: torch.Tensor, bits: int, n: int) -> torch.Tensor:
 
 
 def unpack_floats(words: torch.Tensor, bits: int, n: int, minus: float = 0.0) -> torch.Tensor:
-    """Return `unpack` as float32, less `minus`; of 4 bits the two numbers of a byte come out of a table at once."""
-    if bits == 4:
-        return look_up_pairs(as_bytes(words), _NIBBLE_PAIRS - minus)[..., :n]
+    """Return `unpack` as float32, less `minus`; of 4 and 2 bits the numbers of a byte come out of a table at once."""
+    if bits in _IN_A_BYTE:
+        return look_up(as_bytes(words), _IN_A_BYTE[bits] - minus)[..., :n]
     values = unpack(words, bits, n).float()
     return values.sub_(minus) if minus else values
 
 
 def floats(codes: torch.Tensor) -> torch.Tensor:
-    """Return numbers of one byte as float32; float8 by a table, which is five times as fast as torch's conversion."""
+    """Return numbers of one byte as float32; float8 by a table for two of them, ten times as fast as torch itself."""
     if codes.dtype.itemsize > 1 or not codes.is_floating_point():
         return codes.float()
-    table = torch.arange(256, dtype=torch.uint8).view(codes.dtype).float()
-    return table.index_select(0, codes.contiguous().view(torch.uint8).flatten().int()).view(codes.shape)
+    flat = codes.contiguous().view(torch.uint8).flatten()
+    if flat.numel() % 2:
+        return _float8(codes.dtype).index_select(0, flat.int()).view(codes.shape)
+    return look_up(flat.view(torch.uint16), _float8_pairs(codes.dtype)).view(codes.shape)
+
+
+def _float8(dtype: torch.dtype) -> torch.Tensor:
+    return torch.arange(256, dtype=torch.uint8).view(dtype).float()
+
+
+@functools.cache
+def _float8_pairs(dtype: torch.dtype) -> torch.Tensor:  # (65536, 2), by two bytes, the low one first
+    return torch.stack([_float8(dtype).repeat(256), _float8(dtype).repeat_interleave(256)], dim=1)
 
 
 def as_bytes(words: torch.Tensor) -> torch.Tensor:
@@ -100,18 +113,21 @@ def nibbles(packed: torch.Tensor) -> torch.Tensor:
 
 def fp4(packed: torch.Tensor) -> torch.Tensor:
     """Return the two E2M1 numbers of each byte, the low half first: ``(..., k)`` to ``(..., 2 k)`` float32."""
-    return look_up_pairs(packed.view(torch.uint8), _FP4_PAIRS)
+    return look_up(packed.view(torch.uint8), _FP4_PAIRS)
 
 
-def look_up_pairs(codes: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-    """Return the two numbers that stand for each byte: ``(..., k)`` uint8 and ``(256, 2)`` to ``(..., 2 k)`` float32.
+_AS_ONE = {2: torch.int64, 4: torch.complex128}
 
-    A pair is moved as one number of 64 bits, which is five times as fast as an index for each half of a byte.
+
+def look_up(codes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Return the m numbers that stand for each code: ``(..., k)`` and ``(codes, m)`` to ``(..., m k)`` float32.
+
+    Two or four numbers are moved as one of 64 or 128 bits, which is five times as fast as an index for each.
     """
-    both = pairs.contiguous().view(torch.int64).flatten()
-    return (
-        both.index_select(0, codes.flatten().int()).view(torch.float32).reshape(*codes.shape[:-1], 2 * codes.shape[-1])
-    )
+    m = table.shape[1]
+    together = table.contiguous().view(_AS_ONE[m]).flatten()
+    found = together.index_select(0, codes.flatten().int()).view(torch.float32)
+    return found.reshape(*codes.shape[:-1], m * codes.shape[-1])
 
 
 def by_column(values: torch.Tensor, groups: torch.Tensor | int, n: int) -> torch.Tensor:
@@ -120,7 +136,7 @@ def by_column(values: torch.Tensor, groups: torch.Tensor | int, n: int) -> torch
     `groups` is the group of each column, or the length of all groups but the last, which is several times as fast.
     """
     if isinstance(groups, torch.Tensor):
-        return values[:, groups]
+        return values.index_select(1, groups)
     return values.unsqueeze(-1).expand(-1, -1, groups).flatten(1)[:, :n]
 
 
@@ -143,7 +159,7 @@ def affine(
 def decode(values: torch.Tensor) -> torch.Tensor:
     """Return scales as float32: of a float type as they are, of E8M0 (also as plain bytes) as powers of two."""
     if values.dtype in (torch.uint8, torch.float8_e8m0fnu):
-        return _E8M0[values.view(torch.uint8).int()]
+        return _E8M0.index_select(0, values.view(torch.uint8).flatten().int()).view(values.shape)
     return values.float()
 
 

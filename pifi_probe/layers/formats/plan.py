@@ -13,14 +13,14 @@ from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedForm
 from pifi_probe.layers.formats.base import Numbers, Packed
 from pifi_probe.layers.formats.refused import refuse_by_name, refuse_stated
 from pifi_probe.layers.formats.registry import find_packed, formats
-from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be
+from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be, fresh
 from pifi_probe.reading import Refused
 
 __all__ = ["ANOTHER", "Contents", "Plan", "make_plan"]
 
 ANOTHER = "use the model's bfloat16 or float16 checkpoint, or a GGUF file of it"
 _AGAIN = "download the file again"
-_AT_ONCE = 1 << 20  # weights that are computed at once, in float32
+_AT_ONCE = 1 << 17  # weights that are computed at once, in float32: they stay in the cache of a core
 _MOST_A_BYTE = 16  # weights; the most that any packing holds in a stored byte, before anything is allocated
 # What concerns activations, or the caches of attention: nothing of it belongs to a weight.
 _ACTIVATIONS = re.compile(
@@ -247,21 +247,29 @@ def _unpack(weight: Packed, parts: dict[str, torch.Tensor], dtype: torch.dtype) 
     if math.prod(shape) > _MOST_A_BYTE * max(parts["packed"].nbytes, 1):
         raise Refused(f"a weight of shape {list(shape)} does not fit {parts['packed'].nbytes:,} bytes")
     zeros = [role for role in made.scales if role in parts and _check_scale(made.small_scales, role, parts[role])]
-    out = torch.empty(shape, dtype=dtype)
+    ready = made.prepare(weight, parts)
+    others = made.prepare(weight, _without_zeros(parts, zeros)) if zeros else {}
+    out = fresh(shape, dtype)
     step = max(1, _AT_ONCE // max(math.prod(shape[1:]), 1))
     for start in range(0, shape[0], step):
         stop = min(start + step, shape[0])
-        values = made.rows(weight, parts, start, stop)
-        if values.numel():
-            low, high = torch.aminmax(values)
-            if not (math.isfinite(low.item()) and math.isfinite(high.item())):
-                raise Refused("it gives NaN or an infinity")
-            if max(-low.item(), high.item()) > torch.finfo(dtype).max:
-                raise Refused(f'it gives {max(-low.item(), high.item()):.3g}, beyond {dtype}: ask for dtype="float32"')
-        if zeros:
-            _refuse_zero_scales(weight, parts, zeros, start, stop, values)
-        out[start:stop] = values
+        values = made.rows(weight, ready, start, stop)
+        part = out[start:stop].copy_(values)
+        if not math.isfinite(part.sum().item()):  # a sum that is finite has no other terms, and is the fastest look
+            _refuse_infinite(values, dtype)
+        # Where scales of one in place of zero would give something else, a weight has been lost.
+        if zeros and not torch.equal(made.rows(weight, others, start, stop), values):
+            raise Refused(f"its {' or '.join(zeros)} is zero over weights that are not")
     return out
+
+
+def _refuse_infinite(values: torch.Tensor, dtype: torch.dtype) -> None:
+    """Refuse values that are no numbers, or none in the wanted type; a sum of many large ones may be infinite too."""
+    low, high = (bound.item() for bound in torch.aminmax(values))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise Refused("it gives NaN or an infinity")
+    if max(-low, high) > torch.finfo(dtype).max:
+        raise Refused(f'it gives {max(-low, high):.3g}, beyond {dtype}: ask for dtype="float32"')
 
 
 def _check_scale(small: tuple[str, ...], role: str, values: torch.Tensor) -> bool:
@@ -276,10 +284,5 @@ def _check_scale(small: tuple[str, ...], role: str, values: torch.Tensor) -> boo
     return role not in small and not bool(scales.all())
 
 
-def _refuse_zero_scales(
-    weight: Packed, parts: dict[str, torch.Tensor], roles: list[str], start: int, stop: int, values: torch.Tensor
-) -> None:
-    """Compare with what scales of one in place of zero would give: where that differs, a weight has been lost."""
-    other = {role: part.masked_fill(part == 0, 1) if role in roles else part for role, part in parts.items()}
-    if not torch.equal(weight.format.rows(weight, other, start, stop), values):
-        raise Refused(f"its {' or '.join(roles)} is zero over weights that are not")
+def _without_zeros(parts: Mapping[str, torch.Tensor], roles: list[str]) -> dict[str, torch.Tensor]:
+    return {role: part.masked_fill(part == 0, 1) if role in roles else part for role, part in parts.items()}

@@ -73,8 +73,9 @@ def _try(made: Format) -> None:
         shape = made.shape(weight, tensors)
         if shape != tuple(example.weight.shape) or weight.count != example.weight.numel():
             raise ValueError(f"{name} gives shape {shape} and {weight.count} weights, not those of its example")
-        whole = made.rows(weight, tensors, 0, shape[0])
-        pieces = torch.cat([made.rows(weight, tensors, i, i + 1) for i in range(shape[0])])
+        ready = made.prepare(weight, tensors)
+        whole = made.rows(weight, ready, 0, shape[0])
+        pieces = torch.cat([made.rows(weight, ready, i, i + 1) for i in range(shape[0])])
     except Refused as error:
         raise ValueError(f"{name} refuses its own example: {error}") from error
     for got in (whole, pieces):

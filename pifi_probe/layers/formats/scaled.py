@@ -8,7 +8,7 @@ Sources: DeepSeek-V3 ``inference/kernel.py``, ``transformers.integrations.finegr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -98,20 +98,22 @@ class Scaled(Format):
                 self.blocks(weight, role)
         return shape
 
+    def prepare(self, weight: Packed, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return the codes, and scales and zero points as float32 in the shape of their grid."""
+        found = {"packed": tensors["packed"], "scale": decode(tensors["scale"]).reshape(self.grid(weight))}
+        if "zero" in tensors:
+            found["zero"] = tensors["zero"].float().reshape(self.grid(weight, "zero"))
+        return found
+
     def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
         """Return (q - z) s."""
         values = floats(tensors["packed"][start:stop])
         if "zero" in tensors:
-            for part, zero in self._spread(weight, tensors["zero"].float(), "zero", values, start):
+            for part, zero in spread(values, tensors["zero"], self.blocks(weight, "zero"), start):
                 part -= zero
-        for part, scale in self._spread(weight, decode(tensors["scale"]), "scale", values, start):
+        for part, scale in spread(values, tensors["scale"], self.blocks(weight), start):
             part *= scale
         return values
-
-    def _spread(
-        self, weight: Packed, grid: torch.Tensor, role: str, values: torch.Tensor, start: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return spread(values, grid.reshape(self.grid(weight, role)), self.blocks(weight, role), start)
 
     def blocks(self, weight: Packed, role: str = "scale") -> tuple[int, ...]:
         """Return the length of a block along each dimension; one number for all needs no statement."""
@@ -218,10 +220,14 @@ class BitsAndBytesInt8(Scaled):
     kinds: ClassVar[tuple[str, ...]] = ("I8",)
     linear = True
 
-    def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
-        """Return q SCB / 127."""
+    def prepare(self, weight: Packed, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Look at the order in which it is stored first."""
         if "layout" in tensors and bool((tensors["layout"] != 0).any()):
             refuse("bitsandbytes stored it in the order of a GPU kernel (weight_format is not 0)")
+        return super().prepare(weight, tensors)
+
+    def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
+        """Return q SCB / 127."""
         return super().rows(weight, tensors, start, stop).div_(127.0)
 
     def example(self) -> Example:

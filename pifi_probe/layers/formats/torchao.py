@@ -11,13 +11,15 @@ from typing import ClassVar
 import torch
 
 from pifi_probe.layers.formats.base import Example, Format, Packed, refuse
-from pifi_probe.layers.formats.numbers import nibbles
+from pifi_probe.layers.formats.numbers import look_up
 from pifi_probe.layers.formats.registry import register_format
 from pifi_probe.layers.formats.scaled import Scaled
 
 __all__ = ["TorchaoBytes", "TorchaoInt4"]
 
 _FLOATS = ("BF16", "F16", "F32")
+_SIGNED = torch.tensor([*range(8), *range(-8, 0)]).float()
+_SIGNED_PAIRS = torch.stack([_SIGNED.repeat(16), _SIGNED.repeat_interleave(16)], dim=1)  # by byte, the low half first
 
 
 @register_format
@@ -46,8 +48,7 @@ class TorchaoInt4(Format):
 
     def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
         """Return q s + z."""
-        values = nibbles(tensors["packed"][start:stop].view(torch.uint8)).float()
-        values -= 16.0 * (values > 7)
+        values = look_up(tensors["packed"][start:stop].view(torch.uint8), _SIGNED_PAIRS)
         scale, zero = (tensors[role][:, start:stop].T.float().unsqueeze(-1) for role in ("scale", "zero"))
         return values.unflatten(1, (scale.shape[1], -1)).mul_(scale).add_(zero).flatten(1)
 
