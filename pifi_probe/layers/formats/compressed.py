@@ -78,8 +78,8 @@ class PackedIntegers(Format):
     def rows(self, weight: Packed, tensors: Mapping[str, torch.Tensor], start: int, stop: int) -> torch.Tensor:
         """Return (q - z) s."""
         bits, columns = tensors["sizes"].tolist()
-        scale, zero, of = tensors["scale"][start:stop].float(), tensors.get("zero"), tensors.get("group")
-        of = self._group_size(weight, columns, scale.shape[1]) if of is None else of
+        scale, zero, order = tensors["scale"][start:stop].float(), tensors.get("zero"), tensors.get("group")
+        of = self._group_size(weight, columns, scale.shape[1]) if order is None else order
         values = unpack_floats(tensors["packed"][start:stop], bits, columns, float(1 << (bits - 1)))
         return affine(values, of, scale, None if zero is None else zero[start:stop])
 

@@ -67,8 +67,8 @@ class Gptq(Format):
         bits = self._bits(weight)
         inputs = weight.size("packed")[0] * 32 // bits
         q = unpack_floats(tensors["packed"][start:stop], bits, inputs)
-        of = tensors.get("group")
-        of = self._group_size(weight, inputs) if of is None else of
+        order = tensors.get("group")
+        of = self._group_size(weight, inputs) if order is None else order
         return affine(q, of, tensors["scale"][start:stop], tensors["zero"][start:stop])
 
     def label(self, weight: Packed) -> str:
