@@ -1,4 +1,4 @@
-"""`SearchChart`: the picture of a search, with its table and cards, drawn in the browser by ``chart.js``."""
+"""`SearchChart`: the picture of a search, with its table and cards, drawn in the browser by the files of `SCRIPTS`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ import traitlets
 
 from pifi_probe.widgets.rows import Row
 
-__all__ = ["METRICS", "VIEWS", "SearchChart"]
+__all__ = ["METRICS", "SCRIPTS", "VIEWS", "SearchChart", "script"]
 
 VIEWS = ("depth", "rungs", "regret", "pareto")
 METRICS = ("nll", "accuracy")
 _HERE = Path(__file__).parent
+# one module in the browser, in this order; split for those who read it
+SCRIPTS = ("chart.js", "chart_draw.js", "chart_ladder.js", "chart_views.js", "chart_page.js")
+
+
+def script() -> str:
+    """Return the JavaScript of the chart as one module."""
+    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
 
 
 class SearchChart(anywidget.AnyWidget):
@@ -38,7 +45,7 @@ class SearchChart(anywidget.AnyWidget):
     metric : {"nll", "accuracy"}
     """
 
-    _esm = _HERE / "chart.js"
+    _esm = script()
     _css = _HERE / "chart.css"
     rows: Any = traitlets.List().tag(sync=True)
     facts = traitlets.Dict().tag(sync=True)
@@ -56,11 +63,10 @@ class SearchChart(anywidget.AnyWidget):
         values = {name: getattr(self, name) for name in ("rows", "facts", "summary", "selected", "view", "metric")}
         data = json.dumps(values, sort_keys=True)
         name = f"search-{hashlib.sha256(data.encode()).hexdigest()[:12]}"
-        script = (_HERE / "chart.js").read_text(encoding="utf-8")
         return (
             f"<style>{(_HERE / 'chart.css').read_text(encoding='utf-8')}</style>\n"
             f'<div class="{name}" data-values="{html.escape(data, quote=True)}"></div>\n'
-            f'<script type="module">\n{script}\n'
+            f'<script type="module">\n{script()}\n'
             f'for (const el of document.querySelectorAll(".{name}:not([data-open])")) {{\n'
             f'  el.dataset.open = "";\n  mount(el, JSON.parse(el.dataset.values));\n}}\n</script>'
         )

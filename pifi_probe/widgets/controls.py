@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Form"]
 
-_STYLE = {"description_width": "5.5em"}
+_STYLE = {"description_width": "8em"}
 
 
 class Form(ipywidgets.VBox):
-    """The arguments of `pifi_probe.search` as fields.
+    """The arguments of `pifi_probe.search` as fields: encoder, language model and task; the rest is folded.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ class Form(ipywidgets.VBox):
         self.task.disabled = isinstance(task, Task)
         self.upload = TableUpload(self._take, accept=",".join(TABLES), most=MOST_BYTES)
         self.upload.disabled = isinstance(task, Task)
-        self.slm = _choice("SLM", slm, [name for name, role in roles.items() if role == "slm"])
-        self.llm = _choice("LLM", ", ".join(names), [name for name, role in roles.items() if role == "llm"])
+        self.slm = _choice("Encoder", slm, [name for name, role in roles.items() if role == "slm"])
+        self.llm = _choice("Language model", ", ".join(names), [name for name, role in roles.items() if role == "llm"])
         layers = self._options.pop("layers", None)
         self._layers = layers if isinstance(layers, Mapping) else None
         self.layers = _text("Layers", "all" if layers is None else _shown(layers))
@@ -89,11 +89,11 @@ class Form(ipywidgets.VBox):
         self.study.disabled = study is None
         self.about = ipywidgets.HTML(tooltip="")
         fields = (
-            *(self.task, self.upload, self.slm, self.llm, self.layers, self.max_layers, self.strategy),
-            *(self.budget, self.seeds, self.metric, self.wiring, self.study),
+            *(self.slm, self.llm, self.task, self.upload, self.budget, self.layers, self.max_layers, self.strategy),
+            *( self.seeds, self.metric, self.wiring, self.study),
         )
         self._open = [field for field in fields if field is not self.metric and not field.disabled]
-        first = (self.task, self.upload, self.slm, self.llm, self.budget)
+        first = (self.slm, self.llm, self.task)
         self.more = _folded("More settings", flow(*(field for field in fields if field not in first)), False)
         self.fold = _folded("What to search", ipywidgets.VBox([flow(*first), self.more, self.about]), True)
         super().__init__([self.fold])
@@ -161,9 +161,14 @@ class Form(ipywidgets.VBox):
     def lock(self, locked: bool) -> None:
         """Let the fields not be changed while a search runs, and fold them away: the chart comes first then."""
         if locked:
-            self.fold.selected_index = None
+            self.put_away()
         for field in self._open:
             field.disabled = locked
+
+    def put_away(self) -> None:
+        """Fold the form, and show it below the chart: there is something to look at now."""
+        self.fold.selected_index = None
+        self.layout.order = "1"
 
 
 def _folded(title: str, inside: ipywidgets.Widget, is_open: bool) -> ipywidgets.Accordion:

@@ -107,7 +107,8 @@ class LayerSearch(ipywidgets.VBox):
         self.figure = ipywidgets.HTML(tooltip="")
         form = [] if self._form is None else [self._form]
         super().__init__(
-            [*form, self.toolbar, self.figure, self.chart, self.code], layout=ipywidgets.Layout(width="100%")
+            [*form, self.toolbar, self.figure, self.chart, self.toolbar.after, self.code],
+            layout=ipywidgets.Layout(width="100%"),
         )
         traitlets.link((self, "selected"), (self.chart, "selected"))
         if self._form is not None:
@@ -119,7 +120,7 @@ class LayerSearch(ipywidgets.VBox):
         if study is not None:
             self._show(study)
             if self._form is not None and self.engine.state.rows():
-                self._form.fold.selected_index = None
+                self._form.put_away()
         self.publish()
 
     def _show(self, study: Study) -> None:

@@ -90,6 +90,7 @@ def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = 
         "models": [list(model) for model in space.models],
         "answer": "",
         "verdict": "",
+        "ladder": [],
         "posterior": [],
         "chosen": "",
     }
@@ -112,6 +113,7 @@ def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = 
     return found | {
         "answer": result.answer,
         "verdict": "\n".join(result.details),
+        "ladder": _ladder(result),
         "chosen": result.chosen.label,
         "rung": result.rung,
         "posterior": posterior,
@@ -119,6 +121,14 @@ def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = 
         "gains": gains,
         "agreement": agreement(rows),
     }
+
+
+def _ladder(result: SearchResult) -> list[Row]:
+    """Return the rungs of the confirmation on the task's own test set; empty before it."""
+    frame = result.ladder()
+    own = frame[frame["panel"] == frame["panel"].iloc[0]] if len(frame) else frame
+    rows = own.drop(columns="panel").round(4).to_dict("records")
+    return [{str(name): value for name, value in row.items()} | {"unit": result.unit} for row in rows]
 
 
 def best_set(posterior: Iterable[LayerPosterior], sure: float = SURE, chosen: str = "") -> set[str]:

@@ -20,6 +20,7 @@ _TIPS = {
     "Copy as code": "Show and copy a script that trains the choice",
     "Export model": "Train the choice once more into the folder winner",
 }
+_BEFORE = ("Headroom", "Estimate")
 
 
 def flow(*children: ipywidgets.Widget) -> ipywidgets.Box:
@@ -30,6 +31,8 @@ def flow(*children: ipywidgets.Widget) -> ipywidgets.Box:
 class Toolbar(ipywidgets.Box):
     """One button for each action that is given, those possible in a state enabled.
 
+    What is asked before a search is not shown while it runs; `after` holds what is done with its choice.
+
     Parameters
     ----------
     actions : mapping of str to callable
@@ -37,10 +40,15 @@ class Toolbar(ipywidgets.Box):
     """
 
     names = tuple(_TIPS)
+    _last = ("Copy as code", "Export model")
 
     def __init__(self, actions: Mapping[str, Callable[[], object]]) -> None:
         self.buttons = {name: _button(name, action) for name, action in actions.items()}
-        super().__init__(list(self.buttons.values()), layout=ipywidgets.Layout(flex_flow="row wrap", width="100%"))
+        super().__init__(
+            [button for name, button in self.buttons.items() if name not in self._last],
+            layout=ipywidgets.Layout(flex_flow="row wrap", width="100%"),
+        )
+        self.after = flow(*(button for name, button in self.buttons.items() if name in self._last))
 
     def enable(self, word: str, some: bool) -> None:
         """Enable what is possible in a state; `some`: there is a study."""
@@ -57,6 +65,8 @@ class Toolbar(ipywidgets.Box):
         }
         for name, button in self.buttons.items():
             button.disabled = not possible[name]
+            if name in _BEFORE:
+                button.layout.display = "none" if busy else ""
 
 
 def _button(name: str, action: Callable[[], object]) -> ipywidgets.Button:

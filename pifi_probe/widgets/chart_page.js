@@ -1,0 +1,384 @@
+// ---------------------------------------------------------------------------------------------- table and card
+
+const COLUMNS = [
+  ["n", "trial", (row) => String(row.n)],
+  ["label", "candidate", (row) => row.label],
+  ["rung", "rung", (row) => row.rung],
+  ["seed", "seed", (row) => String(row.seed)],
+  ["phase", "phase", (row) => row.phase],
+  ["state", "state", (row) => row.state],
+  ["value", "NLL", (row) => short(row.value)],
+  ["accuracy", "accuracy", (row) => short(row.accuracy, 3)],
+  ["cost", "cost", (row) => row.cost.toFixed(3)],
+  ["seconds", "time", (row) => clock(row.seconds) || "–"],
+];
+const TEXTS = ["label", "rung", "phase", "state"];
+
+function tableRow(row, select) {
+  const pick = h("button", { type: "button", "aria-label": `trial ${row.n}, ${row.label}`, onclick: () => select(row.n) }, String(row.n));
+  const cells = COLUMNS.slice(1).map(([name, , text]) => h("td", { class: TEXTS.includes(name) ? null : "pp-number" }, text(row)));
+  return h("tr", { class: `pp-${row.state}`, "data-trial": row.n, onclick: () => select(row.n) }, h("td", {}, pick), cells);
+}
+
+function card(row) {
+  if (!row) return [h("p", { class: "pp-quiet" }, "Select a trial in the chart or in the table to see its recipe, curve and cost.")];
+  const facts = [
+    ["state", row.state], ["rung, seed", `${row.rung}, ${row.seed}`],
+    [row.rung === "estimator" ? "minus the score" : "NLL (nats)", short(row.value)], ["accuracy", short(row.accuracy, 3)],
+    ["cost", `${row.cost.toFixed(3)} full runs`], ["time", clock(row.seconds)],
+    ["one text", row.latency === null ? "" : `${row.latency.toFixed(1)} ms`],
+    ["model", row.bytes ? size(row.bytes) : ""], ["peak memory", row.facts.memory ? size(row.facts.memory) : ""],
+    ["why", row.why],
+  ].filter(([, value]) => value && value !== "–");
+  const pairs = (entries) => h("dl", {}, entries.map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
+  const recipe = row.facts.recipe ? h("details", {}, h("summary", {}, "recipe"), pairs(Object.entries(row.facts.recipe))) : null;
+  return [
+    h("h3", {}, `Trial ${row.n}: ${row.label}`),
+    row.message ? h("p", { class: "pp-error" }, row.message) : null,
+    pairs(facts), curve(row.facts.curve ?? []), recipe,
+  ];
+}
+
+function curve(values) {
+  const known = values.map((value, k) => [k + 1, value]).filter(([, value]) => value !== null);
+  if (known.length < 2) return null;
+  const svg = s("svg", { width: 240, height: 120, role: "img", "aria-label": `validation NLL by epoch: ${known.map(([, value]) => short(value)).join(", ")}` });
+  const { group, sx, sy } = panel(svg, { x: 48, y: 22, width: 180, height: 60, xs: [0.8, values.length + 0.2],
+    ys: limits(known.map(([, value]) => value)), title: "validation NLL", xName: "epoch", whole: true });
+  group.append(s("path", { class: "pp-mean", d: `M${known.map(([k, value]) => `${sx(k)} ${sy(value)}`).join("L")}`, stroke: COLOURS[0], fill: "none" }));
+  known.forEach(([k, value]) => group.append(mark("circle", sx(k), sy(value), COLOURS[0], { radius: 3 })));
+  return svg;
+}
+
+// ---------------------------------------------------------------------------------------------- files
+
+function download(name, content, type) {
+  const url = URL.createObjectURL(new Blob([content], { type }));
+  h("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+}
+
+/** The chart as a file of its own: what the style sheet says is written into it. */
+function standalone(svg) {
+  const copy = svg.cloneNode(true);
+  const [from, to] = [svg, copy].map((one) => [one, ...one.querySelectorAll("*")]);
+  from.forEach((one, k) => {
+    const look = getComputedStyle(one);
+    for (const name of ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "fill-opacity", "font-family", "font-size", "font-weight"]) {
+      to[k].style.setProperty(name, look.getPropertyValue(name));
+    }
+  });
+  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+  copy.style.background = getComputedStyle(svg).getPropertyValue("--pp-ground") || "white";
+  return new XMLSerializer().serializeToString(copy);
+}
+
+function downloadPng(svg) {
+  const picture = new Image();
+  picture.onload = () => {
+    const canvas = h("canvas", { width: 2 * svg.clientWidth, height: 2 * svg.clientHeight });
+    canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+    canvas.toBlob((blob) => download("search.png", blob, "image/png"));
+  };
+  picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(standalone(svg))}`;
+}
+
+// ---------------------------------------------------------------------------------------------- the page
+
+class Page {
+  constructor(model, el) {
+    this.model = model;
+    this.rows = new Map();
+    this.lines = new Map(); // of the table: number -> {row, line}
+    this.order = { column: "n", descending: true };
+    this.filter = "";
+    this.shown = SHOWN;
+    this.drawn = { marks: [] };
+    this.queued = false;
+    this.build(el);
+    this.listen(el);
+    this.replace(model.get("rows"));
+    if (model.send) model.send({ kind: "hello" });
+  }
+
+  get(name) { return this.model.get(name); }
+
+  set(name, value) {
+    this.model.set(name, value);
+    this.model.save_changes();
+    this.draw();
+  }
+
+  build(el) {
+    this.answer = h("p", { class: "pp-answer" });
+    this.ladder = h("div", { class: "pp-ladder" });
+    this.badge = h("strong", { class: "pp-badge" });
+    this.numbers = h("span");
+    this.progress = h("progress", { max: 1, value: 0, "aria-label": "share of the budget that is spent" });
+    this.confirmed = h("progress", { max: 1, value: 0, "aria-label": "share of the confirmation that is done" });
+    this.next = h("p", { class: "pp-why" });
+    this.message = h("p", { class: "pp-message" });
+    this.estimate = h("p", { class: "pp-quiet" });
+    this.verdict = h("div", { class: "pp-verdict" });
+    this.tabs = Object.entries(VIEWS).map(([name, words]) => h("button", { type: "button", "data-view": name, onclick: () => this.set("view", name) }, words));
+    this.figure = h("div", { class: "pp-figure", tabindex: 0, role: "group", "aria-label": "Chart; the arrow keys move from trial to trial" });
+    this.legend = h("div", { class: "pp-legend" });
+    this.card = h("section", { class: "pp-card", "aria-label": "Selected trial" });
+    this.search = h("input", { type: "search", "aria-label": "Filter the table", placeholder: "Filter: full failed 12 …",
+      oninput: () => { this.filter = this.search.value; this.draw(); } });
+    this.count = h("span", { class: "pp-quiet" });
+    this.body = h("tbody");
+    this.heads = COLUMNS.map(([name, words]) => h("th", { scope: "col" }, h("button", { type: "button", onclick: () => this.sort(name) }, words)));
+    this.more = h("button", { type: "button", onclick: () => { this.shown += 10 * SHOWN; this.draw(); } }, "Show more");
+    this.live = h("div", { class: "pp-speech", role: "status", "aria-live": "polite" });
+    const files = { CSV: () => download("trials.csv", toCsv(this.ordered()), "text/csv"),
+      JSON: () => download("trials.json", JSON.stringify(this.ordered(), null, 1), "application/json"),
+      SVG: () => this.svg && download("search.svg", standalone(this.svg), "image/svg+xml"),
+      PNG: () => this.svg && downloadPng(this.svg) };
+    const save = Object.entries(files).map(([name, action]) => h("button", { type: "button", "aria-label": `Save ${name}`, onclick: action }, name));
+    this.root = h("div", { class: "pp-search" }, this.answer, this.ladder,
+      h("div", { class: "pp-told" }, h("div", { class: "pp-status" }, this.badge, this.numbers, this.progress, this.confirmed),
+        this.next, this.message, this.estimate),
+      h("div", { class: "pp-bar" }, h("div", { role: "group", "aria-label": "View", class: "pp-tabs" }, this.tabs),
+        h("div", { role: "group", "aria-label": "Save", class: "pp-save" }, "Save ", save)),
+      h("div", { class: "pp-main" }, h("div", { class: "pp-chart" }, this.figure, this.legend), h("div", { class: "pp-aside" }, this.verdict, this.card)),
+      h("div", { class: "pp-bar pp-below" }, this.search, this.count),
+      h("div", { class: "pp-scroll", tabindex: 0, role: "region", "aria-label": "Trials" },
+        h("table", {}, h("thead", {}, h("tr", {}, this.heads)), this.body)),
+      this.more, this.live);
+    el.append(this.root);
+  }
+
+  listen(el) {
+    this.heard = {
+      "change:rows": () => this.replace(this.get("rows")),
+      "msg:custom": (message) => this.hear(message),
+    };
+    for (const name of ["facts", "summary", "selected", "view", "metric"]) this.heard[`change:${name}`] = () => this.draw();
+    for (const [name, action] of Object.entries(this.heard)) this.model.on(name, action);
+    this.figure.addEventListener("click", (event) => this.click(event));
+    this.figure.addEventListener("keydown", (event) => this.key(event));
+    this.body.addEventListener("keydown", (event) => this.tableKey(event));
+    this.watcher = new ResizeObserver(() => this.draw());
+    this.watcher.observe(el);
+  }
+
+  close() {
+    this.watcher.disconnect();
+    for (const [name, action] of Object.entries(this.heard)) this.model.off(name, action);
+  }
+
+  replace(rows) {
+    this.rows = new Map(rows.map((row) => [row.n, row]));
+    this.draw();
+  }
+
+  hear(message) {
+    if (message.kind === "rows" && message.every) this.rows.clear();
+    if (message.kind === "rows") for (const row of message.rows) this.rows.set(row.n, row);
+    if (message.kind === "copy") this.copy(message.text);
+    this.draw();
+  }
+
+  copy(text) {
+    const done = navigator.clipboard?.writeText(text);
+    if (done) done.then(() => this.say("The script is in the clipboard."), () => this.say("The script is shown below the chart."));
+  }
+
+  ordered() { return [...this.rows.values()].sort((a, b) => a.n - b.n); }
+
+  select(number) {
+    this.set("selected", number);
+    const row = this.rows.get(number);
+    if (row) this.say(`Trial ${row.n}: ${row.label}, ${row.rung} run, ${row.state}, NLL ${short(row.value)}`, true);
+  }
+
+  sort(name) {
+    const { column, descending } = this.order;
+    this.order = { column: name, descending: column === name && !descending };
+    this.draw();
+  }
+
+  // Clicks and keys
+
+  click(event) {
+    const box = this.svg?.getBoundingClientRect();
+    if (!box) return;
+    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+    const near = this.drawn.marks.map((one) => [Math.hypot(one.x - x, one.y - y), one]).sort((a, b) => a[0] - b[0])[0];
+    if (near && near[0] < 24) this.select(this.numberIn(near[1]));
+  }
+
+  /** The newest trial of a mark; clicked again, the one before. */
+  numberIn({ numbers }) {
+    const at = numbers.indexOf(this.get("selected"));
+    return numbers[at > 0 ? at - 1 : numbers.length - 1];
+  }
+
+  key(event) {
+    const marks = this.drawn.marks;
+    const at = marks.findIndex((one) => one.numbers.includes(this.get("selected")));
+    const to = { ArrowRight: at + 1, ArrowLeft: at < 0 ? marks.length - 1 : at - 1, Home: 0, End: marks.length - 1 }[event.key];
+    if (event.key === "Escape") this.set("selected", null);
+    else if (to === undefined || !marks[to]) return;
+    else this.select(marks[to].numbers[marks[to].numbers.length - 1]);
+    event.preventDefault();
+    event.stopPropagation(); // a notebook would take the arrows for its own
+  }
+
+  tableKey(event) {
+    const line = event.target.closest("tr");
+    const other = { ArrowDown: line?.nextElementSibling, ArrowUp: line?.previousElementSibling }[event.key];
+    if (!other) return;
+    other.querySelector("button").focus();
+    this.select(Number(other.dataset.trial));
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /** Tell screen readers, not more often than they can read it out. */
+  say(text, now = false) {
+    this.speech = text;
+    if (now) this.live.textContent = text;
+    if (now || this.waiting) return;
+    this.waiting = setTimeout(() => { this.live.textContent = this.speech; this.waiting = null; }, this.live.textContent ? SPEECH : 0);
+  }
+
+  // Drawing
+
+  draw() {
+    if (this.queued) return;
+    this.queued = true;
+    requestAnimationFrame(() => { this.queued = false; this.drawNow(); });
+  }
+
+  drawNow() {
+    const rows = this.ordered();
+    const width = Math.max(280, Math.floor(this.root.clientWidth));
+    if (!this.root.isConnected || !this.root.clientWidth) return;
+    this.root.classList.toggle("pp-wide", width >= 900);
+    this.root.classList.toggle("pp-narrow", width < 520);
+    this.drawStatus();
+    this.drawLadder();
+    this.drawChart(rows);
+    this.drawCard();
+    this.drawTable(rows);
+  }
+
+  drawStatus() {
+    const facts = this.get("facts");
+    const summary = this.get("summary");
+    const state = facts.state ?? "idle";
+    const busy = BUSY.includes(state);
+    this.badge.textContent = STATES[state] ?? state;
+    this.badge.dataset.state = state;
+    const parts = [facts.phase && busy ? facts.phase : "", this.rows.size ? counted(this.ordered()) : "",
+      facts.budget ? `${(facts.cost ?? 0).toFixed(2)} C spent (1 C is a full run), budget ${facts.budget}` : "",
+      facts.elapsed ? clock(facts.elapsed) : "", facts.confirming ? `confirm ${facts.confirming} runs` : "",
+      busy && facts.remaining ? `about ${clock(facts.remaining)} left for both` : ""];
+    this.numbers.textContent = parts.filter(Boolean).join(" · ");
+    this.progress.value = facts.share ?? 0;
+    this.confirmed.value = facts.confirmed ?? 0;
+    this.confirmed.hidden = !facts.confirming;
+    this.next.textContent = facts.running && busy ? `Why ${facts.running} next: ${facts.why || "the strategy asks for it"}` : "";
+    this.message.textContent = facts.message ?? "";
+    this.message.classList.toggle("pp-error", state === "failed");
+    this.estimate.textContent = facts.estimate ?? "";
+    this.answer.textContent = summary.answer ?? "";
+    const lines = (summary.verdict ?? "").split("\n").filter(Boolean);
+    this.verdict.replaceChildren(...lines.map((line, k) => h(k ? "p" : "h3", {}, line)));
+    const spoken = `${this.badge.textContent}. ${summary.chosen ? `Chosen so far: ${summary.chosen}.` : ""} ${facts.message ?? ""}`;
+    if (spoken !== this.spoken) this.say(spoken);
+    this.spoken = spoken;
+  }
+
+  drawLadder() {
+    const { ladder, chosen } = this.get("summary");
+    const width = Math.max(280, Math.floor(this.root.clientWidth - 16));
+    const told = JSON.stringify([ladder, chosen, width]);
+    if (told === this.laddered) return;
+    this.laddered = told;
+    const drawn = ladderOf(ladder ?? [], Math.min(width, 640));
+    this.ladder.replaceChildren(...(drawn ? [drawn] : []));
+  }
+
+  drawCard() {
+    const row = this.rows.get(this.get("selected"));
+    if (row && row === this.carded) return; // so that an open recipe stays open
+    this.carded = row;
+    this.card.replaceChildren(...card(row).filter(Boolean));
+  }
+
+  drawChart(rows) {
+    const view = this.get("view");
+    const summary = this.get("summary");
+    for (const tab of this.tabs) tab.setAttribute("aria-pressed", tab.dataset.view === view);
+    const width = Math.max(280, Math.floor(this.figure.clientWidth));
+    const svg = s("svg", { width, role: "img", "aria-label": view === "depth" ? inWords(rows, summary) : VIEWS[view] });
+    const drawn = rows.length ? DRAW[view](svg, width, { rows, summary, metric: this.get("metric") }) : null;
+    this.drawn = drawn ?? { marks: [] };
+    this.svg = drawn ? svg : null;
+    this.legend.replaceChildren(...(drawn?.legend ?? []).map(([sign, words]) => h("span", {}, s("svg", { width: 16, height: 16, "aria-hidden": "true" }, sign), words)));
+    if (!drawn) {
+      this.figure.replaceChildren(h("p", { class: "pp-quiet" }, MISSING[view]));
+      return;
+    }
+    svg.setAttribute("height", drawn.height);
+    for (const one of drawn.marks.filter(({ numbers }) => numbers.includes(this.get("selected")))) {
+      svg.append(s("circle", { class: "pp-ring", cx: one.x, cy: one.y, r: 11 }));
+    }
+    this.figure.replaceChildren(svg);
+  }
+
+  drawTable(rows) {
+    const kept = sortRows(rows.filter((row) => matches(row, this.filter)), this.order.column, this.order.descending);
+    const selected = this.get("selected");
+    COLUMNS.forEach(([name], k) => {
+      const order = this.order.column === name ? (this.order.descending ? "descending" : "ascending") : "none";
+      this.heads[k].setAttribute("aria-sort", order);
+    });
+    const visible = kept.slice(0, this.shown);
+    const lines = visible.map((row) => this.line(row));
+    const reachable = visible.some((row) => row.n === selected) ? selected : visible[0]?.n;
+    lines.forEach((line, k) => {
+      const number = visible[k].n;
+      line.classList.toggle("pp-selected", number === selected);
+      line.querySelector("button").setAttribute("aria-pressed", number === selected);
+      line.querySelector("button").tabIndex = number === reachable ? 0 : -1;
+      if (this.body.children[k] !== line) this.body.insertBefore(line, this.body.children[k] ?? null);
+    });
+    while (this.body.children.length > lines.length) this.body.lastElementChild.remove();
+    this.count.textContent = kept.length === rows.length ? `${rows.length} trial${rows.length === 1 ? "" : "s"}` : `${kept.length} of ${rows.length} trials`;
+    this.more.hidden = kept.length <= this.shown;
+  }
+
+  /** The line of a row; made anew only when the row has changed. */
+  line(row) {
+    const known = this.lines.get(row.n);
+    if (known?.row === row) return known.line;
+    const line = tableRow(row, (number) => this.select(number));
+    if (known?.line.contains(document.activeElement)) requestAnimationFrame(() => line.querySelector("button").focus());
+    this.lines.set(row.n, { row, line });
+    return line;
+  }
+}
+
+function render({ model, el }) {
+  const page = new Page(model, el);
+  return () => page.close();
+}
+
+/** Show values that do not change, on a page without Python. */
+export function mount(el, values) {
+  const heard = {};
+  const model = {
+    get: (name) => values[name],
+    set: (name, value) => { values[name] = value; (heard[`change:${name}`] ?? []).forEach((action) => action()); },
+    save_changes: () => {},
+    on: (name, action) => (heard[name] ??= []).push(action),
+    off: () => {},
+  };
+  return render({ model, el });
+}
+
+export default { render };
