@@ -75,6 +75,10 @@ def possible(widget: LayerSearch) -> set[str]:
     return {name for name, button in widget.toolbar.buttons.items() if not button.disabled}
 
 
+def shown(widget: LayerSearch) -> set[str]:
+    return {name for name, button in widget.toolbar.buttons.items() if button.layout.display != "none"}
+
+
 def test_run_searches_to_the_end_and_gives_frame_best_and_code(widgets: Any, loadable: None) -> None:
     widget = widgets()
     assert repr(widget) == "LayerSearch(idle, 0 trials)"
@@ -86,6 +90,9 @@ def test_run_searches_to_the_end_and_gives_frame_best_and_code(widgets: Any, loa
     assert "llm[6]" in widget.to_code() and compile(widget.to_code(), "code", "exec")
     assert repr(widget) == f"LayerSearch(finished, {len(frame)} trials)"
     assert widget.chart.rows == widget.engine.state.rows() and widget.chart.summary["chosen"] == "llm[6]"
+    told = {one["group"]: one["mean"] for one in widget.chart.summary["ladder"]}
+    stated = result.ladder().set_index("group")["mean"]
+    assert told == {name: pytest.approx(stated[name], abs=1e-3) for name in ("vanilla", "linear", "twins", "real")}
 
 
 def test_start_pause_resume_stop_by_clicks(widgets: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -96,6 +103,7 @@ def test_start_pause_resume_stop_by_clicks(widgets: Any, monkeypatch: pytest.Mon
     until(lambda: "Pause" in possible(widget) and len(widget.results) > 3)
     assert widget.toolbar.buttons["Start"].disabled and widget._form.slm.disabled
     assert widget._form.fold.selected_index is None, "the chart is what one looks at now"
+    assert widget._form.layout.order == "1" and "Headroom" not in shown(widget)
     click(widget, "Pause")
     until(lambda: widget.state == "paused" and "Resume" in possible(widget))
     kept = len(widget.results.query("state == 'complete'"))
@@ -319,6 +327,13 @@ def test_a_second_start_is_refused_by_name(widgets: Any, monkeypatch: pytest.Mon
         widget.run()
     widget.stop()
     assert widget.engine.wait(5)
+
+
+def test_three_fields_stand_open_and_the_rest_is_folded(widgets: Any) -> None:
+    form = widgets()._form
+    opened, folded = form.fold.children[0].children[:2]
+    assert [field.description for field in opened.children] == ["Encoder", "Language model", "Task"]
+    assert folded is form.more and form.more.selected_index is None and form.budget in form.more.children[0].children
 
 
 def test_an_upload_becomes_the_task(widgets: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

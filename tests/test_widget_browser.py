@@ -87,10 +87,10 @@ def summary() -> dict[str, Any]:
     }
 
 
-def page_of(folder: Path, trials: list[dict[str, Any]]) -> str:
+def page_of(folder: Path, trials: list[dict[str, Any]], found: dict[str, Any] | None = None) -> str:
     """Write a page without Python, and return its address."""
     facts = {"state": "running", "message": NASTY, "running": "smollm2-135m[21]", "why": NASTY, "share": 0.5}
-    chart = SearchChart(rows=trials, facts=facts, summary=summary())
+    chart = SearchChart(rows=trials, facts=facts, summary=found or summary())
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     ground = "<style>html { color-scheme: light dark } body { margin: 8px }</style><title>page</title>"
     path = folder / "page.html"
@@ -221,6 +221,64 @@ def test_trials_and_chart_are_saved_without_python(browser: Any, address: str, t
             content = (tmp_path / kind).read_bytes()
             assert content.startswith(start) and len(content) > 2000, kind
     assert len(json.loads((tmp_path / "JSON").read_text())) == 86
+
+
+def told() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A search that was confirmed: layers, projections and twins on the same seeds."""
+    arms = {"single": 0.69, "vanilla": 0.65, "linear": 0.66, "random": 0.66, "shuffled": 0.67}
+    fresh = [
+        row(90 + 3 * k + s, kind=kind, control=kind != "single", accuracy=share + 0.002 * s, seed=1000 + s, x=10,
+            phase="confirm", label=f"{kind} smollm2-135m[10]".removeprefix("single "), why=f"confirms {NASTY}")
+        for k, (kind, share) in enumerate(arms.items()) for s in range(3)
+    ]  # fmt: skip
+    rungs = zip(("vanilla", "linear", "twins", "real"), (0.0, 1.0, 1.5, 4.0), strict=True)
+    ladder = [{"group": name, "mean": m, "low": m - 1.2, "high": m + 1.2, "unit": "points"} for name, m in rungs]
+    return [*(row(n) for n in range(30)), *fresh], summary() | {"answer": "It gains.", "ladder": ladder}
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    trials, found = told()
+    return page_of(tmp_path_factory.mktemp("page"), trials, found)
+
+
+@pytest.mark.parametrize(("width", "theme"), [(400, "dark"), (1280, "light")])
+def test_the_gain_over_the_projections_comes_first_with_its_ladder_and_blocks(
+    browser: Any, axe: str, confirmed: str, theme: str, width: int
+) -> None:
+    with opened(browser, confirmed, width, color_scheme=theme) as page:
+        page.wait_for_selector('[data-view="gain"][aria-pressed="true"]')
+        assert page.locator(".pp-block").count() == 30 + 3, "layers, and three in the legend"
+        assert page.locator(".pp-block-chosen title").text_content().startswith("smollm2-135m[10]: ")
+        assert page.locator(".pp-ladder svg").get_attribute("aria-label").endswith("the real layer +4.0 [+2.8, +5.2].")
+        assert "Most probably the best" in page.locator(".pp-figure svg").get_attribute("aria-label")
+        parts = [page.locator(part) for part in (".pp-answer", ".pp-ladder", ".pp-figure", ".pp-told")]
+        answer, ladder, figure, status = (part.bounding_box()["y"] for part in parts)
+        assert answer < (figure if width == 400 else ladder), "the answer stands first"
+        assert (figure < ladder < status) if width == 400 else (ladder < status < figure)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert not serious(page, axe)
+
+
+def test_the_search_is_replayed_with_the_keyboard(browser: Any, confirmed: str) -> None:
+    with opened(browser, confirmed) as page:
+        slider = page.get_by_role("slider", name="Replay of the search")
+        slider.focus()
+        page.keyboard.press("Home")
+        page.wait_for_function("document.querySelectorAll('tbody tr').length === 1")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("document.querySelectorAll('tbody tr').length === 2")
+        said = "Trial 2 of 45: smollm2-135m[1], full run, seed 0"
+        assert slider.get_attribute("aria-valuetext").startswith(said)
+        assert (
+            page.locator(".pp-step").inner_text().startswith(said)
+            and "Why: next in the sweep" in said + page.locator(".pp-step").inner_text()
+        )
+        assert page.locator("tr.pp-selected").get_attribute("data-trial") == "1"
+        assert page.locator('[data-view="depth"]').get_attribute("aria-pressed") == "true", "no projections yet"
+        page.keyboard.press("End")
+        page.wait_for_function("document.querySelectorAll('tbody tr').length === 45")
+        assert page.locator('[data-view="gain"]').get_attribute("aria-pressed") == "true"
 
 
 def test_nothing_moves_where_less_motion_is_preferred(browser: Any, address: str) -> None:

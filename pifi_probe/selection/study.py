@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.selection.posterior import conclude, pick
 from pifi_probe.selection.result import SearchResult
 from pifi_probe.selection.runner import FEWEST_SEEDS, Runner
+from pifi_probe.selection.separate import Listed, Separation, separation
 from pifi_probe.selection.settings import Settings, read_settings
 from pifi_probe.selection.source import read_source
 from pifi_probe.selection.space import Candidate, Space
@@ -152,11 +153,48 @@ class Study:
             If the study was opened without a task, the budget is smaller than one trial, another thread runs this
             study, or the program is not written for worker processes.
         """
+        with self._alone():
+            return self._resume(self._settle_budget(budget), executor, workers)
+
+    def separate(self, *, executor: str | Executor = "local", workers: int = 1) -> SearchResult | None:
+        """Run the seeds that would tell the two best candidates apart, on top of the budget; see `separation`.
+
+        Where the choice of a search that is over changes by that, the new one is confirmed, too.
+
+        Raises
+        ------
+        SearchError
+            If there is nothing to run, the study was opened without a task, or another thread runs it.
+        """
+        with self._alone():
+            asked = self.separation
+            if asked is None or not asked.runs:
+                reason = "before two candidates were run" if asked is None else str(asked)
+                raise SearchError("more seeds decide nothing here", where=reason, next="resume the study")
+            self._tell(events.Started(self))
+            evaluator = self._ready()
+            amount = Budget(self.spent.trials + len(asked.runs), "trials")
+            self._work(
+                Runner(
+                    self.store,
+                    evaluator,
+                    lambda: Listed(asked.runs),
+                    amount,
+                    make_executor(executor, workers),
+                    self._confirmations if self.is_over() else lambda records: [],
+                    self.on_event,
+                )
+            )
+            return self.result
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one thread of this process run the study."""
         refuse_in_worker()
         if not self._resuming.acquire(blocking=False):
             raise SearchError("the study runs already", where=str(self.store.address), next="pause or stop it first")
         try:
-            return self._resume(self._settle_budget(budget), executor, workers)
+            yield
         finally:
             with self._steering:
                 self._runner, self._asked = None, ""
@@ -171,17 +209,13 @@ class Study:
             self.store.note("over", self._extent(amount))
             self._tell(events.Stopped("stopped"))
             return self.result
-        if self.evaluator is None:
-            raise SearchError(
-                "the study was opened without its task", where=str(self.store.address), next="give Study.open(task=...)"
-            )
-        self._settle_weights(self.evaluator.check())
+        evaluator = self._ready()
         where = make_executor(executor, workers)
         expected = self.estimate(amount, where.slots)
         self._tell(events.Estimated(expected))
         runner = Runner(
             self.store,
-            self.evaluator,
+            evaluator,
             self._strategy,
             amount,
             where,
@@ -190,14 +224,25 @@ class Study:
             expected.full_seconds,
             kept_back=lambda rung: self._kept_back(rung, amount, expected.full_seconds),
         )
+        if self._work(runner) != "paused":
+            self.store.note("over", self._extent(amount))
+        return self.result
+
+    def _ready(self) -> Evaluator:
+        """Return what runs trials, with the weights that all others were made with."""
+        if self.evaluator is None:
+            raise SearchError(
+                "the study was opened without its task", where=str(self.store.address), next="give Study.open(task=...)"
+            )
+        self._settle_weights(self.evaluator.check())
+        return self.evaluator
+
+    def _work(self, runner: Runner) -> str:
         with self._steering:
             self._runner = runner
             if self._asked:
                 self._steer(self._asked)
-        state = runner.run()
-        if state != "paused":
-            self.store.note("over", self._extent(amount))
-        return self.result
+        return runner.run()
 
     def _settle_weights(self, found: Mapping[str, str]) -> None:
         """Note the digests of the models that trials are made from, or check that they are those of all others."""
@@ -354,6 +399,11 @@ class Study:
         """The candidate chosen so far."""
         result = self.result
         return None if result is None else result.chosen
+
+    @property
+    def separation(self) -> Separation | None:
+        """What would tell the two best candidates apart; None before two were run on the highest rung."""
+        return separation(self.store.records(), self.result, self.space)
 
     def leaderboard(self) -> pd.DataFrame:
         """Return one row per candidate and rung: seeds, mean validation NLL, accuracy, cost; the best first."""

@@ -11,7 +11,7 @@ const COLOURS = ["#2f7fd0", "#c2570c", "#1a8f6a", "#a45cc8", "#9a6a1e", "#c03a6b
 const GREY = "#767676";
 const NULLS = ["random", "shuffled"];
 const BUSY = ["preparing", "running", "pausing", "stopping"];
-const VIEWS = { depth: "Depth", rungs: "Strategy", regret: "Cost and regret", pareto: "NLL and latency" };
+const VIEWS = { gain: "Gain", depth: "Depth", rungs: "Strategy", regret: "Cost and regret", pareto: "NLL and latency" };
 const STATES = { elsewhere: "running in another process" };
 const SHOWN = 100; // rows of the table, until more are asked for
 const SPEECH = 4000; // milliseconds between two sentences for screen readers
@@ -230,4 +230,84 @@ export function ladderInWords(rungs) {
   const told = rungs.filter((one) => names[one.group])
     .map((one) => `${names[one.group]} ${signed(one.mean)} ${interval(one)}`);
   return `Ladder: difference to the encoder alone in ${rungs[0].unit}, with intervals: ${told.join("; ")}.`;
+}
+export const percent = (share) => (share > 0 && share < 0.01 ? "below 1 %" : `${Math.round(100 * share)} %`);
+
+/** What each candidate gains over the projections on a rung, in points of accuracy where it is known, else in nats.
+ *
+ *  Seeds that both were run with are compared in pairs; otherwise the means are. The noise is pooled over candidates.
+ *  Null where the projections or the candidates were not run. */
+export function gainsOver(rows, rung) {
+  const own = rows.filter((row) => row.rung === rung && row.state === "complete" && row.kind !== "one-shot");
+  const inPoints = own.length > 0 && own.every((row) => row.accuracy !== null);
+  const score = (row) => (inPoints ? 100 * row.accuracy : -row.value);
+  const linear = own.filter((row) => row.kind === "linear");
+  if (!linear.length || !own.some((row) => !row.control)) return null;
+  const base = new Map(linear.map((row) => [`${row.phase} ${row.seed}`, score(row)]));
+  const baseMean = mean(linear.map(score));
+  const found = groupsOf(own.filter((row) => row.kind !== "linear")).map((group) => {
+    const runs = own.filter((row) => row.label === group.label && row.kind === group.kind && row.phase === group.phase);
+    const paired = runs.filter((row) => base.has(`${row.phase} ${row.seed}`));
+    const differences = paired.map((row) => score(row) - base.get(`${row.phase} ${row.seed}`));
+    const values = paired.length ? differences : runs.map((row) => score(row) - baseMean);
+    return { ...group, values, paired: paired.length > 0, gain: mean(values), half: null };
+  });
+  for (const paired of [true, false]) {
+    const alike = found.filter((one) => one.paired === paired);
+    const df = alike.reduce((sum, one) => sum + one.values.length - 1, 0);
+    if (!df) continue;
+    const sd = Math.sqrt(alike.flatMap((one) => one.values.map((value) => (value - one.gain) ** 2)).reduce((a, b) => a + b, 0) / df);
+    for (const one of alike) one.half = t95(df) * sd * Math.sqrt(1 / one.values.length + (paired ? 0 : 1 / linear.length));
+  }
+  const twins = found.filter((one) => NULLS.includes(one.kind)).flatMap((one) => one.values);
+  return { unit: inPoints ? "points" : "nats", gains: found, band: twins.length ? bandOf(twins) : null };
+}
+
+/** Mean and two standard deviations about it. */
+export function bandOf(values) {
+  const centre = mean(values);
+  const sd = values.length < 2 ? 0 : Math.sqrt(values.reduce((sum, one) => sum + (one - centre) ** 2, 0) / (values.length - 1));
+  return { low: centre - 2 * sd, high: centre + 2 * sd, mean: centre };
+}
+
+/** Whether an interval leaves out all that twins reach; without an interval or twins nothing is said. */
+export const beyond = (one, band) => one.half !== null && band !== null && (one.gain - one.half > band.high || one.gain + one.half < band.low);
+
+/** The blocks in words: the likeliest layers, and what chance alone would give each. */
+export function blocksInWords(posterior) {
+  if (!posterior.length) return "";
+  const top = [...posterior].sort((a, b) => b.p - a.p).slice(0, 3);
+  return `Most probably the best: ${top.map((one) => `${one.label} (${percent(one.p)})`).join(", ")}; with nothing known, each of the ${posterior.length} layers would have ${percent(1 / posterior.length)}.`;
+}
+
+/** The first trials of a search, as they were started. */
+export const replayed = (rows, upto) => (upto === null ? rows : rows.slice(0, upto));
+
+/** What the search did at a step, why, and who led then. */
+export function stepInWords(rows, upto) {
+  const row = rows[upto - 1];
+  if (!row) return "Nothing has been tried yet.";
+  const groups = groupsOf(rows.slice(0, upto).filter((one) => one.phase === "select"));
+  const top = topRung(groups);
+  const own = groups.filter((group) => group.rung === top && group.values.length && !group.control);
+  const leader = own.length ? own.reduce((a, b) => (b.mean < a.mean ? b : a)).label : "";
+  const result = row.state === "complete" ? `${row.rung === "estimator" ? "minus the score" : "NLL"} ${short(row.value)}` : row.state;
+  return `Trial ${upto} of ${rows.length}: ${row.label}, ${row.rung} run, seed ${row.seed}, ${result}. ` +
+    `Why: ${row.why || "not recorded"}.${leader ? ` In the lead: ${leader}.` : ""}`;
+}
+
+/** Whether layers can be compared with the projections. */
+export const hasGain = (rows) => rows.some((row) => row.kind === "linear") && RUNGS.some((rung) => gainsOver(rows, rung));
+
+/** One sentence that tells what the gain chart shows, blocks included. */
+export function gainInWords(rows, summary) {
+  const rung = [...RUNGS].reverse().find((one) => gainsOver(rows, one));
+  if (!rung) return "Gain over the projections: they have not been run yet.";
+  const { unit, gains, band } = gainsOver(rows, rung);
+  const digits = unit === "points" ? 1 : 4;
+  const layers = gains.filter((one) => !one.control);
+  const best = layers.reduce((a, b) => (b.gain > a.gain ? b : a));
+  const above = layers.filter((one) => beyond(one, band) && one.gain > 0).length;
+  const twins = band ? ` Twins reach ${signed(band.low, digits)} to ${signed(band.high, digits)}; ${above} of ${layers.length} lie above that.` : "";
+  return `Gain over the projections, ${rung} runs: the largest is ${signed(best.gain, digits)} ${unit}, of ${best.label}.${twins} ${blocksInWords(summary.posterior ?? [])}`.trim();
 }

@@ -15,11 +15,11 @@ from pifi_probe.widgets.rows import Row
 
 __all__ = ["METRICS", "SCRIPTS", "VIEWS", "SearchChart", "script"]
 
-VIEWS = ("depth", "rungs", "regret", "pareto")
+VIEWS = ("auto", "gain", "depth", "rungs", "regret", "pareto")
 METRICS = ("nll", "accuracy")
 _HERE = Path(__file__).parent
 # one module in the browser, in this order; split for those who read it
-SCRIPTS = ("chart.js", "chart_draw.js", "chart_ladder.js", "chart_views.js", "chart_page.js")
+SCRIPTS = ("chart.js", "chart_draw.js", "chart_ladder.js", "chart_views.js", "chart_gain.js", "chart_page.js")
 
 
 def script() -> str:
@@ -41,7 +41,8 @@ class SearchChart(anywidget.AnyWidget):
         State of the search; what was concluded.
     selected : int or None
         Number of the selected trial.
-    view : {"depth", "rungs", "regret", "pareto"}
+    view : {"auto", "gain", "depth", "rungs", "regret", "pareto"}
+        "auto": the gain over the projections once those were run, else the loss over depth.
     metric : {"nll", "accuracy"}
     """
 
@@ -51,7 +52,7 @@ class SearchChart(anywidget.AnyWidget):
     facts = traitlets.Dict().tag(sync=True)
     summary = traitlets.Dict().tag(sync=True)
     selected = traitlets.Int(None, allow_none=True).tag(sync=True)
-    view = traitlets.Enum(VIEWS, "depth").tag(sync=True)
+    view = traitlets.Enum(VIEWS, "auto").tag(sync=True)
     metric = traitlets.Enum(METRICS, "nll").tag(sync=True)
 
     def tell(self, rows: list[Row], *, every: bool = False) -> None:

@@ -95,6 +95,7 @@ class Page {
     this.shown = SHOWN;
     this.drawn = { marks: [] };
     this.queued = false;
+    this.upto = null; // trials that are replayed; null: all there are
     this.build(el);
     this.listen(el);
     this.replace(model.get("rows"));
@@ -120,9 +121,14 @@ class Page {
     this.message = h("p", { class: "pp-message" });
     this.estimate = h("p", { class: "pp-quiet" });
     this.verdict = h("div", { class: "pp-verdict" });
+    this.change = h("section", { class: "pp-card", "aria-label": "What would change this?" });
     this.tabs = Object.entries(VIEWS).map(([name, words]) => h("button", { type: "button", "data-view": name, onclick: () => this.set("view", name) }, words));
     this.figure = h("div", { class: "pp-figure", tabindex: 0, role: "group", "aria-label": "Chart; the arrow keys move from trial to trial" });
     this.legend = h("div", { class: "pp-legend" });
+    this.words = h("p", { class: "pp-quiet" });
+    this.slider = h("input", { type: "range", min: 1, step: 1, "aria-label": "Replay of the search", oninput: () => this.rewind(Number(this.slider.value)) });
+    this.step = h("p", { class: "pp-step" });
+    this.replay = h("div", { class: "pp-replay" }, h("span", { "aria-hidden": "true" }, "Replay "), this.slider, this.step);
     this.card = h("section", { class: "pp-card", "aria-label": "Selected trial" });
     this.search = h("input", { type: "search", "aria-label": "Filter the table", placeholder: "Filter: full failed 12 …",
       oninput: () => { this.filter = this.search.value; this.draw(); } });
@@ -141,7 +147,7 @@ class Page {
         this.next, this.message, this.estimate),
       h("div", { class: "pp-bar" }, h("div", { role: "group", "aria-label": "View", class: "pp-tabs" }, this.tabs),
         h("div", { role: "group", "aria-label": "Save", class: "pp-save" }, "Save ", save)),
-      h("div", { class: "pp-main" }, h("div", { class: "pp-chart" }, this.figure, this.legend), h("div", { class: "pp-aside" }, this.verdict, this.card)),
+      h("div", { class: "pp-main" }, h("div", { class: "pp-chart" }, this.figure, this.legend, this.words, this.replay), h("div", { class: "pp-aside" }, this.verdict, this.change, this.card)),
       h("div", { class: "pp-bar pp-below" }, this.search, this.count),
       h("div", { class: "pp-scroll", tabindex: 0, role: "region", "aria-label": "Trials" },
         h("table", {}, h("thead", {}, h("tr", {}, this.heads)), this.body)),
@@ -193,6 +199,13 @@ class Page {
     if (row) this.say(`Trial ${row.n}: ${row.label}, ${row.rung} run, ${row.state}, NLL ${short(row.value)}`, true);
   }
 
+  /** Show the search as it was after so many trials; at the end it is live again. */
+  rewind(upto) {
+    const all = this.ordered();
+    this.upto = upto >= all.length ? null : Math.max(upto, 1);
+    this.set("selected", this.upto === null ? null : all[this.upto - 1].n);
+  }
+
   sort(name) {
     const { column, descending } = this.order;
     this.order = { column: name, descending: column === name && !descending };
@@ -216,7 +229,7 @@ class Page {
   }
 
   key(event) {
-    const marks = this.drawn.marks;
+    const marks = this.drawn.marks.filter((one) => !one.block); // the same layers stand above the blocks
     const at = marks.findIndex((one) => one.numbers.includes(this.get("selected")));
     const to = { ArrowRight: at + 1, ArrowLeft: at < 0 ? marks.length - 1 : at - 1, Home: 0, End: marks.length - 1 }[event.key];
     if (event.key === "Escape") this.set("selected", null);
@@ -253,14 +266,17 @@ class Page {
   }
 
   drawNow() {
-    const rows = this.ordered();
+    const all = this.ordered();
+    const rows = replayed(all, this.upto);
     const width = Math.max(280, Math.floor(this.root.clientWidth));
     if (!this.root.isConnected || !this.root.clientWidth) return;
     this.root.classList.toggle("pp-wide", width >= 900);
     this.root.classList.toggle("pp-narrow", width < 520);
     this.drawStatus();
     this.drawLadder();
+    this.drawReplay(all);
     this.drawChart(rows);
+    this.drawChange();
     this.drawCard();
     this.drawTable(rows);
   }
@@ -302,6 +318,16 @@ class Page {
     this.ladder.replaceChildren(...(drawn ? [drawn] : []));
   }
 
+  drawChange() {
+    const { words, offer } = this.get("summary").change ?? {};
+    const told = JSON.stringify([words, offer]);
+    if (told === this.changed) return; // so that the button keeps the focus
+    this.changed = told;
+    this.change.hidden = !words;
+    const spend = offer && this.model.send ? h("button", { type: "button", onclick: () => this.model.send({ kind: "separate" }) }, offer) : null;
+    this.change.replaceChildren(...[h("h3", {}, "What would change this?"), h("p", {}, words ?? ""), spend].filter(Boolean));
+  }
+
   drawCard() {
     const row = this.rows.get(this.get("selected"));
     if (row && row === this.carded) return; // so that an open recipe stays open
@@ -310,14 +336,18 @@ class Page {
   }
 
   drawChart(rows) {
-    const view = this.get("view");
-    const summary = this.get("summary");
-    for (const tab of this.tabs) tab.setAttribute("aria-pressed", tab.dataset.view === view);
+    const view = this.view(rows);
+    const summary = this.upto === null ? this.get("summary") : { models: this.get("summary").models }; // what is known at the end was not known then
+    for (const tab of this.tabs) {
+      tab.setAttribute("aria-pressed", tab.dataset.view === view);
+      tab.hidden = tab.dataset.view === "gain" && view !== "gain" && !hasGain(this.ordered());
+    }
     const width = Math.max(280, Math.floor(this.figure.clientWidth));
-    const svg = s("svg", { width, role: "img", "aria-label": view === "depth" ? inWords(rows, summary) : VIEWS[view] });
+    const svg = s("svg", { width, role: "img", "aria-label": view === "depth" ? inWords(rows, summary) : view === "gain" ? gainInWords(rows, summary) : VIEWS[view] });
     const drawn = rows.length ? DRAW[view](svg, width, { rows, summary, metric: this.get("metric") }) : null;
     this.drawn = drawn ?? { marks: [] };
     this.svg = drawn ? svg : null;
+    this.words.textContent = drawn?.words ?? "";
     this.legend.replaceChildren(...(drawn?.legend ?? []).map(([sign, words]) => h("span", {}, s("svg", { width: 16, height: 16, "aria-hidden": "true" }, sign), words)));
     if (!drawn) {
       this.figure.replaceChildren(h("p", { class: "pp-quiet" }, MISSING[view]));
@@ -328,6 +358,22 @@ class Page {
       svg.append(s("circle", { class: "pp-ring", cx: one.x, cy: one.y, r: 11 }));
     }
     this.figure.replaceChildren(svg);
+  }
+
+  /** The view that is shown: what was asked for, or what there is most to see in. */
+  view(rows) {
+    const asked = this.get("view");
+    return asked === "auto" ? (hasGain(rows) ? "gain" : "depth") : asked;
+  }
+
+  drawReplay(all) {
+    this.replay.hidden = all.length < 2;
+    const at = this.upto ?? all.length;
+    this.slider.max = all.length;
+    this.slider.value = at;
+    const words = stepInWords(all, at);
+    this.slider.setAttribute("aria-valuetext", words);
+    this.step.textContent = this.upto === null ? "Move the slider to replay the search trial by trial." : words;
   }
 
   drawTable(rows) {

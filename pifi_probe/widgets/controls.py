@@ -90,7 +90,7 @@ class Form(ipywidgets.VBox):
         self.about = ipywidgets.HTML(tooltip="")
         fields = (
             *(self.slm, self.llm, self.task, self.upload, self.budget, self.layers, self.max_layers, self.strategy),
-            *( self.seeds, self.metric, self.wiring, self.study),
+            *(self.seeds, self.metric, self.wiring, self.study),
         )
         self._open = [field for field in fields if field is not self.metric and not field.disabled]
         first = (self.slm, self.llm, self.task)

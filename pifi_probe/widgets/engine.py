@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.selection import events
+from pifi_probe.selection.separate import separation
 from pifi_probe.selection.store import CONFIRM, SELECT
 from pifi_probe.selection.trials import Trial
 from pifi_probe.widgets.rows import phase_of, row_of, summary_of
@@ -253,6 +254,8 @@ class Engine:
             done = sum(row["state"] != "running" for row in rows)
             if done != self._concluded:
                 self._concluded = done
-                self.state.conclude(summary_of(study.result, study.space, rows))
+                result = study.result
+                apart = separation(study.store.records(), result, study.space)
+                self.state.conclude(summary_of(result, study.space, rows, apart))
         finally:
             self._concluding.release()

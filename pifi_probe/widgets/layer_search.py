@@ -111,6 +111,7 @@ class LayerSearch(ipywidgets.VBox):
             layout=ipywidgets.Layout(width="100%"),
         )
         traitlets.link((self, "selected"), (self.chart, "selected"))
+        self.chart.on_msg(self._asked)
         if self._form is not None:
             traitlets.link((self._form.metric, "value"), (self.chart, "metric"))
             describe = self._form.describe
@@ -196,6 +197,29 @@ class LayerSearch(ipywidgets.VBox):
         self._feed.open()
         self.engine.start(self._resumption(self.engine.study))
 
+    def separate(self) -> None:
+        """Run the seeds that would tell the two best layers apart, in a thread; see `Study.separate`.
+
+        Raises
+        ------
+        SearchError
+            If there is no search, or one is running.
+        """
+        study = self._needed()
+
+        def work(on_event: OnEvent) -> object:
+            current = self._readable(study)
+            current.on_event = on_event
+            return current.separate()
+
+        self._feed.open()
+        self.engine.start(work)
+
+    def _readable(self, study: Study) -> Study:
+        """Return a study together with its task."""
+        given = None if self._form is None else self._form.given
+        return study if study.evaluator is not None else with_task(study, given)
+
     def estimate(self) -> str:
         """Return what the search will take in time and memory, from a few timed steps."""
         found = str(self._request().estimate())
@@ -231,11 +255,10 @@ class LayerSearch(ipywidgets.VBox):
         return self._form.request().search
 
     def _resumption(self, study: Study) -> Work:
-        budget, given = (None, None) if self._form is None else (self._form.budget.value, self._form.given)
+        budget = None if self._form is None else self._form.budget.value
 
         def work(on_event: OnEvent) -> object:
-            readable = study.evaluator is not None or study.is_over(budget)
-            current = study if readable else with_task(study, given)
+            current = study if study.is_over(budget) else self._readable(study)
             current.on_event = on_event
             return current.resume(budget=budget)
 
@@ -308,6 +331,11 @@ class LayerSearch(ipywidgets.VBox):
     def publish(self) -> None:
         """Tell the browser what is new; it is done all the time once the widget is shown."""
         self._feed.publish()
+
+    def _asked(self, widget: object, content: object, buffers: object) -> None:
+        """Do what the chart asks for."""
+        if isinstance(content, dict) and content.get("kind") == "separate":
+            self._guarded(self.separate)()
 
     def _on_word(self, word: str) -> None:
         self.toolbar.enable(word, self.engine.study is not None)

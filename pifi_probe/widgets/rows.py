@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pifi_probe.selection.result import LayerPosterior, SearchResult
+from pifi_probe.selection.separate import Separation
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.store import SELECT
 from pifi_probe.selection.trials import RUNGS, Outcome, Trial
@@ -75,7 +76,9 @@ def _known(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = ()) -> Row:
+def summary_of(
+    result: SearchResult | None, space: Space, rows: Sequence[Row] = (), apart: Separation | None = None
+) -> Row:
     """Return what is believed and chosen so far.
 
     Parameters
@@ -85,6 +88,8 @@ def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = 
     space : Space
     rows : sequence of Row
         The trials, for how alike neighbouring rungs rank.
+    apart : Separation, optional
+        What would tell the two best candidates apart.
     """
     found: Row = {
         "models": [list(model) for model in space.models],
@@ -120,6 +125,7 @@ def summary_of(result: SearchResult | None, space: Space, rows: Sequence[Row] = 
         "regret": result.expected_regret,
         "gains": gains,
         "agreement": agreement(rows),
+        "change": {} if apart is None else {"words": str(apart), "offer": apart.offer},
     }
 
 

@@ -1,6 +1,6 @@
 // The pure functions of the chart: `node --test tests/js`.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 
 const file = new URL("../../pifi_probe/widgets/chart.js", import.meta.url);
@@ -161,15 +161,77 @@ test("the chart has a sentence for those who do not see it", () => {
 
 test("a thousand trials are grouped and sorted within a frame or two", () => {
   const rows = Array.from({ length: 1000 }, (_, k) => row(`m[${k % 97}]`, chart.RUNGS[k % 5], Math.sin(k)));
-  const began = performance.now();
-  chart.groupsOf(rows);
-  chart.regretSteps(rows);
-  chart.sortRows(rows, "value");
-  assert.ok(performance.now() - began < 200, `${performance.now() - began} ms`);
+  const took = Array.from({ length: 5 }, () => {
+    const began = performance.now();
+    chart.groupsOf(rows);
+    chart.regretSteps(rows);
+    chart.sortRows(rows, "value");
+    return performance.now() - began;
+  });
+  assert.ok(Math.min(...took) < 200, `${took} ms`); // others may be at work on this machine
 });
 
 test("nothing is fetched, and nothing is shown as markup", () => {
+  const folder = new URL("../../pifi_probe/widgets/", import.meta.url);
+  const source = readdirSync(folder).filter((name) => name.endsWith(".js")).map((name) => readFileSync(new URL(name, folder), "utf8")).join("\n");
   assert.doesNotMatch(source, /innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function/);
   assert.doesNotMatch(source.replaceAll("http://www.w3.org/2000/svg", ""), /https?:|\bfetch\(|import\(|^import /m);
   assert.doesNotMatch(source, /<\/script/i, "it is put into pages as it is");
+});
+
+test("the ladder is told in words, with signs and intervals", () => {
+  const rung = (group, mean, low, high) => ({ group, mean, low, high, unit: "points" });
+  const words = chart.ladderInWords([rung("vanilla", 0, 0, 0), rung("linear", -0.25, -1, 0.5), rung("real", 3.44, 1.9, 5)]);
+  assert.equal(words, "Ladder: difference to the encoder alone in points, with intervals: two projections −0.3 [−1.0, +0.5]; the real layer +3.4 [+1.9, +5.0].");
+});
+
+const control = (kind, accuracy, more = {}) => row(`${kind} a`, "full", 1, { kind, control: true, accuracy, phase: "confirm", seed: 1000, ...more });
+
+test("a gain over the projections is paired by seed where both were run, and in points", () => {
+  const rows = [control("linear", 0.5), control("linear", 0.7, { seed: 1001 }), row("a", "full", 1, { accuracy: 0.53, phase: "confirm", seed: 1000 }),
+    row("a", "full", 1, { accuracy: 0.74, phase: "confirm", seed: 1001 }), row("b", "full", 1, { accuracy: 0.7, seed: 0 }), row("b", "frozen", 1)];
+  const { unit, gains, band } = chart.gainsOver(rows, "full");
+  assert.equal(unit, "points");
+  assert.deepEqual(gains.map((one) => [one.label, one.paired]), [["a", true], ["b", false]]);
+  close(gains[0].gain, 3.5);
+  close(gains[0].half, 12.706 * Math.SQRT1_2 / Math.SQRT2, 1e-6);
+  close(gains[1].gain, 10);
+  assert.equal(gains[1].half, null, "one run alone tells nothing of its noise");
+  assert.equal(band, null);
+  assert.equal(chart.gainsOver(rows, "frozen"), null, "without projections there is nothing to gain over");
+  assert.ok(chart.hasGain(rows) && !chart.hasGain(rows.filter((one) => one.kind !== "linear")));
+});
+
+test("without accuracies the gain is in nats, and high is good", () => {
+  const rows = [control("linear", null, { value: 0.6 }), row("a", "full", 0.5, { accuracy: null, phase: "confirm", seed: 1000 })];
+  const { unit, gains } = chart.gainsOver(rows, "full");
+  assert.equal(unit, "nats");
+  close(gains[0].gain, 0.1);
+});
+
+test("a layer is told from its twins only where its interval leaves out all that they reach", () => {
+  const band = chart.bandOf([0, 1, 2]);
+  close(band.low, -1);
+  close(band.high, 3);
+  const one = (gain, half) => ({ gain, half });
+  assert.deepEqual([one(5, 1.9), one(5, 2.1), one(-4, 2.9), one(5, null)].map((each) => chart.beyond(each, band)), [true, false, true, false]);
+  assert.equal(chart.beyond(one(5, 1), null), false);
+});
+
+test("the gain chart and its blocks are told in words", () => {
+  const rows = [control("linear", 0.5), control("random", 0.5), control("shuffled", 0.52), row("m[3]", "full", 1, { accuracy: 0.6, phase: "confirm", seed: 1000 })];
+  const posterior = [["m[0]", 0.004], ["m[1]", 0.196], ["m[2]", 0.2], ["m[3]", 0.6]].map(([label, p]) => ({ label, p }));
+  const words = chart.gainInWords(rows, { posterior });
+  assert.match(words, /^Gain over the projections, full runs: the largest is \+10\.0 points, of m\[3\]\. Twins reach −1\.8 to \+3\.8; 0 of 1 lie above that\./);
+  assert.match(words, /m\[3\] \(60 %\), m\[2\] \(20 %\), m\[1\] \(20 %\); with nothing known, each of the 4 layers would have 25 %\.$/);
+  assert.equal(chart.percent(0.004), "below 1 %");
+  assert.equal(chart.blocksInWords([]), "");
+});
+
+test("a replay shows the first trials, why each was run, and who led then", () => {
+  const rows = [row("a", "full", 3, { why: "first" }), row("b", "full", 1), row("a", "full", 0, { phase: "confirm" })];
+  assert.deepEqual(chart.replayed(rows, 2).map((one) => one.label), ["a", "b"]);
+  assert.equal(chart.replayed(rows, null), rows);
+  assert.equal(chart.stepInWords(rows, 1), "Trial 1 of 3: a, full run, seed 0, NLL 3.0000. Why: first. In the lead: a.");
+  assert.match(chart.stepInWords(rows, 3), /Why: not recorded\. In the lead: b\.$/, "a confirmation does not choose");
 });
