@@ -23,7 +23,7 @@ from pifi_probe.widgets.layer_search import LayerSearch
 from pifi_probe.widgets.upload import TableUpload
 from tests.test_headroom import planted
 from tests.test_search import TASK
-from tests.widget_stub import install, search, until
+from tests.widget_stub import Held, install, search, until
 
 pytestmark = pytest.mark.filterwarnings("error:The optimal value found")  # a worker never prints
 NASTY = "<script>alert('x')</script>"
@@ -113,6 +113,35 @@ def test_start_pause_resume_stop_by_clicks(widgets: Any, monkeypatch: pytest.Mon
     click(widget, "Stop")
     until(lambda: widget.state == "stopped" and "Start" in possible(widget))
     assert len(widget.results.query("state == 'complete'")) > kept and not widget._form.slm.disabled
+
+
+def test_the_chart_asks_for_more_seeds_and_for_texts(
+    widgets: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    widget = widgets(tmp_path / "s.db", budget="4 trials", n_seeds=1)
+    chart = widget.chart
+    widget.run()
+    asked = chart.summary["change"]
+    runs = widget.study.separation.runs
+    assert str(len(runs)) in asked["offer"] and str(widget.study.separation) == asked["words"]
+    chart._handle_custom_msg({"kind": "texts", "label": widget.best.label}, [])
+    until(lambda: widget.best.label in chart.texts)
+    assert "test texts" in chart.texts[widget.best.label]["words"]
+    widget.show_texts("llm[nothing]")
+    assert "is not known" in chart.texts["llm[nothing]"]["words"]
+
+    install(monkeypatch, enough=0)
+    widget.study.evaluator = Held(0, seconds=0.0)
+    chart._handle_custom_msg({"kind": "separate"}, [])
+    assert widget.engine.busy
+    chart._handle_custom_msg({"kind": "separate"}, [])
+    assert widget.engine.state.message.startswith("the search is running already")
+    widget.pause()
+    assert widget.engine.wait(20) and widget.state == "paused"
+    widget.study.evaluator = Held(1000, seconds=0.0)
+    chart._handle_custom_msg({"kind": "separate"}, [])
+    assert widget.engine.wait(60) and widget.state == "finished"
+    assert {run.identity for run in runs} <= {trial.identity for trial in widget.study.trials}
 
 
 def test_nothing_goes_on_after_the_end(widgets: Any, loadable: None) -> None:

@@ -17,12 +17,13 @@ import pifi_probe as pp
 from pifi_probe.errors import LayerIndexError, SearchError, TaskError
 from pifi_probe.selection.result import LayerPosterior
 from pifi_probe.selection.space import Candidate
+from pifi_probe.selection.store import Record
 from pifi_probe.selection.trials import Outcome, Trial
 from pifi_probe.widgets import request as requests
 from pifi_probe.widgets.engine import Engine
 from pifi_probe.widgets.publisher import Publisher
 from pifi_probe.widgets.request import Request, keep_upload, with_task
-from pifi_probe.widgets.rows import agreement, best_set, row_of
+from pifi_probe.widgets.rows import agreement, best_set, headrooms, row_of, summary_of
 from pifi_probe.widgets.state import SearchState
 from tests import slm
 from tests.search_stub import SPACE
@@ -163,6 +164,23 @@ def test_controls_combinations_and_mixtures_have_their_places() -> None:
     assert place(Candidate(("llm[2]",), control="shuffled")) == (2.0, "shuffled", True)
     assert place(Candidate(("llm[2]", "llm[5]"), "mix")) == (3.5, "mix", False)
     assert place(Candidate(("llm[2]", "llm[5]"), "one-shot")) == (None, "one-shot", False)
+
+
+def test_a_chain_has_an_entry_and_a_length_and_the_headroom_that_it_was_ranked_by() -> None:
+    def chain(candidate: Candidate) -> tuple[Any, Any]:
+        found = row_of(Trial(candidate, "estimator", 0, "running", None, 0), "select", SPACE)
+        return found["entry"], found["length"]
+
+    serial = Candidate(("llm[2]", "llm[3]", "llm[4]"), "serial")
+    assert chain(serial) == (2, 3) and chain(Candidate(("llm[7]",))) == (7, 1)
+    assert (
+        chain(Candidate(("llm[2]", "llm[5]"), "mix")) == (None, 2)
+        and chain(Candidate((), control="vanilla"))[0] is None
+    )
+    ranked = Trial(serial, "estimator", 0, "complete", Outcome(-3.0, result={"headroom": [0.0, 1.5, 4.0]}), 0)
+    records = [Record(ranked, "select", "session", 0.0)]
+    assert headrooms(records) == {"llm": [0.0, 1.5, 4.0]}
+    assert summary_of(None, SPACE, headroom=headrooms(records))["headroom"] == {"llm": [0.0, 1.5, 4.0]}
 
 
 def test_the_set_of_the_best_is_the_smallest_that_is_sure() -> None:

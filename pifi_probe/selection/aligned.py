@@ -40,18 +40,22 @@ class AlignedRungs:
         self.parts = parts
         self._blocks: dict[int, Block] = {}
 
-    def promise(self, candidate: Candidate) -> float:
-        """Return what the donor adds over the chain times the fit of the interface at its entry, in points."""
+    def promise(self, candidate: Candidate) -> tuple[float, list[float]]:
+        """Return what a chain promises, in points, and what the donor adds to the encoder at every depth.
+
+        The promise is what the donor adds over the chain times the fit of the interface at its entry.
+        """
         layers = self._layers(candidate)
         if candidate.control is not None or not layers:
-            return 0.0
+            return 0.0, []
         llm, first, last = layers[0].card.model, layers[0].card.index, layers[-1].card.index
         task = self.parts.task
         n = min(N_HEADROOM, len(task.splits["train"]))
         own: Any = {"tokenizer": self.parts.given_tokenizer or None, "device": self.parts.device}
         found = headroom(self.parts.slm, llm, task, n=n, progress=False, **own)
         scores = found.spans(len(layers))
-        return float(scores.loc[(scores["first"] == first) & (scores["last"] == last), "score"].iloc[0])
+        score = scores.loc[(scores["first"] == first) & (scores["last"] == last), "score"].iloc[0]
+        return float(score), [round(float(value), 3) for value in found.added]
 
     def frozen(self, candidate: Candidate, seed: int) -> tuple[Floats, Floats]:
         """Return NLL and correctness of validation and test rows, one after the other; `seed` draws folds and twins."""

@@ -138,7 +138,8 @@ class PiFiEvaluator:
 
     def _estimator(self, candidate: Candidate, seed: int, stop: Stop) -> Outcome:
         if self.parts.wiring == "aligned":
-            return Outcome(-self._aligned.promise(candidate))
+            promise, added = self._aligned.promise(candidate)
+            return Outcome(-promise, result={"headroom": added})
         if not self._is_plain(candidate):
             raise SearchError(
                 "the training-free rung scores single layers only", where=candidate.label, next='begin at "frozen"'

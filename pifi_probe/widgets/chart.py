@@ -15,11 +15,24 @@ from pifi_probe.widgets.rows import Row
 
 __all__ = ["METRICS", "SCRIPTS", "VIEWS", "SearchChart", "script"]
 
-VIEWS = ("auto", "gain", "depth", "rungs", "regret", "pareto")
+VIEWS = ("auto", "gain", "map", "depth", "rungs", "regret", "pareto")
 METRICS = ("nll", "accuracy")
+_VALUES = ("rows", "facts", "summary", "texts", "selected", "view", "metric")
 _HERE = Path(__file__).parent
 # one module in the browser, in this order; split for those who read it
-SCRIPTS = ("chart.js", "chart_draw.js", "chart_ladder.js", "chart_views.js", "chart_gain.js", "chart_page.js")
+SCRIPTS = tuple(
+    f"{name}.js"
+    for name in (
+        "chart",
+        "chart_draw",
+        "chart_ladder",
+        "chart_gain",
+        "chart_map",
+        "chart_views",
+        "chart_card",
+        "chart_page",
+    )
+)
 
 
 def script() -> str:
@@ -39,10 +52,13 @@ class SearchChart(anywidget.AnyWidget):
         See `pifi_probe.widgets.rows.row_of`.
     facts, summary : dict
         State of the search; what was concluded.
+    texts : dict
+        By candidate what it changes against the projections: ``words``, and texts it has ``fixed`` and ``broken``.
     selected : int or None
         Number of the selected trial.
-    view : {"auto", "gain", "depth", "rungs", "regret", "pareto"}
-        "auto": the gain over the projections once those were run, else the loss over depth.
+    view : {"auto", "gain", "map", "depth", "rungs", "regret", "pareto"}
+        "auto": the gain over the projections once those were run, else the loss over
+        depth; chains have a map of entry and length.
     metric : {"nll", "accuracy"}
     """
 
@@ -51,6 +67,7 @@ class SearchChart(anywidget.AnyWidget):
     rows: Any = traitlets.List().tag(sync=True)
     facts = traitlets.Dict().tag(sync=True)
     summary = traitlets.Dict().tag(sync=True)
+    texts = traitlets.Dict().tag(sync=True)
     selected = traitlets.Int(None, allow_none=True).tag(sync=True)
     view = traitlets.Enum(VIEWS, "auto").tag(sync=True)
     metric = traitlets.Enum(METRICS, "nll").tag(sync=True)
@@ -61,7 +78,7 @@ class SearchChart(anywidget.AnyWidget):
 
     def page(self) -> str:
         """Return the chart, table and card as HTML with its own style and script, for pages without Python."""
-        values = {name: getattr(self, name) for name in ("rows", "facts", "summary", "selected", "view", "metric")}
+        values = {name: getattr(self, name) for name in _VALUES}
         data = json.dumps(values, sort_keys=True)
         name = f"search-{hashlib.sha256(data.encode()).hexdigest()[:12]}"
         return (

@@ -30,12 +30,12 @@ function mark(shape, x, y, colour, { hollow = false, radius = 5 } = {}) {
 }
 
 /** Frame, axes and names of one panel; returns its group and scales. */
-function panel(svg, { x, y, width, height, xs, ys, title, xName = "", whole = false, xLabels = true }) {
+function panel(svg, { x, y, width, height, xs, ys, title, xName = "", whole = false, xLabels = true, digits: fixed = null }) {
   const sx = scale(xs, [x, x + width]);
   const sy = scale(ys, [y + height, y]);
   const group = s("g");
-  for (const tick of ticks(...ys, Math.max(2, Math.round(height / 50)))) {
-    const digits = Math.max(0, Math.min(6, 1 - Math.floor(Math.log10((ys[1] - ys[0]) / 2))));
+  for (const tick of ticks(...ys, Math.max(2, Math.round(height / 50))).filter((one) => fixed !== 0 || one % 1 === 0)) {
+    const digits = fixed ?? Math.max(0, Math.min(6, 1 - Math.floor(Math.log10((ys[1] - ys[0]) / 2))));
     group.append(
       s("line", { class: "pp-grid", x1: x, x2: x + width, y1: sy(tick), y2: sy(tick) }),
       s("text", { x: x - 6, y: sy(tick) + 4, "text-anchor": "end" }, tick.toFixed(digits)),

@@ -1,89 +1,8 @@
-// ---------------------------------------------------------------------------------------------- table and card
-
-const COLUMNS = [
-  ["n", "trial", (row) => String(row.n)],
-  ["label", "candidate", (row) => row.label],
-  ["rung", "rung", (row) => row.rung],
-  ["seed", "seed", (row) => String(row.seed)],
-  ["phase", "phase", (row) => row.phase],
-  ["state", "state", (row) => row.state],
-  ["value", "NLL", (row) => short(row.value)],
-  ["accuracy", "accuracy", (row) => short(row.accuracy, 3)],
-  ["cost", "cost", (row) => row.cost.toFixed(3)],
-  ["seconds", "time", (row) => clock(row.seconds) || "–"],
-];
-const TEXTS = ["label", "rung", "phase", "state"];
-
-function tableRow(row, select) {
-  const pick = h("button", { type: "button", "aria-label": `trial ${row.n}, ${row.label}`, onclick: () => select(row.n) }, String(row.n));
-  const cells = COLUMNS.slice(1).map(([name, , text]) => h("td", { class: TEXTS.includes(name) ? null : "pp-number" }, text(row)));
-  return h("tr", { class: `pp-${row.state}`, "data-trial": row.n, onclick: () => select(row.n) }, h("td", {}, pick), cells);
-}
-
-function card(row) {
-  if (!row) return [h("p", { class: "pp-quiet" }, "Select a trial in the chart or in the table to see its recipe, curve and cost.")];
-  const facts = [
-    ["state", row.state], ["rung, seed", `${row.rung}, ${row.seed}`],
-    [row.rung === "estimator" ? "minus the score" : "NLL (nats)", short(row.value)], ["accuracy", short(row.accuracy, 3)],
-    ["cost", `${row.cost.toFixed(3)} full runs`], ["time", clock(row.seconds)],
-    ["one text", row.latency === null ? "" : `${row.latency.toFixed(1)} ms`],
-    ["model", row.bytes ? size(row.bytes) : ""], ["peak memory", row.facts.memory ? size(row.facts.memory) : ""],
-    ["why", row.why],
-  ].filter(([, value]) => value && value !== "–");
-  const pairs = (entries) => h("dl", {}, entries.map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
-  const recipe = row.facts.recipe ? h("details", {}, h("summary", {}, "recipe"), pairs(Object.entries(row.facts.recipe))) : null;
-  return [
-    h("h3", {}, `Trial ${row.n}: ${row.label}`),
-    row.message ? h("p", { class: "pp-error" }, row.message) : null,
-    pairs(facts), curve(row.facts.curve ?? []), recipe,
-  ];
-}
-
-function curve(values) {
-  const known = values.map((value, k) => [k + 1, value]).filter(([, value]) => value !== null);
-  if (known.length < 2) return null;
-  const svg = s("svg", { width: 240, height: 120, role: "img", "aria-label": `validation NLL by epoch: ${known.map(([, value]) => short(value)).join(", ")}` });
-  const { group, sx, sy } = panel(svg, { x: 48, y: 22, width: 180, height: 60, xs: [0.8, values.length + 0.2],
-    ys: limits(known.map(([, value]) => value)), title: "validation NLL", xName: "epoch", whole: true });
-  group.append(s("path", { class: "pp-mean", d: `M${known.map(([k, value]) => `${sx(k)} ${sy(value)}`).join("L")}`, stroke: COLOURS[0], fill: "none" }));
-  known.forEach(([k, value]) => group.append(mark("circle", sx(k), sy(value), COLOURS[0], { radius: 3 })));
-  return svg;
-}
-
-// ---------------------------------------------------------------------------------------------- files
-
-function download(name, content, type) {
-  const url = URL.createObjectURL(new Blob([content], { type }));
-  h("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10000);
-}
-
-/** The chart as a file of its own: what the style sheet says is written into it. */
-function standalone(svg) {
-  const copy = svg.cloneNode(true);
-  const [from, to] = [svg, copy].map((one) => [one, ...one.querySelectorAll("*")]);
-  from.forEach((one, k) => {
-    const look = getComputedStyle(one);
-    for (const name of ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "fill-opacity", "font-family", "font-size", "font-weight"]) {
-      to[k].style.setProperty(name, look.getPropertyValue(name));
-    }
-  });
-  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  copy.style.background = getComputedStyle(svg).getPropertyValue("--pp-ground") || "white";
-  return new XMLSerializer().serializeToString(copy);
-}
-
-function downloadPng(svg) {
-  const picture = new Image();
-  picture.onload = () => {
-    const canvas = h("canvas", { width: 2 * svg.clientWidth, height: 2 * svg.clientHeight });
-    canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-    canvas.toBlob((blob) => download("search.png", blob, "image/png"));
-  };
-  picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(standalone(svg))}`;
-}
-
 // ---------------------------------------------------------------------------------------------- the page
+
+// views that not every search has, and what is read out in place of a picture
+const NEEDS = { gain: hasGain, map: (rows) => chainsOf(rows) !== null };
+const SAID = { depth: inWords, gain: gainInWords, map: mapInWords };
 
 class Page {
   constructor(model, el) {
@@ -121,7 +40,8 @@ class Page {
     this.message = h("p", { class: "pp-message" });
     this.estimate = h("p", { class: "pp-quiet" });
     this.verdict = h("div", { class: "pp-verdict" });
-    this.change = h("section", { class: "pp-card", "aria-label": "What would change this?" });
+    this.change = h("section", { class: "pp-box", "aria-label": "What would change this?" });
+    this.texts = h("section", { class: "pp-box", "aria-label": "Texts that the layer changes", "aria-live": "polite" });
     this.tabs = Object.entries(VIEWS).map(([name, words]) => h("button", { type: "button", "data-view": name, onclick: () => this.set("view", name) }, words));
     this.figure = h("div", { class: "pp-figure", tabindex: 0, role: "group", "aria-label": "Chart; the arrow keys move from trial to trial" });
     this.legend = h("div", { class: "pp-legend" });
@@ -147,7 +67,7 @@ class Page {
         this.next, this.message, this.estimate),
       h("div", { class: "pp-bar" }, h("div", { role: "group", "aria-label": "View", class: "pp-tabs" }, this.tabs),
         h("div", { role: "group", "aria-label": "Save", class: "pp-save" }, "Save ", save)),
-      h("div", { class: "pp-main" }, h("div", { class: "pp-chart" }, this.figure, this.legend, this.words, this.replay), h("div", { class: "pp-aside" }, this.verdict, this.change, this.card)),
+      h("div", { class: "pp-main" }, h("div", { class: "pp-chart" }, this.figure, this.legend, this.words, this.replay), h("div", { class: "pp-aside" }, this.verdict, this.change, this.card, this.texts)),
       h("div", { class: "pp-bar pp-below" }, this.search, this.count),
       h("div", { class: "pp-scroll", tabindex: 0, role: "region", "aria-label": "Trials" },
         h("table", {}, h("thead", {}, h("tr", {}, this.heads)), this.body)),
@@ -160,7 +80,7 @@ class Page {
       "change:rows": () => this.replace(this.get("rows")),
       "msg:custom": (message) => this.hear(message),
     };
-    for (const name of ["facts", "summary", "selected", "view", "metric"]) this.heard[`change:${name}`] = () => this.draw();
+    for (const name of ["facts", "summary", "texts", "selected", "view", "metric"]) this.heard[`change:${name}`] = () => this.draw();
     for (const [name, action] of Object.entries(this.heard)) this.model.on(name, action);
     this.figure.addEventListener("click", (event) => this.click(event));
     this.figure.addEventListener("keydown", (event) => this.key(event));
@@ -278,6 +198,7 @@ class Page {
     this.drawChart(rows);
     this.drawChange();
     this.drawCard();
+    this.drawTexts();
     this.drawTable(rows);
   }
 
@@ -328,22 +249,33 @@ class Page {
     this.change.replaceChildren(...[h("h3", {}, "What would change this?"), h("p", {}, words ?? ""), spend].filter(Boolean));
   }
 
+  drawTexts() {
+    const row = this.rows.get(this.get("selected"));
+    const told = row && changes(row) ? this.get("texts")?.[row.label] : null;
+    const known = told ? JSON.stringify([row.label, told]) : "";
+    if (known === this.texted) return;
+    this.texted = known;
+    this.texts.hidden = !told;
+    this.texts.replaceChildren(...(told ? textsOf(row.label, told) : []));
+  }
+
   drawCard() {
     const row = this.rows.get(this.get("selected"));
     if (row && row === this.carded) return; // so that an open recipe stays open
     this.carded = row;
     this.card.replaceChildren(...card(row).filter(Boolean));
+    if (row && !this.get("texts")?.[row.label] && this.model.send && changes(row)) this.model.send({ kind: "texts", label: row.label });
   }
 
   drawChart(rows) {
     const view = this.view(rows);
-    const summary = this.upto === null ? this.get("summary") : { models: this.get("summary").models }; // what is known at the end was not known then
+    const summary = this.upto === null ? this.get("summary") : { models: this.get("summary").models, headroom: this.get("summary").headroom }; // what is known at the end was not known then
     for (const tab of this.tabs) {
       tab.setAttribute("aria-pressed", tab.dataset.view === view);
-      tab.hidden = tab.dataset.view === "gain" && view !== "gain" && !hasGain(this.ordered());
+      tab.hidden = tab.dataset.view !== view && NEEDS[tab.dataset.view]?.(this.ordered()) === false;
     }
     const width = Math.max(280, Math.floor(this.figure.clientWidth));
-    const svg = s("svg", { width, role: "img", "aria-label": view === "depth" ? inWords(rows, summary) : view === "gain" ? gainInWords(rows, summary) : VIEWS[view] });
+    const svg = s("svg", { width, role: "img", "aria-label": SAID[view]?.(rows, summary) ?? VIEWS[view] });
     const drawn = rows.length ? DRAW[view](svg, width, { rows, summary, metric: this.get("metric") }) : null;
     this.drawn = drawn ?? { marks: [] };
     this.svg = drawn ? svg : null;
@@ -363,7 +295,7 @@ class Page {
   /** The view that is shown: what was asked for, or what there is most to see in. */
   view(rows) {
     const asked = this.get("view");
-    return asked === "auto" ? (hasGain(rows) ? "gain" : "depth") : asked;
+    return asked === "auto" ? (NEEDS.map(rows) ? "map" : NEEDS.gain(rows) ? "gain" : "depth") : asked;
   }
 
   drawReplay(all) {

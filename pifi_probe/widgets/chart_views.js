@@ -257,6 +257,7 @@ function paretoView(svg, width, { rows, summary, metric }) {
   return { height: 350, marks, legend: [[mark("circle", 8, 8, COLOURS[0]), "nothing is better in both"], [mark("circle", 8, 8, COLOURS[0], { hollow: true }), "the others"]] };
 }
 
-const DRAW = { gain: gainView, depth: depthView, rungs: strategyView, regret: regretView, pareto: paretoView };
-const MISSING = { gain: "The projections have not been run yet.", depth: "No trial has begun yet.", rungs: "No trial has begun yet.",
+const DRAW = { gain: gainView, map: mapView, depth: depthView, rungs: strategyView, regret: regretView, pareto: paretoView };
+const MISSING = { gain: "The projections have not been run yet.", map: "No chain has ended yet.",
+  depth: "No trial has begun yet.", rungs: "No trial has begun yet.",
   regret: "No candidate has ended yet.", pareto: "No latency has been measured yet." };

@@ -14,7 +14,7 @@ from pifi_probe.selection import events
 from pifi_probe.selection.separate import separation
 from pifi_probe.selection.store import CONFIRM, SELECT
 from pifi_probe.selection.trials import Trial
-from pifi_probe.widgets.rows import phase_of, row_of, summary_of
+from pifi_probe.widgets.rows import headrooms, phase_of, row_of, summary_of
 from pifi_probe.widgets.state import BUSY, SearchState
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Engine:
     state : SearchState
     study : Study or None
         None before the first search has begun.
+    headroom : dict of str to list of float
+        By model the points that it adds at each depth, where it was measured next to the search.
     error : BaseException or None
         What ended the last search.
     """
@@ -50,6 +52,7 @@ class Engine:
         self.state = SearchState(clock)
         self.study = study
         self.error: BaseException | None = None
+        self.headroom: dict[str, list[float]] = {}
         self._asked = ""
         self._phase = SELECT
         self._adopted = False  # `study` is the one that the work runs
@@ -255,7 +258,9 @@ class Engine:
             if done != self._concluded:
                 self._concluded = done
                 result = study.result
-                apart = separation(study.store.records(), result, study.space)
-                self.state.conclude(summary_of(result, study.space, rows, apart))
+                records = study.store.records()
+                apart = separation(records, result, study.space)
+                curves = headrooms(records) | self.headroom
+                self.state.conclude(summary_of(result, study.space, rows, apart, curves))
         finally:
             self._concluding.release()

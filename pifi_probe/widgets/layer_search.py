@@ -13,7 +13,9 @@ import traitlets
 
 from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.importing import import_libraries
+from pifi_probe.layers.spec import model_names
 from pifi_probe.selection.address import DATED, dated
+from pifi_probe.selection.changed import changed
 from pifi_probe.widgets.chart import SearchChart
 from pifi_probe.widgets.controls import Form
 from pifi_probe.widgets.engine import Engine, Work
@@ -220,6 +222,26 @@ class LayerSearch(ipywidgets.VBox):
         given = None if self._form is None else self._form.given
         return study if study.evaluator is not None else with_task(study, given)
 
+    def show_texts(self, label: str) -> None:
+        """Show next to the chart which test texts a candidate fixes and breaks against the projections alone.
+
+        Parameters
+        ----------
+        label : str
+            As in the table; where its results are not stored text by text, that is said.
+        """
+        study = self._needed()
+        found = changed(study.store.records(), label)
+        if found is None:
+            shown: dict[str, Any] = {"words": _NOT_STORED, "fixed": [], "broken": []}
+        else:
+            try:
+                task = self._readable(study).task
+                shown = {"words": str(found)} if task is None else found.shown(task)
+            except PifiProbeError as error:  # the texts are not at hand: the numbers are
+                shown = {"words": f"{found}; its texts cannot be shown: {error}"}
+        self.chart.texts = self.chart.texts | {label: {"fixed": [], "broken": []} | shown}
+
     def estimate(self) -> str:
         """Return what the search will take in time and memory, from a few timed steps."""
         found = str(self._request().estimate())
@@ -235,6 +257,9 @@ class LayerSearch(ipywidgets.VBox):
             found = request.headroom()
         finally:
             self.engine.state.tell(estimate="")
+        self.engine.headroom |= {
+            name: list(one.added) for name, one in zip(model_names(request.llm), found, strict=True)
+        }
         self.figure.value = "".join(one._repr_html_() for one in found)
         return "\n".join(one.answer for one in found)
 
@@ -334,8 +359,12 @@ class LayerSearch(ipywidgets.VBox):
 
     def _asked(self, widget: object, content: object, buffers: object) -> None:
         """Do what the chart asks for."""
-        if isinstance(content, dict) and content.get("kind") == "separate":
+        asked = content if isinstance(content, dict) else {}
+        if asked.get("kind") == "separate":
             self._guarded(self.separate)()
+        elif asked.get("kind") == "texts":
+            label = str(asked.get("label"))
+            self._aside(lambda: self.show_texts(label))
 
     def _on_word(self, word: str) -> None:
         self.toolbar.enable(word, self.engine.study is not None)
@@ -392,6 +421,10 @@ class LayerSearch(ipywidgets.VBox):
         return bundle | {"text/plain": repr(self), "text/html": self.snapshot()}
 
 
+_NOT_STORED = (
+    "Which texts it changes is not known: it and the projections have no results text by text on one rung. "
+    "The confirmation makes them for the choice."
+)
 _ACTIONS = {
     "Start": "start",
     "Pause": "pause",

@@ -10,10 +10,10 @@ from typing import Any
 from pifi_probe.selection.result import LayerPosterior, SearchResult
 from pifi_probe.selection.separate import Separation
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
-from pifi_probe.selection.store import SELECT
+from pifi_probe.selection.store import SELECT, Record
 from pifi_probe.selection.trials import RUNGS, Outcome, Trial
 
-__all__ = ["Row", "agreement", "best_set", "phase_of", "row_of", "summary_of"]
+__all__ = ["Row", "agreement", "best_set", "headrooms", "phase_of", "row_of", "summary_of"]
 
 Row = dict[str, Any]
 SURE = 0.95  # probability that the shaded set holds the best layer
@@ -36,6 +36,8 @@ def row_of(trial: Trial, phase: str, space: Space) -> Row:
         "kind": candidate.control or ("one-shot" if candidate.design == ONE_SHOT else candidate.design),
         "control": candidate.control is not None,
         "x": _place(candidate, space),
+        "entry": _entry(candidate),
+        "length": len(candidate.layers),
         "model": candidate.layers[0].rpartition("[")[0] if candidate.layers else "",
         "rung": trial.rung,
         "seed": trial.seed,
@@ -61,6 +63,22 @@ def _place(candidate: Candidate, space: Space) -> float | None:
     return sum(indices) / len(indices)
 
 
+def _entry(candidate: Candidate) -> int | None:
+    """Return the first layer of a chain of neighbouring layers; None for other combinations."""
+    chain = candidate.design in ("single", "serial") and candidate.layers
+    return int(candidate.layers[0].rpartition("[")[2][:-1]) if chain else None
+
+
+def headrooms(records: Iterable[Record]) -> dict[str, list[float]]:
+    """Return by model the points that its states add to the encoder at each depth, where chains were ranked by it."""
+    found = {}
+    for record in records:
+        curve = ((record.trial.outcome.result if record.trial.outcome else None) or {}).get("headroom")
+        if curve and record.trial.candidate.layers:
+            found[record.trial.candidate.layers[0].rpartition("[")[0]] = list(curve)
+    return found
+
+
 def _facts(result: Mapping[str, Any]) -> Row:
     """Return what the detail card shows of a run: recipe, curve and memory, as far as they were recorded."""
     found: Row = {}
@@ -77,7 +95,11 @@ def _known(value: float | None) -> float | None:
 
 
 def summary_of(
-    result: SearchResult | None, space: Space, rows: Sequence[Row] = (), apart: Separation | None = None
+    result: SearchResult | None,
+    space: Space,
+    rows: Sequence[Row] = (),
+    apart: Separation | None = None,
+    headroom: Mapping[str, Sequence[float]] | None = None,
 ) -> Row:
     """Return what is believed and chosen so far.
 
@@ -90,9 +112,12 @@ def summary_of(
         The trials, for how alike neighbouring rungs rank.
     apart : Separation, optional
         What would tell the two best candidates apart.
+    headroom : mapping of str to sequence of float, optional
+        See `headrooms`.
     """
     found: Row = {
         "models": [list(model) for model in space.models],
+        "headroom": {name: [round(value, 3) for value in curve] for name, curve in (headroom or {}).items()},
         "answer": "",
         "verdict": "",
         "ladder": [],

@@ -3,8 +3,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 
-const file = new URL("../../pifi_probe/widgets/chart.js", import.meta.url);
-const source = readFileSync(file, "utf8");
+const source = ["chart", "chart_map"].map((name) => readFileSync(new URL(`../../pifi_probe/widgets/${name}.js`, import.meta.url), "utf8")).join("\n");
 // The package has no package.json that would call the file a module.
 const chart = await import(`data:text/javascript;base64,${Buffer.from(source).toString("base64")}`);
 
@@ -234,4 +233,20 @@ test("a replay shows the first trials, why each was run, and who led then", () =
   assert.equal(chart.replayed(rows, null), rows);
   assert.equal(chart.stepInWords(rows, 1), "Trial 1 of 3: a, full run, seed 0, NLL 3.0000. Why: first. In the lead: a.");
   assert.match(chart.stepInWords(rows, 3), /Why: not recorded\. In the lead: b\.$/, "a confirmation does not choose");
+});
+
+test("chains have a map of entry and length, by their gain or else by their loss; single layers alone have none", () => {
+  const chain = (entry, length, accuracy, value, more = {}) => row(`m[${entry}:${entry + length}]`, "frozen", value, { kind: length > 1 ? "serial" : "single", entry, length, accuracy, ...more });
+  const rows = [chain(3, 1, 0.6, 0.5), chain(2, 4, 0.7, 0.6), chain(2, 2, 0.65, 0.4)];
+  const bare = chart.chainsOf(rows);
+  assert.deepEqual([bare.unit, bare.best.entry, bare.best.length, bare.cells.length], ["NLL", 2, 2, 3]);
+  const linear = row("linear", "frozen", 0.7, { kind: "linear", control: true, accuracy: 0.62, entry: null, length: 0 });
+  const gained = chart.chainsOf([...rows, linear]);
+  assert.deepEqual([gained.unit, gained.best.label], ["points", "m[2:6]"]);
+  close(gained.best.value, 8);
+  assert.equal(chart.chainsOf([rows[0], linear]), null);
+  const promised = chart.chainsOf([chain(1, 2, null, -5, { rung: "estimator" }), chain(4, 2, null, -7, { rung: "estimator" })]);
+  assert.deepEqual([promised.unit, promised.best.entry, promised.best.value], ["promise", 4, 7]);
+  assert.equal(chart.mapInWords([...rows, linear], { headroom: { m: [0, 4.2, 1] } }),
+    "Map of chains: 3 chains on frozen runs; the best enters at layer 2 and has 4 layers: +8.0 points over the projections. Behind it: m adds most before layer 1, +4.2 points.");
 });
