@@ -43,7 +43,10 @@ def write_explorer() -> Path:
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:  # opening a study writes next to it
         study = pp.Study.open(shutil.copy(STUDY, folder))
-        file.write_text(study.widget().static().html, encoding="utf-8")
+        widget = study.widget()
+        if study.best is not None:
+            widget.show_texts(study.best.label)
+        file.write_text(widget.static().html, encoding="utf-8")
     return file
 
 

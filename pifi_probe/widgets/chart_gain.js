@@ -63,12 +63,12 @@ function stackPlaces(models, rows) {
   return { place: ({ model, x }) => (starts.get(model) ?? 0) + x, last: next - 2, starts };
 }
 
-/** One block a layer, deeper in colour the likelier it is the best; a click selects the layer's newest trial. */
+/** One block a layer; a click selects the layer's newest trial. The colour's depth is the root of the probability, on a
+ *  scale of its own and not of the largest one, so that many layers that are equally likely look pale. */
 function stack(svg, rows, summary, { x, y, width, place, last }) {
   const sx = scale([-0.7, last + 0.7], [x, x + width]);
   const step = sx(1) - sx(0);
   const sure = new Map((summary.posterior ?? []).map((one) => [one.label, one.p]));
-  const most = Math.max(...sure.values(), 1e-9);
   const newest = new Map(rows.filter((row) => !row.control && row.kind === "single").map((row) => [row.label, row.n]));
   const marks = [];
   const every = [1, 2, 5, 10, 20, 50].find((one) => one * step > 24) ?? 100;
@@ -78,7 +78,7 @@ function stack(svg, rows, summary, { x, y, width, place, last }) {
       const at = sx(place({ model, x: k }));
       const p = sure.get(label);
       const block = s("rect", { class: label === summary.chosen ? "pp-block pp-block-chosen" : "pp-block", x: at - step / 2 + 0.5, y, width: Math.max(step - 1, 1), height: 26,
-        fill: p === undefined ? "none" : "var(--pp-real)", "fill-opacity": p === undefined ? null : (0.05 + 0.95 * p / most).toFixed(3) });
+        fill: p === undefined ? "none" : "var(--pp-real)", "fill-opacity": p === undefined ? null : Math.sqrt(p).toFixed(3) });
       block.append(s("title", {}, `${label}: ${p === undefined ? "nothing is known of it" : `the best layer with probability ${percent(p)}`}`));
       svg.append(block);
       if (k % every === 0) svg.append(s("text", { x: at, y: y + 41, "text-anchor": "middle" }, String(k)));
@@ -102,11 +102,10 @@ function gainLegend(found, summary) {
   legend.push([s("path", { d: "M0 8h16", stroke: GROUPS.linear.colour, "stroke-width": 2 }), "two projections: zero"]);
   if (all.some((one) => one.kind === "vanilla")) legend.push([drawn("vanilla"), "the encoder alone"]);
   if (all.some((one) => one.phase === "confirm" && !one.control)) legend.push([s("circle", { class: "pp-confirmed", cx: 8, cy: 8, r: 6.5, stroke: GROUPS.real.colour }), "on fresh seeds"]);
-  if (summary.chosen) legend.push([s("g", { class: "pp-chosen" }, s("path", { d: "M8 12l-6 -9h12z" })), `chosen by NLL: ${summary.chosen}`]);
-  const believed = (summary.posterior ?? []).map((one) => one.p);
-  if (believed.length) {
-    const shades = [0.05, 0.5, 1].map((opacity, k) => s("rect", { class: "pp-block", x: 5.3 * k, y: 3, width: 5.3, height: 10, fill: "var(--pp-real)", "fill-opacity": opacity }));
-    legend.push([s("g", {}, shades), `block: probability of being the best, pale 0 % to full ${percent(Math.max(...believed))}`]);
+  if (summary.chosen) legend.push([s("g", { class: "pp-chosen" }, s("path", { d: "M8 12l-6 -9h12z" })), `chosen: ${summary.chosen}`]);
+  if ((summary.posterior ?? []).length) {
+    const shades = [0, 0.25, 1].map((p, k) => s("rect", { class: "pp-block", x: 5.3 * k, y: 3, width: 5.3, height: 10, fill: "var(--pp-real)", "fill-opacity": Math.sqrt(p) }));
+    legend.push([s("g", {}, shades), "block: probability of being the best, empty 0 %, half 25 %, full 100 %"]);
   }
   return legend;
 }
