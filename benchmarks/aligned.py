@@ -8,6 +8,7 @@ that the same command goes on after an interruption.
     python benchmarks/aligned.py movie-reviews critic-reviews product-reviews --small   # minutes, other numbers
     python benchmarks/aligned.py --trained movie-reviews   # with a fine-tuned encoder
     python benchmarks/aligned.py --folds product-reviews   # every text of the task is a test text once
+    python benchmarks/aligned.py --trained --folds movie-reviews   # both
 
 Tasks that are not part of the package are read from the folder ``--data`` (JSON lines with a column ``split``) and left
 out without it.
@@ -214,6 +215,14 @@ def trained(name: str, task: Task, seed: int) -> dict[str, Any]:
     return {"correct": {arm: "".join("01"[int(one)] for one in found) for arm, found in right.items()}}
 
 
+def validated(task: Task) -> Task:
+    """Return a fold with a validation split, of 250 of its training texts."""
+    few = task.subset(train=1750, seed=0)
+    order = np.random.default_rng(0).permutation(1750)
+    train, validation = (few.splits["train"].take(sorted(rows.tolist())) for rows in (order[250:], order[:250]))
+    return replace(few, splits=few.splits | {"train": train, "validation": validation})
+
+
 class Held:
     """Log-probabilities of texts that a readout did not see, in the place of its out-of-fold ones."""
 
@@ -258,7 +267,15 @@ def main() -> None:
             made = [
                 (f"trained-{name}-seed{s}", lambda name=name, task=task, s=s: trained(name, task, s)) for s in (0, 1)
             ]
-        if given.folds:
+        if given.trained and given.folds:
+            made = [
+                (
+                    f"trained-fold{k}-{name}",
+                    lambda name=name, task=task, k=k: trained(name, validated(fold_of(task, k)), k),
+                )
+                for k in range(FOLDS)
+            ]
+        elif given.folds:
             made = [
                 (f"fold{k}-{name}", lambda name=name, task=task, k=k: folded(name, task, k, given.data))
                 for k in range(FOLDS)
