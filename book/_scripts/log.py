@@ -139,6 +139,10 @@ TRIED = (
     Tried("The chain on news agency texts of eight topics", ALIGNED.format("reuters-r8"), aligned),
     Tried("The chain on tweets of three moods", ALIGNED.format("umsab-english"), aligned),
     Tried("The chain on twenty newsgroups", ALIGNED.format("newsgroups"), aligned),
+    Tried("The chain on reviews with two words swapped, or not", ALIGNED.format("word-order"), aligned),
+    Tried("The chain on pairs: is it the translation?", ALIGNED.format("translation-match"), aligned),
+    Tried("The chain on German tweets, offence", ALIGNED.format("germeval"), aligned),
+    Tried("The chain on Korean film reviews", ALIGNED.format("nsmc"), aligned),
 )
 
 
