@@ -163,7 +163,7 @@ class PeakMemory:
     def __init__(self, interval: float = 0.01) -> None:
         self.start_bytes = self.rss_bytes = 0
         self.cuda_bytes: int | None = None
-        self._samples = array("Q")
+        self._samples, self._on_card = array("Q"), array("Q")
         self._interval = interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -171,8 +171,12 @@ class PeakMemory:
     @property
     def p99_bytes(self) -> int:
         """The 99th percentile of the samples of resident memory."""
-        ordered = sorted(self._samples) or [self.rss_bytes]
-        return ordered[min(len(ordered) - 1, 99 * len(ordered) // 100)]
+        return _p99(self._samples) or self.rss_bytes
+
+    def to_dict(self) -> dict[str, int | None]:
+        """Return ``rss_bytes``, ``cuda_bytes`` and 99th percentiles of their samples; None where there is no CUDA."""
+        most = {"rss_bytes": self.rss_bytes, "rss_p99_bytes": self.p99_bytes, "cuda_bytes": self.cuda_bytes}
+        return {**most, "cuda_p99_bytes": _p99(self._on_card)}
 
     @property
     def added_bytes(self) -> int:
@@ -202,6 +206,13 @@ class PeakMemory:
         while not self._stop.wait(self._interval):
             self._samples.append(_rss())
             self.rss_bytes = max(self.rss_bytes, self._samples[-1])
+            if _has_cuda():
+                self._on_card.append(int(sys.modules["torch"].cuda.memory_allocated()))
+
+
+def _p99(samples: array[int]) -> int | None:
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, 99 * len(ordered) // 100)] if ordered else None
 
 
 def _rss() -> int:

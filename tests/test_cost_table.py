@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,9 @@ import torch
 
 import pifi_probe as pp
 from pifi_probe.efficiency import cost_table as module
-from pifi_probe.efficiency import serving
-from pifi_probe.efficiency.cost_table import COST_ARMS, FOLDED, CostRow, CostTable, cost_table
-from pifi_probe.errors import PlugInError, RecipeError
+from pifi_probe.efficiency import energy, reference, serving
+from pifi_probe.efficiency.cost_table import COST_ARMS, DONOR, FOLDED, CostRow, CostTable, cost_table
+from pifi_probe.errors import PlugInError, RecipeError, RunInterrupted, SearchError
 from tests import slm, tiny
 
 RECIPE = pp.Recipe(batch_size=8, epochs=1, max_tokens=16, device="cpu", learning_rate=1e-3)
@@ -73,12 +75,12 @@ def test_every_arm_is_a_row_and_a_failure_says_why(found: tuple[CostTable, Path]
 
 
 @pytest.mark.slow
-def test_the_arms_are_what_their_names_say(parts: tuple[str, str], tmp_path: Path) -> None:
-    llm = tiny.tiny_checkpoint("llama", tmp_path / "llm")
-    slm.tiny_tokenizer().save_pretrained(llm)
+def test_the_arms_are_what_their_names_say(parts: tuple[str, str], donor: str, tmp_path: Path) -> None:
     rows = {
         row.arm: row
-        for row in cost_table(parts[0], f"{llm}[1]", slm.tiny_task(24), RECIPE, out=tmp_path, n_seeds=1, **OPTIONS).rows
+        for row in cost_table(
+            parts[0], f"{donor}[1]", slm.tiny_task(24), RECIPE, out=tmp_path, n_seeds=1, **OPTIONS
+        ).rows
     }
     assert tuple(rows) == tuple(COST_ARMS) and {name: row.failed for name, row in rows.items() if row.failed} == {}
     for row in rows.values():
@@ -86,6 +88,58 @@ def test_the_arms_are_what_their_names_say(parts: tuple[str, str], tmp_path: Pat
     trained = [rows[name].trained for name in ("LoRA", "encoder alone", "PiFi", "layer trained too")]
     assert trained == sorted(trained) and len(set(trained)) == 4  # type: ignore[type-var]
     assert rows["random twin"].trained == rows["PiFi"].trained
+
+
+@pytest.fixture(scope="module")
+def donor(tmp_path_factory: pytest.TempPathFactory) -> str:
+    llm = tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("donor"))
+    slm.tiny_tokenizer().save_pretrained(llm)
+    return str(llm)
+
+
+def test_the_donor_by_probe_counts_what_it_runs_and_is_not_probed_twice(
+    donor: str, other: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIFI_PROBE_FEATURES", str(tmp_path / "features"))
+    task, options = slm.tiny_task(60), {"out": tmp_path, "n_seeds": 2, "also": [other], "arms": [DONOR], **OPTIONS}
+    (row,) = cost_table("no-encoder", f"{donor}[1]", task, RECIPE, **options).rows
+    assert not row.failed and row.point is not None
+    check(row, 1)
+    model = pp.probing.probe_model.ProbeForSequenceClassification.from_pretrained(
+        tmp_path / "donor" / "model", allow_external=True
+    )
+    split = task.splits["test"]
+    said = [model.config.label2id[one["label"]] for one in model.classifier()(list(split.texts))]
+    assert row.quality == np.mean(np.array(said) == split.labels), "on the test split"
+    assert row.trained == sum(p.numel() for p in model.head.parameters())
+    assert row.total == sum(p.numel() for p in model.parts().parameters()) > row.trained
+    assert row.file["bytes"] > 4 * row.total, "what runs, not the head alone"
+
+    monkeypatch.setattr(reference, "probe", lambda *args, **kwargs: pytest.fail("probed again"))
+    (again,) = cost_table("no-encoder", f"{donor}[1]", task, RECIPE, **options).rows
+    assert (again.quality, again.by_seed, again.train_s_per_1000) == (row.quality, row.by_seed, row.train_s_per_1000)
+
+
+def test_what_the_search_took_stands_beside_the_arms_that_plug_its_layer_in(
+    parts: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = slm.tiny_task(24)
+    spent = {False: SimpleNamespace(trials=9, cost=4.5, seconds=60.0), True: SimpleNamespace(seconds=90.0)}
+    study = SimpleNamespace(
+        best=SimpleNamespace(layers=(parts[1],)),
+        settings=SimpleNamespace(slm=parts[0], task={"name": task.name}, strategy={"name": "auto"}),
+        store=SimpleNamespace(spent=lambda confirmed=False: spent[confirmed], address="s.db"),
+    )
+    monkeypatch.setattr(module, "Study", SimpleNamespace(open=lambda name: study))
+    arms = ["encoder alone", "PiFi", "random twin", FOLDED]
+    options = {"out": tmp_path, "n_seeds": 1, "study": "s.db", **OPTIONS}
+    table = cost_table(*parts, task, RECIPE, arms=arms, **options)
+    assert table.frame.set_index("arm")["search s"].fillna(0).to_list() == [0, 60, 0, 60]
+    told = {"study": "s.db", "strategy": "auto", "trials": 9, "full_runs": 4.5, "select_s": 60.0, "whole_s": 90.0}
+    assert table.search == told
+    study.best.layers = (parts[1].replace("[1]", "[0]"),)
+    with pytest.raises(SearchError, match=r"another layer: .*\[0\] there, .*\[1\] here"):
+        cost_table(*parts, task, RECIPE, **options)
 
 
 def test_the_table_is_a_frame_a_picture_and_json_with_raw_values(found: tuple[CostTable, Path]) -> None:
@@ -106,7 +160,11 @@ def test_a_busy_machine_is_refused_after_training_and_the_call_goes_on(
     parts: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, options = slm.tiny_task(24), {"n_seeds": 1, "n_stream": 3, "arms": ["encoder alone"]}
-    monkeypatch.setattr(serving, "others_busy", lambda: 1.7)
+    busy = [1.6, 0.1, 1.7]  # before training; before and after it
+    monkeypatch.setattr(serving, "others_busy", lambda: busy.pop(0))
+    with pytest.raises(RecipeError, match="keep 1.6 cores busy.*next: end them"):
+        cost_table(*parts, task, RECIPE, out=tmp_path, **options)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir()), "training is timed, too"
     with pytest.raises(RecipeError, match="keep 1.7 cores busy.*next: end them"):
         cost_table(*parts, task, RECIPE, out=tmp_path, **options)  # type: ignore[arg-type]
     monkeypatch.setattr(serving, "others_busy", lambda: 0.1)
@@ -133,18 +191,71 @@ def test_one_text_after_the_other_in_turns_with_the_first_call_apart() -> None:
         one.inner = model
         one.forward = lambda name=name, **batch: calls.append(name)  # type: ignore[method-assign]
     texts = [("the film was good", None)] * 20
-    stream = serving.single_stream(models, slm.tiny_tokenizer(), texts, max_tokens=8)
+    tokenizers = dict.fromkeys(models, slm.tiny_tokenizer())
+    stream = serving.single_stream(models, tokenizers, texts, max_tokens=8)
     assert all(len(one["forward_s"]) == 20 for one in stream.values())
     assert len(calls) == 2 * (20 + serving.WARM_UP)
     assert all({calls[at], calls[at + 1]} == {"a", "b"} for at in range(0, len(calls), 2)), "one each, in turns"
     assert len({tuple(calls[at : at + 2]) for at in range(0, len(calls), 2)}) == 2, "in an order that is drawn anew"
 
 
+def millijoules(handle: str) -> int:
+    assert handle == "GPU-1a2b"
+    return 7500
+
+
 def test_energy_is_blank_where_it_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "_RAPL", tmp_path / "none")
-    assert serving.joules() is None
-    (tmp_path / "none").write_text("2500000\n")
-    assert serving.joules() == 2.5
+    monkeypatch.setattr(energy, "RAPL", tmp_path)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert energy.counters(cpu) == {}
+    for number, name in enumerate(("package-0", "package-1", "psys")):
+        domain = tmp_path / f"intel-rapl:{number}"
+        domain.mkdir()
+        (domain / "name").write_text(f"{name}\n")
+        (domain / "energy_uj").write_text(f"{number + 1}500000\n")
+    assert energy.counters(cpu) == {"processor": 4.0}, "both packages; what the whole platform takes is another thing"
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert energy.counters(cuda) == {"processor": 4.0}
+    nvml = {
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetHandleByUUID": str,
+        "nvmlDeviceGetTotalEnergyConsumption": millijoules,
+    }
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(**nvml))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1a2b"))
+    assert energy.counters(cuda) == {"processor": 4.0, "card": 7.5} and energy.counters(cpu) == {"processor": 4.0}
+    assert energy.used({"card": 7.5, "processor": 4.0}, {"card": 9.0, "processor": 1.0}) == {"card": 1.5}, "began again"
+    assert energy.used({"card": 7.5}, {}) == {}
+
+
+def test_a_model_that_fails_in_use_takes_no_further_turn_and_the_others_go_on() -> None:
+    class Full(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.calls = torch.nn.Parameter(torch.zeros(1)), 0
+
+        def forward(self, **batch: Any) -> None:
+            self.calls += 1
+            raise torch.OutOfMemoryError("the card is full")
+
+    models: dict[str, Any] = {"full": Full(), "good": slm.tiny_slm("bert")}
+    tokenizers, texts = dict.fromkeys(models, slm.tiny_tokenizer()), [("the film was good", None)] * 5
+    stream = serving.single_stream(models, tokenizers, texts, max_tokens=8)
+    assert stream["full"] == {"failed": "the card is full"} and models["full"].calls == 1
+    together = serving.offline(models, tokenizers, texts, batch_size=2, max_tokens=8)
+    assert together["full"] == {"failed": "the card is full"} and models["full"].calls == 2
+    good = together["good"]
+    assert len(stream["good"]["forward_s"]) == 5 and len(good["batch_s"]) == 3, "the warm-up is none of them"
+    assert good["texts_per_s"] == pytest.approx(5 / sum(good["batch_s"]))
+
+
+def test_an_interrupt_is_no_failed_arm(parts: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise RunInterrupted("interrupted", next="start again")
+
+    monkeypatch.setattr(module, "fine_tune", stop)
+    with pytest.raises(RunInterrupted):
+        cost_table(*parts, slm.tiny_task(24), RECIPE, out=tmp_path, n_seeds=1, arms=["encoder alone"], **OPTIONS)
 
 
 def test_unknown_arms_and_tasks_are_refused(parts: tuple[str, str], tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ def bench(
     seeds: int = typer.Option(0, help="Train every arm with so many seeds, and set quality next to cost; needs --out."),
     also: list[str] = typer.Option([], help="With --seeds: test sets of other domains, for forgetting."),
     n_train: int = typer.Option(0, help="With --seeds: train on so many texts only."),
+    study: str = typer.Option("", help="With --seeds: the search that chose the layer; what it took is shown beside."),
+    arms: list[str] = typer.Option([], "--arm", help="With --seeds: only this arm; may be repeated."),
     allow_busy: bool = typer.Option(False, "--allow-busy", help="Measure time although other processes are running."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for the numbers and the report."),
     allow_pickle: bool = AllowPickle,
@@ -41,8 +43,26 @@ def bench(
 
     data = pp.load_task(task)
     if seeds:
-        _table(data, slm, layer, seeds, also, n_train, allow_busy, precision, device, seconds, out, as_json)
+        if out is None:
+            raise typer.BadParameter("--seeds keeps every run in a folder: name it with --out")
+        data = data.subset(train=n_train) if n_train else data
+        found = pp.cost_table(
+            slm,
+            layer,
+            data,
+            pp.Recipe(precision=precision, device=device),
+            out=out,
+            n_seeds=seeds,
+            also=[pp.load_task(name) for name in also],
+            most_seconds=seconds,
+            allow_busy=allow_busy,
+            study=study or None,
+            **({"arms": arms} if arms else {}),
+        )
+        _show_table(found, out, as_json)
         return
+    if study or arms or also or n_train:
+        raise typer.BadParameter("--study, --arm, --also and --n-train belong to the table of --seeds")
     model = pp.plug_in(slm, layer, task=data, wiring=wiring, allow_pickle=allow_pickle)
     recipe = pp.Recipe(precision=precision, device=device)
     found = pp.benchmark(model, data, recipe, batches=batches, lengths=lengths, rounds=rounds, most_seconds=seconds)
@@ -59,38 +79,11 @@ def bench(
         terminal.print(f"report: {out / 'benchmark.html'}")
 
 
-def _table(
-    data: Any,
-    slm: str,
-    layer: str,
-    seeds: int,
-    also: list[str],
-    n_train: int,
-    allow_busy: bool,
-    precision: str,
-    device: str,
-    seconds: float,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """Make the table of quality next to cost, and its report."""
-    import pifi_probe as pp
+def _show_table(found: Any, out: Path, as_json: bool) -> None:
+    """Write the report of quality next to cost, and print the table."""
     from pifi_probe.reporting.html import report
     from pifi_probe.reporting.tables import to_rich
 
-    if out is None:
-        raise typer.BadParameter("--seeds keeps every run in a folder: name it with --out")
-    found = pp.cost_table(
-        slm,
-        layer,
-        data.subset(train=n_train) if n_train else data,
-        pp.Recipe(precision=precision, device=device),
-        out=out,
-        n_seeds=seeds,
-        also=[pp.load_task(name) for name in also],
-        most_seconds=seconds,
-        allow_busy=allow_busy,
-    )
     sections: Any = [{"title": "Every number", "table": found.frame}]
     if found.frame["P90 ms"].notna().any():
         alt = "Quality over the 90th percentile of latency, one mark an arm."

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-import json
+import gc
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.efficiency.arms import adapted
+from pifi_probe.efficiency.cost_result import CostRow, CostTable
+from pifi_probe.efficiency.reference import probed
 from pifi_probe.efficiency.serving import Text, file_costs, offline, refuse_busy, single_stream
 from pifi_probe.encoders import within_positions
-from pifi_probe.errors import PifiProbeError, PlugInError
-from pifi_probe.files import write_text
+from pifi_probe.errors import PifiProbeError, PlugInError, RunInterrupted, SaveError, SearchError
 from pifi_probe.kinds import KINDS
+from pifi_probe.layers.extract import extract
+from pifi_probe.layers.frozen import list_of
+from pifi_probe.layers.spec import parse
 from pifi_probe.plugin.build import plug_in
 from pifi_probe.plugin.loading import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.provenance import collect
+from pifi_probe.selection.study import Study
 from pifi_probe.stats import mean_interval
 from pifi_probe.tasks.task import Task
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe
-from pifi_probe.training.result import RunResult
+from pifi_probe.training.result import RunResult, TestResult
 from pifi_probe.training.run import fine_tune
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 __all__ = ["COST_ARMS", "CostRow", "CostTable", "cost_table"]
 
 logger = logging.getLogger(__name__)
 
 Model = PiFiForSequenceClassification
-ALONE, FOLDED = "encoder alone", "PiFi, folded"
+ALONE, FOLDED, DONOR = "encoder alone", "PiFi, folded", "donor, by probe"
 N_STREAM = {"cpu": 256, "cuda": 1024, "mps": 1024}  # texts, one at a time
 # what `plug_in` is told; adapters of peft are put into the encoder alone
 COST_ARMS: Mapping[str, Mapping[str, str]] = {
@@ -51,106 +56,19 @@ COST_ARMS: Mapping[str, Mapping[str, str]] = {
     "random twin": {"wiring": "pifi", "control": "random"},
     "layer trained too": {"wiring": "pifi", "control": "unfrozen"},
     FOLDED: {"fold": "PiFi"},
+    DONOR: {"probe": "best point"},
 }
+Tests = Mapping[str, TestResult]
+Load = Callable[[], tuple[nn.Module, PreTrainedTokenizerBase]]
 
 
 @dataclass(frozen=True)
-class CostRow:
-    """One arm; what was not measured is None, and what failed says why.
+class _Learned:
+    """An arm that was trained: its tests by seed, the fields of its row, and what loads its first model."""
 
-    Parameters
-    ----------
-    arm : str
-    failed : str
-        Why there is no row, or what of it could not be measured.
-    metric : str
-        The score that ``quality`` is the mean of.
-    quality, low, high : float or None
-        Over examples and seeds, with its 95 % interval.
-    by_seed : list of float
-        The score of each seed.
-    forgetting : float or None
-        By how much the loss on the test sets of other domains lies above the encoder's alone, in nats.
-    trained, total : int or None
-        Weights.
-    train_s_per_1000 : float or None
-        Seconds of training, validation included, for 1,000 texts.
-    peak_bytes, p99_bytes : int or None
-        Resident memory of the process while training: the most, and the 99th percentile of samples every 10 ms; on CUDA
-        the allocator's record, and no percentile.
-    file : dict
-        See `file_costs`.
-    stream : dict
-        See `single_stream`: raw seconds.
-    offline : dict
-        See `offline`.
-    """
-
-    arm: str
-    failed: str = ""
-    metric: str = ""
-    quality: float | None = None
-    low: float | None = None
-    high: float | None = None
-    by_seed: list[float] = field(default_factory=list)
-    forgetting: float | None = None
-    trained: int | None = None
-    total: int | None = None
-    train_s_per_1000: float | None = None
-    peak_bytes: int | None = None
-    p99_bytes: int | None = None
-    file: dict[str, float] = field(default_factory=dict)
-    stream: dict[str, Any] = field(default_factory=dict)
-    offline: dict[str, Any] = field(default_factory=dict)
-
-    def percentile(self, what: str, q: float) -> float | None:
-        """Return a percentile of ``"forward_s"`` or ``"whole_s"`` in seconds."""
-        return float(np.percentile(self.stream[what], q)) if self.stream.get(what) else None
-
-
-@dataclass(frozen=True)
-class CostTable:
-    """What `cost_table` returns.
-
-    Parameters
-    ----------
-    pair, task, device, precision : str
-    n_seeds : int
-    rows : tuple of CostRow
-    provenance : dict
-    """
-
-    pair: str
-    task: str
-    device: str
-    precision: str
-    n_seeds: int
-    rows: tuple[CostRow, ...]
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """One row an arm, failures too."""
-        import pandas as pd
-
-        return pd.DataFrame([_shown(row) for row in self.rows])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, raw seconds too, as values that JSON can hold."""
-        return asdict(self)
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return everything as JSON, and write it to `path`, atomically, when one is given."""
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-        if path is not None:
-            write_text(path, text)
-        return text
-
-    def figure(self) -> Figure:
-        """Plot quality over P90 of one text at a time; the size of a mark is that of the file."""
-        from pifi_probe.reporting.pareto import pareto
-
-        return pareto(self.frame, f"{self.pair}, {self.task}, {self.device}")
+    tests: Sequence[Tests]
+    load: Load
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def cost_table(
@@ -167,6 +85,7 @@ def cost_table(
     batch_size: int = 32,
     most_seconds: float = 60.0,
     allow_busy: bool = False,
+    study: str | Path | None = None,
 ) -> CostTable:
     """Train every arm with several seeds, measure what the first of each costs in use, and set both side by side.
 
@@ -179,7 +98,8 @@ def cost_table(
     recipe : Recipe
         Its seed is the first one.
     out : str or Path
-        A folder. Every run is kept there, so that a call goes on that was cut off, or refused on a busy machine.
+        A folder. Every run is kept there, so that a call goes on, run by run, that was cut off or refused on a busy
+        machine.
     n_seeds : int
         Runs of each arm; five at least for an interval that means something.
     also : sequence of Task
@@ -192,6 +112,8 @@ def cost_table(
         Of the offline measurement.
     allow_busy : bool
         Measure time although other processes are running; the table says so.
+    study : str or Path, optional
+        The search that chose `layer`; what it took stands beside the arms that plug the layer in.
 
     Returns
     -------
@@ -202,8 +124,12 @@ def cost_table(
     ------
     PlugInError
         If an arm is unknown.
+    SearchError
+        If the study is missing, chose another layer, or is of another encoder or task.
     RecipeError
-        If other processes keep the machine busy, once training has ended; or the machine cannot follow the recipe.
+        If other processes keep the machine busy, before or after training; or the machine cannot follow the recipe.
+    RunInterrupted
+        On Ctrl-C; the same call goes on.
 
     Notes
     -----
@@ -218,25 +144,31 @@ def cost_table(
             next=f"use some of: {', '.join(COST_ARMS)}" if unknown else "use five or more",
         )
     device, folder = device_of(recipe), Path(out)
-    models: dict[str, Model] = {}
-    rows: dict[str, dict[str, Any]] = {}
-    base: list[RunResult] = []
-    for name in arms:
-        try:
-            if "fold" in COST_ARMS[name]:
-                models[name], rows[name] = _folded(models, rows, COST_ARMS[name]["fold"])
-                continue
-            made = lambda seed, name=name: _built(slm, layer, task, COST_ARMS[name], seed)  # noqa: E731
-            model, runs = _trained(made, task, recipe, n_seeds, tuple(also), folder / "runs" / name)
-            base = runs if name == ALONE else base
-            models[name], rows[name] = model.to(device), _learned(model, runs, base, task, recipe)
-        except (PifiProbeError, ValueError, RuntimeError, MemoryError) as error:
-            rows[name] = {"failed": " ".join(str(error).split())[:300]}
-            logger.warning("%s: %s", name, rows[name]["failed"])
+    recipe = recipe.replace(device=device.type)  # runs of another device in the folder are others
+    searched = _search_cost(study, slm, layer, task) if study is not None else {}
     if not allow_busy:
         refuse_busy()
-    if models:
-        _serve(models, rows, task, recipe, n_stream or N_STREAM[device.type], batch_size, most_seconds)
+    learned: dict[str, _Learned] = {}
+    failed: dict[str, str] = {}
+    for name in arms:
+        told = COST_ARMS[name]
+        with _failures(failed, name):
+            if "fold" in told:
+                learned[name] = _folded(learned, told["fold"])
+            elif "probe" in told:
+                learned[name] = _donor(layer, task, recipe, also, folder / "donor")
+            else:
+                make = lambda seed, told=told: _built(slm, layer, task, told, seed)  # noqa: E731
+                learned[name] = _trained(make, task, recipe, n_seeds, tuple(also), folder / "runs" / name)
+        gc.collect()  # the memory of one arm is not that of the next
+    if not allow_busy:
+        refuse_busy()
+    rows = {name: _quality(one.tests, learned.get(ALONE), task) | one.facts for name, one in learned.items()}
+    _serve(learned, rows, failed, task, recipe, n_stream or N_STREAM[device.type], batch_size, most_seconds)
+    for name in rows:
+        told = COST_ARMS[name]
+        plugs = "fold" in told or ("wiring" in told and told.get("control") in (None, "unfrozen"))
+        rows[name]["search_s"] = searched.get("select_s") if plugs else None
     settings = {"n_seeds": n_seeds, "recipe": recipe.to_dict(), "busy": allow_busy, "batch_size": batch_size}
     found = CostTable(
         pair=f"{slm} + {layer}",
@@ -244,11 +176,56 @@ def cost_table(
         device=str(device),
         precision=recipe.precision,
         n_seeds=n_seeds,
-        rows=tuple(CostRow(arm=name, **rows[name]) for name in arms),
+        rows=tuple(CostRow(arm=name, failed=failed.get(name, ""), **rows.get(name, {})) for name in arms),
+        search=searched,
         provenance=collect(settings=settings),
     )
     found.to_json(folder / "costs.json")
     return found
+
+
+@contextmanager
+def _failures(failed: dict[str, str], name: str) -> Iterator[None]:
+    """Note why an arm failed, and go on; but an interrupt or a full disk would be no arm's own fault."""
+    try:
+        yield
+    except (RunInterrupted, SaveError):
+        raise
+    except (PifiProbeError, ValueError, RuntimeError, MemoryError) as error:
+        failed[name] = " ".join(str(error).split())[:300]
+        logger.warning("%s: %s", name, failed[name])
+
+
+def _search_cost(study: str | Path, slm: str, layer: str, task: Task) -> dict[str, Any]:
+    """Return what the search took that chose a layer.
+
+    Raises
+    ------
+    SearchError
+        If it chose another layer, or is of another encoder or task.
+    """
+    found = Study.open(study)
+    specs: list[Any] = [parse(one) for one in (found.best.layers if found.best else ())]
+    layers = [f"{one.card.model}[{one.card.index}]" for one in list_of(extract(layer))]
+    own = {"encoder": slm, "task": task.name, "layer": " and ".join(layers)}
+    stored = {"encoder": found.settings.slm, "task": found.settings.task["name"]}
+    stored["layer"] = " and ".join(f"{spec.model}[{spec.index}]" for spec in specs) or "none yet"
+    for name, value in own.items():
+        if stored[name] != value:
+            raise SearchError(
+                f"the study is about another {name}: {stored[name]} there, {value} here",
+                where=str(found.store.address),
+                next="name the study that chose this layer, or measure the layer that it chose",
+            )
+    select, whole = found.store.spent(), found.store.spent(confirmed=True)
+    return {
+        "study": Path(str(study)).name,
+        "strategy": found.settings.strategy["name"],
+        "trials": select.trials,
+        "full_runs": select.cost,
+        "select_s": select.seconds,
+        "whole_s": whole.seconds,
+    }
 
 
 def _built(slm: str, layer: str, task: Task, told: Mapping[str, str], seed: int) -> Model:
@@ -256,110 +233,111 @@ def _built(slm: str, layer: str, task: Task, told: Mapping[str, str], seed: int)
     model = plug_in(slm, layer, task=task, seed=seed, **options)
     if not isinstance(model, PiFiForSequenceClassification):
         raise PlugInError(f"a {task.kind} task is not measured", where=task.name, next="take one of whole texts")
-    return adapted(model, told["adapter"]) if "adapter" in told else model
+    if "adapter" not in told:
+        return model
+    with torch.random.fork_rng(devices=[]):  # peft draws its weights from the global state
+        torch.manual_seed(seed)
+        return adapted(model, told["adapter"])
 
 
 def _trained(
     make: Callable[[int], Model], task: Task, recipe: Recipe, n_seeds: int, also: tuple[Task, ...], folder: Path
-) -> tuple[Model, list[RunResult]]:
-    """Return the trained model of the first seed, and the results of all."""
-    first, runs = None, []
-    for seed in range(recipe.seed, recipe.seed + n_seeds):
-        model, keep = make(seed), first is None
-        out = folder / f"seed-{seed}"
-        runs.append(fine_tune(model, task, recipe.replace(seed=seed), also=also, out=out, resume=True, save_model=keep))
-        first = first or model
-    assert first is not None
-    return first.eval(), runs
+) -> _Learned:
+    """Train an arm with every seed; no model is held afterwards, and the first is kept on disk."""
 
+    def run(seed: int, model: Model) -> RunResult:
+        keep, out = seed == recipe.seed, folder / f"seed-{seed}"
+        return fine_tune(model, task, recipe.replace(seed=seed), also=also, out=out, resume=True, save_model=keep)
 
-def _learned(model: Model, runs: list[RunResult], base: list[RunResult], task: Task, recipe: Recipe) -> dict[str, Any]:
-    tests = [run.tests[task.name] for run in runs]
-    metric = tests[0].score_names[0]
-    scores = np.stack([test.per_example(metric) for test in tests])
-    interval = mean_interval(scores)
+    def load() -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        model = make(recipe.seed)
+        run(recipe.seed, model)  # has ended: its weights are put into the model
+        return model.eval(), tokenizer_for(model)
+
+    runs = [run(seed, make(seed)) for seed in range(recipe.seed, recipe.seed + n_seeds)]
     n_texts = recipe.epochs * len(task.splits["train"])
-    memory = [run.peak_memory for run in runs]
-    peaks = [one.get("cuda_bytes") or one["rss_bytes"] or 0 for one in memory]
-    p99: list[Any] = [one["rss_p99_bytes"] for one in memory if one.get("rss_p99_bytes") and not one.get("cuda_bytes")]
+    facts = {
+        "trained": runs[0].parameters["trainable"],
+        "train_s_per_1000": 1000 * float(np.median([one.seconds["train"] for one in runs])) / n_texts,
+        **_memory([one.peak_memory for one in runs]),
+    }
+    return _Learned([one.tests for one in runs], load, facts)
+
+
+def _donor(layer: str, task: Task, recipe: Recipe, also: Sequence[Task], folder: Path) -> _Learned:
+    tests, facts, load = probed(layer, task, recipe, also, folder)
+    known = {name: facts[name] for name in ("point", "trained")} | _memory([facts["peak_memory"]])
+    return _Learned([tests], load, known | {"train_s_per_1000": 1000 * facts["seconds"] / len(task.splits["train"])})
+
+
+def _folded(learned: Mapping[str, _Learned], of: str) -> _Learned:
+    """Return the folded form of an arm, whose quality is that arm's, since folding is exact."""
+    if of not in learned:
+        raise PlugInError(f"there is no {of} to fold", where=FOLDED, next=f"measure {of}, too")
+
+    def load() -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        model: Any = learned[of].load()[0]
+        return model.fold().eval(), tokenizer_for(model)
+
+    return _Learned(learned[of].tests, load)
+
+
+def _memory(measured: Sequence[Mapping[str, int | None]]) -> dict[str, int | None]:
+    """Return the most memory of all runs, and the highest of their 99th percentiles; of the card where there is one."""
+    where = "cuda" if any(one.get("cuda_bytes") for one in measured) else "rss"
+    most = {name: [one.get(f"{where}_{name}bytes") or 0 for one in measured] for name in ("", "p99_")}
+    return {"peak_bytes": max(most[""]) or None, "p99_bytes": max(most["p99_"]) or None}
+
+
+def _quality(tests: Sequence[Tests], base: _Learned | None, task: Task) -> dict[str, Any]:
+    own = [one[task.name] for one in tests]
+    metric = own[0].score_names[0]
+    scores = np.stack([test.per_example(metric) for test in own])
+    interval = mean_interval(scores)
     return {
         "metric": metric,
         "quality": interval.mean,
         "low": interval.low,
         "high": interval.high,
         "by_seed": scores.mean(1).tolist(),
-        "forgetting": _elsewhere(runs) - _elsewhere(base) if base and len(runs[0].tests) > 1 else None,
-        "trained": runs[0].parameters["trainable"],
-        "total": sum(p.numel() for p in model.parameters()),
-        "train_s_per_1000": 1000 * float(np.median([run.seconds["train"] for run in runs])) / n_texts,
-        "peak_bytes": max(peaks),
-        "p99_bytes": max(p99, default=None),
+        "forgetting": _elsewhere(tests) - _elsewhere(base.tests) if base and len(tests[0]) > 1 else None,
     }
 
 
-def _elsewhere(runs: list[RunResult]) -> float:
+def _elsewhere(tests: Iterable[Tests]) -> float:
     """Return the mean loss on the test sets of other domains."""
-    return float(np.mean([test.per_example("nll").mean() for run in runs for test in [*run.tests.values()][1:]]))
-
-
-def _folded(models: Mapping[str, Model], rows: Mapping[str, Any], of: str) -> tuple[Model, dict[str, Any]]:
-    """Return the folded form of an arm, whose quality is that arm's, since folding is exact."""
-    if of not in models:
-        raise PlugInError(f"there is no {of} to fold", where=FOLDED, next=f"measure {of}, too")
-    model = models[of].fold()
-    same = ("metric", "quality", "low", "high", "by_seed", "forgetting")
-    return model, {**{name: rows[of][name] for name in same}, "total": sum(p.numel() for p in model.parameters())}
+    return float(np.mean([test.per_example("nll").mean() for one in tests for test in [*one.values()][1:]]))
 
 
 def _serve(
-    models: Mapping[str, Model],
+    learned: Mapping[str, _Learned],
     rows: dict[str, dict[str, Any]],
+    failed: dict[str, str],
     task: Task,
     recipe: Recipe,
     n_stream: int,
     batch_size: int,
     most_seconds: float,
 ) -> None:
-    """Add to each row what its model costs in use."""
+    """Add to each row what its model costs in use; what fails is left out, and why is noted."""
     kind, split = KINDS[task.kind], task.splits["test"]
     texts: list[Text] = [kind.read(split, row % len(split)) for row in range(n_stream)]
-    first = next(iter(models.values()))
-    tokenizer = tokenizer_for(first)
-    options: dict[str, Any] = {
-        "max_tokens": within_positions(first.encoder, recipe.max_tokens),
-        "precision": recipe.precision,
-    }
-    streams = single_stream(models, tokenizer, texts, most_seconds=most_seconds, seed=recipe.seed, **options)
+    models: dict[str, nn.Module] = {}
+    tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+    limit = recipe.max_tokens
+    for name, one in learned.items():
+        with _failures(failed, name):
+            model, tokenizers[name] = one.load()
+            models[name] = model.to(device_of(recipe))
+            rows[name]["total"] = sum(p.numel() for p in model.parameters())
+            if isinstance(model, PiFiForSequenceClassification):
+                limit = within_positions(model.encoder, limit)
+    options: dict[str, Any] = {"max_tokens": limit, "precision": recipe.precision, "seed": recipe.seed}
+    streams = single_stream(models, tokenizers, texts, most_seconds=most_seconds, **options)
+    together = offline(models, tokenizers, texts, batch_size=batch_size, **options)
     for name, model in models.items():
-        rows[name]["stream"] = streams[name]
-        rows[name]["offline"] = offline(model, tokenizer, texts, batch_size=batch_size, **options)
-        rows[name]["file"] = file_costs(model)
-
-
-def _shown(row: CostRow) -> dict[str, Any]:
-    scaled: Callable[[float | None, float], float | None] = lambda value, by: None if value is None else value * by  # noqa: E731
-    return {
-        "arm": row.arm,
-        "metric": row.metric,
-        "quality": row.quality,
-        "low": row.low,
-        "high": row.high,
-        "forgetting": row.forgetting,
-        "trained, M": scaled(row.trained, 1e-6),
-        "weights, M": scaled(row.total, 1e-6),
-        "file MB": scaled(row.file.get("bytes"), 1e-6),
-        "train s / 1,000": row.train_s_per_1000,
-        "peak MB": scaled(row.peak_bytes, 1e-6),
-        "p99 MB": scaled(row.p99_bytes, 1e-6),
-        "P50 ms": scaled(row.percentile("forward_s", 50), 1e3),
-        "P90 ms": scaled(row.percentile("forward_s", 90), 1e3),
-        "P50 ms, tokenised": scaled(row.percentile("whole_s", 50), 1e3),
-        "P90 ms, tokenised": scaled(row.percentile("whole_s", 90), 1e3),
-        "first ms": scaled(row.stream.get("first_s"), 1e3),
-        "texts/s": row.offline.get("texts_per_s"),
-        "at once": row.offline.get("batch_size"),
-        "J": row.offline.get("joules"),
-        "load cold ms": scaled(row.file.get("cold_s"), 1e3),
-        "load warm ms": scaled(row.file.get("warm_s"), 1e3),
-        "failed": row.failed,
-    }
+        rows[name] |= {"stream": streams[name], "offline": together[name]}
+        if why := rows[name]["stream"].pop("failed", "") or rows[name]["offline"].pop("failed", ""):
+            failed[name] = why
+        with _failures(failed, name):
+            rows[name]["file"] = file_costs(model)

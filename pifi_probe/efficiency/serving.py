@@ -7,7 +7,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from pifi_probe.efficiency.energy import counters, used
 from pifi_probe.efficiency.measure import forward_of
-from pifi_probe.errors import RecipeError
+from pifi_probe.errors import PifiProbeError, RecipeError
 
-__all__ = ["file_costs", "joules", "offline", "others_busy", "refuse_busy", "single_stream"]
+__all__ = ["file_costs", "offline", "others_busy", "refuse_busy", "single_stream"]
 
 MOST_BUSY = 0.25  # of one core, by other processes
 WARM_UP = 8  # texts, thrown away
-_RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 Text = tuple[str, str | None]
 
 
@@ -56,7 +56,7 @@ def refuse_busy() -> None:
 
 def single_stream(
     models: Mapping[str, nn.Module],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizers: Mapping[str, PreTrainedTokenizerBase],
     texts: Sequence[Text],
     *,
     max_tokens: int,
@@ -69,7 +69,8 @@ def single_stream(
     Parameters
     ----------
     models : mapping of str to Module
-    tokenizer : PreTrainedTokenizerBase
+    tokenizers : mapping of str to PreTrainedTokenizerBase
+        Of each model.
     texts : sequence of (text, second text or None)
     max_tokens : int
         Tokens of a text.
@@ -80,61 +81,95 @@ def single_stream(
     -------
     dict
         For each model ``first_s``, its first call of all; ``forward_s`` and ``whole_s``, for each text the seconds of
-        the forward pass alone and with tokenisation. The first texts warm up and are not among them.
+        the forward pass alone and with tokenisation. The first texts warm up and are not among them. A model that fails
+        takes no further turn: ``failed`` says why.
     """
     draw = random.Random(seed)
     order, ended = list(models), time.perf_counter() + most_seconds * len(models)
     found: dict[str, dict[str, Any]] = {name: {"first_s": None, "forward_s": [], "whole_s": []} for name in order}
     n_warm = min(WARM_UP, len(texts))
-    for number, (text, second) in enumerate([*texts[:n_warm], *texts]):
+    for number, text in enumerate([*texts[:n_warm], *texts]):
         if time.perf_counter() > ended and number > 2 * n_warm:
             break
-        draw.shuffle(order)
-        for name in order:
-            device = next(models[name].parameters()).device
-            start = time.perf_counter()
-            batch = tokenizer(text, second, truncation=True, max_length=max_tokens, return_tensors="pt").to(device)
-            made = time.perf_counter()
-            forward_of(models[name], batch, precision)()
-            end, own = time.perf_counter(), found[name]
-            if own["first_s"] is None:
-                own["first_s"] = end - made
-            if number >= n_warm:
-                own["forward_s"].append(end - made)
-                own["whole_s"].append(end - start)
+        for name in _shuffled(order, draw):
+            own = found[name]
+            with _turn(order, name, own):
+                start = time.perf_counter()
+                batch = _batch(models[name], tokenizers[name], [text], max_tokens)
+                made = time.perf_counter()
+                forward_of(models[name], batch, precision)()
+                end = time.perf_counter()
+                if own["first_s"] is None:
+                    own["first_s"] = end - made
+                if number >= n_warm:
+                    own["forward_s"].append(end - made)
+                    own["whole_s"].append(end - start)
     return found
 
 
 def offline(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    models: Mapping[str, nn.Module],
+    tokenizers: Mapping[str, PreTrainedTokenizerBase],
     texts: Sequence[Text],
     *,
     batch_size: int,
     max_tokens: int,
     precision: str = "float32",
-) -> dict[str, Any]:
-    """Return ``texts_per_s`` of all texts in batches, tokenised within, and ``joules`` where they can be read."""
-    device = next(model.parameters()).device
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Time texts in batches, tokenised within, the models taking turns at each batch after one that warms up.
+
+    Returns
+    -------
+    dict
+        For each model ``texts_per_s``, ``batch_size``, ``n_texts``, the seconds of every batch ``batch_s``, and
+        ``joules`` by counter where one can be read; or ``failed``.
+    """
+    draw, order = random.Random(seed), list(models)
     ordered = sorted(texts, key=lambda one: len(one[0]) + len(one[1] or ""))
-    before, start = joules(), time.perf_counter()
-    for at in range(0, len(ordered), batch_size):
-        firsts, seconds = zip(*ordered[at : at + batch_size], strict=True)
-        pairs = None if None in seconds else list(seconds)
-        options: dict[str, Any] = {"truncation": True, "max_length": max_tokens, "padding": True}
-        batch = tokenizer(list(firsts), pairs, return_tensors="pt", **options).to(device)
-        forward_of(model, batch, precision)()
-    took, after = time.perf_counter() - start, joules()
-    used = after - before if before is not None and after is not None and after >= before else None
-    return {"texts_per_s": len(ordered) / took, "batch_size": batch_size, "joules": used}
+    batches = [ordered[at : at + batch_size] for at in range(0, len(ordered), batch_size)]
+    found: dict[str, dict[str, Any]] = {name: {"batch_s": [], "joules": {}} for name in order}
+    for number, rows in enumerate([batches[-1], *batches]):
+        for name in _shuffled(order, draw):
+            own = found[name]
+            with _turn(order, name, own):
+                device = next(models[name].parameters()).device
+                before, start = counters(device), time.perf_counter()
+                forward_of(models[name], _batch(models[name], tokenizers[name], rows, max_tokens), precision)()
+                took, energy = time.perf_counter() - start, used(before, counters(device))
+                if number:
+                    own["batch_s"].append(took)
+                    own["joules"] = {
+                        key: value + own["joules"].get(key, 0.0)
+                        for key, value in energy.items()
+                        if number == 1 or key in own["joules"]  # one reading missed: no sum
+                    }
+    for name in order:
+        found[name] |= {"n_texts": len(texts), "batch_size": batch_size}
+        found[name]["texts_per_s"] = len(texts) / sum(found[name]["batch_s"])
+    return found
 
 
-def joules() -> float | None:
-    """Return what the processor's counter of energy (RAPL) says, in joules; None where it cannot be read."""
+@contextlib.contextmanager
+def _turn(order: list[str], name: str, own: dict[str, Any]) -> Iterator[None]:
+    """Give a model its turn; one that fails has no further one."""
     try:
-        return int(_RAPL.read_text()) / 1e6
-    except (OSError, ValueError):
-        return None
+        yield
+    except (PifiProbeError, ValueError, RuntimeError, MemoryError) as error:
+        order.remove(name)
+        own.clear()
+        own["failed"] = " ".join(str(error).split())[:300]
+
+
+def _shuffled(order: Sequence[str], draw: random.Random) -> list[str]:
+    return draw.sample(order, len(order))
+
+
+def _batch(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Text], max_tokens: int) -> Any:
+    firsts, seconds = zip(*rows, strict=True)
+    options: dict[str, Any] = {"truncation": True, "max_length": max_tokens, "padding": len(rows) > 1}
+    batch = tokenizer(list(firsts), None if None in seconds else list(seconds), return_tensors="pt", **options)
+    return batch.to(next(model.parameters()).device)
 
 
 def file_costs(model: nn.Module) -> dict[str, float]:

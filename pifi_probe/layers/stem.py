@@ -47,6 +47,11 @@ class Stem:
                 next=CHECK_CONFIG,
             )
 
+    @property
+    def module(self) -> nn.Module:
+        """What acts before the first layer."""
+        return self._model
+
     def _called(self) -> set[str]:
         """Return the names of the modules that act before the first layer; a final norm is none of them."""
         called: set[str] = set()

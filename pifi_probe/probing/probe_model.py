@@ -191,10 +191,8 @@ class ProbeForSequenceClassification(PreTrainedModel):
 
     def states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the donor's states at the point, (batch, seq, d_llm), for rows that are padded on the right."""
-        if self.hold and self._below is None:
-            opened = self.checkpoint()
-            vocabulary = torch.arange(int(opened.config.vocab_size))
-            self._below = Stem(opened, [vocabulary]), list(self.layers(opened))
+        if self.hold:
+            self._load()
         if self._below is None:
             opened = self.checkpoint()
             stem, below = Stem(opened, [input_ids.cpu()]), self.layers(opened)
@@ -205,6 +203,18 @@ class ProbeForSequenceClassification(PreTrainedModel):
             for layer in below:
                 states = layer.to(self.device)(states, attention_mask)
         return states
+
+    def _load(self) -> tuple[Stem, list[FrozenLayer]]:
+        if self._below is None:
+            opened = self.checkpoint()
+            vocabulary = torch.arange(int(opened.config.vocab_size))
+            self._below = Stem(opened, [vocabulary]), list(self.layers(opened))
+        return self._below
+
+    def parts(self) -> nn.ModuleList:
+        """Return every module that a call runs, loaded: what acts before the first layer, the layers, the head."""
+        stem, layers = self._load()
+        return nn.ModuleList([stem.module, *layers, self.head])
 
     def forward(
         self,

@@ -156,7 +156,7 @@ class RunResult:
         Wall time of ``train`` (with validation) and ``test``.
     peak_memory : dict
         The most memory held during the run, in bytes: ``rss_bytes`` of the process, the 99th percentile of its
-        samples ``rss_p99_bytes``, and ``cuda_bytes`` or None.
+        samples while training ``rss_p99_bytes``, and on CUDA ``cuda_bytes`` and ``cuda_p99_bytes``, else None.
     provenance : dict
         Versions, commit, machine, time.
     tuned : dict

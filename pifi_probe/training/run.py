@@ -272,8 +272,8 @@ class Run:
             layer_digests={"before": self.digests_before, "after": layer_digests(self.model)},
             seconds={"train": self.history.seconds, "test": time.perf_counter() - since},
             peak_memory={
+                **self.memory.to_dict(),
                 "rss_bytes": max(self.memory.rss_bytes, memory.rss_bytes),
-                "rss_p99_bytes": self.memory.p99_bytes,
                 "cuda_bytes": max(self.memory.cuda_bytes or 0, memory.cuda_bytes or 0) or None,
             },
             provenance=collect(),
