@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import pifi_probe as pp  # noqa: E402
 from benchmarks._checkpoint import llama_8b, llama_tiny, write_checkpoint  # noqa: E402
+from pifi_probe.cli import main as main_of_cli  # noqa: E402
 from pifi_probe.files import write_json  # noqa: E402
 from pifi_probe.layers.checkpoint import open_checkpoint  # noqa: E402
 from pifi_probe.layers.frozen import FrozenLayer  # noqa: E402
@@ -71,7 +73,7 @@ class Check:
                 yield difference(f"{family}, {dtype}", found[mask.bool()], want[mask.bool()], tolerance)
 
     def models(self) -> Iterator[Row]:
-        """Compare logits and gradients of every head, wiring, control and combination, plain and folded."""
+        """Compare logits, losses and a few steps of training of every head, wiring, control and combination."""
         for name in QUICK_CASES if self.quick else CASES:
             model, batch = self.shelf.model(name).eval(), batch_of(name)
             want = answer(model, batch)
@@ -82,6 +84,9 @@ class Check:
             found.loss.backward()
             yield difference(name, answer(model, there).cpu(), want, TOLERANCE["float32"])
             yield difference(f"{name}, loss", found.loss.detach().cpu(), loss.detach(), TOLERANCE["float32"])
+            if any(p.requires_grad for p in model.parameters()):
+                losses = [steps(self.shelf.model(name), batch, device) for device in ("cpu", self.device)]
+                yield difference(f"{name}, trained", losses[1], losses[0], 1e-3)
 
     def training(self) -> Iterator[Row]:
         """Train every kind of task, twice to the same bits, and go on where an interrupted run stopped."""
@@ -166,15 +171,24 @@ class Check:
         yield difference("halved after running out of memory", small[-1], plain[-1], TOLERANCE["float32"])
 
     def costs(self) -> Iterator[Row]:
-        """Run the benchmark of costs on this device."""
-        for wiring in ("pifi",) if self.quick else ("pifi", "matched"):
-            found = pp.benchmark(
-                self.parts.model(wiring=wiring), runs.TASK, self.recipe, batches=(1, 8), lengths=(16,), rounds=2
-            )
-            yield {"check": f"benchmark, {wiring}", "holds": not found.frame.empty, "value": len(found.frame)}
+        """Run ``pifi-probe bench`` for pairs of two encoders and two donors on this device."""
+        data = self.folder / "reviews.csv"
+        data.write_text(
+            "text,label\n" + "".join(f"the film was {w} {n},{w}\n" for w in ("good", "bad") for n in range(99))
+        )
+        donors = {family: tiny.tiny_checkpoint(family, self.folder / f"donor-{family}") for family in ("llama", "gpt2")}
+        pairs = [(small, large) for small in ("bert", "roberta") for large in donors]
+        for small, large in pairs[:1] if self.quick else pairs:
+            out = self.folder / f"costs-{small}-{large}"
+            told = ["bench", "--task", str(data), "--slm", str(self.shelf.slm(small)), "--layer", f"{donors[large]}[1]"]
+            told += ["--device", str(self.device), "--batch", "1", "--batch", "8", "--length", "16", "--rounds", "2"]
+            code = main_of_cli([*told, "--json", "--out", str(out)])
+            found = json.loads((out / "benchmark.json").read_text(encoding="utf-8")) if code == 0 else {}
+            whole = bool(found) and not found["left_out"] and found["device"].startswith(self.device.type)
+            yield {"check": f"bench, {small} + {large}", "holds": whole, "value": len(found.get("arms", ()))}
 
     def large(self) -> Iterator[Row]:
-        """Stream layers of the shape of an 8B model to the device, one in memory at a time."""
+        """Stream layers of the shape of an 8B model to the device, one in memory at a time, and probe their states."""
         config = llama_tiny(2) if self.quick else llama_8b(4, vocab_size=32_000)
         checkpoint = open_checkpoint(str(write_checkpoint(self.folder / "large", config, seed=0)))
         ids = torch.randint(5, 90, (64, 64), generator=torch.Generator().manual_seed(0))
@@ -186,6 +200,17 @@ class Check:
         yield {
             "check": f"{config.num_hidden_layers} layers of width {config.hidden_size}, streamed",
             "holds": all(bool(torch.isfinite(one).all()) for one in seen),
+            "value": round(time.perf_counter() - start, 2),
+        }
+        slm.tiny_tokenizer().save_pretrained(self.folder / "large")
+        start = time.perf_counter()
+        settings = pp.ProbeSettings(device=str(self.device), n_permutations=0, cache=False, precision=self.precision)
+        options = {"n": 60, "estimators": ["ridge_accuracy", "logistic_nll"], "progress": False}
+        table = pp.probe(str(self.folder / "large"), slm.tiny_task(120), settings, **options)
+        yield {
+            "check": f"{config.num_hidden_layers} layers of width {config.hidden_size}, probed",
+            "holds": bool(table.frame["value"].notna().all())
+            and len(table.frame) == 2 * (config.num_hidden_layers + 1),
             "value": round(time.perf_counter() - start, 2),
         }
 
@@ -205,6 +230,19 @@ class Stop(TrainerCallback):
         """Send the interrupt."""
         if state.global_step == self.step:
             signal.raise_signal(signal.SIGINT)
+
+
+def steps(model: Any, batch: dict[str, torch.Tensor], device: Any, n_steps: int = 3) -> torch.Tensor:
+    """Return the losses before each of a few steps of plain gradient descent, without dropout."""
+    model, batch, losses = model.eval().to(device), {key: value.to(device) for key, value in batch.items()}, []
+    descent = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(n_steps):
+        loss = model(**batch).loss
+        losses.append(loss.detach().float().cpu())
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+    return torch.stack(losses)
 
 
 def keep(into: list[torch.Tensor]) -> Callable[[int, int, torch.Tensor], None]:

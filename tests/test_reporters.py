@@ -25,11 +25,15 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 def test_tensorboard_shows_every_step_and_epoch_and_changes_nothing(parts: Parts, tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     plain = fine_tune(parts.model(), TASK, RECIPE, out=tmp_path / "plain")
-    told = fine_tune(parts.model(), TASK, RECIPE, out=tmp_path / "told", report_to="tensorboard")
+    told = fine_tune(
+        parts.model(), TASK, RECIPE, out=tmp_path / "told", report_to="tensorboard", tags=["paper", "night"]
+    )
     assert told.tests == plain.tests and told.curves == plain.curves and told.epochs == plain.epochs
     assert not (tmp_path / "plain" / "tensorboard").exists(), "nothing is reported by default"
     shown = events.EventAccumulator(str(tmp_path / "told" / "tensorboard"))
     shown.Reload()
+    (tags,) = shown.Tensors("tags/text_summary")
+    assert tags.tensor_proto.string_val[0].decode() == "paper, night"
     losses = [event.value for event in shown.Scalars("train/loss")]
     assert losses == pytest.approx(told.curves["loss"], abs=1e-3)
     accuracies = [event.value for event in shown.Scalars("eval/accuracy")]

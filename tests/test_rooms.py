@@ -14,7 +14,7 @@ PACKAGE = Path(pifi_probe.__file__).parent
 FLOORS = """
 escaping
 errors
-bounds reading registry units vocabulary
+bounds reading registry tags units vocabulary
 files permissions
 folders provenance importing progress compat
 pretrained

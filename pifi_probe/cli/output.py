@@ -18,6 +18,7 @@ from pifi_probe.reporting.terminal import Fitted
 __all__ = ["AllowPickle", "Json", "console", "echo_json", "print_json", "print_record", "print_rows"]
 
 AllowPickle = typer.Option(False, "--allow-pickle", help="Read legacy .bin weights too, as data alone.")
+Tags = typer.Option([], "--tag", help="A word of your own that is kept with it; may be repeated.")
 Json = typer.Option(False, "--json", help="Print JSON for machines.")
 
 

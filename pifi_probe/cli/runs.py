@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, console, print_json, print_record
+from pifi_probe.cli.output import AllowPickle, Json, Tags, console, print_json, print_record
 from pifi_probe.permissions import allowing_pickle
+from pifi_probe.tags import tags_of
 
 if TYPE_CHECKING:
     from pifi_probe.experiments.crew import Crew
@@ -56,6 +57,8 @@ def train(
     tokenizer: str = typer.Option("", help="Another tokenizer for the small model: hub id, folder or name."),
     save_model: bool = typer.Option(False, "--save-model", help="Save the trained model into the folder."),
     resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the folder."),
+    report_to: list[str] = typer.Option([], help="tensorboard, mlflow, wandb, ...; may be repeated."),
+    tags: list[str] = Tags,
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
@@ -64,6 +67,7 @@ def train(
     from pifi_probe.errors import RunInterrupted
     from pifi_probe.experiments.crew import Crew
 
+    tags_of(tags)
     main = load_task(task, text, label, kind, language)
     if n_train or per_class:
         main = main.subset(train=n_train or None, per_class=per_class or None)
@@ -72,10 +76,10 @@ def train(
         seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision, class_weights=class_weights
     )
     if arms or seeds:
-        _refuse_single(control, resume, save_model, tokenizer)
+        _refuse_single(control, resume, save_model, tokenizer, report_to)
         with allowing_pickle(allow_pickle):
             donor = pp.extract(layer or "smollm2-135m[-1]")
-            crew = Crew(out, slm, donor, main, recipe, wiring, combine or None, tuple(further))
+            crew = Crew(out, slm, donor, main, recipe, wiring, combine or None, tuple(further), tags=tags_of(tags))
             _train_arms(crew, arms, seeds, executor, workers, as_json)
         return
     model = pp.plug_in(
@@ -90,7 +94,8 @@ def train(
         allow_pickle=allow_pickle,
     )
     try:
-        result = pp.fine_tune(model, main, recipe, also=further, out=out, resume=resume, save_model=save_model)
+        options: dict[str, Any] = {"save_model": save_model, "report_to": report_to, "tags": tags}
+        result = pp.fine_tune(model, main, recipe, also=further, out=out, resume=resume, **options)
     except RunInterrupted as stopped:
         again = "run the same command again" + (" with --resume" if stopped.where else "")
         raise RunInterrupted(stopped.what, where=stopped.where, next=again) from stopped
@@ -102,9 +107,15 @@ def train(
         print_record(f"{result.label} on {name}", shown)
 
 
-def _refuse_single(control: str, resume: bool, save_model: bool, tokenizer: str) -> None:
+def _refuse_single(control: str, resume: bool, save_model: bool, tokenizer: str, report_to: list[str]) -> None:
     """Raise where an option belongs to a single run."""
-    given = {"--control": bool(control), "--resume": resume, "--save-model": save_model, "--tokenizer": tokenizer}
+    given = {
+        "--control": bool(control),
+        "--resume": resume,
+        "--save-model": save_model,
+        "--tokenizer": tokenizer,
+        "--report-to": report_to,
+    }
     if wrong := [name for name, used in given.items() if used]:
         raise typer.BadParameter(f"{wrong[0]} is for a single run; --arms keeps finished runs by itself")
 
@@ -131,7 +142,7 @@ def _train_arms(crew: Crew, arms: str, seeds: int, executor: str, workers: int, 
     if "vanilla" not in names:
         terminal.print(f"{len(made)} runs in {crew.root}; compare them: pifi-probe compare FOLDERS --baseline ARM")
         return
-    comparison = pp.compare(made)
+    comparison = pp.compare(made, tags=crew.tags)
     comparison.to_json(crew.root / "comparison.json")
     if as_json:
         print_json(comparison.to_dict())
@@ -155,6 +166,8 @@ def compare(
     baseline: str = typer.Option("vanilla", help="The arm that the others are compared with."),
     metric: str = typer.Option("", help="A score of every example, such as nll; the task's main one when empty."),
     margin: float = typer.Option(0.0, help="What counts as no difference, such as 0.01; one point when 0."),
+    tagged: list[str] = typer.Option([], help="Only runs with this tag; may be repeated."),
+    tags: list[str] = Tags,
     html: Path = typer.Option(None, help="Write a report here."),
     table: bool = typer.Option(False, "--table", help="Show every arm, not the answer alone."),
     as_json: bool = Json,
@@ -163,11 +176,17 @@ def compare(
     import pifi_probe as pp
 
     files = [path / "result.json" if path.is_dir() else path for path in runs]
+    found = [pp.RunResult.from_json(file) for file in files]
+    kept = [run for run in found if set(tagged) <= set(run.tags)]
+    if found and not kept:
+        known = ", ".join(sorted({tag for run in found for tag in run.tags})) or "none"
+        raise typer.BadParameter(f"no run has the tag {' and '.join(tagged)}; their tags: {known}")
     comparison = pp.compare(
-        [pp.RunResult.from_json(file) for file in files],
+        kept,
         baseline=baseline,
         metric=metric or None,
         margin=margin or None,
+        tags=tags,
     )
     if html is not None:
         from pifi_probe.reporting import html as report

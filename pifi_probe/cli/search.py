@@ -8,10 +8,11 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, console, print_json
+from pifi_probe.cli.output import AllowPickle, Json, Tags, console, print_json
 from pifi_probe.escaping import one_line
 from pifi_probe.layers.spec import layer_ranges
 from pifi_probe.selection.address import DATED, dated
+from pifi_probe.tags import tags_of
 
 __all__ = ["register"]
 
@@ -55,6 +56,7 @@ def search(
     confirm: bool = typer.Option(True, help="Run the choice and its controls again on fresh seeds."),
     table: bool = Table,
     tokenizer: str = typer.Option("", help="Another tokenizer for the small model: hub id, folder or name."),
+    tags: list[str] = Tags,
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:
@@ -63,6 +65,7 @@ def search(
     from pifi_probe.selection.store import Store
 
     Budget.parse(budget)
+    tags_of(tags)
     columns = {} if (text, label) == ("text", "label") else {"text": text, "label": label}
     layer_ranges(layers, "--layers")
     study = str(dated(study))
@@ -92,6 +95,7 @@ def search(
             on_event=live,
             tokenizer=tokenizer or None,
             allow_pickle=allow_pickle,
+            tags=tags,
         )
     finish(found, live.reason, as_json=as_json, table=table)
 
@@ -158,6 +162,8 @@ def show(study: Any, *, table: bool = False) -> None:
         terminal.print("no trial is complete yet")
         return
     terminal.print(result.panel(), soft_wrap=True)
+    if study.tags:
+        terminal.print(f"tags: {', '.join(study.tags)}", soft_wrap=True, markup=False)
     if not table:
         terminal.print(f"every candidate and control: pifi-probe study show {_argument(study)} --table", soft_wrap=True)
         return

@@ -38,7 +38,7 @@ def show(study: str = STUDY, table: bool = Table, as_json: bool = Json) -> None:
         return
     result = found.result
     rows = found.leaderboard().to_dict("records")
-    print_json({"result": None if result is None else result.to_dict(), "leaderboard": rows})
+    print_json({"result": None if result is None else result.to_dict(), "leaderboard": rows, "tags": found.tags})
 
 
 def resume(

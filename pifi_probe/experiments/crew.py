@@ -42,6 +42,8 @@ class Crew:
     wiring : str
     combine : str, optional
     also : tuple of Task
+    tags : tuple of str
+        That every run gets, made now or before.
     make : callable
         `stored_run`.
     """
@@ -54,6 +56,7 @@ class Crew:
     wiring: str
     combine: str | None = None
     also: tuple[Task, ...] = ()
+    tags: tuple[str, ...] = ()
     make: Callable[..., RunResult] = stored_run
 
     def file(self, arm: str, seed: int) -> Path:
@@ -66,7 +69,12 @@ class Crew:
         control = None if arm == "real" else arm
         own = Arm(wiring=self.wiring, control=control, combine=self.combine)
         recipe = self.recipe.replace(seed=self.recipe.seed + seed)
-        return self.make(file, own, self.slm, self.layer, self.task, list(self.also), recipe)
+        run = self.make(file, own, self.slm, self.layer, self.task, list(self.also), recipe)
+        if set(self.tags) <= set(run.tags):
+            return run
+        run = run.tagged(*self.tags)
+        run.to_json(file)
+        return run
 
     # What an executor calls
 

@@ -39,7 +39,7 @@ def export(study: Study, chosen: Candidate, task: Task, folder: Path) -> Path:
     if len(chosen.layers) > 1:
         options["combine"] = chosen.design
     model = plug_in(settings.slm, chosen.spec, task=task, wiring=settings.wiring, seed=0, **options)
-    fine_tune(model, task, Recipe.from_dict(settings.recipe), out=folder, resume=True, save_model=True)
+    fine_tune(model, task, Recipe.from_dict(settings.recipe), out=folder, resume=True, save_model=True, tags=study.tags)
     _describe(study, folder)
     return folder
 
@@ -70,7 +70,7 @@ def settings_of(study: Study) -> dict[str, object]:
     """Return settings, budget and what was spent."""
     spent = study.spent
     amounts = {"cost": spent.cost, "trials": spent.trials, "seconds": spent.seconds}
-    return {**study.settings.to_dict(), "budget": str(study.budget), "spent": amounts}
+    return {**study.settings.to_dict(), "budget": str(study.budget), "spent": amounts, "tags": study.tags}
 
 
 def _with_report(card: str, study: Study, result: SearchResult) -> str:

@@ -16,6 +16,7 @@ from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.selection.settings import Settings, make_space, read_settings
 from pifi_probe.selection.store import Store
 from pifi_probe.selection.study import FIRST_PASS, Study, complete, first_pass, make_evaluator
+from pifi_probe.tags import tags_of, with_tags
 from pifi_probe.vocabulary import mode_of_today
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def search(
     resume: bool = True,
     tokenizer: str | Path | None = None,
     allow_pickle: bool = False,
+    tags: str | Sequence[str] = (),
 ) -> Study:
     """Find the layer, or the few layers, that help an encoder most on a task, and say how sure that is.
 
@@ -105,6 +107,8 @@ def search(
         Another one than the encoder's own: a hub id, a folder, or an embedded name; a study remembers names only.
     allow_pickle : bool
         Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
+    tags : str or sequence of str
+        Words of your own that the study keeps; a search that goes on adds its own to those.
 
     Returns
     -------
@@ -126,7 +130,7 @@ def search(
     >>> study = pp.search("minilm-l6", "smollm2-135m", task, budget="5m")  # doctest: +SKIP
     >>> print(study.result)  # doctest: +SKIP
     """
-    amount = Budget.parse(budget)
+    amount, tags = Budget.parse(budget), tags_of(tags)
     wiring = mode_of_today("wiring", wiring)
     modes = [{name: mode_of_today(name, value) for name, value in one.items()} for one in modes]
     make_executor(executor, workers)  # its name and number are checked before anything slow
@@ -164,6 +168,8 @@ def search(
     make_strategy(strategy, space, seeds=n_seeds, **(options or {}))
     store.settle(settings.to_dict(), complete)
     store.note("confirm", confirm)
+    if tags:
+        store.note("tags", with_tags(store.noted("tags"), tags))
     if task is not whole:
         store.note("texts", _said(task, whole))
     found = Study(store, make_evaluator(settings, task, recipe.device), on_event)

@@ -29,6 +29,7 @@ from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.spawning import refuse_in_worker
 from pifi_probe.selection.store import Record, Store
 from pifi_probe.selection.trials import Proposal, Strategy, Trial
+from pifi_probe.tags import with_tags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -383,6 +384,11 @@ class Study:
         return [record.trial for record in self.store.records()]
 
     @property
+    def tags(self) -> tuple[str, ...]:
+        """The user's own words for it."""
+        return with_tags(self.store.noted("tags"), ())
+
+    @property
     def spent(self) -> Spent:
         """What the selection has taken so far."""
         return self.store.spent()
@@ -422,7 +428,7 @@ class Study:
         from pifi_probe.selection.frames import confirmed_runs
         from pifi_probe.training.compare import compare
 
-        return compare(confirmed_runs(self.store.records()), baseline)
+        return compare(confirmed_runs(self.store.records()), baseline, tags=self.tags)
 
     def plot(self, kind: str = "depth") -> Figure:
         """Plot the search.
@@ -498,7 +504,8 @@ class Study:
 
     def __repr__(self) -> str:
         done = len(selected(self.store.records()))
-        place = f"{self.store.address}, {self.settings.strategy['name']}"
+        tags = f", tags {', '.join(self.tags)}" if self.tags else ""
+        place = f"{self.store.address}, {self.settings.strategy['name']}{tags}"
         return one_line(f"Study({place}: {done} trials, chosen: {self._label()})")
 
     def _label(self) -> str:
@@ -510,5 +517,6 @@ class Study:
 
         result = self.result
         text = "nothing yet" if result is None else result.verdict
+        text += f"\ntags: {', '.join(self.tags)}" if self.tags else ""
         lines = "<br>".join(html.escape(line) for line in printable(text).splitlines())
         return f"<p>{lines}</p>{to_html(self.leaderboard()) if result is not None else ''}"

@@ -14,6 +14,7 @@ from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskErro
 from pifi_probe.kinds import KINDS
 from pifi_probe.ladder import SHARES, Arm, Effect, effects_of, missing
 from pifi_probe.stats import mean_interval, verdict
+from pifi_probe.tags import tags_of, with_tags
 from pifi_probe.training.comparison import Comparison, Row
 from pifi_probe.training.result import RunResult, runs_in
 from pifi_probe.training.sight import plugged_in
@@ -34,6 +35,7 @@ def compare(
     metric: str | None = None,
     level: float = 0.95,
     margin: float | None = None,
+    tags: str | Iterable[str] = (),
 ) -> Comparison:
     """Compare the arms of an experiment.
 
@@ -56,6 +58,8 @@ def compare(
     margin : float, optional
         What counts as no difference, in the unit of the metric: an effect whose interval lies within it is
         "equivalent". None: one point (0.01) for shares such as accuracy, and nothing for other metrics.
+    tags : str or iterable of str
+        Words of your own for the comparison; those that all runs share are added.
 
     Returns
     -------
@@ -64,7 +68,7 @@ def compare(
     Raises
     ------
     PifiProbeError
-        If there are no runs, `results` holds anything else, or `metric`, `level` or `margin` is unusable.
+        If there are no runs, `results` holds anything else, or `metric`, `level`, `margin` or a tag is unusable.
     RecipeError
         If recipes differ in more than the seed, or an arm has a seed twice.
     TaskError
@@ -77,7 +81,7 @@ def compare(
     --------
     >>> compare(runs).frame  # doctest: +SKIP
     """
-    runs = runs_in(results, "compare")
+    runs, tags = runs_in(results, "compare"), tags_of(tags)
     if not runs:
         raise PifiProbeError("no runs were given", where="compare", next="give the results of pp.fine_tune")
     if not isinstance(level, numbers.Real) or not 0 < level < 1:
@@ -104,8 +108,9 @@ def compare(
             effects += effects_of(scores, kinds, test, name, level=level, margin=near)
     seconds = float(np.mean([sum(run.seconds.values()) for run in runs]))
     lacking = missing(kinds)
+    tags = with_tags(tags, [tag for tag in runs[0].tags if all(tag in run.tags for run in runs)])
     donors = plugged_in(run.model for run in runs)
-    return Comparison(tuple(rows), metric, level, runs[0].task["sizes"], tuple(effects), lacking, seconds, donors)
+    return Comparison(tuple(rows), metric, level, runs[0].task["sizes"], tuple(effects), lacking, seconds, donors, tags)
 
 
 def _kind(runs: dict[int, RunResult]) -> Arm:
@@ -248,6 +253,7 @@ def _rows_of(test: str, arms: Arms, bases: dict[str, str], metric: str, level: f
                 balanced_accuracy=_mean(runs, test, "balanced_accuracy"),
                 auroc=_mean(runs, test, "auroc"),
                 verdict=_words(difference, len(found), metric, judged.unlike.get(arm)) if difference else "baseline",
+                tags=with_tags((), [tag for run in runs.values() for tag in run.tags]),
             )
         )
     return rows

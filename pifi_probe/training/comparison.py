@@ -44,6 +44,8 @@ class Row:
         Means over seeds.
     verdict : str
         In words.
+    tags : tuple of str
+        Of any of its runs.
     """
 
     test: str
@@ -60,6 +62,7 @@ class Row:
     balanced_accuracy: float | None
     auroc: float | None
     verdict: str
+    tags: tuple[str, ...] = ()
 
     def cells(self, metric: str) -> tuple[str, ...]:
         """Return the row as text, one cell for each of `HEADINGS`; shares in percent."""
@@ -97,6 +100,8 @@ class Comparison(Tells):
         Mean wall time of a run.
     donors : tuple of Plugged
         Of the arms with real layers.
+    tags : tuple of str
+        Those that were given, and those that all runs share.
     """
 
     rows: tuple[Row, ...]
@@ -107,6 +112,7 @@ class Comparison(Tells):
     missing: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
     donors: tuple[Plugged, ...] = ()
+    tags: tuple[str, ...] = ()
 
     def sight(self) -> list[str]:
         """Say, where no effect of the weights was found, whether these layers could have shown one.
@@ -135,18 +141,19 @@ class Comparison(Tells):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row per test set and arm; the columns are the fields of `Row`."""
+        """One row per test set and arm; the columns are the fields of `Row`, with tags as one text."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(row) for row in self.rows])
+        return pd.DataFrame([asdict(row) | {"tags": ", ".join(row.tags)} for row in self.rows])
 
     @property
     def size(self) -> str:
-        """What the table was made from: rows of the splits, seeds, level."""
+        """What the table was made from: rows of the splits, seeds, level, and the tags of the comparison."""
         seeds = sorted({len(row.seeds) for row in self.rows})
         spread = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         counts = ", ".join(f"{count} {name}" for name, count in self.sizes.items())
-        return f"{counts} texts; seeds: {spread}; {self.level:.0%} intervals"
+        tags = f"; tags: {', '.join(self.tags)}" if self.tags else ""
+        return f"{counts} texts; seeds: {spread}; {self.level:.0%} intervals{tags}"
 
     def verdict(self) -> str:
         """Say in words, one line per test set and arm, what was found."""

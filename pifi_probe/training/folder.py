@@ -20,6 +20,7 @@ from pifi_probe.files import advice, write_json
 from pifi_probe.folders import finish_replacing, remove_folder, replaced_together
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.reading import read_json
+from pifi_probe.tags import with_tags
 from pifi_probe.training.history import load_trained_state
 from pifi_probe.training.key import RunKey
 from pifi_probe.training.result import RunResult
@@ -83,11 +84,18 @@ class RunFolder:
         """
         checkpoint = self.last_checkpoint() if resume else None
         if checkpoint is not None:
-            self._check(_read(self._run_file), identity)
+            stored = _read(self._run_file)
+            self._check(stored, identity)
+            write_json(self._run_file, {**stored, "tags": with_tags(stored.get("tags"), identity.get("tags", ()))})
             return str(checkpoint)
         self._remove_checkpoints()
         write_json(self._run_file, identity)
         return None
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Of the run that was begun here; one that goes on keeps those of its first call."""
+        return with_tags(_read(self._run_file).get("tags"), ())
 
     def stored_result(self, identity: dict[str, Any], tests: dict[str, str]) -> RunResult | None:
         """Return the result of the same run with the same tests (name to fingerprint), if it has ended.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.reading import Refused
+from pifi_probe.tags import no_tag
 
 if TYPE_CHECKING:
     from pifi_probe.training.result import RunResult, TestResult
@@ -35,6 +36,8 @@ def refuse_impossible(result: RunResult) -> None:
         for name in names:
             if not isinstance(getattr(result, part).get(name), str):
                 raise Refused(f"{part}.{name} is no text")
+    if wrong := [why for tag in result.tags if (why := no_tag(tag))]:
+        raise Refused(f"tags holds what is no tag: {wrong[0]}")
     if not result.tests:
         raise Refused("it holds no test")
     if not 0 <= result.best_epoch < len(result.epochs):

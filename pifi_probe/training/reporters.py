@@ -10,13 +10,14 @@ from transformers import TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 
 from pifi_probe.errors import RecipeError
+from pifi_probe.escaping import markdown
 
 __all__ = ["LOGS", "reporters"]
 
 LOGS = "tensorboard"  # folder within that of a run
 
 
-def reporters(report_to: str | Sequence[str], out: Path | None) -> list[TrainerCallback]:
+def reporters(report_to: str | Sequence[str], out: Path | None, tags: Sequence[str] = ()) -> list[TrainerCallback]:
     """Return the callbacks that report a run.
 
     Parameters
@@ -25,6 +26,8 @@ def reporters(report_to: str | Sequence[str], out: Path | None) -> list[TrainerC
         As in transformers' ``TrainingArguments``, such as ``"tensorboard"``; "" or "none" for nothing.
     out : Path, optional
         The run's folder; TensorBoard's files go into ``out/tensorboard``.
+    tags : sequence of str
+        Shown by TensorBoard as a text; W&B and MLflow read theirs from ``WANDB_TAGS`` and ``MLFLOW_TAGS``.
 
     Raises
     ------
@@ -43,14 +46,17 @@ def reporters(report_to: str | Sequence[str], out: Path | None) -> list[TrainerC
         if name == "tensorboard" and out is None:
             raise RecipeError("TensorBoard has no folder to write into", where=where, next="name one: out=")
         try:
-            found.append(kind(_writer(out / LOGS)) if name == "tensorboard" and out is not None else kind())
+            found.append(kind(_writer(out / LOGS, tags)) if name == "tensorboard" and out is not None else kind())
         except (ImportError, RuntimeError) as error:
             package = "'pifi-probe[tensorboard]'" if name == "tensorboard" else name
             raise RecipeError(f"{name} is not installed", where=where, next=f"pip install {package}") from error
     return found
 
 
-def _writer(folder: Path) -> Any:
+def _writer(folder: Path, tags: Sequence[str]) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder))
+    writer: Any = SummaryWriter(str(folder))
+    if tags:
+        writer.add_text("tags", markdown(", ".join(tags)))
+    return writer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pifi_probe.files import write_text
 from pifi_probe.kinds.metrics import classification_metrics, per_example
 from pifi_probe.ladder import SHARES
 from pifi_probe.reading import parse_json, read_json, typed
+from pifi_probe.tags import tags_of, with_tags
 from pifi_probe.tasks.task import Task
 from pifi_probe.training.key import RunKey
 from pifi_probe.training.plausible import refuse_impossible
@@ -161,6 +162,8 @@ class RunResult:
         Versions, commit, machine, time.
     tuned : dict
         Settings that were chosen on the validation split, with their value.
+    tags : tuple of str
+        The user's own words for it; no part of what the run is.
     """
 
     model: dict[str, Any]
@@ -178,6 +181,7 @@ class RunResult:
     peak_memory: dict[str, int | None]
     provenance: dict[str, Any] = field(default_factory=dict)
     tuned: dict[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -208,9 +212,19 @@ class RunResult:
         validation = {name: value for name, value in self.epochs[self.best_epoch].items() if name != "epoch"}
         return {"validation": validation} | {name: test.metrics for name, test in self.tests.items()}
 
+    def tagged(self, *tags: str) -> RunResult:
+        """Return the result with further tags.
+
+        Raises
+        ------
+        PifiProbeError
+            If one is no text of one short line.
+        """
+        return replace(self, tags=with_tags(self.tags, tags_of(tags)))
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
-        return {"format": FORMAT, "label": self.label} | asdict(self)
+        return {"format": FORMAT, "label": self.label} | asdict(self) | {"tags": list(self.tags)}
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return the result as JSON, and write it to `path`, atomically, when one is given.
@@ -274,6 +288,7 @@ class RunResult:
         rows = "".join(_row(name, test, shown) for name, test in self.tests.items())
         counts = f"{self.parameters['trainable']:,} trained, {self.parameters['frozen']:,} frozen weights"
         caption = f"{self.label}, seed {self.seed}, epoch {self.best_epoch}: {counts}, {self.seconds['train']:.0f} s"
+        caption += f"; tags: {', '.join(self.tags)}" if self.tags else ""
         return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{rows}</table>"
 
 

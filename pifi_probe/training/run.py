@@ -20,6 +20,7 @@ from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import model_class_of
 from pifi_probe.plugin.loading import embedding_rows, tokenizer_for
 from pifi_probe.provenance import PeakMemory, collect
+from pifi_probe.tags import tags_of
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
 from pifi_probe.training.callbacks import Interrupt, ProgressBar
@@ -52,6 +53,7 @@ def fine_tune(
     tokenizer: GivenTokenizer | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     report_to: str | Sequence[str] = (),
+    tags: str | Sequence[str] = (),
 ) -> RunResult:
     """Train a model on a task, keep its best epoch, and test it once.
 
@@ -85,6 +87,8 @@ def fine_tune(
         As in transformers: ``"tensorboard"`` (files in ``out/tensorboard``), ``"mlflow"``, ``"wandb"`` and others get
         the loss of every step and the validation metrics of every epoch. Nothing is reported by default, and no number
         of the result depends on it.
+    tags : str or sequence of str
+        Words of your own that the result keeps (``result.tags``); a run that goes on, or had ended, gets further ones.
 
     Returns
     -------
@@ -96,6 +100,8 @@ def fine_tune(
         If the task lacks a split or a further task does not fit.
     PlugInError
         If the model's classes are not the task's.
+    PifiProbeError
+        If a tag is no text of one short line.
     RecipeError
         If the machine cannot follow the recipe, a text is longer than the encoder's table of positions, or `out`
         holds another run that `resume` would mix in, or an ended one whose model can no longer be saved.
@@ -117,12 +123,13 @@ def fine_tune(
         raise RecipeError("no folder was given", where="fine_tune(out=...)", next="name the folder of the run")
     if tokenizer is not None and isinstance(model, PiFiPreTrainedModel):
         model.tokenizer = load_tokenizer(tokenizer, n_rows=embedding_rows(model.encoder))
-    callbacks = [*callbacks, *reporters(report_to, None if out is None else Path(out))]
-    run = Run(model, task, recipe, tuple(also))
+    tags = tags_of(tags)
+    callbacks = [*callbacks, *reporters(report_to, None if out is None else Path(out), tags)]
+    run = Run(model, task, recipe, tuple(also), tags)
     if out is None:
         with temporary_run_folder() as temporary:
             run.train(temporary, keep_checkpoints=False, callbacks=callbacks)
-        return run.test()
+        return run.test().tagged(*tags)
     folder = RunFolder(Path(out))
     with alone_in(folder.path):
         stored = folder.stored_result(run.identity, run.fingerprints) if resume else None
@@ -138,10 +145,13 @@ def fine_tune(
                 )
             if not restored:
                 logger.warning("%s: the run had ended and its weights were not saved: the model is untrained", out)
-            return stored
+            result = stored.tagged(*tags)
+            if result != stored:
+                result.to_json(folder.result_file)
+            return result
         run.train(folder, resume=resume, callbacks=callbacks)
         try:
-            result = run.test()
+            result = run.test().tagged(*folder.tags)
         except KeyboardInterrupt as error:
             raise folder.interrupted() from error
         folder.end(result, model if save_model else None, run.tokenizer)
@@ -158,12 +168,15 @@ class Run:
         As in `fine_tune`.
     also : tuple of Task
         Further test sets.
+    tags : tuple of str
+        Noted in the run's folder; no part of its identity.
     """
 
     model: PiFiPreTrainedModel
     task: Task
     recipe: Recipe
     also: tuple[Task, ...] = ()
+    tags: tuple[str, ...] = ()
     history: History = field(default_factory=History)
 
     def __post_init__(self) -> None:
@@ -208,7 +221,7 @@ class Run:
     ) -> None:
         """Train, and put the weights of the best epoch into the model."""
         self._check_lengths()
-        checkpoint = folder.begin(self.identity, resume=resume)
+        checkpoint = folder.begin({**self.identity, "tags": list(self.tags)}, resume=resume)
         interrupt, bar = (
             Interrupt(),
             ProgressBar(f"{describe_model(self.model)['label']}, seed {self.recipe.seed}", self.kind.shown),
