@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,8 +37,7 @@ def _processor() -> float | None:
 def _card(device: torch.device) -> float | None:
     """Return the counter of one card (NVML); None where pynvml is missing or the card has no counter."""
     try:
-        import pynvml
-
+        pynvml: Any = importlib.import_module("pynvml")
         pynvml.nvmlInit()
         uuid = torch.cuda.get_device_properties(device).uuid  # CUDA_VISIBLE_DEVICES may number cards otherwise
         return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))) / 1e3
