@@ -46,7 +46,8 @@ def bench(
         if out is None:
             raise typer.BadParameter("--seeds keeps every run in a folder: name it with --out")
         data = data.subset(train=n_train) if n_train else data
-        found = pp.cost_table(
+        some: dict[str, Any] = {"arms": arms} if arms else {}
+        table = pp.cost_table(
             slm,
             layer,
             data,
@@ -57,9 +58,9 @@ def bench(
             most_seconds=seconds,
             allow_busy=allow_busy,
             study=study or None,
-            **({"arms": arms} if arms else {}),
+            **some,
         )
-        _show_table(found, out, as_json)
+        _show_table(table, out, as_json)
         return
     if study or arms or also or n_train:
         raise typer.BadParameter("--study, --arm, --also and --n-train belong to the table of --seeds")

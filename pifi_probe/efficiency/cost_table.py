@@ -163,7 +163,7 @@ def cost_table(
         gc.collect()  # the memory of one arm is not that of the next
     if not allow_busy:
         refuse_busy()
-    rows = {name: _quality(one.tests, learned.get(ALONE), task) | one.facts for name, one in learned.items()}
+    rows = {name: {**_quality(one.tests, learned.get(ALONE), task), **one.facts} for name, one in learned.items()}
     _serve(learned, rows, failed, task, recipe, n_stream or N_STREAM[device.type], batch_size, most_seconds)
     for name in rows:
         told = COST_ARMS[name]
