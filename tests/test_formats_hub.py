@@ -106,6 +106,8 @@ def test_of_a_model_with_experts_the_larger_layers_are_announced(tmp_path: Path)
     found = outlook(str(tmp_path))
     assert found.layer_looked_at == 1  # the first is dense
     assert found.layer_weights == open_checkpoint(str(tmp_path)).contents(1).weights
+    assert found.adds is not None
+    assert 0.9 < found.adds.frozen_bytes / (found.layer_memory or 0) < 1  # attention is smaller for one token
 
 
 def test_a_layer_that_memory_does_not_hold_is_refused_with_its_size(

@@ -14,7 +14,7 @@ from pifi_probe.errors import (
     UnsupportedFamilyError,
 )
 from pifi_probe.layers.formats import Numbers
-from pifi_probe.pretrained import MAX_CONFIG, open_config
+from pifi_probe.pretrained import MAX_CONFIG, config_from_dict, open_config
 from pifi_probe.reading import Refused, open_file, read_object
 
 __all__ = ["NUMBER_FILES", "read_config", "read_licence", "read_numbers", "read_weight_map"]
@@ -22,6 +22,8 @@ __all__ = ["NUMBER_FILES", "read_config", "read_licence", "read_numbers", "read_
 # Where the quantisation is described: keys of config.json (MLX writes the second), and files that older tools write
 # beside it, with the key in them (ModelOpt).
 _SETTINGS = ("quantization_config", "quantization", "compression_config")
+# Published with code of their own, and built as another type is: transformers reads the text model of kimi_k25 so.
+_BUILT_AS: Mapping[str, str] = {"kimi_k2": "deepseek_v3"}
 NUMBER_FILES: Mapping[str, str] = {
     "quantize_config.json": "",
     "quant_config.json": "",
@@ -49,7 +51,11 @@ def read_config(folder: Path) -> PretrainedConfig:
     raw = read_object(path, most_bytes=MAX_CONFIG)
     model_type = raw.get("model_type")
     try:
-        config = open_config(folder, local_files_only=True).get_text_config(decoder=True)
+        built_as = _BUILT_AS.get(model_type) if isinstance(model_type, str) else None
+        whole = (
+            config_from_dict(raw | {"model_type": built_as}) if built_as else open_config(folder, local_files_only=True)
+        )
+        config = whole.get_text_config(decoder=True)
     except CheckpointError:
         raise
     except Exception as error:  # transformers validates with many kinds of exceptions

@@ -120,6 +120,7 @@ def outlook(model: str, d_slm: int = 384) -> Outlook:
     infos = [checkpoint.tensors[name] for name in checkpoint.layer_names(index)]
     widest = max(infos, key=lambda info: info.nbytes).dtype
     unsupported = _why_not(config, index)
+    target = torch.bfloat16 if found.memory < 3 * found.weights else torch.float32  # as large as the layer will be
     return Outlook(
         model=model,
         source="configuration and index of the checkpoint",
@@ -136,7 +137,7 @@ def outlook(model: str, d_slm: int = 384) -> Outlook:
         layer_looked_at=index,
         quantised=found.stored_as,
         bits_per_weight=round(found.bits_per_weight, 3),
-        adds=addition(config, d_slm, _SHORT.get(widest, torch.float32)) if unsupported is None else None,
+        adds=addition(config, d_slm, target, index) if unsupported is None else None,
     )
 
 
@@ -146,9 +147,6 @@ def _largest(checkpoint: Checkpoint) -> tuple[int, Contents]:
     found = {index: checkpoint.contents(index) for index in sorted({0, last // 2, last})}
     index = max(found, key=lambda each: found[each].memory)
     return index, found[index]
-
-
-_SHORT = {"BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def _why_not(config: PretrainedConfig, index: int) -> str | None:
@@ -191,7 +189,7 @@ def config_of(row: NamedModel) -> PretrainedConfig:
         return CONFIG_MAPPING[row.family](**values)
 
 
-def addition(config: PretrainedConfig, d_slm: int, dtype: torch.dtype = torch.float32) -> Addition:
+def addition(config: PretrainedConfig, d_slm: int, dtype: torch.dtype = torch.float32, index: int = 0) -> Addition:
     """Count what PiFi adds with one layer of a model.
 
     Parameters
@@ -202,10 +200,12 @@ def addition(config: PretrainedConfig, d_slm: int, dtype: torch.dtype = torch.fl
         Width of the small model.
     dtype : torch.dtype
         In which the frozen layer computes; in short types grouped heads are not summed (see `reduce`).
+    index : int
+        Of the layer: of models with many experts the first ones have none.
     """
     width = int(config.hidden_size)
     projections = 2 * d_slm * width
-    whole, pooled = _meta_layer(config, dtype), _meta_layer(config, dtype)
+    whole, pooled = _meta_layer(config, dtype, index), _meta_layer(config, dtype, index)
     if pooled.family.value is not None:
         with contextlib.suppress(AttributeError, TypeError, ValueError, RuntimeError, ZeroDivisionError):
             reduce_structure(pooled)  # a layer without that value path stays whole
@@ -220,11 +220,11 @@ def addition(config: PretrainedConfig, d_slm: int, dtype: torch.dtype = torch.fl
     )
 
 
-def _meta_layer(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> FrozenLayer:
+def _meta_layer(config: PretrainedConfig, dtype: torch.dtype = torch.float32, index: int = 0) -> FrozenLayer:
     whole = donor_config(config)
     card = LayerCard(model="", index=0, n_layers=1, family=whole.model_type, dtype="float32", stored_dtype="float32")
     with torch.device("meta"), quiet_transformers():
-        return FrozenLayer(make_shell(whole, 0), card).to(dtype)
+        return FrozenLayer(make_shell(whole, index), card).to(dtype)
 
 
 def _matrix_macs(layer: nn.Module, config: PretrainedConfig) -> int:

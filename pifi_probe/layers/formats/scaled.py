@@ -126,7 +126,8 @@ class Scaled(Format):
         whole = all(b == max(size, 1) for b, size in zip(blocks, weight.size("packed"), strict=True))
         kind = "int8" if weight.dtype("packed") == "I8" else "fp8"
         kind = "mxfp8" if kind == "fp8" and blocks[-1] == 32 else kind
-        return f"{self.name} {kind}" + (" per tensor" if whole else f" in blocks of {'x'.join(map(str, blocks[-2:]))}")
+        name = kind if self.name == "fp8" else f"{self.name} {kind}"
+        return name + (" per tensor" if whole else f" in blocks of {'x'.join(map(str, blocks[-2:]))}")
 
 
 def _stated(weight: Packed) -> tuple[int, int] | None:
