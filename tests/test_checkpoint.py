@@ -128,6 +128,15 @@ def test_layers_of_a_vision_tower_are_not_taken_for_the_decoders(tmp_path: Path)
     assert taken.card.sha256 == expected.card.sha256
 
 
+def test_layers_that_are_stored_under_two_prefixes_are_refused_and_not_chosen_between(tmp_path: Path) -> None:
+    """transformers takes the shorter names, also for the model whose own are the longer ones."""
+    folder = tiny.tiny_checkpoint("llama", tmp_path)
+    others = {name.removeprefix("model."): t + 1 for name, t in stored_tensors(folder).items() if ".layers." in name}
+    rewrite(folder, others)
+    with pytest.raises(CheckpointError, match=r"stored twice, under '(model\.)?layers' and under '(model\.)?layers'"):
+        pp.extract(f"{folder}[1]")
+
+
 @pytest.mark.parametrize(
     ("composite", "family"),
     [("Gemma3ForConditionalGeneration", "gemma3_text"), ("LlavaForConditionalGeneration", "llama"),

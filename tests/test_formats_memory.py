@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.quantised import SCHEMES, USUAL, save_quantised
 
@@ -41,6 +44,90 @@ def test_the_peak_is_the_layer_and_one_tensor(scheme: str, tmp_path: Path) -> No
     found = json.loads(done.stdout)
     assert found["layer"] > 50_000_000
     assert found["peak"] < found["layer"] + found["largest"] + ROOM, found
+
+
+N, K, EXPERTS = 4096, 2048, 4
+
+
+def _bytes(*shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+    return torch.randint(0, 255, (*shape[:-1], shape[-1] * dtype.itemsize), dtype=torch.uint8).view(dtype)
+
+
+def _ones(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.ones(shape).to(dtype)
+
+
+# Stored parts of a matrix of N x K; of what they stand for, other tests tell.
+PARTS: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
+    "modelopt nvfp4": lambda: {
+        "m.weight": _bytes(N, K // 2),
+        "m.weight_scale": _ones(N, K // 16, dtype=torch.float8_e4m3fn),
+        "m.weight_scale_2": torch.tensor(1.0),
+    },
+    "mlx": lambda: {
+        "m.weight": _bytes(N, K // 8, dtype=torch.uint32),
+        "m.scales": _ones(N, K // 64),
+        "m.biases": _ones(N, K // 64),
+    },
+    "torchao int4": lambda: {
+        "m._weight_qdata": _bytes(N, K // 2, dtype=torch.int8),
+        "m._weight_scale": _ones(K // 32, N),
+        "m._weight_zero_point": _ones(K // 32, N),
+    },
+    "gptq act-order": lambda: {
+        "m.qweight": _bytes(K // 8, N, dtype=torch.int32),
+        "m.qzeros": _bytes(K // 64, N // 8, dtype=torch.int32),
+        "m.scales": _ones(K // 64, N),
+        "m.g_idx": (torch.arange(K) % (K // 64)).int(),
+    },
+    "awq": lambda: {
+        "m.qweight": _bytes(K, N // 8, dtype=torch.int32),
+        "m.qzeros": _bytes(K // 64, N // 8, dtype=torch.int32),
+        "m.scales": _ones(K // 64, N),
+    },
+    "mxfp4 of gpt-oss": lambda: {
+        "m.w_blocks": _bytes(EXPERTS, N // EXPERTS, K // 32, 16),
+        "m.w_scales": _ones(EXPERTS, N // EXPERTS, K // 32, dtype=torch.uint8) * 127,
+    },
+}
+MATRICES = 4
+EACH = """
+import json, sys, torch
+from pathlib import Path
+from pifi_probe.layers.formats import Numbers, make_plan
+from pifi_probe.layers.safetensors_io import read_header, read_tensors
+from pifi_probe.layers.sources import FileSource
+def status(key):
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return 1024 * int(lines[key].split()[0])
+found = {}
+for name, settings in json.loads(sys.argv[2]).items():
+    infos = read_header(FileSource(Path(sys.argv[1]) / name))
+    plan = make_plan(infos, Numbers(settings), name)
+    for _ in range(2):  # the first time for what is imported and kept
+        open("/proc/self/clear_refs", "w").write("5")
+        before = status("VmRSS")
+        weights = plan.weights(read_tensors(plan.infos), torch.bfloat16)
+        peak, sizes = status("VmHWM") - before, [each.nbytes for each in weights.values()]
+        found[name] = {"peak": peak, "layer": sum(sizes), "largest": max(sizes)}
+        del weights
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_so_it_is_for_what_is_packed_by_words_groups_and_experts(tmp_path: Path) -> None:
+    settings: dict[str, dict[str, object]] = {name: {} for name in PARTS}
+    settings["mlx"] = {"bits": 4, "group_size": 64}
+    for name, parts in PARTS.items():
+        stored = {key.replace("m.", f"m{i}.", 1): part for i in range(MATRICES) for key, part in parts().items()}
+        save_file(stored, tmp_path / name)
+    command = [sys.executable, "-c", EACH, str(tmp_path), json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for name, found in json.loads(done.stdout).items():
+        assert found["layer"] == MATRICES * found["largest"] == MATRICES * 2 * N * K, name
+        assert found["peak"] < found["layer"] + found["largest"] + ROOM // 4, (name, found)
 
 
 def _second(name: str, tensor: object) -> bool:

@@ -242,6 +242,14 @@ def _group_layers(names: Iterable[str], n_layers: int, identity: str) -> tuple[s
             where=identity,
             next="give a checkpoint of a decoder language model that transformers can load",
         )
+    for other, layers in groups.items():
+        nested = other.endswith(f".{prefix}") or prefix.endswith(f".{other}")
+        if nested and not _NOT_TEXT.search(other) and layers.keys() >= groups[prefix].keys():
+            raise CheckpointError(
+                f"every layer is stored twice, under {prefix!r} and under {other!r}, and only one can be the model's",
+                where=identity,
+                next="save the model again with save_pretrained, or take the names that do not belong out of the file",
+            )
     return prefix, dict(groups[prefix])
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import mmap
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,7 +23,6 @@ __all__ = [
     "TensorInfo",
     "check_rows",
     "dropping_what_cannot_be",
-    "fresh",
     "read_raw",
     "read_raw_rows",
 ]
@@ -34,7 +31,6 @@ _PIECE = 1 << 25  # bytes in one system call
 _READERS = 4  # pieces of one request that are read at once: filling fresh memory takes longer than a fast disk
 _ROWS_AT_ONCE = 1 << 24  # bytes of a tensor of which only some rows are wanted
 _MOST_GAP = 1 << 16  # bytes between two tensors that are read along, for want of a second request
-_HUGE = 1 << 23  # bytes of a tensor from which on it lies in pages of its own
 _GAP = "gap"  # in place of a type; a name may be anything, even empty
 _MOST_BUFFERS = 512  # buffers in one system call; the usual limit is 1024
 
@@ -237,20 +233,6 @@ def _drop(buffers: list[memoryview], n: int) -> list[memoryview]:
     return []
 
 
-def fresh(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Return an empty tensor, a large one in huge pages where the system has them.
-
-    Touching 400 MB of new memory in pages of 4 kB takes as long as unpacking the weights that are written there.
-    """
-    nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # no such pages, or no memory, of which torch shall tell
-            memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            memory.madvise(mmap.MADV_HUGEPAGE)
-            return torch.frombuffer(memory, dtype=dtype).view(shape)
-    return torch.empty(shape, dtype=dtype)
-
-
 def read_raw(infos: Sequence[TensorInfo]) -> dict[str, torch.Tensor]:
     """Read stored tensors as bytes, in file order, adjacent ones and those with small gaps between with one request.
 
@@ -261,7 +243,7 @@ def read_raw(infos: Sequence[TensorInfo]) -> dict[str, torch.Tensor]:
     """
     found: dict[str, torch.Tensor] = {}
     for run in _adjacent_runs([*infos, *_gaps(infos)]):
-        tensors = [fresh((info.nbytes,), torch.uint8) for info in run]
+        tensors = [torch.empty(info.nbytes, dtype=torch.uint8) for info in run]
         run[0].source.read_scattered(run[0].offset, [tensor.numpy().data for tensor in tensors])
         found.update((info.name, tensor) for info, tensor in zip(run, tensors, strict=True) if info.dtype != _GAP)
     return found

@@ -19,23 +19,32 @@ from pifi_probe.layers.formats.registry import register_format
 __all__ = ["AwqGemm", "AwqGemv"]
 
 _BITS = 4
+_AT_ONCE = 32  # columns of words
 
 
 def _by_column(words: torch.Tensor) -> torch.Tensor:
-    """Pack along the rows what the GEMM layout packs along the columns: ``(k, w)`` to ``(8 w, ceil(k / 8))``.
+    """Pack along the rows what the GEMM layout packs along the columns: ``(k, w)`` to ``(8 w, ceil(k / 8))``."""
+    k, w = words.shape
+    found = torch.empty(8 * w, -(-k // 8), dtype=torch.int32)
+    for first in range(0, w, _AT_ONCE):
+        part = words[:, first : first + _AT_ONCE].view(torch.int32)
+        found[8 * first : 8 * (first + _AT_ONCE)] = _transposed(torch.nn.functional.pad(part, (0, 0, 0, -k % 8)))
+    return found
 
-    Eight words, one below the other, are a matrix of 8 x 8 half bytes. It is transposed by exchanging its off-diagonal
-    quarters, theirs, and theirs.
+
+def _transposed(words: torch.Tensor) -> torch.Tensor:
+    """Transpose matrices of 8 x 8 half bytes, eight words one below the other, in their place.
+
+    Their off-diagonal quarters are exchanged, then those of the quarters, then those of these.
     """
     k, w = words.shape
-    eights = torch.nn.functional.pad(words.view(torch.int32), (0, 0, 0, -k % 8)).view(-1, 8, w)
     for size, mask in ((4, 0x0000FFFF), (2, 0x00FF00FF), (1, 0x0F0F0F0F)):  # half bytes to a side
-        upper, lower = eights.view(-1, 8 // (2 * size), 2, size, w).unbind(2)
+        upper, lower = words.view(-1, 2, size, w).unbind(1)
         change = (upper >> 4 * size).bitwise_xor_(lower).bitwise_and_(mask)
         lower ^= change
         upper ^= change << 4 * size
     # the half byte 4 a + b of a word is column 2 b + a
-    return eights.view(-1, 2, 4, w).permute(3, 2, 1, 0).reshape(8 * w, -1)
+    return words.view(-1, 2, 4, w).permute(3, 2, 1, 0).reshape(8 * w, k // 8)
 
 
 class _Awq(Format):

@@ -13,7 +13,7 @@ from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedForm
 from pifi_probe.layers.formats.base import Numbers, Packed
 from pifi_probe.layers.formats.refused import refuse_by_name, refuse_stated
 from pifi_probe.layers.formats.registry import find_packed, formats
-from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be, fresh
+from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be
 from pifi_probe.reading import Refused
 
 __all__ = ["ANOTHER", "Contents", "Plan", "make_plan"]
@@ -249,7 +249,7 @@ def _unpack(weight: Packed, parts: dict[str, torch.Tensor], dtype: torch.dtype) 
     zeros = [role for role in made.scales if role in parts and _check_scale(made.small_scales, role, parts[role])]
     ready = made.prepare(weight, parts)
     others = made.prepare(weight, _without_zeros(parts, zeros)) if zeros else {}
-    out = fresh(shape, dtype)
+    out = torch.empty(shape, dtype=dtype)
     step = max(1, _AT_ONCE // max(math.prod(shape[1:]), 1))
     for start in range(0, shape[0], step):
         stop = min(start + step, shape[0])
