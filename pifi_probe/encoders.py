@@ -1,4 +1,4 @@
-"""Where an encoder counts positions, and what left padding needs for it."""
+"""What is asked of every encoder: how many tokens it reads, where positions begin, padding, token types, pooling."""
 
 from __future__ import annotations
 
@@ -8,9 +8,32 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
-__all__ = ["left_padding_positions", "must_turn", "n_positions", "within_positions"]
+from pifi_probe.errors import PlugInError
+
+__all__ = [
+    "context_of",
+    "encoder_of",
+    "has_token_types",
+    "is_decoder",
+    "left_padding_positions",
+    "made_for_cls",
+    "must_turn",
+    "n_positions",
+    "no_pooler",
+    "pool",
+    "room_of",
+    "within_positions",
+]
+
+_UNLIMITED = 1 << 40
 
 # These count positions from the input ids, padding left out, so left padding changes nothing.
 _COUNT_THEMSELVES = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text"})
@@ -29,6 +52,17 @@ def n_positions(encoder: nn.Module) -> int | None:
     ]
     stated = getattr(encoder.config, "max_position_embeddings", None) or 0  # fewer than rows where forward adds 2
     return min(found + [stated] * (stated > 0)) if found else None
+
+
+def context_of(config: PretrainedConfig) -> int:
+    """Return the most tokens that a model takes, as far as its configuration says."""
+    stated = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    return next((int(value) for value in stated if value), _UNLIMITED)
+
+
+def room_of(encoder: PreTrainedModel) -> int:
+    """Return the most tokens that an encoder takes: its positions, or what its configuration says without any."""
+    return n_positions(encoder) or context_of(encoder.config)
 
 
 def within_positions(encoder: nn.Module, n_tokens: int) -> int:
@@ -70,3 +104,58 @@ def parameters_of(encoder: type[nn.Module]) -> frozenset[str]:
     """Return the names of the parameters of an encoder's ``forward``."""
     forward: Callable[..., Any] = encoder.forward
     return frozenset(inspect.signature(forward).parameters)
+
+
+def has_token_types(config: PretrainedConfig) -> bool:
+    """Return True where an encoder tells the first text of a pair from the second by token types."""
+    return (getattr(config, "type_vocab_size", 0) or 0) > 1
+
+
+def no_pooler(config: type[PretrainedConfig]) -> dict[str, Any]:
+    """Leave out BERT-like pooling layers, which PiFi never uses and which would count as trained."""
+    parameters = inspect.signature(MODEL_MAPPING[config].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
+
+
+def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model, or the encoder of one that is encoder and decoder."""
+    encoder: Any = model.get_encoder() if model.config.is_encoder_decoder else model
+    return model if encoder is None else encoder  # an encoder alone keeps the configuration of both
+
+
+def pool(states: torch.Tensor, attention_mask: torch.Tensor, how: str) -> torch.Tensor:
+    """Pool token vectors.
+
+    Parameters
+    ----------
+    states : Tensor, (batch, seq, d)
+    attention_mask : Tensor, (batch, seq)
+        1 for tokens, 0 for padding, on either side.
+    how : {"cls", "mean", "last"}
+        The first token, the mean over tokens, or the last token; padding never counts.
+
+    Returns
+    -------
+    Tensor, (batch, d)
+    """
+    mask = attention_mask.to(states.dtype)
+    if how == "mean":
+        return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+    rows = torch.arange(states.shape[0], device=states.device)
+    if how == "cls":
+        return states[rows, attention_mask.long().argmax(1)]
+    if how == "last":
+        return states[rows, states.shape[1] - 1 - attention_mask.long().flip(1).argmax(1)]
+    raise PlugInError(f"unknown pooling {how!r}", where="pooling", next="use cls, mean, last or auto")
+
+
+def made_for_cls(config: PretrainedConfig) -> bool:
+    """Return True for a masked language model, which was trained to find [CLS] at the start."""
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_encoder_decoder
+
+
+def is_decoder(config: PretrainedConfig) -> bool:
+    """Return True for a causal language model, which sees only what stands to the left."""
+    if config.is_encoder_decoder:
+        return False
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING

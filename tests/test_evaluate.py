@@ -14,6 +14,7 @@ import torch
 
 import pifi_probe as pp
 from pifi_probe.errors import ModelNotFoundError, PlugInError, RunInterrupted, SearchError, TaskError
+from pifi_probe.kinds.evaluating import predict_logits
 from pifi_probe.plugin.build import load_encoder
 from pifi_probe.selection.cached import LowerStates, blocks_of, truncate_encoder
 from pifi_probe.selection.evaluate import PiFiEvaluator
@@ -21,7 +22,6 @@ from pifi_probe.selection.parts import Parts
 from pifi_probe.selection.space import ONE_SHOT, Candidate
 from pifi_probe.selection.trials import RUNGS, Outcome
 from pifi_probe.training import RunResult
-from pifi_probe.training.data import predict_logits
 from tests import runs, slm, tiny
 
 CONTROLS = ("vanilla", "linear", "random", "shuffled")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from pifi_probe.encoders import pool
 from pifi_probe.errors import PlugInError, TaskError, TrainingDiverged
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.plugin.pooling import pool
 from pifi_probe.probing.frozen_arms import CONTROLS, Tail, make_arm, make_tail
 from pifi_probe.probing.frozen_slm import FrozenRun, Vectors, frozen_slm
 from tests.runs import Parts

@@ -10,11 +10,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments, pipeline
 
 import pifi_probe as pp
+from pifi_probe.encoders import pool
 from pifi_probe.errors import CheckpointError, FrozenLayerError, LicenceError, PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin import PlugIn
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.plugin.pooling import pool, resolve_pooling
+from pifi_probe.plugin.pooling import resolve_pooling
 from tests import slm, tiny
 
 

@@ -89,6 +89,31 @@ def test_no_room_imports_a_higher_one() -> None:
     assert set(upwards) == set(ALLOWED)
 
 
+# asked of an encoder in `encoders.py` alone; `layers/` reads donors, and the other two write or bound a configuration
+OF_ENCODERS = {
+    *("max_position_embeddings", "n_positions", "max_seq_len", "padding_idx", "type_vocab_size", "add_pooling_layer"),
+    *("MODEL_FOR_MASKED_LM_MAPPING", "MODEL_FOR_CAUSAL_LM_MAPPING", "get_encoder"),
+}
+NOT_ENCODERS = {"layers", "assets", "bounds"}
+
+
+def asked(file: Path) -> Iterator[str]:
+    """Yield attributes, keywords, strings and imported names of a file that `OF_ENCODERS` holds."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names = [] if (node.module or "").startswith("pifi_probe") else [alias.name for alias in node.names]
+        else:
+            names = [getattr(node, field, None) for field in ("attr", "arg", "value")]
+        yield from (name for name in names if isinstance(name, str) and name in OF_ENCODERS)
+
+
+def test_what_an_encoder_is_asked_has_one_home() -> None:
+    files = {file: file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in PACKAGE.rglob("*.py")}
+    asking = {room for file, room in files.items() if not room.startswith(tuple(NOT_ENCODERS)) and set(asked(file))}
+    assert asking == {"encoders"}
+    assert set(asked(PACKAGE / "encoders.py")) == OF_ENCODERS
+
+
 def test_the_files_that_a_new_reader_is_sent_to_are_there() -> None:
     page = (PACKAGE.parent / "book" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| [^|]+\? \| `([^`]+)`", page, re.MULTILINE)

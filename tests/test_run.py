@@ -18,13 +18,16 @@ from transformers import TrainerCallback
 
 import pifi_probe as pp
 from pifi_probe import progress
+from pifi_probe.encoders import n_positions
 from pifi_probe.errors import CorruptFileError, PlugInError, RecipeError, TaskError, TrainingDiverged
 from pifi_probe.kinds import base
+from pifi_probe.kinds.encoding import encode
+from pifi_probe.kinds.evaluating import predict_logits
 from pifi_probe.kinds.metrics import by_correct_answers, classification_metrics
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks import Split, Task
 from pifi_probe.training import Recipe, RunResult, callbacks, devices, fine_tune
-from pifi_probe.training.data import LengthGroupedOrder, encode, n_positions, predict_logits
+from pifi_probe.training.data import LengthGroupedOrder
 from pifi_probe.training.history import History
 from pifi_probe.training.trainer import PiFiTrainer
 from tests import slm

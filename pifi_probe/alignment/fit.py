@@ -13,12 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.tokens import TokenStates, encode
+from pifi_probe.encoders import context_of
 from pifi_probe.errors import FeatureError
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import donor_tokenizer
-from pifi_probe.tasks.tokens import buckets, context_of
+from pifi_probe.tasks.tokens import buckets
 
 __all__ = ["fit_interfaces", "interface_fits", "match_tokens"]
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.compat import quiet_transformers
+from pifi_probe.encoders import has_token_types, room_of
 from pifi_probe.errors import FeatureError
-from pifi_probe.tasks.tokens import buckets, room_of
+from pifi_probe.tasks.tokens import buckets
 
 __all__ = [
     "Encoded",
@@ -248,7 +249,7 @@ def token_states(
     for rows in buckets([len(ids) for ids in coded.ids], BATCH_TOKENS):
         ids, mask = _padded(coded.ids, rows, coded.pad), _padded([[1] * len(one) for one in coded.ids], rows, 0)
         extra = {}
-        if coded.types is not None and getattr(encoder.config, "type_vocab_size", False):
+        if coded.types is not None and has_token_types(encoder.config):
             extra["token_type_ids"] = _padded(coded.types, rows, 0).to(device)
         found = encoder(input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True, **extra)
         depths = [*found.hidden_states[:-1], found.last_hidden_state]

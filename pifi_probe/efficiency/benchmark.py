@@ -13,7 +13,7 @@ from pifi_probe.efficiency.arms import FOLDED, Model, build_arms, frozen_layer_o
 from pifi_probe.efficiency.counts import counted_macs, held_bytes, measured_macs, random_batch
 from pifi_probe.efficiency.measure import Moments, forward_of, interleaved, peak_bytes, step_of
 from pifi_probe.efficiency.result import ArmCost, Benchmark, Spread
-from pifi_probe.encoders import within_positions
+from pifi_probe.encoders import room_of, within_positions
 from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.kinds import Kind, kind_of
 from pifi_probe.plugin.build import tokenizer_for
@@ -157,7 +157,7 @@ def _latency(
     arms: dict[str, Model], rows: int, seq: int, recipe: Recipe, rounds: int, most_seconds: float
 ) -> tuple[Times, str]:
     """Return seconds by arm, or why there are none."""
-    longest = _longest(next(iter(arms.values())))
+    longest = room_of(next(iter(arms.values())).encoder)
     if seq > longest:
         return {}, f"the encoder reads at most {longest} tokens"
     calls = {name: forward_of(arm, random_batch(arm, rows, seq), recipe.precision) for name, arm in arms.items()}
@@ -168,12 +168,5 @@ def _latency(
     return times, "" if times else f"one round takes more than {most_seconds:g} s"
 
 
-def _longest(model: Model) -> int:
-    """Return how many tokens the encoder reads; RoBERTa's positions begin after the padding token."""
-    config = model.encoder.config
-    offset = config.pad_token_id + 1 if "roberta" in config.model_type or config.model_type == "mpnet" else 0
-    return int(getattr(config, "max_position_embeddings", 512)) - offset
-
-
 def _macs_length(model: Model) -> int:
-    return min(MACS_LENGTH, _longest(model))
+    return min(MACS_LENGTH, room_of(model.encoder))

@@ -16,7 +16,7 @@ from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.kept import kept_interfaces
 from pifi_probe.alignment.readout import UNIT_WIDTH, fit_block
 from pifi_probe.alignment.tokens import joined, token_states
-from pifi_probe.encoders import within_positions
+from pifi_probe.encoders import is_decoder, within_positions
 from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.kinds import KINDS, Split
 from pifi_probe.layers.content import weights_digest
@@ -25,7 +25,6 @@ from pifi_probe.layers.references import open_reference
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.base import PiFiEncoderModel, PiFiPreTrainedModel
 from pifi_probe.plugin.encoding import Tokens
-from pifi_probe.plugin.pooling import is_decoder
 from pifi_probe.tasks.tokens import buckets, tokenizer_digest
 
 if TYPE_CHECKING:

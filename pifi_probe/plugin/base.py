@@ -11,16 +11,16 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from pifi_probe.compat import forget_output_hooks
+from pifi_probe.encoders import encoder_of, no_pooler, pool
 from pifi_probe.errors import CheckpointError
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.plugin.adapters import check_adapters, settle_adapters
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.combine import make_plugin
 from pifi_probe.plugin.config import PiFiConfig
-from pifi_probe.plugin.encoding import Tokens, encoder_of, no_pooler, run_encoder
+from pifi_probe.plugin.encoding import Tokens, run_encoder
 from pifi_probe.plugin.fold import FoldedPlugIn
 from pifi_probe.plugin.plugin import PlugIn
-from pifi_probe.plugin.pooling import pool
 from pifi_probe.plugin.storage import StoredModel
 from pifi_probe.pretrained import config_from_dict, new_model
 

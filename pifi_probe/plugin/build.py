@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.alignment.tokens import special_ids
-from pifi_probe.encoders import within_positions
+from pifi_probe.encoders import is_decoder, pool, within_positions
 from pifi_probe.errors import PlugInError
 from pifi_probe.escaping import one_line
 from pifi_probe.kinds import KINDS
@@ -37,7 +37,7 @@ from pifi_probe.plugin.loading import (
     tokenizer_for,
 )
 from pifi_probe.plugin.plugin import PlugIn
-from pifi_probe.plugin.pooling import is_decoder, pool, resolved_pooling
+from pifi_probe.plugin.pooling import resolved_pooling
 from pifi_probe.plugin.registry import HEADS
 from pifi_probe.plugin.variants import make_variant, twin_of
 from pifi_probe.vocabulary import mode_of_today

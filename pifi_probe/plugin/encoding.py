@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from pifi_probe.alignment.tokens import marked_first
-from pifi_probe.encoders import left_padding_positions, must_turn, parameters_of
+from pifi_probe.encoders import has_token_types, left_padding_positions, must_turn, parameters_of
 
-__all__ = ["Tokens", "encoder_of", "no_pooler", "run_encoder"]
+__all__ = ["Tokens", "run_encoder"]
 
 
 @dataclass(frozen=True)
@@ -37,18 +35,6 @@ class Tokens:
     input_ids: torch.Tensor | None
 
 
-def no_pooler(config: type[PretrainedConfig]) -> dict[str, Any]:
-    """Leave out BERT-like pooling layers, which PiFi never uses and which would count as trained."""
-    parameters = inspect.signature(MODEL_MAPPING[config].__init__).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
-
-
-def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model, or the encoder of one that is encoder and decoder."""
-    encoder: Any = model.get_encoder() if model.config.is_encoder_decoder else model
-    return model if encoder is None else encoder  # an encoder alone keeps the configuration of both
-
-
 def run_encoder(
     encoder: nn.Module,
     input_ids: torch.Tensor | None,
@@ -70,7 +56,7 @@ def run_encoder(
     mask = attention_mask if attention_mask is not None else tokens.new_ones(tokens.shape[:2], dtype=torch.long)
     config: Any = encoder.config
     extra: dict[str, Any] = {"inputs_embeds": inputs_embeds}
-    if token_type_ids is not None and getattr(config, "type_vocab_size", False):
+    if token_type_ids is not None and has_token_types(config):
         extra["token_type_ids"] = token_type_ids
     order: torch.Tensor | None = None
     ids = input_ids

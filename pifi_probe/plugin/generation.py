@@ -19,11 +19,11 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
+from pifi_probe.encoders import encoder_of
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.config import PiFiConfig
-from pifi_probe.plugin.encoding import encoder_of
 from pifi_probe.plugin.losses import cross_entropy
 from pifi_probe.plugin.registry import register_head
 from pifi_probe.pretrained import config_from_dict, new_model

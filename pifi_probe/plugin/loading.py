@@ -11,22 +11,20 @@ from typing import Any
 
 import torch
 from transformers import (
-    MODEL_FOR_MASKED_LM_MAPPING,
     AutoModel,
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from pifi_probe.encoders import encoder_of, is_decoder, made_for_cls, no_pooler
 from pifi_probe.errors import CheckpointError, ModelNotFoundError, PifiProbeError, PlugInError, TokenizerError
 from pifi_probe.layers.checkpoint import is_gguf
 from pifi_probe.layers.references import resolve_reference
 from pifi_probe.layers.small_files import source_of
 from pifi_probe.layers.tokenizer import GivenTokenizer, check_tokenizer, load_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
-from pifi_probe.plugin.encoding import encoder_of, no_pooler
 from pifi_probe.plugin.generation import with_decoder
-from pifi_probe.plugin.pooling import is_decoder
 from pifi_probe.plugin.storage import own_tokenizer_source
 from pifi_probe.pretrained import open_config, open_model
 
@@ -243,10 +241,7 @@ def encoder_tokenizer(encoder: PreTrainedModel, source: str, token: bool | None 
 
 def _starts_with_cls(model: PiFiPreTrainedModel) -> bool:
     """Whether the model pools a token that its encoder was trained to find at the start."""
-    config = model.encoder.config
-    return bool(
-        model.config.pooling == "cls" and type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_encoder_decoder
-    )
+    return model.config.pooling == "cls" and made_for_cls(model.encoder.config)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pifi_probe.compat import quiet_transformers
+from pifi_probe.encoders import has_token_types
 from pifi_probe.errors import PifiProbeError, PlugInError
 from pifi_probe.folders import replaced_together
 
@@ -169,7 +170,7 @@ def _rows(model: PiFiPreTrainedModel, n_rows: int, n_tokens: int, padding: int) 
         mask[0, ..., : max(0, -padding)] = 0
         ids = torch.where(mask.bool(), ids, getattr(model.encoder.config, "pad_token_id", None) or 0)
     batch = {"input_ids": ids, "attention_mask": mask}
-    if (getattr(model.encoder.config, "type_vocab_size", 0) or 0) > 1:
+    if has_token_types(model.encoder.config):
         batch["token_type_ids"] = torch.zeros_like(ids)
     if model.config.is_encoder_decoder:
         batch["decoder_input_ids"] = ids[:, : max(2, n_tokens // 2)].clone()

@@ -1,18 +1,18 @@
-"""From token vectors to one vector, equal for left and right padding."""
+"""The pooling that an encoder was made for."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig
+from transformers import PretrainedConfig
 
+from pifi_probe.encoders import is_decoder
 from pifi_probe.errors import HubError, PlugInError
 from pifi_probe.layers.small_files import small_files
 from pifi_probe.plugin.stated_pooling import stated_pooling
 
-__all__ = ["Pooling", "Resolved", "is_decoder", "pool", "resolve_pooling", "resolved_pooling"]
+__all__ = ["Pooling", "Resolved", "resolve_pooling", "resolved_pooling"]
 
 Pooling = Literal["cls", "mean", "last"]
 
@@ -22,32 +22,6 @@ class Resolved(NamedTuple):
 
     how: str
     why: str
-
-
-def pool(states: torch.Tensor, attention_mask: torch.Tensor, how: str) -> torch.Tensor:
-    """Pool token vectors.
-
-    Parameters
-    ----------
-    states : Tensor, (batch, seq, d)
-    attention_mask : Tensor, (batch, seq)
-        1 for tokens, 0 for padding, on either side.
-    how : {"cls", "mean", "last"}
-        The first token, the mean over tokens, or the last token; padding never counts.
-
-    Returns
-    -------
-    Tensor, (batch, d)
-    """
-    mask = attention_mask.to(states.dtype)
-    if how == "mean":
-        return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
-    rows = torch.arange(states.shape[0], device=states.device)
-    if how == "cls":
-        return states[rows, attention_mask.long().argmax(1)]
-    if how == "last":
-        return states[rows, states.shape[1] - 1 - attention_mask.long().flip(1).argmax(1)]
-    raise PlugInError(f"unknown pooling {how!r}", where="pooling", next="use cls, mean, last or auto")
 
 
 def resolve_pooling(how: str, config: PretrainedConfig, source: str | Path | None) -> str:
@@ -104,10 +78,3 @@ def _stated(source: str, commit: str | None) -> Resolved | None:
             next=f"{advice}, or run this once with a connection",
         )
     return None if found is None else Resolved(found[0], f"auto: as sentence-transformers saved it in {found[1]}")
-
-
-def is_decoder(config: PretrainedConfig) -> bool:
-    """Return True for a causal language model, which sees only what stands to the left."""
-    if config.is_encoder_decoder:
-        return False
-    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING

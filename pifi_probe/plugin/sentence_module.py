@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from sentence_transformers.sentence_transformer.modules import InputModule
 
-from pifi_probe.encoders import within_positions
+from pifi_probe.encoders import pool, within_positions
 from pifi_probe.plugin.base import PiFiEncoderModel
 from pifi_probe.plugin.loading import open_plugged, tokenizer_for
-from pifi_probe.plugin.pooling import pool
 from pifi_probe.reading import read_object
 
 __all__ = ["MODULE", "PluggedEncoder"]

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from pifi_probe.encoders import context_of
 from pifi_probe.errors import CheckpointError, FeatureError
 from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
 from pifi_probe.layers.content import content_of
@@ -24,7 +25,6 @@ from pifi_probe.plugin.variants import make_variant
 from pifi_probe.probing.words import Words, draw_words, once, twice
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import collect
-from pifi_probe.tasks.tokens import context_of
 
 __all__ = ["positive_control"]
 

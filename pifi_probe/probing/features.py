@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from pifi_probe.encoders import context_of, pool, room_of
 from pifi_probe.errors import FeatureError
 from pifi_probe.kinds import KINDS
 from pifi_probe.layers.checkpoint import open_checkpoint
@@ -21,11 +22,11 @@ from pifi_probe.layers.tokenizer import GivenTokenizer, check_known, donor_token
 from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.loading import embedding_rows, load_encoder, tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.plugin.pooling import pool, resolved_pooling
+from pifi_probe.plugin.pooling import resolved_pooling
 from pifi_probe.probing.feature_set import FeatureKey, Features, Save, collect
 from pifi_probe.probing.rows import scoring_rows
 from pifi_probe.tasks.task import Split
-from pifi_probe.tasks.tokens import Tokens, buckets, context_of, fill_template, room_of, tokenise, tokenizer_digest
+from pifi_probe.tasks.tokens import Tokens, buckets, fill_template, tokenise, tokenizer_digest
 from pifi_probe.training.devices import autocast, device_of
 from pifi_probe.training.recipe import Recipe
 

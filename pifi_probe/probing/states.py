@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import torch
 
+from pifi_probe.encoders import context_of
 from pifi_probe.errors import FeatureError, SaveError
 from pifi_probe.files import advice, alone_in, atomic_write, make_folder, write_json
 from pifi_probe.folders import remove_folder
@@ -39,7 +40,7 @@ from pifi_probe.probing.state_arrays import (
     whole,
 )
 from pifi_probe.provenance import collect
-from pifi_probe.tasks.tokens import Tokens, buckets, context_of, tokenise, tokenizer_digest
+from pifi_probe.tasks.tokens import Tokens, buckets, tokenise, tokenizer_digest
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.units import amount

@@ -10,8 +10,8 @@ from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import PlugInError
+from pifi_probe.kinds.encoding import EncodedSplit
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.training.data import EncodedSplit
 
 __all__ = ["LowerStates", "blocks_of", "truncate_encoder"]
 

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from pifi_probe.errors import RunInterrupted, SearchError
+from pifi_probe.kinds.evaluating import predict_logits
 from pifi_probe.kinds.metrics import per_example
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.probing.estimators import logme
@@ -49,7 +50,6 @@ from pifi_probe.selection.parts import FROZEN_EPOCHS, LAST_BLOCKS, Parts
 from pifi_probe.selection.space import ONE_SHOT, Candidate
 from pifi_probe.selection.trials import RUNGS, Outcome
 from pifi_probe.tasks.task import Task
-from pifi_probe.training.data import predict_logits
 from pifi_probe.training.folder import RunFolder
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.run import Run

@@ -16,6 +16,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from pifi_probe.encoders import within_positions
 from pifi_probe.errors import TaskError
+from pifi_probe.kinds.encoding import EncodedSplit, encode
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.content import content_of, weights_digest
 from pifi_probe.layers.extract import extract
@@ -34,7 +35,6 @@ from pifi_probe.selection.estimate import Measure, Work
 from pifi_probe.selection.space import Candidate
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
 from pifi_probe.tasks.tokens import tokenizer_digest
-from pifi_probe.training.data import EncodedSplit, encode
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe
 

@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.compat import quiet_transformers
-from pifi_probe.encoders import n_positions
 from pifi_probe.errors import FeatureError
 from pifi_probe.tasks.task import Split
 
-__all__ = ["Tokens", "buckets", "context_of", "fill_template", "room_of", "tokenise", "tokenizer_digest"]
+__all__ = ["Tokens", "buckets", "fill_template", "tokenise", "tokenizer_digest"]
 
-_UNLIMITED = 1 << 40
 _LARGE_ENOUGH = 1024  # tokens of a batch
 _ALIKE = 0.95  # of the length of the longest text
 
@@ -94,17 +92,6 @@ def buckets(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
             groups.append([])
         groups[-1].append(row)
     return groups
-
-
-def context_of(config: PretrainedConfig) -> int:
-    """Return the most tokens that a model takes, as far as its configuration says."""
-    stated = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
-    return next((int(value) for value in stated if value), _UNLIMITED)
-
-
-def room_of(encoder: PreTrainedModel) -> int:
-    """Return the most tokens that an encoder takes: its positions, or what its configuration says without any."""
-    return n_positions(encoder) or context_of(encoder.config)
 
 
 def fill_template(rows: Split, template: str | None) -> tuple[list[str], str]:

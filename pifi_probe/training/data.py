@@ -9,11 +9,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from pifi_probe.encoders import n_positions
-from pifi_probe.kinds.encoding import EncodedSplit, encode, require_offsets
-from pifi_probe.kinds.evaluating import predict_logits
-
-__all__ = ["EncodedSplit", "LengthGroupedOrder", "encode", "n_positions", "predict_logits", "require_offsets"]
+__all__ = ["LengthGroupedOrder"]
 
 
 class LengthGroupedOrder(Sampler[int]):

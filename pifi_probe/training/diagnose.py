@@ -10,13 +10,13 @@ from typing import Any
 from pifi_probe.encoders import within_positions
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import printable
+from pifi_probe.kinds.encoding import encode
 from pifi_probe.layers.references import NamedBy, open_reference
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks.task import Split, Task
-from pifi_probe.training.data import encode
 from pifi_probe.training.describe import describe_model
 from pifi_probe.training.result import RunResult, runs_in
 from pifi_probe.training.scales import plugin_scales

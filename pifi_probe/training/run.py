@@ -12,9 +12,11 @@ from typing import Any
 from transformers import IntervalStrategy, PreTrainedTokenizerBase, TrainerCallback
 
 from pifi_probe.compat import quiet_transformers
+from pifi_probe.encoders import n_positions
 from pifi_probe.errors import PlugInError, RecipeError, TaskError
 from pifi_probe.files import alone_in
 from pifi_probe.kinds import KINDS, kind_of
+from pifi_probe.kinds.encoding import EncodedSplit
 from pifi_probe.layers.tokenizer import GivenTokenizer, check_known, load_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import model_class_of
@@ -24,7 +26,6 @@ from pifi_probe.tags import tags_of
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
 from pifi_probe.training.callbacks import Interrupt, ProgressBar
-from pifi_probe.training.data import EncodedSplit, n_positions
 from pifi_probe.training.describe import count_parameters, describe_model, layer_digests, start_digest
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.folder import RunFolder, temporary_run_folder

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from pifi_probe.encoders import pool
+from pifi_probe.kinds.encoding import EncodedSplit
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.encoding import Tokens
 from pifi_probe.plugin.plugin import PlugIn, rms
-from pifi_probe.plugin.pooling import pool
-from pifi_probe.training.data import EncodedSplit
 
 __all__ = ["plugin_scales"]
 

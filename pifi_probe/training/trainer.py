@@ -24,10 +24,11 @@ from transformers import (
 from pifi_probe.errors import PifiProbeError, SaveError, TrainingDiverged
 from pifi_probe.files import advice
 from pifi_probe.kinds import Kind
+from pifi_probe.kinds.encoding import EncodedSplit
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.combine import GATES
 from pifi_probe.tasks.task import Split
-from pifi_probe.training.data import EncodedSplit, LengthGroupedOrder
+from pifi_probe.training.data import LengthGroupedOrder
 from pifi_probe.training.devices import autocast
 from pifi_probe.training.history import History, load_trained_state, trained_state
 from pifi_probe.training.recipe import Recipe
