@@ -27,7 +27,7 @@ def room_of(path: str) -> str:
     parts = path.split("/")
     if len(parts) > 2:
         return f"{parts[1]}/"
-    return "assets" if parts[1].startswith("assets") else "(root)"
+    return "assets/" if parts[1].startswith("assets") else "(root)"
 
 
 def add(found: Size, path: str, lines: int) -> None:

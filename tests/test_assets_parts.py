@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from pifi_probe import assets
-from pifi_probe.assets_convert import e5
-from pifi_probe.assets_types import Asset, Member, Package
+from pifi_probe.assets.convert import e5
+from pifi_probe.assets.table import Asset, Member, Package
 from pifi_probe.errors import AssetError, CorruptFileError
 from tests.fake_packages import sha256
 from tests.test_assets import index, use  # noqa: F401  (a fixture)

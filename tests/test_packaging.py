@@ -304,7 +304,8 @@ def test_the_wheel_alone_extracts_a_layer_outside_of_the_repository(tmp_path):
     (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert "pifi_probe/py.typed" in names and any(name.endswith("licenses/LICENSE") for name in names)
+    assert {"pifi_probe/py.typed", "pifi_probe/assets/assets.toml"} <= {*names}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names} == {
         "pifi_probe",
         f"pifi_probe-{PROJECT['version']}.dist-info",

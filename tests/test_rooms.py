@@ -19,10 +19,6 @@ files permissions
 folders provenance importing progress compat
 pretrained
 encoders
-assets_types
-assets_models assets_texts assets_convert
-assets_table
-assets_archive
 assets
 models_table
 stats

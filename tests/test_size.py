@@ -22,7 +22,7 @@ def test_files_are_counted_by_room_and_written_between_the_markers(tmp_path: Pat
     now = size.size_now(tmp_path)
     assert now == {
         "kinds/": {"files": 2, "lines": 5},
-        "assets": {"files": 1, "lines": 1},
+        "assets/": {"files": 1, "lines": 1},
         "(root)": {"files": 1, "lines": 4},
     }
     table = size.table({}, now)

@@ -22,7 +22,7 @@ from typing import IO
 
 from tqdm.auto import tqdm
 
-from pifi_probe.assets_table import Asset, Member
+from pifi_probe.assets.table import Asset, Member
 from pifi_probe.errors import AssetError
 from pifi_probe.files import sha256_file
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pifi_probe.assets_archive import download, join, unpack, verify_member
-from pifi_probe.assets_table import ASSETS, Asset, Member
+from pifi_probe.assets.fetch import download, join, unpack, verify_member
+from pifi_probe.assets.table import ASSETS, Asset, Member
 from pifi_probe.errors import AssetError
 from pifi_probe.files import cache_root, sha256_file
 
@@ -265,8 +265,8 @@ def _unpack(asset: Asset, archives: list[Path], staging: Path) -> None:
             os.replace(joined, files / member.target)
             verify_member(files, member, **advice)
     if asset.convert:
-        from pifi_probe import assets_convert
+        from pifi_probe.assets import convert
 
-        getattr(assets_convert, asset.convert)(files)
+        getattr(convert, asset.convert)(files)
         for member in (one for one in asset.members if not one.source):
             verify_member(files, member, **advice)
