@@ -152,7 +152,8 @@ def open_model(
     allow_pickle : bool
         Read legacy ``.bin`` weights, too; with ``weights_only=True``.
     **where
-        As for `open_config`, and further options of ``from_pretrained``.
+        As for `open_config`, and further options of ``from_pretrained``; with `quantization_config`, by which
+        transformers is told to dequantise, quantised weights are read, too.
 
     Raises
     ------
@@ -163,10 +164,11 @@ def open_model(
     """
     options: dict[str, Any] = dict(where)
     if "gguf_file" not in where:
-        _refuse_quantised(config, str(source))
         _refuse_other_models(config, str(source))
         refuse_adapter(source, revision=where.get("revision"), token=where.get("token"))
-        _refuse_larger_than_stored(auto, config, Path(source))
+        if "quantization_config" not in where:
+            _refuse_quantised(config, str(source))
+            _refuse_larger_than_stored(auto, config, Path(source))
         options["use_safetensors"] = None if allow_pickle or pickle_allowed() else True
     with quiet_transformers(), reading_weights(source), _without_its_code(source):
         model: PreTrainedModel = auto.from_pretrained(

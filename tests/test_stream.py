@@ -268,6 +268,14 @@ def test_states_of_other_texts_are_not_used(llama: Path, tmp_path: Path) -> None
     assert (0, 0) in found
 
 
+def test_states_of_other_weights_at_the_same_place_are_not_used(tmp_path: Path) -> None:
+    model, folder = tiny.tiny_checkpoint("llama", tmp_path / "model"), tmp_path / "states"
+    run_until(3, open_checkpoint(str(model)), folder, None)
+    tiny.tiny_model("llama", seed=7).save_pretrained(model)
+    found = run(open_checkpoint(str(model)), BATCHES, folder=folder)
+    assert (0, 0) in found
+
+
 # --- faults -------------------------------------------------------------------------------------------------
 
 

@@ -13,19 +13,18 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config, PreTrainedModel
 
-from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import CheckpointError, UnsupportedFormatError
 from pifi_probe.escaping import one_line
 from pifi_probe.experiments.whole import load_whole
-from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint, open_named
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.residual import TEXTS
 from pifi_probe.layers.shell import layers_of
-from pifi_probe.layers.spec import layer_numbers, parse_model
+from pifi_probe.layers.spec import layer_numbers
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.pretrained import open_config
+from pifi_probe.pretrained import open_config, open_model
 from pifi_probe.provenance import collect
 from pifi_probe.units import amount
 
@@ -134,7 +133,7 @@ def verify(
     >>> verify("smollm2-135m", "0,-1").error < 1e-5  # doctest: +SKIP
     True
     """
-    checkpoint = open_checkpoint(*parse_model(model))
+    checkpoint = open_named(model)
     config = checkpoint.config
     chosen = layer_numbers(layers, int(config.num_hidden_layers), model)
     tokenizer = donor_tokenizer(checkpoint)
@@ -172,15 +171,14 @@ def _reference(checkpoint: Checkpoint, model: str, reference: str | None) -> Pre
         settings = getattr(config, "quantization_config", None)
         method = settings.get("quant_method") if isinstance(settings, dict) else None
         if method in _BY_TRANSFORMERS:
-            with quiet_transformers():
-                found: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                    checkpoint.identity,
-                    config=config,
-                    quantization_config=_BY_TRANSFORMERS[method](dequantize=True),
-                    dtype=torch.float32,
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                )
+            how = _BY_TRANSFORMERS[method](dequantize=True)
+            found = open_model(
+                AutoModelForCausalLM,
+                checkpoint.identity,
+                config=config,
+                dtype=torch.float32,
+                quantization_config=how,
+            )
             return nn.Module.float(found).eval()
     try:
         return nn.Module.float(load_whole(reference or model).model.cpu())  # transformers' own refuses GGUF models

@@ -15,10 +15,11 @@ from pifi_probe.layers import safetensors_io
 from pifi_probe.layers.formats import Contents, Numbers
 from pifi_probe.layers.sharded import ShardedCheckpoint
 from pifi_probe.layers.sources import ByteSource, TensorInfo, dropping_what_cannot_be
+from pifi_probe.layers.spec import parse_model
 from pifi_probe.models_table import repo_of
 from pifi_probe.permissions import pickle_allowed
 
-__all__ = ["Checkpoint", "SafetensorsCheckpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "SafetensorsCheckpoint", "open_checkpoint", "open_named"]
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$|^[\w.-]+/[\w.-]+/[\w./-]+\.gguf$")
 
@@ -203,6 +204,19 @@ def is_hub_name(name: str) -> bool:
     """Return whether a name can be a hub id, or one of a GGUF file there."""
     is_file_name = name.count("/") < 2 and name.endswith((".gguf", ".safetensors", ".bin"))
     return not is_file_name and not name.startswith((".", "~")) and _HUB_NAME.fullmatch(name) is not None
+
+
+def open_named(llm: str) -> Checkpoint:
+    """Open the checkpoint of a whole model that a user named, ``"MODEL"`` or ``"MODEL@revision"``.
+
+    Raises
+    ------
+    SpecError
+        If `llm` names layers, or no model.
+    PifiProbeError
+        As `open_checkpoint`.
+    """
+    return open_checkpoint(*parse_model(llm))
 
 
 def open_checkpoint(

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from pifi_probe.errors import FeatureError
 from pifi_probe.escaping import one_line
 from pifi_probe.layers.checkpoint import Checkpoint
+from pifi_probe.layers.content import content_of
 from pifi_probe.layers.extract import extract_from, pick_device
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.states import StateStore
@@ -106,9 +107,10 @@ def stream(
     fits = 4 * sum(rows * seq * width for rows, seq, _ in shapes) <= _allowed(memory)
     runner = _Runner(model, pick_device(device), precision)
     with contextlib.ExitStack() as stack:
+        key = _key(checkpoint.identity if folder is None else content_of(checkpoint), batches, precision)
         if folder is None and not fits:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pifi-states-")))
-        store = StateStore(shapes, key=_key(checkpoint, batches, precision), folder=folder, in_memory=fits)
+        store = StateStore(shapes, key=key, folder=folder, in_memory=fits)
         stack.callback(store.close)
         done, label = store.resume(), one_line(model)
         bar = stack.enter_context(
@@ -151,9 +153,9 @@ def _allowed(memory: int | None) -> int:
     return int(psutil.virtual_memory().available) // 4 if memory is None else memory
 
 
-def _key(checkpoint: Checkpoint, batches: Sequence[Batch], precision: str) -> str:
+def _key(donor: str, batches: Sequence[Batch], precision: str) -> str:
     """Return a digest of what the states depend on."""
-    digest = hashlib.sha256(json.dumps([checkpoint.identity, precision]).encode())
+    digest = hashlib.sha256(json.dumps([donor, precision]).encode())
     for batch in batches:
         for tensor in (batch.input_ids, batch.attention_mask):
             digest.update(f"{tuple(tensor.shape)}".encode())

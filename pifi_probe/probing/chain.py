@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.readout import fit_block, fit_stack
 from pifi_probe.errors import LayerIndexError, PlugInError, TaskError
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.extract import extract_from
-from pifi_probe.layers.spec import LayerSpec, layer_numbers, parse, parse_model
+from pifi_probe.layers.spec import LayerSpec, layer_numbers, parse
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.plugin.variants import twin_of
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
@@ -158,7 +158,7 @@ def probe_chain(
     _check(arms, references, score)
     _check_interaction(interaction, task, references)
     device = device_of(Recipe(device=device, precision=precision)).type
-    checkpoint = open_checkpoint(*parse_model(llm))
+    checkpoint = open_named(llm)
     first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
     train, scored = _rows(task, tests, score, n_train, n_test, seed)
     encoder = Encoder(slm, max_tokens, device, cache, precision, tokenizer, texts_apart=interaction == "layer")

@@ -20,10 +20,9 @@ from pifi_probe.alignment.kept import kept_interfaces
 from pifi_probe.alignment.late import late_interaction
 from pifi_probe.alignment.tokens import TokenStates, apart, joined, token_states
 from pifi_probe.encoders import is_decoder, within_positions
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.content import weights_digest
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.spec import parse_model
 from pifi_probe.layers.tokenizer import GivenTokenizer, load_tokenizer
 from pifi_probe.plugin.loading import embedding_rows, encoder_tokenizer, load_encoder
 from pifi_probe.plugin.variants import twin_of
@@ -205,7 +204,7 @@ def cached_interfaces(
     return kept_interfaces(
         lambda: texts.states,
         texts.joined,
-        open_checkpoint(*parse_model(llm)),
+        open_named(llm),
         entries,
         llm=llm,
         encoder=encoder.digest,

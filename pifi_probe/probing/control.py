@@ -14,12 +14,12 @@ from tqdm.auto import tqdm
 
 from pifi_probe.encoders import context_of
 from pifi_probe.errors import CheckpointError, FeatureError
-from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint, open_named
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.control import ARMS, ControlRow, PositiveControl, control_path
 from pifi_probe.layers.extract import extract_from, pick_device
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.spec import layer_numbers, parse_model
+from pifi_probe.layers.spec import layer_numbers
 from pifi_probe.layers.stem import Stem
 from pifi_probe.plugin.variants import make_variant
 from pifi_probe.probing.words import Words, draw_words, once, twice
@@ -123,7 +123,7 @@ def positive_control(
     >>> control.peak.name, control.passed  # doctest: +SKIP
     ('18', True)
     """
-    checkpoint = open_checkpoint(*parse_model(llm))
+    checkpoint = open_named(llm)
     wanted = layer_numbers(layers, int(checkpoint.config.num_hidden_layers), llm)
     if foreign and layers is None:
         own = positive_control(

@@ -14,9 +14,8 @@ from transformers import PreTrainedModel
 from pifi_probe.encoders import context_of, pool, room_of
 from pifi_probe.errors import FeatureError
 from pifi_probe.kinds import KINDS
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.content import content_of, weights_digest
-from pifi_probe.layers.spec import parse_model
 from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import GivenTokenizer, check_known, donor_tokenizer, load_tokenizer
 from pifi_probe.plugin.config import PiFiConfig
@@ -119,7 +118,7 @@ def llm_features(
     place = device_of(Recipe(device=device, precision=precision))
     at_once = batch_tokens_on(place, batch_tokens)
     _check(max_tokens >= 1 and at_once >= 1, "max_tokens and batch_tokens are at least 1", "leave them out")
-    checkpoint = open_checkpoint(*parse_model(llm))
+    checkpoint = open_named(llm)
     own = donor_tokenizer(checkpoint, tokenizer)
     texts, template = fill_template(rows, template)
     identity = tokenizer_digest(own)

@@ -17,9 +17,8 @@ from pifi_probe.alignment.fit import interface_fits
 from pifi_probe.alignment.readout import cross_fitted, out_of_fold
 from pifi_probe.errors import CorruptFileError
 from pifi_probe.files import cache_root
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.content import content_of
-from pifi_probe.layers.spec import parse_model
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.probing.chain_parts import Encoder, Texts
 from pifi_probe.probing.features import Features, llm_features
@@ -107,7 +106,7 @@ def headroom(
     rows = scoring_rows(task, min(n, len(task.splits.get(split, ()))) or n, split, seed)
     device = device_of(Recipe(device=device)).type
     encoder = Encoder(slm, max_tokens, device, cache, tokenizer=tokenizer)
-    checkpoint = open_checkpoint(*parse_model(llm))
+    checkpoint = open_named(llm)
     made_from = [encoder.digest, content_of(checkpoint), rows.ids, rows.texts, rows.pairs, rows.labels, seed, _VERSION]
     file = cache_root() / "headroom" / f"{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]}.json"
     if cache and file.is_file():

@@ -20,11 +20,11 @@ from pifi_probe.encoders import context_of
 from pifi_probe.errors import FeatureError, SaveError
 from pifi_probe.files import advice, alone_in, atomic_write, make_folder, write_json
 from pifi_probe.folders import remove_folder
-from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint, open_named
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.detect import refuse_missing_state
 from pifi_probe.layers.families import family_of
-from pifi_probe.layers.spec import layer_numbers, parse_model
+from pifi_probe.layers.spec import layer_numbers
 from pifi_probe.layers.states import finished_point
 from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import GivenTokenizer, donor_tokenizer
@@ -148,7 +148,7 @@ def states(
     at_once = batch_tokens_on(place, batch_tokens)
     if at_once < 1 or (max_tokens is not None and max_tokens < 1):
         raise FeatureError("max_tokens and batch_tokens are at least 1", where="states", next="leave them out")
-    checkpoint = open_checkpoint(*parse_model(model))
+    checkpoint = open_named(model)
     family_of(checkpoint.config)
     n_layers = int(checkpoint.config.num_hidden_layers)
     chosen = tuple(sorted(layer_numbers(layers, n_layers + 1, model)))

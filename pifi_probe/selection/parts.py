@@ -17,12 +17,11 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from pifi_probe.encoders import within_positions
 from pifi_probe.errors import TaskError
 from pifi_probe.kinds.encoding import EncodedSplit, encode
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.content import content_of, weights_digest
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
-from pifi_probe.layers.spec import parse_model
 from pifi_probe.plugin.build import load_encoder, plug_in, tokenizer_for
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
@@ -112,7 +111,7 @@ class Parts:
             f"encoder {self.slm}": weights_digest(self.encoder),
             f"tokenizer of {self.slm}": tokenizer_digest(self.tokenizer),
         }
-        return found | {f"donor {llm}": content_of(open_checkpoint(*parse_model(llm))) for llm in self.llms}
+        return found | {f"donor {llm}": content_of(open_named(llm)) for llm in self.llms}
 
     @property
     def device(self) -> str:
@@ -239,7 +238,7 @@ class Parts:
     @functools.cached_property
     def work(self) -> Work:
         """The sizes that costs follow from."""
-        config = open_checkpoint(*parse_model(self.llms[0])).config
+        config = open_named(self.llms[0]).config
         d_llm = int(config.hidden_size)
         inner = getattr(config, "intermediate_size", None) or 4 * d_llm
         d_slm = int(self.encoder.config.hidden_size)

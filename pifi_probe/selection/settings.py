@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import CorruptFileError, SearchError
-from pifi_probe.layers.spec import Layers, layer_numbers, layer_ranges, model_names, parse_model
+from pifi_probe.layers.spec import Layers, layer_numbers, layer_ranges, model_names
 from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.space import Modes, Space
 from pifi_probe.vocabulary import in_words_of_today, stored_recipe
@@ -189,14 +189,14 @@ def make_space(
     SpecError, ModelNotFoundError, CheckpointError, HubError
         If a model cannot be opened.
     """
-    from pifi_probe.layers.checkpoint import open_checkpoint
+    from pifi_probe.layers.checkpoint import open_named
 
     given = layers.values() if isinstance(layers, Mapping) else (layers,)
     for one in given:
         layer_ranges(one, "layers")  # read before a model is opened
     models = []
     for name in model_names(llm):
-        checkpoint = open_checkpoint(*parse_model(name))
+        checkpoint = open_named(name)
         models.append((name, int(checkpoint.config.num_hidden_layers)))
     wanted = layers if isinstance(layers, Mapping) else {name: layers for name, _ in models}
     chosen = tuple(layer_numbers(wanted.get(name), n, f"layers of {name}") for name, n in models)
