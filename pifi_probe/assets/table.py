@@ -142,7 +142,8 @@ def _asset(row: Any, number: int, where: str) -> Asset:
         asset: Asset = typed(Asset, row)
     except Refused as error:
         raise _refused(str(error), where) from None
-    for one in (asset, *asset.further, *asset.members):
+    sized: tuple[Asset | Package | Member, ...] = (asset, *asset.further, *asset.members)
+    for one in sized:
         if one.nbytes <= 0 or not _SHA256.fullmatch(one.sha256):
             raise _refused(f"nbytes = {one.nbytes} and sha256 = {one.sha256!r} are not those of a file", where)
     targets = [member.target for member in asset.members]
