@@ -161,14 +161,23 @@ def test_the_page_on_layerbench_is_the_recorded_one() -> None:
     assert page.page(record) == page.PAGE.read_text(encoding="utf-8"), "run make results"
 
 
+def rounded(value: Any) -> Any:
+    """Floats to nine digits: the last bits of a sum depend on the machine and its threads."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(one) for one in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
 @pytest.mark.slow
 def test_a_recorded_verdict_is_what_the_runs_say() -> None:
     decided = load("decided_page")
     record = json.loads(decided.RECORD.read_text(encoding="utf-8"))
     file = decided.STUDIES / "experiments" / "domain-shift" / "summary.json"
-    assert json.loads(json.dumps(decided.claims(file))) == record["experiments"]["domain-shift"]
+    assert rounded(decided.claims(file)) == rounded(record["experiments"]["domain-shift"])
     table = decided.table(decided.STUDIES / "truth" / "newsgroups")
-    assert json.loads(json.dumps(table)) == record["tables"]["newsgroups"]
+    assert rounded(table) == rounded(record["tables"]["newsgroups"])
 
 
 @pytest.mark.slow
