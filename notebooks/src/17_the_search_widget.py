@@ -102,6 +102,9 @@ print("columns:", ", ".join(w.results.columns))
 # | dashed, dotted line | the encoder alone; two projections with nothing between them | 05 |
 # | ring | the choice again, on fresh seeds | 09 |
 #
+# They are in the view *Depth*. The first one, *Gain*, shows what each layer adds over the two projections, before the grey
+# band that layers without knowledge reach, and the model as a stack of blocks, coloured by $p_{\text{best}}$.
+#
 # This is a recorded search with a budget of six full runs. Choose a view, point at a mark, sort the table: it works
 # without Python too, in the book. In the belief,
 #
