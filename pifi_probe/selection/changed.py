@@ -133,7 +133,7 @@ def _right(trials: Iterable[Trial]) -> Right:
     found: list[str] = []
     for trial in trials:
         tests = ((trial.outcome.result if trial.outcome else None) or {}).get("tests") or {}
-        correct = next(iter(tests.values()), {}).get("correct")
+        correct = next((own.get("correct") for own in tests.values()), None)
         if correct:
             found.append(correct)
     if not found or len({len(one) for one in found}) > 1:
