@@ -14,9 +14,9 @@ LONGEST, MOST = 60, 50
 
 
 def no_tag(given: Any) -> str:
-    """Say why something is no tag; empty where it is one."""
+    """Say why something is not a tag; empty where it is one."""
     if not isinstance(given, str):
-        return f"it is no text but a {type(given).__name__}"
+        return f"it is not text but a {type(given).__name__}"
     if not given or given != given.strip() or len(given) > LONGEST:
         return f"it has {len(given)} characters" if len(given) > LONGEST else "it is empty, or has a space at an end"
     if "," in given:
@@ -30,20 +30,20 @@ def tags_of(given: str | Iterable[str]) -> tuple[str, ...]:
     Raises
     ------
     PifiProbeError
-        If one is no text of one short line, or there are too many.
+        If one is not one short line of text, or there are too many.
     """
     found = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
     for tag in found:
         if why := no_tag(tag):
             shown = ascii(tag) if len(ascii(tag)) <= LONGEST else f"{ascii(tag)[:LONGEST]}..."
             raise PifiProbeError(
-                f"{shown} is no tag: {why}", where="tags", next=f"give words of at most {LONGEST} characters, one each"
+                f"{shown} is not a tag: {why}", where="tags", next=f"give words of at most {LONGEST} characters, one each"
             )
     return with_tags((), found)
 
 
 def with_tags(stored: Any, further: Iterable[str]) -> tuple[str, ...]:
-    """Return stored tags and further ones, each once; what a file holds that is no tag is left out.
+    """Return stored tags and further ones, each once; what a file holds that is not a tag is left out.
 
     Raises
     ------

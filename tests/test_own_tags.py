@@ -41,14 +41,14 @@ def test_a_tag_is_one_short_line_and_others_are_refused_before_any_work(wrong: A
         lambda: pp.search("nothing", "nothing", TASK, tags=wrong, study=None),
         lambda: fine_tune(None, TASK, RECIPE, tags=wrong),  # type: ignore[arg-type]
     ):
-        with pytest.raises(PifiProbeError, match=r"is no tag: .*next: give words of at most 60") as found:
+        with pytest.raises(PifiProbeError, match=r"is not a tag: .*next: give words of at most 60") as found:
             refused()
         assert str(found.value).isprintable()
 
 
 def test_tags_keep_their_order_and_are_there_once() -> None:
     assert tags_of("one") == ("one",) and tags_of(["b", "größe 2", "b"]) == ("b", "größe 2")
-    assert with_tags(["b", 3, "\x07"], ["a", "b"]) == ("b", "a"), "what a file holds that is no tag is left out"
+    assert with_tags(["b", 3, "\x07"], ["a", "b"]) == ("b", "a"), "what a file holds that is not a tag is left out"
     with pytest.raises(PifiProbeError, match="51 tags are too many.*at most 50"):
         tags_of(map(str, range(51)))
 
@@ -61,7 +61,7 @@ def test_a_result_keeps_its_tags_on_disk_and_they_are_no_part_of_what_it_is(tmp_
     assert run.to_dict()["tags"] == ["paper", "first try"] and "paper, first try" in run._repr_html_()
     older = {name: value for name, value in run.to_dict().items() if name != "tags"}
     assert pp.RunResult.from_dict(older).tags == ()
-    with pytest.raises(CorruptFileError, match="tags holds what is no tag"):
+    with pytest.raises(CorruptFileError, match="tags holds what is not a tag"):
         pp.RunResult.from_json(json.dumps(run.to_dict() | {"tags": ["\x1b[2J"]}))
 
 

@@ -113,7 +113,7 @@ def cost_table(
     allow_busy : bool
         Measure time although other processes are running; the table says so.
     study : str or Path, optional
-        The search that chose `layer`; what it took stands beside the arms that plug the layer in.
+        The search that chose `layer`; what it took stands next to the arms that plug the layer in.
 
     Returns
     -------

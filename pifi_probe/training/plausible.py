@@ -37,7 +37,7 @@ def refuse_impossible(result: RunResult) -> None:
             if not isinstance(getattr(result, part).get(name), str):
                 raise Refused(f"{part}.{name} is no text")
     if wrong := [why for tag in result.tags if (why := no_tag(tag))]:
-        raise Refused(f"tags holds what is no tag: {wrong[0]}")
+        raise Refused(f"tags holds what is not a tag: {wrong[0]}")
     if not result.tests:
         raise Refused("it holds no test")
     if not 0 <= result.best_epoch < len(result.epochs):

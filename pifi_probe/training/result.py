@@ -218,7 +218,7 @@ class RunResult:
         Raises
         ------
         PifiProbeError
-            If one is no text of one short line.
+            If one is not one short line of text.
         """
         return replace(self, tags=with_tags(self.tags, tags_of(tags)))
 

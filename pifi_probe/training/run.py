@@ -102,7 +102,7 @@ def fine_tune(
     PlugInError
         If the model's classes are not the task's.
     PifiProbeError
-        If a tag is no text of one short line.
+        If a tag is not one short line of text.
     RecipeError
         If the machine cannot follow the recipe, a text is longer than the encoder's table of positions, or `out`
         holds another run that `resume` would mix in, or an ended one whose model can no longer be saved.
