@@ -37,7 +37,9 @@ def tags_of(given: str | Iterable[str]) -> tuple[str, ...]:
         if why := no_tag(tag):
             shown = ascii(tag) if len(ascii(tag)) <= LONGEST else f"{ascii(tag)[:LONGEST]}..."
             raise PifiProbeError(
-                f"{shown} is not a tag: {why}", where="tags", next=f"give words of at most {LONGEST} characters, one each"
+                f"{shown} is not a tag: {why}",
+                where="tags",
+                next=f"give words of at most {LONGEST} characters, one each",
             )
     return with_tags((), found)
 

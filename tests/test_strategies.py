@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from pifi_probe.errors import SearchError
 from pifi_probe.selection.gp import fit_depths, places, seed_adjusted
@@ -213,3 +217,21 @@ def test_a_rung_prunes_only_when_it_agrees_over_five_candidates() -> None:
     assert may_prune(values, five)
     assert not may_prune(values, dict(list(values.items())[:4]))
     assert not may_prune({c: -v for c, v in values.items()}, five)
+
+
+def test_the_process_is_scikit_learn_s_and_says_nothing_where_a_value_meets_its_bound() -> None:
+    """Not by a filter: those belong to the process, and another thread may set them back."""
+    x = np.linspace(0, 1, 9)[:, None]
+    y = np.sin(6 * x[:, 0])
+    own = GaussianProcessRegressor(
+        ConstantKernel(1.0, (0.05, 20.0)) * Matern([0.2], [(0.03, 2.0)], nu=2.5) + WhiteKernel(0.1, (1e-4, 2.0)),
+        alpha=1e-8,
+    )
+    rest = y - y.mean()
+    with pytest.warns(ConvergenceWarning, match="close to the specified"):
+        own.fit(x, rest / rest.std())
+    expected = y.mean() + rest.std() * own.predict(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fit_depths(x, y, np.full(9, np.nan), x)
+    np.testing.assert_allclose(found.mean, expected, rtol=1e-6)

@@ -31,7 +31,9 @@ def bench(
     seeds: int = typer.Option(0, help="Train every arm with so many seeds, and set quality next to cost; needs --out."),
     also: list[str] = typer.Option([], help="With --seeds: test sets of other domains, for forgetting."),
     n_train: int = typer.Option(0, help="With --seeds: train on so many texts only."),
-    study: str = typer.Option("", help="With --seeds: the search that chose the layer; what it took is shown next to it."),
+    study: str = typer.Option(
+        "", help="With --seeds: the search that chose the layer; what it took is shown next to it."
+    ),
     arms: list[str] = typer.Option([], "--arm", help="With --seeds: only this arm; may be repeated."),
     allow_busy: bool = typer.Option(False, "--allow-busy", help="Measure time although other processes are running."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for the numbers and the report."),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +11,6 @@ from numpy.typing import NDArray
 __all__ = ["Posterior", "fit_depths", "places", "seed_adjusted"]
 
 Array = NDArray[np.float64]
-_QUIET = threading.Lock()  # filters of warnings belong to the process: two threads would undo each other's
 N_DRAWS = 512
 
 
@@ -98,7 +95,7 @@ def fit_depths(
     seed : int
         Of the draws.
     """
-    from sklearn.exceptions import ConvergenceWarning
+    from scipy.optimize import minimize
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
@@ -110,11 +107,19 @@ def fit_depths(
     kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(scales, bounds, nu=2.5) + WhiteKernel(0.1, (1e-4, 2.0))
     known = bool(np.isfinite(variance).all())
     noise = np.nan_to_num(variance, nan=0.0) / spread**2 + 1e-8
-    process = GaussianProcessRegressor(kernel, alpha=noise, optimizer="fmin_l_bfgs_b" if len(y) > 3 else None)
-    with _QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        process.fit(x, rest / spread)
-    smooth, nugget = process.kernel_.k1, float(process.kernel_.k2.noise_level)
+    process = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(x, rest / spread)
+
+    def loss(theta: Array) -> tuple[float, Array]:
+        value, gradient = process.log_marginal_likelihood(theta, eval_gradient=True, clone_kernel=False)
+        return -value, -gradient
+
+    # As scikit-learn's own optimizer, which warns where a value meets its bound. Here bounds are meant to be met, and
+    # warnings cannot be silenced in a thread: their filters belong to the process.
+    theta = kernel.theta
+    if len(y) > 3:
+        theta = minimize(loss, theta, method="L-BFGS-B", jac=True, bounds=kernel.bounds).x
+    fitted = kernel.clone_with_theta(theta)
+    smooth, nugget = fitted.k1, float(fitted.k2.noise_level)
     own = nugget if known else 0.0
     same = (x[:, None, :] == grid[None, :, :]).all(-1)  # (n, m)
     cross = smooth(x, grid) + own * same
