@@ -7,7 +7,7 @@ import functools
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
@@ -197,10 +197,27 @@ class _GptOss(modeling_gguf_pytorch_utils.TensorProcessor):
         return modeling_gguf_pytorch_utils.GGUFTensor(weights, None, {})
 
 
+class _QwenHybrid(modeling_gguf_pytorch_utils.TensorProcessor):
+    """Qwen3-Next and Qwen3.5: tensors are in transformers' layout already, two names are not in gguf's tables."""
+
+    _PLACES: ClassVar[Mapping[str, str]] = {
+        "linear_attn.dt_bias": "ssm_dt.bias",
+        "mlp.experts.gate_up_proj": "ffn_gate_up_exps",
+    }
+
+    def perform_fallback_tensor_mapping(
+        self, gguf_to_hf_name_map: dict[str, str], suffix: str, qual_name: str, hf_name: str
+    ) -> None:
+        match = re.fullmatch(r"(?:model\.)?layers\.(\d+)\.(.+)", hf_name)
+        if match and match[2] in self._PLACES:
+            gguf_to_hf_name_map[f"blk.{match[1]}.{self._PLACES[match[2]]}"] = qual_name + hf_name
+
+
 _PROCESSORS = {  # of architectures that transformers does not convert, or not as they are stored
     "glm4moe": _Glm4Moe,
     "gpt-oss": _GptOss,
     "granite": modeling_gguf_pytorch_utils.LlamaTensorProcessor,
+    **dict.fromkeys(("qwen35", "qwen35moe", "qwen3next"), _QwenHybrid),
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from tests import causal, tiny
+from tests import causal, tiny, tiny_gguf_qwen
 
 # tiny family -> general.architecture, and the settings in which llama.cpp leaves no choice
 _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,6 +36,7 @@ _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2": ("lfm2", {"block_auto_adjust_ff_dim": False}),
     "minimax_m2": ("minimax-m2", {}),
     "glm4_moe": ("glm4moe", {"n_group": 1, "attention_bias": True, "use_qk_norm": True}),
+    **tiny_gguf_qwen.ARCHITECTURES,
 }
 FAMILIES = tuple(_ARCHITECTURES)
 
@@ -56,11 +57,13 @@ def tiny_gguf(
     *,
     split: int = 0,
     small_first: bool = False,
+    quantised: bool = False,
     **metadata: Any,
 ) -> Path:
     """Write ``tiny_gguf_model(family)`` as a float32 GGUF file; `metadata` adds keys of its architecture.
 
     With `split`, in parts of so many tensors, beside `path`; `small_first` keeps the first part free of tensors.
+    `quantised` stores matrices as Q8_0 where their rows allow it.
     """
     model = tiny_gguf_model(family)
     architecture = _ARCHITECTURES[family][0]
@@ -71,7 +74,12 @@ def tiny_gguf(
     for key, value in metadata.items():
         writer.add_key_value(f"{architecture}.{key}", value, _value_type(value))
     for name, tensor in _converted(model, architecture).items():
-        writer.add_tensor(name, np.ascontiguousarray(tensor.numpy()))
+        array = np.ascontiguousarray(tensor.numpy())
+        if quantised and array.ndim > 1 and array.shape[-1] % 32 == 0:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, array)
     _finish(writer)
     return path
 
@@ -105,7 +113,8 @@ def _write_sizes(writer: gguf.GGUFWriter, config: Any, architecture: str) -> Non
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     writer.add_context_length(64)
-    writer.add_block_count(config.num_hidden_layers + (architecture == "glm4moe"))  # one that predicts further tokens
+    further = {"glm4moe": 1} | tiny_gguf_qwen.EXTRA_LAYERS  # that predict further tokens
+    writer.add_block_count(config.num_hidden_layers + further.get(architecture, 0))
     writer.add_embedding_length(config.hidden_size)
     writer.add_head_count(heads)
     kv_heads = 1 if architecture == "falcon" else getattr(config, "num_key_value_heads", heads)
@@ -152,6 +161,8 @@ def _write_more_sizes(writer: gguf.GGUFWriter, config: Any, architecture: str) -
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(config.rope_parameters["factor"])
         writer.add_rope_scaling_orig_ctx_len(config.rope_parameters["original_max_position_embeddings"])
+    if hasattr(config, "linear_num_key_heads"):
+        tiny_gguf_qwen.write_sizes(writer, config, architecture)
     if architecture in ("minimax-m2", "glm4moe"):
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     if architecture == "glm4moe":
@@ -198,6 +209,11 @@ def _converted(model: PreTrainedModel, architecture: str) -> dict[str, torch.Ten
         if name.count(".") > 2 and (parts := _parts(name, tensor, architecture)) is not None:
             found |= parts
             continue
+        if hasattr(model.config, "linear_num_key_heads"):
+            parts = tiny_gguf_qwen.converted(name, tensor, model.config, architecture)
+            if parts is not None:
+                found |= parts
+                continue
         target = names.get_name(stem) or names.get_name(stem.removeprefix("transformer."))
         assert target is not None, name
         found[target + (suffix or ".weight")] = _change(tensor, target + suffix, model.config, architecture)

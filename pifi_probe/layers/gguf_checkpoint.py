@@ -16,6 +16,7 @@ from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.gguf_config import gguf_config
 from pifi_probe.layers.gguf_io import read_header, read_rows, read_tensors
 from pifi_probe.layers.gguf_parts import all_parts
+from pifi_probe.layers.gguf_qwen import restored
 from pifi_probe.layers.sharded import check_finite, check_index
 from pifi_probe.layers.shell import around_layer
 from pifi_probe.layers.sources import ByteSource, TensorInfo, dropping_what_cannot_be
@@ -24,6 +25,8 @@ __all__ = ["GGUFCheckpoint"]
 
 _EMBEDDING = "token_embd.weight"
 _PLAIN = ("F64", "F32", "F16", "BF16")
+# layers, output matrix, frequencies; an encoder of pictures and layers that predict further tokens, as Ollama has them
+_NOT_STEM = ("blk.", "output.", "rope_", _EMBEDDING, "v.", "mm.", "mtp.")
 _COMPUTED = re.compile(r"\.(attn_rot_embd|rope_freqs)\.weight$")  # frequencies, which the model computes
 
 
@@ -142,7 +145,7 @@ class GGUFCheckpoint:
 
         Of the token embeddings only the rows of `tokens` (int64, ascending) are read.
         """
-        names = [name for name in self.tensors if not name.startswith(("blk.", "output.", "rope_", _EMBEDDING))]
+        names = [name for name in self.tensors if not name.startswith(_NOT_STEM)]
         found = self.read(names)
         if _EMBEDDING in self.tensors:
             found[_EMBEDDING] = read_rows(self.tensors[_EMBEDDING], tokens)
@@ -151,6 +154,7 @@ class GGUFCheckpoint:
     def _named(self, stored: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
         """Give GGUF tensors the names, layout and values of a model whose only layer is `index`."""
         try:
+            stored = restored(self._architecture, self._entries, stored)
             found, unplaced = name_gguf_tensors(self._architecture, self._entries, self._names(index), stored)
         except (ArithmeticError, ValueError, RuntimeError, LookupError, TypeError) as error:
             raise CorruptFileError(

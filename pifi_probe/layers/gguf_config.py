@@ -17,6 +17,7 @@ from transformers import PretrainedConfig
 from pifi_probe.compat import gguf_config_table
 from pifi_probe.errors import CheckpointError, PifiProbeError, UnsupportedFormatError
 from pifi_probe.layers.gguf_io import ArrayInfo, GGUFHeader, read_tensors
+from pifi_probe.layers.gguf_qwen import HYBRID, set_hybrid
 from pifi_probe.pretrained import config_from_dict
 
 __all__ = ["ARCHITECTURES", "gguf_config"]
@@ -40,20 +41,22 @@ ARCHITECTURES: Mapping[str, str] = {
     "qwen2": "qwen2",
     "qwen2moe": "qwen2_moe",
     "qwen3": "qwen3",
+    "qwen35": "qwen3_5_text",
+    "qwen35moe": "qwen3_5_moe_text",
     "qwen3moe": "qwen3_moe",
+    "qwen3next": "qwen3_next",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
 }
 # model_type -> its name in transformers' table, or one whose table has the same keys
-_TABLES = {"gemma3_text": "gemma3", "granite": "llama", "ernie4_5": "llama", "glm4_moe": "qwen3_moe"}
+_TABLES = {"gemma3_text": "gemma3", "granite": "llama", "ernie4_5": "llama", "glm4_moe": "qwen3_moe"} | {
+    "qwen3_5_text": "qwen3", "qwen3_5_moe_text": "qwen3_moe", "qwen3_next": "qwen3_moe",
+}  # fmt: skip
 # general.architecture -> why it is not read, although transformers has the model
 _REFUSED: Mapping[str, str] = {
     "deepseek2": "the file does not say in all its versions how experts are grouped, and stores keys and values in two "
     "layouts",
     "gemma4": "kinds of layers, and what they share, are stored for all layers at once",
-    "qwen35": "the heads of linear attention are stored in another order",
-    "qwen35moe": "the heads of linear attention are stored in another order",
-    "qwen3next": "the heads of linear attention are stored in another order",
 }
 
 # Keys that transformers' tables leave out for some architectures, and the entry each one sets where the
@@ -100,8 +103,9 @@ _MORE: Mapping[str, tuple[tuple[str, str], ...]] = {
     "qwen3moe": (("expert_feed_forward_length", "moe_intermediate_size"),),
     "stablelm": (("rope.freq_base", "rope_theta"),),
     "starcoder2": (("rope.freq_base", "rope_theta"),),
+    **HYBRID,
 }
-_PARTIAL_ROTARY = {"glm4moe", "nemotron", "phi3", "stablelm"}
+_PARTIAL_ROTARY = {"glm4moe", "nemotron", "phi3", "stablelm", *HYBRID}
 _SIGMOID = 2  # the router's function, as the file numbers it
 _WIDE_GEMMA = {
     46,
@@ -155,9 +159,12 @@ def _config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
     for key, entry in (*table.items(), *_MORE[architecture]):
         if key in metadata:
             entries[entry] = metadata[key]
+    _require_sizes(metadata, where)
     if architecture == "lfm2":
         _set_kinds_of_lfm2(metadata, entries)
-    _require_sizes(metadata, entries, where)
+    if architecture in HYBRID:
+        set_hybrid(architecture, header, metadata, entries, where)
+    _refuse_lists(entries, where)
     if "attention.head_count_kv" in table:
         entries.setdefault(table["attention.head_count_kv"], metadata["attention.head_count"])
     entries["vocab_size"] = _vocabulary(header, metadata)
@@ -171,7 +178,7 @@ def _config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
     return entries
 
 
-def _require_sizes(metadata: Mapping[str, Any], entries: Mapping[str, Any], where: str) -> None:
+def _require_sizes(metadata: Mapping[str, Any], where: str) -> None:
     """Check the sizes that everything else is computed from."""
     for key, most in (
         ("block_count", 10_000),
@@ -185,6 +192,10 @@ def _require_sizes(metadata: Mapping[str, Any], entries: Mapping[str, Any], wher
                 where=where,
                 next="download the file again, or use the safetensors checkpoint",
             )
+
+
+def _refuse_lists(entries: Mapping[str, Any], where: str) -> None:
+    """Refuse values of which each layer has its own."""
     per_layer = sorted(key for key, value in entries.items() if isinstance(value, list) and key != "layer_types")
     if per_layer:
         raise _unsupported(f"the layers differ in {', '.join(per_layer)}, which is not read from GGUF", where)
