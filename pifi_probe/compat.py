@@ -158,7 +158,7 @@ def gguf_names(architecture: str, entries: dict[str, Any], base: PreTrainedModel
 
 
 class _Glm4Moe(modeling_gguf_pytorch_utils.MiniMaxM2TensorProcessor):
-    """GLM 4.5: experts stored as those of MiniMax, the bias of the router by its own name."""
+    """GLM 4.5 and DeepSeek: experts stored as those of MiniMax, the bias of the router by its own name."""
 
     HF_BIAS_PATTERN = re.compile(r"(?:model\.)?layers\.(?P<bid>\d+)\.mlp\.gate\.e_score_correction_bias")
 
@@ -213,7 +213,18 @@ class _QwenHybrid(modeling_gguf_pytorch_utils.TensorProcessor):
             gguf_to_hf_name_map[f"blk.{match[1]}.{self._PLACES[match[2]]}"] = qual_name + hf_name
 
 
+class _Gemma4(_QwenHybrid):
+    """Gemma 4: two scales of the router, which the converter names after what they scale."""
+
+    _PLACES: ClassVar[Mapping[str, str]] = {
+        "router.scale": "ffn_gate_inp.scale",
+        "router.per_expert_scale": "ffn_down_exps.scale",
+    }
+
+
 _PROCESSORS = {  # of architectures that transformers does not convert, or not as they are stored
+    "deepseek2": _Glm4Moe,
+    "gemma4": _Gemma4,
     "glm4moe": _Glm4Moe,
     "gpt-oss": _GptOss,
     "granite": modeling_gguf_pytorch_utils.LlamaTensorProcessor,

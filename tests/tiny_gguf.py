@@ -12,8 +12,12 @@ import torch
 from transformers import PreTrainedModel
 
 from tests import causal, tiny, tiny_gguf_qwen
+from tests.tiny_gguf_own import MORE_TENSORS, OWN_PARTS, OWN_SIZES
 
-# tiny family -> general.architecture, and the settings in which llama.cpp leaves no choice
+_LATENT = {"head_dim": 4, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 10, "kv_lora_rank": 32}
+_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "original_max_position_embeddings": 16}
+_ROUTED = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 20}
+# tiny family, "__" and a variant -> general.architecture, and the settings in which llama.cpp leaves no choice
 _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama_biased": ("llama", {"attention_bias": True, "mlp_bias": True, "rope_theta": 5e5}),
@@ -35,6 +39,31 @@ _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_oss": ("gpt-oss", {}),
     "lfm2": ("lfm2", {"block_auto_adjust_ff_dim": False}),
     "minimax_m2": ("minimax-m2", {}),
+    "gemma4_text": ("gemma4", {"sliding_window": 5}),
+    "gemma4_text__routed": ("gemma4", _ROUTED | {"global_head_dim": 24}),
+    "gemma4_text__values": ("gemma4", {"attention_k_eq_v": False, "num_global_key_value_heads": None}),
+    "deepseek_v2": (
+        "deepseek2",
+        _LATENT
+        | {
+            "topk_method": "group_limited_greedy",
+            "rope_parameters": _YARN
+            | {"factor": 40.0, "mscale": 0.707, "mscale_all_dim": 0.707, "beta_fast": 32.0, "beta_slow": 1.0},
+        },
+    ),
+    "deepseek_v2__lite": ("deepseek2", _LATENT | {"q_lora_rank": None, "n_group": 1, "n_shared_experts": 2}),
+    "deepseek_v3": (
+        "deepseek2",
+        _LATENT
+        | {
+            "routed_scaling_factor": 2.5,
+            "rope_parameters": _YARN
+            | {"factor": 32.0, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 1.0, "beta_slow": 1.0},
+        },
+    ),
+    "deepseek_v3__whole": ("deepseek2", _LATENT | {"written_whole": True}),  # as before 2025
+    "glm4_moe_lite": ("deepseek2", _LATENT | {"n_group": 1, "mlp_layer_types": ["dense"] + 3 * ["sparse"]}),
+    "youtu": ("deepseek2", _LATENT | {"tie_word_embeddings": True}),
     "glm4_moe": ("glm4moe", {"n_group": 1, "attention_bias": True, "use_qk_norm": True}),
     **tiny_gguf_qwen.ARCHITECTURES,
 }
@@ -44,7 +73,7 @@ FAMILIES = tuple(_ARCHITECTURES)
 def tiny_gguf_model(family: str) -> PreTrainedModel:
     """Return the model that `tiny_gguf` writes."""
     settings = {"tie_word_embeddings": False} | _ARCHITECTURES[family][1]
-    family = family.removesuffix("_biased")
+    family = family.partition("__")[0].removesuffix("_biased")
     if family in tiny.FAMILIES:
         return tiny.tiny_model(family, **settings)
     return causal.model_of(family, **settings)
@@ -66,6 +95,7 @@ def tiny_gguf(
     `quantised` stores matrices as Q8_0 where their rows allow it.
     """
     model = tiny_gguf_model(family)
+    model.config.allow_global_per_layer_attribute_access = True
     architecture = _ARCHITECTURES[family][0]
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split, small_first_shard=small_first)
     writer.add_license("apache-2.0")
@@ -138,6 +168,8 @@ def _write_sizes(writer: gguf.GGUFWriter, config: Any, architecture: str) -> Non
     if getattr(config, "attn_logit_softcapping", None):
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
     _write_more_sizes(writer, config, architecture)
+    if architecture in OWN_SIZES:
+        OWN_SIZES[architecture](writer, config)
     if architecture.startswith("qwen") and hasattr(config, "num_experts"):
         writer.add_expert_count(config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
@@ -176,9 +208,11 @@ def _write_more_sizes(writer: gguf.GGUFWriter, config: Any, architecture: str) -
         writer.add_expert_weights_norm(config.norm_topk_prob)
 
 
-def _parts(name: str, tensor: torch.Tensor, architecture: str) -> dict[str, torch.Tensor] | None:
+def _parts(name: str, tensor: torch.Tensor, architecture: str, config: Any) -> dict[str, torch.Tensor] | None:
     """Return what the converter makes of a weight that it splits or names by itself; None for any other."""
     layer, last = name.split(".")[2], name.rpartition(".")[2]
+    if architecture in OWN_PARTS and (own := OWN_PARTS[architecture](name, layer, tensor, config)) is not None:
+        return own
     block = f"blk.{layer}.ffn_"
     if last == "e_score_correction_bias":
         return {f"blk.{layer}.exp_probs_b.bias": tensor}
@@ -200,13 +234,13 @@ def _converted(model: PreTrainedModel, architecture: str) -> dict[str, torch.Ten
     """Return the weights under GGUF names, with the changes that the converter makes to values and layout."""
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, model.config.num_hidden_layers)
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, torch.Tensor] = MORE_TENSORS[architecture](model.config) if architecture in MORE_TENSORS else {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         stem, _, suffix = name.rpartition(".")
         stem, suffix = (stem, f".{suffix}") if suffix in ("weight", "bias") else (name, "")
-        if name.count(".") > 2 and (parts := _parts(name, tensor, architecture)) is not None:
+        if name.count(".") > 2 and (parts := _parts(name, tensor, architecture, model.config)) is not None:
             found |= parts
             continue
         if hasattr(model.config, "linear_num_key_heads"):

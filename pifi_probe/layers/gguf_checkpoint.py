@@ -15,6 +15,7 @@ from pifi_probe.layers.cut import donor_config
 from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.gguf_config import gguf_config
 from pifi_probe.layers.gguf_io import read_header, read_rows, read_tensors
+from pifi_probe.layers.gguf_layout import in_asked_parts
 from pifi_probe.layers.gguf_parts import all_parts
 from pifi_probe.layers.gguf_qwen import restored
 from pifi_probe.layers.sharded import check_finite, check_index
@@ -154,8 +155,9 @@ class GGUFCheckpoint:
     def _named(self, stored: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
         """Give GGUF tensors the names, layout and values of a model whose only layer is `index`."""
         try:
-            stored = restored(self._architecture, self._entries, stored)
-            found, unplaced = name_gguf_tensors(self._architecture, self._entries, self._names(index), stored)
+            names = self._names(index)
+            stored = in_asked_parts(restored(self._architecture, self._entries, stored), names)
+            found, unplaced = name_gguf_tensors(self._architecture, self._entries, names, stored)
         except (ArithmeticError, ValueError, RuntimeError, LookupError, TypeError) as error:
             raise CorruptFileError(
                 f"the tensors of layer {index} do not have the names and shapes that the metadata state: {error}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from reprlib import repr as short
 from typing import Any
 
@@ -16,6 +17,8 @@ from transformers import PretrainedConfig
 
 from pifi_probe.compat import gguf_config_table
 from pifi_probe.errors import CheckpointError, PifiProbeError, UnsupportedFormatError
+from pifi_probe.layers.gguf_deepseek import deepseek2_entries, deepseek2_yarn
+from pifi_probe.layers.gguf_gemma import gemma4_entries
 from pifi_probe.layers.gguf_io import ArrayInfo, GGUFHeader, read_tensors
 from pifi_probe.layers.gguf_qwen import HYBRID, set_hybrid
 from pifi_probe.pretrained import config_from_dict
@@ -25,10 +28,12 @@ __all__ = ["ARCHITECTURES", "gguf_config"]
 # general.architecture -> model_type of transformers
 ARCHITECTURES: Mapping[str, str] = {
     "bloom": "bloom",
+    "deepseek2": "deepseek_v3",  # or deepseek_v2, or youtu
     "ernie4_5": "ernie4_5",
     "falcon": "falcon",
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
     "glm4moe": "glm4_moe",
     "gpt-oss": "gpt_oss",
     "gpt2": "gpt2",
@@ -49,24 +54,28 @@ ARCHITECTURES: Mapping[str, str] = {
     "starcoder2": "starcoder2",
 }
 # model_type -> its name in transformers' table, or one whose table has the same keys
-_TABLES = {"gemma3_text": "gemma3", "granite": "llama", "ernie4_5": "llama", "glm4_moe": "qwen3_moe"} | {
-    "qwen3_5_text": "qwen3", "qwen3_5_moe_text": "qwen3_moe", "qwen3_next": "qwen3_moe",
-}  # fmt: skip
-# general.architecture -> why it is not read, although transformers has the model
-_REFUSED: Mapping[str, str] = {
-    "deepseek2": "the file does not say in all its versions how experts are grouped, and stores keys and values in two "
-    "layouts",
-    "gemma4": "kinds of layers, and what they share, are stored for all layers at once",
+_TABLES = {
+    "deepseek_v3": "llama",
+    "ernie4_5": "llama",
+    "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
+    "glm4_moe": "qwen3_moe",
+    "granite": "llama",
+    "qwen3_5_moe_text": "qwen3_moe",
+    "qwen3_5_text": "qwen3",
+    "qwen3_next": "qwen3_moe",
 }
 
 # Keys that transformers' tables leave out for some architectures, and the entry each one sets where the
 # architecture has it.
 _MORE: Mapping[str, tuple[tuple[str, str], ...]] = {
     "bloom": (),
+    "deepseek2": (),
     "ernie4_5": (("attention.key_length", "head_dim"),),
     "falcon": (("attention.layer_norm_epsilon", "layer_norm_epsilon"),),
     "gemma2": (("attn_logit_softcapping", "attn_logit_softcapping"),),
     "gemma3": (),
+    "gemma4": (),
     "glm4moe": (
         ("expert_count", "n_routed_experts"),
         ("expert_feed_forward_length", "moe_intermediate_size"),
@@ -106,6 +115,11 @@ _MORE: Mapping[str, tuple[tuple[str, str], ...]] = {
     **HYBRID,
 }
 _PARTIAL_ROTARY = {"glm4moe", "nemotron", "phi3", "stablelm", *HYBRID}
+_YARN = (
+    ("rope.scaling.yarn_attn_factor", "attention_factor"),
+    ("rope.scaling.yarn_beta_fast", "beta_fast"),
+    ("rope.scaling.yarn_beta_slow", "beta_slow"),
+)
 _SIGMOID = 2  # the router's function, as the file numbers it
 _WIDE_GEMMA = {
     46,
@@ -131,8 +145,9 @@ def gguf_config(header: GGUFHeader, where: str) -> tuple[PretrainedConfig, dict[
     except PifiProbeError:
         raise
     except Exception as error:  # transformers validates with many kinds of exceptions
+        missing = f"the key {error} is missing" if isinstance(error, KeyError) else error
         raise CheckpointError(
-            f"the metadata make up no configuration: {error}",
+            f"the metadata make up no configuration: {missing}",
             where=where,
             next="download the file again, or use the safetensors checkpoint",
         ) from error
@@ -143,8 +158,6 @@ def _config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
     architecture = header.metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         supported = ", ".join(sorted(ARCHITECTURES))
-        if reason := _REFUSED.get(str(architecture)):
-            raise _unsupported(f"GGUF of architecture {architecture!r} is not read: {reason}", where)
         raise _unsupported(f"GGUF of architecture {short(architecture)} is not read ({supported} are)", where)
     metadata = {
         key.removeprefix(f"{architecture}."): value
@@ -164,6 +177,11 @@ def _config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
         _set_kinds_of_lfm2(metadata, entries)
     if architecture in HYBRID:
         set_hybrid(architecture, header, metadata, entries, where)
+    if architecture == "deepseek2":
+        has_bias = _has_tensor(header, "exp_probs_b.bias")
+        entries |= deepseek2_entries(metadata, has_bias=has_bias, refusal=partial(_unsupported, where=where))
+    if architecture == "gemma4":
+        entries |= gemma4_entries(header, metadata, partial(_unsupported, where=where))
     _refuse_lists(entries, where)
     if "attention.head_count_kv" in table:
         entries.setdefault(table["attention.head_count_kv"], metadata["attention.head_count"])
@@ -172,7 +190,7 @@ def _config_entries(header: GGUFHeader, where: str) -> dict[str, Any]:
         entries[f"{entry}_token_id"] = header.metadata.get(f"tokenizer.ggml.{key}_token_id")
     entries["tie_word_embeddings"] = "output.weight" not in header.tensors
     _set_peculiarities(architecture, header, metadata, entries, where)
-    scaling = _rope_scaling(header, metadata, entries, where)
+    scaling = None if "rope_parameters" in entries else _rope_scaling(header, metadata, entries, where)
     if scaling is not None:
         entries["rope_scaling"] = scaling
     return entries
@@ -273,7 +291,11 @@ def _rope_scaling(
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
         original = metadata.get("rope.scaling.original_context_length", metadata.get("context_length"))
-        own = {"truncate": False} if entries["model_type"] == "gpt_oss" else {}  # the one that does not round
+        own: dict[str, Any] = {entry: metadata[key] for key, entry in _YARN if key in metadata}
+        if entries["model_type"] == "gpt_oss":
+            own["truncate"] = False  # the one that does not round
+        if "kv_lora_rank" in entries:
+            own |= deepseek2_yarn(metadata, partial(_unsupported, where=where))
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original, **own}
     raise _unsupported(f"positions are scaled by {kind!r}, which is not read from GGUF", where)
 
