@@ -1,4 +1,4 @@
-"""GGUF of DeepSeek and Gemma 4: layers that compute what they did, two layouts of a weight, and what is refused."""
+"""GGUF of DeepSeek and Gemma 4: states of whole models, two layouts of a weight, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ from gguf import GGMLQuantizationType as Kind
 import pifi_probe as pp
 from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedFamilyError, UnsupportedFormatError
 from pifi_probe.layers.checkpoint import open_checkpoint
-from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 from pifi_probe.layers.gguf_deepseek import deepseek2_entries, deepseek2_yarn
 from pifi_probe.layers.gguf_gemma import gemma4_entries
 from pifi_probe.layers.gguf_io import GGUFHeader
 from pifi_probe.layers.gguf_layout import in_asked_parts
+from pifi_probe.layers.stream import Batch, stream
 from tests.memory_source import MemorySource
-from tests.test_conformity import TOLERANCE, worst_error
+from tests.states import whole_states
+from tests.test_conformity import padded_batch
 from tests.tiny_gguf import tiny_gguf, tiny_gguf_model
 
 KEY = "blk.0.attn_k_b.weight"
 
 
-@pytest.mark.parametrize("family", ["gemma4_text__routed", "deepseek_v3"])
-def test_a_layer_computes_what_it_did_in_its_model(family: str, tmp_path: Path) -> None:
-    file, model = tiny_gguf(family, tmp_path / "x.gguf"), tiny_gguf_model(family)
-    for index in range(2):
-        layer = pp.extract(f"{file}[{index}]")
-        assert isinstance(layer, FrozenLayer)
-        assert worst_error(model, layer, index) <= TOLERANCE, f"layer {index}"
+@pytest.mark.parametrize("family", ["gemma4_text__routed", "deepseek_v2"])
+def test_states_of_all_layers_are_those_of_the_model_the_file_was_made_from(family: str, tmp_path: Path) -> None:
+    file = tiny_gguf(family, tmp_path / "x.gguf")
+    ids, mask = padded_batch(17, "left", 99)
+    expected = whole_states(tiny_gguf_model(family), ids, mask)
+
+    def compare(point: int, batch: int, states: torch.Tensor) -> None:
+        kept = mask.bool()
+        torch.testing.assert_close(states[kept], expected[point][kept], rtol=1e-5, atol=1e-5)
+
+    stream(open_checkpoint(str(file)), [Batch(ids, mask)], compare, model=family, progress=False)
 
 
 @pytest.mark.parametrize(
