@@ -37,7 +37,7 @@ _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("granite", {}),
     "ernie4_5": ("ernie4_5", {}),
     "gpt_oss": ("gpt-oss", {}),
-    "lfm2": ("lfm2", {"block_auto_adjust_ff_dim": False}),
+    "lfm2": ("lfm2", {"block_auto_adjust_ff_dim": False, "norm_eps": 1e-3}),
     "minimax_m2": ("minimax-m2", {}),
     "gemma4_text": ("gemma4", {"sliding_window": 5}),
     "gemma4_text__routed": ("gemma4", _ROUTED | {"global_head_dim": 24}),
@@ -151,7 +151,8 @@ def _write_sizes(writer: gguf.GGUFWriter, config: Any, architecture: str) -> Non
     if architecture == "lfm2":
         kv_heads = [0 if kind == "conv" else kv_heads for kind in config.layer_types]
     writer.add_head_count_kv(kv_heads)
-    writer.add_feed_forward_length(getattr(config, "intermediate_size", None) or 48)
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    writer.add_feed_forward_length(inner or 4 * config.hidden_size)
     if getattr(config, "head_dim", None):
         writer.add_key_length(head_dim)
     rope = getattr(config, "rope_parameters", None) or {}
@@ -161,7 +162,7 @@ def _write_sizes(writer: gguf.GGUFWriter, config: Any, architecture: str) -> Non
         writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
     for name in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"):
         if hasattr(config, name):
-            rms = name == "rms_norm_eps"
+            rms = name == "rms_norm_eps" or architecture == "lfm2"
             (writer.add_layer_norm_rms_eps if rms else writer.add_layer_norm_eps)(getattr(config, name))
     if getattr(config, "sliding_window", None):
         writer.add_sliding_window(config.sliding_window)
