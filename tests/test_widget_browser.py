@@ -373,7 +373,7 @@ def wait_for_word(page: Any, *words: str, seconds: float = 60) -> None:
 
 
 def complete(page: Any) -> int:
-    page.locator(".pp-search input").first.fill("complete")
+    page.locator(".pp-search input[type=search]").first.fill("complete")
     page.wait_for_timeout(100)
     return page.locator("tbody tr").count()
 

@@ -22,6 +22,8 @@ VENDOR = BOOK / "_vendor"  # given to Sphinx as static files
 EXTRA = BOOK / "_extra"  # copied next to the pages
 FONTS = "_extra/notebooks/@jupyter-widgets/html-manager/dist"  # where a chapter's widgets look for them
 ICONS = ("1551f4f60c37af51121f", "7a3337626410ca2f4071", "d878b0a6a1144760244f")  # of the buttons
+# Widgets ask MathJax 2 to typeset their texts, if there is any MathJax; the pages have MathJax 3, which has no Hub.
+_ASKS, _ASKS_IF_THERE = b"void 0!==window.MathJax&&MathJax.Hub.Queue", b"window.MathJax&&MathJax.Hub&&MathJax.Hub.Queue"
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _unpack(package: Package, tarball: Path) -> None:
             content = archive.extractfile(member)
             assert content is not None
             (BOOK / place).parent.mkdir(parents=True, exist_ok=True)
-            (BOOK / place).write_bytes(content.read())
+            (BOOK / place).write_bytes(content.read().replace(_ASKS, _ASKS_IF_THERE))
 
 
 if __name__ == "__main__":
