@@ -9,6 +9,7 @@ that the same command goes on after an interruption.
     python benchmarks/aligned.py --trained movie-reviews   # with a fine-tuned encoder
     python benchmarks/aligned.py --folds product-reviews   # every text of the task is a test text once
     python benchmarks/aligned.py --trained --folds movie-reviews   # both
+    python benchmarks/aligned.py --few --folds product-reviews     # with 100 labels
 
 Tasks that are not part of the package are read from the folder ``--data`` (JSON lines with a column ``split``) and left
 out without it.
@@ -145,9 +146,12 @@ def fold_of(task: Task, fold: int) -> Task:
     return replace(task, splits={"train": split_of(parts[0]), "test": split_of(parts[1])})
 
 
-def folded(name: str, task: Task, fold: int, data: Path | None) -> dict[str, Any]:
-    """Return the correct answers of every arm with the encoder, on a fold and on texts of another task."""
-    other = load(FOLDED_SHIFT[name], data) if name in FOLDED_SHIFT else None
+def folded(name: str, task: Task, fold: int, data: Path | None, *, few: bool = False) -> dict[str, Any]:
+    """Return the correct answers of every arm with the encoder, on a fold and on texts of another task.
+
+    With few labels: one string of answers a draw of labelled texts, on the fold alone.
+    """
+    other = load(FOLDED_SHIFT[name], data) if name in FOLDED_SHIFT and not few else None
     own = fold_of(task, fold)
     table = pp.probe_chain(
         SLM,
@@ -155,20 +159,23 @@ def folded(name: str, task: Task, fold: int, data: Path | None) -> dict[str, Any
         own,
         CHAIN,
         tests=[] if other is None else [fold_of(other, fold)],
+        fractions=(FRACTIONS[0],) if few else (),
+        draws=DRAWS,
         n_train=1500,
         n_test=MOST // FOLDS,
         n_align=1000,
-        max_length=64,
+        max_tokens=64,
         precision="bf16",
         progress=False,
     )
     print(name, fold, table.answer, flush=True)
-    correct: dict[str, dict[str, str]] = {}
+    correct: dict[str, dict[str, Any]] = {}
     for test, labels in table.labels.items():
         for arm in ARMS:
             reading = "alone" if arm == "encoder" else "with encoder"
-            right = table.predicted[f"{arm} | {reading} | 1500 | {test}"][0, 0] == labels
-            correct.setdefault(test, {})[arm] = "".join("01"[int(one)] for one in right)
+            said = table.predicted[f"{arm} | {reading} | {FRACTIONS[0] if few else 1500} | {test}"]
+            right = ["".join("01"[int(one)] for one in each[0] == labels) for each in said]
+            correct.setdefault(test, {})[arm] = right if few else right[0]
     return {"info": table.info, "correct": correct, "texts": texts_of(own, other and fold_of(other, fold))}
 
 
@@ -252,6 +259,7 @@ def main() -> None:
     options.add_argument("--data", type=Path, help="folder of the tasks that are no part of the package")
     options.add_argument("--small", action="store_true", help="fewer texts; into --out")
     options.add_argument("--trained", action="store_true", help="with a fine-tuned encoder, two seeds")
+    options.add_argument("--few", action="store_true", help="with --folds: 100 labels, six draws")
     options.add_argument("--folds", action="store_true", help="every text of a task is a test text once")
     options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
     given = options.parse_args()
@@ -277,7 +285,10 @@ def main() -> None:
             ]
         elif given.folds:
             made = [
-                (f"fold{k}-{name}", lambda name=name, task=task, k=k: folded(name, task, k, given.data))
+                (
+                    f"{'few-' * given.few}fold{k}-{name}",
+                    lambda name=name, task=task, k=k: folded(name, task, k, given.data, few=given.few),
+                )
                 for k in range(FOLDS)
             ]
         for key, make in made:

@@ -1,0 +1,85 @@
+"""The aligned chain with other encoders, another donor, and donors of fewer bits a weight.
+
+The protocol is `book/_studies/aligned/protocol.md`. One JSON a variant and task in that folder; what is there is kept.
+
+    python benchmarks/aligned_variants.py             # all: an hour on two cores
+    python benchmarks/aligned_variants.py gemma3-270m # one
+
+mpnet-base, e5-small-multilingual and gemma3-270m are optional assets: `pifi-probe assets pull NAME` fetches them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from _common import claimed
+from aligned import CHAIN, LLM, SLM, STUDY
+
+import pifi_probe as pp
+from pifi_probe.experiments.whole import load_whole
+from pifi_probe.files import write_json
+
+ENCODERS = ("mpnet-base", "e5-small-multilingual")
+DONORS = ("gemma3-270m",)
+BITS = {"8 bits": 8, "3 bits": 3, "2 bits": 2}
+VARIANTS = (*ENCODERS, *DONORS, *BITS)
+TASKS = ("movie-reviews", "product-reviews")
+
+
+def rounded(folder: Path, bits: int) -> str:
+    """Write the donor's layers up to the chain's exit, their matrices rounded to so many bits; return the folder."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from tests.quantised import SCHEMES, is_packed
+
+    whole, scheme = load_whole(LLM), SCHEMES[f"gptq {bits}-bit"]
+    left_out = (*(f".layers.{i}." for i in range(CHAIN[1] + 1, 1000)), "lm_head.weight")
+    stored: dict[str, torch.Tensor] = {}
+    for name, tensor in whole.model.state_dict().items():
+        if not any(part in name for part in left_out):
+            stored |= scheme.pack(name, tensor)[0] if is_packed(name, tensor) else {name: tensor}
+    config = whole.model.config.to_dict() | {"num_hidden_layers": CHAIN[1] + 1, "dtype": "float32"}
+    config |= {"quantization_config": dict(scheme.settings)}
+    (folder / "config.json").write_text(json.dumps(config, default=str))
+    tensors = {name: tensor.detach().contiguous() for name, tensor in stored.items()}
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    whole.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def measure(variant: str, task: pp.Task, folder: Path) -> dict[str, Any]:
+    """Return the table of one variant and task."""
+    slm = variant if variant in ENCODERS else SLM
+    llm = variant if variant in DONORS else rounded(folder, BITS[variant]) if variant in BITS else LLM
+    chain = pp.headroom(slm, llm, task, progress=False).span if variant in DONORS else CHAIN
+    table = pp.probe_chain(
+        slm, llm, task, chain, n_train=1500, n_test=1500, n_align=1000, max_tokens=64, precision="bf16", progress=False
+    )
+    print(variant, table.answer, flush=True)
+    found = dict(json.loads(table.to_json()))
+    found["info"]["llm"] = f"{LLM}, {variant} a weight" if variant in BITS else llm
+    return found
+
+
+def main() -> None:
+    """Measure what is not recorded yet."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("variants", nargs="*", help=f"some of {', '.join(VARIANTS)}; all when none is given")
+    options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
+    given = options.parse_args()
+    for variant in given.variants or VARIANTS:
+        for name in TASKS:
+            file = given.out / f"variant-{variant.replace(' ', '-')}-{name}.json"
+            with claimed(file) as free, tempfile.TemporaryDirectory() as folder:
+                if free:
+                    write_json(file, measure(variant, pp.load_task(name), Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
