@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from _common import claimed
 from sklearn.model_selection import StratifiedKFold
 
@@ -39,6 +40,7 @@ from pifi_probe.probing.chain import _rows
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces, twin_of
 from pifi_probe.provenance import collect
 from pifi_probe.tasks import Split, Task
+from pifi_probe.training.devices import has_bf16
 
 STUDY = Path(__file__).parent.parent / "book" / "_studies" / "aligned"
 SLM, LLM, CHAIN = "minilm-l6", "smollm2-135m", (8, 14)
@@ -56,6 +58,7 @@ FILES = {
     "germeval": ("germeval2018_de.jsonl.gz", {"language": "de"}),
     "nsmc": ("nsmc_ko.jsonl.gz", {"language": "ko"}),
 }
+PRECISION = "bf16" if has_bf16(torch.device("cpu")) else "float32"  # as the machine has it; recorded
 FRACTIONS, DRAWS = (100, 300, 1000), 6
 FOLDS, MOST = 3, 4500  # MOST: texts of a task of which folds are made
 FOLDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "umsab-english")
@@ -116,7 +119,7 @@ def probe(name: str, task: Task, data: Path | None, *, small: bool) -> dict[str,
         n_test=n,
         n_align=600 if small else 1000,
         max_tokens=64,
-        precision="float32" if small else "bf16",
+        precision="float32" if small else PRECISION,
         progress=False,
     )
     print(table.answer, flush=True)
@@ -165,7 +168,7 @@ def folded(name: str, task: Task, fold: int, data: Path | None, *, few: bool = F
         n_test=MOST // FOLDS,
         n_align=1000,
         max_tokens=64,
-        precision="bf16",
+        precision=PRECISION,
         progress=False,
     )
     print(name, fold, table.answer, flush=True)
@@ -200,10 +203,10 @@ def trained(name: str, task: Task, seed: int) -> dict[str, Any]:
     fit, held = (whole.take(sorted(rows.tolist())) for rows in (order[375:], order[:375]))
     on = replace(few, splits=few.splits | {"train": fit})
     model = pp.plug_in(SLM, f"{LLM}[{CHAIN[0]}]", task=on, control="vanilla", wiring="matched", seed=seed)
-    pp.fine_tune(model, on, pp.Recipe(seed=seed, epochs=3, precision="bf16"))
+    pp.fine_tune(model, on, pp.Recipe(seed=seed, epochs=3, precision=PRECISION))
     logits = {part: _log_p(model, rows) for part, rows in (("held", held), ("test", few.splits["test"]))}
     y = {part: np.asarray(rows.labels) for part, rows in (("fit", fit), ("held", held), ("test", few.splits["test"]))}
-    encoder = Encoder(SLM, 64, "cpu", True, "bf16")
+    encoder = Encoder(SLM, 64, "cpu", True, PRECISION)
     texts = {part: Texts(encoder, rows) for part, rows in (("fit", fit), ("held", held), ("test", few.splits["test"]))}
     saw = {"task": name, "split": "train", "texts of tests": "none"}
     interface = cached_interfaces(texts["fit"], LLM, [CHAIN[0]], saw=saw, seed=0)[CHAIN[0]]
@@ -219,7 +222,8 @@ def trained(name: str, task: Task, seed: int) -> dict[str, Any]:
         stack = fit_stack([Held(logits["held"]), Held(block(found["held"]))], y["held"], task.n_labels)
         right[arm] = stack([logits["test"], block(found["test"])]).argmax(1) == y["test"]
         print(name, seed, arm, f"{right[arm].mean():.3f}", flush=True)
-    return {"correct": {arm: "".join("01"[int(one)] for one in found) for arm, found in right.items()}}
+    correct = {arm: "".join("01"[int(one)] for one in found) for arm, found in right.items()}
+    return {"correct": correct, "precision": PRECISION}
 
 
 def validated(task: Task) -> Task:
@@ -238,8 +242,6 @@ class Held:
 
 
 def _log_p(model: Any, rows: Split) -> Any:
-    import torch
-
     from pifi_probe.plugin.loading import tokenizer_for
 
     tokenizer, found = tokenizer_for(model), []

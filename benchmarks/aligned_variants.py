@@ -20,7 +20,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from _common import claimed
-from aligned import CHAIN, LLM, SLM, STUDY
+from aligned import CHAIN, LLM, PRECISION, SLM, STUDY
 
 import pifi_probe as pp
 from pifi_probe.experiments.whole import load_whole
@@ -59,7 +59,16 @@ def measure(variant: str, task: pp.Task, folder: Path) -> dict[str, Any]:
     llm = variant if variant in DONORS else rounded(folder, BITS[variant]) if variant in BITS else LLM
     chain = pp.headroom(slm, llm, task, progress=False).span if variant in DONORS else CHAIN
     table = pp.probe_chain(
-        slm, llm, task, chain, n_train=1500, n_test=1500, n_align=1000, max_tokens=64, precision="bf16", progress=False
+        slm,
+        llm,
+        task,
+        chain,
+        n_train=1500,
+        n_test=1500,
+        n_align=1000,
+        max_tokens=64,
+        precision=PRECISION,
+        progress=False,
     )
     print(variant, table.answer, flush=True)
     found = dict(json.loads(table.to_json()))
