@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pifi_probe as pp
@@ -47,9 +48,39 @@ def test_more_seeds_go_to_the_arms_of_the_question_and_every_look_is_paid_for(
     found = pp.decide("slm", object(), TASK, folder=tmp_path, budget="25")  # type: ignore[arg-type]
     assert (found.verdict, found.stopped) == ("undecided", "budget")
     assert len(made) <= 25 and {control for control, seed in made if seed > 1} == {None, "random", "shuffled"}
-    levels = [look["level"] for look in found.looks]
-    assert levels == pytest.approx([1 - 0.05 / (k * (k + 1)) for k in range(1, len(levels) + 1)])
+    errors = [1 - look["level"] for look in found.looks]
+    done = [10, 13, 16, 22]  # of 25 runs: what is spent goes with the budget, and the last look spends the rest
+    assert [look["seeds"] for look in found.looks] == [2, 3, 4, 6]
+    assert np.cumsum(errors) == pytest.approx([0.04 * n / 25 for n in done[:-1]] + [0.04])
     assert "stopped by the budget" in str(found)
+
+
+def test_a_call_that_goes_on_keeps_earlier_looks_and_pays_out_of_the_rest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = invented(monkeypatch, CLOSE)
+    first = pp.decide("slm", object(), TASK, folder=tmp_path, budget="16")  # type: ignore[arg-type]
+    again = pp.decide("slm", object(), TASK, folder=tmp_path, budget="16")  # type: ignore[arg-type]
+    assert again.looks == first.looks and again.stopped == "budget"
+    more = pp.decide("slm", object(), TASK, folder=tmp_path, budget="40")  # type: ignore[arg-type]
+    assert more.looks[: len(first.looks)] == first.looks and len(more.looks) > len(first.looks)
+    spent = [sum(1 - look["level"] for look in found.looks) for found in (first, more)]
+    assert spent == pytest.approx([0.04, 0.048]) and len(made) > 16
+    other = pp.decide("slm", object(), TASK, folder=tmp_path, budget="16", question="block")  # type: ignore[arg-type]
+    assert other.looks[0]["level"] < 1 - 0.01  # a question of its own
+
+
+def test_spent_error_that_cannot_be_read_is_not_spent_again_in_silence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = invented(monkeypatch, CLOSE)
+    for text in ("[]", "{", '{"block, margin 1": {"2": "x"}}', '{"block, margin 1": {"x": 0.99}}', '{"a": {"2": 0.2}}'):
+        (tmp_path / "looks.json").write_text(text, encoding="utf-8")
+        with pytest.raises(RecipeError, match="looks.json.*remove this file"):
+            pp.decide("slm", object(), TASK, folder=tmp_path, budget="12")  # type: ignore[arg-type]
+    assert made == []  # before anything is trained
+    (tmp_path / "looks.json").unlink()
+    assert pp.decide("slm", object(), TASK, folder=tmp_path, budget="12").looks  # type: ignore[arg-type]
 
 
 def test_a_wide_margin_makes_a_small_difference_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pifi_probe.errors import RecipeError
+from pifi_probe.errors import CorruptFileError, RecipeError
 from pifi_probe.experiments.crew import ARMS, Crew, Job, run_all
 from pifi_probe.experiments.runner import stored_run
 from pifi_probe.files import make_folder, write_json
@@ -17,6 +17,7 @@ from pifi_probe.ladder import SHARES, Effect
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.provenance import collect
+from pifi_probe.reading import Refused, read_object, typed
 from pifi_probe.selection.budget import Budget
 from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.tasks import Task
@@ -33,6 +34,8 @@ QUESTIONS: Mapping[str, tuple[str, ...]] = {  # which arms a question compares
     "block": ("linear", "random", "shuffled"),
 }
 LOOKS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # seeds after which the runs are looked at
+ERROR = 0.05  # of a wrong verdict, over all looks of all calls
+SHARE = 0.8  # of the error that is left, for the looks of one call
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,11 @@ def decide(
 
     Every arm (encoder alone, two projections, random and shuffled twins, the layer) gets two seeds; then the arms that
     the question compares get more, and the runs are looked at after 3, 4, 6, 8, 12, ... seeds. Looking often makes
-    chance finds likelier, so look k is judged at the level 1 - 0.05 / (k (k + 1)): over all looks together the chance
-    of a wrong verdict stays below 5 % (a union bound).
+    chance finds likelier, so every look is paid for out of 5 %, the chance of a wrong verdict over all looks together
+    (a union bound, which holds however the looks depend on each other). One call may spend four fifths of what is
+    left, in step with its budget: after half of the budget the first call has spent 2 % (a spending function that is
+    linear in the budget; Lan and DeMets, 1983). What looks have spent is kept in the folder, so that a call that goes
+    on pays out of the rest.
 
     Parameters
     ----------
@@ -199,7 +205,7 @@ def decide(
     crew = Crew(root, slm, donor, task, base, wiring, make=stored_run)
     where = make_executor(executor, workers)
     try:
-        runs, looks, effect, stopped = _looks(crew, where, limit, question, margin, on_run)
+        runs, looks, effect, stopped = _looks(crew, where, limit, question, margin, on_run, root / "looks.json")
     finally:
         if isinstance(executor, str):
             where.close()
@@ -217,34 +223,87 @@ def _looks(
     question: str,
     margin: float,
     on_run: Callable[[RunResult], None] | None,
+    file: Path,
 ) -> tuple[dict[Job, RunResult], list[dict[str, Any]], Effect, str]:
     """Return runs, looks, the last effect, and why it was the last."""
     runs: dict[Job, RunResult] = {}
     looks: list[dict[str, Any]] = []
-    started, stopped = time.perf_counter(), "seeds"
-    for n_seeds in LOOKS:
-        arms = ARMS if not looks else QUESTIONS[question]
-        wanted = [(arm, seed) for seed in range(n_seeds) for arm in arms if (arm, seed) not in runs]
-        new = [job for job in wanted if not crew.file(*job).is_file()]  # those before cost no time
-        count = len(new) if limit.unit == "seconds" else len(wanted)
-        seconds = time.perf_counter() - started
-        if looks and not _affordable(limit, count, list(runs.values()), seconds, where.slots):
-            stopped = "budget"
-            break
+    ledger = _Ledger(file, f"{question}, margin {margin:g}")
+    started, paid, stopped = time.perf_counter(), 0, "seeds"  # paid: runs that earlier calls have looked at
+    todo = [
+        [(arm, seed) for seed in range(n_seeds) for arm in (QUESTIONS[question] if n_seeds > LOOKS[0] else ARMS)]
+        for n_seeds in LOOKS
+    ]
+    for at, n_seeds in enumerate(LOOKS):
+        new = [job for job in todo[at] if job not in runs and not crew.file(*job).is_file()]  # others cost no time
         if not looks:  # the first run tells what the others will take
-            runs |= run_all(crew, (new or wanted)[:1], where, on_run)
+            runs |= run_all(crew, (new or todo[at])[:1], where, on_run)
+            count = len(new) if limit.unit == "seconds" else len(todo[at])
             _refuse_small(limit, count, next(iter(runs.values())), where.slots)
-        runs |= run_all(crew, [job for job in wanted if job not in runs], where, on_run)
-        alpha = 0.05 / ((len(looks) + 1) * (len(looks) + 2))
-        effect = _effect(list(runs.values()), question, 1 - alpha, margin)
+        runs |= run_all(crew, [job for job in todo[at] if job not in runs], where, on_run)
+        if n_seeds in ledger.levels:
+            paid = len(runs)
+        spent = time.perf_counter() - started
+        done = spent / limit.amount if limit.unit == "seconds" else (len(runs) - paid) / max(limit.amount - paid, 1)
+        more = [job for job in (todo[at + 1] if at + 1 < len(LOOKS) else []) if job not in runs]
+        costly = [job for job in more if limit.unit != "seconds" or not crew.file(*job).is_file()]
+        last = not more or not _affordable(limit, len(costly), list(runs.values()), spent, where.slots)
+        level = ledger.level(n_seeds, 1.0 if last else min(done, 1.0))
+        effect = _effect(list(runs.values()), question, level, margin)
         looks.append(
-            {"seeds": n_seeds, "level": 1 - alpha}
+            {"seeds": n_seeds, "level": level}
             | {name: getattr(effect, name) for name in ("mean", "low", "high", "verdict")}
         )
         if effect.verdict != "undecided":
             stopped = "decided"
             break
+        if last:
+            stopped = "budget" if more else "seeds"
+            break
     return runs, looks, effect, stopped
+
+
+class _Ledger:
+    """What looks at a question have spent of `ERROR`, in a file: a look is paid for once, at the level it had.
+
+    Parameters
+    ----------
+    file : Path
+    asked : str
+        The question with its margin; each has an error of its own.
+    """
+
+    def __init__(self, file: Path, asked: str) -> None:
+        self.file, self.asked = file, asked
+        self.known = _levels_of(file) if file.is_file() else {}
+        self.levels = self.known.setdefault(asked, {})
+        self._left = ERROR - sum(1 - level for level in self.levels.values())
+        self._used = 0.0  # by this call
+
+    def level(self, seeds: int, done: float) -> float:
+        """Return the level of a look; a new one has spent, with those before it, `done` of what this call may spend."""
+        if seeds not in self.levels:
+            most = SHARE * self._left
+            error = max(most * done - self._used, 1e-3 * most)  # a look that costs nothing yet still has an interval
+            self._used += error
+            self.levels[seeds] = 1 - error
+            write_json(self.file, self.known)
+        return self.levels[seeds]
+
+
+def _levels_of(file: Path) -> dict[str, dict[int, float]]:
+    try:
+        stored = typed(dict[str, dict[str, float]], read_object(file))
+        known = {asked: {int(seeds): level for seeds, level in own.items()} for asked, own in stored.items()}
+        if any(not 1 - ERROR < level < 1 for own in known.values() for level in own.values()):
+            raise Refused("a level outside of 0.95 to 1")
+        return known
+    except (Refused, ValueError, CorruptFileError) as error:
+        raise RecipeError(
+            f"what earlier looks have spent cannot be read: {error}",
+            where=str(file),
+            next="remove this file, and the looks are paid for again; runs are kept",
+        ) from error
 
 
 def _refuse_small(limit: Budget, n_runs: int, first: RunResult, slots: int) -> None:
