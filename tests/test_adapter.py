@@ -56,6 +56,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "rank-stabilised": {"use_rslora": True},
     "DoRA": {"use_dora": True},
+    "DoRA, rank-stabilised, ranks of their own": {
+        "use_dora": True,
+        "use_rslora": True,
+        "rank_pattern": {"q_proj": 2, "layers.1.mlp.down_proj": 7},
+        "alpha_pattern": {"^model.layers.1.self_attn.q_proj$": 3},
+    },
     "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.down_proj": 9}},
 }
 
@@ -75,6 +81,28 @@ def test_the_layer_is_that_of_the_model_which_peft_merges(kind: str, base: Path,
 def test_maps_that_gpt2_keeps_transposed(tmp_path: Path) -> None:
     base = tiny_checkpoint("gpt2", tmp_path / "base")
     adapter = train(base, tmp_path / "adapter", ["c_attn", "c_proj"], fan_in_fan_out=True)
+    found, expected = layer(f"{base}[1]", adapter=adapter), layer(f"{adapter}/merged[1]")
+    for name, tensor in expected.state_dict().items():
+        assert torch.allclose(found.state_dict()[name], tensor, atol=1e-6), name
+
+
+def test_layers_of_what_sees_beside_the_text_are_not_taken_for_those_of_the_text(base: Path, tmp_path: Path) -> None:
+    """An adapter of all linear maps of a model with vision has a layer 1 in both, and the same names in it."""
+    adapter = train(base, tmp_path)
+    expected = layer(f"{base}[1]", adapter=adapter).card.sha256
+    tensors = safetensors.torch.load_file(adapter / WEIGHTS)
+    text = {key.replace(".model.layers.", ".model.language_model.layers."): each for key, each in tensors.items()}
+    stem = "base_model.model.model.vision_tower.encoder.layers.1.self_attn.q_proj"
+    seen = {f"{stem}.lora_A.weight": torch.ones(4, 32), f"{stem}.lora_B.weight": torch.ones(32, 4)}
+    safetensors.torch.save_file(text | seen, adapter / WEIGHTS)
+    assert layer(f"{base}[1]", adapter=adapter).card.sha256 == expected
+    safetensors.torch.save_file(seen, adapter / WEIGHTS)
+    with pytest.raises(CheckpointError, match="changes no layer of a decoder"):
+        layer(f"{base}[1]", adapter=adapter)
+
+
+def test_heads_and_embeddings_that_were_trained_too_are_outside_the_layer(base: Path, tmp_path: Path) -> None:
+    adapter = train(base, tmp_path, modules_to_save=["lm_head"])
     found, expected = layer(f"{base}[1]", adapter=adapter), layer(f"{adapter}/merged[1]")
     for name, tensor in expected.state_dict().items():
         assert torch.allclose(found.state_dict()[name], tensor, atol=1e-6), name
@@ -128,6 +156,10 @@ BAD: dict[str, tuple[dict[str, Any], type[PifiProbeError], str]] = {
     "alpha is no number": ({"lora_alpha": float("nan")}, CheckpointError, "lora_alpha"),
     "a pattern": ({"alpha_pattern": {"(a+)+$": 3}}, UnsupportedFormatError, "by the pattern"),
     "PiSSA": ({"init_lora_weights": "pissa_niter_4"}, UnsupportedFormatError, "pissa"),
+    "aLoRA": ({"alora_invocation_tokens": [3, 4]}, UnsupportedFormatError, "from certain tokens on"),
+    "more layers": ({"layer_replication": [[0, 2], [1, 2]]}, UnsupportedFormatError, "further layers"),
+    "KaSA": ({"kasa_config": {"beta": 1e-4}}, UnsupportedFormatError, "KaSA"),
+    "QA-LoRA": ({"use_qalora": True}, UnsupportedFormatError, "QA-LoRA"),
 }
 
 

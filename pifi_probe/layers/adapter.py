@@ -18,16 +18,26 @@ import torch
 from pifi_probe.errors import CheckpointError, UnsupportedFormatError
 from pifi_probe.files import existing
 from pifi_probe.layers import safetensors_io
-from pifi_probe.layers.sharded import check_finite
+from pifi_probe.layers.sharded import check_finite, decoder_prefix, is_text
 from pifi_probe.layers.sources import ByteSource, FileSource, TensorInfo
 from pifi_probe.reading import read_object
 
 __all__ = ["Adapter", "open_adapter"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<module>.*?\b(?:layers|h|blocks)\.(?P<index>\d{1,6})\.(?P<rest>.+))$")
+_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<prefix>.*?\b(?:layers|h|blocks))\.(?P<index>\d{1,6})\.(?P<rest>.+)$")
+_MANY = 1 << 20  # layers: how many the model has is not known here
 _PART = re.compile(r"^(?P<target>.+?)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$")
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # beginnings that alter the base's weights too
+_VARIANTS: Mapping[str, str] = {  # settings of peft, and what they make of the adapter
+    "alora_invocation_tokens": "acts from certain tokens on alone (aLoRA)",
+    "arrow_config": "chooses among adapters by the token (Arrow)",
+    "kasa_config": "takes a part of the base's weights away (KaSA)",
+    "layer_replication": "makes further layers out of those of the base (layer_replication)",
+    "monteclora_config": "samples its weights (MonteCLoRA)",
+    "use_bdlora": "stores matrices of blocks (BD-LoRA)",
+    "use_qalora": "pools its inputs in groups (QA-LoRA)",
+}
 _NEXT = "merge the adapter with peft (merge_and_unload), save the model, and give that folder"
 
 
@@ -58,6 +68,9 @@ class Adapter:
             raise self._unsupported(f"the adapter is {kind!r:.40}, and LoRA is what is merged")
         if start.startswith(_CHANGES_BASE):
             raise self._unsupported(f"the adapter began with {start!r:.40}, which changes the base's weights too")
+        for key, what in _VARIANTS.items():
+            if settings.get(key):
+                raise self._unsupported(f"the adapter {what}")
         self._alpha, self._rank = settings.get("lora_alpha"), settings.get("r")
         patterns = settings.get("alpha_pattern") or {}
         if type(self._rank) is not int or self._rank < 1 or not _is_number(self._alpha) or type(patterns) is not dict:
@@ -74,11 +87,7 @@ class Adapter:
             raise self._unsupported(f"alpha_pattern names modules by the pattern {odd[0]!r:.60}")
         self._stable = settings.get("use_rslora") is True
         self._turned = settings.get("fan_in_fan_out") is True
-        self._infos: dict[int, dict[str, TensorInfo]] = defaultdict(dict)
-        for name, info in safetensors_io.read_header(source).items():
-            match = _NAME.match(name)
-            if match:
-                self._infos[int(match["index"])][match["rest"]] = info
+        self._infos = _of_decoder(source)
         if not self._infos:
             raise CheckpointError("the adapter changes no layer of a decoder", where=identity, next=_NEXT)
 
@@ -153,6 +162,17 @@ class Adapter:
 
     def _unsupported(self, what: str) -> UnsupportedFormatError:
         return UnsupportedFormatError(what, where=self.identity, next=_NEXT)
+
+
+def _of_decoder(source: ByteSource) -> dict[int, dict[str, TensorInfo]]:
+    """Return the tensors of each layer of the text decoder; what sees or hears beside it has layers of its own."""
+    found: dict[str, dict[int, dict[str, TensorInfo]]] = defaultdict(lambda: defaultdict(dict))
+    for name, info in safetensors_io.read_header(source).items():
+        match = _NAME.match(name)
+        if match and is_text(match["prefix"]):
+            found[match["prefix"]][int(match["index"])][match["rest"]] = info
+    prefix = decoder_prefix({key: set(layers) for key, layers in found.items()}, _MANY)
+    return {} if prefix is None else found[prefix]
 
 
 def open_adapter(name: str | Path, *, token: str | bool | None = None) -> Adapter:

@@ -18,7 +18,7 @@ from pifi_probe.layers.formats import Contents, Numbers, Plan, arrange, make_pla
 from pifi_probe.layers.shell import own_prefixes, weight_names
 from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be
 
-__all__ = ["ShardedCheckpoint", "check_finite", "check_index", "decoder_prefix"]
+__all__ = ["ShardedCheckpoint", "check_finite", "check_index", "decoder_prefix", "is_text"]
 
 _LAYER = re.compile(r"^(?P<prefix>.*?\b(?:layers|h|blocks))\.(?P<i>\d+)\.(?P<rest>.*)$")
 _NOT_TEXT = re.compile(  # parts beside the text decoder that may have as many layers as it
@@ -197,6 +197,11 @@ class ShardedCheckpoint(ABC):
     def _is_computed(self, name: str) -> bool:
         # A mask is four-dimensional (or a scalar); the bias of an attention module is not.
         return bool(_COMPUTED.search(name)) and ("inv_freq" in name or len(self.tensors[name].shape) in (0, 4))
+
+
+def is_text(prefix: str) -> bool:
+    """Tell whether a prefix of names can be the text decoder's, and not that of what sees or hears beside it."""
+    return _NOT_TEXT.search(prefix) is None or _TEXT.search(prefix) is not None
 
 
 def decoder_prefix(indices: Mapping[str, set[int]], n_layers: int) -> str | None:
