@@ -210,6 +210,26 @@ EXTRA: dict[str, dict[str, Any]] = {
     "zamba": {"mamba_d_state": 8, "num_key_value_heads": 4, "num_hidden_layers": 6},
     "zamba2": {"mamba_d_state": 8, "n_mamba_heads": 8, "num_key_value_heads": 4, "adapter_rank": 4},
     "zaya": _EXPERTS | {"num_experts_per_tok": 1, "router_hidden_size": 16},
+    # Types that are refused, for what their models show of the reason.
+    "deepseek_v4": _EXPERTS
+    | _INDEXER
+    | {"q_lora_rank": 16, "num_key_value_heads": 1, "head_dim": 16, "o_groups": 2, "o_lora_rank": 8, "hc_mult": 2}
+    | {"index_topk": 8, "sliding_window": tiny.WINDOW},
+    "gemma3n_text": _SLIDING
+    | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 99, "laurel_rank": 4, "altup_num_inputs": 2}
+    | {"num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.0] * N_LAYERS},
+    "hy_v4": _MOE_LATENT | _INDEXER | {"hc_mult": 2},
+    "inkling2_text": _EXPERTS
+    | {"layer_types": ["hybrid_sliding", "hybrid"] * 2, "sliding_window_size": tiny.WINDOW, "d_rel": 4}
+    | {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8, "rel_extent": 16}
+    | {"n_layers_per_attn_res_block": 2, "unpadded_vocab_size": 99},
+    "qwen4_exp_text": _EXPERTS
+    | _LINEAR
+    | {"layer_types": ["linear_attention", "indexed_attention"] * 2, "hc_count": 2, "hc_lowrank": 8}
+    | {"ple_layer_ids": [3], "ngram_size": 2, "heads_per_ngram": 2, "ngram_vocab_size_base": 64}
+    | {"make_ngram_vocab_size_divisible_by": 8, "split_ngram_parts": 1}
+    | {f"indexer_{key}": size for key, size in zip(("n_heads", "kv_heads", "head_dim"), (2, 1, 8), strict=True)}
+    | {"indexer_budget": 16, "indexer_compress_ratio": 4},
 }
 
 

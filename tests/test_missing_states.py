@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 import pifi_probe as pp
 from pifi_probe.errors import UnsupportedFamilyError
-from pifi_probe.layers import detect
+from pifi_probe.layers import detect, families
 from pifi_probe.layers.detect import missing_states
 from pifi_probe.layers.families import FAMILIES, Family
 from tests import causal
@@ -218,6 +219,32 @@ def test_a_configuration_is_examined_once(monkeypatch: pytest.MonkeyPatch) -> No
     missing_states(model.config)
     monkeypatch.setattr(detect, "_examine", None)
     assert missing_states(model.config) == {}
+
+
+# Refused types, and what of the reason in the table their models show when they are run.
+SHOWN = {
+    "deepseek_v4": r"several streams.*the tokens themselves",
+    "gemma3n_text": r"several streams.*keys and values of layer 1.*per-layer embeddings",
+    "hy_v4": r"several streams.*the tokens chosen by the indexer of layer 1",
+    "inkling2_text": r"states of layer 1 \(argument 'block_states'\)",
+    "qwen4_exp_text": r"several streams.*the tokens themselves \(argument 'ple_input_ids'\)",
+    "recurrent_gemma": r"something of its model|what its model does between its layers",
+    "zaya": r"the state of the router of layer 2",
+}
+
+
+@pytest.mark.parametrize("at", ["its true size", "meta"])
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_reason_for_which_a_type_is_refused_is_what_its_model_shows(
+    name: str, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert name in families.REFUSED
+    monkeypatch.setattr(families, "REFUSED", {})
+    monkeypatch.setattr(detect, "_FOUND", {})
+    if at == "meta":
+        monkeypatch.setattr(detect, "_SMALL", 0)
+    found = missing_states(causal.config_of(name))
+    assert any(re.search(SHOWN[name], said) for said in found.values()), found
 
 
 @pytest.mark.parametrize("name", ["llama", "afmoe", "nemotron_h", "deepseek_v32"])

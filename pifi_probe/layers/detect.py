@@ -62,7 +62,7 @@ class _Origin:
         return f"argument {argument!r}" if argument else f"made by {self.path or 'it'}"
 
 
-_FIRST = re.compile(r"hidden|embeds|original")
+_FIRST = re.compile(r"hidden|embeds|original|states")
 _NAMES = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
@@ -350,7 +350,7 @@ def _compare(config: PretrainedConfig, base: PreTrainedModel, watch: _Watch) -> 
             watch.miss(index, _FAILS, f"{type(error).__name__}: {error}")
             continue
         size = _TOLERANCE * float(inside[mask].norm())
-        if not float((alone - inside)[mask].norm()) <= size:
+        if alone.shape != inside.shape or not float((alone - inside)[mask].norm()) <= size:
             watch.miss(index, "something of its model, without which it gives other numbers")
             continue
         other = states.clone()
