@@ -129,21 +129,25 @@ def scb(name: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
 
 
 def affine_in_order(
-    weight: torch.Tensor, bits: int, order: bool
+    weight: torch.Tensor, bits: int, order: bool, group: int = GROUP
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the group of each column, codes, scales and zeros; with `order` the groups are columns drawn at random."""
+    """Return the group of each column, codes, scales and zeros; with `order` the groups are columns drawn at random.
+
+    A `group` of -1 is a whole row.
+    """
     k = weight.shape[1]
-    of = torch.arange(k) // GROUP
+    group = k if group == -1 else group
+    of = torch.arange(k) // group
     if order:
         of = of[torch.randperm(k, generator=torch.Generator().manual_seed(k))]
     inner = torch.argsort(of, stable=True)
-    codes, scale, zero = affine(weight[:, inner], bits)
+    codes, scale, zero = affine(weight[:, inner], bits, group)
     return of, codes[:, torch.argsort(inner)], scale, zero
 
 
-def gptq(bits: int, version: int = 1, order: bool = False) -> Packer:
+def gptq(bits: int, version: int = 1, order: bool = False, group: int = GROUP) -> Packer:
     def pack(name: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
-        of, codes, scale, zero = affine_in_order(weight, bits, order)
+        of, codes, scale, zero = affine_in_order(weight, bits, order, group)
         stored = zero.T.contiguous() - (1 if version == 1 else 0)
         tensors = {
             "qweight": stream(codes.numpy(), bits).T.contiguous(),
@@ -157,26 +161,32 @@ def gptq(bits: int, version: int = 1, order: bool = False) -> Packer:
     return pack
 
 
-def awq_gemm(name: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
-    codes, scale, zero = affine(weight, 4)
-    of = torch.arange(weight.shape[1]) // GROUP
-    order = [0, 2, 4, 6, 1, 3, 5, 7]
+def awq_gemm(group: int = GROUP) -> Packer:
+    def pack(name: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+        of, codes, scale, zero = affine_in_order(weight, 4, False, group)
+        order = [0, 2, 4, 6, 1, 3, 5, 7]
 
-    def packed(rows: torch.Tensor) -> torch.Tensor:
-        return stream(rows.reshape(rows.shape[0], -1, 8)[:, :, order].flatten(1).numpy(), 4)
+        def packed(rows: torch.Tensor) -> torch.Tensor:
+            return stream(rows.reshape(rows.shape[0], -1, 8)[:, :, order].flatten(1).numpy(), 4)
 
-    tensors = {"qweight": packed(codes.T), "qzeros": packed(zero.T), "scales": scale.T.contiguous().half()}
-    return {rest(name) + key: value for key, value in tensors.items()}, (codes - zero[:, of]) * scale[:, of]
+        tensors = {"qweight": packed(codes.T), "qzeros": packed(zero.T), "scales": scale.T.contiguous().half()}
+        return {rest(name) + key: value for key, value in tensors.items()}, (codes - zero[:, of]) * scale[:, of]
+
+    return pack
 
 
-def awq_gemv(name: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
-    group = 64
-    codes, scale, zero = affine(weight, 4, group)
-    of = torch.arange(weight.shape[1]) // group
-    padded = 16  # one group or two, in words of eight, a multiple of two words
-    wide = [torch.nn.functional.pad(each, (0, padded - each.shape[1])) for each in (scale, zero)]
-    tensors = {"qweight": stream(codes.numpy(), 4), "qzeros": stream(wide[1].numpy(), 4), "scales": wide[0].half()}
-    return {rest(name) + key: value for key, value in tensors.items()}, (codes - zero[:, of]) * scale[:, of]
+def awq_gemv(group: int = 64) -> Packer:
+    def pack(name: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+        of, codes, scale, zero = affine_in_order(weight, 4, False, group)
+        words = {32: 4, 64: 2}.get(
+            group if group > 0 else weight.shape[1], 1
+        )  # zero points of eight groups a word, a multiple of so many words
+        padded = -(-scale.shape[1] // (8 * words)) * 8 * words
+        wide = [torch.nn.functional.pad(each, (0, padded - each.shape[1])) for each in (scale, zero)]
+        tensors = {"qweight": stream(codes.numpy(), 4), "qzeros": stream(wide[1].numpy(), 4), "scales": wide[0].half()}
+        return {rest(name) + key: value for key, value in tensors.items()}, (codes - zero[:, of]) * scale[:, of]
+
+    return pack
 
 
 def four_bits(kind: str, nested: bool = False) -> Packer:
@@ -209,11 +219,11 @@ def four_bits(kind: str, nested: bool = False) -> Packer:
     return pack
 
 
-def packed_integers(bits: int, *, symmetric: bool, order: bool = False) -> Packer:
+def packed_integers(bits: int, *, symmetric: bool, order: bool = False, group: int = GROUP) -> Packer:
     half = 1 << (bits - 1)
 
     def pack(name: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
-        of, codes, scale, zero = affine_in_order(weight, bits, order)
+        of, codes, scale, zero = affine_in_order(weight, bits, order, group)
         zero = torch.full_like(zero, half) if symmetric else zero
         tensors = {
             "_packed": stream(codes.numpy(), bits),
@@ -260,9 +270,9 @@ def mxfp4(packed: str, scale_name: str, kind: torch.dtype, scale_kind: torch.dty
     return pack
 
 
-def mlx_affine(bits: int) -> Packer:
+def mlx_affine(bits: int, group: int = GROUP) -> Packer:
     def pack(name: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
-        parts = grouped(weight)
+        parts = grouped(weight, group)
         bias = parts.amin(-1).half()
         scale = ((parts.amax(-1) - bias) / ((1 << bits) - 1)).half()
         codes = ((parts - bias[..., None]) / scale[..., None]).round().clamp(0, (1 << bits) - 1)
@@ -324,6 +334,7 @@ def _ct(bits: int, **more: Any) -> dict[str, Any]:
     return {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
 
 
+_AWQ = {"quant_method": "awq", "bits": 4}
 _FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
 _BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 _AO = {"quant_method": "torchao"}
@@ -352,8 +363,8 @@ SCHEMES: dict[str, Scheme] = {
         for bits in (2, 3, 4, 8)
         for version, order in ((1, False), (2, True))
     },
-    "awq": Scheme(awq_gemm, "awq 4-bit", {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}),
-    "awq gemv": Scheme(awq_gemv, "awq 4-bit", {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemv"}),
+    "awq": Scheme(awq_gemm(), "awq 4-bit", _AWQ | {"group_size": GROUP, "version": "gemm"}),
+    "awq gemv": Scheme(awq_gemv(), "awq 4-bit", _AWQ | {"group_size": 64, "version": "gemv"}),
     **{
         f"compressed-tensors int{bits}{'' if symmetric else ' asymmetric'}": Scheme(
             packed_integers(bits, symmetric=symmetric), f"compressed-tensors int{bits}", _ct(bits)

@@ -82,7 +82,7 @@ class AwqGemm(_Awq):
         if not groups or inputs % groups:
             refuse(f"{groups} groups do not make up {inputs} inputs")
         stated = weight.numbers.whole("group_size")
-        if stated is not None and groups > 1 and stated != inputs // groups:
+        if stated is not None and groups > 1 and stated != inputs // groups and not weight.numbers.vary:
             refuse(f"the configuration states groups of {stated}, and the scales make up groups of {inputs // groups}")
         return n, inputs
 
@@ -141,6 +141,8 @@ class AwqGemv(_Awq):
         return affine(q, inputs // groups, tensors["scale"][start:stop, :groups].float(), z)
 
     def _group_size(self, weight: Packed) -> int:
+        if weight.numbers.settings.get("group_size") == -1:
+            return 8 * weight.size("packed")[1]  # all inputs
         return weight.numbers.whole("group_size") or 128
 
     def example(self) -> Example:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,6 +58,11 @@ class Numbers:
         found = _whole(own.get(key)) if isinstance(own, Mapping) else None
         return found if found is not None else self.whole(key)
 
+    @property
+    def vary(self) -> bool:
+        """Whether some modules have numbers of their own (``dynamic`` of GPTQModel, ``extra_config`` of AutoRound)."""
+        return bool(self.settings.get("dynamic") or self.settings.get("extra_config"))
+
     def block(self) -> tuple[int, int] | None:
         """Return the stated rows and columns of a block of weights with one scale."""
         found = self.settings.get("weight_block_size")
@@ -63,15 +70,32 @@ class Numbers:
             return found[0], found[1]
         return None
 
-    def groups(self) -> list[Mapping[str, Any]]:
-        """Return the settings for weights of each group of modules (``config_groups`` of compressed-tensors)."""
+    def groups(self, module: str = "") -> list[Mapping[str, Any]]:
+        """Return the settings for weights of each group of modules (``config_groups`` of compressed-tensors).
+
+        Groups that name `module` come first.
+        """
         groups = self.settings.get("config_groups")
         found = list(groups.values())[:_MOST_GROUPS] if isinstance(groups, Mapping) else []
-        weights = [group.get("weights") for group in found if isinstance(group, Mapping)]
-        return [each for each in weights if isinstance(each, Mapping)]
+        found = [each for each in found if isinstance(each, Mapping) and isinstance(each.get("weights"), Mapping)]
+        return [each["weights"] for each in sorted(found, key=lambda each: not _names(each.get("targets"), module))]
 
 
 _MOST_GROUPS = 64
+_SIMPLE = re.compile(r"\^?([\w.\\-]|\.\*){1,200}\$?")  # patterns that no name keeps busy
+
+
+def _names(targets: Any, module: str) -> bool:
+    """Tell whether a group's targets, names or simple patterns (``re:.*down_proj``), name a module."""
+    for target in targets if isinstance(targets, list) and module else []:
+        pattern = target.removeprefix("re:") if isinstance(target, str) else ""
+        if pattern == target and (module == target or module.endswith(f".{target}")):
+            return True
+        if pattern != target and _SIMPLE.fullmatch(pattern) and pattern.count("*") < 5:
+            with contextlib.suppress(re.error):
+                if re.match(pattern, module):
+                    return True
+    return False
 
 
 def _whole(value: Any) -> int | None:

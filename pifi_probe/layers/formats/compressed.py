@@ -101,16 +101,26 @@ class PackedIntegers(Format):
 
     def _group_size(self, weight: Packed, columns: int, groups: int) -> int:
         """Return how many columns share a scale: the stated number where it fits, else what makes equal groups."""
-        for group in weight.numbers.groups():
+        for group in weight.numbers.groups(weight.module):
             size = group.get("group_size")
             if type(size) is int and size > 0 and -(-columns // size) == groups:
                 return size
         return max(-(-columns // max(groups, 1)), 1)
 
     def _stated_bits(self, weight: Packed) -> int:
-        """Return how many bits the configuration states, for a first count; the stored shape decides."""
-        stated = [group.get("num_bits") for group in weight.numbers.groups() if group.get("type", "int") == "int"]
-        return next((bits for bits in stated if type(bits) is int and bits in _WIDTHS), 4)
+        """Return how many bits the configuration states, for a first count; the stored shape decides.
+
+        Of several groups of modules it is one whose numbers fit the scales, one that names the module before others.
+        """
+        stated: list[tuple[bool, int]] = []
+        words, scale = weight.size("packed")[1], weight.size("scale")
+        for group in weight.numbers.groups(weight.module):
+            bits, size = group.get("num_bits"), group.get("group_size")
+            if group.get("type", "int") == "int" and type(bits) is int and bits in _WIDTHS:
+                columns = 32 * words // bits
+                parts = -(-columns // size) if type(size) is int and size > 0 else 1
+                stated.append((parts != (scale[1] if len(scale) == 2 else 1), bits))
+        return min(stated, key=lambda each: each[0], default=(False, 4))[1]
 
     def _bits(self, weight: Packed, columns: int) -> int:
         """Return how many bits fill the words of a row; 0 if none do."""

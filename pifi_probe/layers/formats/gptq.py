@@ -1,7 +1,8 @@
 """GPTQ: whole numbers packed along the input, with scales and zero points for groups of inputs.
 
 W[n, k] = scales[g_idx[k], n] (q[k, n] - z[g_idx[k], n]). Files of version 1 store z - 1. An order of activations
-(``desc_act``) is the permutation in ``g_idx`` and nothing else. Source: GPTQModel ``qlinear`` and ``model_dequant.py``.
+(``desc_act``) is the permutation in ``g_idx`` and nothing else. Sources: GPTQModel ``qlinear`` and
+``model_dequant.py``; AutoRound ``qlinear_torch.py`` and ``qlinear_torch_zp.py``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,15 @@ from pifi_probe.layers.formats.registry import register_format
 __all__ = ["Gptq"]
 
 _WIDTHS = (2, 3, 4, 8)
+
+
+def _is_one_less(weight: Packed) -> bool:
+    """Tell whether zero points are stored less one: by version 2 they are not, nor by AutoRound's own packing."""
+    numbers = weight.numbers
+    if "round" in numbers.method:
+        packing = numbers.text("packing_format") or numbers.text("backend")
+        return "gptq" in packing or not packing
+    return (numbers.text("checkpoint_format") or numbers.text("format")).lower() != "gptq_v2"
 
 
 @register_format
@@ -56,7 +66,7 @@ class Gptq(Format):
         n, inputs = self.shape(weight, {})
         bits = self._bits(weight)
         z = unpack(tensors["zero"], bits, n)
-        if weight.numbers.text("checkpoint_format") != "gptq_v2":
+        if _is_one_less(weight):
             z = (z + 1) & ((1 << bits) - 1)
         of = self._order(weight, tensors, inputs, weight.size("scale")[0])
         sides = {"scale": tensors["scale"].T.float().contiguous(), "zero": z.T.float().contiguous()}
@@ -91,8 +101,8 @@ class Gptq(Format):
     def _group_size(self, weight: Packed, inputs: int) -> int:
         groups = weight.size("scale")[0]
         stated = weight.numbers.whole("group_size")
-        if stated is not None and (-(-inputs // stated) == groups or not weight.numbers.settings.get("dynamic")):
-            return stated  # the last group may be shorter; "dynamic" gives some modules groups of another size
+        if stated is not None and (-(-inputs // stated) == groups or not weight.numbers.vary):
+            return stated  # the last group may be shorter
         return max(-(-inputs // max(groups, 1)), 1)
 
     def _bits(self, weight: Packed) -> int:

@@ -24,8 +24,8 @@ _AT_ONCE = 1 << 17  # weights that are computed at once, in float32: they stay i
 _MOST_A_BYTE = 16  # weights; the most that any packing holds in a stored byte, before anything is allocated
 # What concerns activations, or the caches of attention: nothing of it belongs to a weight.
 _ACTIVATIONS = re.compile(
-    r"\.(\w*input_(global_)?scale|\w*output_scale|\w*activation_scale|\w*input_zero_point|qscale_act|[kqv]_scale|"
-    r"prob_output_scale|input_max|input_min)$"
+    r"\.(\w*(input|output|activation)_(global_)?(scale|zero_point)|qscale_act|(q|k|v|kv|qkv)_(global_)?(scale|zero_point)|"
+    r"input_scale_ub|input_max|input_min)$"
 )
 _SCALE = re.compile(r"scale|zero|bias|absmax|SCB")  # what companions are called
 _SHORT = ("I8", "U8", "I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")

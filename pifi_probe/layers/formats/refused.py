@@ -44,9 +44,13 @@ _LAYOUTS = (
 _STATED = {
     ("checkpoint_format", "marlin"): ("Marlin", _KERNEL),
     ("checkpoint_format", "gptq_p"): ("GPTQ of planes (gptq_p)", "its numbers are split into planes of bits"),
+    ("format", "gptq_p"): ("GPTQ of planes (gptq_p)", "its numbers are split into planes of bits"),
     ("checkpoint_format", "bitblas"): ("BitBLAS", _KERNEL),
+    ("format", "bitblas"): ("BitBLAS", _KERNEL),
+    ("format", "marlin"): ("Marlin", _KERNEL),
     ("is_marlin_format", True): ("Marlin", _KERNEL),
     ("version", "gemv_fast"): ("AWQ GEMV_FAST", _KERNEL),
+    ("version", "llm-awq"): ("AWQ GEMV_FAST", _KERNEL),
     ("version", "marlin"): ("AWQ for Marlin", _KERNEL),
     ("version", "exllama"): ("AWQ for exllama", _KERNEL),
     ("version", "ipex"): ("AWQ for IPEX", _KERNEL),
