@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import pifi_probe as pp
@@ -18,19 +20,13 @@ from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.outlook import outlook
 from pifi_probe.layers.safetensors_io import read_header
 from pifi_probe.layers.sources import FileSource
+from pifi_probe.units import amount
 from tests.hub_server import HubServer, running_hub
 from tests.quantised import SCHEMES, USUAL, save_quantised
 
 NAME = "org/quantised"
-FORMATS = [
-    "fp8",
-    "gptq 4-bit v2 order",
-    "awq",
-    "bitsandbytes nf4 nested",
-    "modelopt nvfp4",
-    "mlx 4-bit",
-    "torchao int8",
-]
+QUICK = ("fp8", "gptq 4-bit v2 order", "awq", "bitsandbytes nf4 nested", "modelopt nvfp4", "mlx 4-bit", "torchao int8")
+EVERY = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in SCHEMES]
 LARGE = USUAL | {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "num_hidden_layers": 3}
 
 
@@ -40,18 +36,56 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServe
         yield server
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_only_the_layer_and_its_companions_travel(name: str, server: HubServer, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    save_quantised(folder, SCHEMES[name], sizes=LARGE)
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a folder with a model in a format, which is packed once."""
+
+    @functools.cache
+    def save(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("quantised")
+        save_quantised(folder, SCHEMES[name], sizes=LARGE)
+        return folder
+
+    return save
+
+
+def headers_of(folder: Path) -> int:
+    """Return the bytes of the headers of all files."""
+    sources = [FileSource(file) for file in folder.glob("*.safetensors")]
+    return sum(min(info.offset for info in read_header(source).values()) for source in sources)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_only_the_layer_and_its_companions_travel(name: str, server: HubServer, saved: Callable[[str], Path]) -> None:
+    folder = saved(name)
     server.add_repo(NAME, folder)
     found, local = pp.extract(f"{NAME}[1]"), pp.extract(f"{folder}[1]")
     assert isinstance(found, FrozenLayer) and isinstance(local, FrozenLayer)
     assert found.card.sha256 == local.card.sha256
-    header = min(info.offset for info in read_header(FileSource(folder / "model.safetensors")).values())
     sent = server.bytes_sent("/objects/")
-    assert sent <= header + 1.02 * open_checkpoint(str(folder)).contents(1).nbytes
+    assert sent <= headers_of(folder) + 1.02 * open_checkpoint(str(folder)).contents(1).nbytes
     assert len(server.requests("/objects/", method="GET")) <= 12
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_parts_of_a_weight_may_lie_in_several_files(
+    name: str, server: HubServer, saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Each tensor in another of three shards than the one before, so that a weight and its scales are apart."""
+    folder, shards = saved(name), tmp_path / "shards"
+    shards.mkdir()
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    where = {key: f"model-{i % 3 + 1:05d}-of-00003.safetensors" for i, key in enumerate(sorted(tensors))}
+    for file in set(where.values()):
+        safetensors.torch.save_file({key: tensors[key] for key in tensors if where[key] == file}, shards / file)
+    (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    (shards / "config.json").write_bytes((folder / "config.json").read_bytes())
+    server.add_repo(NAME, shards)
+    found, local = pp.extract(f"{NAME}[1]"), pp.extract(f"{folder}[1]")
+    assert isinstance(found, FrozenLayer) and isinstance(local, FrozenLayer)
+    assert found.card.sha256 == local.card.sha256
+    sent = server.bytes_sent("/objects/")
+    assert sent <= headers_of(shards) + 1.02 * open_checkpoint(str(folder)).contents(1).nbytes
 
 
 def test_numbers_that_concern_activations_do_not_split_the_request(server: HubServer, tmp_path: Path) -> None:
@@ -96,6 +130,34 @@ def test_info_says_format_bits_and_size_in_words(
     assert 4 < contents.bits_per_weight < 6
     weights = max(info.nbytes for info in open_checkpoint(NAME).tensors.values())
     assert server.bytes_sent("/objects/") < weights + 40_000  # headers alone
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_info_of_every_format_is_what_the_layer_turns_out_to_be(
+    name: str, server: HubServer, saved: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved(name)
+    server.add_repo(NAME, folder)
+    assert main(["info", NAME, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    stored = read_header(FileSource(folder / "model.safetensors"))
+    assert server.bytes_sent("/objects/") < headers_of(folder) + (1 << 16)  # no weight
+    assert main(["info", NAME]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    layer = pp.extract(f"{folder}[{said['layer_looked_at']}]")
+    assert isinstance(layer, FrozenLayer)
+    held = list(layer.state_dict().values())
+    weights, memory = sum(each.numel() for each in held), sum(each.nbytes for each in held)
+    parts = [info for key, info in stored.items() if f".layers.{said['layer_looked_at']}." in key]
+    nbytes = sum(info.nbytes for info in parts if "input_" not in info.name)
+    assert SCHEMES[name].label in said["quantised"]
+    assert (said["layer_weights"], said["layer_bytes"], said["layer_memory"]) == (weights, nbytes, memory)
+    assert said["bits_per_weight"] == round(8 * nbytes / weights, 3) == layer.card.bits_per_weight
+    for line in (
+        f"quantised {said['quantised']} bits per weight {said['bits_per_weight']}",
+        f"layer weights {amount(weights)} layer bytes {amount(nbytes, 'B')} layer memory {amount(memory, 'B')}",
+    ):
+        assert line in shown
 
 
 def test_of_a_model_with_experts_the_larger_layers_are_announced(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_the_peak_is_the_layer_and_one_tensor(scheme: str, tmp_path: Path) -> No
 
 
 N, K, EXPERTS = 4096, 2048, 4
+FLOAT8 = torch.float8_e4m3fn
 
 
 def _bytes(*shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
@@ -55,6 +56,23 @@ def _bytes(*shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
 
 def _ones(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.ones(shape).to(dtype)
+
+
+def _exponents(*shape: int) -> torch.Tensor:
+    return torch.full(shape, 127, dtype=torch.uint8)
+
+
+def _nested(kind: str) -> dict[str, torch.Tensor]:
+    blocks = N * K // 64
+    state = {"blocksize": 64, "shape": [N, K], "nested_blocksize": 256, "nested_offset": 0.5}
+    return {
+        "m.weight": _bytes(N * K // 2, 1),
+        "m.weight.absmax": _bytes(blocks),
+        "m.weight.quant_map": torch.linspace(-1, 1, 16),
+        "m.weight.nested_absmax": torch.ones(blocks // 256),
+        "m.weight.nested_quant_map": torch.linspace(-1, 1, 256),
+        f"m.weight.quant_state.bitsandbytes__{kind}": torch.tensor([*json.dumps(state).encode()], dtype=torch.uint8),
+    }
 
 
 # Stored parts of a matrix of N x K; of what they stand for, other tests tell.
@@ -89,6 +107,70 @@ PARTS: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
         "m.w_blocks": _bytes(EXPERTS, N // EXPERTS, K // 32, 16),
         "m.w_scales": _ones(EXPERTS, N // EXPERTS, K // 32, dtype=torch.uint8) * 127,
     },
+    "fp8 per tensor": lambda: {"m.weight": _ones(N, K, dtype=FLOAT8), "m.weight_scale": torch.tensor(1.0)},
+    "fp8 deepseek": lambda: {"m.weight": _ones(N, K, dtype=FLOAT8), "m.scale": _ones(N // 128, K // 128)},
+    "fp8 mistral": lambda: {"m.weight": _ones(N, K, dtype=FLOAT8), "m.qscale_weight": torch.tensor(1.0)},
+    "mxfp8": lambda: {"m.weight": _ones(N, K, dtype=FLOAT8), "m.weight_scale_inv": _exponents(N, K // 32)},
+    "fp4 deepseek": lambda: {
+        "m.weight": _bytes(N, K // 2, dtype=torch.int8),
+        "m.scale": _exponents(N, K // 32).view(torch.float8_e8m0fnu),
+    },
+    "compressed-tensors int8": lambda: {
+        "m.weight": _bytes(N, K, dtype=torch.int8),
+        "m.weight_scale": _ones(N, 1),
+        "m.weight_zero_point": torch.zeros(N, 1, dtype=torch.int8),
+    },
+    "compressed-tensors nvfp4": lambda: {
+        "m.weight_packed": _bytes(N, K // 2),
+        "m.weight_scale": _ones(N, K // 16, dtype=FLOAT8),
+        "m.weight_global_scale": torch.ones(1),
+    },
+    "compressed-tensors mxfp4": lambda: {
+        "m.weight_packed": _bytes(N, K // 2),
+        "m.weight_scale": _exponents(N, K // 32),
+    },
+    **{
+        f"compressed-tensors int{bits}": lambda bits=bits: {  # type: ignore[misc]
+            "m.weight_packed": _bytes(N, K * bits // 32, dtype=torch.int32),
+            "m.weight_scale": _ones(N, K // 128),
+            "m.weight_zero_point": _bytes(N * bits // 32, K // 128, dtype=torch.int32),
+            "m.weight_shape": torch.tensor([N, K]),
+        }
+        for bits in (2, 3, 4, 8)
+    },
+    **{
+        f"gptq {bits}-bit": lambda bits=bits: {  # type: ignore[misc]
+            "m.qweight": _bytes(K * bits // 32, N, dtype=torch.int32),
+            "m.qzeros": _bytes(K // 64, N * bits // 32, dtype=torch.int32),
+            "m.scales": _ones(K // 64, N),
+        }
+        for bits in (2, 3, 8)
+    },
+    "awq gemv": lambda: {
+        "m.qweight": _bytes(N, K // 8, dtype=torch.int32),
+        "m.qzeros": _bytes(N, K // 1024, dtype=torch.int32),
+        "m.scales": _ones(N, K // 128),
+    },
+    **{
+        f"mlx {bits}-bit": lambda bits=bits: {  # type: ignore[misc]
+            "m.weight": _bytes(N, K * bits // 32, dtype=torch.uint32),
+            "m.scales": _ones(N, K // 64),
+            "m.biases": _ones(N, K // 64),
+        }
+        for bits in (2, 3, 5, 6, 8)
+    },
+    "mlx mxfp4": lambda: {"m.weight": _bytes(N, K // 8, dtype=torch.uint32), "m.scales": _exponents(N, K // 32)},
+    "mlx nvfp4": lambda: {
+        "m.weight": _bytes(N, K // 8, dtype=torch.uint32),
+        "m.scales": _ones(N, K // 16, dtype=FLOAT8).view(torch.uint8),
+    },
+    "mlx mxfp8": lambda: {
+        "m.weight": _ones(N, K, dtype=FLOAT8).view(torch.uint32),
+        "m.scales": _exponents(N, K // 32),
+    },
+    "torchao float8": lambda: {"m._weight_qdata": _ones(N, K, dtype=FLOAT8), "m._weight_scale": _ones(N, 1)},
+    "torchao int8": lambda: {"m._weight_qdata": _bytes(N, K, dtype=torch.int8), "m._weight_scale": _ones(N, 1)},
+    **{f"bitsandbytes {kind}": lambda kind=kind: _nested(kind) for kind in ("nf4", "fp4")},  # type: ignore[misc]
 }
 MATRICES = 4
 EACH = """
@@ -119,7 +201,11 @@ print(json.dumps(found))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_so_it_is_for_what_is_packed_by_words_groups_and_experts(tmp_path: Path) -> None:
     settings: dict[str, dict[str, object]] = {name: {} for name in PARTS}
-    settings["mlx"] = {"bits": 4, "group_size": 64}
+    for name in (name for name in PARTS if name.endswith("-bit") or name == "mlx"):
+        bits = int(name.split()[1].removesuffix("-bit")) if " " in name else 4
+        settings[name] = {"bits": bits, "group_size": 64}
+    settings["mxfp8"] = {"weight_block_size": [1, 32]}
+    settings["awq gemv"] = {"quant_method": "awq", "group_size": 128}
     for name, parts in PARTS.items():
         stored = {key.replace("m.", f"m{i}.", 1): part for i in range(MATRICES) for key, part in parts().items()}
         save_file(stored, tmp_path / name)
