@@ -12,7 +12,7 @@ import torch
 import pifi_probe as pp
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.frozen import FrozenLayer
-from tests.quantised import GROUP, SCHEMES, USUAL, Tensors, awq_gemv, packed_integers, rest, save_quantised
+from tests.quantised import GROUP, SCHEMES, USUAL, Tensors, awq_gemv, fp8, packed_integers, rest, save_quantised
 
 
 def layer(spec: str | Path, dtype: str = "auto") -> FrozenLayer:
@@ -112,3 +112,11 @@ def test_modules_of_two_widths_are_counted_each_by_its_own(channels: bool, tmp_p
     held = sum(tensor.numel() for tensor in found.state_dict().values())
     assert open_checkpoint(str(tmp_path)).contents(1).weights == held
     assert found.card.quantised == "compressed-tensors int4, compressed-tensors int8"
+
+
+def test_blocks_of_32_columns_are_mxfp8_only_with_powers_of_two(tmp_path: Path) -> None:
+    settings = {"quant_method": "fp8", "weight_block_size": [64, 32]}
+    weights = save_quantised(tmp_path, replace(SCHEMES["fp8"], pack=fp8("_scale_inv", (64, 32)), settings=settings))
+    found = layer(tmp_path)
+    assert_holds(found, weights)
+    assert found.card.quantised == "fp8 in blocks of 64x32"

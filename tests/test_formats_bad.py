@@ -64,6 +64,32 @@ def test_a_missing_companion_is_named(scheme: str) -> None:
             assert any(name in line for name in names)
 
 
+MISSING = {  # scheme, ending of the part that is taken away: what the message says
+    ("fp8", "_scale_inv"): "weight_scale_inv' is missing beside it (as fp8 would have it)",
+    ("bitsandbytes nf4 nested", ".nested_quant_map"): "its maxima are nested, and nested_quant_map is missing",
+    ("bitsandbytes nf4 nested", ".nested_absmax"): "its maxima are nested, and nested_absmax is missing",
+    ("bitsandbytes fp4", ".absmax"): "weight.absmax' is missing beside it (as bitsandbytes fp4 would have it)",
+    ("bitsandbytes int8", "SCB"): "SCB' is missing beside it (as bitsandbytes would have it)",
+    ("mlx 4-bit", "biases"): "biases' is missing beside it (as mlx would have it)",
+    ("modelopt nvfp4", "_scale_2"): "weight_scale_2' is missing beside it (as nvfp4 would have it)",
+    ("awq", "qzeros"): "qzeros' is missing beside it (as awq would have it)",
+    ("gptq 3-bit", "scales"): "scales' is missing beside it (as gptq would have it)",
+}
+
+
+@pytest.mark.parametrize(("scheme", "ending"), MISSING)
+def test_what_is_missing_is_said_as_the_format_of_the_file_has_it(scheme: str, ending: str) -> None:
+    tensors, numbers = packed(scheme)
+    gone = next(name for name in tensors if name.endswith(ending))
+    assert MISSING[scheme, ending] in refused({n: t for n, t in tensors.items() if n != gone}, numbers)
+
+
+@pytest.mark.parametrize("scheme", ["gptq 4-bit", "awq", "compressed-tensors int4", "torchao int8"])
+def test_a_weight_that_is_there_quantised_and_as_it_was_is_refused(scheme: str) -> None:
+    tensors, numbers = packed(scheme)
+    assert "is stored twice" in refused(tensors | {NAME: torch.ones(64, 128)}, numbers)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_scales_that_are_nan_infinite_or_zero_are_refused(scheme: str) -> None:
     tensors, numbers = packed(scheme)
@@ -174,6 +200,7 @@ LAYOUTS: dict[str, Callable[[], tuple[Tensors, dict[str, object]]]] = {
     "exllama": lambda: (packed("awq")[0], {"quant_method": "awq", "version": "exllama"}),
     "GEMV_FAST": lambda: (packed("awq")[0], {"quant_method": "awq", "version": "gemv_fast"}),
     "gptq_p": lambda: (packed("gptq 4-bit")[0], {"quant_method": "gptq", "checkpoint_format": "gptq_p"}),
+    "inputs are scaled": lambda: (packed("awq")[0] | {"m.mlp.act.scales": torch.ones(4)}, {"quant_method": "awq"}),
     "Gemma": lambda: (
         {NAME: torch.ones(4, 4, dtype=torch.uint8), NAME + "_scale": torch.ones(4, 1)},
         {"quant_method": "gemma"},

@@ -186,7 +186,8 @@ def _reference(checkpoint: Checkpoint, model: str, reference: str | None) -> Pre
         if reference is not None:
             raise
         raise UnsupportedFormatError(
-            f"transformers is the reference, and does not dequantise this model on a CPU: {error.what}",
+            "transformers is the reference, and does not dequantise this model on a CPU: "
+            f"{checkpoint.contents(0).stored_as or error.what}",
             where=model,
             next="give reference=, such as the model that it was made from: the error is then that of quantisation",
         ) from error

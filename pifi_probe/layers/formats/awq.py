@@ -51,6 +51,7 @@ class _Awq(Format):
     name = "awq"
     packed, becomes = "qweight", "weight"
     companions: ClassVar[Mapping[str, str]] = {"zero": "qzeros", "scale": "scales"}
+    kinds: ClassVar[tuple[str, ...]] = ("I32", "U32")
     linear = True
 
     def fits(self, weight: Packed) -> bool:

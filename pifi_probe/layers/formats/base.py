@@ -178,6 +178,9 @@ class Format(ABC):
         What stands in its place in the name of the model's weight: ``"weight"``.
     companions, optional : Mapping
         Role to the ending that stands in place of `packed` in the names of the tensors next to it.
+    kinds : tuple of str
+        Types that the packed weight can have, by their names in a header (``"I32"``); empty: any. A message that a
+        companion is missing goes by it.
     scales : tuple of str
         Roles that hold factors: they are refused when they hold NaN, infinities, or zeros over weights that are not.
     small_scales : tuple of str
@@ -191,6 +194,7 @@ class Format(ABC):
     becomes: ClassVar[str]
     companions: ClassVar[Mapping[str, str]]
     optional: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    kinds: ClassVar[tuple[str, ...]] = ()
     scales: ClassVar[tuple[str, ...]] = ("scale",)
     small_scales: ClassVar[tuple[str, ...]] = ()
     linear: ClassVar[bool] = False

@@ -32,7 +32,7 @@ class _FourBit(Format):
 
     def fits(self, weight: Packed) -> bool:
         """Any type holds the bytes: ``quant_storage`` may be that of the model."""
-        return ("nested" in weight.parts) == ("nested_map" in weight.parts)
+        return True
 
     def count(self, weight: Packed) -> int:
         """Return two for each byte."""
@@ -40,6 +40,11 @@ class _FourBit(Format):
 
     def shape(self, weight: Packed, tensors: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
         """Return the shape that the state names, checked against the bytes."""
+        if ("nested" in weight.parts) != ("nested_map" in weight.parts):
+            refuse(
+                f"its maxima are nested, and {'nested_absmax' if 'nested_map' in weight.parts else 'nested_quant_map'} "
+                "is missing"
+            )
         if weight.size("map") != (16,):
             refuse(f"its table has the shape {list(weight.size('map'))}, not 16 numbers")
         if not tensors:

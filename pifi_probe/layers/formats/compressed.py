@@ -27,6 +27,7 @@ class PackedIntegers(Format):
     packed, becomes = "_packed", ""
     companions: ClassVar[Mapping[str, str]] = {"scale": "_scale", "size": "_shape"}
     optional: ClassVar[Mapping[str, str]] = {"zero": "_zero_point", "group": "_g_idx"}
+    kinds: ClassVar[tuple[str, ...]] = ("I32",)
 
     def fits(self, weight: Packed) -> bool:
         """Tell by the type of the words."""

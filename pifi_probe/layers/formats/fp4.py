@@ -26,16 +26,14 @@ class Fp4(Format):
     """Base of the formats with two E2M1 numbers a byte along the rows."""
 
     group: ClassVar[int] = 32
-    bytes_kinds: ClassVar[tuple[str, ...]] = ("U8",)
+    kinds: ClassVar[tuple[str, ...]] = ("U8",)
     scale_kinds: ClassVar[tuple[str, ...]] = ("U8", "F8_E8M0")
     whole: ClassVar[str] = ""  # "times" or "over": what the one scale for all does
 
     def fits(self, weight: Packed) -> bool:
         """Tell by types and ranks."""
         ranks = {len(weight.size("packed")), len(weight.size("scale"))}
-        return (
-            weight.dtype("packed") in self.bytes_kinds and weight.dtype("scale") in self.scale_kinds and len(ranks) == 1
-        )
+        return weight.dtype("packed") in self.kinds and weight.dtype("scale") in self.scale_kinds and len(ranks) == 1
 
     def shape(self, weight: Packed, tensors: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
         """Return the shape: twice as many columns as bytes, and a scale for each group."""
@@ -69,7 +67,7 @@ _ROW = (0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6)
 
 
 def _example(made: Fp4, names: Mapping[str, torch.Tensor], packed: str, factors: tuple[float, float]) -> Example:
-    codes = made.codes(2, made.group).view(torch.int8 if made.bytes_kinds == ("I8",) else torch.uint8)
+    codes = made.codes(2, made.group).view(torch.int8 if made.kinds == ("I8",) else torch.uint8)
     row = torch.tensor(_ROW).repeat(made.group // 16)
     return Example({packed: codes, **names}, torch.stack([row * factor for factor in factors]))
 
@@ -140,7 +138,7 @@ class DeepSeekFp4(Fp4):
     name = "fp4"
     packed = becomes = "weight"
     companions: ClassVar[Mapping[str, str]] = {"scale": "scale"}
-    bytes_kinds: ClassVar[tuple[str, ...]] = ("I8",)
+    kinds: ClassVar[tuple[str, ...]] = ("I8",)
 
     def example(self) -> Example:
         """Return two groups."""

@@ -38,6 +38,7 @@ class Gptq(Format):
     packed, becomes = "qweight", "weight"
     companions: ClassVar[Mapping[str, str]] = {"zero": "qzeros", "scale": "scales"}
     optional: ClassVar[Mapping[str, str]] = {"group": "g_idx"}
+    kinds: ClassVar[tuple[str, ...]] = ("I32", "U32")
     linear = True
 
     def fits(self, weight: Packed) -> bool:

@@ -28,6 +28,7 @@ class MlxAffine(Format):
     name = "mlx"
     packed = becomes = "weight"
     companions: ClassVar[Mapping[str, str]] = {"scale": "scales", "bias": "biases"}
+    kinds: ClassVar[tuple[str, ...]] = ("I32", "U32")
 
     def fits(self, weight: Packed) -> bool:
         """Tell by the type of the words."""
@@ -92,6 +93,7 @@ class MlxFloat(Format):
     name = "mlx"
     packed = becomes = "weight"
     companions: ClassVar[Mapping[str, str]] = {"scale": "scales"}
+    kinds: ClassVar[tuple[str, ...]] = ("I32", "U32")
 
     def fits(self, weight: Packed) -> bool:
         """Tell by types: the scales are bytes."""

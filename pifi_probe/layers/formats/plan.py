@@ -195,24 +195,34 @@ def make_plan(
         left = [info for info in left if not _ACTIVATIONS.search(info.name)]
     for info in left:
         _refuse_orphan(info, infos, numbers)
+    twice = {weight.name for weight in packed} & {info.name for info in (*left, *plain)}
+    if twice:
+        info = infos[min(twice)]
+        raise CorruptFileError(
+            f"the weight {info.name!r} is stored twice, quantised and as {info.dtype}",
+            where=info.source.name,
+            next=_AGAIN,
+        )
     return Plan(packed, (*left, *plain), where)
 
 
 def _refuse_orphan(info: TensorInfo, infos: Mapping[str, TensorInfo], numbers: Numbers) -> None:
     """Refuse a tensor that can only be part of a packed weight, naming what is missing next to it."""
     short = info.dtype in _SHORT and len(info.shape) > 1
-    beside: list[tuple[int, str, str]] = []  # how many are there, format, what is missing
-    for each in formats():
+    beside: list[tuple[tuple[int, bool, bool, int], str, str]] = []  # how likely, format, what is missing
+    for at, each in enumerate(formats()):
         endings = {"packed": each.packed, **each.companions}
-        for ending in endings.values():
-            if not ending or not info.name.endswith(ending) or (ending[0].isalnum() and "." + ending not in info.name):
+        for role, ending in endings.items():
+            if not info.name.endswith(ending) or (ending[:1].isalnum() and "." + ending not in info.name):
                 continue
-            if ending == "weight" and not short:
+            if not short and ending in ("", "weight"):
                 continue
             stem = info.name.removesuffix(ending)
             missing = [stem + other for other in endings.values() if stem + other not in infos]
-            if missing and (ending != each.packed or short):
-                beside.append((len(endings) - len(missing), each.name, ", ".join(missing)))
+            if missing and (role != "packed" or (short and (not each.kinds or info.dtype in each.kinds))):
+                there = len(endings) - len(missing)
+                rank = (there, info.dtype in each.kinds, numbers.method == each.name, -at)
+                beside.append((rank, each.name, ", ".join(missing)))
     if beside and not (info.name.endswith(".weight") and not short):
         _, name, lacks = max(beside)
         raise CheckpointError(
@@ -246,7 +256,8 @@ def _unpack(weight: Packed, parts: dict[str, torch.Tensor], dtype: torch.dtype) 
     shape = made.shape(weight, parts)
     if math.prod(shape) > _MOST_A_BYTE * max(parts["packed"].nbytes, 1):
         raise Refused(f"a weight of shape {list(shape)} does not fit {parts['packed'].nbytes:,} bytes")
-    zeros = [role for role in made.scales if role in parts and _check_scale(made.small_scales, role, parts[role])]
+    scales = {role: weight.parts[role].name.rpartition(".")[2] for role in made.scales if role in parts}
+    zeros = [role for role, name in scales.items() if _has_zeros(name, parts[role]) and role not in made.small_scales]
     ready = made.prepare(weight, parts)
     others = made.prepare(weight, _without_zeros(parts, zeros)) if zeros else {}
     out = torch.empty(shape, dtype=dtype)
@@ -259,7 +270,7 @@ def _unpack(weight: Packed, parts: dict[str, torch.Tensor], dtype: torch.dtype) 
             _refuse_infinite(values, dtype)
         # Where scales of one in place of zero would give something else, a weight has been lost.
         if zeros and not torch.equal(made.rows(weight, others, start, stop), values):
-            raise Refused(f"its {' or '.join(zeros)} is zero over weights that are not")
+            raise Refused(f"{' or '.join(scales[role] for role in zeros)} is zero over weights that are not")
     return out
 
 
@@ -272,16 +283,16 @@ def _refuse_infinite(values: torch.Tensor, dtype: torch.dtype) -> None:
         raise Refused(f'it gives {max(-low, high):.3g}, beyond {dtype}: ask for dtype="float32"')
 
 
-def _check_scale(small: tuple[str, ...], role: str, values: torch.Tensor) -> bool:
+def _has_zeros(name: str, values: torch.Tensor) -> bool:
     """Refuse scales that cannot be; tell whether some are zero, which only weights of zero have."""
     if values.dtype in (torch.uint8, torch.float8_e8m0fnu) or not values.numel():
         return False  # codes, or powers of two: what is wrong with them shows in the weights
     scales = values.float().flatten()
     if not bool(torch.isfinite(scales).all()):
-        raise Refused(f"its {role} holds NaN or an infinity")
+        raise Refused(f"{name} holds NaN or an infinity")
     if not bool(scales.any()):
-        raise Refused(f"its {role} is zero everywhere")
-    return role not in small and not bool(scales.all())
+        raise Refused(f"{name} is zero everywhere")
+    return not bool(scales.all())
 
 
 def _without_zeros(parts: Mapping[str, torch.Tensor], roles: list[str]) -> dict[str, torch.Tensor]:

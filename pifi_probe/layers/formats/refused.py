@@ -29,6 +29,9 @@ class _Layout(NamedTuple):
 
 
 _LAYOUTS = (
+    _Layout(
+        "weights whose inputs are scaled", r"\.(act\.scales|pre_quant_scale)$", "those scales belong to them (AWQ)"
+    ),
     _Layout("marlin-24 (compressed-tensors)", r"\.(meta|scale_packed)$", f"{_KERNEL} with 2:4 sparsity"),
     _Layout("sparse-24 (compressed-tensors)", r"\.(compressed|bitmask|row_offsets)$", "it leaves out half the weights"),
     _Layout("Marlin", r"\.(B|workspace|marlin_\w+)$", _KERNEL),

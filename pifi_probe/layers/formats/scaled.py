@@ -125,7 +125,8 @@ class Scaled(Format):
         blocks = self.blocks(weight)
         whole = all(b == max(size, 1) for b, size in zip(blocks, weight.size("packed"), strict=True))
         kind = "int8" if weight.dtype("packed") == "I8" else "fp8"
-        kind = "mxfp8" if kind == "fp8" and blocks[-1] == 32 else kind
+        powers = weight.dtype("scale") in ("U8", "F8_E8M0")
+        kind = "mxfp8" if kind == "fp8" and powers and blocks[-2:] == (1, 32) else kind
         name = kind if self.name == "fp8" else f"{self.name} {kind}"
         return name + (" per tensor" if whole else f" in blocks of {'x'.join(map(str, blocks[-2:]))}")
 

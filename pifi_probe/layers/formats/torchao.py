@@ -29,6 +29,7 @@ class TorchaoInt4(Format):
     name = "torchao int4"
     packed, becomes = "_weight_qdata", "weight"
     companions: ClassVar[Mapping[str, str]] = {"scale": "_weight_scale", "zero": "_weight_zero_point"}
+    kinds: ClassVar[tuple[str, ...]] = ("I8", "U8")
 
     def fits(self, weight: Packed) -> bool:
         """Tell by types and ranks: the zero points are not whole numbers."""
