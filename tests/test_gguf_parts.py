@@ -83,6 +83,22 @@ def test_another_part_than_the_first_says_which_one_to_give(tmp_path: Path) -> N
     refused(files[1], f"part 00002 of {len(files)}")
 
 
+@pytest.mark.parametrize("stem", ["My model.v2 (Q4_K_M)", "a-00001-of-00002"])
+@pytest.mark.parametrize("suffix", ["gguf", "GGUF"])
+def test_parts_may_have_another_name_together(stem: str, suffix: str, whole: Path, tmp_path: Path) -> None:
+    files = parts(tmp_path / "parts")
+    for i, file in enumerate(files, 1):
+        file.rename(tmp_path / "parts" / f"{stem}-{i:05}-of-{len(files):05}.{suffix}")
+    found = open_checkpoint(str(tmp_path / "parts" / f"{stem}-00001-of-{len(files):05}.{suffix}")).read_layer(2)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in open_checkpoint(str(whole)).read_layer(2).items())
+
+
+def test_a_part_under_a_name_of_its_own_says_what_the_names_are(tmp_path: Path) -> None:
+    files = parts(tmp_path / "parts")
+    files[0].rename(tmp_path / "parts" / "first.gguf")
+    refused(tmp_path / "parts" / "first.gguf", "its name does not say where the others are")
+
+
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     files = parts(tmp_path / "parts")
     files[2].unlink()

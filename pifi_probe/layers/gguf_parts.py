@@ -18,7 +18,7 @@ from pifi_probe.layers.sources import ByteSource, TensorInfo, dropping_what_cann
 
 __all__ = ["all_parts"]
 
-_PART = re.compile(r"^(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
+_PART = re.compile(r"^(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)$", re.IGNORECASE)
 _MOST = 1_000  # parts; the largest published models have about fifty
 
 
@@ -56,7 +56,7 @@ def all_parts(
             next=f"give the parts their names back (PREFIX-00001-of-{count:05}.gguf), or merge them with "
             "llama-gguf-split --merge",
         )
-    first = f"{match['prefix']}-00001-of-{match['count']}.gguf"
+    first = f"{match['prefix']}-00001-of-{match['count']}{match['suffix']}"
     if header.metadata.get("split.no") != 0:
         raise CheckpointError(
             f"the GGUF file is part {match['number']} of {count}; the first one holds what all need",
@@ -66,7 +66,7 @@ def all_parts(
     tensors: dict[str, TensorInfo] = dict(header.tensors)
     sources = [source]
     for number in range(1, count):
-        part = sibling(f"{match['prefix']}-{number + 1:05}-of-{match['count']}.gguf")
+        part = sibling(f"{match['prefix']}-{number + 1:05}-of-{match['count']}{match['suffix']}")
         sources.append(part)
         with dropping_what_cannot_be(part):
             found = read_header(part)
