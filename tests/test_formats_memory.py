@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,28 @@ def _nested(kind: str) -> dict[str, torch.Tensor]:
     }
 
 
+def _packed(bits: int) -> dict[str, torch.Tensor]:
+    return {
+        "m.weight_packed": _bytes(N, K * bits // 32, dtype=torch.int32),
+        "m.weight_scale": _ones(N, K // 128),
+        "m.weight_zero_point": _bytes(N * bits // 32, K // 128, dtype=torch.int32),
+        "m.weight_shape": torch.tensor([N, K]),
+    }
+
+
+def _gptq(bits: int) -> dict[str, torch.Tensor]:
+    return {
+        "m.qweight": _bytes(K * bits // 32, N, dtype=torch.int32),
+        "m.qzeros": _bytes(K // 64, N * bits // 32, dtype=torch.int32),
+        "m.scales": _ones(K // 64, N),
+    }
+
+
+def _mlx(bits: int) -> dict[str, torch.Tensor]:
+    words = _bytes(N, K * bits // 32, dtype=torch.uint32)
+    return {"m.weight": words, "m.scales": _ones(N, K // 64), "m.biases": _ones(N, K // 64)}
+
+
 # Stored parts of a matrix of N x K; of what they stand for, other tests tell.
 PARTS: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
     "modelopt nvfp4": lambda: {
@@ -129,36 +152,14 @@ PARTS: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
         "m.weight_packed": _bytes(N, K // 2),
         "m.weight_scale": _exponents(N, K // 32),
     },
-    **{
-        f"compressed-tensors int{bits}": lambda bits=bits: {  # type: ignore[misc]
-            "m.weight_packed": _bytes(N, K * bits // 32, dtype=torch.int32),
-            "m.weight_scale": _ones(N, K // 128),
-            "m.weight_zero_point": _bytes(N * bits // 32, K // 128, dtype=torch.int32),
-            "m.weight_shape": torch.tensor([N, K]),
-        }
-        for bits in (2, 3, 4, 8)
-    },
-    **{
-        f"gptq {bits}-bit": lambda bits=bits: {  # type: ignore[misc]
-            "m.qweight": _bytes(K * bits // 32, N, dtype=torch.int32),
-            "m.qzeros": _bytes(K // 64, N * bits // 32, dtype=torch.int32),
-            "m.scales": _ones(K // 64, N),
-        }
-        for bits in (2, 3, 8)
-    },
+    **{f"compressed-tensors packed int{bits}": partial(_packed, bits) for bits in (2, 3, 4, 8)},
+    **{f"gptq {bits}-bit": partial(_gptq, bits) for bits in (2, 3, 8)},
     "awq gemv": lambda: {
         "m.qweight": _bytes(N, K // 8, dtype=torch.int32),
         "m.qzeros": _bytes(N, K // 1024, dtype=torch.int32),
         "m.scales": _ones(N, K // 128),
     },
-    **{
-        f"mlx {bits}-bit": lambda bits=bits: {  # type: ignore[misc]
-            "m.weight": _bytes(N, K * bits // 32, dtype=torch.uint32),
-            "m.scales": _ones(N, K // 64),
-            "m.biases": _ones(N, K // 64),
-        }
-        for bits in (2, 3, 5, 6, 8)
-    },
+    **{f"mlx {bits}-bit": partial(_mlx, bits) for bits in (2, 3, 5, 6, 8)},
     "mlx mxfp4": lambda: {"m.weight": _bytes(N, K // 8, dtype=torch.uint32), "m.scales": _exponents(N, K // 32)},
     "mlx nvfp4": lambda: {
         "m.weight": _bytes(N, K // 8, dtype=torch.uint32),
@@ -170,7 +171,7 @@ PARTS: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
     },
     "torchao float8": lambda: {"m._weight_qdata": _ones(N, K, dtype=FLOAT8), "m._weight_scale": _ones(N, 1)},
     "torchao int8": lambda: {"m._weight_qdata": _bytes(N, K, dtype=torch.int8), "m._weight_scale": _ones(N, 1)},
-    **{f"bitsandbytes {kind}": lambda kind=kind: _nested(kind) for kind in ("nf4", "fp4")},  # type: ignore[misc]
+    **{f"bitsandbytes {kind}": partial(_nested, kind) for kind in ("nf4", "fp4")},
 }
 MATRICES = 4
 EACH = """
