@@ -144,17 +144,17 @@ def test_info_of_every_format_is_what_the_layer_turns_out_to_be(
     assert server.bytes_sent("/objects/") < headers_of(folder) + (1 << 16)  # no weight
     assert main(["info", NAME]) == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    layer = pp.extract(f"{folder}[{said['layer_looked_at']}]")
+    layer = pp.extract(f"{folder}[{said['layer looked at']}]")
     assert isinstance(layer, FrozenLayer)
     held = list(layer.state_dict().values())
     weights, memory = sum(each.numel() for each in held), sum(each.nbytes for each in held)
-    parts = [info for key, info in stored.items() if f".layers.{said['layer_looked_at']}." in key]
-    nbytes = sum(info.nbytes for info in parts if "input_" not in info.name)
+    parts = [info for key, info in stored.items() if f".layers.{said['layer looked at']}." in key]
+    nbytes = sum(info.nbytes for info in parts if not info.name.endswith(("input_scale", "input_global_scale")))
     assert SCHEMES[name].label in said["quantised"]
-    assert (said["layer_weights"], said["layer_bytes"], said["layer_memory"]) == (weights, nbytes, memory)
-    assert said["bits_per_weight"] == round(8 * nbytes / weights, 3) == layer.card.bits_per_weight
+    assert (said["layer weights"], said["layer bytes"], said["layer memory"]) == (weights, nbytes, memory)
+    assert said["bits per weight"] == round(8 * nbytes / weights, 3) == layer.card.bits_per_weight
     for line in (
-        f"quantised {said['quantised']} bits per weight {said['bits_per_weight']}",
+        f"quantised {said['quantised']} bits per weight {said['bits per weight']}",
         f"layer weights {amount(weights)} layer bytes {amount(nbytes, 'B')} layer memory {amount(memory, 'B')}",
     ):
         assert line in shown
