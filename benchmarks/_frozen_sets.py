@@ -22,7 +22,7 @@ from pifi_probe.plugin.modeling import Head
 from pifi_probe.plugin.variants import make_variant
 from pifi_probe.probing.frozen_arms import Tail
 from pifi_probe.probing.frozen_slm import LEARNING_RATE, Vectors, _held_out
-from pifi_probe.selection.parts import FROZEN_EPOCHS
+from pifi_probe.selection.evaluate import FROZEN_EPOCHS
 from pifi_probe.training import Recipe
 
 BATCH = 32

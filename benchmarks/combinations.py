@@ -30,7 +30,7 @@ from pifi_probe.layers.extract import extract
 from pifi_probe.plugin import plug_in
 from pifi_probe.probing.frozen_slm import Vectors
 from pifi_probe.provenance import collect
-from pifi_probe.selection.parts import Parts
+from pifi_probe.selection.evaluate import Parts
 from pifi_probe.tasks import Task, load_task
 from pifi_probe.training import Recipe, RunResult, fine_tune
 from pifi_probe.training.controls import controls_at_equal_k

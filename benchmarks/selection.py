@@ -25,10 +25,8 @@ from scipy.stats import t as student
 
 from pifi_probe.files import atomic_write
 from pifi_probe.probing.table import ProbeTable
-from pifi_probe.ranking import rank_agreement
-from pifi_probe.selection.agreement import chance_regret, noise_ceiling, regret_at, smooth_null
-from pifi_probe.selection.layer_effect_test import layer_effect
-from pifi_probe.selection.posterior import pick
+from pifi_probe.ranking import chance_regret, layer_effect, noise_ceiling, rank_agreement, regret_at, smooth_null
+from pifi_probe.selection.conclude import pick
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.strategies import make_strategy
 from pifi_probe.selection.trials import Outcome, Trial

@@ -26,8 +26,7 @@ from pifi_probe.files import write_json
 from pifi_probe.layers.extract import extract
 from pifi_probe.plugin import plug_in
 from pifi_probe.provenance import collect
-from pifi_probe.selection.evaluate import PiFiEvaluator
-from pifi_probe.selection.parts import Parts
+from pifi_probe.selection.evaluate import Parts, PiFiEvaluator
 from pifi_probe.selection.space import Candidate
 from pifi_probe.tasks import Task, load_task
 from pifi_probe.training import Recipe, RunResult, fine_tune

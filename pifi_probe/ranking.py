@@ -1,4 +1,4 @@
-"""Which of many arms may be the best, and whether two scores rank them alike.
+"""Whether arms differ at all, which of many may be the best, and what is a score that ranks them worth.
 
 With 31 depths the highest mean is partly luck, so :func:`best_set` returns every arm that the data cannot tell from
 the best. An arm leaves only if some other arm beats it by more than chance explains, allowing for having looked at
@@ -35,6 +35,8 @@ References
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -43,7 +45,17 @@ from numpy.typing import ArrayLike, NDArray
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.stats import MIN_SEEDS
 
-__all__ = ["best_set", "rank_agreement"]
+__all__ = [
+    "ALPHA",
+    "LayerEffect",
+    "best_set",
+    "chance_regret",
+    "layer_effect",
+    "noise_ceiling",
+    "rank_agreement",
+    "regret_at",
+    "smooth_null",
+]
 
 Floats = NDArray[np.float64]
 MAX_DRAWN = 1 << 22  # examples drawn at once, 32 MiB of numbers
@@ -204,3 +216,147 @@ def rank_agreement(a: ArrayLike, b: ArrayLike) -> dict[str, float]:
         "spearman": float(np.corrcoef(rankdata(first), rankdata(second))[0, 1]),
         "n": int(both.sum()),
     }
+
+
+# Is a score of the layers worth anything? Scores and qualities are arrays (layers,), by depth; larger is better.
+
+
+Array = NDArray[np.float64]
+
+
+def noise_ceiling(icc: float) -> float:
+    """Return the Kendall tau that a perfect score can expect against noisy means.
+
+    Parameters
+    ----------
+    icc : float
+        Share of the variance between the layers' means that is not noise, as `layer_effect` estimates it.
+
+    Notes
+    -----
+    A perfect score correlates with the means by the root of `icc`; for normal values tau is ``2/pi asin(rho)``
+    (Greiner).
+    """
+    return 2 / math.pi * math.asin(math.sqrt(min(max(icc, 0.0), 1.0)))
+
+
+def smooth_null(score: ArrayLike, quality: ArrayLike, n_draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % limit of |tau| of curves as smooth as the score, and the p-value of its own.
+
+    Two unrelated curves that are smooth over depth agree by chance far more often than permuted values do. The null
+    draws random-phase surrogates of the score: its spectrum, mirrored at both ends, with random phases.
+
+    Parameters
+    ----------
+    score, quality : array (layers,)
+    n_draws : int
+    seed : int
+        Of the phases.
+
+    Returns
+    -------
+    tuple of float
+        Both NaN where the score is constant.
+    """
+    own, other = np.asarray(score, dtype=np.float64), np.asarray(quality, dtype=np.float64)
+    found = rank_agreement(own, other)["kendall"]
+    if math.isnan(found):
+        return math.nan, math.nan
+    drawn = [abs(rank_agreement(curve, other)["kendall"]) for curve in _surrogates(own, n_draws, seed)]
+    p_value = (1 + sum(tau >= abs(found) - 1e-12 for tau in drawn)) / (n_draws + 1)
+    return float(np.quantile(drawn, 0.95)), p_value
+
+
+def _surrogates(curve: Array, n_draws: int, seed: int) -> Array:
+    """Return curves (draws, layers) with the spectrum of `curve`."""
+    mirrored = np.concatenate([curve, curve[::-1]])
+    size = np.abs(np.fft.rfft(mirrored - mirrored.mean()))
+    phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, (n_draws, len(size)))
+    drawn = np.fft.irfft(size * np.exp(1j * phases), n=len(mirrored))
+    return np.asarray(drawn[:, : len(curve)], dtype=np.float64)
+
+
+def regret_at(score: ArrayLike, quality: ArrayLike, k: int = 1) -> float:
+    """Return how much better the best layer is than the best of the `k` layers with the highest scores.
+
+    Ties of the score count by expectation over their order when ``k`` is 1, and by depth otherwise.
+    """
+    own, other = np.asarray(score, dtype=np.float64), np.asarray(quality, dtype=np.float64)
+    if k == 1:
+        return float(other.max() - other[own == own.max()].mean())
+    chosen = np.argsort(-own, kind="stable")[:k]
+    return float(other.max() - other[chosen].max())
+
+
+def chance_regret(quality: ArrayLike, k: int = 1) -> float:
+    """Return the expected `regret_at` of a score drawn at random, exactly.
+
+    Notes
+    -----
+    The best of k layers drawn without replacement is the j-th worst with probability ``C(j-1, k-1) / C(L, k)``.
+    """
+    values = np.sort(np.asarray(quality, dtype=np.float64))
+    n = len(values)
+    weights = np.array([math.comb(j, k - 1) for j in range(n)], dtype=np.float64) / math.comb(n, k)
+    return float(values.max() - weights @ values)
+
+
+# Do layers differ at all? Two-way analysis of layers and seeds (book/methods.md, Search)
+
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class LayerEffect:
+    """What a table of layers and seeds says.
+
+    Parameters
+    ----------
+    p_value : float
+        Of the F test of layers, seeds as blocks; NaN with fewer than two layers or seeds.
+    friedman_p : float
+        Of Friedman's test, by ranks; NaN with fewer than three layers.
+    icc : float
+        Share of the variance between layers that is not noise, for the mean of all seeds; not below 0.
+    something_to_select : bool
+        False only when the test could be made and found nothing.
+    verdict : str
+        In words.
+    """
+
+    p_value: float
+    friedman_p: float
+    icc: float
+    something_to_select: bool
+    verdict: str
+
+
+def layer_effect(table: NDArray[np.float64]) -> LayerEffect:
+    """Test whether layers differ by more than seeds make them differ.
+
+    Parameters
+    ----------
+    table : array (layers, seeds)
+        Any measure of quality, each seed shared by all layers.
+    """
+    from scipy.stats import f as f_distribution
+    from scipy.stats import friedmanchisquare
+
+    values = np.asarray(table, dtype=np.float64)
+    n_layers, n_seeds = values.shape
+    if n_layers < 2 or n_seeds < 2:
+        few = "one layer" if n_layers < 2 else "one seed"
+        return LayerEffect(math.nan, math.nan, math.nan, True, f"a layer effect cannot be tested with {few}")
+    rest = values - values.mean(1, keepdims=True) - values.mean(0, keepdims=True) + values.mean()
+    noise = float((rest**2).sum()) / ((n_layers - 1) * (n_seeds - 1))
+    between = n_seeds * float(values.mean(1).var(ddof=1))
+    if noise <= 1e-18 * max(float((values**2).mean()), 1e-300):
+        p_value, icc = (1.0, 0.0) if between <= noise else (0.0, 1.0)
+    else:
+        p_value = float(f_distribution.sf(between / noise, n_layers - 1, (n_layers - 1) * (n_seeds - 1)))
+        icc = max(0.0, 1 - noise / between) if between > 0 else 0.0
+    by_rank = float(friedmanchisquare(*values).pvalue) if n_layers > 2 and values.std() > 0 else math.nan
+    found = p_value < ALPHA
+    words = "layers differ" if found else "no layer effect is detectable"
+    return LayerEffect(p_value, by_rank, icc, found, f"{words}: p = {p_value:.2g}, reliability of the means {icc:.2f}")

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pifi_probe.errors import CheckpointError, RunInterrupted
-from pifi_probe.selection.budget import Budget
-from pifi_probe.selection.choice import confirmations, selected
-from pifi_probe.selection.estimate import Measure
+from pifi_probe.selection.budget import Budget, Measure
+from pifi_probe.selection.conclude import confirmations, selected
 from pifi_probe.selection.events import Event
 from pifi_probe.selection.executors import Executor, Local
 from pifi_probe.selection.runner import Runner

@@ -9,7 +9,7 @@ import pytest
 
 from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.provenance import shorten_paths
-from pifi_probe.selection.address import Address
+from pifi_probe.selection.database import Address
 from pifi_probe.selection.store import Store
 
 NAMES = [

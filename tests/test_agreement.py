@@ -8,8 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from pifi_probe.ranking import rank_agreement
-from pifi_probe.selection.agreement import chance_regret, noise_ceiling, regret_at, smooth_null
+from pifi_probe.ranking import chance_regret, noise_ceiling, rank_agreement, regret_at, smooth_null
 
 
 @pytest.mark.parametrize("icc", [0.0, 0.3, 0.75, 1.0])

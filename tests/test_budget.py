@@ -14,8 +14,7 @@ import pifi_probe as pp
 from pifi_probe.errors import SearchError
 from pifi_probe.ladder import control_seeds
 from pifi_probe.selection import events, runner
-from pifi_probe.selection.budget import Budget, Spent
-from pifi_probe.selection.estimate import Measure
+from pifi_probe.selection.budget import Budget, Measure, Spent
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.store import CONFIRM
 from pifi_probe.selection.trials import Outcome, Proposal, Trial

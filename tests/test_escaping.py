@@ -28,8 +28,7 @@ from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.escaping import csv_text, keywords, literal, markdown_cell, one_line, printable
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.reporting import plots
-from pifi_probe.selection.code import to_code
-from pifi_probe.selection.export import _with_report
+from pifi_probe.selection.export import _with_report, to_code
 from pifi_probe.selection.settings import Settings
 from pifi_probe.selection.space import Candidate
 from pifi_probe.tasks import Split, Task

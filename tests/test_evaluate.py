@@ -17,8 +17,7 @@ from pifi_probe.errors import ModelNotFoundError, PlugInError, RunInterrupted, S
 from pifi_probe.kinds.evaluating import predict_logits
 from pifi_probe.plugin.build import load_encoder
 from pifi_probe.selection.cached import LowerStates, blocks_of, truncate_encoder
-from pifi_probe.selection.evaluate import PiFiEvaluator
-from pifi_probe.selection.parts import Parts
+from pifi_probe.selection.evaluate import Parts, PiFiEvaluator
 from pifi_probe.selection.space import ONE_SHOT, Candidate
 from pifi_probe.selection.trials import RUNGS, Outcome
 from pifi_probe.training import RunResult
@@ -85,7 +84,7 @@ def test_arms_of_one_seed_share_what_they_have_in_common(made: PiFiEvaluator) ->
 
 def test_the_encoder_is_loaded_once(made: PiFiEvaluator, monkeypatch: pytest.MonkeyPatch) -> None:
     made.check()
-    monkeypatch.setattr("pifi_probe.selection.parts.load_encoder", lambda slm: pytest.fail("loaded again"))
+    monkeypatch.setattr("pifi_probe.selection.evaluate.load_encoder", lambda slm: pytest.fail("loaded again"))
     made.evaluate(layer(made), "short", 0, go_on)
 
 

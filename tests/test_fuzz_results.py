@@ -16,12 +16,11 @@ import pytest
 from pifi_probe.errors import CorruptFileError
 from pifi_probe.probing.building import Measured, build_table
 from pifi_probe.probing.table import ProbeTable
-from pifi_probe.selection.address import Address
-from pifi_probe.selection.frames import leaderboard
-from pifi_probe.selection.settings import Settings
-from pifi_probe.selection.source import note_source, read_n_train
+from pifi_probe.selection.database import Address
+from pifi_probe.selection.settings import Settings, note_source, read_n_train
 from pifi_probe.selection.store import Store
 from pifi_probe.selection.study import Study
+from pifi_probe.selection.views import leaderboard
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.result import RunResult
 from tests.fuzzing import QUICK, fuzz, mutate_bytes, mutate_json, mutate_text

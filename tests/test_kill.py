@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from pifi_probe.selection import events, worker
+from pifi_probe.selection import events
+from pifi_probe.selection import store as stores
 from pifi_probe.selection.executors import Processes, make_executor
-from pifi_probe.selection.store import MAX_DEATHS, SELECT, Store
+from pifi_probe.selection.store import LIVE_SESSIONS, MAX_DEATHS, SELECT, Store, describe_worker, is_gone
 from pifi_probe.selection.trials import Outcome
-from pifi_probe.selection.worker import LIVE_SESSIONS, describe_worker, is_gone
 from tests.search_stub import FIRST, N_TRIALS, ROOT, SPACE, identities, in_memory, runner, start, value
 
 
@@ -181,7 +181,7 @@ def test_a_trial_that_an_older_version_wrote_waits_for_its_sign_of_life() -> Non
 
 def test_an_ended_process_that_nobody_has_waited_for_is_gone() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    own = {**describe_worker("a session"), "pid": process.pid, "started": worker._started(process.pid)}
+    own = {**describe_worker("a session"), "pid": process.pid, "started": stores._started(process.pid)}
     assert not is_gone(own)
     assert process.stdin is not None
     process.stdin.close()
@@ -194,13 +194,13 @@ def test_two_containers_with_one_host_name_and_one_process_number_share_a_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = Store.open(tmp_path / "s.db"), Store.open(tmp_path / "s.db")
-    monkeypatch.setattr(worker, "_place", lambda: "one boot pid:[1]")
+    monkeypatch.setattr(stores, "_place", lambda: "one boot pid:[1]")
     LIVE_SESSIONS.add("first")
     assert first.claim(FIRST, SELECT, "first") is not None
     LIVE_SESSIONS.discard("first")
-    monkeypatch.setattr(worker, "_place", lambda: "one boot pid:[2]")
+    monkeypatch.setattr(stores, "_place", lambda: "one boot pid:[2]")
     assert second.free_the_dead() == 0
-    monkeypatch.setattr(worker, "_place", lambda: "one boot pid:[1]")
+    monkeypatch.setattr(stores, "_place", lambda: "one boot pid:[1]")
     assert first.free_the_dead() == 1
 
 

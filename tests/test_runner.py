@@ -16,8 +16,8 @@ import sqlalchemy
 
 from pifi_probe.errors import CorruptFileError, ModelNotFoundError, SaveError, SearchError
 from pifi_probe.selection import events
-from pifi_probe.selection.address import Address
 from pifi_probe.selection.budget import Budget, Spent
+from pifi_probe.selection.database import Address
 from pifi_probe.selection.executors import make_executor
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.store import CONFIRM, SELECT, Store

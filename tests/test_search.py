@@ -20,9 +20,9 @@ from pifi_probe.cli import main
 from pifi_probe.cli import search as cli_search
 from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, SearchError, TaskError
 from pifi_probe.selection import events
-from pifi_probe.selection.parts import Parts
-from pifi_probe.selection.posterior import pick
-from pifi_probe.selection.source import note_source
+from pifi_probe.selection.conclude import pick
+from pifi_probe.selection.evaluate import Parts
+from pifi_probe.selection.settings import note_source
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import CONFIRM
 from pifi_probe.selection.trials import Outcome, Trial
@@ -500,7 +500,7 @@ def test_the_page_shows_text_never_markup(stub: Valley, monkeypatch: pytest.Monk
 def test_a_task_that_has_no_class_a_row_is_refused() -> None:
     task = replace(TASK, kind="regression", label_names=()) if TASK.kind == "single" else TASK
     with pytest.raises(TaskError, match="one class a row"):
-        from pifi_probe.selection.parts import Parts
+        from pifi_probe.selection.evaluate import Parts
 
         Parts(task, "slm", ("llm",), "matched", pp.Recipe())
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pifi_probe.errors import TaskError
-from pifi_probe.selection.changed import changed
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.store import Record
 from pifi_probe.selection.trials import Outcome, Trial
+from pifi_probe.selection.views import changed
 from tests.test_search import TASK
 
 LAYER, OTHER = Candidate(("llm[3]",)), Candidate(("llm[4]",))

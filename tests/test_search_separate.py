@@ -12,7 +12,7 @@ import pifi_probe as pp
 from pifi_probe.errors import SearchError
 from pifi_probe.selection import separate as apart
 from pifi_probe.selection.budget import Spent
-from pifi_probe.selection.posterior import conclude
+from pifi_probe.selection.conclude import conclude
 from pifi_probe.selection.separate import separation
 from pifi_probe.selection.store import Record
 from pifi_probe.selection.trials import Outcome, Trial

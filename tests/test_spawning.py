@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pifi_probe.selection.executors import make_executor
-from pifi_probe.selection.spawning import _is_bare
+from pifi_probe.errors import SearchError
+from pifi_probe.selection.executors import Ray, _is_bare, make_executor
 from tests.search_stub import ROOT
 
 HEAD = """
@@ -107,3 +107,14 @@ def test_a_guard_is_seen_in_the_source(tmp_path: Path, text: str, line: int, bar
     file.write_text(textwrap.dedent(text))
     assert _is_bare(file, line) is bare
     assert not _is_bare(tmp_path / "missing.py", 1)
+
+
+def test_ray_is_loaded_only_by_who_asks_for_it_and_its_absence_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = "import sys, pifi_probe.selection.executors; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for ask in (lambda: make_executor("ray", 1), lambda: Ray(1, "auto")):
+        with pytest.raises(SearchError, match=r"ray is not installed.*pip install 'pifi-probe\[ray\]'"):
+            ask()

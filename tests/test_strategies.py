@@ -12,8 +12,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from pifi_probe.errors import SearchError
+from pifi_probe.ranking import layer_effect
 from pifi_probe.selection.gp import fit_depths, places, seed_adjusted
-from pifi_probe.selection.layer_effect_test import layer_effect
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.strategies import STRATEGIES, make_strategy
 from pifi_probe.selection.strategies.sets import may_prune

@@ -40,7 +40,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.fixture
 def loadable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let scripts say that the task of these tests is loaded by its name."""
-    monkeypatch.setattr("pifi_probe.selection.code._task", lambda source, described: "pp.load_task('words')")
+    monkeypatch.setattr("pifi_probe.selection.export._task", lambda source, described: "pp.load_task('words')")
 
 
 @pytest.fixture

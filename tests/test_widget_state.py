@@ -15,7 +15,7 @@ import pytest
 
 import pifi_probe as pp
 from pifi_probe.errors import LayerIndexError, SearchError, TaskError
-from pifi_probe.selection.result import LayerPosterior
+from pifi_probe.selection.conclude import LayerPosterior
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.store import Record
 from pifi_probe.selection.trials import Outcome, Trial

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 import pifi_probe as pp
-from pifi_probe.selection.layer_effect_test import layer_effect
+from pifi_probe.ranking import layer_effect
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import _combination_tables as sets

@@ -24,9 +24,13 @@ from scipy.stats import f as f_distribution
 
 import pifi_probe as pp
 from pifi_probe import checks
-from pifi_probe.ranking import rank_agreement
-from pifi_probe.selection.agreement import noise_ceiling, regret_at, smooth_null
-from pifi_probe.selection.layer_effect_test import layer_effect
+from pifi_probe.ranking import (
+    layer_effect,
+    noise_ceiling,
+    rank_agreement,
+    regret_at,
+    smooth_null,
+)
 
 checks.start("09", seed=0)
 

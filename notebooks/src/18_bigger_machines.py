@@ -306,7 +306,7 @@ print("workers to minutes:", minutes)
 # ```
 #
 # ```python
-# from pifi_probe.selection.on_ray import Ray                           # a Ray cluster
+# from pifi_probe.selection.executors import Ray                        # a Ray cluster
 #
 # pp.search("minilm-l6", "smollm2-135m", task, executor=Ray(workers=8, address="auto", cpus=4, gpus=1), study="s.db")
 # ```

@@ -11,7 +11,7 @@ import typer
 from pifi_probe.cli.output import AllowPickle, Json, Tags, console, print_json
 from pifi_probe.escaping import one_line
 from pifi_probe.layers.spec import layer_ranges
-from pifi_probe.selection.address import DATED, dated
+from pifi_probe.selection.database import DATED, dated
 from pifi_probe.tags import tags_of
 
 __all__ = ["register"]
@@ -103,7 +103,7 @@ def search(
 def _begin(store: Any, task: str, columns: dict[str, str], n_train: int) -> None:
     """Note where the texts come from, unless the study holds a search already; that one decides."""
     from pifi_probe.errors import SearchError
-    from pifi_probe.selection.source import note_source, read_n_train, read_source
+    from pifi_probe.selection.settings import note_source, read_n_train, read_source
 
     if store.noted("settings") is None:
         note_source(store, task, n_train, **columns)
@@ -128,8 +128,8 @@ def load(study: str | Path) -> Any:
     CorruptFileError
         If the study does not say where its texts come from.
     """
-    from pifi_probe.selection.address import Address
-    from pifi_probe.selection.source import read_n_train, read_source
+    from pifi_probe.selection.database import Address
+    from pifi_probe.selection.settings import read_n_train, read_source
     from pifi_probe.selection.store import Store
     from pifi_probe.selection.study import Study
     from pifi_probe.tasks import load_task

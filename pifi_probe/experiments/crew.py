@@ -12,7 +12,7 @@ from pifi_probe.experiments.plan import Arm
 from pifi_probe.experiments.runner import stored_run
 from pifi_probe.ladder import control_seeds
 from pifi_probe.layers.parallel import FrozenLayers
-from pifi_probe.selection.estimate import Measure
+from pifi_probe.selection.budget import Measure
 from pifi_probe.selection.executors import Executor
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.trials import Outcome, Proposal

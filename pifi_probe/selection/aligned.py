@@ -18,7 +18,7 @@ from pifi_probe.probing.headroom import headroom
 from pifi_probe.selection.space import Candidate
 
 if TYPE_CHECKING:
-    from pifi_probe.selection.parts import Parts
+    from pifi_probe.selection.evaluate import Parts
 
 __all__ = ["AlignedRungs"]
 

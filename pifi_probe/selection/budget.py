@@ -1,4 +1,4 @@
-"""`Budget`: how much a search may spend, in full runs, in trials or in time."""
+"""`Budget`: how much a search may spend; and what its trials take, before it starts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass
 
 from pifi_probe.errors import SearchError
+from pifi_probe.units import duration
 
-__all__ = ["DEFAULT", "Budget", "Spent"]
+__all__ = ["DEFAULT", "Budget", "Estimate", "Measure", "Spent", "Work", "estimate"]
 
 DEFAULT = "20m"
 
@@ -105,3 +106,154 @@ class Budget:
         if self.unit == "trials":
             return left >= 1
         return left > 0 and (seconds is None or seconds <= left)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a full run takes on this machine.
+
+    Parameters
+    ----------
+    full_seconds : float
+        Wall time.
+    memory_bytes : int
+        The most resident memory.
+    """
+
+    full_seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a search will take.
+
+    Parameters
+    ----------
+    full_seconds : float
+        Of one full run.
+    select_cost, confirm_cost : float
+        In full runs: at most what is left of the budget, and the confirmation on fresh seeds.
+    select_seconds, confirm_seconds : float
+    memory_bytes : int
+        Of each process that runs trials.
+    confirm_rung : str
+        "full", or "frozen" where the budget does not pay for full runs and their confirmation.
+    covers_all : bool
+        The budget is for both parts; else the confirmation comes on top.
+    """
+
+    full_seconds: float
+    select_cost: float
+    confirm_cost: float
+    select_seconds: float
+    confirm_seconds: float
+    memory_bytes: int
+    confirm_rung: str = "full"
+    covers_all: bool = False
+
+    def __str__(self) -> str:
+        text = (
+            f"a full run takes about {duration(self.full_seconds, short=True)}; "
+            f"selection at most {_cost(self.select_cost)} (about {duration(self.select_seconds, short=True)})"
+        )
+        if self.confirm_cost:
+            text += (
+                f", then confirmation about {_cost(self.confirm_cost)} ({duration(self.confirm_seconds, short=True)})"
+            )
+            text += ", both within the budget" if self.covers_all else ", which comes on top of the budget"
+        if self.covers_all and self.confirm_rung == "frozen":
+            text += ", with a frozen encoder"
+        return f"{text}; memory about {self.memory_bytes / 2**30:.1f} GiB a process"
+
+
+def estimate(
+    measure: Measure, budget: Budget, spent: Spent, confirm_cost: float, slots: int = 1, confirm_rung: str = "full"
+) -> Estimate:
+    """Return the estimate of what is left of a search.
+
+    Parameters
+    ----------
+    measure : Measure
+    budget : Budget
+    spent : Spent
+        With the confirmation, where the budget is for it, too.
+    confirm_cost : float
+        In full runs.
+    slots : int
+        Trials that run at the same time.
+    confirm_rung : str
+    """
+    left = budget.left(spent)
+    confirm_seconds = confirm_cost * measure.full_seconds / slots
+    if budget.covers_all:
+        seconds = max(left - confirm_seconds, 0.0)
+        cost = seconds / max(measure.full_seconds, 1e-9) * slots
+    else:  # a trial is at most a full run
+        cost, seconds = left, left * measure.full_seconds / slots
+    return Estimate(
+        measure.full_seconds,
+        cost,
+        confirm_cost,
+        seconds,
+        confirm_seconds,
+        measure.memory_bytes,
+        confirm_rung,
+        budget.covers_all,
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of training, from which the cost of each rung follows.
+
+    Parameters
+    ----------
+    encoder, block : float
+        Weights of the whole encoder without embeddings, and of the blocks that "last-block" trains.
+    layer : float
+        Weights of a donor's layer that a single token meets.
+    tail : float
+        Weights of projections and head.
+    tokens : float
+        Mean length of a text.
+    train, validation, test : int
+        Texts of each split.
+    frozen_train, frozen_score : int
+        Texts that the rungs "estimator" and "frozen" use.
+    epochs, frozen_epochs : int
+    """
+
+    encoder: float
+    block: float
+    layer: float
+    tail: float
+    tokens: float
+    train: int
+    validation: int
+    test: int
+    frozen_train: int
+    frozen_score: int
+    epochs: int
+    frozen_epochs: int
+
+    def cost(self, rung: str, n_layers: int = 1) -> float:
+        """Return the cost of a trial with this many layers, in full runs with one layer."""
+        return self._work(rung, n_layers) / self._work("full", 1)
+
+    def _work(self, rung: str, n: int) -> float:
+        if rung == "estimator":  # one pass, and the spectrum of a Gram matrix
+            return self.frozen_train * n * self.layer + self.frozen_train**3 / 3
+        if rung == "frozen":
+            train = self.frozen_epochs * self.frozen_train * (2 * n * self.layer + 3 * self.tail)
+            return train + self.frozen_score * (n * self.layer + self.tail)
+        trained = self.block if rung == "last-block" else self.encoder
+        epochs = 1 if rung == "short" else self.epochs
+        step = 3 * trained * self.tokens + 2 * n * self.layer + 3 * self.tail
+        score = trained * self.tokens + n * self.layer + self.tail
+        tested = self.test if rung == "full" else 0
+        return epochs * (self.train * step + self.validation * score) + tested * score
+
+
+def _cost(cost: float) -> str:
+    return f"{cost:.1f} C" if cost < 10 else f"{cost:.0f} C"

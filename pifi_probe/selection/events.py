@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pifi_probe.selection.budget import Budget, Spent
-from pifi_probe.selection.estimate import Estimate
+from pifi_probe.selection.budget import Budget, Estimate, Spent
 from pifi_probe.selection.trials import Proposal, Trial
 from pifi_probe.units import duration
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Posterior", "fit_depths", "places", "seed_adjusted"]
+from pifi_probe.selection.space import Candidate, Space
+
+__all__ = ["Posterior", "fit_depths", "layer_posterior", "model_number", "places", "seed_adjusted"]
 
 Array = NDArray[np.float64]
 N_DRAWS = 512
@@ -142,3 +144,41 @@ def _line(y: Array, prior: tuple[Array, Array] | None, m: int) -> tuple[Array, A
     if slope <= 0:  # both are better when lower: a line that falls says that the score is worth nothing here
         return flat
     return slope * prior[0] + offset, slope * prior[1] + offset
+
+
+def layer_posterior(
+    layers: Sequence[Candidate],
+    values: Mapping[Candidate, Mapping[int, float]],
+    space: Space,
+    scores: NDArray[np.float64] | None = None,
+    seed: int = 0,
+) -> Posterior | None:
+    """Return what is believed of `layers`; None before two of them were run.
+
+    Parameters
+    ----------
+    layers : sequence of Candidate
+        Single layers.
+    values : mapping of Candidate to mapping of seed to float
+        What was measured, lower being better; candidates that are not among the layers are left out.
+    space : Space
+    scores : array (layers,), optional
+        A cheap score of each: its regression line is the mean of the process.
+    seed : int
+        Of the draws.
+    """
+    place = {one: i for i, one in enumerate(layers)}
+    table = {(place[one], s): v for one, runs in values.items() if one in place for s, v in runs.items()}
+    if len({layer for layer, _ in table}) < 2:
+        return None
+    rows, means, variances = seed_adjusted(table)
+    measured = rows.astype(int)
+    grid = places([(model_number(one, space), space.depth(one)) for one in layers])
+    prior = None if scores is None else (scores[measured], scores)
+    return fit_depths(grid[measured], means, variances, grid, prior, seed=seed)
+
+
+def model_number(one: Candidate, space: Space) -> int:
+    """Return the place of a single layer's model among those of the space."""
+    name = one.layers[0].rpartition("[")[0]
+    return [model for model, _ in space.models].index(name)

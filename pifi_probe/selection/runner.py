@@ -19,11 +19,9 @@ from pifi_probe.errors import AssetError, HubError, ModelNotFoundError, PifiProb
 from pifi_probe.escaping import one_line
 from pifi_probe.selection import events
 from pifi_probe.selection.budget import Budget, Spent
-from pifi_probe.selection.evaluator import Evaluator
 from pifi_probe.selection.executors import Executor, WorkersCannotStart
-from pifi_probe.selection.store import CONFIRM, SELECT, Claim, Record, Store
-from pifi_probe.selection.trials import Outcome, Proposal, Strategy
-from pifi_probe.selection.worker import LIVE_SESSIONS
+from pifi_probe.selection.store import CONFIRM, LIVE_SESSIONS, SELECT, Claim, Record, Store
+from pifi_probe.selection.trials import Evaluator, Outcome, Proposal, Strategy
 from pifi_probe.units import duration
 
 __all__ = ["Runner"]

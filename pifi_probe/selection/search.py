@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pifi_probe.errors import SearchError
 from pifi_probe.layers.spec import Layers
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.selection.address import DATED, dated
 from pifi_probe.selection.budget import DEFAULT, Budget
+from pifi_probe.selection.database import DATED, dated
 from pifi_probe.selection.events import OnEvent
 from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.selection.settings import Settings, make_space, read_settings
@@ -94,7 +94,7 @@ def search(
         A SQLite file, or a database URL; ``#name`` at its end picks one of several studies in it; the same call goes
         on in it. None: in memory. By default a new file with the date in its name, in the folder ``runs``.
     executor : {"local", "processes", "ray"} or Executor
-        `pifi_probe.selection.on_ray.Ray` takes the address of a cluster, and what a trial asks of it.
+        `pifi_probe.selection.executors.Ray` takes the address of a cluster, and what a trial asks of it.
     workers : int
         Trials that run at the same time, but for "local".
     confirm : bool

@@ -10,9 +10,8 @@ import numpy as np
 
 from pifi_probe.escaping import printable
 from pifi_probe.ladder import Effect, needed
-from pifi_probe.selection.choice import selected
+from pifi_probe.selection.conclude import LEVEL, SearchResult, selected
 from pifi_probe.selection.gp import seed_adjusted
-from pifi_probe.selection.result import LEVEL, SearchResult
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.store import Record
 from pifi_probe.selection.trials import Proposal, Trial

@@ -10,27 +10,42 @@ of the machine, namespace of process numbers) is known to be gone at once.
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pifi_probe.errors import SearchError
-from pifi_probe.selection.address import Address
+from pifi_probe.errors import CorruptFileError, SearchError
+from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.budget import Spent
-from pifi_probe.selection.database import database_errors, open_storage
-from pifi_probe.selection.records import Record, identity_of, read_trial, record_of
+from pifi_probe.selection.database import Address, database_errors, open_storage
+from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.trials import RUNGS, Outcome, Proposal, Trial
-from pifi_probe.selection.worker import describe_worker, is_gone
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["CONFIRM", "SELECT", "Claim", "Record", "Store"]
+__all__ = [
+    "CONFIRM",
+    "LIVE_SESSIONS",
+    "SELECT",
+    "Claim",
+    "Record",
+    "Store",
+    "StoredTrial",
+    "describe_worker",
+    "identity_of",
+    "is_gone",
+    "read_trial",
+    "record_of",
+]
 
 SELECT, CONFIRM = "select", "confirm"
 MAX_DEATHS = 5  # processes that a trial may kill before it counts as failed
@@ -319,3 +334,167 @@ def _differences(stored: Any, own: Any, name: str = "") -> list[str]:
 def _shown(value: Any) -> str:
     text = str(value) or repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# What the database holds of a trial, read as what a search writes or refused
+
+
+@dataclass(frozen=True)
+class Record:
+    """A stored trial, with what only the search itself needs to know.
+
+    Parameters
+    ----------
+    trial : Trial
+    phase : {"select", "confirm"}
+    session : str
+        Of the process that ran it.
+    elapsed : float
+        Seconds from the start of that session to the end of the trial, by the session's monotonic clock.
+    """
+
+    trial: Trial
+    phase: str
+    session: str
+    elapsed: float
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What a trial says when it has ended."""
+
+    outcome: dict[str, Any]
+    elapsed: float
+
+
+@dataclass(frozen=True)
+class _Attributes:
+    """What a trial says of itself, as the database holds it."""
+
+    candidate: dict[str, Any]
+    phase: Literal["select", "confirm"]
+    worker: dict[str, str | int]
+    why: str = ""
+    done: _Done | None = None
+    died: bool = False
+    beat: int = 0
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """The same with its parts."""
+
+    candidate: Candidate
+    rung: str
+    seed: int
+    outcome: Outcome | None
+    values: _Attributes
+
+
+def read_trial(trial: FrozenTrial) -> StoredTrial:
+    """Read what a trial says of itself.
+
+    Raises
+    ------
+    CorruptFileError
+        If it was not written by a search, or was altered since.
+    """
+    try:
+        values = typed(_Attributes, trial.user_attrs)
+        if not isinstance(values.worker.get("session"), str) or not isinstance(values.worker.get("pid"), int):
+            raise Refused("it does not say who runs it")
+        outcome = None if values.done is None else Outcome.from_dict(values.done.outcome)
+        if values.done is not None and not 0 <= values.done.elapsed < math.inf:
+            raise Refused(f"it took {values.done.elapsed} seconds")
+        rung, seed = trial.params.get("rung"), trial.params.get("seed")
+        if rung not in RUNGS or not isinstance(seed, int) or seed < 0:
+            raise Refused(f"rung {rung!r:.40}, seed {seed!r:.40}")
+        return StoredTrial(Candidate.from_dict(values.candidate), str(rung), seed, outcome, values)
+    except ValueError as error:
+        raise CorruptFileError(
+            f"trial {trial.number} was not written by a search, or was altered: {error}",
+            next="name a study file that pifi-probe made, or restore it from a copy",
+        ) from error
+
+
+def identity_of(trial: FrozenTrial) -> tuple[str, str, int]:
+    """Return candidate, rung and seed of a stored trial."""
+    read = read_trial(trial)
+    return read.candidate.key, read.rung, read.seed
+
+
+def record_of(trial: FrozenTrial, message: str = "") -> Record | None:
+    """Return a stored trial, or None for one that was given back; with a `message`, count it as failed."""
+    read = read_trial(trial)
+    outcome = read.outcome if trial.state.is_finished() else None
+    if outcome is None and message:
+        outcome = Outcome(math.nan, message=message)
+    if outcome is None and trial.state.is_finished():
+        return None
+    state = "running" if outcome is None else "failed" if outcome.message else "complete"
+    found = Trial(read.candidate, read.rung, read.seed, state, outcome, trial.number, read.values.why)
+    elapsed = read.values.done.elapsed if read.values.done is not None and trial.state.is_finished() else 0.0
+    return Record(found, read.values.phase, str(read.values.worker["session"]), elapsed)
+
+
+# Who runs a trial: enough to tell from another process whether it is still there, or that one cannot tell
+
+
+LIVE_SESSIONS: set[str] = set()  # of this process
+_PROC = Path("/proc")
+
+
+def describe_worker(session: str) -> dict[str, Any]:
+    """Return what a trial says of the process that runs it.
+
+    A number of a process means something in one place only: one host, since one start of it, and one namespace of
+    process numbers, of which every container has its own.
+    """
+    pid = os.getpid()
+    return {"host": platform.node(), "place": _place(), "pid": pid, "started": _started(pid), "session": session}
+
+
+def is_gone(worker: Mapping[str, Any]) -> bool:
+    """Return whether that process has certainly ended; False where it lives, or where one cannot tell from here."""
+    import psutil
+
+    place = _place()
+    if not place or worker.get("place") != place or worker.get("host") != platform.node():
+        return False
+    pid, started = worker["pid"], _started(worker["pid"])
+    if pid == os.getpid() and worker.get("started") == started:
+        return worker["session"] not in LIVE_SESSIONS
+    if not psutil.pid_exists(pid):
+        return True
+    return bool(started and worker.get("started")) and started != worker["started"]
+
+
+@functools.cache
+def _place() -> str:
+    """Return start of the machine and namespace of process numbers; empty where they are not known."""
+    if platform.system() != "Linux":
+        import psutil
+
+        return f"{platform.system()} {round(psutil.boot_time())}"
+    try:
+        if os.readlink(_PROC / "self") != str(os.getpid()):
+            return ""  # these are the processes of another namespace
+        return f"{(_PROC / 'sys/kernel/random/boot_id').read_text().strip()} {os.readlink(_PROC / 'self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, in words of this machine; empty where it is gone, ended or unknown."""
+    import psutil
+
+    if platform.system() != "Linux":
+        try:
+            return str(psutil.Process(pid).create_time())
+        except psutil.Error:
+            return ""
+    try:
+        state, *fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return ""
+    return "ended" if state in "ZX" else fields[18]  # field 22: clock ticks since the machine was started

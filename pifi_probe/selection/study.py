@@ -13,22 +13,16 @@ from typing import TYPE_CHECKING, Any
 from pifi_probe.errors import SearchError, TaskError
 from pifi_probe.escaping import one_line, printable
 from pifi_probe.selection import events
-from pifi_probe.selection.address import Address
-from pifi_probe.selection.budget import DEFAULT, Budget, Spent
-from pifi_probe.selection.choice import CONFIRM_SEED, confirmations, selected
-from pifi_probe.selection.estimate import Estimate, estimate
-from pifi_probe.selection.evaluator import Evaluator
-from pifi_probe.selection.executors import Executor, make_executor
-from pifi_probe.selection.posterior import conclude, pick
-from pifi_probe.selection.result import SearchResult
+from pifi_probe.selection.budget import DEFAULT, Budget, Estimate, Spent, estimate
+from pifi_probe.selection.conclude import CONFIRM_SEED, SearchResult, conclude, confirmations, pick, selected
+from pifi_probe.selection.database import Address
+from pifi_probe.selection.executors import Executor, make_executor, refuse_in_worker
 from pifi_probe.selection.runner import FEWEST_SEEDS, Runner
 from pifi_probe.selection.separate import Listed, Separation, separation
-from pifi_probe.selection.settings import Settings, read_settings
-from pifi_probe.selection.source import read_source
+from pifi_probe.selection.settings import Settings, read_settings, read_source
 from pifi_probe.selection.space import Candidate, Space
-from pifi_probe.selection.spawning import refuse_in_worker
 from pifi_probe.selection.store import Record, Store
-from pifi_probe.selection.trials import Proposal, Strategy, Trial
+from pifi_probe.selection.trials import Evaluator, Proposal, Strategy, Trial
 from pifi_probe.tags import with_tags
 
 if TYPE_CHECKING:
@@ -47,8 +41,7 @@ MOST_TO_CONFIRM = 0.6  # of a budget for both parts; above, two seeds are kept b
 
 def make_evaluator(settings: Settings, task: Task, device: str = "auto") -> Evaluator:
     """Return what runs the trials of a search."""
-    from pifi_probe.selection.evaluate import PiFiEvaluator
-    from pifi_probe.selection.parts import Parts
+    from pifi_probe.selection.evaluate import Parts, PiFiEvaluator
     from pifi_probe.training.recipe import Recipe
 
     space = Space.from_dict(settings.space)
@@ -413,7 +406,7 @@ class Study:
 
     def leaderboard(self) -> pd.DataFrame:
         """Return one row per candidate and rung: seeds, mean validation NLL, accuracy, cost; the best first."""
-        from pifi_probe.selection.frames import leaderboard
+        from pifi_probe.selection.views import leaderboard
 
         return leaderboard(self.store.records(), self.result)
 
@@ -425,7 +418,7 @@ class Study:
         SearchError
             If it was not confirmed with full runs; ``result.gains`` has what a frozen encoder says.
         """
-        from pifi_probe.selection.frames import confirmed_runs
+        from pifi_probe.selection.views import confirmed_runs
         from pifi_probe.training.compare import compare
 
         return compare(confirmed_runs(self.store.records()), baseline, tags=self.tags)
@@ -445,7 +438,7 @@ class Study:
         SearchError
             If there is no such plot, or not yet anything to plot.
         """
-        from pifi_probe.selection.frames import plot
+        from pifi_probe.selection.views import plot
 
         if kind == "ladder":
             if self.result is None or not self.result.effects:
@@ -461,7 +454,7 @@ class Study:
 
     def to_code(self) -> str:
         """Return a script that trains the choice."""
-        from pifi_probe.selection.code import to_code
+        from pifi_probe.selection.export import to_code
 
         return to_code(self.settings, self._chosen(), self.source)
 

@@ -1,16 +1,17 @@
-"""What a search does and learns: `Proposal`, `Outcome`, `Trial`, and the protocol of strategies."""
+"""What a search does and learns: `Proposal`, `Outcome`, `Trial`; and who proposes and runs: `Strategy`, `Evaluator`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from pifi_probe.reading import Refused, typed
+from pifi_probe.selection.budget import Measure
 from pifi_probe.selection.space import Candidate
 
-__all__ = ["RUNGS", "Outcome", "Proposal", "Strategy", "Trial"]
+__all__ = ["RUNGS", "Evaluator", "Outcome", "Proposal", "Strategy", "Trial"]
 
 RUNGS = ("estimator", "frozen", "last-block", "short", "full")
 
@@ -150,3 +151,45 @@ class Strategy(Protocol):
 
     def choose(self) -> Candidate | None:
         """Return the candidate that it would pick now, never a control; None before anything is known."""
+
+
+class Evaluator(Protocol):
+    """Runs trials. It travels to worker processes, so it can be pickled."""
+
+    def check(self) -> Mapping[str, str]:
+        """Make sure that this machine has models and texts.
+
+        Returns
+        -------
+        mapping
+            For every model a name and a digest of its weights, which have to be the same in all sessions of a study.
+
+        Raises
+        ------
+        PifiProbeError
+            If something is missing; no trial has been touched then.
+        """
+
+    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+        """Run one trial; equal arguments give equal values on one machine.
+
+        Parameters
+        ----------
+        candidate : Candidate
+        rung : str
+            One of `pifi_probe.selection.trials.RUNGS`.
+        seed : int
+        stop : callable
+            Asked at every training step; when it says True, the trial leaves off.
+
+        Raises
+        ------
+        RunInterrupted
+            When it was told to stop.
+        """
+
+    def cost(self, candidate: Candidate, rung: str) -> float:
+        """Return what a trial costs, in full runs, before it runs."""
+
+    def measure(self) -> Measure:
+        """Return how long a full run takes here, and how much memory, from a few timed steps."""

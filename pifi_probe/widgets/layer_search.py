@@ -14,8 +14,8 @@ import traitlets
 from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.importing import import_libraries
 from pifi_probe.layers.spec import model_names
-from pifi_probe.selection.address import DATED, dated
-from pifi_probe.selection.changed import changed
+from pifi_probe.selection.database import DATED, dated
+from pifi_probe.selection.views import changed
 from pifi_probe.widgets.chart import SearchChart
 from pifi_probe.widgets.controls import Form
 from pifi_probe.widgets.engine import Engine, Work
@@ -28,8 +28,8 @@ from pifi_probe.widgets.toolbar import Toolbar
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pifi_probe.selection.conclude import SearchResult
     from pifi_probe.selection.events import OnEvent
-    from pifi_probe.selection.result import SearchResult
     from pifi_probe.selection.space import Candidate
     from pifi_probe.selection.study import Study
     from pifi_probe.tasks.task import Task

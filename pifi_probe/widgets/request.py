@@ -14,11 +14,11 @@ from pifi_probe.files import atomic_write, cache_root
 from pifi_probe.importing import import_libraries
 from pifi_probe.layers.spec import layer_ranges, model_names
 from pifi_probe.selection import events
-from pifi_probe.selection.source import note_source, read_source
+from pifi_probe.selection.settings import note_source, read_source
 
 if TYPE_CHECKING:
     from pifi_probe.probing.headroom_table import Headroom
-    from pifi_probe.selection.estimate import Estimate
+    from pifi_probe.selection.budget import Estimate
     from pifi_probe.selection.study import Study
     from pifi_probe.tasks.task import Task
 
@@ -130,7 +130,7 @@ class Request:
 
     def stored(self) -> Study | None:
         """Return the study that lies in the file already, to be read; None where there is none."""
-        from pifi_probe.selection.address import Address
+        from pifi_probe.selection.database import Address
         from pifi_probe.selection.store import Store
         from pifi_probe.selection.study import Study
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pifi_probe.selection.result import LayerPosterior, SearchResult
+from pifi_probe.selection.conclude import LayerPosterior, SearchResult
 from pifi_probe.selection.separate import Separation
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.store import SELECT, Record

@@ -10,7 +10,7 @@ import numpy as np
 
 from pifi_probe.errors import SearchError
 from pifi_probe.registry import Registry, home_of, lacking
-from pifi_probe.selection.depths import layer_posterior
+from pifi_probe.selection.gp import layer_posterior
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.trials import RUNGS, Proposal, Trial
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from pifi_probe.selection.depths import layer_posterior, model_number
-from pifi_probe.selection.gp import Posterior
+from pifi_probe.selection.gp import Posterior, layer_posterior, model_number
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.strategies.base import Base
 from pifi_probe.selection.trials import Proposal

@@ -1,4 +1,4 @@
-"""`SearchResult`: what was chosen, what it is worth against its controls, and how sure that is."""
+"""What a search concludes: which candidate, what runs again on fresh seeds, what that is worth, and how sure it is."""
 
 from __future__ import annotations
 
@@ -13,19 +13,137 @@ from numpy.typing import NDArray
 
 from pifi_probe.differences import Runs, between
 from pifi_probe.escaping import printable
-from pifi_probe.ladder import Arm, Effect, effects_of, missing
+from pifi_probe.ladder import Arm, Effect, control_seeds, effects_of, missing
+from pifi_probe.ranking import layer_effect
 from pifi_probe.selection.budget import Spent
-from pifi_probe.selection.choice import arms_of
-from pifi_probe.selection.space import Candidate, Space
-from pifi_probe.selection.store import CONFIRM, Record
-from pifi_probe.selection.trials import Outcome, Trial
+from pifi_probe.selection.gp import layer_posterior
+from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
+from pifi_probe.selection.store import CONFIRM, SELECT, Record
+from pifi_probe.selection.trials import RUNGS, Outcome, Proposal, Strategy, Trial
 from pifi_probe.stats import Interval, verdict
 from pifi_probe.telling import Tells
 
-__all__ = ["LayerPosterior", "Gain", "SearchResult", "confirmation_cost", "effects_found", "failures", "gains_of"]
+__all__ = [
+    "CONFIRM_SEED",
+    "Gain",
+    "LayerPosterior",
+    "SearchResult",
+    "arms_of",
+    "conclude",
+    "confirm_rung",
+    "confirmation_cost",
+    "confirmations",
+    "default_layer",
+    "effects_found",
+    "failures",
+    "gains_of",
+    "last_layer",
+    "layer_seed_table",
+    "pick",
+    "selected",
+    "top_rung",
+]
 
+CONFIRM_SEED = 1000  # seeds from here on are never used for selection
 LEVEL = 0.95
 MARGINS = {"accuracy": 0.01, "nll": None}  # what counts as no difference: one point
+
+
+# The choice, and what confirms it
+
+
+def selected(records: Iterable[Record]) -> list[Trial]:
+    """Return the finished trials of selection, by number."""
+    return [record.trial for record in records if record.phase == SELECT and record.trial.outcome is not None]
+
+
+def top_rung(trials: Iterable[Trial]) -> str | None:
+    """Return the highest rung with a complete trial; None before there is one."""
+    reached = {trial.rung for trial in trials if trial.state == "complete"}
+    return next((rung for rung in reversed(RUNGS) if rung in reached), None)
+
+
+def default_layer(space: Space) -> Candidate:
+    """Return the last layer of the first model that the search may choose: without `layers`, the paper's choice."""
+    model, _ = space.models[0]
+    return Candidate((f"{model}[{space.layers[0][-1]}]",), modes=space.modes[0])
+
+
+def last_layer(space: Space) -> Candidate:
+    """Return the paper's choice, which every choice is compared with: the last layer of the first model."""
+    model, n_layers = space.models[0]
+    return Candidate((f"{model}[{n_layers - 1}]",))
+
+
+def arms_of(chosen: Candidate, space: Space) -> dict[str, Candidate]:
+    """Return the chosen candidate, and the controls that its gain is measured against."""
+
+    def control(name: str) -> Candidate:
+        return Candidate(chosen.layers, chosen.design, chosen.modes, name)
+
+    arms = {
+        "chosen": chosen,
+        "vanilla": Candidate((), modes=chosen.modes, control="vanilla"),
+        "linear": control("linear"),
+        "random": control("random"),
+        "shuffled": control("shuffled"),
+        "last layer": Candidate(last_layer(space).layers, modes=chosen.modes),
+    }
+    if arms["last layer"] == chosen:
+        del arms["last layer"]
+    return arms
+
+
+def confirm_rung(top: str) -> str:
+    """Return the rung on which a choice made on the rung `top` is confirmed."""
+    return "frozen" if top in ("estimator", "frozen") else "full"
+
+
+def confirmations(trials: Sequence[Trial], chosen: Candidate | None, space: Space, n_seeds: int) -> list[Proposal]:
+    """Return the runs of the choice and its controls on fresh seeds, seed by seed.
+
+    The encoder alone, the projections and the twins are in every comparison, so they get further seeds; see
+    `control_seeds`.
+    """
+    top = top_rung(trials)
+    if chosen is None or top is None:
+        return []
+    arms = arms_of(chosen, space)
+    n_layers = sum(candidate.control is None for candidate in arms.values())
+    return [
+        Proposal(candidate, confirm_rung(top), CONFIRM_SEED + seed, f"confirms the choice: {name}, fresh seed")
+        for seed in range(control_seeds(n_seeds, n_layers))
+        for name, candidate in arms.items()
+        if seed < n_seeds or candidate.control is not None
+    ]
+
+
+def layer_seed_table(
+    trials: Iterable[Trial], rung: str, space: Space
+) -> tuple[list[Candidate], list[int], NDArray[np.float64]]:
+    """Return single layers, seeds, and the value of each layer with each seed, (layers, seeds).
+
+    The seeds are those that give the largest table without a gap; empty below 3 layers, 2 seeds, or half of the
+    space.
+    """
+    values: dict[Candidate, dict[int, float]] = defaultdict(dict)
+    for trial in trials:
+        candidate = trial.candidate
+        single = candidate.design == "single" and candidate.control is None and candidate.design != ONE_SHOT
+        if single and trial.rung == rung and trial.state == "complete" and trial.outcome is not None:
+            values[candidate][trial.seed] = trial.outcome.value
+    seeds = sorted({seed for own in values.values() for seed in own})
+    best: tuple[list[Candidate], list[int]] = ([], [])
+    by_use = sorted(seeds, key=lambda seed: (-sum(seed in own for own in values.values()), seed))
+    for n in range(2, len(seeds) + 1):
+        rows = [candidate for candidate, own in values.items() if all(seed in own for seed in by_use[:n])]
+        if len(rows) >= max(3, len(space.singles()) / 2) and len(rows) * n > len(best[0]) * len(best[1]):
+            best = rows, sorted(by_use[:n])
+    table = np.array([[values[candidate][seed] for seed in best[1]] for candidate in best[0]])
+    return best[0], best[1], table
+
+
+# What was found
 
 
 @dataclass(frozen=True)
@@ -274,3 +392,90 @@ def confirmation_cost(records: Iterable[Record]) -> tuple[str, float, float, int
     outcomes = [trial.outcome for trial in done if trial.outcome is not None]
     cost, seconds = (math.fsum(values) for values in ([o.cost for o in outcomes], [o.seconds for o in outcomes]))
     return (done[0].rung if done else ""), cost, seconds, len(done)
+
+
+# From the trials to what was found
+
+
+def pick(strategy: Strategy, trials: Sequence[Trial], space: Space) -> tuple[Candidate | None, bool, str]:
+    """Return the choice, whether it is the default layer for want of an effect, and the effect in words.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        That has observed the trials.
+    trials : sequence of Trial
+        Finished, of selection.
+    space : Space
+    """
+    chosen = strategy.choose()
+    if chosen is None:
+        return None, False, ""
+    for rung in reversed(RUNGS):
+        layers, _, table = layer_seed_table(trials, rung, space)
+        if layers:
+            effect = layer_effect(table)
+            words = f"{effect.verdict} ({rung} runs, {table.shape[0]} layers, {table.shape[1]} seeds)"
+            if effect.something_to_select or space.max_layers > 1:
+                return chosen, False, words
+            default = default_layer(space)
+            broken = any(trial.candidate == default and trial.state == "failed" for trial in trials)
+            return (chosen, False, words) if broken else (default, True, words)
+    return chosen, False, ""
+
+
+def conclude(strategy: Strategy, records: Sequence[Record], space: Space, spent: Spent) -> SearchResult | None:
+    """Return what a search found so far; None before a trial of selection is complete."""
+    trials = selected(records)
+    rung = top_rung(trials)
+    chosen, default, effect = pick(strategy, trials, space)
+    if chosen is None or rung is None:
+        return None
+    posterior, regret = _posterior(trials, rung, chosen, space)
+    confirm_rung, cost, seconds, n_runs = confirmation_cost(records)
+    effects, lacking = effects_found(records, chosen, space)
+    return SearchResult(
+        chosen=chosen,
+        default=default,
+        rung=rung,
+        effect=effect,
+        posterior=posterior,
+        expected_regret=regret,
+        gains=gains_of(records, chosen, space),
+        confirm_rung=confirm_rung,
+        confirm_cost=cost,
+        confirm_seconds=seconds,
+        spent=spent,
+        failed=failures(records),
+        effects=effects,
+        missing=lacking,
+        confirm_runs=n_runs,
+    )
+
+
+def _posterior(
+    trials: Sequence[Trial], rung: str, chosen: Candidate, space: Space
+) -> tuple[tuple[LayerPosterior, ...], float | None]:
+    """Return what is believed of every single layer, and the expected regret of the choice."""
+    if space.max_layers > 1 or space.modes != ((),):
+        return (), None
+    layers = space.singles()
+    values: dict[Candidate, dict[int, float]] = {}
+    for trial in trials:
+        if trial.rung == rung and trial.state == "complete" and trial.outcome is not None:
+            values.setdefault(trial.candidate, {})[trial.seed] = trial.outcome.value
+    found = layer_posterior(layers, values, space)
+    if found is None:
+        return (), None
+    shares = found.p_best
+    posteriors = tuple(
+        LayerPosterior(
+            label=one.label,
+            depth=space.depth(one),
+            mean=float(found.mean[i]),
+            sd=float(found.sd[i]),
+            p_best=float(shares[i]),
+        )
+        for i, one in enumerate(layers)
+    )
+    return posteriors, found.regret(layers.index(chosen)) if chosen in layers else None
