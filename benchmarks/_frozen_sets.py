@@ -1,4 +1,4 @@
-"""The search's rung "frozen" for sets of layers: projections and head on the encoder's vectors, computed once.
+"""The search's fidelity "frozen" for sets of layers: projections and head on the encoder's vectors, computed once.
 
 `pifi_probe.probing.frozen_slm` trains single layers this way; a greedy choice needs hundreds of sets.
 """

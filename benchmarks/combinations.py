@@ -1,7 +1,7 @@
 """The combination study: do two or three layers together do what one layer, or its controls at equal k, cannot?
 
 For each task a pair and a triple (side by side, each layer with projections of its own) are chosen greedily, and a
-block of two neighbours in series, all by the validation NLL on the search's rung "frozen". Each is then trained in
+block of two neighbours in series, all by the validation NLL on the search's fidelity "frozen". Each is then trained in
 full beside its controls: (a) one layer k times, (b) shuffled layers, (c) an ensemble of k seeds of the
 best single layer, (d) a trainable MLP with as many weights as the projections. One JSON a run below
 ``book/_studies/combinations/<task>/``; finished ones are skipped, so it can be killed and started again.
@@ -117,7 +117,7 @@ def recipe(study: Study, seed: int = 0) -> Recipe:
 
 
 def select(study: Study, task: Task, file: Path) -> dict[str, Any]:
-    """Choose single layer, pair, triple and block by validation NLL on the rung "frozen", or read what was chosen."""
+    """Choose single layer, pair, triple and block by validation NLL of frozen runs, or read what was chosen."""
     with claimed(file) as free:
         if free:
             parts = Parts(task, SLM, (LLM,), WIRING, recipe(study))

@@ -78,14 +78,14 @@ def file_of(folder: Path, control: str | None, index: int, seed: int) -> Path:
 
 
 def cheap_of(name: str, layers: list[int]) -> dict[str, Any]:
-    """Return the losses on cheaper rungs, where they were recorded."""
+    """Return the losses at cheaper fidelities, where they were recorded."""
     file = STUDIES / f"{name}-cheap.json"
     if not file.is_file():
         return {"values": {}, "costs": {"full": 1.0}}
     found = json.loads(file.read_text(encoding="utf-8"))
     values = {
-        rung: {seed: [own[str(index)] for index in layers] for seed, own in seeds.items()}
-        for rung, seeds in found["values"].items()
+        fidelity: {seed: [own[str(index)] for index in layers] for seed, own in seeds.items()}
+        for fidelity, seeds in found["values"].items()
     }
     return {"values": values, "costs": found["costs"]}
 

@@ -1,6 +1,6 @@
 """What every selector of a layer is worth, by replay of a recorded truth table.
 
-Reads ``book/_studies/truth/<table>/`` (full runs of every layer), ``<table>-cheap.json`` (the cheaper rungs) and the
+Reads ``book/_studies/truth/<table>/`` (full runs of every layer), ``<table>-cheap.json`` (cheaper fidelities) and the
 recorded probe tables; trains nothing. Strategies are replayed through the search's own code: they ask for runs, and the
 table answers. They select on some seeds and are scored on another one.
 
@@ -44,7 +44,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Truth:
-    """A recorded table: arrays (layers, seeds) of full runs, and the cheaper rungs.
+    """A recorded table: arrays (layers, seeds) of full runs, and the cheaper fidelities.
 
     Parameters
     ----------
@@ -53,9 +53,9 @@ class Truth:
     accuracy : array
         On the test split, points.
     cheap : dict
-        Rung -> seed -> (layers,) NLL.
+        Fidelity -> seed -> (layers,) NLL.
     costs : dict
-        Rung -> full runs.
+        Fidelity -> full runs.
     """
 
     name: str
@@ -95,8 +95,8 @@ def load(name: str) -> Truth:
     )
     cheap = json.loads((STUDIES / "truth" / f"{name}-cheap.json").read_text(encoding="utf-8"))
     values = {
-        rung: {int(seed): np.array([own[str(i)] for i in range(N_LAYERS)]) for seed, own in seeds.items()}
-        for rung, seeds in cheap["values"].items()
+        fidelity: {int(seed): np.array([own[str(i)] for i in range(N_LAYERS)]) for seed, own in seeds.items()}
+        for fidelity, seeds in cheap["values"].items()
     }
     return Truth(name, nll, accuracy, values, cheap["costs"])
 
@@ -110,8 +110,11 @@ def proxies(truth: Truth) -> Iterator[tuple[str, Array]]:
     yield "rule: the deeper the better", depth
     yield "rule: the nearer to two thirds the better", -np.abs(depth / (N_LAYERS - 1) - 2 / 3)
     yield "rule: the nearer to the middle the better", -np.abs(depth / (N_LAYERS - 1) - 1 / 2)
-    for rung, seeds in truth.cheap.items():
-        yield f"rung: {rung} ({len(seeds)} seed{'s' * (len(seeds) > 1)})", -np.mean(list(seeds.values()), axis=0)
+    for fidelity, seeds in truth.cheap.items():
+        yield (
+            f"fidelity: {fidelity} ({len(seeds)} seed{'s' * (len(seeds) > 1)})",
+            -np.mean(list(seeds.values()), axis=0),
+        )
     task = truth.name.rpartition("-")[0]
     for family in ("plug-in", "own-state"):
         file = STUDIES / "probes" / f"{task}-{family}.json"
@@ -178,19 +181,19 @@ def replay(truth: Truth, name: str, seeds: Sequence[int], budget: float, draw: i
         if proposal.candidate.design != "single":
             return None
         layer = _index(proposal.candidate)
-        if proposal.rung == "full":
+        if proposal.fidelity == "full":
             value = float(truth.nll[layer, seeds[proposal.seed]])
-        elif proposal.rung in truth.cheap:
-            known = truth.cheap[proposal.rung]
+        elif proposal.fidelity in truth.cheap:
+            known = truth.cheap[proposal.fidelity]
             value = float(known[seeds[proposal.seed] if seeds[proposal.seed] in known else 0][layer])
         else:
             return None
-        cost = truth.costs[proposal.rung]
+        cost = truth.costs[proposal.fidelity]
         if spent + cost > budget + 1e-9:
             break
         spent += cost
         trial = Trial(
-            proposal.candidate, proposal.rung, proposal.seed, "complete", Outcome(value, cost=cost), len(trials)
+            proposal.candidate, proposal.fidelity, proposal.seed, "complete", Outcome(value, cost=cost), len(trials)
         )
         trials.append(trial)
         strategy.observe(trial)

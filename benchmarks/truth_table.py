@@ -6,7 +6,7 @@ spreads over the depth, so that a partial table is a balanced one.
 
     python benchmarks/truth_table.py movie-reviews-matched     # go on with a table
     python benchmarks/truth_table.py --check                   # do 400 texts rank 5 layers as 1,000 texts do?
-    python benchmarks/truth_table.py movie-reviews-matched --cheap    # the cheaper rungs of the search, same texts
+    python benchmarks/truth_table.py movie-reviews-matched --cheap    # the cheaper fidelities of the search, same texts
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CONTROLS = (
     ("unfrozen", 29),
 )
 FEW = (("vanilla", 29), ("linear", 29), ("random", 29), ("shuffled", 29))
-CHEAP = {"estimator": 1, "frozen": 3, "last-block": 1, "short": 1}  # rung -> seeds
+CHEAP = {"estimator": 1, "frozen": 3, "last-block": 1, "short": 1}  # fidelity -> seeds
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("table", nargs="?", choices=list(TABLES), default="movie-reviews-matched")
     options.add_argument("--check", action="store_true", help="compare 5 layers at 400 texts with 1,000 texts")
-    options.add_argument("--cheap", action="store_true", help="run the cheaper rungs of the search instead")
+    options.add_argument("--cheap", action="store_true", help="run the cheaper fidelities of the search instead")
     options.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
     chosen = options.parse_args()
     if chosen.cheap:
-        cheap_rungs(chosen.table, TABLES[chosen.table])
+        cheap_fidelities(chosen.table, TABLES[chosen.table])
         return
     names = ["movie-reviews-matched", "check-1000"] if chosen.check else [chosen.table]
     for name in names:
@@ -123,8 +123,8 @@ def one_run(table: Table, task: Task, also: Sequence[Task], control: str | None,
     return fine_tune(model, task, Recipe(seed=seed, precision=table.precision), also=also)
 
 
-def cheap_rungs(name: str, table: Table) -> None:
-    """Record what the cheaper rungs of a search say of every layer, and what each rung costs."""
+def cheap_fidelities(name: str, table: Table) -> None:
+    """Record what the cheaper fidelities of a search say of every layer, and what each fidelity costs."""
     task, _ = tasks_of(table)
     parts = Parts(task, SLM, (LLM,), table.wiring, Recipe(precision=table.precision))
     evaluator = PiFiEvaluator(parts)
@@ -132,15 +132,15 @@ def cheap_rungs(name: str, table: Table) -> None:
     file = STUDIES / f"{name}-cheap.json"
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"values": {}}
     evaluator.check()
-    record["costs"] = {rung: evaluator.cost(layers[0], rung) for rung in (*CHEAP, "full")}
-    for rung, n_seeds in CHEAP.items():
+    record["costs"] = {fidelity: evaluator.cost(layers[0], fidelity) for fidelity in (*CHEAP, "full")}
+    for fidelity, n_seeds in CHEAP.items():
         for seed in range(n_seeds):
-            done = record["values"].setdefault(rung, {}).setdefault(str(seed), {})
+            done = record["values"].setdefault(fidelity, {}).setdefault(str(seed), {})
             for index, candidate in zip(table.layers, layers, strict=True):
                 if str(index) not in done:
-                    done[str(index)] = evaluator.evaluate(candidate, rung, seed, lambda: False).value
+                    done[str(index)] = evaluator.evaluate(candidate, fidelity, seed, lambda: False).value
                     write_json(file, record | {"provenance": collect()})
-            print(f"{name} {rung} seed {seed}", flush=True)
+            print(f"{name} {fidelity} seed {seed}", flush=True)
 
 
 def arms(table: Table) -> Iterator[tuple[str | None, int]]:

@@ -66,9 +66,9 @@ class Table:
     scores : dict of (str, int, int) to array of float, shape (N,)
         By kind ("layer" or a control), index and seed.
     cheap : dict of str to dict of int to array of float, shape (layers,)
-        Validation losses on the cheaper rungs, by rung and seed; empty where they were not recorded.
+        Validation losses at the cheaper fidelities, by fidelity and seed; empty where they were not recorded.
     costs : dict of str to float
-        Of a run on each rung, in full runs.
+        Of a run at each fidelity, in full runs.
     """
 
     name: str
@@ -153,12 +153,12 @@ class Ask:
     def __init__(self, table: Table, seen: Sequence[int], rng: np.random.Generator) -> None:
         self._table, self._seen = table, list(seen)
         self.layers, self.seeds, self.n_layers = table.layers, len(seen), table.n_layers
-        self.rungs = tuple(table.cheap)
+        self.fidelities = tuple(table.cheap)
         self.rng = rng
         self.spent = 0.0
         self._known: set[tuple[str, int, int]] = set()
 
-    def __call__(self, layer: int, seed: int = 0, rung: str = "full") -> float:
+    def __call__(self, layer: int, seed: int = 0, fidelity: str = "full") -> float:
         """Return the validation loss of a layer, lower being better; the first time it costs a run.
 
         Raises
@@ -166,20 +166,20 @@ class Ask:
         SearchError
             If this run was not recorded.
         """
-        if layer not in self.layers or not 0 <= seed < self.seeds or rung not in ("full", *self._table.cheap):
-            known = f"layers {_shown(self.layers)}, seeds below {self.seeds}, {', '.join(('full', *self.rungs))}"
+        if layer not in self.layers or not 0 <= seed < self.seeds or fidelity not in ("full", *self._table.cheap):
+            known = f"layers {_shown(self.layers)}, seeds below {self.seeds}, {', '.join(('full', *self.fidelities))}"
             raise SearchError(
-                f"no run of layer {layer}, seed {seed}, on the rung {rung!r} is recorded",
+                f"no run of layer {layer}, seed {seed}, at the fidelity {fidelity!r} is recorded",
                 where=self._table.name,
                 next=f"ask for {known}",
             )
-        if (rung, layer, seed) not in self._known:
-            self._known.add((rung, layer, seed))
-            self.spent += self._table.costs.get(rung, 1.0)
+        if (fidelity, layer, seed) not in self._known:
+            self._known.add((fidelity, layer, seed))
+            self.spent += self._table.costs.get(fidelity, 1.0)
         place = self.layers.index(layer)
-        if rung == "full":
+        if fidelity == "full":
             return float(self._table.validation[place, self._table.seeds.index(self._seen[seed])])
-        losses = self._table.cheap[rung]
+        losses = self._table.cheap[fidelity]
         return float(losses[self._seen[seed] if self._seen[seed] in losses else min(losses)][place])
 
 
@@ -382,11 +382,11 @@ def _play_named(name: str, table: Table, seen: Sequence[int], draw: int) -> tupl
     most = max(0.15 * len(table.layers) * len(table.seeds), 1.0)
     while (proposal := strategy.propose((), most - ask.spent)) is not None:
         before = ask.spent
-        if before + table.costs.get(proposal.rung, 1.0) > most + 1e-9:
+        if before + table.costs.get(proposal.fidelity, 1.0) > most + 1e-9:
             break
         index = _index(proposal.candidate.layers[0])
-        outcome = Outcome(ask(index, proposal.seed, proposal.rung), cost=ask.spent - before)
-        trials.append(Trial(proposal.candidate, proposal.rung, proposal.seed, "complete", outcome, len(trials)))
+        outcome = Outcome(ask(index, proposal.seed, proposal.fidelity), cost=ask.spent - before)
+        trials.append(Trial(proposal.candidate, proposal.fidelity, proposal.seed, "complete", outcome, len(trials)))
         strategy.observe(trials[-1])
     best = strategy.choose()
     if best is None:
@@ -453,8 +453,8 @@ def _table(values: Mapping[str, Any]) -> Table:
         validation=validation,
         scores=scores,
         cheap={
-            rung: {int(seed): np.array(losses, dtype=np.float64) for seed, losses in own.items()}
-            for rung, own in values["cheap"].items()
+            fidelity: {int(seed): np.array(losses, dtype=np.float64) for seed, losses in own.items()}
+            for fidelity, own in values["cheap"].items()
         },
         costs=dict(values["costs"]),
     )

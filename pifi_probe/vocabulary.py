@@ -7,9 +7,15 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["in_words_of_today", "mode_of_today", "stored_recipe"]
+__all__ = ["STORED_FIDELITY", "in_words_of_today", "mode_of_today", "stored_recipe"]
 
-_FORMER = {("wiring", "paper"): "pifi", ("scale", "paper"): "none", ("mask", "paper"): "none"}
+STORED_FIDELITY = "rung"  # what every study on disk, and Optuna's dashboard, calls the fidelity of a trial
+_FORMER = {
+    ("wiring", "paper"): "pifi",
+    ("scale", "paper"): "none",
+    ("mask", "paper"): "none",
+    ("plot", "rungs"): "fidelities",
+}
 _IN_LABEL = ((r"^paper: ", "pifi: "), (r"\(paper(?=[,)])", "(pifi"), (r"\b(scale|mask)=paper\b", r"\1=none"))
 
 

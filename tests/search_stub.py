@@ -40,13 +40,13 @@ class StubEvaluator:
     def check(self) -> dict[str, str]:
         return {}
 
-    def cost(self, candidate: Candidate, rung: str) -> float:
-        return 1.0 if rung == "full" else 0.01
+    def cost(self, candidate: Candidate, fidelity: str) -> float:
+        return 1.0 if fidelity == "full" else 0.01
 
     def measure(self) -> Measure:
         return Measure(self.seconds, 1 << 20)
 
-    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+    def evaluate(self, candidate: Candidate, fidelity: str, seed: int, stop: Callable[[], bool]) -> Outcome:
         until = time.perf_counter() + self.seconds
         while time.perf_counter() < until:
             if stop():
@@ -56,11 +56,11 @@ class StubEvaluator:
             raise CheckpointError("a tensor is missing", where=candidate.spec)
         if self.log:
             with open(self.log, "a", encoding="utf-8") as file:
-                file.write(f"{candidate.key} {rung} {seed}\n")
+                file.write(f"{candidate.key} {fidelity} {seed}\n")
         correct = "".join("1" if byte < 200 else "0" for byte in hashlib.sha512(candidate.key.encode()).digest())
         result = {"label": candidate.label, "tests": {"task": {"correct": correct}}}
         return Outcome(
-            value(candidate, seed), 0.8, self.cost(candidate, rung), self.seconds, result, latency=1.0 + seed
+            value(candidate, seed), 0.8, self.cost(candidate, fidelity), self.seconds, result, latency=1.0 + seed
         )
 
 
@@ -71,7 +71,7 @@ def value(candidate: Candidate, seed: int) -> float:
 
 @dataclass
 class Sweep:
-    """Every layer with every seed on the full rung, and then the best mean."""
+    """Every layer with every seed at the full fidelity, and then the best mean."""
 
     space: Space = SPACE
     seeds: int = 3

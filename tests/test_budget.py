@@ -41,10 +41,10 @@ class Minutes(Valley):
     def measure(self) -> Measure:
         return Measure(MINUTE, 1 << 20)
 
-    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
-        seconds = MINUTE * self.cost(candidate, rung)
+    def evaluate(self, candidate: Candidate, fidelity: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+        seconds = MINUTE * self.cost(candidate, fidelity)
         CLOCK.now += seconds
-        return replace(super().evaluate(candidate, rung, seed, stop), seconds=seconds)
+        return replace(super().evaluate(candidate, fidelity, seed, stop), seconds=seconds)
 
 
 CLOCK = Clock()
@@ -83,14 +83,14 @@ def test_a_time_is_for_choosing_and_confirming(clock: Clock, budget: str, layer:
     assert clock.now <= Budget.parse(budget).amount
     seeds = confirmed(study)
     assert seeds[None] == layer and seeds["vanilla"] == seeds["random"] == controls
-    assert study.result is not None and study.result.confirm_rung == "full"
+    assert study.result is not None and study.result.confirm_fidelity == "full"
 
 
 def test_a_time_without_room_for_full_runs_ends_with_a_frozen_encoder(clock: Clock) -> None:
     told: list[events.Event] = []
     study = search("10m", "auto", on_event=told.append)
     assert clock.now <= 10 * MINUTE
-    assert study.result is not None and study.result.confirm_rung == "frozen" and study.result.effects
+    assert study.result is not None and study.result.confirm_fidelity == "frozen" and study.result.effects
     (estimated,) = [one.estimate for one in told if isinstance(one, events.Estimated)]
     assert "both within the budget, with a frozen encoder" in str(estimated)
 

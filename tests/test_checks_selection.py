@@ -52,7 +52,7 @@ def _auroc(scores: Any, labels: Any) -> float:
 
 
 def _steady(results: Any) -> str:
-    own = results[(results["rung"] == "full") & (results["phase"] == "select") & (results["state"] == "complete")]
+    own = results[(results["fidelity"] == "full") & (results["phase"] == "select") & (results["state"] == "complete")]
     return str(own.groupby("label")["value"].mean().idxmin())
 
 
@@ -69,7 +69,7 @@ RIGHT = [
     (checks.check_balanced_accuracy, _balanced),
     (checks.check_accuracy_under, lambda r, prior: r @ prior),
     (checks.check_auroc, _auroc),
-    (checks.check_spent_on, lambda results, rung: results.loc[results["rung"] == rung, "cost"].sum()),
+    (checks.check_spent_on, lambda results, fidelity: results.loc[results["fidelity"] == fidelity, "cost"].sum()),
     (checks.check_steady_best, _steady),
 ]
 each_check = pytest.mark.parametrize("check", [check for check, _ in RIGHT], ids=lambda check: check.__name__)
@@ -127,7 +127,7 @@ MISTAKES = [
     (checks.check_balanced_accuracy, lambda y, p: (y == p).mean(), "That is accuracy"),
     (checks.check_accuracy_under, lambda r, prior: r.mean(), "balanced accuracy"),
     (checks.check_auroc, lambda s, y: (s[y == 1][:, None] > s[y == 0]).mean(), "tie"),
-    (checks.check_spent_on, lambda r, rung: r["cost"].sum(), "all rungs"),
+    (checks.check_spent_on, lambda r, fidelity: r["cost"].sum(), "all fidelities"),
     (checks.check_steady_best, lambda r: r.loc[r["value"].idxmin(), "label"], "no candidate"),
     (checks.check_steady_best, lambda r: "A[0]", "lucky"),
 ]

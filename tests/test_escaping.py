@@ -199,7 +199,7 @@ def test_the_report_in_a_card_holds_foreign_text_as_text(nasty: str) -> None:
         budget = nasty
 
         def leaderboard(self) -> pd.DataFrame:
-            return pd.DataFrame([{"candidate": nasty, "rung": nasty, "phase": nasty, "seeds": 1, "nll": 0.5}])
+            return pd.DataFrame([{"candidate": nasty, "fidelity": nasty, "phase": nasty, "seeds": 1, "nll": 0.5}])
 
     study: Any = StubStudy()
     result: Any = SimpleNamespace(answer=f"answer {nasty}", details=[f"verdict {nasty}"])

@@ -1,4 +1,4 @@
-"""Tests of the ladder of fidelities, on tiny models."""
+"""Tests of every fidelity, on tiny models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pifi_probe.plugin.build import load_encoder
 from pifi_probe.selection.cached import LowerStates, blocks_of, truncate_encoder
 from pifi_probe.selection.evaluate import Parts, PiFiEvaluator
 from pifi_probe.selection.space import ONE_SHOT, Candidate
-from pifi_probe.selection.trials import RUNGS, Outcome
+from pifi_probe.selection.trials import FIDELITIES, Outcome
 from pifi_probe.training import RunResult
 from tests import runs, slm, tiny
 
@@ -45,22 +45,22 @@ def layer(made: PiFiEvaluator, index: int = 1, **changes: object) -> Candidate:
     return replace(Candidate((f"{made.parts.llms[0]}[{index}]",)), **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("rung", RUNGS)
-def test_every_rung_gives_the_same_value_again_and_another_one_for_another_layer(
-    made: PiFiEvaluator, rung: str
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_every_fidelity_gives_the_same_value_again_and_another_one_for_another_layer(
+    made: PiFiEvaluator, fidelity: str
 ) -> None:
-    first, again, other = (made.evaluate(layer(made, index), rung, 0, go_on) for index in (1, 1, 0))
+    first, again, other = (made.evaluate(layer(made, index), fidelity, 0, go_on) for index in (1, 1, 0))
     assert first.value == again.value
     assert first.value != other.value
     assert math.isfinite(first.value) and first.cost > 0 and first.seconds > 0
-    assert (first.accuracy is None) == (rung == "estimator")
+    assert (first.accuracy is None) == (fidelity == "estimator")
 
 
-@pytest.mark.parametrize("rung", ["estimator", "frozen", "full"])
+@pytest.mark.parametrize("fidelity", ["estimator", "frozen", "full"])
 @pytest.mark.parametrize("control", CONTROLS)
-def test_every_control_runs_beside_the_candidates(made: PiFiEvaluator, rung: str, control: str) -> None:
+def test_every_control_runs_beside_the_candidates(made: PiFiEvaluator, fidelity: str, control: str) -> None:
     bare = Candidate((), control=control) if control in ("vanilla", "linear") else layer(made, control=control)
-    assert math.isfinite(made.evaluate(bare, rung, 0, go_on).value)
+    assert math.isfinite(made.evaluate(bare, fidelity, 0, go_on).value)
 
 
 def test_a_full_trial_is_exactly_the_run_that_fine_tune_makes(made: PiFiEvaluator) -> None:
@@ -88,7 +88,7 @@ def test_the_encoder_is_loaded_once(made: PiFiEvaluator, monkeypatch: pytest.Mon
     made.evaluate(layer(made), "short", 0, go_on)
 
 
-def test_the_frozen_rung_trains_no_encoder_and_records_the_test_split(made: PiFiEvaluator) -> None:
+def test_the_frozen_fidelity_trains_no_encoder_and_records_the_test_split(made: PiFiEvaluator) -> None:
     outcome = made.evaluate(layer(made), "frozen", 0, go_on)
     assert outcome.result is not None
     test = outcome.result["tests"][TASK.name]
@@ -139,11 +139,11 @@ def stop_after(n: int) -> tuple[Callable[[], bool], list[int]]:
     return stop, calls
 
 
-@pytest.mark.parametrize("rung", RUNGS[1:])
-def test_a_trial_leaves_off_within_one_step(made: PiFiEvaluator, rung: str) -> None:
+@pytest.mark.parametrize("fidelity", FIDELITIES[1:])
+def test_a_trial_leaves_off_within_one_step(made: PiFiEvaluator, fidelity: str) -> None:
     stop, calls = stop_after(2)
     with pytest.raises(RunInterrupted):
-        made.evaluate(layer(made), rung, 0, stop)
+        made.evaluate(layer(made), fidelity, 0, stop)
     assert len(calls) == 3
 
 
@@ -169,8 +169,8 @@ def test_an_evaluator_travels_without_its_models_and_gives_the_same_value(made: 
     assert copy.evaluate(layer(made), "frozen", 0, go_on).value == value
 
 
-def test_rungs_cost_what_their_work_is_worth(made: PiFiEvaluator) -> None:
-    cost = {rung: made.cost(layer(made), rung) for rung in RUNGS}
+def test_fidelities_cost_what_their_work_is_worth(made: PiFiEvaluator) -> None:
+    cost = {fidelity: made.cost(layer(made), fidelity) for fidelity in FIDELITIES}
     assert cost["full"] == pytest.approx(1.0)
     assert cost["frozen"] < cost["last-block"] + cost["short"]
     assert cost["short"] == pytest.approx(1 / 2, abs=0.2)
@@ -185,7 +185,9 @@ def test_time_and_memory_are_estimated_before_the_start(made: PiFiEvaluator) -> 
 
 
 def test_bytes_and_latency_are_recorded_for_the_pareto_front(made: PiFiEvaluator) -> None:
-    outcomes: list[Outcome] = [made.evaluate(layer(made), rung, 0, go_on) for rung in ("frozen", "short", "full")]
+    outcomes: list[Outcome] = [
+        made.evaluate(layer(made), fidelity, 0, go_on) for fidelity in ("frozen", "short", "full")
+    ]
     assert all(outcome.bytes and outcome.latency for outcome in outcomes)
     assert outcomes[1].bytes == outcomes[2].bytes
 
@@ -202,8 +204,8 @@ def test_a_task_without_a_test_split_is_refused(made: PiFiEvaluator) -> None:
         replace(made.parts, task=replace(TASK, splits=splits))
 
 
-def test_an_unknown_rung_and_a_set_on_the_training_free_rung_are_refused(made: PiFiEvaluator) -> None:
-    with pytest.raises(SearchError, match="unknown rung"):
+def test_an_unknown_fidelity_and_a_set_at_the_training_free_fidelity_are_refused(made: PiFiEvaluator) -> None:
+    with pytest.raises(SearchError, match="unknown fidelity"):
         made.evaluate(layer(made), "fulll", 0, go_on)
     pair = Candidate(tuple(f"{made.parts.llms[0]}[{i}]" for i in (0, 1)), "mix")
     with pytest.raises(SearchError, match="single layers only"):
@@ -249,13 +251,13 @@ def chain(made: PiFiEvaluator, control: str | None = None) -> Candidate:
 
 
 @pytest.mark.parametrize("control", [None, "linear", "random", "shuffled"])
-def test_a_chain_and_its_twins_run_on_the_cheap_rungs(aligned: PiFiEvaluator, control: str | None) -> None:
+def test_a_chain_and_its_twins_run_at_the_cheap_fidelities(aligned: PiFiEvaluator, control: str | None) -> None:
     first, again = (aligned.evaluate(chain(aligned, control), "frozen", 0, go_on) for _ in range(2))
     assert math.isfinite(first.value) and first.value == again.value and first.accuracy is not None
     assert (aligned.evaluate(chain(aligned, control), "estimator", 0, go_on).value == 0) == (control is not None)
 
 
-def test_the_frozen_rung_of_a_chain_beats_chance_where_the_words_decide(aligned: PiFiEvaluator) -> None:
+def test_the_frozen_fidelity_of_a_chain_beats_chance_where_the_words_decide(aligned: PiFiEvaluator) -> None:
     vanilla = aligned.evaluate(Candidate((), control="vanilla"), "frozen", 0, go_on)
     assert vanilla.accuracy is not None and vanilla.accuracy > 0.6
 
@@ -265,10 +267,10 @@ def test_a_chain_is_trained_in_full_as_plug_in_makes_it(aligned: PiFiEvaluator) 
     assert outcome.result is not None and outcome.result["label"].startswith("aligned: ")
 
 
-def test_rungs_that_know_no_chains_say_so(aligned: PiFiEvaluator) -> None:
-    for candidate, rung in ((chain(aligned), "last-block"), (replace(chain(aligned), design=ONE_SHOT), "frozen")):
+def test_fidelities_that_know_no_chains_say_so(aligned: PiFiEvaluator) -> None:
+    for candidate, fidelity in ((chain(aligned), "last-block"), (replace(chain(aligned), design=ONE_SHOT), "frozen")):
         with pytest.raises(SearchError, match="does not know aligned chains"):
-            aligned.evaluate(candidate, rung, 0, go_on)
+            aligned.evaluate(candidate, fidelity, 0, go_on)
 
 
 @pytest.mark.slow
@@ -288,8 +290,8 @@ def test_a_search_for_a_chain_ranks_all_by_their_headroom_and_trains_the_best(
         study=None,
         confirm=False,
     )
-    rungs = [trial.rung for trial in study.trials]
-    assert rungs.count("estimator") == 5 and "frozen" in rungs and rungs.count("full") == 2
+    fidelities = [trial.fidelity for trial in study.trials]
+    assert fidelities.count("estimator") == 5 and "frozen" in fidelities and fidelities.count("full") == 2
 
 
 def test_aligned_layers_are_one_chain_and_a_refused_search_leaves_no_study(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_a_wiring_that_cannot_be_is_refused_where_it_is_registered() -> None:
 def test_a_strategy_from_outside_searches(stub: Any) -> None:
     run_page("strategy")
     study = search(strategy="edges", confirm=False)
-    seen = {(trial.candidate.spec, trial.rung) for trial in study.trials}
+    seen = {(trial.candidate.spec, trial.fidelity) for trial in study.trials}
     assert {("llm[0]", "frozen"), ("llm[9]", "frozen")} <= seen
     assert len([one for one in seen if one[1] == "full"]) == 1
     assert study.best is not None and study.best.spec in ("llm[0]", "llm[9]")
@@ -228,7 +228,8 @@ def test_a_strategy_that_lacks_something_is_refused_where_it_is_registered() -> 
 
     refused("lacks name", name="")
     refused(r"lacks plan\(\)", plan=Base.plan)
-    refused("a rung 'top', which is none of", rung="top")
+    refused("a fidelity 'top', which is none of", fidelity="top")
+    refused("names a rung, which is called fidelity now", rung="frozen")
     refused("cannot be called as propose", propose=lambda self: None)
     refused("already", name="auto")
     with pytest.raises(SearchError, match="derived from Base"):

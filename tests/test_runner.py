@@ -230,7 +230,7 @@ class Odd(StubEvaluator):
 
     what: Any = None
 
-    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+    def evaluate(self, candidate: Candidate, fidelity: str, seed: int, stop: Callable[[], bool]) -> Outcome:
         if isinstance(self.what, Exception):
             raise self.what
         return Outcome(self.what)
@@ -275,7 +275,7 @@ def test_a_full_disk_ends_the_search_and_keeps_every_finished_trial(tmp_path: Pa
 class Bulky(StubEvaluator):
     """Gives results that need new pages of the database."""
 
-    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+    def evaluate(self, candidate: Candidate, fidelity: str, seed: int, stop: Callable[[], bool]) -> Outcome:
         return Outcome(0.5, cost=1.0, result={"curve": [0.123456789] * 20_000})
 
 

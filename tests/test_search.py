@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 import pifi_probe as pp
@@ -25,19 +27,19 @@ from pifi_probe.selection.evaluate import Parts
 from pifi_probe.selection.settings import note_source
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import CONFIRM
-from pifi_probe.selection.trials import Outcome, Trial
+from pifi_probe.selection.trials import FIDELITIES, Outcome, Trial
 from pifi_probe.widgets.request import with_task
 from tests import runs, slm
-from tests.search_stub import SPACE, StubEvaluator
+from tests.search_stub import ROOT, SPACE, StubEvaluator
 
 TASK = slm.tiny_task(24)
 
 
 class Valley(StubEvaluator):
-    """Layer 6 is the best by far, with any seed and on any rung."""
+    """Layer 6 is the best by far, with any seed and at any fidelity."""
 
-    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
-        found = super().evaluate(candidate, rung, seed, stop)
+    def evaluate(self, candidate: Candidate, fidelity: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+        found = super().evaluate(candidate, fidelity, seed, stop)
         index = int(candidate.layers[0].rpartition("[")[2][:-1]) if candidate.layers else 0
         noise = 0.002 * ((37 * index + 11 * seed) % 7)
         return replace(found, value=0.5 + 0.01 * abs(index - 6) + 0.05 * (candidate.control is not None) + noise)
@@ -79,8 +81,8 @@ def test_a_strategy_finds_the_best_layer_and_says_how_sure_that_is(stub: Valley,
 def test_without_a_layer_effect_the_default_layer_is_chosen_and_confirmed(
     stub: Valley, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def flat(self: Valley, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
-        found = StubEvaluator.evaluate(self, candidate, rung, seed, stop)
+    def flat(self: Valley, candidate: Candidate, fidelity: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+        found = StubEvaluator.evaluate(self, candidate, fidelity, seed, stop)
         index = int(candidate.layers[0].rpartition("[")[2][:-1]) if candidate.layers else 0
         return replace(found, value=0.5 + 0.01 * ((7 * index + 5 * seed + index * seed) % 11))
 
@@ -235,7 +237,7 @@ def test_the_default_is_a_layer_that_the_search_may_choose(
 ) -> None:
     space = Space(SPACE.models, (layers,))
     monkeypatch.setattr("pifi_probe.selection.search.make_space", lambda *args: space)
-    monkeypatch.setattr(Valley, "evaluate", lambda self, candidate, rung, seed, stop: flat(candidate, seed))
+    monkeypatch.setattr(Valley, "evaluate", lambda self, candidate, fidelity, seed, stop: flat(candidate, seed))
     result = search(strategy="exhaustive", budget="40").result
     assert result is not None and result.default
     assert result.chosen in space.singles() and result.chosen.layers == (f"llm[{max(i % 10 for i in layers)}]",)
@@ -250,7 +252,7 @@ def flat(candidate: Candidate, seed: int) -> Outcome:
 
 
 def test_a_default_that_cannot_be_run_is_not_chosen(stub: Valley, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Valley, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+    def broken(self: Valley, candidate: Candidate, fidelity: str, seed: int, stop: Callable[[], bool]) -> Outcome:
         if candidate.layers == ("llm[9]",):
             raise CheckpointError("a tensor is missing", where="llm[9]")
         return flat(candidate, seed)
@@ -468,7 +470,7 @@ def test_time_and_memory_are_told_before_the_first_trial(stub: Valley) -> None:
     assert "a full run takes about" in str(told.estimate) and "GiB" in str(told.estimate)
 
 
-@pytest.mark.parametrize("kind", ["depth", "regret", "rungs", "pareto"])
+@pytest.mark.parametrize("kind", ["depth", "regret", "fidelities", "pareto"])
 def test_every_plot_is_drawn(stub: Valley, kind: str) -> None:
     figure = search(strategy="auto", budget="14").plot(kind)
     assert figure.axes and all(axes.get_xlabel() for axes in figure.axes)
@@ -478,15 +480,30 @@ def test_a_plot_of_nothing_and_an_unknown_one_are_refused(stub: Valley) -> None:
     study = search()
     with pytest.raises(SearchError, match="unknown plot 'pie'"):
         study.plot("pie")
-    with pytest.raises(SearchError, match="on two rungs"):
-        study.plot("rungs")
+    with pytest.raises(SearchError, match="at two fidelities"):
+        study.plot("fidelities")
 
 
-def test_the_leaderboard_begins_with_the_highest_rung_and_the_lowest_nll(stub: Valley) -> None:
+def test_the_word_rung_of_versions_before_is_read_and_written_in_studies_and_told_of_in_calls(
+    stub: Valley, tmp_path: Path
+) -> None:
+    recorded = shutil.copy(ROOT / "book" / "_studies" / "search" / "movie-reviews.db", tmp_path / "old.db")
+    assert {trial.fidelity for trial in pp.Study.open(recorded).trials} >= {"frozen", "full"}
+    search(tmp_path / "new.db", budget="2 trials", confirm=False)
+    for file in ("old.db", "new.db"):
+        (name,) = optuna.get_all_study_names(f"sqlite:///{tmp_path / file}")
+        trials = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path / file}").trials
+        assert trials and all(trial.params["rung"] in FIDELITIES for trial in trials), file
+    study = search(strategy="auto", budget="14")
+    with pytest.warns(DeprecationWarning, match='plot="rungs" is called "fidelities" now'):
+        assert study.plot("rungs").axes
+
+
+def test_the_leaderboard_begins_with_the_highest_fidelity_and_the_lowest_nll(stub: Valley) -> None:
     board = search(strategy="auto", budget="14").leaderboard()
     selected = board[board["phase"] == "select"]
-    assert selected.iloc[0]["rung"] == "full" and set(selected["rung"]) == {"frozen", "full"}
-    frozen = selected[selected["rung"] == "frozen"]
+    assert selected.iloc[0]["fidelity"] == "full" and set(selected["fidelity"]) == {"frozen", "full"}
+    frozen = selected[selected["fidelity"] == "frozen"]
     assert list(frozen["nll"]) == sorted(frozen["nll"]) and len(frozen) == 10
 
 
@@ -537,7 +554,7 @@ def test_full_runs_of_the_choice_and_its_controls_are_compared(made: tuple[pp.St
     assert {record.trial.seed for record in confirmed} == {1000, 1001}
     assert "vanilla" in str(study.compare())
     result = study.result
-    assert result is not None and result.confirm_rung == "full" and not result.failed
+    assert result is not None and result.confirm_fidelity == "full" and not result.failed
 
 
 def test_an_export_holds_checkpoint_card_report_trials_and_script(made: tuple[pp.Study, Path]) -> None:

@@ -15,9 +15,13 @@ LAYER, OTHER = Candidate(("llm[3]",)), Candidate(("llm[4]",))
 LINEAR = Candidate(("llm[3]",), control="linear")
 
 
-def record(candidate: Candidate, correct: str | None, seed: int, rung: str = "full", phase: str = "confirm") -> Record:
+def record(
+    candidate: Candidate, correct: str | None, seed: int, fidelity: str = "full", phase: str = "confirm"
+) -> Record:
     result = None if correct is None else {"tests": {"task": {"correct": correct}, "elsewhere": {"correct": "1" * 9}}}
-    return Record(Trial(candidate, rung, seed, "complete", Outcome(0.5, result=result), seed), phase, "session", 0.0)
+    return Record(
+        Trial(candidate, fidelity, seed, "complete", Outcome(0.5, result=result), seed), phase, "session", 0.0
+    )
 
 
 def test_texts_are_fixed_and_broken_by_most_seeds_the_surest_first() -> None:
@@ -31,7 +35,7 @@ def test_texts_are_fixed_and_broken_by_most_seeds_the_surest_first() -> None:
     assert "fixes 2 and breaks 1 of 6 test texts (full runs, 3 seeds, against 3 seeds" in str(found)
 
 
-def test_a_layer_that_was_not_confirmed_is_shown_with_a_warning_and_only_on_one_rung() -> None:
+def test_a_layer_that_was_not_confirmed_is_shown_with_a_warning_and_only_at_one_fidelity() -> None:
     records = [record(LINEAR, "0101", 1000), record(OTHER, "1101", 0, phase="select")]
     found = changed(records, OTHER.label)
     assert found is not None and not found.confirmed and "choose no layer by test texts" in str(found)

@@ -25,10 +25,10 @@ BEST = 12
 Value = Callable[[Candidate, str, int], float]
 
 
-def planted(candidate: Candidate, rung: str, seed: int, noise: float = 0.01) -> float:
-    """A valley around layer 12, the same for every rung, with a seed effect and noise."""
+def planted(candidate: Candidate, fidelity: str, seed: int, noise: float = 0.01) -> float:
+    """A valley around layer 12, the same for every fidelity, with a seed effect and noise."""
     index = int(candidate.layers[0].rpartition("[")[2].rstrip("]"))
-    rng = np.random.default_rng([index, len(rung), seed])
+    rng = np.random.default_rng([index, len(fidelity), seed])
     return 0.5 + 0.0005 * (index - BEST) ** 2 + 0.02 * seed - 0.1 * (len(candidate.layers) > 1) + noise * rng.normal()
 
 
@@ -37,8 +37,10 @@ def answer(proposal: Proposal, number: int, value: Value = planted) -> Trial:
     if proposal.candidate.design == ONE_SHOT:
         layers = proposal.candidate.layers
         result = {"weights": {layer: 0.9 if layer == f"llm[{BEST}]" else 0.1 / len(layers) for layer in layers}}
-    outcome = Outcome(value(proposal.candidate, proposal.rung, proposal.seed), cost=COSTS[proposal.rung], result=result)
-    return Trial(proposal.candidate, proposal.rung, proposal.seed, "complete", outcome, number, proposal.why)
+    outcome = Outcome(
+        value(proposal.candidate, proposal.fidelity, proposal.seed), cost=COSTS[proposal.fidelity], result=result
+    )
+    return Trial(proposal.candidate, proposal.fidelity, proposal.seed, "complete", outcome, number, proposal.why)
 
 
 def search(name: str, budget: float, space: Space = SPACE, value: Value = planted, seeds: int = 3) -> list[Trial]:
@@ -47,7 +49,7 @@ def search(name: str, budget: float, space: Space = SPACE, value: Value = plante
     while left > 0 and (proposal := strategy.propose((), left)) is not None:
         trials.append(answer(proposal, len(trials), value))
         strategy.observe(trials[-1])
-        left -= COSTS[proposal.rung]
+        left -= COSTS[proposal.fidelity]
     return trials
 
 
@@ -67,10 +69,10 @@ def test_a_strategy_finds_a_planted_valley(name: str) -> None:
 
 def test_the_default_takes_about_twelve_full_runs_until_its_race_is_over() -> None:
     trials = search("auto", 12.1)
-    full = [trial for trial in trials if trial.rung == "full"]
+    full = [trial for trial in trials if trial.fidelity == "full"]
     assert len({trial.candidate for trial in full}) == 6
     assert sum(trial.seed > 0 for trial in full) == 6
-    assert {trial.rung for trial in trials} == {"frozen", "full"}
+    assert {trial.fidelity for trial in trials} == {"frozen", "full"}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -105,23 +107,23 @@ def test_a_strategy_that_saw_the_same_trials_goes_on_the_same(name: str) -> None
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_layer_that_fails_is_not_tried_again_on_that_rung(name: str) -> None:
+def test_a_layer_that_fails_is_not_tried_again_at_that_fidelity(name: str) -> None:
     strategy = make_strategy(name, SPACE)
     failed = set()
     for number in range(60):
         proposal = strategy.propose((), 60.0)
         if proposal is None:
             break
-        assert (proposal.candidate, proposal.rung) not in failed
+        assert (proposal.candidate, proposal.fidelity) not in failed
         trial = answer(proposal, number)
         if number % 5 == 0 and proposal.candidate.design == "single":
-            failed.add((proposal.candidate, proposal.rung))
+            failed.add((proposal.candidate, proposal.fidelity))
             trial = Trial(
-                proposal.candidate, proposal.rung, proposal.seed, "failed", Outcome(0.1, message="no"), number
+                proposal.candidate, proposal.fidelity, proposal.seed, "failed", Outcome(0.1, message="no"), number
             )
         strategy.observe(trial)
     if failed:
-        assert all(strategy.choose() != candidate or rung != "full" for candidate, rung in failed)
+        assert all(strategy.choose() != candidate or fidelity != "full" for candidate, fidelity in failed)
 
 
 @pytest.mark.parametrize("name", ["auto", "greedy"])
@@ -134,7 +136,7 @@ def test_sets_are_extended_as_long_as_they_get_better(name: str) -> None:
 
 def test_two_models_share_one_process() -> None:
     space = Space((("a", 12), ("b", 8)))
-    trials = search("auto", 14.0, space, lambda c, rung, seed: 0.5 + 0.1 * c.layers[0].startswith("a"))
+    trials = search("auto", 14.0, space, lambda c, fidelity, seed: 0.5 + 0.1 * c.layers[0].startswith("a"))
     best = chosen("auto", trials, space)
     assert best is not None
     assert best.layers[0].startswith("b")
@@ -211,7 +213,7 @@ def test_a_prior_that_ranks_backwards_is_ignored() -> None:
     assert wrong.mean == pytest.approx(plain.mean)
 
 
-def test_a_rung_prunes_only_when_it_agrees_over_five_candidates() -> None:
+def test_a_fidelity_prunes_only_when_it_agrees_over_five_candidates() -> None:
     values = {candidate: float(i) for i, candidate in enumerate(SPACE.singles())}
     five = dict(list(values.items())[:5])
     assert may_prune(values, five)

@@ -33,7 +33,7 @@ NASTY = "<script>document.title = 'taken'</script><img src=x onerror=\"document.
 THEMES = ("light", "dark")
 
 
-def row(n: int, rung: str = "full", **more: Any) -> dict[str, Any]:
+def row(n: int, fidelity: str = "full", **more: Any) -> dict[str, Any]:
     return {
         "n": n,
         "label": f"smollm2-135m[{n % 30}]",
@@ -41,7 +41,7 @@ def row(n: int, rung: str = "full", **more: Any) -> dict[str, Any]:
         "control": False,
         "x": n % 30,
         "model": "smollm2-135m",
-        "rung": rung,
+        "fidelity": fidelity,
         "seed": n // 30,
         "phase": "select",
         "state": "complete",
@@ -81,7 +81,7 @@ def summary() -> dict[str, Any]:
         "models": [["smollm2-135m", 30]],
         "chosen": "smollm2-135m[10]",
         "verdict": f"chosen: smollm2-135m[10]\nagainst {NASTY}: better",
-        "rung": "full",
+        "fidelity": "full",
         "posterior": posterior,
         "agreement": [{"lower": "frozen", "upper": "full", "kendall": 0.5, "n": 20}],
     }
@@ -147,7 +147,7 @@ def test_every_view_is_sound_in_both_themes_and_from_narrow_to_wide(
     width: int,
 ) -> None:
     with opened(browser, address, width, color_scheme=theme) as page:
-        for view in ("depth", "rungs", "regret", "pareto"):
+        for view in ("depth", "fidelities", "regret", "pareto"):
             page.locator(f'[data-view="{view}"]').click()
             page.wait_for_selector(f'[data-view="{view}"][aria-pressed="true"]')
             assert page.locator(".pp-figure .pp-mark").count() > 5

@@ -191,13 +191,13 @@ def test_the_set_of_the_best_is_the_smallest_that_is_sure() -> None:
     assert best_set(posteriors, chosen="a") == {"a", "b", "c"}, "what was chosen is shaded, too"
 
 
-def test_agreement_compares_neighbouring_rungs() -> None:
+def test_agreement_compares_neighbouring_fidelities() -> None:
     rows = [
-        row(n, n=10 * k + n, rung=rung, value=sign * n)
-        for k, (rung, sign) in enumerate((("frozen", 1.0), ("short", 1.0), ("full", -1.0)))
+        row(n, n=10 * k + n, fidelity=fidelity, value=sign * n)
+        for k, (fidelity, sign) in enumerate((("frozen", 1.0), ("short", 1.0), ("full", -1.0)))
         for n in range(5)
     ]
-    rows.append(row(9, control=True, rung="full"))
+    rows.append(row(9, control=True, fidelity="full"))
     assert agreement(rows) == [
         {"lower": "frozen", "upper": "short", "kendall": pytest.approx(1.0), "n": 5},
         {"lower": "short", "upper": "full", "kendall": pytest.approx(-1.0), "n": 5},

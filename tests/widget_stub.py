@@ -34,10 +34,10 @@ class Held(Valley):
         super().__init__(**options)
         self._left = iter(range(enough))
 
-    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+    def evaluate(self, candidate: Candidate, fidelity: str, seed: int, stop: Callable[[], bool]) -> Outcome:
         while next(self._left, None) is None and not stop():
             time.sleep(STEP)
-        return super().evaluate(candidate, rung, seed, stop)
+        return super().evaluate(candidate, fidelity, seed, stop)
 
 
 def install(

@@ -30,7 +30,7 @@ pp.layerbench.leaderboard()  # regret and cost of our strategies
 
 ## A strategy of one's own
 
-A strategy is a function. `ask(layer, seed, rung)` returns a validation loss, and its price is counted once:
+A strategy is a function. `ask(layer, seed, fidelity)` returns a validation loss, and its price is counted once:
 
 ```python
 def coarse_to_fine(ask):
@@ -44,14 +44,14 @@ for found in pp.layerbench.replay(coarse_to_fine):
     print(f"{found.table}: regret {found.regret:.4f}, {found.cost:.1f} full runs")
 ```
 
-`ask.rungs` names the cheaper rungs that a table has ("frozen", "short", ...), `ask.spent` what was paid so far, and
+`ask.fidelities` names the cheaper ones that a table has ("frozen", "short", ...), `ask.spent` what was paid so far, and
 `ask.rng` gives random numbers. `replay("auto")` replays a strategy of `pp.search` by its name.
 
 ## A table of one's own
 
 1. Add a `Table` to `benchmarks/truth_table.py`: task, wiring, layers, controls, seeds.
 2. `python benchmarks/truth_table.py NAME` trains what is missing, run by run; it can be killed and started again, and
-   several processes may share it. `--cheap` adds the cheaper rungs.
+   several processes may share it. `--cheap` adds the cheaper fidelities.
 3. `python benchmarks/layerbench.py` gathers the tables and plays the leaderboard again.
 
 A file of the same form from elsewhere is read by `pp.layerbench.load("mine.json")` and
@@ -88,7 +88,7 @@ def page(record: dict[str, Any]) -> str:
 
 def completeness() -> str:
     """Return which tables are whole, and what would complete the others."""
-    lines = [["table", "task", "wiring", "layers", "seeds", "controls", "cheaper rungs", "whole"]]
+    lines = [["table", "task", "wiring", "layers", "seeds", "controls", "cheaper fidelities", "whole"]]
     for table in layerbench.tables():
         lines.append(
             [

@@ -37,8 +37,8 @@ checks.pifi_block("layer")
 # ## 1. The price list
 #
 # **Why.** Call $C$ what a full run of one layer with one seed costs. Training $L$ layers with $S$ seeds costs $L S C$. There
-# are cheaper ways to judge a layer, the *rungs* of a ladder: scores without training, training with a frozen encoder, with
-# all but its last block frozen, on fewer steps. A search with $n_r$ runs on rung $r$ costs
+# are cheaper ways to judge a layer, the *fidelities*: scores without training, training with a frozen encoder, with all but its
+# last block frozen, on fewer steps. A search with $n_r$ runs at fidelity $r$ costs
 #
 # $$\text{cost} = \sum_r n_r\, c_r \qquad c_{\text{full}} = 1 \;\; (\text{unit: } C)$$
 #
@@ -53,11 +53,11 @@ recorded = json.loads(
 )
 found = recorded["measurements"]
 print("your guess:", checks.guessed(guess))
-for rung, cost in found["costs"].items():
-    print(f"{rung:11s} {cost:7.4f} C | all 30 layers: {30 * cost:6.2f} C")
+for fidelity, cost in found["costs"].items():
+    print(f"{fidelity:11s} {cost:7.4f} C | all 30 layers: {30 * cost:6.2f} C")
 
 # %% [markdown]
-# **Checkpoint.** The exhaustive search with three seeds, and a sweep of the frozen rung with three seeds:
+# **Checkpoint.** The exhaustive search with three seeds, and a sweep of the frozen fidelity with three seeds:
 
 # %%
 exhaustive = 30 * 3 * found["costs"]["full"]
@@ -215,8 +215,11 @@ print("your guess:", checks.guessed(guess))
 print(study.result)
 
 # %%
-rungs = [trial.rung for trial in study.trials]
-print("trials on each rung:", {r: rungs.count(r) for r in sorted(set(rungs))})
+fidelities = [trial.fidelity for trial in study.trials]
+print(
+    "trials at each fidelity:",
+    {r: fidelities.count(r) for r in sorted(set(fidelities))},
+)
 print(f"spent: {study.spent.cost:.2f} full runs")
 
 # %% alt="The recorded search: validation loss over depth for frozen and full runs with intervals, the belief over depth and the controls."
@@ -439,7 +442,7 @@ checks.check_paired_error(paired)
 # %% [markdown]
 # ## What this does not show
 #
-# - How a whole search, with its cheap rungs, does where layers differ: section 7 replays its Thompson draws only.
+# - How a whole search, with its cheap fidelities, does where layers differ: section 7 replays its Thompson draws only.
 # - That six full runs are enough elsewhere: the number follows from how far layers and seeds differ.
 # - Searches over several models or over combinations; `pp.search` has both.
 #
@@ -451,12 +454,12 @@ checks.quiz("10")
 # %% [markdown]
 # ## Summary
 #
-# - Price a search first; the cheap rungs are opinions, not filters.
+# - Price a search first; the cheap fidelities are opinions, not filters.
 # - A process over depth makes few runs speak for many layers; Thompson draws say where to look next.
 # - Pair the seeds, confirm on fresh ones, and judge by regret on seeds that did not choose.
 # - "No layer effect is detectable" is an answer. Where layers differ, a search beats a fixed rule that is wrong.
 #
 # **Words:** [budget](../book/glossary.md#budget) · [posterior](../book/glossary.md#posterior) ·
-# [rung](../book/glossary.md#rung) · [racing](../book/glossary.md#racing) · [regret](../book/glossary.md#regret) · [study](../book/glossary.md#study)
+# [fidelity](../book/glossary.md#fidelity) · [racing](../book/glossary.md#racing) · [regret](../book/glossary.md#regret) · [study](../book/glossary.md#study)
 #
 # **Next:** [11 More than one layer](11_more_than_one_layer.ipynb)

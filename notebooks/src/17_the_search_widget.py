@@ -75,7 +75,7 @@ result = w.run()
 print(w, "| your guess:", checks.guessed(guess))
 
 # %%
-print(w.results.groupby(["phase", "rung"]).size().to_string())
+print(w.results.groupby(["phase", "fidelity"]).size().to_string())
 
 # %% [markdown]
 # **Checkpoint.** The test texts had no part in it: a score on the test split is not among the columns.
@@ -146,7 +146,7 @@ print(
 # **Why.** A click on a mark, a row of the table and `w.selected` are the same thing. So a picture leads to data: the trial's
 # recipe, its cost, why the search ran it. For trial $t$ the card shows
 #
-# $$(\text{layers},\ \text{rung},\ \text{seed}) \mapsto (\text{loss}_t,\ \text{accuracy}_t,\ c_t)$$
+# $$(\text{layers},\ \text{fidelity},\ \text{seed}) \mapsto (\text{loss}_t,\ \text{accuracy}_t,\ c_t)$$
 #
 # **Predict.** Why did the search run its first full run where it did?
 
@@ -154,15 +154,15 @@ print(
 guess = None  # in words
 
 # %%
-full = recorded.results[recorded.results["rung"] == "full"]
+full = recorded.results[recorded.results["fidelity"] == "full"]
 recorded.selected = int(full.index[0])
 trial = recorded.results.loc[recorded.selected]
 print("your guess:", checks.guessed(guess))
 print(
     "selected:",
     trial["label"],
-    "| rung:",
-    trial["rung"],
+    "| fidelity:",
+    trial["fidelity"],
     "| seed:",
     trial["seed"],
 )
@@ -324,12 +324,12 @@ button = {
 checks.check_button_for(button)
 
 # %% [markdown]
-# **Exercise 17.2.** What was spent on a rung, in full runs? `results` is a table as `w.results`; failed trials were paid
+# **Exercise 17.2.** What was spent at a fidelity, in full runs? `results` is a table as `w.results`; failed trials were paid
 # for too.
 
 
 # %% tags=["exercise"]
-def spent_on(results, rung):
+def spent_on(results, fidelity):
     return ...  # full runs
 
 
@@ -337,8 +337,8 @@ checks.check_spent_on(spent_on)
 
 
 # %% tags=["solution"]
-def spent_on(results, rung):
-    return results.loc[results["rung"] == rung, "cost"].sum()
+def spent_on(results, fidelity):
+    return results.loc[results["fidelity"] == fidelity, "cost"].sum()
 
 
 checks.check_spent_on(spent_on)
@@ -357,7 +357,9 @@ checks.check_steady_best(steady_best)
 
 # %% tags=["solution"]
 def steady_best(results):
-    own = results[(results["rung"] == "full") & (results["phase"] == "select")]
+    own = results[
+        (results["fidelity"] == "full") & (results["phase"] == "select")
+    ]
     own = own[own["state"] == "complete"]
     return own.groupby("label")["value"].mean().idxmin()
 

@@ -45,7 +45,7 @@ def _trials() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "label": ["A[0]", "A[1]", "A[2]", "A[0]", "A[0]", "A[1]", "A[1]", "A[2]", "vanilla"],
-            "rung": ["frozen"] * 3 + ["full"] * 5 + ["full"],
+            "fidelity": ["frozen"] * 3 + ["full"] * 5 + ["full"],
             "seed": [0, 0, 0, 0, 1, 0, 1, 0, 1000],
             "phase": ["select"] * 8 + ["confirm"],
             "state": ["complete"] * 7 + ["failed", "complete"],
@@ -56,20 +56,22 @@ def _trials() -> pd.DataFrame:
 
 
 def check_spent_on(function: Callable[..., Any]) -> Report:
-    """Check exercise 17.2: ``spent_on(results, rung)``: full runs spent on a rung, failed trials too."""
+    """Check exercise 17.2: ``spent_on(results, fidelity)``: full runs spent at a fidelity, failed trials too."""
 
     def judge() -> None:
         table = _trials()
-        own = table[table["rung"] == "full"]
+        own = table[table["fidelity"] == "full"]
         likely = {
             "A failed trial was paid for too.": own[own["state"] == "complete"]["cost"].sum(),
-            "That is the cost of all rungs.": table["cost"].sum(),
+            "That is the cost of all fidelities.": table["cost"].sum(),
             "That is a number of trials; add up their cost.": float(len(own)),
             "Trials that confirm the choice cost as well.": own[own["phase"] == "select"]["cost"].sum(),
         }
         got = as_number(ask(function, table, "full"))
         wrong = {words: as_number(value) for words, value in likely.items()}
-        require_close(got, as_number(own["cost"].sum()), "The sum of cost where rung is the one asked.", wrong, 1e-9)
+        require_close(
+            got, as_number(own["cost"].sum()), "The sum of cost where fidelity is the one asked.", wrong, 1e-9
+        )
 
     return attempt("17.2", function, judge)
 
@@ -83,7 +85,7 @@ def check_steady_best(function: Callable[..., Any]) -> Report:
         mistakes = {
             "A[0]": "One lucky seed: take the mean over the seeds of each label first.",
             "vanilla": "That trial confirms the choice, it is no candidate: keep phase 'select'.",
-            "A[2]": "That layer's full run failed, or you looked at another rung.",
+            "A[2]": "That layer's full run failed, or you looked at another fidelity.",
         }
         require(got == "A[1]", mistakes.get(got, "Full runs of phase 'select', mean value by label, the lowest."))
 

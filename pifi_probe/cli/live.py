@@ -76,7 +76,7 @@ class Live:
             return {"select": "selecting", "confirm": "confirming the choice on fresh seeds"}[event.name]
         if isinstance(event, events.TrialStarted):
             one = event.proposal
-            self._rows.append((str(event.number), one.candidate.label, one.rung, str(one.seed), "running", one.why))
+            self._rows.append((str(event.number), one.candidate.label, one.fidelity, str(one.seed), "running", one.why))
         if isinstance(event, events.TrialFinished):
             trial, outcome = event.trial, event.trial.outcome
             assert outcome is not None
@@ -87,18 +87,18 @@ class Live:
         return event.why if isinstance(event, events.Finished) else ""
 
     def _end(self, trial: Any, found: str) -> str:
-        row = (str(trial.number), trial.candidate.label, trial.rung, str(trial.seed), found, trial.why)
+        row = (str(trial.number), trial.candidate.label, trial.fidelity, str(trial.seed), found, trial.why)
         places = [place for place, old in enumerate(self._rows) if old[0] == row[0]]
         if places:
             self._rows[places[0]] = row
-        return f"[{trial.number}] {trial.candidate.label}, {trial.rung}, seed {trial.seed}: {found}"
+        return f"[{trial.number}] {trial.candidate.label}, {trial.fidelity}, seed {trial.seed}: {found}"
 
     def _table(self) -> Any:
         from pifi_probe.reporting.terminal import Fitted
 
         rows = [
-            [printable(cell) for cell in (name, number, found, rung, seed)]
-            for number, name, rung, seed, found, _ in self._rows
+            [printable(cell) for cell in (name, number, found, fidelity, seed)]
+            for number, name, fidelity, seed, found, _ in self._rows
         ]
         why = f"why {self._rows[-1][1]}: {self._rows[-1][-1]}" if self._rows else ""
-        return Fitted(("candidate", "trial", "found", "rung", "seed"), rows, printable(self._head), printable(why))
+        return Fitted(("candidate", "trial", "found", "fidelity", "seed"), rows, printable(self._head), printable(why))

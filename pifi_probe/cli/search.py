@@ -169,7 +169,7 @@ def show(study: Any, *, table: bool = False) -> None:
         return
     terminal.print("\n".join(result.details), soft_wrap=True)
     board = study.leaderboard()
-    columns = ["candidate", "rung", "phase", "seeds", "nll", "accuracy", "p_best"]
+    columns = ["candidate", "fidelity", "phase", "seeds", "nll", "accuracy", "p_best"]
     terminal.print(to_rich(board.loc[: SHOWN - 1, columns], f"{study.settings.task['name']}, {study.budget}"))
     if len(board) > SHOWN:
         terminal.print(

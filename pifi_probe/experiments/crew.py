@@ -82,13 +82,13 @@ class Crew:
         """Return no digests: the layer is here, and every run has a key of its own."""
         return {}
 
-    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+    def evaluate(self, candidate: Candidate, fidelity: str, seed: int, stop: Callable[[], bool]) -> Outcome:
         """Run one arm."""
         if stop():
             raise RunInterrupted("told to stop", next="run the same again: finished runs are kept")
         return Outcome(0.0, result={"run": self.run(candidate.control or "real", seed)})
 
-    def cost(self, candidate: Candidate, rung: str) -> float:
+    def cost(self, candidate: Candidate, fidelity: str) -> float:
         """Return one: every run is a full one."""
         return 1.0
 

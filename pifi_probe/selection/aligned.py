@@ -1,4 +1,4 @@
-"""The cheap rungs for ``wiring="aligned"``: what a chain promises by its headroom, and its frozen readout."""
+"""The cheap fidelities for ``wiring="aligned"``: what a chain promises by its headroom, and its frozen readout."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pifi_probe.selection.space import Candidate
 if TYPE_CHECKING:
     from pifi_probe.selection.evaluate import Parts
 
-__all__ = ["AlignedRungs"]
+__all__ = ["AlignedRuns"]
 
 N_HEADROOM = 1000
 TWINS = ("random", "shuffled")
 Floats = NDArray[np.float64]
 
 
-class AlignedRungs:
+class AlignedRuns:
     """Runs chains behind the frozen encoder; nothing is trained by gradient.
 
     Parameters
@@ -83,9 +83,9 @@ class AlignedRungs:
     def _layers(self, candidate: Candidate) -> list[FrozenLayer]:
         if candidate.control in ("unfrozen", "mlp") or candidate.design not in ("single", "serial"):
             raise SearchError(
-                "an aligned chain is layers in series, and its cheap rungs train nothing",
+                "an aligned chain is layers in series, and its cheap fidelities train nothing",
                 where=candidate.label,
-                next='use designs=("serial",), or the rung "full"',
+                next='use designs=("serial",), or the fidelity "full"',
             )
         return [] if candidate.control == "vanilla" else list_of(self.parts.layer(candidate, "float32"))
 

@@ -137,7 +137,7 @@ class Estimate:
     select_seconds, confirm_seconds : float
     memory_bytes : int
         Of each process that runs trials.
-    confirm_rung : str
+    confirm_fidelity : str
         "full", or "frozen" where the budget does not pay for full runs and their confirmation.
     covers_all : bool
         The budget is for both parts; else the confirmation comes on top.
@@ -149,7 +149,7 @@ class Estimate:
     select_seconds: float
     confirm_seconds: float
     memory_bytes: int
-    confirm_rung: str = "full"
+    confirm_fidelity: str = "full"
     covers_all: bool = False
 
     def __str__(self) -> str:
@@ -162,13 +162,13 @@ class Estimate:
                 f", then confirmation about {_cost(self.confirm_cost)} ({duration(self.confirm_seconds, short=True)})"
             )
             text += ", both within the budget" if self.covers_all else ", which comes on top of the budget"
-        if self.covers_all and self.confirm_rung == "frozen":
+        if self.covers_all and self.confirm_fidelity == "frozen":
             text += ", with a frozen encoder"
         return f"{text}; memory about {self.memory_bytes / 2**30:.1f} GiB a process"
 
 
 def estimate(
-    measure: Measure, budget: Budget, spent: Spent, confirm_cost: float, slots: int = 1, confirm_rung: str = "full"
+    measure: Measure, budget: Budget, spent: Spent, confirm_cost: float, slots: int = 1, confirm_fidelity: str = "full"
 ) -> Estimate:
     """Return the estimate of what is left of a search.
 
@@ -182,7 +182,7 @@ def estimate(
         In full runs.
     slots : int
         Trials that run at the same time.
-    confirm_rung : str
+    confirm_fidelity : str
     """
     left = budget.left(spent)
     confirm_seconds = confirm_cost * measure.full_seconds / slots
@@ -198,14 +198,14 @@ def estimate(
         seconds,
         confirm_seconds,
         measure.memory_bytes,
-        confirm_rung,
+        confirm_fidelity,
         budget.covers_all,
     )
 
 
 @dataclass(frozen=True)
 class Work:
-    """Multiply-accumulates of training, from which the cost of each rung follows.
+    """Multiply-accumulates of training, from which the cost of each fidelity follows.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ class Work:
     train, validation, test : int
         Texts of each split.
     frozen_train, frozen_score : int
-        Texts that the rungs "estimator" and "frozen" use.
+        Texts that the fidelities "estimator" and "frozen" use.
     epochs, frozen_epochs : int
     """
 
@@ -237,21 +237,21 @@ class Work:
     epochs: int
     frozen_epochs: int
 
-    def cost(self, rung: str, n_layers: int = 1) -> float:
+    def cost(self, fidelity: str, n_layers: int = 1) -> float:
         """Return the cost of a trial with this many layers, in full runs with one layer."""
-        return self._work(rung, n_layers) / self._work("full", 1)
+        return self._work(fidelity, n_layers) / self._work("full", 1)
 
-    def _work(self, rung: str, n: int) -> float:
-        if rung == "estimator":  # one pass, and the spectrum of a Gram matrix
+    def _work(self, fidelity: str, n: int) -> float:
+        if fidelity == "estimator":  # one pass, and the spectrum of a Gram matrix
             return self.frozen_train * n * self.layer + self.frozen_train**3 / 3
-        if rung == "frozen":
+        if fidelity == "frozen":
             train = self.frozen_epochs * self.frozen_train * (2 * n * self.layer + 3 * self.tail)
             return train + self.frozen_score * (n * self.layer + self.tail)
-        trained = self.block if rung == "last-block" else self.encoder
-        epochs = 1 if rung == "short" else self.epochs
+        trained = self.block if fidelity == "last-block" else self.encoder
+        epochs = 1 if fidelity == "short" else self.epochs
         step = 3 * trained * self.tokens + 2 * n * self.layer + 3 * self.tail
         score = trained * self.tokens + n * self.layer + self.tail
-        tested = self.test if rung == "full" else 0
+        tested = self.test if fidelity == "full" else 0
         return epochs * (self.train * step + self.validation * score) + tested * score
 
 

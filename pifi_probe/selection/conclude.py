@@ -19,7 +19,7 @@ from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.gp import layer_posterior
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.store import CONFIRM, SELECT, Record
-from pifi_probe.selection.trials import RUNGS, Outcome, Proposal, Strategy, Trial
+from pifi_probe.selection.trials import FIDELITIES, Outcome, Proposal, Strategy, Trial
 from pifi_probe.stats import Interval, verdict
 from pifi_probe.telling import Tells
 
@@ -30,7 +30,7 @@ __all__ = [
     "SearchResult",
     "arms_of",
     "conclude",
-    "confirm_rung",
+    "confirm_fidelity",
     "confirmation_cost",
     "confirmations",
     "default_layer",
@@ -41,7 +41,7 @@ __all__ = [
     "layer_seed_table",
     "pick",
     "selected",
-    "top_rung",
+    "top_fidelity",
 ]
 
 CONFIRM_SEED = 1000  # seeds from here on are never used for selection
@@ -57,10 +57,10 @@ def selected(records: Iterable[Record]) -> list[Trial]:
     return [record.trial for record in records if record.phase == SELECT and record.trial.outcome is not None]
 
 
-def top_rung(trials: Iterable[Trial]) -> str | None:
-    """Return the highest rung with a complete trial; None before there is one."""
-    reached = {trial.rung for trial in trials if trial.state == "complete"}
-    return next((rung for rung in reversed(RUNGS) if rung in reached), None)
+def top_fidelity(trials: Iterable[Trial]) -> str | None:
+    """Return the highest fidelity with a complete trial; None before there is one."""
+    reached = {trial.fidelity for trial in trials if trial.state == "complete"}
+    return next((fidelity for fidelity in reversed(FIDELITIES) if fidelity in reached), None)
 
 
 def default_layer(space: Space) -> Candidate:
@@ -94,8 +94,8 @@ def arms_of(chosen: Candidate, space: Space) -> dict[str, Candidate]:
     return arms
 
 
-def confirm_rung(top: str) -> str:
-    """Return the rung on which a choice made on the rung `top` is confirmed."""
+def confirm_fidelity(top: str) -> str:
+    """Return the fidelity at which a choice made at `top` is confirmed."""
     return "frozen" if top in ("estimator", "frozen") else "full"
 
 
@@ -105,13 +105,13 @@ def confirmations(trials: Sequence[Trial], chosen: Candidate | None, space: Spac
     The encoder alone, the projections and the twins are in every comparison, so they get further seeds; see
     `control_seeds`.
     """
-    top = top_rung(trials)
+    top = top_fidelity(trials)
     if chosen is None or top is None:
         return []
     arms = arms_of(chosen, space)
     n_layers = sum(candidate.control is None for candidate in arms.values())
     return [
-        Proposal(candidate, confirm_rung(top), CONFIRM_SEED + seed, f"confirms the choice: {name}, fresh seed")
+        Proposal(candidate, confirm_fidelity(top), CONFIRM_SEED + seed, f"confirms the choice: {name}, fresh seed")
         for seed in range(control_seeds(n_seeds, n_layers))
         for name, candidate in arms.items()
         if seed < n_seeds or candidate.control is not None
@@ -119,7 +119,7 @@ def confirmations(trials: Sequence[Trial], chosen: Candidate | None, space: Spac
 
 
 def layer_seed_table(
-    trials: Iterable[Trial], rung: str, space: Space
+    trials: Iterable[Trial], fidelity: str, space: Space
 ) -> tuple[list[Candidate], list[int], NDArray[np.float64]]:
     """Return single layers, seeds, and the value of each layer with each seed, (layers, seeds).
 
@@ -130,7 +130,7 @@ def layer_seed_table(
     for trial in trials:
         candidate = trial.candidate
         single = candidate.design == "single" and candidate.control is None and candidate.design != ONE_SHOT
-        if single and trial.rung == rung and trial.state == "complete" and trial.outcome is not None:
+        if single and trial.fidelity == fidelity and trial.state == "complete" and trial.outcome is not None:
             values[candidate][trial.seed] = trial.outcome.value
     seeds = sorted({seed for own in values.values() for seed in own})
     best: tuple[list[Candidate], list[int]] = ([], [])
@@ -198,8 +198,8 @@ class SearchResult(Tells):
     chosen : Candidate
     default : bool
         It is the default layer, because no effect of the layer was detected.
-    rung : str
-        The highest rung that a candidate was run on.
+    fidelity : str
+        The highest one that a candidate was run at.
     effect : str
         Whether the layers differ at all, in words; empty where the trials cannot tell.
     posterior : tuple of LayerPosterior
@@ -216,8 +216,8 @@ class SearchResult(Tells):
     confirm_runs : int
     texts : str
         On how many texts the search ran, where there are more.
-    confirm_rung : str
-        On which rung the choice was confirmed; empty before.
+    confirm_fidelity : str
+        At which the choice was confirmed; empty before.
     confirm_cost, confirm_seconds : float
         What the confirmation took, in full runs and in seconds of runs.
     spent : Spent
@@ -228,12 +228,12 @@ class SearchResult(Tells):
 
     chosen: Candidate
     default: bool
-    rung: str
+    fidelity: str
     effect: str
     posterior: tuple[LayerPosterior, ...]
     expected_regret: float | None
     gains: tuple[Gain, ...]
-    confirm_rung: str
+    confirm_fidelity: str
     confirm_cost: float
     confirm_seconds: float
     spent: Spent
@@ -286,7 +286,7 @@ class SearchResult(Tells):
             if not self.effect:
                 lines.append("too few runs were repeated to know the noise of seeds: take this probability as too high")
         lines += [f"against {gain.control}: {gain.words}" for gain in self.gains]
-        if self.gains and self.confirm_rung == "frozen":
+        if self.gains and self.confirm_fidelity == "frozen":
             lines.append("measured with a frozen encoder: a full run may differ")
         if self.texts:
             lines.append(self.texts)
@@ -387,11 +387,11 @@ def failures(records: Iterable[Record]) -> dict[str, str]:
 
 
 def confirmation_cost(records: Iterable[Record]) -> tuple[str, float, float, int]:
-    """Return rung, full runs, seconds and number of runs of the confirmation."""
+    """Return fidelity, full runs, seconds and number of runs of the confirmation."""
     done = [r.trial for r in records if r.phase == CONFIRM and r.trial.outcome is not None]
     outcomes = [trial.outcome for trial in done if trial.outcome is not None]
     cost, seconds = (math.fsum(values) for values in ([o.cost for o in outcomes], [o.seconds for o in outcomes]))
-    return (done[0].rung if done else ""), cost, seconds, len(done)
+    return (done[0].fidelity if done else ""), cost, seconds, len(done)
 
 
 # From the trials to what was found
@@ -411,11 +411,11 @@ def pick(strategy: Strategy, trials: Sequence[Trial], space: Space) -> tuple[Can
     chosen = strategy.choose()
     if chosen is None:
         return None, False, ""
-    for rung in reversed(RUNGS):
-        layers, _, table = layer_seed_table(trials, rung, space)
+    for fidelity in reversed(FIDELITIES):
+        layers, _, table = layer_seed_table(trials, fidelity, space)
         if layers:
             effect = layer_effect(table)
-            words = f"{effect.verdict} ({rung} runs, {table.shape[0]} layers, {table.shape[1]} seeds)"
+            words = f"{effect.verdict} ({fidelity} runs, {table.shape[0]} layers, {table.shape[1]} seeds)"
             if effect.something_to_select or space.max_layers > 1:
                 return chosen, False, words
             default = default_layer(space)
@@ -427,22 +427,22 @@ def pick(strategy: Strategy, trials: Sequence[Trial], space: Space) -> tuple[Can
 def conclude(strategy: Strategy, records: Sequence[Record], space: Space, spent: Spent) -> SearchResult | None:
     """Return what a search found so far; None before a trial of selection is complete."""
     trials = selected(records)
-    rung = top_rung(trials)
+    fidelity = top_fidelity(trials)
     chosen, default, effect = pick(strategy, trials, space)
-    if chosen is None or rung is None:
+    if chosen is None or fidelity is None:
         return None
-    posterior, regret = _posterior(trials, rung, chosen, space)
-    confirm_rung, cost, seconds, n_runs = confirmation_cost(records)
+    posterior, regret = _posterior(trials, fidelity, chosen, space)
+    confirm_fidelity, cost, seconds, n_runs = confirmation_cost(records)
     effects, lacking = effects_found(records, chosen, space)
     return SearchResult(
         chosen=chosen,
         default=default,
-        rung=rung,
+        fidelity=fidelity,
         effect=effect,
         posterior=posterior,
         expected_regret=regret,
         gains=gains_of(records, chosen, space),
-        confirm_rung=confirm_rung,
+        confirm_fidelity=confirm_fidelity,
         confirm_cost=cost,
         confirm_seconds=seconds,
         spent=spent,
@@ -454,7 +454,7 @@ def conclude(strategy: Strategy, records: Sequence[Record], space: Space, spent:
 
 
 def _posterior(
-    trials: Sequence[Trial], rung: str, chosen: Candidate, space: Space
+    trials: Sequence[Trial], fidelity: str, chosen: Candidate, space: Space
 ) -> tuple[tuple[LayerPosterior, ...], float | None]:
     """Return what is believed of every single layer, and the expected regret of the choice."""
     if space.max_layers > 1 or space.modes != ((),):
@@ -462,7 +462,7 @@ def _posterior(
     layers = space.singles()
     values: dict[Candidate, dict[int, float]] = {}
     for trial in trials:
-        if trial.rung == rung and trial.state == "complete" and trial.outcome is not None:
+        if trial.fidelity == fidelity and trial.state == "complete" and trial.outcome is not None:
             values.setdefault(trial.candidate, {})[trial.seed] = trial.outcome.value
     found = layer_posterior(layers, values, space)
     if found is None:

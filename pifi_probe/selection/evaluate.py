@@ -1,7 +1,7 @@
-"""`PiFiEvaluator`: runs a candidate on any rung of the ladder, from a training-free score to a full run.
+"""`PiFiEvaluator`: runs a candidate at any fidelity, from a training-free score to a full run.
 
 =============  =====================================================================================
-rung           what runs
+fidelity       what runs
 =============  =====================================================================================
 "estimator"    LogME of the encoder's vectors next to the layer's branch, with a random L_in; no training
 "frozen"       projections and head on cached vectors of the encoder (`pifi_probe.probing.frozen_slm`)
@@ -12,7 +12,7 @@ rung           what runs
 
 For ``wiring="aligned"`` the first two are those of `pifi_probe.selection.aligned`.
 
-All rungs of one seed share their random numbers between candidates: new weights, order of the data and dropout.
+All fidelities of one seed share their random numbers between candidates: new weights, order of the data and dropout.
 Candidates are compared by the negative log-likelihood on the validation split. "frozen" and "full" also record the
 test split, which only the confirmation reads.
 """
@@ -56,11 +56,11 @@ from pifi_probe.probing.frozen_slm import Vectors, frozen_slm
 from pifi_probe.probing.gains import beside
 from pifi_probe.probing.one_shot import train_one_shot
 from pifi_probe.probing.rows import scoring_rows
-from pifi_probe.selection.aligned import AlignedRungs
+from pifi_probe.selection.aligned import AlignedRuns
 from pifi_probe.selection.budget import Measure, Work
 from pifi_probe.selection.cached import LowerStates, blocks_of, truncate_encoder
 from pifi_probe.selection.space import ONE_SHOT, Candidate
-from pifi_probe.selection.trials import RUNGS, Outcome
+from pifi_probe.selection.trials import FIDELITIES, Outcome
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
 from pifi_probe.tasks.tokens import tokenizer_digest
 from pifi_probe.training.devices import device_of
@@ -70,8 +70,8 @@ from pifi_probe.training.run import Run
 
 __all__ = ["FROZEN_EPOCHS", "LAST_BLOCKS", "Parts", "PiFiEvaluator"]
 
-LAST_BLOCKS = 2  # of the encoder, trained on the rung "last-block"
-FROZEN_ROWS = 2000  # of each split, on the rungs "estimator" and "frozen"
+LAST_BLOCKS = 2  # of the encoder, trained at the fidelity "last-block"
+FROZEN_ROWS = 2000  # of each split, at the fidelities "estimator" and "frozen"
 FROZEN_EPOCHS = 3
 _TIMED_STEPS = 3
 _LAYERS_KEPT = 2
@@ -199,7 +199,7 @@ class Parts:
 
     @functools.cached_property
     def rows(self) -> dict[str, Split]:
-        """The texts that the cheap rungs use: "train", "validation" and, to be recorded only, "test"."""
+        """The texts that the cheap fidelities use: "train", "validation" and, to be recorded only, "test"."""
         n = {name: min(FROZEN_ROWS, len(self.task.splits[name])) for name in SPLIT_NAMES}
         found = {name: scoring_rows(self.task, n[name], name) for name in ("train", "validation")}
         return found | {"test": self.task.subset(test=n["test"]).splits["test"]}
@@ -225,7 +225,7 @@ class Parts:
 
     @functools.cached_property
     def frozen_task(self) -> Task:
-        """The cheap rungs' rows as a task: a fifth of the training rows chooses the epoch."""
+        """The cheap fidelities' rows as a task: a fifth of the training rows chooses the epoch."""
         train = replace(self.task, splits=self.rows)
         fit = train.subset(train=max(self.task.n_labels, round(0.8 * len(self.rows["train"])))).splits["train"]
         inside = set(fit.ids)
@@ -237,7 +237,7 @@ class Parts:
         return encode(split, self.tokenizer, within_positions(self.encoder, self.recipe.max_tokens))
 
     def lower(self, n_blocks: int) -> LowerStates:
-        """Return cached activations below the last `n_blocks` blocks, of all texts that the rung uses."""
+        """Return cached activations below the last `n_blocks` blocks, of all texts that the fidelity uses."""
         return self._frozen_lower if n_blocks == 0 else self._last_block_lower
 
     @functools.cached_property
@@ -328,7 +328,7 @@ class PiFiEvaluator:
     ----------
     parts : Parts
     plain : bool
-        Only single layers in the wiring's own modes are compared. Otherwise the rung "frozen" trains every
+        Only single layers in the wiring's own modes are compared. Otherwise the fidelity "frozen" trains every
         candidate as a whole model over cached activations, so that all are made alike.
     """
 
@@ -339,15 +339,15 @@ class PiFiEvaluator:
         """Load the encoder, open the donors, and return the digests of all."""
         return self.parts.load()
 
-    def cost(self, candidate: Candidate, rung: str) -> float:
+    def cost(self, candidate: Candidate, fidelity: str) -> float:
         """Return the cost in full runs, from the numbers of multiply-accumulates."""
-        return self.parts.work.cost(rung, max(1, len(candidate.layers)))
+        return self.parts.work.cost(fidelity, max(1, len(candidate.layers)))
 
     def measure(self) -> Measure:
         """Time a few steps of training."""
         return self.parts.measure()
 
-    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Stop) -> Outcome:
+    def evaluate(self, candidate: Candidate, fidelity: str, seed: int, stop: Stop) -> Outcome:
         """Run one trial.
 
         Raises
@@ -355,41 +355,43 @@ class PiFiEvaluator:
         RunInterrupted
             When `stop` says True; at the latest after the current training step.
         SearchError
-            If there is no such rung, or it cannot run this candidate.
+            If there is no such fidelity, or it cannot run this candidate.
         PifiProbeError
             Whatever a run can raise.
         """
         aligned = self.parts.wiring == "aligned"
-        rungs: dict[str, Callable[[Candidate, int, Stop], Outcome]] = {
+        fidelities: dict[str, Callable[[Candidate, int, Stop], Outcome]] = {
             "estimator": self._estimator,
             "frozen": self._frozen if self._is_plain(candidate) or aligned else self._frozen_model,
             "last-block": self._last_block,
             "short": self._short,
             "full": self._full,
         }
-        if rung not in rungs:
-            raise SearchError(f"unknown rung {rung!r}", where="evaluate", next=f"use one of {', '.join(RUNGS)}")
+        if fidelity not in fidelities:
+            raise SearchError(
+                f"unknown fidelity {fidelity!r}", where="evaluate", next=f"use one of {', '.join(FIDELITIES)}"
+            )
         _leave_if(stop)
         since = time.perf_counter()
         one_shot = candidate.design == ONE_SHOT
-        if aligned and (one_shot or rung == "last-block"):
+        if aligned and (one_shot or fidelity == "last-block"):
             raise SearchError(
-                f"{'one-shot training' if one_shot else 'the rung last-block'} does not know aligned chains",
+                f"{'one-shot training' if one_shot else 'the fidelity last-block'} does not know aligned chains",
                 where=candidate.label,
                 next='use strategy="span", "exhaustive" or "random"',
             )
-        outcome = self._one_shot(candidate, seed, stop) if one_shot else rungs[rung](candidate, seed, stop)
-        return replace(outcome, cost=self.cost(candidate, rung), seconds=time.perf_counter() - since)
+        outcome = self._one_shot(candidate, seed, stop) if one_shot else fidelities[fidelity](candidate, seed, stop)
+        return replace(outcome, cost=self.cost(candidate, fidelity), seconds=time.perf_counter() - since)
 
     def _is_plain(self, candidate: Candidate) -> bool:
         known = candidate.control is None or candidate.control in FROZEN_CONTROLS
         return self.plain and known and len(candidate.layers) <= 1 and not candidate.modes
 
-    # Rungs
+    # Fidelities
 
     @functools.cached_property
-    def _aligned(self) -> AlignedRungs:
-        return AlignedRungs(self.parts)
+    def _aligned(self) -> AlignedRuns:
+        return AlignedRuns(self.parts)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what another process computes for itself."""
@@ -401,7 +403,7 @@ class PiFiEvaluator:
             return Outcome(-promise, result={"headroom": added})
         if not self._is_plain(candidate):
             raise SearchError(
-                "the training-free rung scores single layers only", where=candidate.label, next='begin at "frozen"'
+                "the training-free fidelity scores single layers only", where=candidate.label, next='begin at "frozen"'
             )
         train, _ = self.parts.vectors
         arm = self.parts.arm(candidate, seed)
@@ -500,14 +502,14 @@ class PiFiEvaluator:
             run.train(RunFolder(Path(folder)), keep_checkpoints=False, callbacks=[_Leave(stop)])
         return run
 
-    def _scored(self, candidate: Candidate, rung: str, nll: NDArray[Any], correct: NDArray[Any]) -> Outcome:
+    def _scored(self, candidate: Candidate, fidelity: str, nll: NDArray[Any], correct: NDArray[Any]) -> Outcome:
         """Return the outcome of validation rows, and record those of the test rows behind them."""
         n = len(self.parts.rows["validation"])
         test = {
             "correct": "".join("1" if good else "0" for good in correct[n:]),
             "nll": " ".join(f"{value:.5g}" for value in nll[n:]),
         }
-        result = {"rung": rung, "label": candidate.label, "tests": {self.parts.task.name: test}}
+        result = {"fidelity": fidelity, "label": candidate.label, "tests": {self.parts.task.name: test}}
         return Outcome(float(nll[:n].mean()), float(correct[:n].mean()), result=result)
 
     def _sizes(self, model: PiFiForSequenceClassification) -> dict[str, Any]:
@@ -542,10 +544,10 @@ def _leave_if(stop: Stop) -> None:
         raise RunInterrupted("told to stop", next="resume the study")
 
 
-def _validated(run: Run, candidate: Candidate, rung: str) -> Outcome:
+def _validated(run: Run, candidate: Candidate, fidelity: str) -> Outcome:
     """Return the outcome of a run that is not tested."""
     best = run.history.epochs[run.history.best_epoch]
-    result = {"rung": rung, "label": candidate.label, "epochs": run.history.epochs}
+    result = {"fidelity": fidelity, "label": candidate.label, "epochs": run.history.epochs}
     return Outcome(best["nll"], best["accuracy"], result=result)
 
 

@@ -60,7 +60,7 @@ class Local:
         """Run the trial and return its finished future."""
         future: Future[Outcome] = Future()
         try:
-            future.set_result(evaluator.evaluate(proposal.candidate, proposal.rung, proposal.seed, stop))
+            future.set_result(evaluator.evaluate(proposal.candidate, proposal.fidelity, proposal.seed, stop))
         except (Exception, KeyboardInterrupt) as error:
             future.set_exception(error)
         return future
@@ -181,7 +181,7 @@ def _start(evaluator: Evaluator, stop: Any, alive: Any, threads: int | None) -> 
 
 def _work(proposal: Proposal) -> Outcome:
     outcome: Outcome = _WORKER["evaluator"].evaluate(
-        proposal.candidate, proposal.rung, proposal.seed, _WORKER["stop"].is_set
+        proposal.candidate, proposal.fidelity, proposal.seed, _WORKER["stop"].is_set
     )
     return outcome
 
@@ -393,7 +393,7 @@ def _work_on_node(holder: list[Any], proposal: Proposal, n_threads: int | None, 
 
         torch.set_num_threads(n_threads)
     with allowing_pickle(allow_pickle):
-        return _EVALUATORS[name].evaluate(proposal.candidate, proposal.rung, proposal.seed, lambda: False)
+        return _EVALUATORS[name].evaluate(proposal.candidate, proposal.fidelity, proposal.seed, lambda: False)
 
 
 # By name

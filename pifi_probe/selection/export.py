@@ -87,9 +87,9 @@ def _with_report(card: str, study: Study, result: SearchResult) -> str:
     own = _with_answer(card.partition(f"\n{title}\n")[0].rstrip(), result.answer)
     lines = [own, "", title, "", markdown(how), "", *(f"- {markdown(line)}" for line in result.details)]
     board = study.leaderboard()
-    lines += ["", "| candidate | rung | phase | seeds | validation NLL |", "|---|---|---|---|---|"]
+    lines += ["", "| candidate | fidelity | phase | seeds | validation NLL |", "|---|---|---|---|---|"]
     for row in board.itertuples():
-        cells = (row.candidate, row.rung, row.phase, row.seeds, f"{row.nll:.4f}")
+        cells = (row.candidate, row.fidelity, row.phase, row.seeds, f"{row.nll:.4f}")
         lines.append(f"| {' | '.join(map(markdown_cell, cells))} |")
     return "\n".join([*lines, ""])
 

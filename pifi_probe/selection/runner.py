@@ -53,7 +53,7 @@ class Runner:
     full_seconds : float, optional
         Of a full run, for budgets of time; measured from the first full trial when not known.
     kept_back : callable, optional
-        From the rung of a trial to the full runs that confirming a choice on it takes: what a budget for both parts
+        From the fidelity of a trial to the full runs that confirming a choice on it takes: what a budget for both parts
         keeps back.
     beat_seconds : float
         Between two signs of life.
@@ -70,7 +70,7 @@ class Runner:
         on_event: events.OnEvent | None = None,
         full_seconds: float | None = None,
         beat_seconds: float = BEAT_SECONDS,
-        kept_back: Callable[[str], float] = lambda rung: 0.0,
+        kept_back: Callable[[str], float] = lambda fidelity: 0.0,
     ) -> None:
         self.store, self.evaluator, self.make_strategy = store, evaluator, make_strategy
         self.budget, self.executor, self.confirmations = budget, executor, confirmations
@@ -217,7 +217,7 @@ class Runner:
         begun = any(one.identity in known for one in row)
         if not self.budget.covers_all or seed in first or begun or self.full_seconds is None:
             return True
-        cost = sum(self.evaluator.cost(one.candidate, one.rung) for one in row) / self.executor.slots
+        cost = sum(self.evaluator.cost(one.candidate, one.fidelity) for one in row) / self.executor.slots
         return cost * self.full_seconds <= self.budget.left(self.store.spent(confirmed=True))
 
     def _selection(self, records: list[Record]) -> tuple[Proposal | None, str]:
@@ -226,17 +226,17 @@ class Runner:
         for record in records:
             trial = record.trial
             if record.phase == SELECT and trial.state == "running":
-                running.append(Proposal(trial.candidate, trial.rung, trial.seed, trial.why))
+                running.append(Proposal(trial.candidate, trial.fidelity, trial.seed, trial.why))
             elif record.phase == SELECT:
                 strategy.observe(trial)
         spent = self._spent()
         proposal = strategy.propose(running, self._left(spent))
         if proposal is None:
             return None, f"{strategy.name}: nothing more to try"
-        reserved = sum(self.evaluator.cost(one.candidate, one.rung) for one in running)
+        reserved = sum(self.evaluator.cost(one.candidate, one.fidelity) for one in running)
         planned = Spent(spent.cost + reserved, spent.trials + len(running), spent.seconds)
-        cost = self.evaluator.cost(proposal.candidate, proposal.rung)
-        after = self.kept_back(proposal.rung) if self.budget.covers_all else 0.0
+        cost = self.evaluator.cost(proposal.candidate, proposal.fidelity)
+        after = self.kept_back(proposal.fidelity) if self.budget.covers_all else 0.0
         seconds = None if self.full_seconds is None else (cost + after / self.executor.slots) * self.full_seconds
         if self.budget.fits(planned, cost, seconds):
             return proposal, ""
@@ -247,7 +247,7 @@ class Runner:
             what = "the first trial and its confirmation" if after else "the first trial"
             raise SearchError(
                 f"the budget of {self.budget} is smaller than {what} ({takes})",
-                where=f"{proposal.candidate.label}, {proposal.rung} run",
+                where=f"{proposal.candidate.label}, {proposal.fidelity} run",
                 next='raise budget=, use strategy="fast", or fewer texts (task.subset)',
             )
         return None, f"the budget of {self.budget} is spent"
@@ -311,7 +311,7 @@ class Runner:
             logger.debug("%s failed", claim.proposal.candidate.label, exc_info=error)
             self._tell(events.Failed(trial, outcome.message))
             return
-        if trial.rung == "full":
+        if trial.fidelity == "full":
             self.full_seconds = outcome.seconds / outcome.cost if outcome.cost else self.full_seconds
         spent = self._spent()
         done, of, remaining = self._progress(spent)
@@ -329,7 +329,7 @@ class Runner:
         if self.full_seconds is None:
             return len(wanted) - len(left), len(wanted), None
         rate = _seconds_a_run(records) or self.full_seconds
-        costs = sum(self.evaluator.cost(one.candidate, one.rung) for one in left)
+        costs = sum(self.evaluator.cost(one.candidate, one.fidelity) for one in left)
         seconds = costs * rate / self.executor.slots
         if self.budget.covers_all:
             rest = self.budget.left(spent)

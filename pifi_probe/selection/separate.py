@@ -33,7 +33,7 @@ class Separation:
     ----------
     best, next : Candidate
         The likeliest and the second.
-    rung : str
+    fidelity : str
         On which both are run.
     difference : float
         By which the loss of `next` is higher, in nats, as far as it was measured.
@@ -49,7 +49,7 @@ class Separation:
 
     best: Candidate
     next: Candidate
-    rung: str
+    fidelity: str
     difference: float
     noise: float
     seeds: int
@@ -58,7 +58,7 @@ class Separation:
 
     def __str__(self) -> str:
         pair = f"{self.best.label} and {self.next.label}"
-        found = f"{pair} differ by {abs(self.difference):.4f} nats ({self.rung} runs)"
+        found = f"{pair} differ by {abs(self.difference):.4f} nats ({self.fidelity} runs)"
         found += f"; a seed moves a run by {self.noise:.4f}" if math.isfinite(self.noise) else "; no run was repeated"
         if not self.seeds:
             return printable(f"{found}. Their runs tell them apart already.")
@@ -80,14 +80,14 @@ class Separation:
 
 
 def separation(records: Sequence[Record], result: SearchResult | None, space: Space) -> Separation | None:
-    """Return what would tell the two best candidates apart; None before two of them were run on the highest rung.
+    """Return what would tell the two best candidates apart; None before two of them were run at the highest fidelity.
 
     The difference is taken to be as large as it looks, which is more than it is, since the best looks better than it
     is; the noise of seeds is that of all candidates (`seed_adjusted`).
     """
-    if result is None or result.rung == "estimator":  # which has no seeds
+    if result is None or result.fidelity == "estimator":  # which has no seeds
         return None
-    trials = [one for one in selected(records) if one.rung == result.rung and _compared(one.candidate)]
+    trials = [one for one in selected(records) if one.fidelity == result.fidelity and _compared(one.candidate)]
     values: Values = {}
     for trial in trials:
         if trial.state == "complete" and trial.outcome is not None and math.isfinite(trial.outcome.value):
@@ -103,32 +103,32 @@ def separation(records: Sequence[Record], result: SearchResult | None, space: Sp
     difference = float(means[place[other]] - means[place[best]])
     n = min(len(values[best]), len(values[other]))
     spent = [trial.outcome.seconds for trial in trials if trial.outcome is not None]
-    effect = _effect(best, other, result.rung, difference, n, noise)
+    effect = _effect(best, other, result.fidelity, difference, n, noise)
     if math.isfinite(noise) and abs(difference) > _TOLD * effect.seed_error > 0:
-        return Separation(best, other, result.rung, difference, noise, 0, 0.0, ())
+        return Separation(best, other, result.fidelity, difference, noise, 0, 0.0, ())
     asked = needed(effect, seconds_a_run=float(np.mean(spent)), level=LEVEL)
     more = MOST_SEEDS + 1 if asked is None else asked[0]
     why = f"tells {best.label} and {other.label} apart"
     runs = tuple(
-        Proposal(one, result.rung, seed, why)
+        Proposal(one, result.fidelity, seed, why)
         for seed in range(n + more if more <= MOST_SEEDS else 0)
         for one in (best, other)
         if seed not in values[one]
     )
     seconds = (len(runs) or 2 * more) * float(np.mean(spent))
-    return Separation(best, other, result.rung, difference, noise, more, seconds, runs)
+    return Separation(best, other, result.fidelity, difference, noise, more, seconds, runs)
 
 
 def _compared(candidate: Candidate) -> bool:
     return candidate.control is None and candidate.design != ONE_SHOT
 
 
-def _effect(best: Candidate, other: Candidate, rung: str, difference: float, n: int, noise: float) -> Effect:
+def _effect(best: Candidate, other: Candidate, fidelity: str, difference: float, n: int, noise: float) -> Effect:
     """Return the difference as an undecided effect, so that `needed` can say what would decide it."""
     known = math.isfinite(noise)
     return Effect(
         name="separation",
-        test=rung,
+        test=fidelity,
         wiring="",
         metric="nll",
         of=(best.label,),

@@ -27,7 +27,8 @@ from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.database import Address, database_errors, open_storage
 from pifi_probe.selection.space import Candidate
-from pifi_probe.selection.trials import RUNGS, Outcome, Proposal, Trial
+from pifi_probe.selection.trials import FIDELITIES, Outcome, Proposal, Trial
+from pifi_probe.vocabulary import STORED_FIDELITY
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -212,7 +213,7 @@ class Store:
             trial_id = self.storage.create_new_trial(self._study, template)
             number = self.storage.get_trial_number_from_id(trial_id)
         claim = Claim(trial_id, number, proposal, phase)
-        identity = (proposal.candidate.key, proposal.rung, proposal.seed)
+        identity = (proposal.candidate.key, proposal.fidelity, proposal.seed)
         if any(identity_of(t) == identity and t.number < number and record_of(t) for t in self._stored()):
             self.release(claim)
             return None
@@ -234,7 +235,7 @@ class Store:
                     self._end(again.id, outcome)
         state = "failed" if outcome.message else "complete"
         proposal = claim.proposal
-        return Trial(proposal.candidate, proposal.rung, proposal.seed, state, outcome, claim.number, proposal.why)
+        return Trial(proposal.candidate, proposal.fidelity, proposal.seed, state, outcome, claim.number, proposal.why)
 
     def _end(self, trial_id: int, outcome: Outcome) -> None:
         from optuna.trial import TrialState
@@ -307,11 +308,14 @@ class Store:
 
 
 def _parameters(proposal: Proposal) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what optuna-dashboard plots: rung, seed, design, and the index of every layer."""
+    """Return what optuna-dashboard plots: fidelity, seed, design, and the index of every layer."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
-    params: dict[str, Any] = {"rung": proposal.rung, "seed": proposal.seed}
-    distributions: dict[str, Any] = {"rung": CategoricalDistribution(RUNGS), "seed": IntDistribution(0, 2**31)}
+    params: dict[str, Any] = {STORED_FIDELITY: proposal.fidelity, "seed": proposal.seed}
+    distributions: dict[str, Any] = {
+        STORED_FIDELITY: CategoricalDistribution(FIDELITIES),
+        "seed": IntDistribution(0, 2**31),
+    }
     for place, layer in enumerate(proposal.candidate.layers if proposal.candidate.design != "one-shot" else (), 1):
         params[f"layer {place}"] = int(layer.rpartition("[")[2].rstrip("]"))
         distributions[f"layer {place}"] = IntDistribution(0, 1023)
@@ -385,7 +389,7 @@ class StoredTrial:
     """The same with its parts."""
 
     candidate: Candidate
-    rung: str
+    fidelity: str
     seed: int
     outcome: Outcome | None
     values: _Attributes
@@ -406,10 +410,10 @@ def read_trial(trial: FrozenTrial) -> StoredTrial:
         outcome = None if values.done is None else Outcome.from_dict(values.done.outcome)
         if values.done is not None and not 0 <= values.done.elapsed < math.inf:
             raise Refused(f"it took {values.done.elapsed} seconds")
-        rung, seed = trial.params.get("rung"), trial.params.get("seed")
-        if rung not in RUNGS or not isinstance(seed, int) or seed < 0:
-            raise Refused(f"rung {rung!r:.40}, seed {seed!r:.40}")
-        return StoredTrial(Candidate.from_dict(values.candidate), str(rung), seed, outcome, values)
+        fidelity, seed = trial.params.get(STORED_FIDELITY), trial.params.get("seed")
+        if fidelity not in FIDELITIES or not isinstance(seed, int) or seed < 0:
+            raise Refused(f"fidelity {fidelity!r:.40}, seed {seed!r:.40}")
+        return StoredTrial(Candidate.from_dict(values.candidate), str(fidelity), seed, outcome, values)
     except ValueError as error:
         raise CorruptFileError(
             f"trial {trial.number} was not written by a search, or was altered: {error}",
@@ -418,9 +422,9 @@ def read_trial(trial: FrozenTrial) -> StoredTrial:
 
 
 def identity_of(trial: FrozenTrial) -> tuple[str, str, int]:
-    """Return candidate, rung and seed of a stored trial."""
+    """Return candidate, fidelity and seed of a stored trial."""
     read = read_trial(trial)
-    return read.candidate.key, read.rung, read.seed
+    return read.candidate.key, read.fidelity, read.seed
 
 
 def record_of(trial: FrozenTrial, message: str = "") -> Record | None:
@@ -432,7 +436,7 @@ def record_of(trial: FrozenTrial, message: str = "") -> Record | None:
     if outcome is None and trial.state.is_finished():
         return None
     state = "running" if outcome is None else "failed" if outcome.message else "complete"
-    found = Trial(read.candidate, read.rung, read.seed, state, outcome, trial.number, read.values.why)
+    found = Trial(read.candidate, read.fidelity, read.seed, state, outcome, trial.number, read.values.why)
     elapsed = read.values.done.elapsed if read.values.done is not None and trial.state.is_finished() else 0.0
     return Record(found, read.values.phase, str(read.values.worker["session"]), elapsed)
 

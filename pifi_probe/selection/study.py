@@ -24,6 +24,7 @@ from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import Record, Store
 from pifi_probe.selection.trials import Evaluator, Proposal, Strategy, Trial
 from pifi_probe.tags import with_tags
+from pifi_probe.vocabulary import mode_of_today
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,7 +217,7 @@ class Study:
             self._confirmations,
             self.on_event,
             expected.full_seconds,
-            kept_back=lambda rung: self._kept_back(rung, amount, expected.full_seconds),
+            kept_back=lambda fidelity: self._kept_back(fidelity, amount, expected.full_seconds),
         )
         if self._work(runner) != "paused":
             self.store.note("over", self._extent(amount))
@@ -321,31 +322,33 @@ class Study:
             raise SearchError("the study was opened without its task", next="give Study.open(task=...)")
         amount = self.budget if budget is None else Budget.parse(budget)
         measure = self.evaluator.measure()
-        rung = STRATEGIES.named(self.settings.strategy["name"], "strategy of the study").rung
+        fidelity = STRATEGIES.named(self.settings.strategy["name"], "strategy of the study").fidelity
         if not amount.covers_all:
-            return estimate(measure, amount, self.spent, self._confirm_cost(rung, self.settings.seeds), slots, rung)
-        kept = self._kept_back(rung, amount, measure.full_seconds)
+            return estimate(
+                measure, amount, self.spent, self._confirm_cost(fidelity, self.settings.seeds), slots, fidelity
+            )
+        kept = self._kept_back(fidelity, amount, measure.full_seconds)
         if (kept + 1) * measure.full_seconds > slots * amount.amount:  # not even one full run beside it
-            rung = "frozen"
-            kept = self._kept_back(rung, amount, measure.full_seconds)
-        return estimate(measure, amount, self.store.spent(confirmed=True), kept, slots, rung)
+            fidelity = "frozen"
+            kept = self._kept_back(fidelity, amount, measure.full_seconds)
+        return estimate(measure, amount, self.store.spent(confirmed=True), kept, slots, fidelity)
 
-    def _kept_back(self, rung: str, budget: Budget, full_seconds: float) -> float:
+    def _kept_back(self, fidelity: str, budget: Budget, full_seconds: float) -> float:
         """Return what a budget for both parts keeps for the confirmation: all seeds, or two where that is too much."""
-        whole = self._confirm_cost(rung, self.settings.seeds)
+        whole = self._confirm_cost(fidelity, self.settings.seeds)
         if whole * full_seconds <= MOST_TO_CONFIRM * budget.amount:
             return whole
-        return self._confirm_cost(rung, min(FEWEST_SEEDS, self.settings.seeds), controls=False)
+        return self._confirm_cost(fidelity, min(FEWEST_SEEDS, self.settings.seeds), controls=False)
 
-    def _confirm_cost(self, rung: str, n_seeds: int, *, controls: bool = True) -> float:
-        """Return the full runs that confirm any layer chosen on a rung; without the further seeds of controls."""
+    def _confirm_cost(self, fidelity: str, n_seeds: int, *, controls: bool = True) -> float:
+        """Return the full runs that confirm any layer chosen at a fidelity; without the further seeds of controls."""
         assert self.evaluator is not None
         if not self.store.noted("confirm", True):
             return 0.0
-        assumed = Trial(self.space.singles()[0], rung, 0, "complete", None, 0)
+        assumed = Trial(self.space.singles()[0], fidelity, 0, "complete", None, 0)
         runs = confirmations([assumed], assumed.candidate, self.space, n_seeds)
         last = CONFIRM_SEED + n_seeds
-        return sum(self.evaluator.cost(run.candidate, run.rung) for run in runs if controls or run.seed < last)
+        return sum(self.evaluator.cost(run.candidate, run.fidelity) for run in runs if controls or run.seed < last)
 
     def _strategy(self) -> Strategy:
         from pifi_probe.selection.strategies import make_strategy  # brings scikit-learn
@@ -401,11 +404,11 @@ class Study:
 
     @property
     def separation(self) -> Separation | None:
-        """What would tell the two best candidates apart; None before two were run on the highest rung."""
+        """What would tell the two best candidates apart; None before two were run at the highest fidelity."""
         return separation(self.store.records(), self.result, self.space)
 
     def leaderboard(self) -> pd.DataFrame:
-        """Return one row per candidate and rung: seeds, mean validation NLL, accuracy, cost; the best first."""
+        """Return one row per candidate and fidelity: seeds, mean validation NLL, accuracy, cost; the best first."""
         from pifi_probe.selection.views import leaderboard
 
         return leaderboard(self.store.records(), self.result)
@@ -428,10 +431,10 @@ class Study:
 
         Parameters
         ----------
-        kind : {"ladder", "depth", "regret", "rungs", "pareto"}
+        kind : {"ladder", "depth", "regret", "fidelities", "pareto"}
             What projections, a twin and the chosen layer gain over the encoder alone; NLL over depth with the
-            posterior; how far the choice was from the final one, against what was spent; how alike neighbouring rungs
-            rank; NLL against latency.
+            posterior; how far the choice was from the final one, against what was spent; how alike
+            neighbouring fidelities rank; NLL against latency.
 
         Raises
         ------
@@ -439,6 +442,8 @@ class Study:
             If there is no such plot, or not yet anything to plot.
         """
         from pifi_probe.selection.views import plot
+
+        kind = mode_of_today("plot", kind)
 
         if kind == "ladder":
             if self.result is None or not self.result.effects:

@@ -11,9 +11,9 @@ from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.budget import Measure
 from pifi_probe.selection.space import Candidate
 
-__all__ = ["RUNGS", "Evaluator", "Outcome", "Proposal", "Strategy", "Trial"]
+__all__ = ["FIDELITIES", "Evaluator", "Outcome", "Proposal", "Strategy", "Trial"]
 
-RUNGS = ("estimator", "frozen", "last-block", "short", "full")
+FIDELITIES = ("estimator", "frozen", "last-block", "short", "full")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Outcome:
     Parameters
     ----------
     value : float
-        Validation NLL in nats, lower is better; on the rung "estimator" minus the score.
+        Validation NLL in nats, lower is better; at the fidelity "estimator" minus the score.
     accuracy : float or None
         On the validation split, a share.
     cost : float
@@ -77,25 +77,25 @@ class Proposal:
     """What to run next, and why, in words."""
 
     candidate: Candidate
-    rung: str
+    fidelity: str
     seed: int
     why: str = ""
 
     @property
     def identity(self) -> tuple[str, str, int]:
-        """Candidate, rung and seed: two proposals that agree in them are the same run."""
-        return self.candidate.key, self.rung, self.seed
+        """Candidate, fidelity and seed: two proposals that agree in them are the same run."""
+        return self.candidate.key, self.fidelity, self.seed
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a candidate on a rung with a seed.
+    """One run of a candidate at a fidelity with a seed.
 
     Parameters
     ----------
     candidate : Candidate
-    rung : str
-        One of `RUNGS`.
+    fidelity : str
+        One of `FIDELITIES`.
     seed : int
     state : {"complete", "failed", "running"}
     outcome : Outcome or None
@@ -107,7 +107,7 @@ class Trial:
     """
 
     candidate: Candidate
-    rung: str
+    fidelity: str
     seed: int
     state: str
     outcome: Outcome | None
@@ -116,8 +116,8 @@ class Trial:
 
     @property
     def identity(self) -> tuple[str, str, int]:
-        """Candidate, rung and seed."""
-        return self.candidate.key, self.rung, self.seed
+        """Candidate, fidelity and seed."""
+        return self.candidate.key, self.fidelity, self.seed
 
 
 class Strategy(Protocol):
@@ -125,7 +125,7 @@ class Strategy(Protocol):
 
     A strategy is a pure function of space, options, seed, and the finished trials it was told of, taken by number:
     a search resumes by building it again and telling it all of them. It never proposes what is running or was
-    observed, nor a candidate that failed on that rung.
+    observed, nor a candidate that failed at that fidelity.
     """
 
     name: str
@@ -170,14 +170,14 @@ class Evaluator(Protocol):
             If something is missing; no trial has been touched then.
         """
 
-    def evaluate(self, candidate: Candidate, rung: str, seed: int, stop: Callable[[], bool]) -> Outcome:
+    def evaluate(self, candidate: Candidate, fidelity: str, seed: int, stop: Callable[[], bool]) -> Outcome:
         """Run one trial; equal arguments give equal values on one machine.
 
         Parameters
         ----------
         candidate : Candidate
-        rung : str
-            One of `pifi_probe.selection.trials.RUNGS`.
+        fidelity : str
+            One of `pifi_probe.selection.trials.FIDELITIES`.
         seed : int
         stop : callable
             Asked at every training step; when it says True, the trial leaves off.
@@ -188,7 +188,7 @@ class Evaluator(Protocol):
             When it was told to stop.
         """
 
-    def cost(self, candidate: Candidate, rung: str) -> float:
+    def cost(self, candidate: Candidate, fidelity: str) -> float:
         """Return what a trial costs, in full runs, before it runs."""
 
     def measure(self) -> Measure:

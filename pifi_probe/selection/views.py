@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.errors import SearchError
-from pifi_probe.selection.conclude import SearchResult, selected, top_rung
+from pifi_probe.selection.conclude import SearchResult, selected, top_fidelity
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.store import CONFIRM, Record
-from pifi_probe.selection.trials import RUNGS, Trial
+from pifi_probe.selection.trials import FIDELITIES, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,27 +31,27 @@ NLL = "validation NLL (nats)"
 
 
 def leaderboard(records: Iterable[Record], result: SearchResult | None) -> pd.DataFrame:
-    """Return one row per candidate, rung and phase.
+    """Return one row per candidate, fidelity and phase.
 
-    Columns: ``candidate``, ``rung``, ``phase``, ``seeds`` (complete), ``nll`` and its ``sd`` over seeds,
+    Columns: ``candidate``, ``fidelity``, ``phase``, ``seeds`` (complete), ``nll`` and its ``sd`` over seeds,
     ``accuracy`` on the validation split, ``p_best`` (single layers), ``cost`` in full runs, ``message`` of a failure.
-    The highest rung comes first, and the lowest NLL within it.
+    The highest fidelity comes first, and the lowest NLL within it.
     """
     import pandas as pd
 
     groups: dict[tuple[str, Candidate, str], list[Trial]] = defaultdict(list)
     for record in records:
-        groups[record.phase, record.trial.candidate, record.trial.rung].append(record.trial)
+        groups[record.phase, record.trial.candidate, record.trial.fidelity].append(record.trial)
     sure = {posterior.label: posterior.p_best for posterior in result.posterior} if result is not None else {}
-    rows = [_row(phase, candidate, rung, trials, sure) for (phase, candidate, rung), trials in groups.items()]
-    columns = ["candidate", "rung", "phase", "seeds", "nll", "sd", "accuracy", "p_best", "cost", "message"]
+    rows = [_row(phase, candidate, fidelity, trials, sure) for (phase, candidate, fidelity), trials in groups.items()]
+    columns = ["candidate", "fidelity", "phase", "seeds", "nll", "sd", "accuracy", "p_best", "cost", "message"]
     frame = pd.DataFrame(rows, columns=columns)
-    order = frame.assign(height=[-RUNGS.index(rung) for rung in frame["rung"]])
+    order = frame.assign(height=[-FIDELITIES.index(fidelity) for fidelity in frame["fidelity"]])
     return order.sort_values(["height", "phase", "nll"], kind="stable").drop(columns="height").reset_index(drop=True)
 
 
 def _row(
-    phase: str, candidate: Candidate, rung: str, trials: Sequence[Trial], sure: dict[str, float]
+    phase: str, candidate: Candidate, fidelity: str, trials: Sequence[Trial], sure: dict[str, float]
 ) -> dict[str, object]:
     outcomes = [t.outcome for t in trials if t.state == "complete" and t.outcome is not None]
     values = [outcome.value for outcome in outcomes]
@@ -59,7 +59,7 @@ def _row(
     messages = [t.outcome.message for t in trials if t.outcome is not None and t.outcome.message]
     return {
         "candidate": candidate.label,
-        "rung": rung,
+        "fidelity": fidelity,
         "phase": phase,
         "seeds": len(values),
         "nll": float(np.mean(values)) if values else math.nan,
@@ -81,7 +81,9 @@ def confirmed_runs(records: Iterable[Record]) -> list[RunResult]:
     """
     from pifi_probe.training.result import RunResult
 
-    done = [r.trial for r in records if r.phase == CONFIRM and r.trial.rung == "full" and r.trial.state == "complete"]
+    done = [
+        r.trial for r in records if r.phase == CONFIRM and r.trial.fidelity == "full" and r.trial.state == "complete"
+    ]
     runs = [RunResult.from_dict(t.outcome.result) for t in done if t.outcome is not None and t.outcome.result]
     if not runs:
         raise SearchError(
@@ -97,7 +99,7 @@ def plot(kind: str, records: Sequence[Record], result: SearchResult | None, spac
     kinds: dict[str, Callable[[Sequence[Trial], SearchResult, Space], Figure]] = {
         "depth": partial(_depth, confirmed=[r.trial for r in records if r.phase == CONFIRM]),
         "regret": _regret,
-        "rungs": _rungs,
+        "fidelities": _fidelities,
         "pareto": _pareto,
     }
     if kind not in kinds:
@@ -109,26 +111,30 @@ def plot(kind: str, records: Sequence[Record], result: SearchResult | None, spac
 
 
 def _depth(trials: Sequence[Trial], result: SearchResult, space: Space, confirmed: Sequence[Trial] = ()) -> Figure:
-    """Plot what was measured on the highest rung, the confirmation with its controls, and the posterior band.
+    """Plot what was measured at the highest fidelity, the confirmation with its controls, and the posterior band.
 
-    Where the highest rung holds one or two candidates alone, the one below it is shown, too.
+    Where the highest fidelity holds one or two candidates alone, the one below it is shown, too.
     """
     import pandas as pd
 
     from pifi_probe.reporting.searches import depth_with_band
 
     single = [(t, t.outcome.value) for t in trials if t.outcome is not None and t.candidate.design != ONE_SHOT]
-    rungs = [result.rung]
-    if len({t.candidate for t, _ in single if t.rung == result.rung}) < 3:
-        rungs += [rung for rung in RUNGS[: RUNGS.index(result.rung)] if any(t.rung == rung for t, _ in single)][-1:]
+    fidelities = [result.fidelity]
+    if len({t.candidate for t, _ in single if t.fidelity == result.fidelity}) < 3:
+        fidelities += [
+            fidelity
+            for fidelity in FIDELITIES[: FIDELITIES.index(result.fidelity)]
+            if any(t.fidelity == fidelity for t, _ in single)
+        ][-1:]
     measured = [
         {
             "depth": space.depth(t.candidate),
-            "series": _series(t, space) + (f", {t.rung} runs" if t.rung != result.rung else ""),
+            "series": _series(t, space) + (f", {t.fidelity} runs" if t.fidelity != result.fidelity else ""),
             "value": value,
         }
         for t, value in single
-        if t.rung in rungs
+        if t.fidelity in fidelities
     ]
     measured += [
         {
@@ -137,7 +143,7 @@ def _depth(trials: Sequence[Trial], result: SearchResult, space: Space, confirme
             "value": t.outcome.value,
         }
         for t in confirmed
-        if t.rung == result.rung and t.outcome is not None and t.state == "complete"
+        if t.fidelity == result.fidelity and t.outcome is not None and t.state == "complete"
     ]
     band = [
         {
@@ -148,7 +154,7 @@ def _depth(trials: Sequence[Trial], result: SearchResult, space: Space, confirme
         }
         for posterior in result.posterior
     ]
-    return depth_with_band(pd.DataFrame(measured), pd.DataFrame(band), value_label=f"{NLL}, {result.rung} runs")
+    return depth_with_band(pd.DataFrame(measured), pd.DataFrame(band), value_label=f"{NLL}, {result.fidelity} runs")
 
 
 def _series(trial: Trial, space: Space) -> str:
@@ -165,50 +171,52 @@ def _regret(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figu
 
     from pifi_probe.reporting.searches import steps
 
-    top = top_rung(trials)
-    final = _means(t for t in trials if t.rung == top)
+    top = top_fidelity(trials)
+    final = _means(t for t in trials if t.fidelity == top)
     best = min(final.values())
     rows, cost = [], 0.0
     for number, trial in enumerate(trials):
         cost += trial.outcome.cost if trial.outcome is not None else 0.0
-        so_far = _means(t for t in trials[: number + 1] if t.rung == top)
+        so_far = _means(t for t in trials[: number + 1] if t.fidelity == top)
         if so_far:
             leader = min(so_far, key=lambda candidate: so_far[candidate])
             rows.append({"cost": cost, "value": final[leader] - best})
     return steps(pd.DataFrame(rows), x_label="spent (full runs)", value_label=f"{NLL} above the final best")
 
 
-def _rungs(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figure:
-    """Plot each rung against the next one that was used."""
+def _fidelities(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figure:
+    """Plot each fidelity against the next one that was used."""
     import pandas as pd
 
     from pifi_probe.ranking import rank_agreement
     from pifi_probe.reporting.searches import scatter_panels
 
-    used = [rung for rung in RUNGS if any(trial.rung == rung for trial in trials)]
+    used = [fidelity for fidelity in FIDELITIES if any(trial.fidelity == fidelity for trial in trials)]
     rows: list[dict[str, object]] = []
     for lower, upper in zip(used, used[1:], strict=False):
-        below, above = (_means(t for t in trials if t.rung == rung) for rung in (lower, upper))
+        below, above = (_means(t for t in trials if t.fidelity == fidelity) for fidelity in (lower, upper))
         both = [candidate for candidate in below if candidate in above]
         found = rank_agreement([below[c] for c in both], [above[c] for c in both]) if len(both) > 1 else {}
         panel = f"{lower} to {upper}: Kendall {found.get('kendall', math.nan):.2f} (n={len(both)})"
         rows += [{"panel": panel, "x": below[c], "y": above[c], "series": "candidate"} for c in both]
     if not rows:
         raise SearchError(
-            "no candidate was run on two rungs",
-            where='plot("rungs")',
+            "no candidate was run at two fidelities",
+            where='plot("fidelities")',
             next='search with a strategy that uses several, such as "auto", into another study',
         )
-    return scatter_panels(pd.DataFrame(rows), x_label="lower rung", y_label=NLL)
+    return scatter_panels(pd.DataFrame(rows), x_label="lower fidelity", y_label=NLL)
 
 
 def _pareto(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figure:
-    """Plot NLL against latency on the highest rung; filled: nothing is better in both."""
+    """Plot NLL against latency at the highest fidelity; filled: nothing is better in both."""
     import pandas as pd
 
     from pifi_probe.reporting.searches import scatter_panels
 
-    own = [t for t in trials if t.rung == result.rung and t.outcome is not None and t.outcome.latency is not None]
+    own = [
+        t for t in trials if t.fidelity == result.fidelity and t.outcome is not None and t.outcome.latency is not None
+    ]
     latency: dict[Candidate, list[float]] = defaultdict(list)
     for trial in own:
         if trial.outcome is not None and trial.outcome.latency is not None:
@@ -272,7 +280,7 @@ class Changed:
 
     Parameters
     ----------
-    label, rung : str
+    label, fidelity : str
     n : int
         Texts.
     seeds, other_seeds : int
@@ -284,7 +292,7 @@ class Changed:
     """
 
     label: str
-    rung: str
+    fidelity: str
     n: int
     seeds: int
     other_seeds: int
@@ -293,7 +301,7 @@ class Changed:
     confirmed: bool
 
     def __str__(self) -> str:
-        seeds = f"{self.rung} runs, {_seeds(self.seeds)}, against {_seeds(self.other_seeds)} of the projections"
+        seeds = f"{self.fidelity} runs, {_seeds(self.seeds)}, against {_seeds(self.other_seeds)} of the projections"
         found = f"fixes {len(self.fixed)} and breaks {len(self.broken)} of {self.n} test texts ({seeds})"
         warning = "" if self.confirmed else "; choose no layer by test texts: only the confirmed one is judged on them"
         return f"{self.label} {found}{warning}"
@@ -323,7 +331,7 @@ class Changed:
 
 
 def changed(records: Sequence[Record], label: str) -> Changed | None:
-    """Return what a candidate changes, from the stored results of its runs and of the projections on one rung.
+    """Return what a candidate changes, from the stored results of its runs and of the projections at one fidelity.
 
     Parameters
     ----------
@@ -334,27 +342,29 @@ def changed(records: Sequence[Record], label: str) -> Changed | None:
     Returns
     -------
     Changed or None
-        None where the texts of one of them are not stored, or they were run on different rungs only. The confirmation
-        comes first; within it both have the same seeds.
+        None where the texts of one of them are not stored, or they have no fidelity in common. The confirmation comes
+        first; within it both have the same seeds.
     """
     for phases in ({CONFIRM}, None):
         own_records = [one for one in records if phases is None or one.phase in phases]
-        for rung in reversed(RUNGS):
-            trials = [one.trial for one in own_records if one.trial.rung == rung and one.trial.state == "complete"]
+        for fidelity in reversed(FIDELITIES):
+            trials = [
+                one.trial for one in own_records if one.trial.fidelity == fidelity and one.trial.state == "complete"
+            ]
             own = _right(one for one in trials if one.candidate.label == label)
             other = _right(one for one in trials if one.candidate.control == "linear")
             if len(own) and len(other) and own.shape[1] == other.shape[1]:
-                return _compared(label, rung, own, other, confirmed=phases is not None)
+                return _compared(label, fidelity, own, other, confirmed=phases is not None)
     return None
 
 
-def _compared(label: str, rung: str, own: Right, other: Right, *, confirmed: bool) -> Changed:
+def _compared(label: str, fidelity: str, own: Right, other: Right, *, confirmed: bool) -> Changed:
     mine, theirs = own.mean(0), other.mean(0)
     rows = sorted(range(len(mine)), key=lambda row: (-abs(mine[row] - theirs[row]), row))
     told = [Change(row, float(mine[row]), float(theirs[row])) for row in rows]
     fixed = tuple(one for one in told if one.own > 0.5 > one.other)
     broken = tuple(one for one in told if one.own < 0.5 < one.other)
-    return Changed(label, rung, len(mine), len(own), len(other), fixed, broken, confirmed)
+    return Changed(label, fidelity, len(mine), len(own), len(other), fixed, broken, confirmed)
 
 
 def _right(trials: Iterable[Trial]) -> Right:

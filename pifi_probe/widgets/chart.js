@@ -4,14 +4,14 @@
 // markup. The files named by SCRIPTS of chart.py are one module, in that order; here are its pure functions, which
 // tests/js/chart.test.mjs runs.
 
-export const RUNGS = ["estimator", "frozen", "last-block", "short", "full"];
+export const FIDELITIES = ["estimator", "frozen", "last-block", "short", "full"];
 const SHAPES = { estimator: "diamond", frozen: "square", "last-block": "down", short: "up", full: "circle" };
 const CONTROL_SHAPES = { random: "cross", shuffled: "plus" };
 const COLOURS = ["#2f7fd0", "#c2570c", "#1a8f6a", "#a45cc8", "#9a6a1e", "#c03a6b"]; // 3:1 on white and on black
 const GREY = "#767676";
 const NULLS = ["random", "shuffled"];
 const BUSY = ["preparing", "running", "pausing", "stopping"];
-const VIEWS = { gain: "Gain", map: "Chains", depth: "Depth", rungs: "Strategy", regret: "Cost and regret", pareto: "NLL and latency" };
+const VIEWS = { gain: "Gain", map: "Chains", depth: "Depth", fidelities: "Strategy", regret: "Cost and regret", pareto: "NLL and latency" };
 const STATES = { elsewhere: "running in another process" };
 const SHOWN = 100; // rows of the table, until more are asked for
 const SPEECH = 4000; // milliseconds between two sentences for screen readers
@@ -38,14 +38,14 @@ export function valueOf(row, metric) {
   return metric === "accuracy" ? row.accuracy : row.value;
 }
 
-/** Trials of one candidate, rung and phase together, with a 95 % interval; the noise is pooled over each rung. */
+/** Trials of one candidate, fidelity and phase together, with a 95 % interval; the noise is pooled over each fidelity. */
 export function groupsOf(rows, metric = "nll") {
   const found = new Map();
   for (const row of rows) {
-    const key = [row.label, row.rung, row.phase].join("\n");
+    const key = [row.label, row.fidelity, row.phase].join("\n");
     if (!found.has(key)) {
-      const { label, kind, control, x, model, rung, phase } = row;
-      found.set(key, { key, label, kind, control, x, model, rung, phase, numbers: [], values: [], latencies: [],
+      const { label, kind, control, x, model, fidelity, phase } = row;
+      found.set(key, { key, label, kind, control, x, model, fidelity, phase, numbers: [], values: [], latencies: [],
         failed: false, running: false });
     }
     const group = found.get(key);
@@ -57,8 +57,8 @@ export function groupsOf(rows, metric = "nll") {
     if (value !== null && row.latency !== null) group.latencies.push(row.latency);
   }
   const groups = [...found.values()];
-  for (const rung of RUNGS) {
-    const own = groups.filter((group) => group.rung === rung && group.values.length);
+  for (const fidelity of FIDELITIES) {
+    const own = groups.filter((group) => group.fidelity === fidelity && group.values.length);
     const df = own.reduce((sum, group) => sum + group.values.length - 1, 0);
     const squares = own.flatMap((group) => group.values.map((value) => (value - mean(group.values)) ** 2));
     const sd = df ? Math.sqrt(squares.reduce((sum, square) => sum + square, 0) / df) : null;
@@ -70,14 +70,14 @@ export function groupsOf(rows, metric = "nll") {
   return groups;
 }
 
-/** The highest rung on which a candidate ended. */
-export function topRung(groups) {
-  return [...RUNGS].reverse().find((rung) => groups.some((g) => g.rung === rung && g.values.length && !g.control));
+/** The highest fidelity at which a candidate ended. */
+export function topFidelity(groups) {
+  return [...FIDELITIES].reverse().find((fidelity) => groups.some((g) => g.fidelity === fidelity && g.values.length && !g.control));
 }
 
 /** Where layers without knowledge lie: mean of the random and shuffled ones, and two standard deviations about it. */
-export function nullBand(groups, rung) {
-  const means = groups.filter((g) => g.rung === rung && NULLS.includes(g.kind) && g.values.length).map((g) => g.mean);
+export function nullBand(groups, fidelity) {
+  const means = groups.filter((g) => g.fidelity === fidelity && NULLS.includes(g.kind) && g.values.length).map((g) => g.mean);
   if (!means.length) return null;
   const centre = mean(means);
   if (means.length < 2) return { low: centre, high: centre, mean: centre };
@@ -85,11 +85,11 @@ export function nullBand(groups, rung) {
   return { low: centre - 2 * sd, high: centre + 2 * sd, mean: centre };
 }
 
-/** After each trial of the highest rung: what was spent, and how far the leader is above the final best. */
+/** After each trial of the highest fidelity: what was spent, and how far the leader is above the final best. */
 export function regretSteps(rows) {
   const done = rows.filter((row) => row.phase === "select" && row.state !== "running" && row.kind !== "one-shot");
-  const top = topRung(groupsOf(done));
-  const own = (row) => row.rung === top && row.state === "complete" && !row.control;
+  const top = topFidelity(groupsOf(done));
+  const own = (row) => row.fidelity === top && row.state === "complete" && !row.control;
   const means = (some) => new Map(groupsOf(some).map((group) => [group.label, group.mean]));
   const final = means(done.filter(own));
   const best = Math.min(...final.values());
@@ -162,7 +162,7 @@ export function placed(value, [low, high], at, inset = 8) {
 /** Rows by a column; what is not known comes last in both directions. */
 export function sortRows(rows, column, descending = false) {
   const sign = descending ? -1 : 1;
-  const rank = (row) => (column === "rung" ? RUNGS.indexOf(row.rung) : row[column]);
+  const rank = (row) => (column === "fidelity" ? FIDELITIES.indexOf(row.fidelity) : row[column]);
   return [...rows].sort((a, b) => {
     const [p, q] = [rank(a), rank(b)];
     if (p === null || q === null) return (p === null) - (q === null) || a.n - b.n;
@@ -173,7 +173,7 @@ export function sortRows(rows, column, descending = false) {
 
 /** Whether every word of the filter is found in a row; "layer 11" is that layer and not one with an 11 in its name. */
 export function matches(row, filter) {
-  const text = [row.label, row.rung, row.phase, row.state, row.kind, row.message].join(" ").toLowerCase();
+  const text = [row.label, row.fidelity, row.phase, row.state, row.kind, row.message].join(" ").toLowerCase();
   const words = filter.toLowerCase().replace(/\blayer\s+(\d+)\b/g, "[$1]");
   return words.split(/\s+/).every((word) => text.includes(word));
 }
@@ -186,7 +186,7 @@ export function counted(rows) {
 }
 
 export function toCsv(rows) {
-  const columns = ["n", "label", "rung", "seed", "phase", "state", "value", "accuracy", "cost", "seconds", "why",
+  const columns = ["n", "label", "fidelity", "seed", "phase", "state", "value", "accuracy", "cost", "seconds", "why",
     "message"];
   const cell = (value) => {
     const text = value === null || value === undefined ? "" : String(value);
@@ -212,9 +212,9 @@ export const short = (value, digits = 4) => (value === null || value === undefin
 /** One sentence that tells what the depth chart shows. */
 export function inWords(rows, summary) {
   const groups = groupsOf(rows);
-  const top = topRung(groups);
+  const top = topFidelity(groups);
   if (!top) return "Depth chart: no trial has ended yet.";
-  const own = groups.filter((group) => group.rung === top && group.values.length && !group.control);
+  const own = groups.filter((group) => group.fidelity === top && group.values.length && !group.control);
   const best = own.reduce((a, b) => (b.mean < a.mean ? b : a));
   const chosen = summary.chosen ? ` Chosen so far: ${summary.chosen}.` : "";
   return `Depth chart: ${own.length} candidates on ${top} runs; the lowest mean NLL is ${short(best.mean)}, ` +
@@ -233,12 +233,12 @@ export function ladderInWords(rungs) {
 }
 export const percent = (share) => (share > 0 && share < 0.01 ? "below 1 %" : `${Math.round(100 * share)} %`);
 
-/** What each candidate gains over the projections on a rung, in points of accuracy where it is known, else in nats.
+/** What each candidate gains over the projections at a fidelity, in points of accuracy where it is known, else in nats.
  *
  *  Seeds that both were run with are compared in pairs; otherwise the means are. The noise is pooled over candidates.
  *  Null where the projections or the candidates were not run. */
-export function gainsOver(rows, rung) {
-  const own = rows.filter((row) => row.rung === rung && row.state === "complete" && row.kind !== "one-shot");
+export function gainsOver(rows, fidelity) {
+  const own = rows.filter((row) => row.fidelity === fidelity && row.state === "complete" && row.kind !== "one-shot");
   const inPoints = own.length > 0 && own.every((row) => row.accuracy !== null);
   const score = (row) => (inPoints ? 100 * row.accuracy : -row.value);
   const linear = own.filter((row) => row.kind === "linear");
@@ -288,26 +288,26 @@ export function stepInWords(rows, upto) {
   const row = rows[upto - 1];
   if (!row) return "Nothing has been tried yet.";
   const groups = groupsOf(rows.slice(0, upto).filter((one) => one.phase === "select"));
-  const top = topRung(groups);
-  const own = groups.filter((group) => group.rung === top && group.values.length && !group.control);
+  const top = topFidelity(groups);
+  const own = groups.filter((group) => group.fidelity === top && group.values.length && !group.control);
   const leader = own.length ? own.reduce((a, b) => (b.mean < a.mean ? b : a)).label : "";
-  const result = row.state === "complete" ? `${row.rung === "estimator" ? "minus the score" : "NLL"} ${short(row.value)}` : row.state;
-  return `Trial ${upto} of ${rows.length}: ${row.label}, ${row.rung} run, seed ${row.seed}, ${result}. ` +
+  const result = row.state === "complete" ? `${row.fidelity === "estimator" ? "minus the score" : "NLL"} ${short(row.value)}` : row.state;
+  return `Trial ${upto} of ${rows.length}: ${row.label}, ${row.fidelity} run, seed ${row.seed}, ${result}. ` +
     `Why: ${row.why || "not recorded"}.${leader ? ` In the lead: ${leader}.` : ""}`;
 }
 
 /** Whether layers can be compared with the projections. */
-export const hasGain = (rows) => rows.some((row) => row.kind === "linear") && RUNGS.some((rung) => gainsOver(rows, rung));
+export const hasGain = (rows) => rows.some((row) => row.kind === "linear") && FIDELITIES.some((fidelity) => gainsOver(rows, fidelity));
 
 /** One sentence that tells what the gain chart shows, blocks included. */
 export function gainInWords(rows, summary) {
-  const rung = [...RUNGS].reverse().find((one) => gainsOver(rows, one));
-  if (!rung) return "Gain over the projections: they have not been run yet.";
-  const { unit, gains, band } = gainsOver(rows, rung);
+  const fidelity = [...FIDELITIES].reverse().find((one) => gainsOver(rows, one));
+  if (!fidelity) return "Gain over the projections: they have not been run yet.";
+  const { unit, gains, band } = gainsOver(rows, fidelity);
   const digits = unit === "points" ? 1 : 4;
   const layers = gains.filter((one) => !one.control);
   const best = layers.reduce((a, b) => (b.gain > a.gain ? b : a));
   const above = layers.filter((one) => beyond(one, band) && one.gain > 0).length;
   const twins = band ? ` Twins reach ${signed(band.low, digits)} to ${signed(band.high, digits)}; ${above} of ${layers.length} lie above that.` : "";
-  return `Gain over the projections, ${rung} runs: the largest is ${signed(best.gain, digits)} ${unit}, of ${best.label}.${twins} ${blocksInWords(summary.posterior ?? [])}`.trim();
+  return `Gain over the projections, ${fidelity} runs: the largest is ${signed(best.gain, digits)} ${unit}, of ${best.label}.${twins} ${blocksInWords(summary.posterior ?? [])}`.trim();
 }

@@ -15,7 +15,7 @@ from pifi_probe.widgets.rows import Row
 
 __all__ = ["METRICS", "SCRIPTS", "VIEWS", "SearchChart", "script"]
 
-VIEWS = ("auto", "gain", "map", "depth", "rungs", "regret", "pareto")
+VIEWS = ("auto", "gain", "map", "depth", "fidelities", "regret", "pareto")
 METRICS = ("nll", "accuracy")
 _VALUES = ("rows", "facts", "summary", "texts", "selected", "view", "metric")
 _HERE = Path(__file__).parent
@@ -56,7 +56,7 @@ class SearchChart(anywidget.AnyWidget):
         By candidate what it changes against the projections: ``words``, and texts it has ``fixed`` and ``broken``.
     selected : int or None
         Number of the selected trial.
-    view : {"auto", "gain", "map", "depth", "rungs", "regret", "pareto"}
+    view : {"auto", "gain", "map", "depth", "fidelities", "regret", "pareto"}
         "auto": the gain over the projections once those were run, else the loss over
         depth; chains have a map of entry and length.
     metric : {"nll", "accuracy"}

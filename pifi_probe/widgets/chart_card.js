@@ -3,7 +3,7 @@
 const COLUMNS = [
   ["n", "trial", (row) => String(row.n)],
   ["label", "candidate", (row) => row.label],
-  ["rung", "rung", (row) => row.rung],
+  ["fidelity", "fidelity", (row) => row.fidelity],
   ["seed", "seed", (row) => String(row.seed)],
   ["phase", "phase", (row) => row.phase],
   ["state", "state", (row) => row.state],
@@ -12,7 +12,7 @@ const COLUMNS = [
   ["cost", "cost", (row) => row.cost.toFixed(3)],
   ["seconds", "time", (row) => clock(row.seconds) || "–"],
 ];
-const TEXTS = ["label", "rung", "phase", "state"];
+const TEXTS = ["label", "fidelity", "phase", "state"];
 
 function tableRow(row, select) {
   const pick = h("button", { type: "button", "aria-label": `trial ${row.n}, ${row.label}`, onclick: () => select(row.n) }, String(row.n));
@@ -23,8 +23,8 @@ function tableRow(row, select) {
 function card(row) {
   if (!row) return [h("p", { class: "pp-quiet" }, "Select a trial in the chart or in the table to see its recipe, curve and cost.")];
   const facts = [
-    ["state", row.state], ["rung, seed", `${row.rung}, ${row.seed}`],
-    [row.rung === "estimator" ? "minus the score" : "NLL (nats)", short(row.value)], ["accuracy", short(row.accuracy, 3)],
+    ["state", row.state], ["fidelity, seed", `${row.fidelity}, ${row.seed}`],
+    [row.fidelity === "estimator" ? "minus the score" : "NLL (nats)", short(row.value)], ["accuracy", short(row.accuracy, 3)],
     ["cost", `${row.cost.toFixed(3)} full runs`], ["time", clock(row.seconds)],
     ["one text", row.latency === null ? "" : `${row.latency.toFixed(1)} ms`],
     ["model", row.bytes ? size(row.bytes) : ""], ["peak memory", row.facts.memory ? size(row.facts.memory) : ""],

@@ -13,7 +13,7 @@ const h = (tag, attributes = {}, ...children) => element(document.createElement(
 const s = (tag, attributes = {}, ...children) =>
   element(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-/** A mark: its shape tells the rung, hollow: the confirmation. */
+/** A mark: its shape tells the fidelity, hollow: the confirmation. */
 function mark(shape, x, y, colour, { hollow = false, radius = 5 } = {}) {
   const r = radius;
   const look = { fill: hollow ? "var(--pp-ground)" : colour, stroke: colour, "stroke-width": 1.6 };

@@ -5,26 +5,26 @@
 const UNIT_NAMES = { points: "gain over the projections (points of validation accuracy)", nats: "gain over the projections (nats of validation NLL)" };
 
 function gainView(svg, width, { rows, summary }) {
-  const rungs = [...RUNGS].reverse().map((rung) => [rung, gainsOver(rows, rung)]).filter(([, found]) => found);
-  if (!rungs.length) return null;
+  const fidelities = [...FIDELITIES].reverse().map((fidelity) => [fidelity, gainsOver(rows, fidelity)]).filter(([, found]) => found);
+  if (!fidelities.length) return null;
   const { place, last } = stackPlaces(summary.models ?? [], rows);
   const frame = { x: 52, width: width - 64 };
   const marks = [];
   let y = 24;
-  rungs.forEach(([rung, found], k) => {
+  fidelities.forEach(([fidelity, found], k) => {
     const height = k === 0 ? 230 : 110;
-    marks.push(...gainPanel(svg, found, { ...frame, y, height, rung, place, last, summary, narrow: width < 480 }));
+    marks.push(...gainPanel(svg, found, { ...frame, y, height, fidelity, place, last, summary, narrow: width < 480 }));
     y += height + (k === 0 ? 78 : 34);
     if (k === 0) marks.push(...stack(svg, rows, summary, { ...frame, y: y - 70, place, last }));
   });
   marks.sort((a, b) => a.x - b.x || a.y - b.y);
-  return { height: y, marks, legend: gainLegend(rungs.map(([, found]) => found), summary), words: blocksInWords(summary.posterior ?? []) };
+  return { height: y, marks, legend: gainLegend(fidelities.map(([, found]) => found), summary), words: blocksInWords(summary.posterior ?? []) };
 }
 
-function gainPanel(svg, { unit, gains, band }, { x, y, width, height, rung, place, last, summary, narrow }) {
+function gainPanel(svg, { unit, gains, band }, { x, y, width, height, fidelity, place, last, summary, narrow }) {
   const ends = gains.flatMap((one) => [one.gain, one.gain - (one.half ?? 0), one.gain + (one.half ?? 0)]);
   const ys = limits([0, ...ends, ...(band ? [band.low, band.high] : [])]);
-  const title = narrow ? `gain over projections (${unit}), ${rung}` : `${rung} runs: ${UNIT_NAMES[unit]}, high is good`;
+  const title = narrow ? `gain over projections (${unit}), ${fidelity}` : `${fidelity} runs: ${UNIT_NAMES[unit]}, high is good`;
   const { group: ground, sx, sy, spot } = panel(svg, { x, y, width, height, xs: [-0.7, last + 0.7], ys, title, xLabels: false });
   if (band) ground.append(s("rect", { class: "pp-null", x, y: sy(band.high), width, height: Math.max(sy(band.low) - sy(band.high), 1) }));
   ground.append(s("line", { x1: x, x2: x + width, y1: sy(0), y2: sy(0), stroke: GROUPS.linear.colour, "stroke-width": 2 }));

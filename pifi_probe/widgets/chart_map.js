@@ -2,35 +2,35 @@
 // A chain of neighbouring layers is an entry and a length. Behind the map stands what the donor's own states add to the
 // encoder at each depth, the headroom, where it is known.
 
-/** Chains of the highest rung by entry and length: their gain over the projections, or else their loss. */
+/** Chains of the highest fidelity by entry and length: their gain over the projections, or else their loss. */
 export function chainsOf(rows) {
   const chains = rows.filter((row) => row.entry !== null && row.entry !== undefined && !row.control && row.kind !== "one-shot");
   if (!chains.some((row) => row.length > 1)) return null;
   const done = chains.filter((row) => row.state === "complete");
-  const rung = [...RUNGS].reverse().find((one) => done.some((row) => row.rung === one));
-  if (!rung) return null;
-  const gained = gainsOver(rows, rung);
-  const unit = gained ? gained.unit : rung === "estimator" ? "promise" : "NLL";
+  const fidelity = [...FIDELITIES].reverse().find((one) => done.some((row) => row.fidelity === one));
+  if (!fidelity) return null;
+  const gained = gainsOver(rows, fidelity);
+  const unit = gained ? gained.unit : fidelity === "estimator" ? "promise" : "NLL";
   const known = new Map();
-  for (const group of gained ? gained.gains.filter((one) => !one.control) : groupsOf(done.filter((row) => row.rung === rung))) {
-    const value = gained ? group.gain : rung === "estimator" ? -group.mean : group.mean;
+  for (const group of gained ? gained.gains.filter((one) => !one.control) : groupsOf(done.filter((row) => row.fidelity === fidelity))) {
+    const value = gained ? group.gain : fidelity === "estimator" ? -group.mean : group.mean;
     const row = done.find((one) => one.label === group.label);
     if (!known.has(group.label) || group.phase === "confirm") known.set(group.label, { label: group.label, model: group.model, entry: row.entry, length: row.length, value, numbers: group.numbers });
   }
   const cells = [...known.values()];
   const best = cells.reduce((a, b) => ((unit === "NLL" ? b.value < a.value : b.value > a.value) ? b : a));
-  return { rung, unit, cells, best };
+  return { fidelity, unit, cells, best };
 }
 
 export function mapInWords(rows, summary) {
   const found = chainsOf(rows);
   if (!found) return "Map of chains: none has ended yet.";
-  const { rung, unit, cells, best } = found;
+  const { fidelity, unit, cells, best } = found;
   const behind = Object.entries(summary.headroom ?? {}).map(([model, added]) => {
     const most = added.indexOf(Math.max(...added));
     return ` Behind it: ${model} adds most before layer ${most}, ${signed(added[most])} points.`;
   });
-  return `Map of chains: ${cells.length} chains on ${rung} runs; the best enters at layer ${best.entry} and has ${best.length} layer${best.length > 1 ? "s" : ""}: ${valueInWords(best.value, unit)}.${behind.join("")}`;
+  return `Map of chains: ${cells.length} chains on ${fidelity} runs; the best enters at layer ${best.entry} and has ${best.length} layer${best.length > 1 ? "s" : ""}: ${valueInWords(best.value, unit)}.${behind.join("")}`;
 }
 
 const valueInWords = (value, unit) => ({ points: `${signed(value)} points over the projections`, nats: `${signed(value, 4)} nats over the projections`,
@@ -39,7 +39,7 @@ const valueInWords = (value, unit) => ({ points: `${signed(value)} points over t
 function mapView(svg, width, { rows, summary }) {
   const found = chainsOf(rows);
   if (!found) return null;
-  const { rung, unit, cells, best } = found;
+  const { fidelity, unit, cells, best } = found;
   const models = (summary.models ?? []).filter(([name]) => cells.some((one) => one.model === name));
   const marks = [];
   let y = 24;
@@ -51,7 +51,7 @@ function mapView(svg, width, { rows, summary }) {
     const inset = added ? 44 : 12;
     const spot = { x: 52, y, width: width - 52 - inset, height };
     const { group, sx, sy } = panel(svg, { ...spot, xs: [-0.7, n + 0.3], ys: [0.4, tallest + 0.6], whole: true, xName: `entry: the first layer of ${model || "the chain"}`,
-      title: `layers in the chain, ${rung} runs${models.length > 1 ? `: ${model}` : ""}`, digits: 0 });
+      title: `layers in the chain, ${fidelity} runs${models.length > 1 ? `: ${model}` : ""}`, digits: 0 });
     if (added) headroomBehind(group, added, sx, { ...spot, inset });
     const values = cells.map((one) => (unit === "NLL" ? -one.value : one.value));
     const [low, high] = [Math.min(...values), Math.max(...values)];

@@ -116,7 +116,7 @@ class Page {
   select(number) {
     this.set("selected", number);
     const row = this.rows.get(number);
-    if (row) this.say(`Trial ${row.n}: ${row.label}, ${row.rung} run, ${row.state}, NLL ${short(row.value)}`, true);
+    if (row) this.say(`Trial ${row.n}: ${row.label}, ${row.fidelity} run, ${row.state}, NLL ${short(row.value)}`, true);
   }
 
   /** Show the search as it was after so many trials; at the end it is live again. */

@@ -2,8 +2,8 @@
 // Each returns {height, marks, legend}; a mark {x, y, numbers} can be clicked and reached with the arrow keys.
 
 const NAMES = { nll: "validation NLL (nats), low is good", accuracy: "validation accuracy, high is good" };
-const nameOf = (rung, metric, width) => {
-  const name = `${rung} runs: ${rung === "estimator" ? "minus the score, low is good" : NAMES[metric]}`;
+const nameOf = (fidelity, metric, width) => {
+  const name = `${fidelity} runs: ${fidelity === "estimator" ? "minus the score, low is good" : NAMES[metric]}`;
   return width < 420 ? name.split(",")[0] : name;
 };
 
@@ -17,31 +17,31 @@ function palette(groups, summary) {
   return (name) => colours.get(name) ?? GREY;
 }
 
-const shapeOf = (group) => CONTROL_SHAPES[group.kind] ?? (DASHES[group.kind] ? "bar" : SHAPES[group.rung]);
+const shapeOf = (group) => CONTROL_SHAPES[group.kind] ?? (DASHES[group.kind] ? "bar" : SHAPES[group.fidelity]);
 
 function depthView(svg, width, { rows, summary, metric }) {
   const groups = groupsOf(rows, metric).filter((group) => group.kind !== "one-shot");
   const colour = palette(groups, summary);
-  const rungs = RUNGS.filter((rung) => groups.some((g) => g.rung === rung)).reverse();
+  const fidelities = FIDELITIES.filter((fidelity) => groups.some((g) => g.fidelity === fidelity)).reverse();
   const last = Math.max(1, ...(summary.models ?? []).map(([, n]) => n - 1), ...groups.map((group) => group.x ?? 0));
   const marks = [];
-  const strip = groups.some((group) => group.phase === "confirm") ? stripWidth(width) : 0; // beside every rung: one axis
+  const strip = groups.some((group) => group.phase === "confirm") ? stripWidth(width) : 0; // beside every fidelity: one axis
   let y = 24;
-  rungs.forEach((rung, k) => {
+  fidelities.forEach((fidelity, k) => {
     const height = k === 0 ? 230 : 110;
-    marks.push(...depthPanel(svg, groups.filter((group) => group.rung === rung), {
-      x: 52, y, width: width - 64 - strip, strip, height, last, rung, colour, summary, metric, bottom: k === rungs.length - 1,
+    marks.push(...depthPanel(svg, groups.filter((group) => group.fidelity === fidelity), {
+      x: 52, y, width: width - 64 - strip, strip, height, last, fidelity, colour, summary, metric, bottom: k === fidelities.length - 1,
     }));
-    const slots = groups.some((group) => group.rung === rung && group.phase === "confirm") ? 26 : 0;
-    y += height + Math.max(k === rungs.length - 1 ? 40 : 34, 34 + slots);
+    const slots = groups.some((group) => group.fidelity === fidelity && group.phase === "confirm") ? 26 : 0;
+    y += height + Math.max(k === fidelities.length - 1 ? 40 : 34, 34 + slots);
   });
-  return { height: y, marks, legend: depthLegend(groups, rungs, colour, summary, metric) };
+  return { height: y, marks, legend: depthLegend(groups, fidelities, colour, summary, metric) };
 }
 
-function depthPanel(svg, groups, { x, y, width, strip, height, last, rung, colour, summary, metric, bottom }) {
+function depthPanel(svg, groups, { x, y, width, strip, height, last, fidelity, colour, summary, metric, bottom }) {
   const ended = groups.filter((group) => group.values.length);
-  const believed = metric === "nll" && rung === summary.rung ? (summary.posterior ?? []) : [];
-  const empty = metric === "nll" ? nullBand(groups, rung) : null;
+  const believed = metric === "nll" && fidelity === summary.fidelity ? (summary.posterior ?? []) : [];
+  const empty = metric === "nll" ? nullBand(groups, fidelity) : null;
   const ys = limits([
     ...ended.flatMap((group) => [group.mean, group.mean - (group.half ?? 0), group.mean + (group.half ?? 0)]),
     ...believed.flatMap((one) => [one.mean - 2 * one.sd, one.mean + 2 * one.sd]),
@@ -50,7 +50,7 @@ function depthPanel(svg, groups, { x, y, width, strip, height, last, rung, colou
   const confirmed = groups.filter((group) => group.phase === "confirm");
   const whole = width + strip;
   const { group: ground, sx, sy, spot } = panel(svg, {
-    x, y, width, height, xs: [-0.7, last + 0.7], ys, title: nameOf(rung, metric, width), xName: "layer", whole: true,
+    x, y, width, height, xs: [-0.7, last + 0.7], ys, title: nameOf(fidelity, metric, width), xName: "layer", whole: true,
     xLabels: bottom,
   });
   const step = sx(1) - sx(0);
@@ -128,7 +128,7 @@ function titleOf(group) {
   const value = n ? `${short(group.mean)}${group.half === null ? "" : ` ± ${short(group.half)}`}, ${n} seed${n > 1 ? "s" : ""}` : "";
   const state = group.running ? "running" : group.failed ? "failed" : "";
   const phase = group.phase === "confirm" ? "confirmation" : "";
-  return [group.label, `${group.rung} runs`, phase, value, state].filter(Boolean).join(", ");
+  return [group.label, `${group.fidelity} runs`, phase, value, state].filter(Boolean).join(", ");
 }
 
 function posterior(believed, sx, sy, colour) {
@@ -143,10 +143,10 @@ function posterior(believed, sx, sy, colour) {
   ];
 }
 
-function depthLegend(groups, rungs, colour, summary, metric) {
+function depthLegend(groups, fidelities, colour, summary, metric) {
   const models = new Set(groups.filter((group) => !group.control).map(seriesOf));
-  const rung = rungs[0] ?? "full";
-  const found = [...models].map((name) => [mark(SHAPES[rung], 8, 8, colour(name)), name]);
+  const fidelity = fidelities[0] ?? "full";
+  const found = [...models].map((name) => [mark(SHAPES[fidelity], 8, 8, colour(name)), name]);
   for (const kind of NULLS.filter((one) => groups.some((group) => group.kind === one))) {
     found.push([mark(CONTROL_SHAPES[kind], 8, 8, GREY), `${kind} layer`]);
   }
@@ -154,41 +154,41 @@ function depthLegend(groups, rungs, colour, summary, metric) {
     if (groups.some((group) => group.kind === kind)) found.push([s("path", { class: "pp-control", d: "M0 8h16", stroke: GREY, "stroke-dasharray": DASHES[kind] }), words]);
   }
   if (summary.chosen) found.push([s("g", { class: "pp-chosen" }, s("path", { d: "M8 12l-6 -9h12z" })), `chosen: ${summary.chosen}`]);
-  if (groups.some((group) => group.phase === "confirm")) found.push([mark(SHAPES[rung], 8, 8, GREY, { hollow: true }), "confirmation, fresh seeds"]);
+  if (groups.some((group) => group.phase === "confirm")) found.push([mark(SHAPES[fidelity], 8, 8, GREY, { hollow: true }), "confirmation, fresh seeds"]);
   if (groups.some((group) => group.half)) found.push([s("line", { x1: 8, x2: 8, y1: 1, y2: 15, stroke: GREY, "stroke-width": 1.6 }), "95 % interval, noise pooled over layers"]);
   const swatch = (name) => s("rect", { class: name, x: 1, y: 3, width: 14, height: 10, fill: COLOURS[0] });
   const believed = s("g", {}, swatch("pp-band"), s("path", { class: "pp-mean", d: "M1 8h14", stroke: COLOURS[0] }));
   const held = s("g", {}, swatch("pp-best"), s("rect", { x: 1, y: 11, width: 14, height: 3, fill: COLOURS[0] }));
   if (metric === "nll" && (summary.posterior ?? []).length) found.push([believed, "posterior mean, ± 2 sd"], [held, "holds the best layer (95 %)"]);
-  if (metric === "nll" && nullBand(groups, rung)) found.push([swatch("pp-null"), "null: random and shuffled layers"]);
+  if (metric === "nll" && nullBand(groups, fidelity)) found.push([swatch("pp-null"), "null: random and shuffled layers"]);
   return found;
 }
 
 function strategyView(svg, width, { rows, summary }) {
   const groups = groupsOf(rows).filter((group) => group.kind !== "one-shot");
   const colour = palette(groups, summary);
-  const rungs = RUNGS.filter((rung) => groups.some((group) => group.rung === rung)).reverse();
+  const fidelities = FIDELITIES.filter((fidelity) => groups.some((group) => group.fidelity === fidelity)).reverse();
   const last = Math.max(1, ...(summary.models ?? []).map(([, n]) => n - 1), ...groups.map((group) => group.x ?? 0));
   const marks = [];
   const sx = scale([-0.7, last + 0.7], [92, width - 12]);
-  svg.append(s("text", { class: "pp-title", x: 12, y: 16 }, "what was tried on each rung; larger: more seeds"));
-  rungs.forEach((rung, k) => {
+  svg.append(s("text", { class: "pp-title", x: 12, y: 16 }, "what was tried at each fidelity; larger: more seeds"));
+  fidelities.forEach((fidelity, k) => {
     const y = 42 + 34 * k;
-    svg.append(s("text", { x: 12, y: y + 4 }, rung), s("line", { class: "pp-grid", x1: 92, x2: width - 12, y1: y, y2: y }));
-    for (const group of groups.filter((one) => one.rung === rung && one.x !== null)) {
+    svg.append(s("text", { x: 12, y: y + 4 }, fidelity), s("line", { class: "pp-grid", x1: 92, x2: width - 12, y1: y, y2: y }));
+    for (const group of groups.filter((one) => one.fidelity === fidelity && one.x !== null)) {
       const own = group.control ? GREY : colour(seriesOf(group));
       const radius = 3 + Math.min(Math.sqrt(group.numbers.length), 3);
       svg.append(s("g", { class: "pp-mark" }, mark(shapeOf(group), sx(group.x), y, own, { hollow: group.phase === "confirm", radius }), s("title", {}, titleOf(group))));
       marks.push({ x: sx(group.x), y, numbers: group.numbers });
     }
   });
-  let y = 42 + 34 * rungs.length;
+  let y = 42 + 34 * fidelities.length;
   for (const tick of ticks(0, last, Math.round(width / 80)).filter((one) => one % 1 === 0)) {
     svg.append(s("text", { x: sx(tick), y: y, "text-anchor": "middle" }, String(tick)));
   }
   svg.append(s("text", { x: (92 + width - 12) / 2, y: y + 16, "text-anchor": "middle" }, "layer"));
   y += 58;
-  const used = RUNGS.filter((rung) => rungs.includes(rung));
+  const used = FIDELITIES.filter((fidelity) => fidelities.includes(fidelity));
   const columns = Math.max(1, Math.floor(width / 300));
   const wide = Math.min(width / columns, 420);
   used.slice(1).forEach((upper, k) => {
@@ -198,9 +198,9 @@ function strategyView(svg, width, { rows, summary }) {
   return { height: y + (used.length > 1 ? 250 * Math.ceil((used.length - 1) / columns) : -20), marks, legend: [] };
 }
 
-/** One rung against the next: does the cheap one rank layers as the dear one does? */
+/** One fidelity against the next: does the cheap one rank layers as the dear one does? */
 function pairPanel(svg, groups, lower, upper, spot, summary, colour) {
-  const on = (rung) => new Map(groups.filter((g) => g.rung === rung && g.phase === "select" && g.values.length && !g.control).map((g) => [g.label, g]));
+  const on = (fidelity) => new Map(groups.filter((g) => g.fidelity === fidelity && g.phase === "select" && g.values.length && !g.control).map((g) => [g.label, g]));
   const [below, above] = [on(lower), on(upper)];
   const both = [...below.keys()].filter((label) => above.has(label));
   const agreed = (summary.agreement ?? []).find((one) => one.lower === lower && one.upper === upper);
@@ -236,16 +236,16 @@ function regretView(svg, width, { rows }) {
 
 function paretoView(svg, width, { rows, summary, metric }) {
   const groups = groupsOf(rows, metric);
-  const rung = topRung(groups);
+  const fidelity = topFidelity(groups);
   const sign = metric === "accuracy" ? -1 : 1;
-  const own = groups.filter((group) => group.rung === rung && group.phase === "select" && group.latencies.length);
+  const own = groups.filter((group) => group.fidelity === fidelity && group.phase === "select" && group.latencies.length);
   if (!own.length) return null;
   const colour = palette(groups, summary);
   const latency = latencies(own);
   const points = paretoFront(own.map((group) => ({ x: latency(group), y: sign * group.mean, group })));
   const { group: ground, sx, sy, spot } = panel(svg, { x: 56, y: 24, width: width - 72, height: 280,
     xs: limits(points.map((point) => point.x)), ys: limits(points.map((point) => sign * point.y)),
-    title: nameOf(rung, metric, width), xName: "one text (ms), median over layers of equal size" });
+    title: nameOf(fidelity, metric, width), xName: "one text (ms), median over layers of equal size" });
   const front = points.filter((point) => point.best).sort((a, b) => a.x - b.x);
   ground.append(s("path", { class: "pp-control", d: `M${front.map((point) => `${sx(point.x)} ${sy(sign * point.y)}`).join("L")}`, stroke: GREY, fill: "none" }));
   const marks = points.map(({ x, y, best, group }) => {
@@ -257,7 +257,7 @@ function paretoView(svg, width, { rows, summary, metric }) {
   return { height: 350, marks, legend: [[mark("circle", 8, 8, COLOURS[0]), "nothing is better in both"], [mark("circle", 8, 8, COLOURS[0], { hollow: true }), "the others"]] };
 }
 
-const DRAW = { gain: gainView, map: mapView, depth: depthView, rungs: strategyView, regret: regretView, pareto: paretoView };
+const DRAW = { gain: gainView, map: mapView, depth: depthView, fidelities: strategyView, regret: regretView, pareto: paretoView };
 const MISSING = { gain: "The projections have not been run yet.", map: "No chain has ended yet.",
-  depth: "No trial has begun yet.", rungs: "No trial has begun yet.",
+  depth: "No trial has begun yet.", fidelities: "No trial has begun yet.",
   regret: "No candidate has ended yet.", pareto: "No latency has been measured yet." };

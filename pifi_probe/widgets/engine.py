@@ -169,7 +169,7 @@ class Engine:
             self._go("running", phase=phase_of(event.name))
         elif isinstance(event, events.TrialStarted):
             one = event.proposal
-            trial = Trial(one.candidate, one.rung, one.seed, "running", None, event.number, one.why)
+            trial = Trial(one.candidate, one.fidelity, one.seed, "running", None, event.number, one.why)
             self._put(trial)
             self._go("running", running=one.candidate.label, why=one.why)
         elif isinstance(event, events.TrialFinished):

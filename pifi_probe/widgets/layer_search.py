@@ -422,7 +422,7 @@ class LayerSearch(ipywidgets.VBox):
 
 
 _NOT_STORED = (
-    "Which texts it changes is not known: it and the projections have no results text by text on one rung. "
+    "Which texts it changes is not known: it and the projections have no results text by text at one fidelity. "
     "The confirmation makes them for the choice."
 )
 _ACTIONS = {

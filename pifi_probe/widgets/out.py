@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Markup", "frame_of", "save", "snapshot"]
 
-_COLUMNS = ("label", "rung", "seed", "phase", "state", "value", "accuracy", "cost", "seconds", "why", "message")
+_COLUMNS = ("label", "fidelity", "seed", "phase", "state", "value", "accuracy", "cost", "seconds", "why", "message")
 SHOWN = 20  # rows of a snapshot's table
 
 

@@ -11,7 +11,7 @@ from pifi_probe.selection.conclude import LayerPosterior, SearchResult
 from pifi_probe.selection.separate import Separation
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.store import SELECT, Record
-from pifi_probe.selection.trials import RUNGS, Outcome, Trial
+from pifi_probe.selection.trials import FIDELITIES, Outcome, Trial
 
 __all__ = ["Row", "agreement", "best_set", "headrooms", "phase_of", "row_of", "summary_of"]
 
@@ -39,7 +39,7 @@ def row_of(trial: Trial, phase: str, space: Space) -> Row:
         "entry": _entry(candidate),
         "length": len(candidate.layers),
         "model": candidate.layers[0].rpartition("[")[0] if candidate.layers else "",
-        "rung": trial.rung,
+        "fidelity": trial.fidelity,
         "seed": trial.seed,
         "phase": phase,
         "state": trial.state,
@@ -109,7 +109,7 @@ def summary_of(
         None before the first trial is complete.
     space : Space
     rows : sequence of Row
-        The trials, for how alike neighbouring rungs rank.
+        The trials, for how alike neighbouring fidelities rank.
     apart : Separation, optional
         What would tell the two best candidates apart.
     headroom : mapping of str to sequence of float, optional
@@ -145,7 +145,7 @@ def summary_of(
         "verdict": "\n".join(result.details),
         "ladder": _ladder(result),
         "chosen": result.chosen.label,
-        "rung": result.rung,
+        "fidelity": result.fidelity,
         "posterior": posterior,
         "regret": result.expected_regret,
         "gains": gains,
@@ -155,7 +155,7 @@ def summary_of(
 
 
 def _ladder(result: SearchResult) -> list[Row]:
-    """Return the rungs of the confirmation on the task's own test set; empty before it."""
+    """Return the ladder of the confirmation on the task's own test set; empty before it."""
     frame = result.ladder()
     own = frame[frame["panel"] == frame["panel"].iloc[0]] if len(frame) else frame
     rows = own.drop(columns="panel").round(4).to_dict("records")
@@ -175,14 +175,14 @@ def best_set(posterior: Iterable[LayerPosterior], sure: float = SURE, chosen: st
 
 
 def agreement(rows: Iterable[Row]) -> list[Row]:
-    """Return for each used rung and the next one how alike they rank: Kendall's tau, and of how many candidates."""
+    """Return for each used fidelity and the next one how alike they rank: Kendall's tau, and of how many candidates."""
     from pifi_probe.ranking import rank_agreement
 
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["phase"] == SELECT and row["state"] == "complete" and not row["control"] and row["kind"] != "one-shot":
-            values[row["rung"]][row["label"]].append(row["value"])
-    used = [rung for rung in RUNGS if rung in values]
+            values[row["fidelity"]][row["label"]].append(row["value"])
+    used = [fidelity for fidelity in FIDELITIES if fidelity in values]
     found = []
     for lower, upper in zip(used, used[1:], strict=False):
         both = [label for label in values[lower] if label in values[upper]]

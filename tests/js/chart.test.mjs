@@ -8,8 +8,8 @@ const source = ["chart", "chart_map"].map((name) => readFileSync(new URL(`../../
 const chart = await import(`data:text/javascript;base64,${Buffer.from(source).toString("base64")}`);
 
 let number = 0;
-function row(label, rung, value, more = {}) {
-  return { n: number++, label, kind: "single", control: false, x: 3, model: "m", rung, seed: 0, phase: "select",
+function row(label, fidelity, value, more = {}) {
+  return { n: number++, label, kind: "single", control: false, x: 3, model: "m", fidelity, seed: 0, phase: "select",
     state: "complete", value, accuracy: 0.8, cost: 1, seconds: 2, latency: 1, bytes: null, why: "", message: "",
     facts: {}, ...more };
 }
@@ -20,16 +20,16 @@ test("the quantile of Student's t is right to 0.003", () => {
   for (const [df, quantile] of Object.entries(known)) close(chart.t95(Number(df)), quantile, 0.003);
 });
 
-test("trials of one candidate, rung and phase are one group, with noise pooled over the rung", () => {
+test("trials of one candidate, fidelity and phase are one group, with noise pooled over the fidelity", () => {
   const rows = [row("a", "full", 1), row("a", "full", 3), row("b", "full", 5), row("b", "full", 7), row("c", "full", 4),
     row("a", "frozen", 9), row("a", "full", 2, { phase: "confirm" })];
   const groups = chart.groupsOf(rows);
-  assert.deepEqual(groups.map((one) => [one.label, one.rung, one.phase, one.mean]), [["a", "full", "select", 2],
+  assert.deepEqual(groups.map((one) => [one.label, one.fidelity, one.phase, one.mean]), [["a", "full", "select", 2],
     ["b", "full", "select", 6], ["c", "full", "select", 4], ["a", "frozen", "select", 9], ["a", "full", "confirm", 2]]);
   const sd = Math.sqrt(2); // two groups of two, each with a sum of squares of 2, over two degrees of freedom
   close(groups[0].half, (4.303 * sd) / Math.sqrt(2));
   close(groups[2].half, 4.303 * sd);
-  assert.equal(groups[3].half, null, "one trial on a rung tells nothing of its noise");
+  assert.equal(groups[3].half, null, "one trial at a fidelity tells nothing of its noise");
 });
 
 test("failed and running trials have no value, and are marked", () => {
@@ -51,9 +51,9 @@ test("the null band is two standard deviations about the random and shuffled lay
   assert.equal(chart.nullBand(groups, "frozen"), null);
 });
 
-test("the highest rung is that of a candidate, not of a control", () => {
+test("the highest fidelity is that of a candidate, not of a control", () => {
   const rows = [row("a", "frozen", 1), row("vanilla", "full", 1, { kind: "vanilla", control: true })];
-  assert.equal(chart.topRung(chart.groupsOf(rows)), "frozen");
+  assert.equal(chart.topFidelity(chart.groupsOf(rows)), "frozen");
 });
 
 test("regret counts what cheap and failed trials cost, and looks back from the end", () => {
@@ -123,11 +123,11 @@ test("ticks are round, inside, and at least two", () => {
   }
 });
 
-test("the table sorts words as words, numbers as numbers, rungs by height, and the unknown last", () => {
+test("the table sorts words as words, numbers as numbers, fidelities by height, and the unknown last", () => {
   const rows = [row("m[10]", "full", 2), row("m[9]", "frozen", null), row("m[2]", "short", 1)];
   const labels = (column, descending) => chart.sortRows(rows, column, descending).map((one) => one.label);
   assert.deepEqual(labels("label"), ["m[2]", "m[9]", "m[10]"]);
-  assert.deepEqual(labels("rung", true), ["m[10]", "m[2]", "m[9]"]);
+  assert.deepEqual(labels("fidelity", true), ["m[10]", "m[2]", "m[9]"]);
   assert.deepEqual(labels("value"), ["m[2]", "m[10]", "m[9]"]);
   assert.deepEqual(labels("value", true), ["m[10]", "m[2]", "m[9]"]);
 });
@@ -141,7 +141,7 @@ test("the filter asks for every word", () => {
 
 test("CSV quotes what needs it", () => {
   const lines = chart.toCsv([row('a "b", c', "full", 0.5, { why: "two\nlines" })]).split("\n");
-  assert.ok(lines[0].startsWith("trial,label,rung"));
+  assert.ok(lines[0].startsWith("trial,label,fidelity"));
   assert.ok(lines[1].includes('"a ""b"", c",full,0,select,complete,0.5'));
   assert.ok(lines[1].endsWith('"two'));
 });
@@ -159,7 +159,7 @@ test("the chart has a sentence for those who do not see it", () => {
 });
 
 test("a thousand trials are grouped and sorted within a frame or two", () => {
-  const rows = Array.from({ length: 1000 }, (_, k) => row(`m[${k % 97}]`, chart.RUNGS[k % 5], Math.sin(k)));
+  const rows = Array.from({ length: 1000 }, (_, k) => row(`m[${k % 97}]`, chart.FIDELITIES[k % 5], Math.sin(k)));
   const took = Array.from({ length: 5 }, () => {
     const began = performance.now();
     chart.groupsOf(rows);
@@ -245,7 +245,7 @@ test("chains have a map of entry and length, by their gain or else by their loss
   assert.deepEqual([gained.unit, gained.best.label], ["points", "m[2:6]"]);
   close(gained.best.value, 8);
   assert.equal(chart.chainsOf([rows[0], linear]), null);
-  const promised = chart.chainsOf([chain(1, 2, null, -5, { rung: "estimator" }), chain(4, 2, null, -7, { rung: "estimator" })]);
+  const promised = chart.chainsOf([chain(1, 2, null, -5, { fidelity: "estimator" }), chain(4, 2, null, -7, { fidelity: "estimator" })]);
   assert.deepEqual([promised.unit, promised.best.entry, promised.best.value], ["promise", 4, 7]);
   assert.equal(chart.mapInWords([...rows, linear], { headroom: { m: [0, 4.2, 1] } }),
     "Map of chains: 3 chains on frozen runs; the best enters at layer 2 and has 4 layers: +8.0 points over the projections. Behind it: m adds most before layer 1, +4.2 points.");

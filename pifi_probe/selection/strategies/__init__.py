@@ -46,7 +46,7 @@ def make_strategy(name: str, space: Space, *, seeds: int = 3, **options: Any) ->
         A key of `STRATEGIES`.
     space : Space
     seeds : int
-        Runs of a candidate on the rung that decides.
+        Runs of a candidate at the fidelity that decides.
     **options
         ``seed`` of the strategy's own random numbers.
 

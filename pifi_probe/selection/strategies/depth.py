@@ -18,7 +18,7 @@ __all__ = ["Depths", "Grid", "Thompson"]
 class Depths(Base):
     """Measures layers one after another with seed 0, and then the leaders with the other seeds."""
 
-    proxy: str | None = None  # the rung whose values are the mean of the process
+    proxy: str | None = None  # the fidelity whose values are the mean of the process
 
     def plan(self) -> Iterable[Proposal]:
         """Yield the sweep of the proxy, the exploration, the race, and then everything else."""
@@ -37,7 +37,7 @@ class Depths(Base):
         """Yield what a budget beyond the default one buys: the other layers, and their other seeds."""
         yield from self.explore(len(self.usable()))
         for candidate in self.ranked():
-            yield from self.all_seeds(candidate, self.rung, "the remaining seeds")
+            yield from self.all_seeds(candidate, self.fidelity, "the remaining seeds")
 
     @property
     def n_explored(self) -> int:
@@ -54,31 +54,31 @@ class Depths(Base):
     def race(self) -> list[Proposal]:
         """Return the leaders' runs with the seeds beyond the first: the same seeds for all."""
         why = "race of the leaders, paired seeds"
-        return [p for one in self.ranked()[:3] for p in self.all_seeds(one, self.rung, why, first=1)]
+        return [p for one in self.ranked()[:3] for p in self.all_seeds(one, self.fidelity, why, first=1)]
 
     def usable(self) -> list[Candidate]:
         """Return the single layers that have not failed."""
-        rungs = [self.rung, *([self.proxy] if self.proxy else [])]
-        return [one for one in self.space.singles() if all(self.works(one, rung) for rung in rungs)]
+        fidelities = [self.fidelity, *([self.proxy] if self.proxy else [])]
+        return [one for one in self.space.singles() if all(self.works(one, fidelity) for fidelity in fidelities)]
 
     def seen_first(self) -> list[Candidate]:
         """Return the layers that were run with seed 0, in the order of their runs."""
-        done = [t.candidate for t in self.trials if (t.rung, t.seed, t.state) == (self.rung, 0, "complete")]
+        done = [t.candidate for t in self.trials if (t.fidelity, t.seed, t.state) == (self.fidelity, 0, "complete")]
         return [one for one in done if one.design == "single"]
 
     def ranked(self) -> list[Candidate]:
         """Return the measured layers by their first run: the race's field stays as it was while it runs."""
-        values = self.outcomes(self.rung)
+        values = self.outcomes(self.fidelity)
         return sorted(self.seen_first()[: self.n_explored], key=lambda one: values.get(one, {}).get(0, np.inf))
 
     def explore(self, n: int) -> Iterable[Proposal]:
         """Yield the layers run so far, and those to run next."""
         done = self.seen_first()
         for one in done:
-            yield Proposal(one, self.rung, 0)
+            yield Proposal(one, self.fidelity, 0)
         if len(done) < n:
             for one, why in self.next_layers(done):
-                yield Proposal(one, self.rung, 0, why)
+                yield Proposal(one, self.fidelity, 0, why)
 
     def next_layers(self, done: list[Candidate]) -> Iterable[tuple[Candidate, str]]:
         """Return layers that were not run, the most interesting one first, each with a reason."""
@@ -88,7 +88,7 @@ class Depths(Base):
         """Return what is believed of `usable` layers; None before two were run."""
         layers = self.usable()
         scores = self.proxy_scores(layers)
-        return layer_posterior(layers, self.outcomes(self.rung), self.space, scores, self.seed + len(self.trials))
+        return layer_posterior(layers, self.outcomes(self.fidelity), self.space, scores, self.seed + len(self.trials))
 
     def proxy_scores(self, layers: list[Candidate]) -> NDArray[np.float64] | None:
         """Return the cheap score of each layer, or None without one."""

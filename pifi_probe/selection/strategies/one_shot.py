@@ -30,7 +30,7 @@ class OneShot(Base):
             return
         shares = self.shares()
         for layer in sorted(shares, key=lambda layer: -shares[layer])[:KEPT]:
-            yield from self.all_seeds(Candidate((layer,)), self.rung, f"softmax weight {shares[layer]:.3f}")
+            yield from self.all_seeds(Candidate((layer,)), self.fidelity, f"softmax weight {shares[layer]:.3f}")
 
     def shares(self) -> dict[str, float]:
         """Return the summed weight of each layer."""

@@ -19,15 +19,15 @@ class _Sampled(Base):
     """Each layer that the sampler picks is run with one seed; a second pick of it brings its next seed."""
 
     def plan(self) -> Iterable[Proposal]:
-        singles = [one for one in self.space.singles() if self.works(one, self.rung)]
-        counts = self.counts(self.rung)
+        singles = [one for one in self.space.singles() if self.works(one, self.fidelity)]
+        counts = self.counts(self.fidelity)
         open_ = [one for one in singles if counts.get(one, 0) < self.seeds]
         if not open_:
             return
         picked = singles[self._pick(singles)]
         order = sorted(open_, key=lambda one: (one != picked, abs(singles.index(one) - singles.index(picked))))
         for one in order:
-            yield from self.all_seeds(one, self.rung, f"picked by Optuna's {self.name} sampler")
+            yield from self.all_seeds(one, self.fidelity, f"picked by Optuna's {self.name} sampler")
 
     def _pick(self, singles: list[Candidate]) -> int:
         """Return the place of the layer that the sampler asks for next."""
@@ -38,7 +38,7 @@ class _Sampled(Base):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             study = optuna.create_study(sampler=self._sampler())
-            for candidate, runs in self.outcomes(self.rung).items():
+            for candidate, runs in self.outcomes(self.fidelity).items():
                 for value in runs.values() if candidate in singles else ():
                     study.add_trial(
                         optuna.trial.create_trial(

@@ -18,7 +18,7 @@ class _Fixed(Base):
 
     def plan(self) -> Iterable[Proposal]:
         layer = min(self.space.singles(), key=lambda one: abs(self.space.depth(one) - self.depth))
-        return self.all_seeds(layer, self.rung, f"the layer at depth {self.depth:.2f}, by rule")
+        return self.all_seeds(layer, self.fidelity, f"the layer at depth {self.depth:.2f}, by rule")
 
 
 class Last(_Fixed):
@@ -48,7 +48,7 @@ class Random(Base):
         """Yield the candidates in an order drawn once."""
         candidates = list(self.space.all())
         for place in np.random.default_rng(self.seed).permutation(len(candidates)):
-            yield from self.all_seeds(candidates[place], self.rung, "drawn at random")
+            yield from self.all_seeds(candidates[place], self.fidelity, "drawn at random")
 
 
 class Exhaustive(Base):
@@ -61,17 +61,17 @@ class Exhaustive(Base):
         candidates = list(self.space.all())
         for seed in range(self.seeds):
             for candidate in candidates:
-                yield Proposal(candidate, self.rung, seed, f"all candidates, seed {seed}")
+                yield Proposal(candidate, self.fidelity, seed, f"all candidates, seed {seed}")
 
 
 class Fast(Exhaustive):
     """All single layers with a frozen encoder, and nothing else."""
 
-    name, rung = "fast", "frozen"
+    name, fidelity = "fast", "frozen"
 
     def plan(self) -> Iterable[Proposal]:
         """Yield the sweep."""
         candidates: list[Candidate] = self.space.singles()
         for seed in range(self.seeds):
             for candidate in candidates:
-                yield Proposal(candidate, self.rung, seed, f"frozen-encoder sweep, seed {seed}")
+                yield Proposal(candidate, self.fidelity, seed, f"frozen-encoder sweep, seed {seed}")

@@ -106,7 +106,7 @@ class Auto(Thompson):
     def after(self) -> Iterable[Proposal]:
         """Yield extensions of the best layer where sets may be chosen, then what more budget buys."""
         if self.space.max_layers > 1:
-            means = self.means(self.rung)
+            means = self.means(self.fidelity)
             leaders = [one for one in self.ranked()[:3] if one in means]
             greedy = Greedy(self.space, self.seeds, self.seed)
             for trial in self.trials:

@@ -14,7 +14,7 @@ READ, TRAINED = 6, 2
 
 
 class Span(Base):
-    """All chains by their headroom, the best six on the frozen rung, the best two of these in full with all seeds."""
+    """All chains by their headroom, the best six behind the frozen encoder, the best two in full with all seeds."""
 
     name = "span"
 
@@ -33,6 +33,6 @@ class Span(Base):
         for one in self._best("frozen", TRAINED):
             yield from self.all_seeds(one, "full", "among the best chains behind the frozen encoder")
 
-    def _best(self, rung: str, n: int) -> list[Candidate]:
-        means = self.means(rung)
+    def _best(self, fidelity: str, n: int) -> list[Candidate]:
+        means = self.means(fidelity)
         return sorted(means, key=lambda one: (means[one], len(one.layers)))[:n]
