@@ -112,7 +112,7 @@ def proxies(truth: Truth) -> Iterator[tuple[str, Array]]:
     yield "rule: the nearer to the middle the better", -np.abs(depth / (N_LAYERS - 1) - 1 / 2)
     for fidelity, seeds in truth.cheap.items():
         yield (
-            f"fidelity: {fidelity} ({len(seeds)} seed{'s' * (len(seeds) > 1)})",
+            f"rung: {fidelity} ({len(seeds)} seed{'s' * (len(seeds) > 1)})",
             -np.mean(list(seeds.values()), axis=0),
         )
     task = truth.name.rpartition("-")[0]
