@@ -136,6 +136,15 @@ def test_the_page_on_compatibility_is_the_recorded_walk() -> None:
     assert not records[1]["types"]["failed"]
 
 
+def test_compatibility_names_exceptions_and_not_each_family() -> None:
+    rows = [{"family": name, "loads": "yes", "folds": "no", "runs": "yes"} for name in "abcd"]
+    rows[0] |= {"folds": "yes"}
+    rows[1] |= {"runs": "**no**"}
+    said = load("compatibility").exceptions(rows)
+    assert "| loads | all 4 |" in said and "| folds | only `a` |" in said
+    assert "| runs | all but `b` (**no**) |" in said and said.endswith("Tried: `a`, `b`, `c`, `d`.")
+
+
 def test_the_page_on_aligned_chains_is_the_recorded_study() -> None:
     aligned = load("aligned_page")
     page = aligned.PAGE.read_text(encoding="utf-8")

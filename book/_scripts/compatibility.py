@@ -188,21 +188,31 @@ def page(record: Mapping[str, Any], types: Mapping[str, Any]) -> str:
         types_said(types),
         "## Variants, and what their layers allow",
         donors_said,
-        table(record["donors"]),
+        exceptions(record["donors"]),
         "## Which small models",
         encoders_said,
-        table(record["encoders"]),
+        exceptions(record["encoders"]),
         "## Writing",
         writers_said,
-        table(record["encoder-decoders"]),
+        exceptions(record["encoder-decoders"]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def table(rows: list[dict[str, str]]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([f"`{row[key]}`" if key.startswith("family") else row[key]
-                                                       for key in row] for row in rows)]  # fmt: skip
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def exceptions(rows: list[dict[str, str]]) -> str:
+    """Return for each thing that was tried which families are an exception to it, and then what was tried at all."""
+    first, *tried = rows[0]
+    lines = ["| what | holds for |", "| --- | --- |"]
+    for what in tried:
+        names = {value: [f"`{row[first]}`" for row in rows if row[what] == value] for value in {r[what] for r in rows}}
+        good = names.pop("yes", [])
+        bad = [f"{name}{_HOW.get(value, f' ({value})')}" for value, found in names.items() for name in found]
+        said = f"all {len(rows)}" if not bad else f"all but {', '.join(bad)}" if len(bad) < len(good) else ""
+        lines.append(f"| {what} | {said or 'only ' + ', '.join(good)} |")
+    return "\n".join([*lines, "", f"Tried: {', '.join(f'`{row[first]}`' for row in rows)}."])
+
+
+_HOW = {"no": "", "": " (not tried)"}
 
 
 def main() -> None:
