@@ -102,7 +102,7 @@ def test_modules_of_two_widths_are_counted_each_by_its_own(channels: bool, tmp_p
         name: {"targets": targets, "weights": {"num_bits": bits, "type": "int", "group_size": size}}
         for name, targets, bits in (
             ("a", ["re:.*(self_attn|up_proj)", "Linear"], 4),
-            ("b", ["re:.*mlp\\.down_proj$"], 8),
+            ("b", ["re:.*mlp\\.(down_proj|gate)$"], 8),
         )
     }
     settings = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}

@@ -81,17 +81,17 @@ class Numbers:
         return [each["weights"] for each in sorted(found, key=lambda each: not _names(each.get("targets"), module))]
 
 
-_MOST_GROUPS = 64
-_SIMPLE = re.compile(r"\^?([\w.\\-]|\.\*){1,200}\$?")  # patterns that no name keeps busy
+_MOST_GROUPS, _LONG = 64, 300
+_SIMPLE = re.compile(r"\^?([\w.\\()|-]|\.\*){1,200}\$?")  # patterns that no name keeps busy
 
 
 def _names(targets: Any, module: str) -> bool:
     """Tell whether a group's targets, names or simple patterns (``re:.*down_proj``), name a module."""
-    for target in targets if isinstance(targets, list) and module else []:
+    for target in targets if isinstance(targets, list) and 0 < len(module) < _LONG else []:
         pattern = target.removeprefix("re:") if isinstance(target, str) else ""
         if pattern == target and (module == target or module.endswith(f".{target}")):
             return True
-        if pattern != target and _SIMPLE.fullmatch(pattern) and pattern.count("*") < 5:
+        if pattern != target and _SIMPLE.fullmatch(pattern) and pattern.count("*") < 4:
             with contextlib.suppress(re.error):
                 if re.match(pattern, module):
                     return True
