@@ -63,6 +63,10 @@ def test_what_transformers_cannot_dequantise_needs_a_reference(tmp_path: Path) -
     assert found.reference == f"transformers, {plain}"
 
 
+def test_layers_that_share_some_types_name_each_once() -> None:
+    assert module._together({"GGUF Q5_0, Q4_K", "GGUF Q5_0, Q6_K, Q4_K"}) == "GGUF Q5_0, Q4_K, Q6_K"
+
+
 def test_fp8_is_compared_with_what_transformers_dequantises(tmp_path: Path) -> None:
     model, _ = quantised(tmp_path, "fp8")
     assert pp.verify(model).error < 1e-5

@@ -155,7 +155,7 @@ def verify(
         model=model,
         revision=checkpoint.revision or content_of(checkpoint),
         family=str(config.model_type),
-        format=", ".join(sorted(formats)),
+        format=_together(formats),
         layers=chosen,
         errors=tuple(errors),
         reference=what,
@@ -191,6 +191,11 @@ def _reference(checkpoint: Checkpoint, model: str, reference: str | None) -> Pre
             where=model,
             next="give reference=, such as the model that it was made from: the error is then that of quantisation",
         ) from error
+
+
+def _together(labels: Iterable[str]) -> str:
+    """Name the formats of all layers, each once: layers of a GGUF file share some types and not others."""
+    return ", ".join(dict.fromkeys(part for label in sorted(labels) for part in label.split(", ")))
 
 
 def _batch(tokenizer: Any, texts: Iterable[str]) -> tuple[torch.Tensor, torch.Tensor]:
