@@ -1,4 +1,7 @@
-"""Words of versions before: saved models, records and studies are read under the names of today, here alone."""
+"""Words that Python, the command line, results and studies share, each once; and those of versions before.
+
+Saved models, records and studies with the former words are read under the names of today, here alone.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,19 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["STORED_FIDELITY", "in_words_of_today", "mode_of_today", "stored_recipe"]
+__all__ = [
+    "COMBINATIONS",
+    "CONTROLS",
+    "FIDELITIES",
+    "STORED_FIDELITY",
+    "in_words_of_today",
+    "mode_of_today",
+    "stored_recipe",
+]
 
+CONTROLS = ("vanilla", "linear", "random", "shuffled", "unfrozen", "mlp")
+COMBINATIONS = ("serial", "gated-serial", "mix", "unshared", "gated")  # of several layers: combine=, and designs=
+FIDELITIES = ("estimator", "frozen", "last-block", "short", "full")  # of a search's trials, from cheap to dear
 STORED_FIDELITY = "rung"  # what every study on disk, and Optuna's dashboard, calls the fidelity of a trial
 _FORMER = {
     ("wiring", "paper"): "pifi",

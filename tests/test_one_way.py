@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import typer
 
 import pifi_probe as pp
+from pifi_probe.cli import app, main
 from pifi_probe.errors import LayerIndexError
 from pifi_probe.layers.spec import layer_numbers
-from pifi_probe.selection.space import Space
+from pifi_probe.selection.space import DESIGNS, Candidate, Space
+from pifi_probe.training.describe import describe_model
 from pifi_probe.training.key import RunKey
-from pifi_probe.vocabulary import in_words_of_today
+from pifi_probe.vocabulary import COMBINATIONS, in_words_of_today
+from tests import runs
 
 FUNCTIONS = {name: getattr(pp, name) for name in pp.__all__ if inspect.isfunction(getattr(pp, name))}
 ORDER = ("slm", "llm", "layer", "task")  # of what is given by position
@@ -53,6 +58,46 @@ def test_names_mean_one_thing(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, one in FUNCTIONS.items() if "device" in arguments(one)])
 def test_what_computes_finds_its_device_and_what_loads_stays_on_the_cpu(name: str) -> None:
     assert arguments(FUNCTIONS[name])["device"].default == ("cpu" if name == "extract" else "auto")
+
+
+RESUME = (
+    r"resume : bool Go on with what the same call has left in `(out|study)` before, and refuse what another one has; "
+    r"False uses none of it\."
+)
+
+
+def test_resume_means_the_same_wherever_it_is_taken() -> None:
+    taking = {name: one for name, one in EVERYTHING.items() if "resume" in arguments(one)}
+    assert set(taking) == {"fine_tune", "search"}
+    for name, one in taking.items():
+        assert arguments(one)["resume"].default is True, name
+        assert re.search(RESUME, " ".join((one.__doc__ or "").split())), name
+    (option,) = [one for one in command("train").params if one.name == "resume"]
+    assert option.default is True and option.secondary_opts == ["--no-resume"]
+
+
+def command(name: str) -> Any:
+    assert main(["--version"]) == 0  # which registers the commands
+    group: Any = typer.main.get_command(app)
+    return group.get_command(typer.Context(group), name)
+
+
+def test_a_combination_has_the_same_names_in_python_on_the_command_line_in_results_and_in_a_search(
+    parts: runs.Parts,
+) -> None:
+    assert ("single", *COMBINATIONS) == DESIGNS
+    (option,) = [one for one in command("train").params if one.name == "combine"]
+    assert ", ".join(COMBINATIONS) in (option.help or "")
+    for design in COMBINATIONS:
+        series = design in ("serial", "gated-serial")
+        spec = (" >> " if series else " | ").join(f"{parts.llm}[{i}]" for i in (0, 1))
+        model = pp.plug_in(str(parts.slm), spec, task=runs.TASK, combine=design)
+        described = describe_model(model)
+        assert model.config.combine == design
+        assert RunKey.of(described, "task", {}).entries["combine"] == design
+        candidate = Candidate((f"{parts.llm}[0]", f"{parts.llm}[1]"), design)
+        assert candidate.spec == spec
+        assert described["label"].endswith(candidate.label), (described["label"], candidate.label)
 
 
 @pytest.mark.parametrize(

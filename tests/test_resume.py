@@ -210,14 +210,15 @@ def test_another_run_is_not_mixed_into_a_folder(parts: Parts, tmp_path: Path) ->
         fine_tune(parts.model(wiring="matched"), TASK, RECIPE, out=tmp_path, resume=True)
     with pytest.raises(RecipeError, match="its start differs"):
         fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path, resume=True)
-    assert fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path).start, "without resume it starts anew"
+    assert fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path, resume=False).start, "it starts anew"
 
 
 def begun_again(parts: Parts, folder: Path, recipe: Recipe) -> RunResult:
     """End a run in a folder, interrupt another one in it after the first epoch, and return the first one's result."""
     ended = fine_tune(parts.model(), TASK, RECIPE, out=folder)
     with pytest.raises(RunInterrupted, match="resume=True"):
-        fine_tune(parts.model(), TASK, recipe, out=folder, callbacks=[At("on_step_end", 4, ctrl_c)])
+        stop = At("on_step_end", 4, ctrl_c)
+        fine_tune(parts.model(), TASK, recipe, out=folder, resume=False, callbacks=[stop])
     return ended
 
 
@@ -247,9 +248,9 @@ def test_a_run_that_was_begun_twice_goes_on_where_it_is(parts: Parts, tmp_path: 
 
 def test_the_saved_model_is_never_that_of_an_earlier_run(parts: Parts, tmp_path: Path) -> None:
     fine_tune(parts.model(), TASK, RECIPE, out=tmp_path, save_model=True)
-    fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path)
+    fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path, resume=False)
     assert not (tmp_path / "model").exists()
-    fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path, save_model=True)
+    fine_tune(parts.model(seed=1), TASK, RECIPE, out=tmp_path, resume=False, save_model=True)
     assert (tmp_path / "model").is_dir()
 
 
@@ -279,6 +280,16 @@ def test_a_run_that_had_ended_is_read_not_run_again(
     assert "untrained" in caplog.text
     with pytest.raises(RecipeError, match="another run"):
         fine_tune(parts.model(), TASK, RECIPE.replace(seed=1), out=tmp_path / "bare", resume=True)
+
+
+def test_the_same_call_goes_on_by_itself_and_another_one_is_refused(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = fine_tune(parts.model(), TASK, RECIPE, out=tmp_path)
+    with pytest.raises(RecipeError, match="another run: its recipe differs.*resume=False starts anew"):
+        fine_tune(parts.model(), TASK, RECIPE.replace(seed=1), out=tmp_path)
+    monkeypatch.setattr(PiFiTrainer, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    assert fine_tune(parts.model(), TASK, RECIPE, out=tmp_path) == ended
 
 
 def test_an_unwritable_folder_is_a_save_error(parts: Parts, tmp_path: Path) -> None:
@@ -315,7 +326,8 @@ def test_a_full_disk_loses_nothing_that_was_finished(
         before = (out / "earlier" / "result.json").read_bytes()
         for out_name, callback in (("run", full), ("earlier", full), ("late", nearly)):
             try:
-                fine_tune(parts.model(), TASK, RECIPE, also=also, out=out / out_name, callbacks=[callback])
+                new = dict(out=out / out_name, resume=False, callbacks=[callback])
+                fine_tune(parts.model(), TASK, RECIPE, also=also, **new)
             except SaveError as error:
                 assert "resume=True" in str(error) and "\\n" not in str(error), error
             else:

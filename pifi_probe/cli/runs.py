@@ -11,6 +11,7 @@ import typer
 from pifi_probe.cli.output import AllowPickle, Json, Tags, console, print_json, print_record
 from pifi_probe.permissions import allowing_pickle
 from pifi_probe.tags import tags_of
+from pifi_probe.vocabulary import COMBINATIONS
 
 if TYPE_CHECKING:
     from pifi_probe.experiments.crew import Crew
@@ -35,7 +36,7 @@ def train(
     layer: str = typer.Option(
         "", help="MODEL[i], or several: A[i] >> B[j], A[i] | B[j]; by default the last of smollm2-135m, or its chain."
     ),
-    combine: str = typer.Option("", help="Of several layers: serial, gated-serial, mix, unshared or gated."),
+    combine: str = typer.Option("", help=f"Of several layers: {', '.join(COMBINATIONS)}."),
     wiring: str = typer.Option("pifi", help="pifi, matched or aligned."),
     control: str = typer.Option("", help="vanilla, linear, random, shuffled, unfrozen or mlp."),
     also: list[str] = typer.Option([], help="Further test sets; may be repeated."),
@@ -56,7 +57,9 @@ def train(
     workers: int = typer.Option(1, help="With --arms: runs that are made at the same time."),
     tokenizer: str = typer.Option("", help="Another tokenizer for the small model: hub id, folder or name."),
     save_model: bool = typer.Option(False, "--save-model", help="Save the trained model into the folder."),
-    resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the folder."),
+    resume: bool = typer.Option(
+        True, "--resume/--no-resume", help="Go on with what the same command has left in the folder, or start anew."
+    ),
     report_to: list[str] = typer.Option([], help="tensorboard, mlflow, wandb, ...; may be repeated."),
     tags: list[str] = Tags,
     allow_pickle: bool = AllowPickle,
@@ -97,7 +100,7 @@ def train(
         options: dict[str, Any] = {"save_model": save_model, "report_to": report_to, "tags": tags}
         result = pp.fine_tune(model, main, recipe, also=further, out=out, resume=resume, **options)
     except RunInterrupted as stopped:
-        again = "run the same command again" + (" with --resume" if stopped.where else "")
+        again = "run the same command again" + ("; --resume, the default, goes on" if stopped.where else "")
         raise RunInterrupted(stopped.what, where=stopped.where, next=again) from stopped
     if as_json:
         print_json(result.to_dict())
@@ -111,7 +114,7 @@ def _refuse_single(control: str, resume: bool, save_model: bool, tokenizer: str,
     """Raise where an option belongs to a single run."""
     given = {
         "--control": bool(control),
-        "--resume": resume,
+        "--no-resume": not resume,
         "--save-model": save_model,
         "--tokenizer": tokenizer,
         "--report-to": report_to,

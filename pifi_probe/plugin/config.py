@@ -14,12 +14,10 @@ from pifi_probe.bounds import refuse_absurd_entries
 from pifi_probe.errors import PlugInError
 from pifi_probe.pretrained import harmless_entries
 from pifi_probe.registry import Registry
-from pifi_probe.vocabulary import in_words_of_today
+from pifi_probe.vocabulary import COMBINATIONS, CONTROLS, in_words_of_today
 
 __all__ = ["COMBINATIONS", "CONTROLS", "WIRINGS", "PiFiConfig", "pooled_wirings", "register_wiring"]
 
-CONTROLS = ("vanilla", "linear", "random", "shuffled", "unfrozen", "mlp")
-COMBINATIONS = ("serial", "gated-serial", "mix", "unshared", "gated")
 _CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "feed": ("pooled", "sequence"),

@@ -102,7 +102,9 @@ def search(
     on_event : callable, optional
         Called with each `pifi_probe.selection.events.Event`, in this thread.
     resume : bool
-        Go on with a study that has trials, with its own settings; otherwise such a study is refused.
+        Go on with what the same call has left in `study` before, and refuse what another one has; False uses none of
+        it.
+        Nothing is ever deleted: with False a study that has trials is refused.
     tokenizer : str or Path, optional
         Another one than the encoder's own: a hub id, a folder, or an embedded name; a study remembers names only.
     allow_pickle : bool

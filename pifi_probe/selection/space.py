@@ -14,13 +14,12 @@ from pifi_probe.bounds import MAX_LAYERS
 from pifi_probe.errors import LayerIndexError, SearchError
 from pifi_probe.layers.spec import LayerSpec, parse
 from pifi_probe.reading import typed
-from pifi_probe.vocabulary import in_words_of_today
+from pifi_probe.vocabulary import COMBINATIONS, CONTROLS, in_words_of_today
 
-__all__ = ["CONTROLS", "DESIGNS", "ONE_SHOT", "Candidate", "Space"]
+__all__ = ["DESIGNS", "ONE_SHOT", "Candidate", "Space"]
 
-DESIGNS = ("single", "serial", "gated-serial", "mix", "unshared", "gated")
+DESIGNS = ("single", *COMBINATIONS)
 ONE_SHOT = "one-shot"  # all layers of a model at once, mixed by a softmax: scores them, is never chosen
-CONTROLS = ("vanilla", "linear", "random", "shuffled", "unfrozen", "mlp")
 _SERIES = ("serial", "gated-serial")
 _ONE_WIDTH = (*_SERIES, "mix", "gated")  # designs whose layers share L_in, so that their widths must agree
 _WITHOUT_LAYER = ("vanilla", "linear")

@@ -10,10 +10,9 @@ from typing import Any, Protocol
 from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.budget import Measure
 from pifi_probe.selection.space import Candidate
+from pifi_probe.vocabulary import FIDELITIES
 
 __all__ = ["FIDELITIES", "Evaluator", "Outcome", "Proposal", "Strategy", "Trial"]
-
-FIDELITIES = ("estimator", "frozen", "last-block", "short", "full")
 
 
 @dataclass(frozen=True)

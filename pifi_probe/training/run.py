@@ -49,7 +49,7 @@ def fine_tune(
     *,
     also: Sequence[Task] = (),
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: bool = True,
     save_model: bool = False,
     tokenizer: GivenTokenizer | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -71,13 +71,14 @@ def fine_tune(
     also : sequence of Task
         Further test sets (domain shift). Texts that also occur in training or validation are left out.
     out : str or Path, optional
-        A folder for ``result.json`` and, while the run goes on, its checkpoints. The result (and model) of an
-        earlier run in it stay until this run has ended, which replaces them. None: nothing is kept, unless the
+        A folder for ``result.json`` and, while the run goes on, its checkpoints. None: nothing is kept, unless the
         run is interrupted.
     resume : bool
-        Go on from the last checkpoint in `out`, to the same numbers as an uninterrupted run; start again when
-        there is none. Of a run that had ended and was not begun again since, return the stored result; its
-        weights are put into `model` if they were saved.
+        Go on with what the same call has left in `out` before, and refuse what another one has; False uses none of it.
+        From the last checkpoint a run comes to the numbers of an uninterrupted one. Of a run that had ended, the
+        stored result is returned, and its weights are put into `model` if they were saved (`save_model`); a warning
+        says where they were not. With False the result (and model) of an earlier run stay until this one has ended,
+        which replaces them.
     save_model : bool
         Save the trained model into ``out/model``.
     tokenizer : str, Path or PreTrainedTokenizerBase, optional
@@ -120,7 +121,7 @@ def fine_tune(
     >>> model = pp.plug_in("minilm-l6", "smollm2-135m[-1]", task=task)  # doctest: +SKIP
     >>> pp.fine_tune(model, task, pp.Recipe(seed=1), also=[pp.load_task("tweets")])  # doctest: +SKIP
     """
-    if out is None and (resume or save_model):
+    if out is None and save_model:
         raise RecipeError("no folder was given", where="fine_tune(out=...)", next="name the folder of the run")
     if tokenizer is not None and isinstance(model, PiFiPreTrainedModel):
         model.tokenizer = load_tokenizer(tokenizer, n_rows=embedding_rows(model.encoder))
@@ -142,10 +143,14 @@ def fine_tune(
                 raise RecipeError(
                     "the run had ended and its model was not saved, so there is none to save",
                     where=str(out),
-                    next="train again without resume, or into another folder; or do without the model",
+                    next="train again without resume (resume=False), or into another folder; or do without the model",
                 )
             if not restored:
-                logger.warning("%s: the run had ended and its weights were not saved: the model is untrained", out)
+                logger.warning(
+                    "%s: the run had ended and its weights were not saved: the model is untrained; resume=False trains "
+                    "it, and save_model=True keeps it",
+                    out,
+                )
             result = stored.tagged(*tags)
             if result != stored:
                 result.to_json(folder.result_file)
@@ -216,7 +221,7 @@ class Run:
         self,
         folder: RunFolder,
         *,
-        resume: bool = False,
+        resume: bool = True,
         keep_checkpoints: bool = True,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
