@@ -18,7 +18,7 @@ from pifi_probe.cli import main
 from pifi_probe.errors import PlugInError
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from tests import kinds, slm, tiny
+from tests import kinds, slm
 
 TASK = slm.tiny_task(60)
 
@@ -27,13 +27,6 @@ TASK = slm.tiny_task(60)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PIFI_PROBE_FEATURES", str(tmp_path / "features"))
     monkeypatch.setenv("PIFI_PROBE_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
-    slm.tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

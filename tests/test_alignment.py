@@ -32,13 +32,6 @@ TEXTS = list(TASK.splits["train"].texts)
 ENTRY = 2
 
 
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
-    slm.tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
 def interface(llm: str, entry: int = ENTRY, texts: list[str] = TEXTS) -> Interface:
     states = token_states(slm.tiny_slm("bert"), slm.tiny_tokenizer(), texts)
     return fit_interfaces(states, texts, open_checkpoint(llm), [entry], model=llm)[entry]

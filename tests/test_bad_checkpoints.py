@@ -35,16 +35,6 @@ EXAMPLES = settings(
 )
 
 
-@pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    return tiny.tiny_checkpoint("llama", tmp_path / "llama")
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    return tiny.tiny_checkpoint("llama", tmp_path / "shards", max_shard_size="40KB")
-
-
 def test_a_folder_without_configuration_is_refused(llama: Path) -> None:
     os.remove(llama / "config.json")
     refused(llama, "no config.json")

@@ -31,17 +31,6 @@ from pifi_probe.layers.stem import Stem
 from tests import tiny
 from tests.folders import INDEX, WEIGHT, rewrite, stored_tensors
 
-
-@pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    return tiny.tiny_checkpoint("llama", tmp_path / "llama")
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    return tiny.tiny_checkpoint("llama", tmp_path / "shards", max_shard_size="40KB")
-
-
 # --- reading ------------------------------------------------------------------------------------------------
 
 

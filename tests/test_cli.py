@@ -25,11 +25,6 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slm.tiny_slm_folder(tmp_path_factory.mktemp("slm"))
-
-
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
     rows = [

@@ -16,13 +16,6 @@ from tests import slm, tiny
 Captured = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
-    slm.tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
 def command(llm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("PIFI_PROBE_FEATURES", str(tmp_path / "features"))

@@ -43,11 +43,6 @@ def layers(donors: tuple[Path, Path]) -> list[FrozenLayer]:
     return list_of(found)
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slm.tiny_slm_folder(tmp_path_factory.mktemp("slm"))
-
-
 def of(design: str, layers: list[FrozenLayer]) -> FrozenLayers:
     """Layers in the form that the design takes; the unshared one of unlike models."""
     if design in ("serial", "gated-serial"):

@@ -23,11 +23,6 @@ from tests.runs import RECIPE, TASK, Parts, made_up
 SEEDS = range(3)
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return Parts(tmp_path_factory.mktemp("parts"))
-
-
 def arm(accuracy: float, seeds: Any = SEEDS, wiring: str = "pifi", **options: Any) -> list[RunResult]:
     return [made_up(wiring, seed=seed, accuracy=accuracy, **options) for seed in seeds]
 

@@ -22,11 +22,6 @@ CLASSIFIERS = [name for name in CASES if CASES[name].kind in ("single", "pair", 
 every_case = pytest.mark.parametrize("name", CASES)
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("shelf"))
-
-
 def saved(model: PiFiPreTrainedModel, folder: Path) -> Path:
     model.save_pretrained(folder)
     return folder

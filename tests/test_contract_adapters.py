@@ -27,11 +27,6 @@ TASK_TYPES = {
 TARGETS = {"t5": ["q", "v"], "bart": ["q_proj", "v_proj"]}
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("shelf"))
-
-
 def lora(name: str, **options: Any) -> LoraConfig:
     case, options = CASES[name], copy.deepcopy(options)  # peft extends lists in place
     options.setdefault("target_modules", TARGETS.get(case.family, ["query", "value"]))

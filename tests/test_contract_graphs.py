@@ -11,11 +11,6 @@ from torch.export import Dim
 from tests.contract import CASES, Shelf, answer, batch_of
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("shelf"))
-
-
 def shapes(name: str, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
     length: Any
     rows, length, choices = (Dim(axis, max=60) for axis in ("rows", "length", "choices"))

@@ -22,11 +22,6 @@ from tests.contract import CASES, Shelf, answer, batch_of, close, frozen_state, 
 SMOOTHED = ("classes", "classes, sequence", "pairs, mean", "tags", "gated", "folded", "control vanilla")
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("shelf"))
-
-
 def arguments(folder: Path, **options: Any) -> TrainingArguments:
     options = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"} | options
     return TrainingArguments(str(folder), **options)

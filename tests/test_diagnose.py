@@ -27,11 +27,6 @@ LANGUAGE, GRADIENTS, SCALE = "language of the donor", "gradients", "branch and s
 SIGHT = "sight of the weights"
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return Parts(tmp_path_factory.mktemp("parts"))
-
-
 def seeds(accuracy: float, control: str | None = None) -> list[RunResult]:
     return [made_up(control=control, seed=seed, accuracy=accuracy) for seed in range(3)]
 

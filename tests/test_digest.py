@@ -29,16 +29,6 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slm.tiny_slm_folder(tmp_path_factory.mktemp("slm"))
-
-
-@pytest.fixture(scope="module")
-def donor(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
-
-
 def saved(bert: Path, donor: Path, folder: Path, shape: str = "one", **options: Any) -> Path:
     pp.plug_in(str(bert), SPECS[shape].format(donor), task=slm.tiny_task(), **options).save_pretrained(folder)
     return folder

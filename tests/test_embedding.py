@@ -19,11 +19,6 @@ sentence_transformers = pytest.importorskip("sentence_transformers")
 TEXTS = ["the film was very good", "awful music", "the cast is happy and not sad"]
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("shelf"))
-
-
 @pytest.mark.parametrize("name", ["classes", "classes, sequence", "aligned, back", "folded", "tags"])
 def test_an_embedding_is_what_the_head_would_read(name: str, shelf: Shelf) -> None:
     model = shelf.model(name).eval()

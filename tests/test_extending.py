@@ -60,11 +60,6 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ladder.SHARES.intersection_update(shares)
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> runs.Parts:
-    return runs.Parts(tmp_path_factory.mktemp("parts"))
-
-
 def stars(folder: Path) -> Path:
     """Write texts with one to three stars."""
     path = folder / "stars.csv"

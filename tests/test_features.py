@@ -39,13 +39,6 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
-    slm.tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(slm.tiny_slm_folder(tmp_path_factory.mktemp("slm")))
 

@@ -19,11 +19,6 @@ WIDE = {"hidden_size": 128, "intermediate_size": 64, "head_dim": 32}  # 2 d_slm 
 GATED = ("llama", "llama_scaled", "mistral", "qwen2", "qwen3", "gemma", "smollm3")
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slm.tiny_slm_folder(tmp_path_factory.mktemp("slm"))
-
-
 def build(bert: Path, folder: Path, **options: object) -> PiFiForSequenceClassification:
     model = pp.plug_in(str(bert), f"{folder}[1]", task=slm.tiny_task(), **options)
     torch.nn.init.normal_(model.plugin.L_out.weight, std=0.1)

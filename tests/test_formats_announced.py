@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, SupportsIndex
 
 import pytest
@@ -15,7 +13,7 @@ import pytest
 import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.errors import CheckpointError
-from tests.hub_server import HubServer, running_hub
+from tests.hub_server import HubServer
 
 BYTES = {"F8_E4M3": 1, "U8": 1, "BF16": 2, "F32": 4, "I32": 4}
 Specs = dict[str, tuple[str, tuple[int, ...]]]
@@ -158,12 +156,6 @@ MODELS: dict[str, tuple[dict[str, Any], Any, tuple[str, float, str, str, str]]] 
         ("compressed-tensors int4", 4.6, "17.1 G", "9.81 GB", "34.1 GB"),
     ),
 }
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with running_hub(monkeypatch, tmp_path / "cache") as server:
-        yield server
 
 
 def publish(server: HubServer, name: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,19 +21,13 @@ from pifi_probe.layers.outlook import outlook
 from pifi_probe.layers.safetensors_io import read_header
 from pifi_probe.layers.sources import FileSource
 from pifi_probe.units import amount
-from tests.hub_server import HubServer, running_hub
+from tests.hub_server import HubServer
 from tests.quantised import SCHEMES, USUAL, save_quantised
 
 NAME = "org/quantised"
 QUICK = ("fp8", "gptq 4-bit v2 order", "awq", "bitsandbytes nf4 nested", "modelopt nvfp4", "mlx 4-bit", "torchao int8")
 EVERY = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in SCHEMES]
 LARGE = USUAL | {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "num_hidden_layers": 3}
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with running_hub(monkeypatch, tmp_path / "cache") as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

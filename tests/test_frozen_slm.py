@@ -21,11 +21,6 @@ ARMS = (None, *CONTROLS)
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return Parts(tmp_path_factory.mktemp("parts"))
-
-
-@pytest.fixture(scope="module")
 def layer(parts: Parts) -> FrozenLayer:
     return parts.layer
 

@@ -15,23 +15,11 @@ from pifi_probe.plugin import PlugIn
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.pooling import resolve_pooling
 from pifi_probe.plugin.registry import HEADS as MODELS
-from tests import kinds, slm, tiny
+from tests import kinds, slm
 
 HEADS = ("regression", "multiple-choice", "qa", "token-classification")
 FAMILIES = slm.ENCODERS + slm.DECODERS
 BIDIRECTIONAL = tuple(family for family in kinds.SEQ2SEQ if family != "encoder-decoder")
-
-
-@pytest.fixture(scope="module")
-def layer(tmp_path_factory: pytest.TempPathFactory) -> FrozenLayer:
-    made = pp.extract(f"{tiny.tiny_checkpoint('llama', tmp_path_factory.mktemp('llm'))}[1]")
-    assert isinstance(made, FrozenLayer)
-    return made
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slm.tiny_slm_folder(tmp_path_factory.mktemp("slm"))
 
 
 def batch_of(kind: str, side: str = "right", n: int = 3) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -18,13 +18,6 @@ TASK = kinds.task_of("seq2seq")
 TEXTS = ["the film was good", "the plot was very very awful and sad"]
 
 
-@pytest.fixture(scope="module")
-def layer(tmp_path_factory: pytest.TempPathFactory) -> FrozenLayer:
-    made = pp.extract(f"{tiny.tiny_checkpoint('llama', tmp_path_factory.mktemp('llm'))}[1]")
-    assert isinstance(made, FrozenLayer)
-    return made
-
-
 @pytest.fixture(scope="module", params=kinds.SEQ2SEQ)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, layer: FrozenLayer):
     folder = kinds.tiny_seq2seq_folder(tmp_path_factory.mktemp(request.param), request.param)

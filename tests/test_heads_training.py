@@ -18,7 +18,7 @@ from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.probing.rows import scoring_rows
 from pifi_probe.tasks import Split, Task
 from pifi_probe.training import Recipe, RunResult
-from tests import kinds, slm, tiny
+from tests import kinds, slm
 
 RECIPE = Recipe(learning_rate=1e-3, batch_size=8, epochs=3, max_tokens=32, device="cpu")
 MAIN = {
@@ -31,18 +31,6 @@ MAIN = {
     "seq2seq": "chrf",
     "multi-label": "example_f1",
 }
-
-
-@pytest.fixture(scope="module")
-def layer(tmp_path_factory: pytest.TempPathFactory) -> FrozenLayer:
-    made = pp.extract(f"{tiny.tiny_checkpoint('llama', tmp_path_factory.mktemp('llm'))}[1]")
-    assert isinstance(made, FrozenLayer)
-    return made
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slm.tiny_slm_folder(tmp_path_factory.mktemp("slm"))
 
 
 def run(bert: Path, layer: FrozenLayer, task: Task, seed: int = 0, **options: Any) -> RunResult:

@@ -18,22 +18,12 @@ from pifi_probe.folders import finish_replacing, replaced_together
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.training.folder import RunFolder
-from tests import slm, tiny
+from tests import slm
 from tests.kills import killed_at_every_step
 
 pytestmark = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="a child that imports all anew takes too long"
 )
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slm.tiny_slm_folder(tmp_path_factory.mktemp("slm"))
-
-
-@pytest.fixture(scope="module")
-def donor(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
 
 
 def copied(source: Path, target: Path) -> None:

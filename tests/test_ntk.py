@@ -19,11 +19,6 @@ K, N = 3, 14
 H = torch.randn(N, 24, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return Parts(tmp_path_factory.mktemp("parts"))
-
-
 def tail_of(parts: Parts, control: str | None, wiring: str) -> Tail:
     return make_tail(make_arm(parts.layer, control, target_rms=2.0, seeds=(0,)), H, K, wiring, seed=0)
 

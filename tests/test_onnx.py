@@ -22,11 +22,6 @@ pytest.importorskip("onnxscript")
 HOWTO = Path(__file__).parents[1] / "book" / "howto" / "deploy.md"
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("shelf"))
-
-
 def run(file: Path, batch: dict[str, torch.Tensor]) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     names = {one.name for one in session.get_inputs()}

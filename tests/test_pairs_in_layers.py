@@ -16,7 +16,7 @@ from pifi_probe.alignment.tokens import TokenStates, apart, joined, token_states
 from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.tasks import Task
-from tests import slm, tiny
+from tests import slm
 
 FIRST = ["the film was good", "the plot was very awful and sad", "not happy"]
 SECOND = ["the film was happy", "good", "the plot was very very sad"]
@@ -26,13 +26,6 @@ SECOND = ["the film was happy", "good", "the plot was very very sad"]
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PIFI_PROBE_FEATURES", str(tmp_path / "features"))
     monkeypatch.setenv("PIFI_PROBE_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
-    slm.tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

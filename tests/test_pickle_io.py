@@ -22,11 +22,6 @@ from tests.folders import WEIGHT, refused, stored_tensors
 
 
 @pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    return tiny.tiny_checkpoint("llama", tmp_path / "llama")
-
-
-@pytest.fixture
 def legacy(llama: Path) -> Path:
     """The same checkpoint as two files of `torch.save`, with an index."""
     tensors = stored_tensors(llama)

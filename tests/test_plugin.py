@@ -25,11 +25,6 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slm.tiny_slm_folder(tmp_path_factory.mktemp("slm"))
-
-
-@pytest.fixture(scope="module")
 def layer(llm: Path) -> FrozenLayer:
     made = pp.extract(f"{llm}[1]")
     assert isinstance(made, FrozenLayer)

@@ -25,13 +25,6 @@ POINT = 2
 
 
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
-    slm.tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def table(llm: str, tmp_path_factory: pytest.TempPathFactory) -> pp.ProbeTable:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIFI_PROBE_FEATURES", str(tmp_path_factory.mktemp("features")))

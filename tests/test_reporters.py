@@ -17,11 +17,6 @@ from pifi_probe.training import fine_tune
 from tests.runs import RECIPE, TASK, Parts
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return Parts(tmp_path_factory.mktemp("parts"))
-
-
 def test_tensorboard_shows_every_step_and_epoch_and_changes_nothing(parts: Parts, tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     plain = fine_tune(parts.model(), TASK, RECIPE, out=tmp_path / "plain")

@@ -29,11 +29,6 @@ ALSO = [other_domain()]
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return Parts(tmp_path_factory.mktemp("parts"))
-
-
-@pytest.fixture(scope="module")
 def whole(parts: Parts) -> tuple[RunResult, PiFiForSequenceClassification]:
     model = parts.model()
     return fine_tune(model, TASK, RECIPE, also=ALSO), model

@@ -34,11 +34,6 @@ from tests import slm
 from tests.runs import RECIPE, TASK, Parts, other_domain
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return Parts(tmp_path_factory.mktemp("parts"))
-
-
 class Spy(TrainerCallback):
     """Calls a function at one of Trainer's events."""
 

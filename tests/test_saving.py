@@ -19,11 +19,6 @@ GROUPED = ("llama", "mistral", "gemma2", "phi")  # several heads read one key-va
 OTHERS = ("gpt2", "opt", "gpt_neox", "gpt_oss", "deepseek_v3")
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slm.tiny_slm_folder(tmp_path_factory.mktemp("slm"))
-
-
 def plugged(bert: Path, spec: str, **options: object) -> PiFiForSequenceClassification:
     model = pp.plug_in(str(bert), spec, task=slm.tiny_task(), **options)
     torch.nn.init.normal_(model.plugin.L_out.weight, std=0.1)

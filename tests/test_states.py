@@ -32,13 +32,6 @@ TEXTS = [f"the {slm.WORDS[n % 8]} was {slm.WORDS[8 + n % 4]}" + " and good" * (n
 
 
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
-    slm.tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def reference(llm: str) -> list[list[NDArray[np.float32]]]:
     """``output_hidden_states`` of transformers, text by text: (tokens, d) for each of L + 1 layers."""
     model = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32).eval()

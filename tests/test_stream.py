@@ -7,7 +7,7 @@ import io
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.stream import Batch, stream
 from tests import tiny, tiny_gguf
 from tests.folders import rewrite
-from tests.hub_server import HubServer, running_hub
+from tests.hub_server import HubServer
 from tests.states import whole_states
 
 TOLERANCE = 1e-4
@@ -95,12 +95,6 @@ def test_a_gguf_file_gives_the_states_of_the_model_it_was_made_from(family: str,
     checkpoint = open_checkpoint(str(tiny_gguf.tiny_gguf(family, tmp_path / "x.gguf")))
     batches = [padded("left"), padded("right")]
     assert_equal(run(checkpoint, batches), batches, tiny_gguf.tiny_gguf_model(family))
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with running_hub(monkeypatch, tmp_path / "cache") as server:
-        yield server
 
 
 def test_a_model_on_the_hub_travels_once_without_its_head(server: HubServer, tmp_path: Path) -> None:

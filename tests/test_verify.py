@@ -18,13 +18,6 @@ from tests.quantised import SCHEMES, save_quantised, write
 from tests.tiny import tiny_config
 
 
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tiny.tiny_checkpoint("llama", tmp_path_factory.mktemp("llm"))
-    slm.tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
 def quantised(folder: Path, name: str) -> tuple[str, str]:
     """A tiny model in a format, and the weights that it stands for as a plain checkpoint."""
     weights = save_quantised(folder / "q", SCHEMES[name])
