@@ -153,7 +153,7 @@ PARTS: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
         "m.weight_scale": _exponents(N, K // 32),
     },
     **{f"compressed-tensors packed int{bits}": partial(_packed, bits) for bits in (2, 3, 4, 8)},
-    **{f"gptq {bits}-bit": partial(_gptq, bits) for bits in (2, 3, 8)},
+    **{f"gptq {bits}-bit": partial(_gptq, bits) for bits in (2, 3)},
     "awq gemv": lambda: {
         "m.qweight": _bytes(N, K // 8, dtype=torch.int32),
         "m.qzeros": _bytes(N, K // 1024, dtype=torch.int32),
@@ -212,9 +212,10 @@ def test_so_it_is_for_what_is_packed_by_words_groups_and_experts(tmp_path: Path)
         save_file(stored, tmp_path / name)
     command = [sys.executable, "-c", EACH, str(tmp_path), json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for name, found in json.loads(done.stdout).items():
-        assert found["layer"] == MATRICES * found["largest"] == MATRICES * 2 * N * K, name
-        assert found["peak"] < found["layer"] + found["largest"] + ROOM // 4, (name, found)
+    every = json.loads(done.stdout)
+    assert all(found["layer"] == MATRICES * found["largest"] == MATRICES * 2 * N * K for found in every.values())
+    over = {name: found["peak"] - found["layer"] - found["largest"] for name, found in every.items()}
+    assert max(over.values()) < ROOM // 4, {name: size for name, size in over.items() if size >= ROOM // 4}
 
 
 def _second(name: str, tensor: object) -> bool:
