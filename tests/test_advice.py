@@ -140,6 +140,11 @@ CASES: dict[str, tuple[Callable[[Place], object], str, Callable[[Place], object]
         "auto",
         lambda at: at.plug().fold(form="auto"),
     ),
+    "resuming nowhere": (
+        lambda at: pp.fine_tune(at.plug(), slm.tiny_task(), Recipe(epochs=1), resume=True),
+        "name the folder",
+        lambda at: pp.fine_tune(at.plug(), slm.tiny_task(), Recipe(epochs=1), out=at.folder / "run", resume=True),
+    ),
     "saving nowhere": (
         lambda at: pp.fine_tune(at.plug(), slm.tiny_task(), Recipe(epochs=1), save_model=True),
         "name the folder",

@@ -277,16 +277,6 @@ def test_a_run_that_had_ended_is_read_not_run_again(
         fine_tune(parts.model(), TASK, RECIPE.replace(seed=1), out=tmp_path / "bare", resume=True)
 
 
-def test_the_same_call_goes_on_by_itself_and_another_one_is_refused(
-    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ended = fine_tune(parts.model(), TASK, RECIPE, out=tmp_path)
-    with pytest.raises(RecipeError, match="another run: its recipe differs.*resume=False starts anew"):
-        fine_tune(parts.model(), TASK, RECIPE.replace(seed=1), out=tmp_path)
-    monkeypatch.setattr(PiFiTrainer, "train", lambda *args, **kwargs: pytest.fail("trained again"))
-    assert fine_tune(parts.model(), TASK, RECIPE, out=tmp_path) == ended
-
-
 def test_an_unwritable_folder_is_a_save_error(parts: Parts, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(SaveError, match="file"):

@@ -385,6 +385,8 @@ def test_a_task_that_does_not_fit_is_refused_before_training(parts: Parts) -> No
     with pytest.raises(PlugInError, match="cannot be trained"):
         fine_tune(parts.model().fold("z"), TASK, RECIPE)
     with pytest.raises(RecipeError, match="folder"):
+        fine_tune(parts.model(), TASK, RECIPE, resume=True)
+    with pytest.raises(RecipeError, match="folder"):
         fine_tune(parts.model(), TASK, RECIPE, save_model=True)
 
 

@@ -58,7 +58,7 @@ def train(
     tokenizer: str = typer.Option("", help="Another tokenizer for the small model: hub id, folder or name."),
     save_model: bool = typer.Option(False, "--save-model", help="Save the trained model into the folder."),
     resume: bool = typer.Option(
-        True, "--resume/--no-resume", help="Go on with what the same command has left in the folder, or start anew."
+        False, "--resume", help="Go on with what the same command has left in the folder, and do not start anew."
     ),
     report_to: list[str] = typer.Option([], help="tensorboard, mlflow, wandb, ...; may be repeated."),
     tags: list[str] = Tags,
@@ -100,7 +100,7 @@ def train(
         options: dict[str, Any] = {"save_model": save_model, "report_to": report_to, "tags": tags}
         result = pp.fine_tune(model, main, recipe, also=further, out=out, resume=resume, **options)
     except RunInterrupted as stopped:
-        again = "run the same command again" + ("; --resume, the default, goes on" if stopped.where else "")
+        again = "run the same command again" + (" with --resume" if stopped.where else "")
         raise RunInterrupted(stopped.what, where=stopped.where, next=again) from stopped
     if as_json:
         print_json(result.to_dict())
@@ -114,7 +114,7 @@ def _refuse_single(control: str, resume: bool, save_model: bool, tokenizer: str,
     """Raise where an option belongs to a single run."""
     given = {
         "--control": bool(control),
-        "--no-resume": not resume,
+        "--resume": resume,
         "--save-model": save_model,
         "--tokenizer": tokenizer,
         "--report-to": report_to,

@@ -49,7 +49,7 @@ def fine_tune(
     *,
     also: Sequence[Task] = (),
     out: str | Path | None = None,
-    resume: bool = True,
+    resume: bool = False,
     save_model: bool = False,
     tokenizer: GivenTokenizer | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -71,14 +71,14 @@ def fine_tune(
     also : sequence of Task
         Further test sets (domain shift). Texts that also occur in training or validation are left out.
     out : str or Path, optional
-        A folder for ``result.json`` and, while the run goes on, its checkpoints. None: nothing is kept, unless the
+        A folder for ``result.json`` and, while the run goes on, its checkpoints. The result (and model) of an
+        earlier run in it stay until this run has ended, which replaces them. None: nothing is kept, unless the
         run is interrupted.
     resume : bool
         Go on with what the same call has left in `out` before, and refuse what another one has; False uses none of it.
         From the last checkpoint a run comes to the numbers of an uninterrupted one. Of a run that had ended, the
         stored result is returned, and its weights are put into `model` if they were saved (`save_model`); a warning
-        says where they were not. With False the result (and model) of an earlier run stay until this one has ended,
-        which replaces them.
+        says where they were not, which is why this is not the default.
     save_model : bool
         Save the trained model into ``out/model``.
     tokenizer : str, Path or PreTrainedTokenizerBase, optional
@@ -121,7 +121,7 @@ def fine_tune(
     >>> model = pp.plug_in("minilm-l6", "smollm2-135m[-1]", task=task)  # doctest: +SKIP
     >>> pp.fine_tune(model, task, pp.Recipe(seed=1), also=[pp.load_task("tweets")])  # doctest: +SKIP
     """
-    if out is None and save_model:
+    if out is None and (resume or save_model):
         raise RecipeError("no folder was given", where="fine_tune(out=...)", next="name the folder of the run")
     if tokenizer is not None and isinstance(model, PiFiPreTrainedModel):
         model.tokenizer = load_tokenizer(tokenizer, n_rows=embedding_rows(model.encoder))
@@ -221,7 +221,7 @@ class Run:
         self,
         folder: RunFolder,
         *,
-        resume: bool = True,
+        resume: bool = False,
         keep_checkpoints: bool = True,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
