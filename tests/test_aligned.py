@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
 import pifi_probe as pp
 from pifi_probe.alignment.chain import chain_features
@@ -145,6 +148,68 @@ def test_one_layer_is_a_chain_too_and_a_model_alone_gets_the_chain_of_its_headro
     assert indices == list(range(found.span[0], found.span[1] + 1))
 
 
+def test_the_suggested_chain_is_measured_with_the_tokenizer_that_is_given(llm: str):
+    model = pp.plug_in(slm.tiny_slm("bert"), llm, task=TASK, wiring="aligned", tokenizer=slm.tiny_tokenizer())
+    found = pp.headroom(slm.tiny_slm("bert"), llm, TASK, tokenizer=slm.tiny_tokenizer(), progress=False)
+    assert [layer.card.index for layer in model.frozen_layers] == list(range(found.span[0], found.span[1] + 1))
+
+
+def test_a_donor_alone_is_refused_where_no_headroom_can_be_measured(bert: str, llm: str):
+    with pytest.raises(PlugInError, match="name the chain"):
+        build(bert, llm, layer=llm, task=kinds.task_of("token-classification"))
+
+
+def test_features_are_standardised_over_all_parts_of_a_split_that_is_sorted(
+    bert: str, llm: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pifi_probe.plugin.aligning.N_STANDARD", 20)
+    train = TASK.splits["train"]
+    by_class = train.take(sorted(range(len(train)), key=lambda row: train.labels[row]))
+    model = build(bert, llm, task=replace(TASK, splits={**TASK.splits, "train": by_class}))
+    plugin = plugin_of(model)
+    coded = slm.tiny_tokenizer()(list(by_class.texts), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        z = plugin.features(model.encode_deeply(coded["input_ids"], coded["attention_mask"]))
+    z = (z - plugin.center) * (plugin.spread > 0) / z.std(0).clamp_min(1e-6)
+    labels = torch.tensor(by_class.labels)
+    first, second = (z[labels == label].mean(0) for label in (0, 1))
+    assert 0.5 < float(first.norm() / second.norm()) < 2, "the centre lies between the classes"
+
+
+def test_texts_without_a_token_stay_numbers(llm: str, tmp_path: Path):
+    bare = slm.tiny_tokenizer()
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
+    slm.tiny_slm("gpt2").save_pretrained(tmp_path / "decoder")
+    bare.save_pretrained(tmp_path / "decoder")
+    train = TASK.splits["train"]
+    task = replace(TASK, splits={**TASK.splits, "train": replace(train, texts=("", *train.texts[1:]))})
+    for read in ("beside", "back"):
+        model = disturb(pp.plug_in(str(tmp_path / "decoder"), f"{llm}[1:3]", task=task, wiring="aligned", read=read))
+        assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+        empty = torch.zeros(1, 4, dtype=torch.long)
+        with torch.no_grad():
+            tokens = model.encode_deeply(torch.ones_like(empty), empty)
+            said = plugin_of(model).beside(tokens) if read == "beside" else plugin_of(model).back(tokens)
+        assert bool(torch.isfinite(said).all()), "a row of padding alone, too"
+
+
+def test_other_tokenizers_and_pairs_make_other_interfaces(bert: str, llm: str, tmp_path: Path):
+    own = tmp_path / "donor"
+    shutil.copytree(llm, own)
+    first = build(bert, str(own)).config.aligned["digest"]
+    file = own / "tokenizer.json"
+    file.write_text(file.read_text(encoding="utf-8").replace('"good"', '"gooood"'), encoding="utf-8")
+    assert build(bert, str(own)).config.aligned["digest"] != first
+    pairs = kinds.task_of("pair")
+    lines = {
+        name: replace(part, texts=tuple(map("\n".join, zip(part.texts, part.pairs or (), strict=True))), pairs=None)
+        for name, part in pairs.splits.items()
+    }
+    single = replace(pairs, kind="single", splits=lines)
+    digests = [build(bert, llm, task=task).config.aligned["digest"] for task in (pairs, single)]
+    assert digests[0] != digests[1], "two texts are not one text of two lines"
+
+
 def test_a_readout_by_stacking_does_not_harm_and_helps_where_the_chain_knows_more(bert: str, llm: str):
     model = build(bert, llm)
     recipe = pp.Recipe(epochs=2, batch_size=16, learning_rate=1e-3)
@@ -186,6 +251,8 @@ def test_a_diagnosis_finds_nothing_wrong_with_its_dimensions(bert: str, llm: str
     ("options", "words"),
     [
         ({"layer": "{llm}[1] | {llm}[2]"}, "one chain"),
+        ({"layer": "{llm}[0] >> {llm}[2]"}, "one chain"),
+        ({"layer": "{llm}[2] >> {llm}[1]"}, "one chain"),
         ({"feed": "pooled"}, "does not go with an aligned chain"),
         ({"read": "aside"}, "is not possible"),
         ({"layer": None}, "no layer was given"),
@@ -212,3 +279,29 @@ def test_the_command_trains_an_aligned_chain(bert: str, llm: str, tmp_path: Path
     assert main([*args, "--epochs", "1", "-o", str(tmp_path / "run")]) == 0
     result = pp.RunResult.from_json(tmp_path / "run" / "result.json")
     assert result.label.startswith("aligned: ")
+
+
+class _Asked(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("wiring", "layer"), [("pifi", "smollm2-135m[-1]"), ("aligned", "smollm2-135m")])
+def test_the_command_has_a_layer_where_none_is_named(wiring: str, layer: str, monkeypatch: pytest.MonkeyPatch):
+    def asked(slm: str, given: str, **_: Any) -> None:
+        raise _Asked(given)
+
+    monkeypatch.setattr(pp, "plug_in", asked)
+    monkeypatch.setattr("pifi_probe.cli.runs.load_task", lambda *_: TASK)
+    with pytest.raises(_Asked, match=re.escape(layer) + "$"):
+        main(["train", "--task", "x", "--wiring", wiring, "-o", "never"])
+
+
+def test_a_question_about_a_donor_is_asked_of_the_chain_that_headroom_suggests(
+    llm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def asked(slm: str, donor: str, task: pp.Task) -> str:
+        raise _Asked(donor)
+
+    monkeypatch.setattr("pifi_probe.experiments.decide.suggested_chain", asked)
+    with pytest.raises(_Asked, match=re.escape(llm)):
+        pp.decide("x", llm, TASK, wiring="aligned", folder=tmp_path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from transformers import AutoModelForCausalLM
 
 import pifi_probe as pp
+from pifi_probe.alignment import fit
 from pifi_probe.alignment.chain import chain_features, read_out, run_chain
 from pifi_probe.alignment.fit import fit_interfaces, match_tokens
 from pifi_probe.alignment.interface import Interface
@@ -164,6 +166,19 @@ def test_r2_is_measured_on_texts_that_were_not_fitted(llm: str):
     assert found.r2 == pytest.approx(1 - lacking / np.square(v - y.mean(0)).sum(), abs=2e-3)
 
 
+def test_the_fit_at_every_depth_is_summed_over_some_dimensions_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tiny.tiny_checkpoint("llama", tmp_path, hidden_size=192, head_dim=48)
+    slm.tiny_tokenizer().save_pretrained(folder)
+    states = token_states(slm.tiny_slm("bert"), slm.tiny_tokenizer(), TEXTS)
+    checkpoint, whole = open_checkpoint(str(folder)), []
+    real = fit._Sums.empty
+    monkeypatch.setattr(fit._Sums, "empty", lambda p, width: whole.append(width) or real(p, width))
+    some = fit.interface_fits(states, TEXTS, checkpoint, [1], model="x")
+    assert set(whole) == {64}
+    every = fit._summed(states, TEXTS, checkpoint, [1], "x", 200, None, 0, "cpu", False, slice(None))
+    assert some[1] == pytest.approx(fit._penalties(every, whole=False)[1][0], abs=1e-6)
+
+
 def test_the_donor_is_read_only_up_to_the_last_entry(llm: str, monkeypatch: pytest.MonkeyPatch):
     read: list[int] = []
     original = streaming.extract_from
@@ -213,6 +228,15 @@ def test_the_readout_is_by_hand_what_it_says(llm: str):
     np.testing.assert_allclose(found, np.concatenate([a.mean(0), a[-1], d.mean(0), np.abs(d).max(0)]), atol=1e-6)
 
 
+def test_the_last_token_of_a_long_text_is_found_in_short_types_too():
+    x = torch.randn(1, 303, 8, generator=torch.Generator().manual_seed(0))
+    for n in (301, 302):
+        mask = (torch.arange(303) <= n).long()[None]
+        last = read_out(x.bfloat16(), 2 * x.bfloat16(), mask)[0, 8:16].float()
+        expected = x[0, n] / x[0, n].square().mean().sqrt()
+        assert torch.allclose(last, expected, atol=0.05)
+
+
 def test_without_a_layer_the_chain_hands_its_states_on():
     x = torch.randn(2, 3, 4)
     assert torch.equal(run_chain([], x, torch.ones(2, 3)), x)
@@ -256,6 +280,32 @@ def test_a_useless_block_does_no_harm_and_a_useful_one_helps():
     with_noise = fit_stack([base, noise], y, 2)([base(new), noise(rng.normal(size=(4000, 300)).astype(np.float32))])
     assert (with_noise.argmax(1) == truth).mean() > alone - 0.015
     assert fit_stack([base, useful], y, 2).coef.shape == (2, 4)
+
+
+def test_a_block_whose_folds_run_against_the_truth_is_not_turned_round():
+    y = np.array([0, 1] * 10)
+    right = np.log(np.where(np.eye(2)[y] > 0, 0.7, 0.3))
+    against, useful = _Said(right[:, ::-1]), _Said(right)
+    new = [np.log([[0.9, 0.1], [0.2, 0.8]]), np.log([[0.3, 0.7], [0.6, 0.4]])]
+    for blocks, speaks in (([against, useful], 1), ([useful, against], 0), ([against, against], 0)):
+        stack = fit_stack(blocks, y, 2)
+        assert np.array_equal(stack(new).argmax(1), new[speaks].argmax(1))
+    wrong = _Said(np.log(np.where(np.eye(3)[np.arange(12) % 3] > 0, 0.1, 0.45)))
+    three = np.log([[0.2, 0.2, 0.6]])
+    assert fit_stack([wrong, wrong], np.arange(12) % 3, 3)([three, three[:, ::-1]]).argmax() == 2
+
+
+@dataclass
+class _Said:
+    """What the folds said of training texts."""
+
+    out_of_fold: NDArray[np.float64]
+
+
+@pytest.mark.parametrize("dim", [4, 400])
+def test_features_that_are_all_constant_say_what_is_frequent(dim: int):
+    block = fit_block(np.ones((12, dim), np.float32), np.array([0] * 4 + [1] * 8), 2)
+    assert np.allclose(np.exp(block(np.ones((1, dim), np.float32))), [[1 / 3, 2 / 3]], atol=0.05)
 
 
 @pytest.mark.parametrize("n", [100, 400])
@@ -368,6 +418,29 @@ def test_a_second_evaluation_computes_nothing_anew(bert: str, llm: str, monkeypa
         monkeypatch.setattr(name, refused)
     again = pp.probe_chain(bert, llm, TASK, "1-2", progress=False)
     assert again.scores.equals(first.scores)
+
+
+def test_a_donor_with_other_numbers_than_weights_is_another_one(bert: str, llm: str, tmp_path: Path):
+    def nll(donor: Path | str) -> float:
+        table = pp.probe_chain(bert, str(donor), TASK, "0-1", arms=["real"], progress=False)
+        return float(table.scores.query("arm == 'real' and reading == 'alone'")["nll"].item())
+
+    shutil.copytree(llm, tmp_path / "donor")
+    first = nll(tmp_path / "donor")
+    config = tmp_path / "donor" / "config.json"
+    config.write_text(config.read_text(encoding="utf-8").replace("10000.0", "3.0"), encoding="utf-8")
+    assert nll(tmp_path / "donor") != first
+
+
+def test_without_layers_the_chain_is_that_of_the_headroom(bert: str, llm: str):
+    table = pp.probe_chain(bert, llm, TASK, arms=["real"], progress=False)
+    assert tuple(table.info["layers"]) == pp.headroom(bert, llm, TASK, progress=False).span
+
+
+@pytest.mark.parametrize("name", ["twins", "draws", "max_tokens"])
+def test_numbers_below_one_are_refused(name: str, bert: str, llm: str):
+    with pytest.raises(pp.errors.PlugInError, match=f"{name}=0"):
+        pp.probe_chain(bert, llm, TASK, 1, progress=False, **{name: 0})  # type: ignore[arg-type]
 
 
 def test_references_have_as_many_weights_and_come_with_every_score(bert: str, llm: str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,22 @@ def test_every_depth_of_a_donor_is_measured_once_and_kept(
     assert 0 <= found.span[0] <= found.span[1] < tiny.N_LAYERS and found.info["n"] == 60
     monkeypatch.setattr("pifi_probe.probing.headroom.llm_features", None)
     assert pp.headroom(*models, slm.tiny_task(60), progress=False) == found
+
+
+def test_what_is_kept_has_the_names_of_today_and_knows_what_it_hangs_on(
+    models: tuple[str, str], tmp_path: Path
+) -> None:
+    task = slm.tiny_task(24)
+    found = pp.headroom(*models, task, progress=False)
+    moved = tmp_path / "moved"
+    shutil.copytree(models[1], moved)
+    again = pp.headroom(models[0], str(moved), replace(task, name="other"), progress=False)
+    assert again.both == found.both and again.chain.startswith(str(moved)) and again.info["task"] == "other"
+    for max_tokens in (64, 70):  # the encoder has 64 positions, the donor reads twice as many tokens
+        assert pp.headroom(*models, task, max_tokens=max_tokens, progress=False).info["max_length"] == max_tokens
+    file = moved / "tokenizer.json"
+    file.write_text(file.read_text(encoding="utf-8").replace('"good"', '"gooood"'), encoding="utf-8")
+    assert pp.headroom(models[0], str(moved), task, progress=False).r2 != found.r2
 
 
 def test_the_test_split_is_refused(models: tuple[str, str]):

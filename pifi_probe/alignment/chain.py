@@ -52,10 +52,11 @@ def read_out(entered: torch.Tensor, left: torch.Tensor, mask: torch.Tensor, *, c
         Each token divided by its root mean square: mean, last token; of what the chain has added, divided likewise:
         mean, largest absolute value. Position 0 is left out.
     """
-    mask = mask[:, 1:].to(left.dtype)
-    share = mask / mask.sum(1, keepdim=True)  # (batch, seq - 1)
-    places = torch.arange(mask.shape[1], device=left.device)
-    rows, last = torch.arange(left.shape[0], device=left.device), (mask * places).argmax(1)
+    there = mask[:, 1:].long()  # whole numbers: bfloat16 cannot tell place 257 from 256
+    mask = there.to(left.dtype)
+    share = (there / there.sum(1, keepdim=True).clamp_min(1)).to(left.dtype)  # (batch, seq - 1)
+    places = torch.arange(there.shape[1], device=left.device)
+    rows, last = torch.arange(left.shape[0], device=left.device), (there * places).argmax(1)
     normed = _normed(left[:, 1:])
     parts = [torch.bmm(share[:, None], normed)[:, 0], normed[rows, last]]
     if change:

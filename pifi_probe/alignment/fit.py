@@ -65,8 +65,8 @@ def match_tokens(ends: Sequence[int] | NDArray[np.int64], donor_ends: Sequence[i
 class _Sums:
     """Normal equations of some tokens; the features end with a constant 1."""
 
-    cross: torch.Tensor  # (p + 1, d_llm)
-    squares: torch.Tensor  # (d_llm,), of the targets, summed
+    cross: torch.Tensor  # (p + 1, d), of the dimensions that are kept
+    squares: torch.Tensor  # (d,), of the targets, summed
 
     @classmethod
     def empty(cls, p: int, width: int) -> _Sums:
@@ -136,7 +136,8 @@ def fit_interfaces(
     memory does not grow with the number of texts. The penalty is the best of nine on a tenth of the texts, held out;
     `Interface.r2` is measured there, then all texts are fitted.
     """
-    found = _summed(states, texts, checkpoint, entries, model, max_tokens, change, seed, device, progress)
+    every = slice(None)
+    found = _summed(states, texts, checkpoint, entries, model, max_tokens, change, seed, device, progress, every)
     facts = {"texts": len(texts), "tokens": found.tokens, "labels": "none"} | dict(saw or {})
     made = {}
     for entry, (_, penalty, r2) in _penalties(found, whole=True).items():
@@ -173,8 +174,14 @@ def interface_fits(
 
     Parameters and errors are those of `fit_interfaces`, whose `Interface.r2` is measured over all dimensions.
     """
-    found = _summed(states, texts, checkpoint, entries, model, max_tokens, None, seed, device, progress)
+    judged = _judges(int(checkpoint.config.hidden_size))  # of 32 layers of 4,096 numbers all would take 3 GB
+    found = _summed(states, texts, checkpoint, entries, model, max_tokens, None, seed, device, progress, judged)
     return {entry: r2 for entry, (r2, *_) in _penalties(found, whole=False).items()}
+
+
+def _judges(width: int) -> slice:
+    """Return the dimensions of the donor's by which a penalty is chosen."""
+    return slice(None, None, max(1, width // JUDGES))
 
 
 @dataclass(frozen=True)
@@ -202,14 +209,16 @@ def _summed(
     seed: int,
     device: str | torch.device,
     progress: bool,
+    kept: slice,
 ) -> _Summed:
     tokenizer = donor_tokenizer(checkpoint)
     plan = _plan(states, texts, tokenizer, min(max_tokens, context_of(checkpoint.config)), seed, model)
     wanted, width = sorted(set(entries)), int(checkpoint.config.hidden_size)
+    n_kept = len(range(*kept.indices(width)))  # dimensions whose moments are summed
     p = 2 * states.tokens.shape[1] + 1
     made = _Summed(
         grams=[torch.zeros(p, p, dtype=torch.float64) for _ in range(2)],
-        sums={entry: [_Sums.empty(p, width) for _ in range(2)] for entry in wanted},
+        sums={entry: [_Sums.empty(p, n_kept) for _ in range(2)] for entry in wanted},
         firsts={entry: torch.zeros(width, dtype=torch.float64) for entry in wanted},
         sizes={entry: [] for entry in wanted},
     )
@@ -223,7 +232,7 @@ def _summed(
             targets = found[rows, places]  # (tokens, d_llm)
             size = targets.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
             features = _features(states, own)
-            made.sums[point][part].add(features, targets / size)
+            made.sums[point][part].add(features, (targets / size)[:, kept])
             made.sizes[point].append(size[:, 0])
             if point == wanted[0]:
                 made.grams[part].add_((features.T @ features).double())
@@ -253,7 +262,7 @@ def _plan(
     held = np.zeros(len(texts), dtype=bool)
     held[np.random.default_rng(seed).permutation(len(texts))[: max(1, round(HELD_OUT * len(texts)))]] = True
     parts, found = [], [0, 0]
-    for rows in buckets([len(ids) for ids in coded.ids], DONOR_TOKENS):
+    for rows in buckets(coded.lengths, DONOR_TOKENS):
         own: list[list[int]] = [[], []]
         place: list[list[tuple[int, int]]] = [[], []]
         for at, row in enumerate(rows):
@@ -264,15 +273,13 @@ def _plan(
                 if match >= 0:
                     own[int(held[row])].append(token)
                     place[int(held[row])].append((at, match))
-        ids = [torch.tensor(coded.ids[row]) for row in rows]
-        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=coded.pad)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
+        ids, mask, _ = coded.padded(rows)
         matches = []
         for side in range(2):
             index = torch.tensor(place[side], dtype=torch.long).reshape(-1, 2)
             matches.append((np.asarray(own[side], dtype=np.int64), index[:, 0], index[:, 1]))
             found[side] += len(index)
-        parts.append(_Part(Batch(padded, mask), tuple(matches)))
+        parts.append(_Part(Batch(ids, mask), tuple(matches)))
     if min(found) < 2:
         raise FeatureError(
             f"{sum(found)} tokens of {len(texts)} texts can be paired between the two models: too few to align them",
@@ -324,7 +331,7 @@ def _penalties(found: _Summed, *, whole: bool) -> dict[int, tuple[float, float, 
 
     penalties, best = [float(one) for one in PENALTIES * unit], {}
     for entry, sums in found.sums.items():
-        scores = r2(sums, slice(None, None, max(1, sums[0].cross.shape[1] // JUDGES)), penalties)
+        scores = r2(sums, _judges(sums[0].cross.shape[1]), penalties)
         at = int(np.argmax(scores))
         [all_of_it] = r2(sums, slice(None), [penalties[at]]) if whole else [float("nan")]
         best[entry] = (scores[at], penalties[at], all_of_it)

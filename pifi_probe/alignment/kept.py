@@ -11,12 +11,13 @@ from typing import Any
 
 from pifi_probe.alignment.fit import fit_interfaces
 from pifi_probe.alignment.interface import Interface
-from pifi_probe.alignment.tokens import TokenStates
+from pifi_probe.alignment.tokens import TokenStates, joined
 from pifi_probe.errors import CorruptFileError, SaveError
 from pifi_probe.files import cache_root
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.tokenizer_files import vocabulary_digest
 
 __all__ = ["kept_interfaces"]
 
@@ -25,7 +26,7 @@ _VERSION = 2  # of how they are fitted
 
 def kept_interfaces(
     states: Callable[[], TokenStates],
-    texts: Sequence[str],
+    texts: tuple[Sequence[str], Sequence[str] | None],
     donor: Checkpoint,
     entries: Sequence[int],
     *,
@@ -46,7 +47,9 @@ def kept_interfaces(
     ----------
     states : callable
         Gives the encoder's token states; not called when all interfaces are there.
-    texts, entries, slm, max_tokens, saw, seed, device, progress
+    texts : (sequence of str, sequence of str or None)
+        Texts, and the second ones of pairs.
+    entries, slm, max_tokens, saw, seed, device, progress
         As in `fit_interfaces`.
     donor : Checkpoint
     llm : str
@@ -57,7 +60,9 @@ def kept_interfaces(
         Name and `change` of `fit_interfaces`, for an interface to a twin's states.
     cache : bool
     """
-    made_from = [content_of(donor), encoder, list(texts), max_tokens, seed, twin[0] if twin else "", _VERSION]
+    first, second = list(texts[0]), None if texts[1] is None else list(texts[1])
+    models = [content_of(donor), vocabulary_digest(donor), encoder]
+    made_from = [*models, first, second, max_tokens, seed, twin[0] if twin else "", _VERSION]
     files = {entry: cache_root() / "interfaces" / _name([*made_from, entry]) for entry in entries}
     found: dict[int, Interface] = {}
     for entry, file in files.items():
@@ -68,7 +73,7 @@ def kept_interfaces(
     if missing:
         fitted = fit_interfaces(
             states(),
-            texts,
+            joined(first, second),
             donor,
             missing,
             model=llm,

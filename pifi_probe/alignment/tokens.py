@@ -103,6 +103,17 @@ class Encoded:
     special: frozenset[int]
     pad: int
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each text, special ones included."""
+        return [len(ids) for ids in self.ids]
+
+    def padded(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return ids, mask and token types (rows, seq) of some texts, padded on the right."""
+        types = None if self.types is None else _padded(self.types, rows, 0)
+        mask = _padded([[1] * length for length in self.lengths], rows, 0)
+        return _padded(self.ids, rows, self.pad), mask, types
+
 
 def joined(texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:
     """Return one text a row: the two texts of a pair on a line each."""
@@ -138,7 +149,8 @@ def encode(
         shift = (0, len(texts[row]) + 1)
         places = zip(offsets, found.sequence_ids(row), strict=True)
         ends.append([end + shift[which] if which is not None and end > start else -1 for (start, end), which in places])
-    only = next((i for i in (tokenizer.cls_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) if i), 0)
+    fill = (tokenizer.cls_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    only = next((i for i in fill if i is not None), 0)
     empty = [row for row, ids in enumerate(found["input_ids"]) if not ids]
     for row in empty:  # a text without any token
         found["input_ids"][row], ends[row] = [only], [-1]
@@ -246,11 +258,11 @@ def token_states(
     tokens: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
     ends: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(texts)
     pooled: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
-    for rows in buckets([len(ids) for ids in coded.ids], BATCH_TOKENS):
-        ids, mask = _padded(coded.ids, rows, coded.pad), _padded([[1] * len(one) for one in coded.ids], rows, 0)
+    for rows in buckets(coded.lengths, BATCH_TOKENS):
+        ids, mask, types = coded.padded(rows)
         extra = {}
-        if coded.types is not None and has_token_types(encoder.config):
-            extra["token_type_ids"] = _padded(coded.types, rows, 0).to(device)
+        if types is not None and has_token_types(encoder.config):
+            extra["token_type_ids"] = types.to(device)
         found = encoder(input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True, **extra)
         depths = [*found.hidden_states[:-1], found.last_hidden_state]
         content = content_mask(ids, mask, sorted(coded.special)).to(device)

@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 def decide(
     task: str = typer.Argument(help="Embedded or named task, CSV, TSV, JSONL or parquet file, or hub id."),
     slm: str = typer.Option("minilm-l6", help="The small language model."),
-    layer: str = typer.Option("smollm2-135m[-1]", help="MODEL[i], or several: A[i] >> B[j]."),
+    layer: str = typer.Option(
+        "", help="MODEL[i], or several: A[i] >> B[j]; by default the last of smollm2-135m, or its chain."
+    ),
     question: str = typer.Option("knowledge", help="knowledge, plugging in, projections or block."),
     margin: float = typer.Option(1.0, help="Smaller differences count as none, in points."),
     budget: str = typer.Option("30m", help="A time (30m, 2h) or full runs (40)."),
@@ -46,8 +48,9 @@ def decide(
 ) -> None:
     """Train the layer and its controls with more and more seeds until the question is decided."""
     import pifi_probe as pp
-    from pifi_probe.cli.runs import load_task
+    from pifi_probe.cli.runs import chosen_layer, load_task
 
+    layer = chosen_layer(layer, wiring)
     main = load_task(task, text, label, kind)
     main = main.subset(train=n_train) if n_train else main
     terminal = console()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pifi_probe.experiments.crew import Crew
     from pifi_probe.training import RunResult
 
-__all__ = ["load_task", "register"]
+__all__ = ["chosen_layer", "load_task", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -69,6 +69,7 @@ def train(
     import pifi_probe as pp
     from pifi_probe.errors import RunInterrupted
     from pifi_probe.experiments.crew import Crew
+    from pifi_probe.plugin.build import suggested_chain
 
     tags_of(tags)
     main = load_task(task, text, label, kind, language)
@@ -78,10 +79,13 @@ def train(
     recipe = pp.Recipe(
         seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision, class_weights=class_weights
     )
+    layer = chosen_layer(layer, wiring)
     if arms or seeds:
         _refuse_single(control, resume, save_model, tokenizer, report_to)
         with allowing_pickle(allow_pickle):
-            donor = pp.extract(layer or "smollm2-135m[-1]")
+            if wiring == "aligned" and "[" not in layer:
+                layer = suggested_chain(slm, layer, main)
+            donor = pp.extract(layer)
             crew = Crew(out, slm, donor, main, recipe, wiring, combine or None, tuple(further), tags=tags_of(tags))
             _train_arms(crew, arms, seeds, executor, workers, as_json)
         return
@@ -108,6 +112,11 @@ def train(
     for name, metrics in result.metrics.items():
         shown = {key: f"{value:.3f}" for key, value in metrics.items() if isinstance(value, float)}
         print_record(f"{result.label} on {name}", shown)
+
+
+def chosen_layer(layer: str, wiring: str) -> str:
+    """Return the layer that was named, or the default: the last of smollm2-135m; aligned, the chain of its headroom."""
+    return layer or ("smollm2-135m" if wiring == "aligned" else "smollm2-135m[-1]")
 
 
 def _refuse_single(control: str, resume: bool, save_model: bool, tokenizer: str, report_to: list[str]) -> None:

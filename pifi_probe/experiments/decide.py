@@ -16,6 +16,7 @@ from pifi_probe.files import make_folder, write_json
 from pifi_probe.ladder import SHARES, Effect
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.parallel import FrozenLayers
+from pifi_probe.plugin.build import suggested_chain
 from pifi_probe.provenance import collect
 from pifi_probe.reading import Refused, read_object, typed
 from pifi_probe.selection.budget import Budget
@@ -139,6 +140,7 @@ def decide(
     slm : str
         The encoder.
     layer : str, FrozenLayer, FrozenChain or FrozenParallel
+        For ``wiring="aligned"`` the donor's name alone, too: the chain that `pifi_probe.headroom` suggests.
     task : Task
     margin : float
         Differences smaller than this count as none: in points for shares such as accuracy, else in the metric's unit.
@@ -150,7 +152,8 @@ def decide(
     wiring : str
     fractions : sequence of int or float
         Decide it with fewer labelled texts, too: numbers of them, or shares below 1. Each gets an equal part of the
-        budget, and a folder of its own below `folder`; the texts are drawn once, by the recipe's seed.
+        budget, and a folder of its own below `folder`; the texts are drawn once, by the recipe's seed. An aligned
+        chain's interface sees these texts alone; `pifi_probe.probe_chain` aligns it on all, without their labels.
     recipe : Recipe, optional
         Its seed is the first.
     executor, workers
@@ -184,6 +187,8 @@ def decide(
     sizes = label_counts(fractions, len(task.splits.get("train", ())), fewest, task.name)
     limit = Budget(limit.amount / (1 + len(sizes)), limit.unit)
     root = make_folder(Path(folder) if folder is not None else Path("runs") / f"decide-{task.name}")
+    if wiring == "aligned" and isinstance(layer, str) and "[" not in layer:
+        layer = suggested_chain(slm, layer, task)
     donor = extract(layer) if isinstance(layer, str) else layer
     fewer = {
         size: decide(

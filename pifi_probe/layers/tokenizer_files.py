@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pifi_probe.errors import CheckpointError
+from pifi_probe.files import file_sha256
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 
-__all__ = ["gguf_header_digest", "gguf_header_file", "tokenizer_folder"]
+__all__ = ["gguf_header_digest", "gguf_header_file", "tokenizer_folder", "vocabulary_digest"]
 
 _VOCABULARY = re.compile(r"[^/]*(tokenizer\.json|tekken\.json|vocab\.(json|txt|bpe)|\.(model|spm|tiktoken))")
 _BESIDE = re.compile(
@@ -48,6 +49,19 @@ def tokenizer_folder(checkpoint: Checkpoint) -> Path:
             next="choose a repository that has one, or put it beside a local copy of the model",
         )
     return repo.folder([*vocabularies, *(name for name in small if _BESIDE.fullmatch(name))])
+
+
+def vocabulary_digest(checkpoint: Checkpoint) -> str:
+    """Return a digest over the files of the tokenizer beside a local checkpoint.
+
+    It is "" where `pifi_probe.layers.content.content_of` knows the tokenizer: of the hub, and of a GGUF file.
+    """
+    if isinstance(checkpoint, GGUFCheckpoint) or not Path(checkpoint.identity).exists():
+        return ""
+    files = (file for file in tokenizer_folder(checkpoint).iterdir() if file.is_file())
+    parts = [file for file in files if _VOCABULARY.fullmatch(file.name) or _BESIDE.fullmatch(file.name)]
+    lines = "\n".join(f"{file.name} {file_sha256(file)}" for file in sorted(parts))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def gguf_header_digest(checkpoint: GGUFCheckpoint) -> str:

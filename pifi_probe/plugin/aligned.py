@@ -144,7 +144,7 @@ class AlignedPlugIn(PlugIn):
         y = self.core(x, mask)[:, 1:]  # (batch, seq, d_llm), content tokens first
         y = y / y.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(y.dtype).tiny)
         rows = torch.arange(y.shape[0], device=y.device)
-        last = y[rows, mask.sum(1) - 2][:, None]  # (batch, 1, d_llm)
+        last = y[rows, (mask.sum(1) - 2).clamp_min(0)][:, None]  # (batch, 1, d_llm); a row may be all padding
         place = content.long().cumsum(1).clamp_min(1) - 1  # of each token among those that entered
         own = y.gather(1, place[..., None].expand(-1, -1, y.shape[-1]))
         return torch.where(content[..., None], own, last)

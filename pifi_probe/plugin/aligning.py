@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.kept import kept_interfaces
 from pifi_probe.alignment.readout import UNIT_WIDTH, fit_block
-from pifi_probe.alignment.tokens import joined, token_states
+from pifi_probe.alignment.tokens import encode, token_states
 from pifi_probe.encoders import is_decoder, within_positions
 from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.kinds import KINDS, Split
@@ -85,7 +85,7 @@ def fit_interface(
             last_pools=is_decoder(encoder.config),
             device=model.device,
         ),
-        joined(*texts),
+        texts,
         donor,
         [card.index],
         llm=llm,
@@ -110,7 +110,9 @@ def align(
     plugin = model.plugin
     assert isinstance(plugin, AlignedPlugIn)
     plugin.take(interface)
-    some = (texts[0][:N_STANDARD], None if texts[1] is None else texts[1][:N_STANDARD])
+    n = len(texts[0])  # in the order of the split, which may be sorted by class: some of all its parts
+    rows = np.linspace(0, n - 1, min(n, N_STANDARD)).round().astype(int)
+    some = ([texts[0][row] for row in rows], None if texts[1] is None else [texts[1][row] for row in rows])
     if plugin.read == "beside":
         batches = _batches(model, tokenizer, some)
         z = np.concatenate([plugin.features(tokens).float().cpu().numpy() for _, tokens in batches])
@@ -145,11 +147,10 @@ def _batches(
 ) -> Iterator[tuple[list[int], Tokens]]:
     """Yield the encoder's tokens of all texts, in batches of like length, with the rows of each."""
     model.eval()
-    found = tokenizer(*texts, truncation=True, max_length=within_positions(model.encoder, MAX_LENGTH))
-    for rows in buckets([len(ids) for ids in found["input_ids"]], _BATCH_TOKENS):
-        some = {name: [values[row] for row in rows] for name, values in found.items()}
-        batch = tokenizer.pad(some, return_tensors="pt").to(model.device)
-        yield rows, model.encode_deeply(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
+    coded = encode(tokenizer, *texts, within_positions(model.encoder, MAX_LENGTH))
+    for rows in buckets(coded.lengths, _BATCH_TOKENS):
+        ids, mask, types = (None if part is None else part.to(model.device) for part in coded.padded(rows))
+        yield rows, model.encode_deeply(ids, mask, types)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ from pifi_probe.vocabulary import mode_of_today
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
 
-__all__ = ["load_encoder", "model_class_of", "plug_in", "tokenizer_for"]
+__all__ = ["load_encoder", "model_class_of", "plug_in", "suggested_chain", "tokenizer_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ def plug_in(
     if aligned:
         read = _read(read, task, modes)
         if isinstance(layer, str) and "[" not in layer and control != "vanilla":
-            layer = _suggested(slm, layer, task)
+            layer = suggested_chain(slm, layer, task, tokenizer)
     elif read is not None or train_projections or own_interface:
         raise PlugInError(
             "read=, train_projections= and own_interface= are for aligned chains",
@@ -182,10 +183,10 @@ def plug_in(
     given = _given(layer, control)
     layers = [] if given is None else list_of(given)
     design, branches = (None, []) if given is None else arrange(given, combine)
-    if aligned and (design not in (None, "serial") or len(branches) > 1):
+    if aligned and (design not in (None, "serial") or len(branches) > 1 or not _neighbours(layers)):
         raise PlugInError(
-            "an aligned plug-in is one chain: layers in series",
-            where=str(design),
+            "an aligned plug-in is one chain: layers of one model in series, each the next one's neighbour",
+            where=" >> ".join(one.card.spec for one in layers) if design in (None, "serial") else str(design),
             next='name neighbours, such as "smollm2-135m[8:15]"',
         )
     if model_class.writes:
@@ -273,11 +274,29 @@ def _aligned_facts(tokenizer: PreTrainedTokenizerBase, read: str | None, train_p
     return {"read": read, "train_projections": train_projections, "special_ids": special}
 
 
-def _suggested(slm: str | PreTrainedModel, llm: str, task: Task) -> str:
-    """Return the chain that a measurement of headroom suggests."""
+def _neighbours(layers: Sequence[FrozenLayer]) -> bool:
+    """Whether each layer follows the one before it in the same model."""
+    places = [(one.card.model, one.card.revision, one.card.index) for one in layers]
+    return all(b == (*a[:2], a[2] + 1) for a, b in itertools.pairwise(places))
+
+
+def suggested_chain(slm: str | PreTrainedModel, llm: str, task: Task, tokenizer: GivenTokenizer | None = None) -> str:
+    """Return the chain of a donor that a measurement of headroom suggests, such as ``"smollm2-135m[8:15]"``.
+
+    Raises
+    ------
+    PlugInError
+        If the task has no class a row.
+    """
+    if not task.has_row_classes:
+        raise PlugInError(
+            f"a chain is suggested by what the donor adds to one class a row, and this task is of kind {task.kind!r}",
+            where=task.name,
+            next=f'name the chain, such as "{llm}[8:15]"',
+        )
     from pifi_probe.probing.headroom import headroom  # the one look upwards: a default, which a caller may replace
 
-    return headroom(slm, llm, task, progress=False).chain
+    return headroom(slm, llm, task, tokenizer=tokenizer, progress=False).chain
 
 
 def _below(control: str, seed: int) -> Twin:

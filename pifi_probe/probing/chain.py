@@ -23,6 +23,7 @@ from pifi_probe.plugin.variants import twin_of
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
 from pifi_probe.probing.chain_references import TRAINED, Trained, donor_states, encoder_twice, train_in_place
 from pifi_probe.probing.chain_table import LATE, ChainTable, Reading, build_chain_table
+from pifi_probe.probing.headroom import headroom
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.splitting import label_counts
@@ -44,7 +45,7 @@ def probe_chain(
     slm: str | PreTrainedModel,
     llm: str,
     task: Task,
-    layers: str | int | tuple[int, int] = "8-14",
+    layers: str | int | tuple[int, int] | None = None,
     *,
     arms: Sequence[str] = ARMS,
     twins: int = 1,
@@ -83,8 +84,9 @@ def probe_chain(
         alignment, one in memory at a time.
     task : Task
         One class a row, of one text or of two; see `interaction`.
-    layers : str, int or (int, int)
-        The chain, first and last layer included: ``"8-14"``, ``(8, 14)``, or one layer.
+    layers : str, int or (int, int), optional
+        The chain, first and last layer included: ``"8-14"``, ``(8, 14)``, or one layer. None: the chain that
+        `pifi_probe.headroom` suggests, which reads labels of training texts to choose it.
     arms : sequence of str
         "encoder": its own features alone (mean and first token of all its layers). "interface": the interface
         without a layer. "real": the donor's layers. "shuffled", "random": the same layers with their entries
@@ -145,7 +147,7 @@ def probe_chain(
     TaskError
         If the task has no class a row or lacks a split, or a fraction has too few labels.
     PlugInError
-        If the layers are not of the donor, or an arm is unknown.
+        If the layers are not of the donor, an arm is unknown, or a number is below 1.
     FeatureError
         If the tokenizers cannot be aligned or a state is not finite.
 
@@ -156,11 +158,15 @@ def probe_chain(
     """
     start = time.perf_counter()
     _check(arms, references, score)
+    _check_numbers(twins=twins, draws=draws, max_tokens=max_tokens)
     _check_interaction(interaction, task, references)
     device = device_of(Recipe(device=device, precision=precision)).type
     checkpoint = open_named(llm)
-    first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
     train, scored = _rows(task, tests, score, n_train, n_test, seed)
+    if layers is None:
+        how: dict[str, Any] = {"device": device, "tokenizer": tokenizer, "cache": cache, "progress": progress}
+        layers = headroom(slm, llm, task, max_tokens=max_tokens, seed=seed, **how).span
+    first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
     encoder = Encoder(slm, max_tokens, device, cache, precision, tokenizer, texts_apart=interaction == "layer")
     texts = {name: Texts(encoder, rows) for name, rows in {"": train, **scored}.items()}
     on = texts[""].among(_aligned_on(task, train, n_align, seed))
@@ -244,7 +250,7 @@ def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tup
         layers = f"{layers[0]}-{layers[1]}"
     if isinstance(layers, str) and "[" in layers:
         spec = parse(layers)
-        found = spec.indices(n_layers) if isinstance(spec, LayerSpec) and spec.model == llm else ()
+        found = spec.indices(n_layers) if isinstance(spec, LayerSpec) and _donor_of(spec) == llm else ()
     elif isinstance(layers, str | int) and layers not in ("", "all"):
         with contextlib.suppress(LayerIndexError):
             found = layer_numbers(layers, n_layers, llm)
@@ -255,6 +261,10 @@ def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tup
             next='give first and last layer, such as "8-14"',
         )
     return found[0], found[-1]
+
+
+def _donor_of(spec: LayerSpec) -> str:
+    return f"{spec.model}@{spec.revision}" if spec.revision else spec.model
 
 
 def _check(arms: Sequence[str], references: Sequence[str], score: str) -> None:
@@ -268,6 +278,12 @@ def _check(arms: Sequence[str], references: Sequence[str], score: str) -> None:
             )
     if score not in ("test", "validation"):
         raise TaskError(f"the split {score!r} cannot be scored", where="score", next="use test or validation")
+
+
+def _check_numbers(**given: int) -> None:
+    for name, value in given.items():
+        if value < 1:
+            raise PlugInError(f"{name}={value}", where="probe_chain", next=f"{name} is at least 1")
 
 
 def _check_interaction(interaction: str, task: Task, references: Sequence[str]) -> None:

@@ -146,6 +146,8 @@ class Texts:
             "layers": [layer.card.sha256 for layer in layers],
             "model": interface.donor,
         }
+        if layers:  # numbers that are no weights, such as the base of rotary positions
+            key["config"] = _digest(layers[0].donor_config.to_json_string(use_diff=False))
         device, precision = self.encoder.device, self.encoder.precision
         if layers and precision != "float32":
             key["precision"] = precision
@@ -203,7 +205,7 @@ def cached_interfaces(
     encoder = texts.encoder
     return kept_interfaces(
         lambda: texts.states,
-        texts.joined,
+        (texts.rows.texts, texts.rows.pairs),
         open_named(llm),
         entries,
         llm=llm,

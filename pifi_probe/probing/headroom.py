@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from pifi_probe.files import cache_root
 from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.tokenizer import GivenTokenizer
+from pifi_probe.layers.tokenizer_files import vocabulary_digest
 from pifi_probe.probing.chain_parts import Encoder, Texts
 from pifi_probe.probing.features import Features, llm_features
 from pifi_probe.probing.headroom_table import Headroom, build_headroom
@@ -107,11 +109,14 @@ def headroom(
     device = device_of(Recipe(device=device)).type
     encoder = Encoder(slm, max_tokens, device, cache, tokenizer=tokenizer)
     checkpoint = open_named(llm)
-    made_from = [encoder.digest, content_of(checkpoint), rows.ids, rows.texts, rows.pairs, rows.labels, seed, _VERSION]
+    models = [encoder.digest, content_of(checkpoint), vocabulary_digest(checkpoint), max_tokens]
+    made_from = [*models, rows.ids, rows.texts, rows.pairs, rows.labels, task.n_labels, seed, _VERSION]
     file = cache_root() / "headroom" / f"{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]}.json"
+    names = {"slm": encoder.name, "llm": llm, "task": task.name, "split": split}
     if cache and file.is_file():
         with contextlib.suppress(CorruptFileError):
-            return Headroom.from_json(file)
+            known = Headroom.from_json(file)
+            return replace(known, info=known.info | names)  # of the same contents, which may have other names today
     texts = Texts(encoder, rows)
     pooled = texts.pooled()
     features = llm_features(
@@ -147,11 +152,7 @@ def headroom(
         "readout": round(time.perf_counter() - aligned, 1),
         "all": round(time.perf_counter() - start, 1),
     }
-    info = {
-        "slm": encoder.name,
-        "llm": llm,
-        "task": task.name,
-        "split": split,
+    info = names | {
         "n": len(rows),
         "max_length": max_tokens,
         "seed": seed,
