@@ -51,7 +51,7 @@ def _difference(row: dict[str, Any]) -> str:
     if row["difference"] is None:
         return ""
     values = [100 * row[name] for name in ("difference", "difference_low", "difference_high")]
-    return f"{values[0]:+.1f} [{values[1]:+.1f}, {values[2]:+.1f}]"
+    return f"{values[0]:+z.1f} [{values[1]:+z.1f}, {values[2]:+z.1f}]"
 
 
 def experiments() -> dict[str, dict[str, Any]]:
@@ -165,7 +165,7 @@ def chain_table(record: dict[str, Any], tests: Iterable[str], sizes: Iterable[in
         lines.append([name, *([f"**{one}**" for one in shown] if arm == "real" else shown)])
     gains = record["differences"]
     by_cell = {
-        (test, size): f"{100 * mean:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        (test, size): f"{100 * mean:+z.1f} [{100 * low:z.1f}, {100 * high:z.1f}]"
         for metric, test, size, a, b, mean, low, high in zip(
             *(gains[name] for name in ("metric", "test", "n_labels", "a", "b", "difference", "low", "high")),
             strict=True,
@@ -190,7 +190,7 @@ def _decided() -> str:
         for question in questions:
             effect = own[question]
             scale, digits = (100.0, 1) if tests[0]["metric"] == "accuracy" else (1.0, 2)
-            mean, low, high = (f"{scale * effect[key]:+.{digits}f}" for key in ("mean", "low", "high"))
+            mean, low, high = (f"{scale * effect[key]:+z.{digits}f}" for key in ("mean", "low", "high"))
             cells.append(f"{mean} [{low}, {high}], {effect['verdict']}")
         lines.append([name, str(tests[0]["seeds"]), *cells])
     return _markdown(lines) + "\n"

@@ -108,7 +108,7 @@ class Effect:
         """Return mean and interval as text, such as ``"+1.2 [-0.3, +2.7]"``; points are hundredths of a share."""
         scale, digits = (100.0, 1) if unit == "points" else (1.0, 3)
         mean, low, high = (scale * value for value in (self.mean, self.low, self.high))
-        return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        return f"{mean:+z.{digits}f} [{low:+z.{digits}f}, {high:+z.{digits}f}]"
 
 
 def effects_of(
@@ -279,17 +279,17 @@ def answer(effects: Sequence[Effect], unit: str = "points", plugged: str = "") -
     if own := by_name.get("knowledge"):
         twins = "random or shuffled layers of the same shape"
         sentences.append(f"The language model's own weights {_phrase(own, unit, twins)}.")
-    return " ".join(sentences[:3]) or "These arms tell no effect: vanilla, linear and twins are missing."
+    return " ".join(sentences[:3]) or "No effect can be told from these arms: vanilla, linear and twins are missing."
 
 
 def _phrase(effect: Effect, unit: str, other: str) -> str:
     scale, digits = (100.0, 1) if unit == "points" else (1.0, 3)
     low, high = sorted(scale * value for value in (effect.low, effect.high))
     if effect.verdict == "better":
-        gains = f"{scale * effect.mean:.{digits}f} {unit} [{low:.{digits}f}, {high:.{digits}f}]"
+        gains = f"{scale * effect.mean:z.{digits}f} {unit} [{low:z.{digits}f}, {high:z.{digits}f}]"
         return f"gain{_s(effect)} {gains} over {other}"
     if effect.verdict == "worse":
-        costs = f"{-scale * effect.mean:.{digits}f} {unit} [{-high:.{digits}f}, {-low:.{digits}f}]"
+        costs = f"{-scale * effect.mean:z.{digits}f} {unit} [{-high:z.{digits}f}, {-low:z.{digits}f}]"
         return f"cost{_s(effect)} {costs} against {other}"
     shown = effect.interval(unit)
     if effect.verdict == "equivalent":

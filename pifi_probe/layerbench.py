@@ -423,7 +423,7 @@ def _read(path: str | None) -> tuple[Table, ...]:
         return tuple(_table(values) for values in record["tables"])
     except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
         raise CorruptFileError(
-            f"this is no LayerBench: {error}", where=path, next="compare it with the package's layerbench.json"
+            f"this is not a LayerBench: {error}", where=path, next="compare it with the package's layerbench.json"
         ) from error
 
 

@@ -242,7 +242,7 @@ def _check_indices(folder: Path) -> None:
         for name in set(map(str, shards.values())) if isinstance(shards, dict) else ["no weight_map"]:
             if Path(name).name != name or name == ".." or "\\" in name or "\0" in name or not isinstance(shards, dict):
                 raise CorruptFileError(
-                    f"the list of shards names {name!r}, which is no file of its folder",
+                    f"the list of shards names {name!r}, which is not a file of its folder",
                     where=str(index),
                     next="copy or download the whole model again",
                 )

@@ -115,7 +115,7 @@ def _checked(scores: ArrayLike, level: float) -> Floats:
     if not np.isfinite(values).all():
         raise PifiProbeError("a score is NaN or infinite", next="leave out arms that diverged, and say so")
     if not 0 < level < 1:
-        raise PifiProbeError(f"a level of {level} is no probability", next="give one between 0 and 1, such as 0.95")
+        raise PifiProbeError(f"a level of {level} is not a probability", next="give one between 0 and 1, such as 0.95")
     return values
 
 

@@ -84,8 +84,8 @@ def _is_name(path: Path | str) -> bool:
 
 def _refuse_odd(mode: int, path: Path | str) -> None:
     if not stat.S_ISREG(mode):
-        kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no ordinary file")
-        raise Refused(f"{Path(path).name!r} is {kind}, not an ordinary file")
+        kind = next((f"{name}, " for is_kind, name in _KINDS if is_kind(mode)), "")
+        raise Refused(f"{Path(path).name!r} is {kind}not an ordinary file")
 
 
 def refuse_odd_files(folder: Path) -> None:
@@ -162,7 +162,7 @@ def parse_json(raw: bytes | str, *, most_values: int = MAX_VALUES, unique: bool 
     except Refused:
         raise
     except (ValueError, RecursionError, MemoryError) as error:
-        raise Refused(f"it is no valid JSON: {error}") from error
+        raise Refused(f"it is not valid JSON: {error}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def inflate(text: str, shape: Sequence[int], each: int) -> bytes:
     try:
         raw = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
     except (ValueError, zlib.error) as error:
-        raise Refused(f"an array that is no packed text: {error}") from error
+        raise Refused(f"an array that is not packed text: {error}") from error
     if len(raw) != size:
         raise Refused(f"an array of shape {tuple(shape)} that does not have {size:,} bytes")
     return raw

@@ -289,7 +289,7 @@ def verdict(interval: Interval, unit: str = "points") -> str:
     """
     scale, digits = (100.0, 1) if unit == "points" else (1.0, 3)
     mean, low, high = (scale * value for value in (interval.mean, interval.low, interval.high))
-    shown = f"[{low:.{digits}f}, {high:.{digits}f}]"
+    shown = f"[{low:z.{digits}f}, {high:z.{digits}f}]"
     if interval.excludes_zero:
         found = f"{'better' if mean > 0 else 'worse'} by {abs(mean):.{digits}f} {unit} {shown}"
     else:

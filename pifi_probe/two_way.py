@@ -110,7 +110,7 @@ class Layout:
         y = np.asarray(scores, dtype=np.float64)
         if y.ndim != 2 or len(y) < 3 or np.isinf(y).any():
             raise PifiProbeError(
-                f"scores of shape {y.shape} are no layout of arms and seeds",
+                f"scores of shape {y.shape} are not laid out as arms and seeds",
                 next="give at least three arms; two are compared by stats.paired_difference",
             )
         present = np.isfinite(y)

@@ -34,12 +34,14 @@ _IN_LABEL = ((r"^paper: ", "pifi: "), (r"\(paper(?=[,)])", "(pifi"), (r"\b(scale
 
 
 def in_words_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return wiring, modes and label of a saved model or a record, where versions before said "paper"."""
+    """Return wiring, modes, label and verdict of a saved model or a record, where versions before said otherwise."""
     found = {name: _FORMER.get((name, each), each) if isinstance(each, str) else each for name, each in values.items()}
     if isinstance(label := found.get("label"), str):
         for former, now in _IN_LABEL:
             label = re.sub(former, now, label)
         found["label"] = label
+    if isinstance(verdict := found.get("verdict"), str):
+        found["verdict"] = verdict.replace("interval holds zero", "interval includes zero")
     return found
 
 

@@ -153,7 +153,7 @@ def test_a_layer_that_the_adapter_leaves_as_it_is_is_said(
 BAD: dict[str, tuple[dict[str, Any], type[PifiProbeError], str]] = {
     "another method": ({"peft_type": "IA3"}, UnsupportedFormatError, "'IA3'"),
     "no rank": ({"r": None}, CheckpointError, "states r = None"),
-    "alpha is no number": ({"lora_alpha": float("nan")}, CheckpointError, "lora_alpha"),
+    "alpha is not a number": ({"lora_alpha": float("nan")}, CheckpointError, "lora_alpha"),
     "a pattern": ({"alpha_pattern": {"(a+)+$": 3}}, UnsupportedFormatError, "by the pattern"),
     "PiSSA": ({"init_lora_weights": "pissa_niter_4"}, UnsupportedFormatError, "pissa"),
     "aLoRA": ({"alora_invocation_tokens": [3, 4]}, UnsupportedFormatError, "from certain tokens on"),
@@ -181,7 +181,7 @@ def test_an_adapter_that_is_not_merged_is_one_line(case: str, base: Path, tmp_pa
         (lambda tensors, key: tensors.update({key: torch.full_like(tensors[key], torch.nan)}), "NaN"),
         (lambda tensors, key: tensors.pop(key), "alone"),
         (lambda tensors, key: tensors.update({key.replace("q_proj", "no_proj"): tensors.pop(key)}), "does not"),
-        (lambda tensors, key: tensors.update({key.replace("lora_A", "other"): torch.ones(1)}), "no part of a low"),
+        (lambda tensors, key: tensors.update({key.replace("lora_A", "other"): torch.ones(1)}), "not part of a low"),
     ],
 )
 def test_matrices_that_do_not_fit_are_one_line(change: Any, message: str, base: Path, tmp_path: Path) -> None:

@@ -204,8 +204,8 @@ def test_a_tensor_without_a_place_in_the_layer_is_refused(llama: Path) -> None:
         ("llama", {"rope_parameters": {"rope_type": "nope", "rope_theta": 1e4}}, "nope"),
         ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps = nan"),
         ("bloom", {"n_head": 7}, "cannot build"),
-        ("opt", {"max_position_embeddings": 20_000_000}, "beside the layer"),
-        ("gptj", {"n_positions": 10**11}, "beside the layer"),
+        ("opt", {"max_position_embeddings": 20_000_000}, "next to the layer"),
+        ("gptj", {"n_positions": 10**11}, "next to the layer"),
     ],
 )
 def test_a_configuration_that_no_layer_can_have_is_refused(

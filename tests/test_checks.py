@@ -1,4 +1,4 @@
-"""The checks of the exercises: an untouched stub is no failure, and a wrong answer gets its likely mistake named."""
+"""The checks of the exercises: an untouched stub is not a failure, and a wrong answer gets its likely mistake named."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_a_recorded_table_comes_with_its_command_and_names_the_keys_it_has(
         checks.recorded_table("found.json", "row")
     with pytest.raises(PifiProbeError, match="take one of: nothing"):
         checks.recorded_table("found.json", "rows", "real")
-    with pytest.raises(PifiProbeError, match="no table.*name the rows in it: nothing"):
+    with pytest.raises(PifiProbeError, match="not a table.*name the rows in it: nothing"):
         checks.recorded_table("found.json", "n")
 
 

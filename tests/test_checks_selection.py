@@ -109,7 +109,7 @@ def _apart(a: Any, b: Any) -> tuple[float, float]:
 
 MISTAKES = [
     (checks.check_f_statistic, _within, "alike"),
-    (checks.check_f_statistic, lambda t: 1 / _f(t), "turned"),
+    (checks.check_f_statistic, lambda t: 1 / _f(t), "inverted"),
     (checks.check_winners_loss, lambda t: -_loss(t), "sign"),
     (checks.check_winners_loss, lambda t: 3 * _loss(t), "not the sum"),
     (checks.check_regret, lambda s, q, k: q.max() - q[np.argsort(-s)[:k]].mean(), "not their mean"),
@@ -128,7 +128,7 @@ MISTAKES = [
     (checks.check_accuracy_under, lambda r, prior: r.mean(), "balanced accuracy"),
     (checks.check_auroc, lambda s, y: (s[y == 1][:, None] > s[y == 0]).mean(), "tie"),
     (checks.check_spent_on, lambda r, fidelity: r["cost"].sum(), "all fidelities"),
-    (checks.check_steady_best, lambda r: r.loc[r["value"].idxmin(), "label"], "no candidate"),
+    (checks.check_steady_best, lambda r: r.loc[r["value"].idxmin(), "label"], "not a candidate"),
     (checks.check_steady_best, lambda r: "A[0]", "lucky"),
 ]
 

@@ -96,7 +96,7 @@ MISTAKES = [
     (checks.check_seed_interval, lambda d, t: _seed_interval(d, 1.96), "many seeds"),
     (checks.check_gain_parts, lambda a: _parts(a) | {"knowledge": a["real"] - a["vanilla"]}, "beyond the random"),
     (checks.check_gain_parts, lambda a: _parts(a) | {"block": a["random"] - a["vanilla"]}, "not against vanilla"),
-    (checks.check_gain_parts, lambda a: {k: -v for k, v in _parts(a).items()}, "turned"),
+    (checks.check_gain_parts, lambda a: {k: -v for k, v in _parts(a).items()}, "flipped"),
     (checks.check_gain_parts, lambda a: {"knowledge": 0.1}, "keys"),
     (
         checks.check_relative_change,
@@ -111,7 +111,7 @@ MISTAKES = [
     (checks.check_left_out_residuals, _training_residuals, "training examples"),
     (checks.check_added, _output, "subtract its input"),
     (checks.check_added, lambda h, P, layer, r: layer((h @ P.T)[:, None])[:, 0] - h @ P.T, "asked size"),
-    (checks.check_gain_with_error, lambda a, b: ((a - b).mean(), (a - b).std(ddof=1) / a.size**0.5), "no examples"),
+    (checks.check_gain_with_error, lambda a, b: ((a - b).mean(), (a - b).std(ddof=1) / a.size**0.5), "not examples"),
     (checks.check_log_volume, lambda a, b, s, D: 0.5 * D * np.log(a) - 0.5 * np.log(a + b * s).sum(), "released"),
 ]
 
@@ -140,6 +140,6 @@ def test_mistakes_about_controls_are_named() -> None:
     }
     assert checks.check_control_for(right).passed
     assert "nothing between" in checks.check_control_for(right | {"more trained weights": "linear"}).message
-    assert "no control" in checks.check_control_for(right | {"two linear maps": "lstm"}).message
+    assert "not a control" in checks.check_control_for(right | {"two linear maps": "lstm"}).message
     assert "missing" in checks.check_control_for({"two linear maps": "linear"}).message
     assert checks.check_control_for(...).status == "not attempted"

@@ -109,7 +109,7 @@ def test_doctor_fails_when_an_asset_is_missing(
 
 def test_ctrl_c_is_one_line_that_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     for raised, shown in (
-        (KeyboardInterrupt(), "interrupted; what was finished is on disk, run the same command again to go on"),
+        (KeyboardInterrupt(), "interrupted; what was finished is on disk: run the same command again to continue"),
         (RunInterrupted("stopped", where="here", next="go on"), "error: stopped | where: here | next: go on"),
     ):
 

@@ -402,7 +402,7 @@ def test_an_ensemble_of_unlike_runs_is_refused(trained: dict[str, Any]) -> None:
     models, results = zip(*(trained[design] for design in ("mix", "gated")), strict=True)
     with pytest.raises(RecipeError, match="not seeds of one arm"):
         ensemble(models, results, runs.TASK)
-    with pytest.raises(RecipeError, match="make no ensemble"):
+    with pytest.raises(RecipeError, match="do not make an ensemble"):
         ensemble(models[:1], results[:1], runs.TASK)
 
 

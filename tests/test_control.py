@@ -248,7 +248,7 @@ def test_a_control_is_read_shown_and_kept(tmp_path: Path) -> None:
     assert "<b>" not in page and "&lt;b&gt;" in page
     assert len(control.figure().axes) == 1 and list(control.frame["arm"].unique()) == list(ARMS)
     for wrong in ({}, {"version": 1}, {"version": 1, "rows": 3}):
-        with pytest.raises(CheckpointError, match="no positive control"):
+        with pytest.raises(CheckpointError, match="not a positive control"):
             PositiveControl.from_dict(wrong)
 
 

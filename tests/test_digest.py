@@ -240,7 +240,7 @@ def test_a_list_of_shards_names_files_of_its_folder_only(name: str, sharded: Pat
     listed = json.loads(index.read_text())
     listed["weight_map"][layer_file(sharded)[1]] = name
     index.write_text(json.dumps(listed))
-    with pytest.raises(CheckpointError, match="no file of its folder"):
+    with pytest.raises(CheckpointError, match="not a file of its folder"):
         PiFiForSequenceClassification.from_pretrained(sharded)
 
 

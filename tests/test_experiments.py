@@ -329,7 +329,7 @@ def test_a_difference_of_differences_takes_one_block_off_another() -> None:
     [
         ((0.80, 0.70), {}, "holds here"),
         ((0.70, 0.80), {}, "the opposite"),
-        ((0.70, 0.70), {}, "holds zero"),
+        ((0.70, 0.70), {}, "includes zero"),
         ((0.70, 0.70), {"expects": "similar", "margin": 1.0}, "holds here: within 1"),
         ((0.80, 0.60), {"expects": "similar", "margin": 1.0}, "further apart than 1"),
     ],

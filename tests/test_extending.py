@@ -259,7 +259,7 @@ def test_a_family_that_cannot_be_is_refused_where_it_is_registered() -> None:
     for said, name, row in (
         ("a family is a Family", "gpt2", {}),
         ("no configuration of type", "own_unknown", Family()),
-        ("no way to store", "gpt2", Family(value="nowhere")),  # type: ignore[arg-type]
+        ("not a way to store", "gpt2", Family(value="nowhere")),  # type: ignore[arg-type]
         ("already", "gpt2", Family()),
         ("is refused", "reformer", Family()),
     ):

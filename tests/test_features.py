@@ -152,7 +152,7 @@ def test_a_template_takes_texts_literally() -> None:
         ({"batch_tokens": 0}, FeatureError, "batch_tokens"),
         ({"precision": "fp8"}, RecipeError, "precision='fp8'"),
         ({"device": "tpu"}, RecipeError, "device='tpu'"),
-        ({"llm": "a[0] >> b"}, SpecError, "a model is wanted, not layers"),
+        ({"llm": "a[0] >> b"}, SpecError, "a model is needed, not layers"),
     ],
 )
 def test_bad_options_are_one_line(options: dict[str, Any], kind: type[PifiProbeError], message: str, llm: str) -> None:

@@ -249,7 +249,7 @@ def test_a_format_is_one_class_and_tried_when_it_is_registered(monkeypatch: pyte
         ({"expected": 3.0}, "does not give the weight of its example"),
         ({"name": ""}, "needs a name"),
         ({"companions": {}}, "needs a name, companions"),
-        ({"scales": ("nothing",)}, "a scale that is no role"),
+        ({"scales": ("nothing",)}, "a scale that is not one of its roles"),
         ({"companions": {"scale": "other"}}, "finds 0 weights"),
         ({"rows": lambda self, weight, tensors, start, stop: tensors["packed"][:1].float() * 2}, "does not give"),
     ],
@@ -262,5 +262,5 @@ def test_a_format_that_breaks_its_contract_is_refused(change: dict[str, object],
 
 
 def test_what_is_no_format_is_refused() -> None:
-    with pytest.raises(TypeError, match="no class derived from Format"):
+    with pytest.raises(TypeError, match="not a class derived from Format"):
         register_format(dict)  # type: ignore[type-var]

@@ -159,7 +159,7 @@ def test_a_layer_is_asked_for_with_what_can_be(folder: Path) -> None:
                 pp.extract(f"{folder}[0]", device=device)
     with pytest.raises(PlugInError, match="unknown dtype"):
         pp.extract(f"{folder}[0]", dtype=torch.int8)
-    with pytest.raises(SpecError, match="5 is no text"):
+    with pytest.raises(SpecError, match="5 is not text"):
         pp.extract(5)
 
 
@@ -208,7 +208,7 @@ def test_a_family_that_is_not_offered_says_why(tmp_path: Path) -> None:
 
     config = RwkvConfig(vocab_size=20, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16)
     RwkvForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedFamilyError, match=r"'rwkv' is not supported: it is no chain.*llama"):
+    with pytest.raises(UnsupportedFamilyError, match=r"'rwkv' is not supported: it is not a chain.*llama"):
         pp.extract(f"{tmp_path}[0]")
 
 

@@ -116,7 +116,7 @@ IMPOSSIBLE: dict[str, tuple[list[Any], Any]] = {
     "NaN for an accuracy": (["tests", "movie-reviews", "metrics", "accuracy"], float("nan")),
     "a negative likelihood": (["tests", "movie-reviews", "metrics", "nll"], -0.1),
     "a negative count": (["tests", "movie-reviews", "metrics", "n"], -40),
-    "a count that is no number": (["tests", "movie-reviews", "metrics", "n"], "40"),
+    "a count that is not a number": (["tests", "movie-reviews", "metrics", "n"], "40"),
     "fewer examples than values": (["tests", "movie-reviews", "metrics", "n"], 39),
     "a 2 among the correct": (["tests", "movie-reviews", "correct"], CORRECT[:-1] + "2"),
     "infinite surprise": (["tests", "movie-reviews", "nll"], " ".join(["inf"] * N)),
@@ -139,7 +139,7 @@ def test_what_no_run_can_have_is_refused(case: str) -> None:
     for key in path[:-1]:
         holder = holder[key]
     holder[path[-1]] = value
-    with pytest.raises(CorruptFileError, match="this is no result of a run") as caught:
+    with pytest.raises(CorruptFileError, match="this is not the result of a run") as caught:
         RunResult.from_json(json.dumps(forged))
     assert str(path[-1]) in str(caught.value) or "test" in str(caught.value)
 

@@ -435,7 +435,7 @@ def test_a_refused_token_is_an_error_that_says_so(server: HubServer, repo: Repo)
 
 
 def test_an_impossible_name_is_an_error(server: HubServer) -> None:
-    with pytest.raises(HubError, match="no valid name"):
+    with pytest.raises(HubError, match="not a valid name"):
         open_hub_checkpoint("org//model")
 
 

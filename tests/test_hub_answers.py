@@ -367,5 +367,5 @@ def test_a_listed_file_stays_below_its_repository(name: str, server: HubServer, 
     server.add_repo(NAME, folder)
     opened = HubRepo.open(HubClient(NAME, patience=PATIENCE))
     listed: dict[str, Any] = {**opened.files, name: 4}
-    with pytest.raises(HubError, match="cannot be one|no valid name"):
+    with pytest.raises(HubError, match="cannot be one|not a valid name"):
         replace(opened, files=listed).path(name)

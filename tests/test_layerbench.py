@@ -82,7 +82,7 @@ def test_bits_come_back() -> None:
 @pytest.mark.parametrize("text", ["{}", "[]", '{"tables": [{}]}', "no JSON"])
 def test_a_file_that_is_no_layerbench_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "own.json").write_text(text, encoding="utf-8")
-    with pytest.raises(CorruptFileError, match="no LayerBench"):
+    with pytest.raises(CorruptFileError, match="not a LayerBench"):
         pp.layerbench.load(tmp_path / "own.json")
 
 

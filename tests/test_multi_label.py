@@ -99,8 +99,8 @@ def test_a_rare_label_is_in_every_split(tmp_path: Path) -> None:
         (3, "the labels are a int, not a list"),
         (["sad", {"a": 1}], "the label is a dict"),
         (["sad", 0.5], "fraction"),
-        ("[sad", "no list of labels"),
-        ("[" * 9000, "no list of labels"),
+        ("[sad", "not a list of labels"),
+        ("[" * 9000, "not a list of labels"),
     ],
 )
 def test_a_bad_row_is_named(labels: Any, message: str, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_what_needs_a_class_a_row_says_so(parts: tuple[str, str]) -> None:
     task = kinds.task_of("multi-label")
     models = [pp.plug_in(*parts, task=task, seed=seed) for seed in (0, 1)]
     runs = [pp.fine_tune(model, task, RECIPE.replace(seed=seed)) for seed, model in enumerate(models)]
-    with pytest.raises(RecipeError, match="one class a row, which a multi-label task has not"):
+    with pytest.raises(RecipeError, match="one class a row, which a multi-label task does not have"):
         ensemble(models, runs, task)
     with pytest.raises(RecipeError, match="multi-label task has no class weights"):
         pp.fine_tune(models[0], task, RECIPE.replace(class_weights="balanced"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,6 +167,21 @@ def test_the_word_paper_of_versions_before_is_read_and_told_of() -> None:
     stored = {"wiring": "paper", "scale": "paper", "slm": "paper", "label": "custom: A[3] (paper, scale=paper)"}
     found = {"wiring": "pifi", "scale": "none", "slm": "paper", "label": "custom: A[3] (pifi, scale=none)"}
     assert in_words_of_today(stored) == found
+    told = in_words_of_today({"verdict": "open: the interval holds zero; so far", "measured": 1.0})
+    assert told == {"verdict": "open: the interval includes zero; so far", "measured": 1.0}
     assert RunKey.of(stored, "task", {}).digest == RunKey.of(found, "task", {}).digest
     record = Space((("a", 3),), modes=((), (("scale", "none"),))).to_dict()
     assert Space.from_dict(json.loads(json.dumps(record).replace('"none"', '"paper"'))).to_dict() == record
+
+
+def test_what_a_notebook_shows_as_a_table_says_words_in_a_terminal() -> None:
+    """A dataclass with HTML of its own has a repr of its own, too: not all of its fields, nested."""
+    shown = []
+    for file in Path(pp.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(one) for one in node.decorator_list):
+                own = {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
+                if "_repr_html_" in own:
+                    shown.append(node.name)
+                    assert "__repr__" in own, f"{node.name} of {file.name} would show all of its fields"
+    assert {"Comparison", "Diagnosis", "Reproduction"} <= set(shown)

@@ -61,7 +61,7 @@ def test_a_result_keeps_its_tags_on_disk_and_they_are_no_part_of_what_it_is(tmp_
     assert run.to_dict()["tags"] == ["paper", "first try"] and "paper, first try" in run._repr_html_()
     older = {name: value for name, value in run.to_dict().items() if name != "tags"}
     assert pp.RunResult.from_dict(older).tags == ()
-    with pytest.raises(CorruptFileError, match="tags holds what is not a tag"):
+    with pytest.raises(CorruptFileError, match="tags holds something that is not a tag"):
         pp.RunResult.from_json(json.dumps(run.to_dict() | {"tags": ["\x1b[2J"]}))
 
 

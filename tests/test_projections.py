@@ -121,7 +121,7 @@ def test_bad_input_is_named() -> None:
     for pairs in (None, Pairs(h[:9], cloud(9, D_LLM, 1))):
         with pytest.raises(EstimatorError, match="at least 10 texts"):
             project("ridge", h, D_LLM, pairs=pairs)
-    with pytest.raises(EstimatorError, match="make no pairs"):
+    with pytest.raises(EstimatorError, match="do not make pairs"):
         Pairs(h, cloud(29, D_LLM, 1))
     with pytest.raises(EstimatorError, match="NaN"):
         Pairs(h, np.full((30, D_LLM), np.nan))

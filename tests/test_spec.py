@@ -77,7 +77,7 @@ def test_what_is_no_name_of_models_is_one_line_at_every_door(llm: Any) -> None:
         lambda: pp.plug_in("x", llm or 0, task=slm.tiny_task()),  # type: ignore[arg-type]
     ]
     for door in doors:
-        with pytest.raises(SpecError, match=r"names no model|is no text"):
+        with pytest.raises(SpecError, match=r"names no model|is not text"):
             door()
 
 

@@ -295,7 +295,7 @@ def test_a_value_that_is_no_text_is_named_by_its_line(tmp_path: Path) -> None:
     from pifi_probe.tasks.from_file import read_texts
 
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": 7}\n', encoding="utf-8")
-    with pytest.raises(TaskError, match="text is 7, which is no text.*line 2"):
+    with pytest.raises(TaskError, match="text is 7, which is not text.*line 2"):
         read_texts(tmp_path / "a.jsonl")
 
 

@@ -356,7 +356,7 @@ def test_a_device_out_of_memory_gets_smaller_batches_and_says_so(
         found = run(open_checkpoint(str(llama)), BATCHES)
     for place, expected in reference.items():
         torch.testing.assert_close(found[place], expected)
-    assert "out of memory: going on with 2 texts" in caplog.text
+    assert "out of memory: continuing with 2 texts" in caplog.text
     assert given.count(5) == 1, "what did not fit once is not tried again"
 
 

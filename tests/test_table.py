@@ -290,7 +290,7 @@ class TestDisk:
     def test_what_is_no_table_is_refused(self, text: str, tmp_path: Path) -> None:
         file = tmp_path / "table.json"
         file.write_text(text, encoding="utf-8")
-        with pytest.raises(CorruptFileError, match="no table of probes"):
+        with pytest.raises(CorruptFileError, match="not a table of probes"):
             ProbeTable.from_json(file)
 
     def test_a_damaged_array_is_refused(self, table: ProbeTable) -> None:

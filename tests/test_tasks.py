@@ -326,7 +326,7 @@ class TestBadFiles:
 
     def test_damaged_parquet(self, tmp_path: Path) -> None:
         (tmp_path / "t.parquet").write_bytes(b"PAR1" + os.urandom(100) + b"PAR1")
-        assert "no valid parquet" in refused(tmp_path / "t.parquet")
+        assert "not valid parquet" in refused(tmp_path / "t.parquet")
 
     def test_too_few_rows(self, tmp_path: Path) -> None:
         assert "5 rows are too few for 2 classes" in refused(write_csv(tmp_path / "t.csv", ROWS[:5]))
@@ -373,11 +373,11 @@ class TestBadFiles:
         assert f"option {name}" in message
 
     def test_a_share_that_is_no_number(self, tmp_path: Path) -> None:
-        assert "no share" in refused(write_csv(tmp_path / "t.csv", ROWS), test=[0.1])
+        assert "not a share" in refused(write_csv(tmp_path / "t.csv", ROWS), test=[0.1])
 
     def test_a_split_column_with_other_words(self, tmp_path: Path) -> None:
         path = write_csv(tmp_path / "t.csv", [(*row, "dev") for row in ROWS], ("text", "label", "part"))
-        assert "'dev' is no split" in refused(path, split="part")
+        assert "'dev' is not a split" in refused(path, split="part")
 
     def test_split_column_and_split_files_exclude_each_other(self, tmp_path: Path) -> None:
         path = write_csv(tmp_path / "t.csv", ROWS)

@@ -133,9 +133,9 @@ def test_moderation_of_equal_variances_trusts_the_prior_alone() -> None:
 @pytest.mark.parametrize(
     ("scores", "says"),
     [
-        (np.zeros((2, 3)), "no layout"),
-        (np.zeros(3), "no layout"),
-        (np.full((3, 2), np.inf), "no layout"),
+        (np.zeros((2, 3)), "not laid out"),
+        (np.zeros(3), "not laid out"),
+        (np.full((3, 2), np.inf), "not laid out"),
         ([[1, np.nan], [np.nan, 1], [1, np.nan]], "no arm can be compared"),
     ],
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -260,6 +261,35 @@ def test_the_gain_over_the_projections_comes_first_with_its_ladder_and_blocks(
         assert not serious(page, axe)
 
 
+def chains() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """An aligned search: chains by entry and length, the projections, and the headroom that ranked them."""
+    pairs = [(entry, length) for length in (1, 2, 4, 8) for entry in range(0, 31 - length, 3)]
+    trials = [
+        row(n, "frozen", label=f"smollm2-135m[{entry}:{entry + length}]", kind="serial", x=entry, entry=entry,
+            length=length, accuracy=0.7 + 0.001 * (n * 37 % 101), seed=0)
+        for n, (entry, length) in enumerate(pairs)
+    ]  # fmt: skip
+    linear = row(200, "frozen", kind="linear", control=True, label="linear", accuracy=0.71, x=None, seed=0)
+    trials = [one | {"entry": one.get("entry"), "length": one.get("length")} for one in (*trials, linear)]
+    return trials, summary() | {"headroom": {"smollm2-135m": [8 - abs(14 - depth) / 2 for depth in range(31)]}}
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("theme", THEMES)
+def test_the_map_of_chains_is_sound_in_both_themes_and_from_narrow_to_wide(
+    browser: Any, axe: str, tmp_path: Path, theme: str, width: int
+) -> None:
+    with opened(browser, page_of(tmp_path, *chains()), width, color_scheme=theme) as page:
+        page.locator('[data-view="map"]').click()
+        page.wait_for_selector('[data-view="map"][aria-pressed="true"]')
+        said = page.locator(".pp-figure svg").get_attribute("aria-label")
+        assert said.startswith("Map of chains: 37 chains on frozen runs") and "adds most before layer 14" in said
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.locator("tbody tr").first.click()
+        page.wait_for_selector(".pp-card h3")
+        assert not serious(page, axe)
+
+
 def test_the_search_is_replayed_with_the_keyboard(browser: Any, confirmed: str) -> None:
     with opened(browser, confirmed) as page:
         slider = page.get_by_role("slider", name="Replay of the search")
@@ -453,6 +483,29 @@ def test_a_search_outlives_its_kernel_in_jupyterlab(browser: Any, tmp_path: Path
         button(page, "Stop").click()
         wait_for_word(page, "stopped", seconds=30)
         context.close()
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_a_chapter_is_sound_in_jupyterlab(browser: Any, axe: str, tmp_path: Path, monkeypatch: Any, theme: str) -> None:
+    """What our cells put into the page; the rest of the page is JupyterLab's."""
+    pytest.importorskip("jupyterlab")
+    settings = tmp_path / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "themes.jupyterlab-settings").write_text(f'{{"theme": "{theme}"}}')
+    monkeypatch.setenv("JUPYTERLAB_SETTINGS_DIR", str(tmp_path / "settings"))
+    path = Path(shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", tmp_path))
+    subprocess.run([sys.executable, "-m", "jupyter", "trust", path], check=True, capture_output=True, cwd=tmp_path)
+    command = ("jupyterlab", "--allow-root", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True")
+    with server(tmp_path, *command) as address:
+        context = browser.new_context(viewport={"width": 1280, "height": 1400})
+        page = context.new_page()
+        page.goto(f"{address}/lab/tree/{path.name}")
+        page.wait_for_selector(".jp-OutputArea-output .pifi-block", timeout=90_000)
+        found = serious(page, axe, ".jp-OutputArea-output")
+        page.screenshot(path=tmp_path / "chapter.png")
+        context.close()
+    assert not found
 
 
 def run_cell(page: Any, number: int) -> None:

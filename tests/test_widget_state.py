@@ -306,7 +306,7 @@ def test_another_search_in_memory_does_not_keep_the_trials_of_the_last_one(monke
     [
         (SearchError("no", where="there"), "failed", "no | where: there"),
         (RuntimeError("boom"), "failed", "RuntimeError: boom"),
-        (KeyboardInterrupt(), "paused", "interrupted; resume goes on"),
+        (KeyboardInterrupt(), "paused", "interrupted; resume continues"),
     ],
 )
 def test_what_ends_a_search_is_shown_and_raised(

@@ -24,6 +24,7 @@ from pifi_probe.provenance import collect
 from pifi_probe.stats import holm, paired_difference
 from pifi_probe.telling import unit_of
 from pifi_probe.training import RunResult
+from pifi_probe.vocabulary import in_words_of_today
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = ROOT / "book" / "_studies"
@@ -178,14 +179,14 @@ def opposite(row: dict[str, Any]) -> bool:
 
 def shown(finding: dict[str, Any]) -> str:
     """Return difference, interval and verdict."""
-    numbers = f"{finding['measured']:+.2f} [{finding['low']:+.2f}, {finding['high']:+.2f}] {finding['unit']}"
-    return f"{numbers}: {cell(finding['verdict'])}"
+    numbers = f"{finding['measured']:+z.2f} [{finding['low']:+z.2f}, {finding['high']:+z.2f}] {finding['unit']}"
+    return f"{numbers}: {cell(in_words_of_today(finding)['verdict'])}"
 
 
 def interval(effect: dict[str, Any], metric: str) -> str:
     """Return the interval of an effect in words."""
     scale, digits = (100.0, 1) if metric in SHARES else (1.0, 3)
-    mean, low, high = (f"{scale * effect[name]:+.{digits}f}" for name in ("mean", "low", "high"))
+    mean, low, high = (f"{scale * effect[name]:+z.{digits}f}" for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}] {unit_of(metric)}"
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pifi_probe.vocabulary import in_words_of_today
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "book" / "log.md"
 _BLOCK = re.compile(r"(<!-- log:begin -->\n).*?(<!-- log:end -->)", re.DOTALL)
@@ -31,9 +33,9 @@ def finding(place: int) -> Callable[[Record], str]:
     """Return how to say a finding of a recorded experiment."""
 
     def said(record: Record) -> str:
-        found = record["findings"][place]
-        numbers = f"{found['measured']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}] {found['unit']}"
-        return f"{numbers}, {record['settings']['seeds']} seed(s): {found['verdict'].split(';')[0]}"
+        found, n = record["findings"][place], record["settings"]["seeds"]
+        numbers = f"{found['measured']:+z.1f} [{found['low']:+z.1f}, {found['high']:+z.1f}] {found['unit']}"
+        return f"{numbers}, {n} seed{'s' * (n > 1)}: {in_words_of_today(found)['verdict'].split(';')[0]}"
 
     return said
 
@@ -59,7 +61,7 @@ def aligned(record: Record) -> str:
     for arm in ("real", "shuffled"):
         wanted = (info["task"], info["n_train"], "accuracy", arm, "encoder")
         [row] = [one for one in rows if (one["test"], one["n_labels"], one["metric"], one["a"], one["b"]) == wanted]
-        said.append(f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]")
+        said.append(f"{100 * row['difference']:+z.1f} [{100 * row['low']:+z.1f}, {100 * row['high']:+z.1f}]")
     return f"{said[0]} points over the encoder alone; its shuffled twin {said[1]}"
 
 
@@ -95,7 +97,7 @@ def condition(layers: str, arm: str) -> Callable[[Record], str]:
         wanted = {"metric": "accuracy", "a": arm, "b": "encoder", "n_labels": record["n_train"]}
         (at,) = [i for i in range(len(rows["a"])) if all(rows[key][i] == value for key, value in wanted.items())]
         mean, low, high = (100 * rows[key][at] for key in ("difference", "low", "high"))
-        return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] points over the encoder alone"
+        return f"{mean:+z.1f} [{low:+z.1f}, {high:+z.1f}] points over the encoder alone"
 
     return said
 

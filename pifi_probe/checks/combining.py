@@ -89,7 +89,7 @@ def check_more_than_ensemble(function: Callable[..., Any]) -> Report:
         likely = {
             "That is the gain over one layer; the controls of equal size have a gain too.": 2.0,
             "Compare with the best control, not with their mean.": 81.0 - np.mean([80.2, 79.8, 80.7, 79.5]),
-            "The sign is turned: the combination minus the best control.": best - 81.0,
+            "The sign is flipped: the combination minus the best control.": best - 81.0,
             "Shuffled layers are one of four controls: take the best of all.": 81.0 - 79.8,
         }
         got = as_number(ask(function, points))

@@ -52,7 +52,7 @@ def check_lacking(answer: Any) -> Report:
     def judge() -> None:
         given = {answer} if isinstance(answer, str) else set(answer)
         unknown = sorted(map(str, given - CONDITIONS))
-        require(not unknown, f"There is no condition {unknown}: take from {sorted(CONDITIONS)}.")
+        require(not unknown, f"There is no condition {unknown}: choose from {sorted(CONDITIONS)}.")
         hints = {
             "sequence": "How many tokens does the layer see when it is given one pooled vector?",
             "middle": "Where in the donor does the last layer lie?",

@@ -33,7 +33,7 @@ def check_f_statistic(function: Callable[..., Any]) -> Report:
             "Take out what a seed does to all layers alike: subtract the seeds' means too.": between / within,
             "The variance of means is smaller by the number of seeds: multiply it.": between / n_seeds / noise,
             "Noise has (layers - 1)(seeds - 1) free values, not all of them.": between / (rest**2).mean(),
-            "You turned the ratio: layers over noise.": noise / between,
+            "You inverted the ratio: it is layers over noise.": noise / between,
         }
         got = as_number(ask(function, table))
         wrong = {words: as_number(value) for words, value in likely.items()}
@@ -61,7 +61,7 @@ def check_winners_loss(function: Callable[..., Any]) -> Report:
                 [np.delete(table, held, axis=1).mean(1)[all_seeds.argmax()] for held in range(table.shape[1])]
             )
             - table[all_seeds.argmax()].mean(),
-            "The sign is turned: what it seemed to be minus what it was.": -np.mean(falls),
+            "The sign is flipped: what it seemed to be minus what it was.": -np.mean(falls),
             "Take the mean over held-out seeds, not the sum.": np.sum(falls),
         }
         got = as_number(ask(function, table))

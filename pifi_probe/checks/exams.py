@@ -38,7 +38,7 @@ def check_chosen(function: Callable[..., Any]) -> Report:
             "You mixed the questions: the choices of one question lie side by side, so reshape to (-1, n_choices).": (
                 scores.reshape(3, 2).T.argmax(1)
             ),
-            "Those are the scores; their places are asked for.": scores.reshape(2, 3).amax(1),
+            "Those are the scores; return their positions.": scores.reshape(2, 3).amax(1),
             "You took the lowest score.": scores.reshape(2, 3).argmin(1),
         }
         require_close(got, torch.tensor([1, 0]), "One index for each question.", likely)

@@ -21,7 +21,7 @@ def check_trainable_on_one_token(answer: Any) -> Report:
     """Check exercise 06.1: the set of matrices that a sequence of one token can train."""
 
     def judge() -> None:
-        require(isinstance(answer, set | frozenset | list | tuple), "Give a set of names.")
+        require(isinstance(answer, set | frozenset | list | tuple), "Return a set of names.")
         unknown = sorted(set(answer) - set(MATRICES))
         require(not unknown, f"{', '.join(unknown)}: no such matrix; they are {', '.join(MATRICES)}.")
         wrong = sorted(set(answer) & STILL)
@@ -72,7 +72,7 @@ def check_forgetting(function: Callable[..., Any]) -> Report:
         before, after = np.array([3.0, 4.0, 5.0, 3.5]), np.array([3.4, 4.1, 4.8, 3.9])
         change = after - before
         likely = {
-            "The sign is turned: a loss that rose is forgetting, and positive.": as_number(-change.mean()),
+            "The sign is flipped: a loss that rose is forgetting, and positive.": as_number(-change.mean()),
             "Some texts got easier; keep their sign.": as_number(np.abs(change).mean()),
             "That is a ratio; losses are logarithms already, so subtract.": as_number((after / before).mean()),
             "That is the change of the perplexity, which its worst text decides. Stay with nats.": as_number(

@@ -62,13 +62,13 @@ def check_gain_with_error(function: Callable[..., Any]) -> Report:
         mean, error = own.mean(), own.std(ddof=1) / math.sqrt(n)
         apart = math.sqrt(sum(arm.mean(axis=0).var(ddof=1) / n for arm in (real, shuffled)))
         likely = {
-            "Draws of one example are no examples of their own: average over draws first.": (
+            "Draws of one example are not examples of their own: average over draws first.": (
                 mean,
                 difference.std(ddof=1) / math.sqrt(difference.size),
             ),
             "Both arms saw the same examples: subtract example by example before you take the spread.": (mean, apart),
             "That is the spread of single examples: divide it by the root of their number.": (mean, own.std(ddof=1)),
-            "The sign is turned: real minus shuffled.": (-mean, error),
+            "The sign is flipped: real minus shuffled.": (-mean, error),
         }
         got = as_numbers(ask(function, real, shuffled), 2, "mean and standard error")
         wrong = {words: as_numbers(pair, 2, "") for words, pair in likely.items()}
@@ -94,7 +94,7 @@ def check_log_volume(function: Callable[..., Any]) -> Report:
             ),
             "The first term is missing.": -0.5 * logs,
             "Take half of each: these are logarithms of square roots.": rank * math.log(alpha) - logs,
-            "The signs are turned.": 0.5 * logs - 0.5 * rank * math.log(alpha),
+            "The signs are flipped.": 0.5 * logs - 0.5 * rank * math.log(alpha),
         }
         right = 0.5 * rank * math.log(alpha) - 0.5 * logs
         got = as_number(ask(function, alpha, beta, eigenvalues, n_features))

@@ -34,7 +34,7 @@ def check_allowed(function: Callable[..., Any]) -> Report:
             ((0.2, 3.0, 1.0), "better", "The whole interval lies above zero."),
             ((-3.0, -0.2, 1.0), "worse", "The whole interval lies below zero."),
             ((-0.4, 0.6, 1.0), "similar", "The whole interval lies within the margin on both sides."),
-            ((-2.0, 5.0, 1.0), "open", "An interval that holds zero and more than the margin says neither."),
+            ((-2.0, 5.0, 1.0), "open", "An interval that includes zero and more than the margin says neither."),
             ((-0.5, 1.5, 1.0), "open", "Its upper end lies beyond the margin: similar is not shown."),
         )
         for numbers, right, why in cases:

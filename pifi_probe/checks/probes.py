@@ -73,7 +73,7 @@ def check_left_out_residuals(function: Callable[..., Any]) -> Report:
             "Divide by one minus the weight, not by the weight.": residual / own,
             "You divided by the mean of one minus the weights; each example has its own.": residual / (1 - own).mean(),
             "These are predictions, not residuals.": y - residual / (1 - own),
-            "The sign is turned: what was seen minus what was predicted.": -residual / (1 - own),
+            "The sign is flipped: what was seen minus what was predicted.": -residual / (1 - own),
         }
         got = ask(function, X, y, penalty)
         require_close(got, residual / (1 - own), "(y - H y) / (1 - diagonal of H).", likely, tolerance=1e-6)

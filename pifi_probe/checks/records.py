@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pifi_probe.checks.session import recorded
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.reading import read_object
+from pifi_probe.vocabulary import in_words_of_today
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,7 @@ class Record:
     @property
     def findings(self) -> list[dict[str, Any]]:
         """The claims, with what was measured and the verdict."""
-        return list(self.summary.get("findings", ()))
+        return [in_words_of_today(one) for one in self.summary.get("findings", ())]
 
     @property
     def measured(self) -> list[dict[str, Any]]:
@@ -73,10 +74,10 @@ class Record:
         settings = self.summary["settings"]
         lines = [f"{self.summary['title']} ({self.summary['scale']} scale, {settings['seeds']} seeds)"]
         for place, one in enumerate(self.findings, start=1):
-            paper = "" if one["paper"] is None else f"the paper {one['paper']:+.2f} points; "
+            paper = "" if one["paper"] is None else f"the paper {one['paper']:+z.2f} points; "
             here = "nothing measured"
             if one["measured"] is not None:
-                here = f"here {one['measured']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}] {one['unit']}"
+                here = f"here {one['measured']:+z.2f} [{one['low']:+z.2f}, {one['high']:+z.2f}] {one['unit']}"
             lines += [f"{place}. {one['says']}", f"   {paper}{here}: {one['verdict']}"]
         lines += [f"left out: {name}" for name in self.summary["left_out"]]
         return "\n".join([*lines, f"made by: {self.command}"])

@@ -67,9 +67,9 @@ def check_objections(answer: Any) -> Report:
     def judge() -> None:
         given = dict(answer)
         missing = sorted(set(OBJECTIONS) - set(given))
-        require(not missing, f"Nothing is said of {missing}.")
+        require(not missing, f"Nothing is said about {missing}.")
         unknown = sorted({str(value) for value in given.values()} - set(OBJECTIONS.values()))
-        require(not unknown, f"There is no {unknown}: take from {sorted(OBJECTIONS.values())}.")
+        require(not unknown, f"There is no {unknown}: choose from {sorted(OBJECTIONS.values())}.")
         hints = {
             "more features": "Which arm has as many features and other weights?",
             "near copies": "Where could a readout not remember?",

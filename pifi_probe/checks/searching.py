@@ -70,7 +70,7 @@ def check_paired_error(function: Callable[..., Any]) -> Report:
                 d.std(ddof=1),
             ),
             "Divide by n - 1 in the variance: ddof=1.": (d.mean(), d.std() / math.sqrt(n)),
-            "The sign is turned: a minus b.": (-d.mean(), error),
+            "The sign is flipped: a minus b.": (-d.mean(), error),
         }
         got = as_numbers(ask(function, a, b), 2, "mean and standard error")
         wrong = {words: as_numbers(pair, 2, "") for words, pair in likely.items()}

@@ -210,7 +210,7 @@ def recorded_table(name: str, *keys: str) -> pd.DataFrame:
         table = pd.DataFrame.from_dict(found, orient="index")
     else:
         raise PifiProbeError(
-            "this part of the record is no table", where=name, next=f"name the rows in it: {_keys(found)}"
+            "this part of the record is not a table", where=name, next=f"name the rows in it: {_keys(found)}"
         )
     date = str(whole.get("provenance", {}).get("date", ""))[:10]
     table.attrs.update({"command": str(whole.get("command", "")), "date": date})

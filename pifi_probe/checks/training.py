@@ -79,7 +79,7 @@ def check_gain_parts(function: Callable[..., Any]) -> Report:
             "The block is measured against the projections, not against vanilla.": {
                 "block": accuracy["random"] - accuracy["vanilla"]
             },
-            "The signs are turned: later step minus earlier one.": {key: -value for key, value in right.items()},
+            "The signs are flipped: later step minus earlier one.": {key: -value for key, value in right.items()},
         }
         name_likely(got, likely)
         total = accuracy["real"] - accuracy["vanilla"]
@@ -100,7 +100,7 @@ def check_control_for(answer: Any) -> Report:
         require(not missing, f"A reason is missing: {', '.join(missing)}.")
         for reason, control in CONTROL_FOR.items():
             given = answer[reason]
-            require(given in WRONG_CONTROL, f"{given!r} is no control; choose among {', '.join(WRONG_CONTROL)}.")
+            require(given in WRONG_CONTROL, f"{given!r} is not a control; choose among {', '.join(WRONG_CONTROL)}.")
             require(given == control, f"For {reason!r}, {given!r} is not the one: {WRONG_CONTROL[given]}.")
 
     return attempt("05.3", answer, judge)

@@ -36,7 +36,7 @@ def check_rms_norm(function: Callable[..., Any]) -> Report:
             "You subtracted the mean: that is LayerNorm.": centred
             * (centred.square().mean(-1, keepdim=True) + EPS).rsqrt()
             * gain,
-            "The mean goes over the last axis only: each token is normed by itself.": x
+            "The mean goes over the last axis only: each token is normalised on its own.": x
             * (x.square().mean() + EPS).rsqrt()
             * gain,
         }
@@ -64,7 +64,7 @@ def check_causal_weights(function: Callable[..., Any]) -> Report:
             "The mask is transposed: it keeps the future and hides the past.": scores.masked_fill(
                 future.T, -torch.inf
             ).softmax(-1),
-            "Zero is no mask: exp(0) is 1. Use minus infinity.": scores.masked_fill(future, 0).softmax(-1),
+            "Zero is not a mask: exp(0) is 1. Use minus infinity.": scores.masked_fill(future, 0).softmax(-1),
         }
         if isinstance(got, torch.Tensor) and got.isnan().any():
             require(False, "NaN in the first row: a token must be allowed to look at itself (triu(1), not triu(0)).")

@@ -32,7 +32,7 @@ def check_button_for(answer: Any) -> Report:
             require(said in BUTTONS.values(), f"There is no button {said!r} in this exercise.")
             require(
                 not (button == "pause" and said == "stop"),
-                "Stop is for good: only a new budget goes on. Pause keeps the search open.",
+                "Stop is for good: only a new budget continues the search. Pause keeps the search open.",
             )
             require(said == button, f"Not {said!r} for: {situation}.")
 
@@ -84,7 +84,7 @@ def check_steady_best(function: Callable[..., Any]) -> Report:
         require(isinstance(got, str), f"Return a label, not {type(got).__name__}.")
         mistakes = {
             "A[0]": "One lucky seed: take the mean over the seeds of each label first.",
-            "vanilla": "That trial confirms the choice, it is no candidate: keep phase 'select'.",
+            "vanilla": "That trial confirms the choice, it is not a candidate: keep phase 'select'.",
             "A[2]": "That layer's full run failed, or you looked at another fidelity.",
         }
         require(got == "A[1]", mistakes.get(got, "Full runs of phase 'select', mean value by label, the lowest."))

@@ -19,7 +19,7 @@ def check_decoder_inputs(function: Callable[..., Any]) -> Report:
         labels = torch.tensor([[7, 8, 9, 3], [5, 3, -100, -100]])  # (batch, target_seq)
         expected = torch.tensor([[2, 7, 8, 9], [2, 5, 3, 0]])
         likely = {
-            "-100 is no token that can be embedded: put the padding token there.": torch.tensor(
+            "-100 is not a token that can be embedded: put the padding token there.": torch.tensor(
                 [[2, 7, 8, 9], [2, 5, 3, -100]]
             ),
             "The decoder would see the token that it has to predict: shift by one to the right.": torch.tensor(

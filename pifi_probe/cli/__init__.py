@@ -41,7 +41,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def version(
-    show: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+    show: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
     own: list[str] = typer.Option(
         [],
         "--import",
@@ -93,7 +93,7 @@ def _guarded(call: Callable[[], Any]) -> int:
         if isinstance(error.__cause__, PifiProbeError):  # a run that says where its checkpoint is
             _say(error.__cause__)
         else:
-            typer.echo("interrupted; what was finished is on disk, run the same command again to go on", err=True)
+            typer.echo("interrupted; what was finished is on disk: run the same command again to continue", err=True)
         return 130
     except Exit as leave:
         return leave.exit_code

@@ -22,20 +22,22 @@ def bench(
     slm: str = typer.Option("minilm-l6", help="The small language model."),
     layer: str = typer.Option("smollm2-135m[-1]", help="MODEL[i]."),
     wiring: str = typer.Option("pifi", help="pifi or matched."),
-    batches: list[int] = typer.Option([1, 8, 32], "--batch", help="Texts at once; may be repeated."),
+    batches: list[int] = typer.Option([1, 8, 32], "--batch", help="Texts in a batch; may be repeated."),
     lengths: list[int] = typer.Option([32, 128, 512], "--length", help="Tokens of a text; may be repeated."),
     rounds: int = typer.Option(10, help="Measurements of every arm, after a warm-up."),
-    seconds: float = typer.Option(60.0, help="At most so many for the rounds of one shape."),
+    seconds: float = typer.Option(60.0, help="At most this many seconds for one shape."),
     precision: str = typer.Option("float32", help="float32 or bf16."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
-    seeds: int = typer.Option(0, help="Train every arm with so many seeds, and set quality next to cost; needs --out."),
+    seeds: int = typer.Option(
+        0, help="Train every arm with this many seeds, and set quality next to cost; needs --out."
+    ),
     also: list[str] = typer.Option([], help="With --seeds: test sets of other domains, for forgetting."),
-    n_train: int = typer.Option(0, help="With --seeds: train on so many texts only."),
+    n_train: int = typer.Option(0, help="With --seeds: train on this many texts only."),
     study: str = typer.Option(
         "", help="With --seeds: the search that chose the layer; what it took is shown next to it."
     ),
     arms: list[str] = typer.Option([], "--arm", help="With --seeds: only this arm; may be repeated."),
-    allow_busy: bool = typer.Option(False, "--allow-busy", help="Measure time although other processes are running."),
+    allow_busy: bool = typer.Option(False, "--allow-busy", help="Measure time even while other processes are running."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for the numbers and the report."),
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,

@@ -11,7 +11,7 @@ from pifi_probe.cli.output import Json, print_json, print_record
 
 __all__ = ["register"]
 
-Hub = typer.Option(False, "--hub", help="What was fetched of models on the hub, instead of features.")
+Hub = typer.Option(False, "--hub", help="What was fetched from models on the hub, instead of features.")
 group = typer.Typer(help="Show and delete the cached features of language models.", no_args_is_help=True)
 
 
@@ -54,7 +54,7 @@ def _list_hub(as_json: bool) -> None:
     if as_json:
         print_json([{"name": name, "bytes": size} for name, size in kept.items()])
     elif not kept:
-        typer.echo("nothing of the hub is kept")
+        typer.echo("nothing from the hub is kept")
     for name, size in () if as_json else kept.items():
         print_record(name, {"size": f"{size / 1e6:,.1f} MB"})
 

@@ -20,7 +20,7 @@ def control(
     model: str = typer.Argument(help="Hub id, folder, .gguf or .safetensors file, or embedded name."),
     layers: str = typer.Option("", help='Such as "17", "16-19" or "0,17-18"; all by default.'),
     foreign: bool = typer.Option(False, help="Foreign codes through an aligned interface and one chain of layers."),
-    seed: int = typer.Option(0, help="Of words, sequences and twins."),
+    seed: int = typer.Option(0, help="Seed of words, sequences and twins."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, ..."),
     out: Path = typer.Option(None, "--out", "-o", help="Write everything here as JSON."),
     as_json: bool = Json,

@@ -26,7 +26,7 @@ def demo(
     fast: bool = typer.Option(False, "--fast", help="Both wirings, at most two minutes: few texts and arms."),
     full: bool = typer.Option(False, "--full", help="Both wirings, 1,000 texts, 3 seeds, every arm; about an hour."),
     out: Path = typer.Option(Path("runs"), "--out", "-o", help="Folder for results; finished runs are kept."),
-    table: bool = typer.Option(False, "--table", help="Show every arm, too."),
+    table: bool = typer.Option(False, "--table", help="Also show every arm."),
     as_json: bool = Json,
 ) -> None:
     """Show in ten minutes what only a real layer does, where layers help, and what the paper's wiring does."""

@@ -21,7 +21,7 @@ def headroom(
     task: str = typer.Option(..., help="Embedded or named task, CSV, TSV, JSONL or parquet file, or hub id."),
     slm: str = typer.Option("minilm-l6", help="The small language model."),
     llm: str = typer.Option("smollm2-135m", help="The donor: hub id, folder, file or embedded name."),
-    n: int = typer.Option(1000, "--n", "-n", help="Texts, drawn by class."),
+    n: int = typer.Option(1000, "--n", "-n", help="Number of texts, drawn by class."),
     split: str = typer.Option("train", help="train or validation; never test."),
     text: str = typer.Option("text", help="Column with the text, for files and hub data."),
     label: str = typer.Option("label", help="Column with the label, for files and hub data."),

@@ -36,13 +36,15 @@ def decide(
     wiring: str = typer.Option("matched", help="How the layer is plugged in."),
     text: str = typer.Option("text", help="Column with the text, for files and hub data."),
     label: str = typer.Option("label", help="Column with the label, for files and hub data."),
-    kind: str = typer.Option("", help="Kind of the task, for files and hub data: seen from the columns when empty."),
-    n_train: int = typer.Option(0, help="Train on so many texts only."),
-    fraction: list[float] = typer.Option([], help="Also with so many labelled texts, or a share; may be repeated."),
+    kind: str = typer.Option(
+        "", help="Kind of the task, for files and hub data: inferred from the columns when empty."
+    ),
+    n_train: int = typer.Option(0, help="Train on this many texts only."),
+    fraction: list[float] = typer.Option([], help="Also with this many labelled texts, or a share; may be repeated."),
     epochs: int = typer.Option(3, help="Passes over the training texts."),
     precision: str = typer.Option("float32", help="float32 or bf16."),
     executor: str = typer.Option("local", help="local, processes or ray."),
-    workers: int = typer.Option(1, help="Runs that are made at the same time."),
+    workers: int = typer.Option(1, help="Runs made at the same time."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/decide-TASK when not given."),
     as_json: bool = Json,
 ) -> None:
@@ -67,7 +69,7 @@ def decide(
         print_json(found.to_dict())
         return
     terminal.print(str(found))
-    terminal.print(f"runs: {found.folder}; the same command goes on there")
+    terminal.print(f"runs: {found.folder}; the same command continues there")
 
 
 def reproduce(
@@ -75,8 +77,8 @@ def reproduce(
     scale: str = typer.Option("small", help="small: embedded models and texts; paper: the paper's own, on a GPU."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/NAME-SCALE when not given."),
     data: Path = typer.Option(None, help="Folder of own data, for the parts that need a file."),
-    fraction: list[float] = typer.Option([], help="Also with so many labelled texts, or a share; may be repeated."),
-    table: bool = typer.Option(False, "--table", help="Show every claim, not the answer alone."),
+    fraction: list[float] = typer.Option([], help="Also with this many labelled texts, or a share; may be repeated."),
+    table: bool = typer.Option(False, "--table", help="Show every claim, not only the answer."),
     as_json: bool = Json,
 ) -> None:
     """Run an experiment of the paper and compare what it finds with what the paper reports; runs are kept."""

@@ -42,23 +42,25 @@ def train(
     also: list[str] = typer.Option([], help="Further test sets; may be repeated."),
     text: str = typer.Option("text", help="Column with the text, for files and hub data."),
     label: str = typer.Option("label", help="Column with the label, for files and hub data."),
-    kind: str = typer.Option("", help="Kind of the task, for files and hub data: seen from the columns when empty."),
+    kind: str = typer.Option(
+        "", help="Kind of the task, for files and hub data: inferred from the columns when empty."
+    ),
     language: str = typer.Option("en", help="Language of the texts, for files and hub data; a translation: en-de."),
-    n_train: int = typer.Option(0, help="Train on so many texts only."),
-    per_class: int = typer.Option(0, help="Train on so many texts of every class."),
+    n_train: int = typer.Option(0, help="Train on this many texts only."),
+    per_class: int = typer.Option(0, help="Train on this many texts of every class."),
     seed: int = typer.Option(0, help="Seed of initialisation, order and dropout."),
     epochs: int = typer.Option(3, help="Passes over the training texts."),
-    learning_rate: float = typer.Option(5e-5, help="Of encoder and head."),
+    learning_rate: float = typer.Option(5e-5, help="Learning rate of encoder and head."),
     precision: str = typer.Option("float32", help="float32 or bf16."),
     class_weights: str = typer.Option("none", help="none, or balanced: rare classes count as much as common ones."),
     arms: str = typer.Option("", help="All of vanilla, linear, random, shuffled, real (all), or some, with commas."),
-    seeds: int = typer.Option(0, help="With --arms: so many seeds of each, from --seed on; 3 when 0."),
+    seeds: int = typer.Option(0, help="With --arms: this many seeds of each, from --seed on; 3 when 0."),
     executor: str = typer.Option("local", help="With --arms: local, processes or ray."),
-    workers: int = typer.Option(1, help="With --arms: runs that are made at the same time."),
+    workers: int = typer.Option(1, help="With --arms: runs made at the same time."),
     tokenizer: str = typer.Option("", help="Another tokenizer for the small model: hub id, folder or name."),
     save_model: bool = typer.Option(False, "--save-model", help="Save the trained model into the folder."),
     resume: bool = typer.Option(
-        False, "--resume", help="Go on with what the same command has left in the folder, and do not start anew."
+        False, "--resume", help="Continue with what the same command has left in the folder; do not start over."
     ),
     report_to: list[str] = typer.Option([], help="tensorboard, mlflow, wandb, ...; may be repeated."),
     tags: list[str] = Tags,
@@ -181,7 +183,7 @@ def compare(
     tagged: list[str] = typer.Option([], help="Only runs with this tag; may be repeated."),
     tags: list[str] = Tags,
     html: Path = typer.Option(None, help="Write a report here."),
-    table: bool = typer.Option(False, "--table", help="Show every arm, not the answer alone."),
+    table: bool = typer.Option(False, "--table", help="Show every arm, not only the answer."),
     as_json: bool = Json,
 ) -> None:
     """Compare runs, paired over seeds and test examples: the answer, and every arm with --table."""

@@ -17,7 +17,7 @@ from pifi_probe.tags import tags_of
 __all__ = ["register"]
 
 SHOWN = 20  # candidates
-Table = typer.Option(False, "--table", help="Show every candidate and control, not the answer alone.")
+Table = typer.Option(False, "--table", help="Show every candidate and control, not only the answer.")
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +34,7 @@ def search(
     llm: list[str] = typer.Option(["smollm2-135m"], help="The donor; may be repeated."),
     strategy: str = typer.Option("auto", help="auto, fast, or another; see the documentation."),
     budget: str = typer.Option(
-        "20m", help="A time for all (45m, 2h); or what may choose: full runs (12), '20 trials'."
+        "20m", help="Time for the whole search (45m, 2h), or the runs that may choose: full ones (12) or '20 trials'."
     ),
     study: str = typer.Option(DATED, help="File or database URL; '#name' picks one of several studies in it."),
     n_seeds: int = typer.Option(
@@ -44,11 +44,11 @@ def search(
     layers: str = typer.Option("", help="Only these layers, such as 0-9,15,-1 or 0:30:3."),
     max_layers: int = typer.Option(1, help="The most layers in a combination."),
     design: list[str] = typer.Option([], help="Design of combinations, mix by default; may be repeated."),
-    epochs: int = typer.Option(3, help="Of a full run."),
-    learning_rate: float = typer.Option(5e-5, help="Of encoder and head in a full run."),
+    epochs: int = typer.Option(3, help="Epochs of a full run."),
+    learning_rate: float = typer.Option(5e-5, help="Learning rate of encoder and head in a full run."),
     precision: str = typer.Option("float32", help="float32 or bf16."),
-    n_train: int = typer.Option(0, help="Train on so many texts only."),
-    texts: int = typer.Option(1000, help="A first pass: at most so many texts of each split; 0 for all."),
+    n_train: int = typer.Option(0, help="Train on this many texts only."),
+    texts: int = typer.Option(1000, help="A first pass: at most this many texts of each split; 0 for all."),
     text: str = typer.Option("text", help="Column with the text, for files and hub data."),
     label: str = typer.Option("label", help="Column with the label, for files and hub data."),
     executor: str = typer.Option("local", help="local, processes or ray."),
@@ -149,7 +149,7 @@ def finish(study: Any, reason: str, *, as_json: bool, table: bool = False) -> No
     else:
         show(study, table=table)
     if reason == "paused":
-        typer.echo(f"paused and saved; go on with: pifi-probe study resume {_argument(study)}", err=True)
+        typer.echo(f"paused and saved; continue with: pifi-probe study resume {_argument(study)}", err=True)
         raise typer.Exit(130)
 
 

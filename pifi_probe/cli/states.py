@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def states(
     model: str = typer.Argument(help="Hub id, folder, .gguf or .safetensors file, or embedded name."),
     texts: Path = typer.Option(..., help=".txt (a text a line), CSV, TSV, JSONL or parquet file."),
-    out: Path = typer.Option(..., "--out", "-o", help="Folder for the arrays; the same call again goes on in it."),
+    out: Path = typer.Option(..., "--out", "-o", help="Folder for the arrays; the same call again continues there."),
     layers: str = typer.Option("all", help='Such as "8", "4-8,-1" or "all"; i is the input of layer i.'),
     pooling: str = typer.Option("mean", help="mean, last, or none: every token."),
     text: str = typer.Option("text", help="Column with the text."),
@@ -30,7 +30,7 @@ def states(
     precision: str = typer.Option("float32", help="Of the pass: float32 or bf16."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, ..."),
     batch_tokens: int = typer.Option(None, help="Tokens of a batch, padding included."),
-    tokenizer: str = typer.Option("", help="Another tokenizer than the model's own."),
+    tokenizer: str = typer.Option("", help="A tokenizer other than the model's own."),
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:

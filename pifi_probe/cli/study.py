@@ -22,7 +22,7 @@ WORKERS = typer.Option(1, help="Trials that run at the same time.")
 
 def register(app: typer.Typer) -> None:
     """Attach the commands."""
-    study = typer.Typer(help="Read a search, go on with it, join it, export its choice.", no_args_is_help=True)
+    study = typer.Typer(help="Show a search, continue it, join it, or export its choice.", no_args_is_help=True)
     for command in (show, resume, export, join, serve):
         study.command(command.__name__)(command)
     app.add_typer(study, name="study")

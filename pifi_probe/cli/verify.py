@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 def verify(
     model: str = typer.Argument(help="Hub id, folder, .gguf or .safetensors file, or embedded name."),
     layers: str = typer.Option("all", help='Such as "17", "16-19" or "0,15,-1".'),
-    reference: str = typer.Option("", help="Another checkpoint for transformers to load, as of the model unquantised."),
+    reference: str = typer.Option(
+        "", help="Another checkpoint for transformers to load, such as the unquantised model."
+    ),
     allow_pickle: bool = AllowPickle,
     as_json: bool = Json,
 ) -> None:

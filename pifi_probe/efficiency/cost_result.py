@@ -79,7 +79,7 @@ class CostRow:
         return float(np.percentile(self.stream[what], q)) if self.stream.get(what) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CostTable:
     """What `cost_table` returns.
 
@@ -109,6 +109,9 @@ class CostTable:
         import pandas as pd
 
         return pd.DataFrame([_shown(row) for row in self.rows])
+
+    def __repr__(self) -> str:
+        return f"CostTable({self.pair}, {self.task}, {self.device}; {', '.join(row.arm for row in self.rows)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, raw seconds too, as values that JSON can hold."""

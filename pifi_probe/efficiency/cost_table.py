@@ -139,7 +139,7 @@ def cost_table(
     unknown = [name for name in arms if name not in COST_ARMS]
     if unknown or n_seeds < 1:
         raise PlugInError(
-            f"unknown arm {unknown[0]!r}" if unknown else f"{n_seeds} seeds make no table",
+            f"unknown arm {unknown[0]!r}" if unknown else f"{n_seeds} seeds are too few for a table",
             where="cost_table",
             next=f"use some of: {', '.join(COST_ARMS)}" if unknown else "use five or more",
         )

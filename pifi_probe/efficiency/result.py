@@ -89,7 +89,7 @@ class ArmCost:
         return Spread(rows / own.median, rows / own.q75, rows / own.q25, own.n)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Benchmark:
     """What `pifi_probe.benchmark` returns.
 
@@ -151,6 +151,9 @@ class Benchmark:
         if path is not None:
             write_text(path, text)
         return text
+
+    def __repr__(self) -> str:
+        return f"Benchmark({self.model}, {self.task}, {self.device}; {', '.join(own.arm for own in self.arms)})"
 
     def to_rich(self) -> Fitted:
         """Return a table for the terminal, one row an arm."""

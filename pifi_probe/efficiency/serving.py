@@ -48,7 +48,7 @@ def refuse_busy() -> None:
     busy = others_busy()
     if busy > MOST_BUSY:
         raise RecipeError(
-            f"other processes keep {busy:.1f} cores busy: times would be theirs, too",
+            f"other processes keep {busy:.1f} cores busy: the times would include theirs",
             where="this machine",
             next="end them, or try again later; finished training is kept in the folder that was named with out=",
         )

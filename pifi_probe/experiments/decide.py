@@ -39,7 +39,7 @@ ERROR = 0.05  # of a wrong verdict, over all looks of all calls
 SHARE = 0.8  # of the error that is left, for the looks of one call
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decision:
     """What `pifi_probe.decide` returns.
 
@@ -92,6 +92,9 @@ class Decision:
         lines += self.sight
         lines += [f"{size:,} labelled texts: {str(own).splitlines()[0]}" for size, own in sorted(self.fewer.items())]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return values that JSON can hold."""

@@ -146,7 +146,7 @@ def _cache() -> Finding:
     root = cache_root()
     folder = _existing(root)
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        return Finding("cache", False, f"{root} cannot be written", "set PIFI_PROBE_CACHE to a folder of yours")
+        return Finding("cache", False, f"{root} cannot be written to", "set PIFI_PROBE_CACHE to a folder of yours")
     free = shutil.disk_usage(folder).free / 2**30
     return Finding(
         "cache", free >= 1, f"{root}, {free:.1f} GiB free", "free 1 GiB or set PIFI_PROBE_CACHE to a folder elsewhere"

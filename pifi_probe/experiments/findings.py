@@ -122,4 +122,4 @@ def _verdict(claim: Claim, low: float, high: float) -> str:
         return "holds here"
     if high < 0:
         return "does not hold here: the opposite was found"
-    return "open: the interval holds zero"
+    return "open: the interval includes zero"

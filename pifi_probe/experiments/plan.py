@@ -247,7 +247,9 @@ def load_experiment(name: str) -> Experiment:
         raise
     except (yaml.YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise RecipeError(
-            f"this is no experiment: {' '.join(str(error).split())}", where=str(path), next="compare it with the others"
+            f"this is not an experiment: {' '.join(str(error).split())}",
+            where=str(path),
+            next="compare it with the others",
         ) from error
 
 

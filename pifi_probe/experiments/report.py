@@ -18,8 +18,8 @@ __all__ = ["write_report"]
 _LIMITS = (
     "One small encoder, one 135M language model in 4-bit weights, short English sentences: this says nothing about "
     "larger models, other languages or harder tasks. Accuracy under domain shift mixes transfer with a bias towards "
-    "one class; read the balanced accuracy and AUROC next to it. A difference whose interval holds zero is no "
-    "difference shown, in either direction."
+    "one class; read the balanced accuracy and AUROC next to it. A difference whose interval includes zero is not "
+    "shown, in either direction."
 )
 
 

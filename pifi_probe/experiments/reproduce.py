@@ -30,7 +30,7 @@ __all__ = ["Reproduction", "reproduce"]
 FEWEST, ALL = 4, 10**9  # labelled texts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reproduction:
     """What an experiment found.
 
@@ -94,6 +94,9 @@ class Reproduction:
         claims = [f"{finding.says}: {finding.verdict}" for finding in self.findings]
         return printable("\n".join([*self.answers.values(), *claims]))
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         said = "".join(f"<p>{html.escape(f'{block}: {text}')}</p>" for block, text in self.answers.items())
         head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
@@ -152,7 +155,7 @@ def reproduce(
     whole = size.sizes.get("train", ALL)
     if whole == ALL and any(fraction < 1 for fraction in fractions):
         raise RecipeError(
-            f"{experiment.name} at scale {scale!r} trains on all texts, so a share of them is no number",
+            f"{experiment.name} at scale {scale!r} trains on all texts, so a share of them is not defined",
             where="fractions",
             next="give numbers of labelled texts",
         )

@@ -19,7 +19,7 @@ __all__ = ["HEADINGS", "cells", "write_page", "write_summary"]
 
 HEADINGS = ("claim", "paper", "measured here", "verdict", "source")
 _LIMITS = (
-    "A difference whose interval holds zero is no difference shown, in either direction. The verdict is about the "
+    "A difference whose interval includes zero is not shown, in either direction. The verdict is about the "
     "scale above; it neither confirms nor refutes the paper's own experiment."
 )
 
@@ -28,8 +28,8 @@ def cells(finding: Finding) -> tuple[str, ...]:
     """Return a finding as text, one cell for each of `HEADINGS`."""
     measured = "not measured"
     if finding.measured is not None:
-        measured = f"{finding.measured:+.2f} [{finding.low:+.2f}, {finding.high:+.2f}] {finding.unit}"
-    paper = "no number" if finding.paper is None else f"{finding.paper:+.2f} points"
+        measured = f"{finding.measured:+z.2f} [{finding.low:+z.2f}, {finding.high:+z.2f}] {finding.unit}"
+    paper = "no number" if finding.paper is None else f"{finding.paper:+z.2f} points"
     return (finding.says, paper, measured, finding.verdict, finding.source or "not in the paper")
 
 

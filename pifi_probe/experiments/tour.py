@@ -38,7 +38,7 @@ RECIPE: dict[str, Any] = {"batch_size": 16, "max_tokens": 60}
 WIRED = tuple(DemoArm(Arm(control=control), LAST) for control in ("vanilla", None, "random", "linear"))
 _LIMITS = (
     "One small encoder, one 135M language model in 4-bit weights, short English sentences: this says nothing about "
-    "larger models, other languages or harder tasks. A difference whose interval holds zero is no difference shown, in "
+    "larger models, other languages or harder tasks. A difference whose interval includes zero is not shown, in "
     "either direction; one or two seeds say little of the noise between seeds."
 )
 

@@ -99,7 +99,7 @@ class Answers(Kind):
         room = max_tokens - max_tokens // 2 - tokenizer.num_special_tokens_to_add(pair=True)  # beside any question
         if room < 2:
             raise RecipeError(
-                f"max_tokens={max_tokens} leaves no room for a context beside its question",
+                f"max_tokens={max_tokens} leaves no room for a context next to its question",
                 where="Recipe(max_tokens=...)",
                 next="use 32 or more",
             )

@@ -52,7 +52,7 @@ def _storable(value: str, what: str, where: str) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise TaskError(
-            f"the {what} holds half a character (a lone surrogate)", where=where, next="save it anew"
+            f"the {what} holds half a character (a lone surrogate)", where=where, next="save it again"
         ) from None
     return value
 
@@ -62,7 +62,7 @@ def look_like_numbers(values: Sequence[object]) -> bool:
     return all(isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", value) for value in values)
 
 
-_WAY_OUT = "drop_unlabelled=True leaves out rows without a label (and makes a split anew that has no other)"
+_WAY_OUT = "drop_unlabelled=True leaves out rows without a label (and carves a new split for one that this empties)"
 
 
 def _missing(where: str) -> NoReturn:
@@ -101,7 +101,7 @@ def class_name(value: object, ratings: bool, class_names: tuple[str, ...] | None
             value = int(value)
         if not isinstance(value, int) or not 0 <= value < len(class_names):
             raise TaskError(
-                f"the label {value} is no class (-1 marks rows without a label)",
+                f"the label {value} is not a class (-1 marks rows without a label)",
                 where=where,
                 next=f'name a split with labels, such as test="validation"; or {_WAY_OUT}',
             )
@@ -190,7 +190,7 @@ def rating(value: object, where: str) -> float:
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
         raise TaskError(
-            f"{value!r} is no number", where=where, next="give numbers, or load classes without kind="
+            f"{value!r} is not a number", where=where, next="give numbers, or load classes without kind="
         ) from None
     return number
 
@@ -234,7 +234,7 @@ def _index_of(label: object, texts: tuple[str, ...], marks: list[str], where: st
         index = next((found for way in ways if (found := _tried(way)) >= 0), -1)
     if not 0 <= index < len(texts):
         raise TaskError(
-            f"the answer {label!r} is none of the {len(texts)} choices",
+            f"the answer {label!r} is not one of the {len(texts)} choices",
             where=where,
             next="give the letter, the index from 0 or the text of the right choice",
         )

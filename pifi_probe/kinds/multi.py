@@ -185,4 +185,4 @@ def _read_list(text: str, at: str) -> object:
                 return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         pass
-    raise TaskError(f"{text[:60]!r} is no list of labels", where=at, next='write it as ["sad", "angry"]')
+    raise TaskError(f"{text[:60]!r} is not a list of labels", where=at, next='write it as ["sad", "angry"]')

@@ -38,7 +38,7 @@ class Ratings(OneOutput):
         label = split.labels[row]
         if not isinstance(label, int | float):
             return f"has a rating that is a {type(label).__name__}, not a number"
-        return "" if math.isfinite(label) else "has a rating that is no finite number"
+        return "" if math.isfinite(label) else "has a rating that is not a finite number"
 
     @classmethod
     def hides_minus_one(cls, labels: Sequence[object]) -> bool:

@@ -65,7 +65,7 @@ class Adapter:
         self.identity = identity
         kind, start = settings.get("peft_type"), str(settings.get("init_lora_weights", "")).lower()
         if kind != "LORA":
-            raise self._unsupported(f"the adapter is {kind!r:.40}, and LoRA is what is merged")
+            raise self._unsupported(f"the adapter is {kind!r:.40}, and only LoRA can be merged")
         if start.startswith(_CHANGES_BASE):
             raise self._unsupported(f"the adapter began with {start!r:.40}, which changes the base's weights too")
         for key, what in _VARIANTS.items():
@@ -113,7 +113,7 @@ class Adapter:
         for rest, info in infos.items():
             match = _PART.match(rest)
             if match is None:
-                raise self._unsupported(f"the adapter holds {info.name!r}, which is no part of a low-rank matrix")
+                raise self._unsupported(f"the adapter holds {info.name!r}, which is not part of a low-rank matrix")
             check_finite(info.name, stored[info.name], info.source.name)
             targets[match["target"]][match["part"]] = stored[info.name]
         for target, parts in targets.items():

@@ -46,7 +46,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         raise CheckpointError(
             "the folder has no config.json",
             where=str(folder),
-            next="give the folder of a whole checkpoint: config.json beside the weights",
+            next="give the folder of a whole checkpoint: config.json next to the weights",
         )
     raw = read_object(path, most_bytes=MAX_CONFIG)
     model_type = raw.get("model_type")

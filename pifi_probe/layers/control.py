@@ -84,7 +84,7 @@ class ControlRow:
         return replace(least, p_value=max(gain.p_value for gain in gains))  # all three must be beaten
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PositiveControl:
     """What `pifi_probe.positive_control` returns.
 
@@ -259,7 +259,7 @@ class PositiveControl:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
-                f"this is no positive control: {type(error).__name__}: {error}",
+                f"this is not a positive control: {type(error).__name__}: {error}",
                 where="PositiveControl.from_dict",
                 next="give what PositiveControl.to_json wrote, or measure it again",
             ) from error
@@ -291,6 +291,9 @@ class PositiveControl:
     def __str__(self) -> str:
         return self.answer
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         from pifi_probe.reporting.tables import to_html
 
@@ -298,7 +301,7 @@ class PositiveControl:
 
 
 def _points(found: Interval) -> str:
-    return f"{100 * found.mean:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"{100 * found.mean:+z.1f} [{100 * found.low:z.1f}, {100 * found.high:z.1f}]"
 
 
 def _cell(value: object) -> str:

@@ -304,7 +304,7 @@ def _examine(config: PretrainedConfig) -> Mapping[int, str]:
                 f"the layers of {config.model_type!r} cannot be compared with themselves inside of their model: "
                 f"{type(error).__name__}: {error}",
                 where="the model, run on random tokens",
-                next="take a model of a type of the compatibility page",
+                next="take a model of a type listed on the compatibility page",
             ) from error
     return {index: "; ".join(map("".join, names.items())) for index, names in watch.missing.items()}
 
@@ -406,5 +406,5 @@ def _encoder(config: PretrainedConfig, reason: str = _ENCODER) -> UnsupportedFam
     return UnsupportedFamilyError(
         f"the model family {config.model_type!r} is not supported: {reason}",
         where="model_type of the configuration",
-        next="take a model of a type of the compatibility page",
+        next="take a model of a type listed on the compatibility page",
     )

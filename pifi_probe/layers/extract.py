@@ -267,7 +267,7 @@ def pick_device(device: str | torch.device) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise PlugInError(f"torch knows no device {device!r}", where="device", next=_DEVICES) from error
+        raise PlugInError(f"torch has no device {device!r}", where="device", next=_DEVICES) from error
     if chosen.type in is_here and not is_here[chosen.type]():
         raise PlugInError(f"torch finds no device {str(device)!r} here", where="device", next=_DEVICES)
     return chosen

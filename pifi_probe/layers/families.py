@@ -169,7 +169,7 @@ def register_family(model_type: str, family: Family) -> None:
         )
     if family.value not in (None, *get_args(ValuePath)):
         raise UnsupportedFamilyError(
-            f"value={family.value!r} is no way to store a value projection",
+            f"value={family.value!r} is not a way to store a value projection",
             where=where,
             next=f"use None or one of {', '.join(get_args(ValuePath))}",
         )

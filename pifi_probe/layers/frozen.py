@@ -353,7 +353,7 @@ def _read_saved(folder: Path, device: str) -> FrozenLayer:
         raise
     except Exception as error:  # a damaged file shows in many ways, and so does a configuration that cannot be
         raise CorruptFileError(
-            f"{CARD_FILE} and {WEIGHTS_FILE} describe no layer: {type(error).__name__}: {error}",
+            f"{CARD_FILE} and {WEIGHTS_FILE} do not describe a layer: {type(error).__name__}: {error}",
             where=str(folder),
             next="extract and save the layer again",
         ) from error

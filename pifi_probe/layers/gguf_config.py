@@ -206,7 +206,7 @@ def _require_sizes(metadata: Mapping[str, Any], where: str) -> None:
         value = metadata.get(key)
         if type(value) is not int or not 0 < value <= most:
             raise CheckpointError(
-                f"the metadata key {key!r} is missing or no sensible number: {short(value)}",
+                f"the metadata key {key!r} is missing or not a sensible number: {short(value)}",
                 where=where,
                 next="download the file again, or use the safetensors checkpoint",
             )
@@ -315,7 +315,7 @@ def _llama3_rope(
                 "high_freq_factor": high,
                 "original_max_position_embeddings": original,
             }
-    raise _unsupported("the stored frequencies (rope_freqs.weight) are none that are known", where)
+    raise _unsupported("the stored frequencies (rope_freqs.weight) are not among those that are known", where)
 
 
 def _llama3_divisors(

@@ -46,7 +46,7 @@ def gemma4_entries(
     own_keys = [i for i in full if f"blk.{i}.attn_k.weight" in header.tensors]
     no_values = [i for i in own_keys if f"blk.{i}.attn_v.weight" not in header.tensors]
     if no_values and no_values != own_keys:
-        raise refusal("some of its full layers have values of their own, and some have not")
+        raise refusal("some of its full layers have values of their own, and some do not")
 
     def same(key: str, layers: list[int]) -> int | None:
         """Return what `layers` have in common under a key, which may be a list of all layers; None of no layers."""
@@ -97,7 +97,7 @@ def _rope(
     divisors = read_tensors([header.tensors["rope_freqs.weight"]])["rope_freqs.weight"].flatten()
     used = int((divisors == 1).sum())
     if 2 * len(divisors) != head_dim or not bool((divisors[:used] == 1).all() and (divisors[used:] > _NEVER).all()):
-        raise refusal("the stored frequencies (rope_freqs.weight) are none that are known")
+        raise refusal("the stored frequencies (rope_freqs.weight) are not among those that are known")
     return {
         "sliding_attention": {"rope_type": "default", "rope_theta": metadata["rope.freq_base_swa"]},
         "full_attention": {

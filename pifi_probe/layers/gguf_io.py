@@ -78,7 +78,7 @@ def read_header(source: ByteSource) -> GGUFHeader:
     """
     walk = _Walk(source)
     if source.size < 24 or walk.take(4) != b"GGUF":
-        walk.corrupt("this is no GGUF file: it does not start with GGUF")
+        walk.corrupt("this is not a GGUF file: it does not start with GGUF")
     version = _check_version(source, walk.take(4))
     n_tensors, n_keys = walk.number("Q"), walk.number("Q")
     if n_keys > min(_MAX_KEYS, source.size // 13) or n_tensors > min(_MAX_TENSORS, source.size // 24):
@@ -92,7 +92,7 @@ def read_header(source: ByteSource) -> GGUFHeader:
     entries = [_read_entry(walk) for _ in range(n_tensors)]
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1) or alignment > 1 << 20:
-        walk.corrupt(f"general.alignment is {alignment!r}, which is no power of two")
+        walk.corrupt(f"general.alignment is {alignment!r}, which is not a power of two")
     data_start = -(-walk.position // alignment) * alignment
     tensors: dict[str, TensorInfo] = {}
     for name, shape, kind, offset in entries:
@@ -293,7 +293,7 @@ class _Walk:
     def _jump(self, n: int) -> None:
         """Move forward by `n` bytes, without reading them."""
         if self.position + n > min(self.source.size, _MAX_HEADER):
-            self.corrupt("the header ends beyond the end of the file: truncated, or no GGUF")
+            self.corrupt("the header ends beyond the end of the file: truncated, or not GGUF")
         self._at += n
 
     def _need(self, n: int) -> None:
@@ -302,6 +302,6 @@ class _Walk:
             return
         position = self.position
         if position + n > min(self.source.size, _MAX_HEADER):
-            self.corrupt("the header ends beyond the end of the file: truncated, or no GGUF")
+            self.corrupt("the header ends beyond the end of the file: truncated, or not GGUF")
         self._window = self.source.read(position, min(max(n, _CHUNK), self.source.size - position))
         self._start, self._at = position, 0

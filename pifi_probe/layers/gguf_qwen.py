@@ -61,7 +61,9 @@ def set_hybrid(
     wanted = [key for key, _ in HYBRID[architecture]] + ["ssm.inner_size", "rope.dimension_count", *routed]
     for key in wanted:
         if type(metadata.get(key)) is not int or metadata[key] <= 0:
-            _incomplete(f"the metadata key {key!r} is missing or no positive number: {short(metadata.get(key))}", where)
+            _incomplete(
+                f"the metadata key {key!r} is missing or not a positive number: {short(metadata.get(key))}", where
+            )
     for key in ("rope.freq_base", "attention.layer_norm_rms_epsilon"):
         if key not in metadata:
             _incomplete(f"the metadata key {key!r} is missing", where)

@@ -140,11 +140,11 @@ class HubClient:
             found = parse_json(raw)
         except Refused as error:
             raise WrongAnswer(
-                "the answer does not come from a hub: it is no JSON, but perhaps a page to log in",
+                "the answer does not come from a hub: it is not JSON, but perhaps a page to log in",
                 where=f"{where} at {constants.ENDPOINT}",
             ) from error
         if not isinstance(found, dict):
-            raise WrongAnswer("the answer does not come from a hub: it is no JSON object", where=where)
+            raise WrongAnswer("the answer does not come from a hub: it is not a JSON object", where=where)
         return found
 
     def download(self, filename: str, commit: str, target: Path, size: int | None, digest: str | None) -> Path:
@@ -295,7 +295,7 @@ class HubClient:
             return HubError("the model has no such file", where=where, next=f"see the files on {page}/tree/main")
         if isinstance(error, HFValidationError):
             return HubError(
-                "this is no valid name of a model on the hub",
+                "this is not a valid name of a model on the hub",
                 where=where,
                 next="write it as org/name, or give a path",
             )

@@ -11,8 +11,8 @@ _ENCODER = "it is an encoder; a layer is taken from a decoder, which reads from 
 _PAIR = "it is the decoder of an encoder-decoder; its layers read the encoder's states too"
 _CARRIER = "its language model is a part of it (text_config), and that part's type decides"
 _STREAMS = "its layers hand on several streams of states (hyper-connections), not one"
-_SHARED = "its attention layers share one block, and read the embeddings of the tokens beside their input"
-_OTHER_CODE = "it is no chain of decoder layers that transformers calls one after the other"
+_SHARED = "its attention layers share one block, and read the embeddings of the tokens as well as their input"
+_OTHER_CODE = "it is not a chain of decoder layers that transformers calls one after the other"
 
 REFUSED: Mapping[str, str] = MappingProxyType(
     {

@@ -107,7 +107,7 @@ def measure_profile(checkpoint: Checkpoint, model: str) -> list[float]:
         raise TokenizerError(
             f"the scale cannot be matched without the donor's tokenizer: {error.what}",
             where=error.where,
-            next='use scale="none", give target_rms=, or put the tokenizer beside the donor',
+            next='use scale="none", give target_rms=, or put the tokenizer next to the donor',
         ) from error
     encoded = tokenizer(list(TEXTS), padding=True, return_tensors="pt")
     batch = Batch(encoded["input_ids"], encoded["attention_mask"])  # right-padded

@@ -70,7 +70,7 @@ def read_header(source: ByteSource) -> dict[str, TensorInfo]:
     if length > source.size - 8:
         _corrupt(
             source,
-            f"the header claims {length} bytes, the file has {source.size}: truncated, or no safetensors",
+            f"the header claims {length} bytes, the file has {source.size}: truncated, or not safetensors",
         )
     entries = _parse_json(source, source.read(8, length))
     _check_metadata(source, entries.pop("__metadata__", {}))
@@ -118,7 +118,7 @@ def _corrupt(source: ByteSource, what: str) -> NoReturn:
 
 def _parse_json(source: ByteSource, raw: bytes) -> dict[str, Any]:
     if raw[:1] != b"{":
-        _corrupt(source, "the header is no JSON object: this is no safetensors file")
+        _corrupt(source, "the header is not a JSON object: this is not a safetensors file")
     try:
         entries = parse_json(raw, most_values=_VALUES_EACH * MAX_TENSORS, unique=True)
     except Refused as error:
@@ -130,7 +130,7 @@ def _parse_json(source: ByteSource, raw: bytes) -> dict[str, Any]:
 
 def _check_metadata(source: ByteSource, metadata: Any) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        _corrupt(source, "__metadata__ of the header is no map of strings")
+        _corrupt(source, "__metadata__ of the header is not a map of strings")
 
 
 def _tensor_info(source: ByteSource, name: str, entry: Any, data_start: int) -> TensorInfo:

@@ -79,9 +79,9 @@ def layers_path(base: PreTrainedModel) -> str:
     ]
     if not lists:
         raise UnsupportedFamilyError(
-            f"the family {base.config.model_type!r} keeps its {n_layers} layers in no list that is found",
+            f"the family {base.config.model_type!r} keeps its {n_layers} layers in no list that can be found",
             where=type(base).__name__,
-            next="take a model of a family of the compatibility page",
+            next="take a model of a family listed on the compatibility page",
         )
     return min(lists)[2]
 
@@ -321,7 +321,7 @@ def refuse_absurd_config(
         )
     if outside > _MOST_OUTSIDE:
         raise CheckpointError(
-            f"the configuration asks for tables of {outside:,} entries beside the layer, such as those of positions",
+            f"the configuration asks for tables of {outside:,} entries next to the layer, such as those of positions",
             where=where,
             next=CHECK_CONFIG,
         )

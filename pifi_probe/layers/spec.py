@@ -117,7 +117,7 @@ def parse(text: str) -> LayerSpec | Serial | Parallel:
         If `text` does not follow the grammar.
     """
     if not isinstance(text, str):
-        raise SpecError(f"{reprlib.repr(text)} is no text", where="layer specification", next=f"write {GRAMMAR}")
+        raise SpecError(f"{reprlib.repr(text)} is not text", where="layer specification", next=f"write {GRAMMAR}")
     branches = tuple(_parse_series(branch) for branch in text.split("|"))
     return branches[0] if len(branches) == 1 else Parallel(branches)
 
@@ -133,7 +133,7 @@ def parse_model(text: str) -> tuple[str, str | None]:
     spec = parse(f"{text}[0]") if isinstance(text, str) and text.strip() else None
     if not isinstance(spec, LayerSpec) or (spec.model.endswith("]") and _ITEM.match(spec.model) and not existing(text)):
         raise SpecError(
-            f"a model is wanted, not {'layers' if text else 'an empty name'}",
+            f"a model is needed, not {'layers' if text else 'an empty name'}",
             where=str(text),
             next="give the model's name alone, such as smollm2-135m",
         )

@@ -62,7 +62,7 @@ class StateStore:
         except (CheckpointError, OSError, KeyError, TypeError, ValueError):
             return None
         if not whole:
-            _log.warning("%s: the states on disk are damaged or of another pass, starting anew", self._folder)
+            _log.warning("%s: the states on disk are damaged or belong to another pass: starting again", self._folder)
         return point if whole else None
 
     def read(self, batch: int) -> torch.Tensor:
@@ -161,7 +161,7 @@ class StateStore:
                     where=where,
                     next="free some space, or allow more with memory= (bytes)",
                 ) from error
-            _log.warning("hidden states are not kept on disk, an interrupted pass starts anew: %s: %s", where, error)
+            _log.warning("hidden states are not kept on disk, an interrupted pass starts again: %s: %s", where, error)
 
 
 def finished_point(folder: Path) -> int | None:

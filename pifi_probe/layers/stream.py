@@ -205,7 +205,7 @@ class _Runner:
         self._most_tokens = rows // 2 * seq
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        _log.warning("%s is out of memory: going on with %d texts of %d tokens at once", self.device, rows // 2, seq)
+        _log.warning("%s is out of memory: continuing with %d texts of %d tokens at once", self.device, rows // 2, seq)
 
     def _too_small(self, what: str) -> FeatureError:
         return FeatureError(

@@ -83,7 +83,7 @@ def load_tokenizer(
     if isinstance(given, PreTrainedTokenizerBase):
         return check_tokenizer(copy.deepcopy(given), f"the given {type(given).__name__}", n_rows=n_rows)
     if not isinstance(given, str | Path) or not str(given):
-        raise TokenizerError(f"a {type(given).__name__} is no tokenizer", where=f"tokenizer={given!r}", next=_GIVE)
+        raise TokenizerError(f"a {type(given).__name__} is not a tokenizer", where=f"tokenizer={given!r}", next=_GIVE)
     source = source_of(str(given))
     if source.lower().endswith(".gguf"):
         return donor_tokenizer(open_checkpoint(source, token=token))
@@ -165,7 +165,7 @@ def check_tokenizer(
         )
     if max(_given_back(tokenizer, sentence) for sentence in _SENTENCES) < _ALIKE:
         raise TokenizerError(
-            f"the tokenizer does not give a sentence back, in none of {len(_SENTENCES)} scripts: it knows hardly any "
+            f"the tokenizer does not give a sentence back in any of {len(_SENTENCES)} scripts: it knows hardly any "
             f"words ({len(vocabulary):,} tokens)",
             where=where,
             next=f"check the tokenizer files, or {_GIVE}",

@@ -46,7 +46,7 @@ def tokenizer_folder(checkpoint: Checkpoint) -> Path:
         raise CheckpointError(
             "the repository has no tokenizer (tokenizer.json, vocab.txt, tokenizer.model, ...)",
             where=checkpoint.identity,
-            next="choose a repository that has one, or put it beside a local copy of the model",
+            next="choose a repository that has one, or put it next to a local copy of the model",
         )
     return repo.folder([*vocabularies, *(name for name in small if _BESIDE.fullmatch(name))])
 

@@ -80,7 +80,7 @@ def weight_files(names: Collection[str], where: str, stated: object = None) -> W
         raise CheckpointError(
             f"there are {', '.join(others[:3])} and legacy .bin weights: transformers would read the latter",
             where=where,
-            next="give the one file that you mean (its path, with config.json beside it)",
+            next="give the one file that you mean (its path, with config.json next to it)",
         )
     if len(others) == 1 or (others and _is_complete_set(others, where)):
         return WeightFiles(others)
@@ -88,7 +88,7 @@ def weight_files(names: Collection[str], where: str, stated: object = None) -> W
         raise CheckpointError(
             f"there are {len(others)} safetensors files and no {INDEX}",
             where=where,
-            next=f"add {INDEX}, or give the one file that you mean (its path, with config.json beside it)",
+            next=f"add {INDEX}, or give the one file that you mean (its path, with config.json next to it)",
         )
     if legacy:
         return legacy[0]

@@ -191,7 +191,7 @@ def fit_readout(model: PiFiEncoderModel, task: Task, *, n_train: int = 4000, see
     plugin = model.plugin
     if not isinstance(plugin, AlignedPlugIn) or plugin.read != "beside":
         raise PlugInError(
-            "this model has no chain that is read out beside its encoder",
+            "this model has no chain that is read out next to its encoder",
             where="fit_readout",
             next='make it with pp.plug_in(..., wiring="aligned")',
         )

@@ -197,7 +197,7 @@ def plug_in(
         raise PlugInError(
             'pooling="cls" reads the first token, which has seen nothing else in a decoder',
             where=name or type(encoder).__name__,
-            next='leave pooling out or give pooling="last"; "mean" is possible, too',
+            next='leave pooling out or give pooling="last"; "mean" is also possible',
         )
     how = str(modes["pooling"])
     if not model_class.pools and how == "auto":

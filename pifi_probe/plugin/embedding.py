@@ -81,7 +81,7 @@ def sentence_transformer(
         )
     if isinstance(model.plugin, AlignedPlugIn) and model.plugin.read != "back":
         raise PlugInError(
-            "an aligned chain that is read out beside the encoder changes the head's numbers, not its vector",
+            "an aligned chain that is read out next to the encoder changes the head's numbers, not its vector",
             where=model.config.layer_specs,
             next='plug in with read="back"',
         )

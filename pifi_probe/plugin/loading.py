@@ -69,7 +69,7 @@ def open_plugged(source: str | Path, **options: Any) -> PiFiPreTrainedModel:
     name = (config.architectures or [""])[0]
     if config.model_type != "pifi" or name not in heads:
         raise ModelNotFoundError(
-            f"this is no plugged model: {name or config.model_type}",
+            f"this is not a plugged model: {name or config.model_type}",
             where=str(source),
             next="make one with pp.plug_in, or give the folder in which one was saved",
         )
@@ -223,7 +223,7 @@ def _own_encoder(model: PiFiPreTrainedModel) -> tuple[str, bool | None]:
         raise TokenizerError(
             f"the model was saved without its tokenizer: {error.what}",
             where=error.where,
-            next=f"give it with tokenizer=, or put its files beside the model; {error.next}",
+            next=f"give it with tokenizer=, or put its files next to the model; {error.next}",
         ) from error
 
 

@@ -65,7 +65,7 @@ def _modes(setting: dict[str, Any], where: str) -> list[str]:
         given = setting["pooling_mode"]
         modes = [given] if isinstance(given, str) else given
         if not isinstance(modes, list) or not modes or not all(isinstance(mode, str) for mode in modes):
-            raise _refused(f"{given!r} is no pooling mode", where)
+            raise _refused(f"{given!r} is not a pooling mode", where)
         return list(dict.fromkeys(modes))
     flags = {key: value for key, value in setting.items() if key.startswith("pooling_mode_")}
     strange = sorted(key for key, value in flags.items() if not isinstance(value, bool))

@@ -218,7 +218,9 @@ def _check(own: list[Measured]) -> None:
         if np.isinf(one.value):
             raise PifiProbeError("a score is infinite", where=name, next="give NaN and a note where there is none")
         if one.fifths is not None and np.shape(one.fifths) != (N_FIFTHS,):
-            raise PifiProbeError(f"{np.shape(one.fifths)} are no five scores", where=name, next="score each fifth once")
+            raise PifiProbeError(
+                f"{np.shape(one.fifths)} are not five scores", where=name, next="score each fifth once"
+            )
         if one.per_example is not None:
             mean = float(np.mean(one.per_example))
             if not np.isclose(mean, one.value, rtol=1e-4, atol=1e-6, equal_nan=True):

@@ -178,7 +178,7 @@ class ProbeForSequenceClassification(PreTrainedModel):
             raise CheckpointError(
                 f"the donor is not the one that this probe was fitted to ({config.content})",
                 where=config.donor,
-                next="name the revision that was used, or make the model anew from its table",
+                next="name the revision that was used, or make the model again from its table",
             )
         return found
 

@@ -82,7 +82,7 @@ class Pairs:
     def __post_init__(self) -> None:
         if len(self.h) != len(self.states):
             raise EstimatorError(
-                f"{len(self.h)} vectors and {len(self.states)} states make no pairs",
+                f"{len(self.h)} vectors and {len(self.states)} states do not make pairs",
                 where="alignment texts",
                 next="give the same texts to both models",
             )

@@ -45,7 +45,7 @@ def as_features(features: ArrayLike, *, name: str = "features") -> NDArray[np.fl
         if array.dtype.kind != "f":
             array = array.astype(np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise EstimatorError(f"the {name} are no matrix of numbers: {error}", next="pass an array (N, D)") from error
+        raise EstimatorError(f"the {name} are not a matrix of numbers: {error}", next="pass an array (N, D)") from error
     if array.ndim != 2:
         raise EstimatorError(
             f"the {name} have shape {array.shape}, not (N, D)", next="pass one vector for each example"

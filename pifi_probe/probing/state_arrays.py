@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTION", "OFFSETS", "TOKEN_IDS", "States", "array_file", "read_description", "whole"]
 
 DESCRIPTION, OFFSETS, TOKEN_IDS = "states.json", "offsets.npy", "token_ids.npy"
-_AGAIN = "call pp.states with the same inputs and out=, which goes on where it stopped"
+_AGAIN = "call pp.states with the same inputs and out=, which continues where it stopped"
 
 
 class States:

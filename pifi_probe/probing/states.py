@@ -277,7 +277,7 @@ class _Writer:
             raise SaveError(
                 f"hidden states cannot be written: {error.strerror or error}",
                 where=str(self.folder),
-                next=advice(error, "run the same call again, which goes on from here"),
+                next=advice(error, "run the same call again, which continues from here"),
             ) from error
 
     def _fitting(self, states: torch.Tensor, point: int) -> np.ndarray[Any, Any]:
@@ -306,7 +306,7 @@ def _as_texts(texts: Iterable[str]) -> list[str]:
         raise FeatureError(what, where="texts", next="give a list of texts")
     for i, text in enumerate(given):
         if not isinstance(text, str):
-            raise FeatureError(f"text {i} is {text!r:.40}, which is no text", where="texts", next="leave it out")
+            raise FeatureError(f"text {i} is {text!r:.40}, which is not text", where="texts", next="leave it out")
     return given
 
 

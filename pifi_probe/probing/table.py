@@ -310,7 +310,7 @@ class ProbeTable:
             return cls._from_dict(values)
         except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, zlib.error) as error:
             raise CorruptFileError(
-                f"this is no table of probes: {error}",
+                f"this is not a table of probes: {error}",
                 where="the given text" if is_text else str(source),
                 next="give a file that ProbeTable.to_json wrote",
             ) from error
@@ -380,9 +380,9 @@ def _refuse_impossible(table: ProbeTable) -> None:
         raise Refused(f"rows of {unknown}, which are not among its kinds" if unknown else "it has no rows")
     for name in ("llm", "task", "split"):
         if not isinstance(table.info.get(name), str):
-            raise Refused(f"info.{name} is no text")
+            raise Refused(f"info.{name} is not text")
     if not isinstance(table.info.get("notes", []), list):
-        raise Refused("info.notes is no list")
+        raise Refused("info.notes is not a list")
     shares = frame[["value", "null_mean", "null_high"]][frame["unit"] == "accuracy"].to_numpy(dtype=np.float64)
     if (np.abs(shares) > 1 + 1e-9).any():
         raise Refused(f"an accuracy, or a gain in it, of {np.nanmax(np.abs(shares)):.6g}")

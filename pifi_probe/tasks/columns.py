@@ -98,7 +98,7 @@ class Options:
             share = Options.validation if name == "validation" else Options.test
         if not isinstance(share, Real) or not 0 < share < 1:
             raise TaskError(
-                f"{name}={share!r} is no share of the rows",
+                f"{name}={share!r} is not a share of the rows",
                 where=f"option {name}",
                 next="give a number such as 0.1",
             )
@@ -276,7 +276,7 @@ def _by_split_column(rows: list[Row], table: Table, column: str) -> dict[str, li
     for number, (row, part) in enumerate(zip(rows, table.columns[column], strict=True), start=1):
         if part not in SPLIT_NAMES:
             raise TaskError(
-                f"{part!r} is no split",
+                f"{part!r} is not a split",
                 where=f"{table.place(number)}, column {column!r}",
                 next=f"use {', '.join(SPLIT_NAMES)}",
             )
@@ -341,7 +341,7 @@ def _to_split(rows: list[Row], classes: tuple[str, ...], part: str, where: str) 
         raise TaskError(
             f"too few different texts are left for the {part} split",
             where=where,
-            next="give more rows, or less alike",
+            next="give more rows, or rows that differ more",
         )
     return to_split([row._replace(label=_indexed(row.label, classes)) for row in rows] if classes else rows)
 

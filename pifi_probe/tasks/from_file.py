@@ -69,7 +69,9 @@ def read_files(paths: Sequence[Path], roles_of: Callable[[Sequence[str]], Roles]
         return replace(first, where=where)
     tables = [first, *(_read(path, lambda _: first.roles) for path in paths[1:])]
     if len({table.class_names for table in tables}) > 1:
-        raise TaskError("the files name different classes", where=where, next="write them anew, with the same features")
+        raise TaskError(
+            "the files name different classes", where=where, next="write them again, with the same features"
+        )
     columns = {name: [value for table in tables for value in table.columns[name]] for name in first.columns}
     return Table(where, first.roles, columns, first.class_names)
 
@@ -88,7 +90,7 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
     for row, value in enumerate(table.columns[column]):
         if not isinstance(value, str):
             raise TaskError(
-                f"{column} is {value!r:.40}, which is no text", where=table.place(row + 1), next="fill it in"
+                f"{column} is {value!r:.40}, which is not text", where=table.place(row + 1), next="fill it in"
             )
     return [str(value) for value in table.columns[column]]
 
@@ -97,12 +99,12 @@ def _read(path: Path, roles_of: Callable[[Sequence[str]], Roles]) -> Table:
     reader = FILE_TYPES.get(file_type(path))
     if reader is None:
         raise TaskError(
-            f"{path.suffix or 'a file without extension'} is no kind of file that is read here",
+            f"{path.suffix or 'a file without extension'} is not a kind of file that can be read here",
             where=str(path),
             next=f"save it as one of {', '.join(FILE_TYPES)}",
         )
     if not os.path.isfile(path):
-        what = "this is no ordinary file" if os.path.exists(path) else "there is no such file"
+        what = "this is not an ordinary file" if os.path.exists(path) else "there is no such file"
         raise TaskError(what, where=str(path), next="check the path")
     found: list[Roles] = []
 
@@ -224,7 +226,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             start = rows.line_num + 1
     except csv.Error as error:
         raise TaskError(
-            f"the file is no CSV: {error}",
+            f"the file is not CSV: {error}",
             where=f"{path.name}, line {start}",
             next="look for a quote that is not closed, or save the file as .jsonl",
         ) from None
@@ -250,7 +252,7 @@ def _read_jsonl(path: Path, choose: Choose) -> tuple[Columns, Lines]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise TaskError(f"the line is no JSON: {error}", where=where, next="write one object per line") from None
+            raise TaskError(f"the line is not JSON: {error}", where=where, next="write one object per line") from None
         if not isinstance(row, dict):
             raise TaskError(
                 f"the line is a {type(row).__name__}, not an object", where=where, next='write {"text": ...}'
@@ -275,7 +277,7 @@ def _read_parquet(path: Path, choose: Choose) -> tuple[Columns, None]:
             for name, column in columns.items():
                 column.extend(batch.column(name).to_pylist())
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise TaskError(f"the file is no valid parquet: {error}", where=path.name, next="write it anew") from error
+        raise TaskError(f"the file is not valid parquet: {error}", where=path.name, next="write it again") from error
     return columns, None
 
 
@@ -293,7 +295,7 @@ def _parquet_class_names(path: Path, column: str) -> tuple[str, ...] | None:
         raise TaskError(
             f"the file's description of its columns cannot be read: {error}",
             where=f"{path.name}, column {column!r}",
-            next="write the file anew",
+            next="write the file again",
         ) from error
     return names
 
@@ -307,7 +309,7 @@ def class_names_of(feature: object) -> tuple[str, ...] | None:
     if feature.get("_type") == "ClassLabel":
         names = feature.get("names")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{names!r} are no names of classes")
+            raise ValueError(f"{names!r} are not names of classes")
         return tuple(names) or None
     return class_names_of(feature.get("feature"))
 

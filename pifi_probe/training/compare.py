@@ -89,7 +89,7 @@ def compare(
     known = next(iter(runs[0].tests.values())).score_names
     if margin is not None and not (isinstance(margin, numbers.Real) and 0 < margin < np.inf):
         raise PifiProbeError(
-            f"margin={margin!r} is no positive number", where="compare", next="margin=0.01 is one point of accuracy"
+            f"margin={margin!r} is not a positive number", where="compare", next="margin=0.01 is one point of accuracy"
         )
     metric = metric or known[0]
     if metric not in known:

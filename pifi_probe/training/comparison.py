@@ -78,7 +78,7 @@ class Row:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Tells):
     """What `pifi_probe.compare` returns.
 
@@ -198,6 +198,9 @@ class Comparison(Tells):
     def __str__(self) -> str:
         return printable(self.verdict())
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
         body = "".join(
@@ -217,7 +220,7 @@ def _interval(middle: float | None, low: float | None, high: float | None, metri
     if middle is None or low is None or high is None:
         return ""
     scale, digits = (100.0, 1) if metric in SHARES else (1.0, 3)
-    return f"{scale * middle:{sign}.{digits}f} [{scale * low:{sign}.{digits}f}, {scale * high:{sign}.{digits}f}]"
+    return f"{scale * middle:{sign}z.{digits}f} [{scale * low:{sign}z.{digits}f}, {scale * high:{sign}z.{digits}f}]"
 
 
 def _percent(value: float | None) -> str:

@@ -131,7 +131,7 @@ def vanilla_best_lr(
     """
     if not factors or not all(isinstance(factor, int | float) and 0 < factor < math.inf for factor in factors):
         raise RecipeError(
-            f"factors={tuple(factors)!r} are no multiples of a learning rate",
+            f"factors={tuple(factors)!r} are not multiples of a learning rate",
             where="vanilla_best_lr",
             next="give at least one positive number, such as (0.4, 1.0, 2.0)",
         )

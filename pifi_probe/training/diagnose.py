@@ -37,7 +37,7 @@ __all__ = ["Diagnosis", "diagnose"]
 N_TEXTS = 300
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What `diagnose` returns.
 
@@ -70,6 +70,9 @@ class Diagnosis:
             lines.append(f"  {check.status:8}{check.name}: {check.finding}")
             lines += [f"          -> {check.advice}"] if check.advice else []
         return printable("\n".join(lines))
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{heading}</th>" for heading in ("status", "check", "finding", "advice"))

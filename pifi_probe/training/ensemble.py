@@ -91,14 +91,14 @@ def ensemble(
 def _check(models: Sequence[PiFiForSequenceClassification], results: Sequence[RunResult], task: Task) -> None:
     if not task.has_row_classes:
         raise RecipeError(
-            f"the mean of class probabilities needs one class a row, which a {task.kind} task has not",
+            f"the mean of class probabilities needs one class a row, which a {task.kind} task does not have",
             where=f"ensemble, {task.name}",
             next="compare the runs themselves with pp.compare",
         )
     labels, seeds = {one.label for one in results}, {one.seed for one in results}
     if len(models) != len(results) or len(results) < 2:
         raise RecipeError(
-            f"{len(models)} models and {len(results)} results make no ensemble",
+            f"{len(models)} models and {len(results)} results do not make an ensemble",
             where="ensemble",
             next="give two or more trained models, and the result of each",
         )

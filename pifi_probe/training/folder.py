@@ -192,7 +192,7 @@ class RunFolder:
             raise RecipeError(
                 f"the folder holds another run: its {part} differs{shown}",
                 where=str(self.path),
-                next="give the same model, task and recipe, or another folder; resume=False starts anew in place of "
+                next="give the same model, task and recipe, or another folder; resume=False starts over in place of "
                 "that run",
             )
 

@@ -35,9 +35,9 @@ def refuse_impossible(result: RunResult) -> None:
     for part, names in (("model", ("label",)), ("task", ("name", "fingerprint"))):
         for name in names:
             if not isinstance(getattr(result, part).get(name), str):
-                raise Refused(f"{part}.{name} is no text")
+                raise Refused(f"{part}.{name} is not text")
     if wrong := [why for tag in result.tags if (why := no_tag(tag))]:
-        raise Refused(f"tags holds what is not a tag: {wrong[0]}")
+        raise Refused(f"tags holds something that is not a tag: {wrong[0]}")
     if not result.tests:
         raise Refused("it holds no test")
     if not 0 <= result.best_epoch < len(result.epochs):
@@ -54,7 +54,7 @@ def refuse_impossible(result: RunResult) -> None:
         if count is not None and count < 0:
             raise Refused(f"peak_memory.{name} is {count}")
     if not isinstance(sizes := result.task.get("sizes", {}), Mapping):
-        raise Refused("task.sizes is no table")
+        raise Refused("task.sizes is not a table")
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise Refused(f"task.sizes.{name} is {size!r}")
@@ -73,7 +73,7 @@ def refuse_impossible_metrics(metrics: Mapping[str, Any], where: str) -> None:
             _number(f"{where}.{name}", value, 0, math.inf)
         elif name.endswith("_prior") or name == "thresholds":
             if not isinstance(value, list):
-                raise Refused(f"{where}.{name} is no list of shares")
+                raise Refused(f"{where}.{name} is not a list of shares")
             for share in value:
                 _number(f"{where}.{name}", share, 0, 1 + _EDGE)
 

@@ -258,7 +258,7 @@ class RunResult:
             return cls.from_dict(values)
         except (OSError, ValueError) as error:
             raise CorruptFileError(
-                f"this is no result of a run: {error}", where=where, next="give a result.json of fine_tune"
+                f"this is not the result of a run: {error}", where=where, next="give a result.json of fine_tune"
             ) from error
 
     @classmethod

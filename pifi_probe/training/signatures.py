@@ -67,7 +67,7 @@ def check_frozen(layers: Sequence[LayerState]) -> Check:
             return Check(name, "fail", f"{layer.spec} has trainable weights", evidence, advice)
         if any(digest != layer.expected for digest in layer.found):
             finding = f"the weights of {layer.spec} are not the ones that were extracted (sha256 differs)"
-            advice = "extract it again and plug in anew; look for code that writes into the layer"
+            advice = "extract it again and plug it in again; look for code that writes into the layer"
             return Check(name, "fail", finding, evidence, advice)
     return Check(name, "ok", "every layer has the sha256 it was extracted with", evidence)
 

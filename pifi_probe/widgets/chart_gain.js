@@ -96,7 +96,7 @@ const clipped = (text, most) => (text.length <= most ? text : `${text.slice(0, M
 function gainLegend(found, summary) {
   const all = found.flatMap((one) => one.gains);
   const drawn = (name, hollow = false) => mark(GROUPS[name].shape, 8, 8, GROUPS[name].colour, { hollow });
-  const legend = [[drawn("real"), "layer above or below the twins"], [drawn("real", true), "layer not told from the twins"]];
+  const legend = [[drawn("real"), "layer above or below the twins"], [drawn("real", true), "layer not clearly different from the twins"]];
   if (all.some((one) => NULLS.includes(one.kind))) legend.push([drawn("twins"), "random and shuffled twins"]);
   if (found.some((one) => one.band)) legend.push([s("rect", { class: "pp-null", x: 1, y: 3, width: 14, height: 10 }), "what twins reach (± 2 sd)"]);
   legend.push([s("path", { d: "M0 8h16", stroke: GROUPS.linear.colour, "stroke-width": 2 }), "two projections: zero"]);

@@ -144,7 +144,7 @@ class Engine:
             work(self.on_event)
             word = ""
         except KeyboardInterrupt as error:  # every finished trial is on disk
-            self.error, message, word = error, str(error) or "interrupted; resume goes on", "paused"
+            self.error, message, word = error, str(error) or "interrupted; resume continues", "paused"
         except PifiProbeError as error:
             self.error, message = error, str(error)
         except Exception as error:

@@ -422,7 +422,7 @@ class LayerSearch(ipywidgets.VBox):
 
 
 _NOT_STORED = (
-    "Which texts it changes is not known: it and the projections have no results text by text at one fidelity. "
+    "It is not known which texts this layer changes: it and the projections have no per-text results at one fidelity. "
     "The confirmation makes them for the choice."
 )
 _ACTIONS = {

@@ -69,7 +69,7 @@ def save(path: Path, study: Study, rows: Sequence[Row]) -> Path:
         with atomic_write(path, "wb") as file:
             study.plot("depth").savefig(file, format="png", dpi=144)
     else:
-        raise SearchError("nothing is saved under such a name", where=str(path), next="use .csv, .json, .svg or .png")
+        raise SearchError("files of this type cannot be saved", where=str(path), next="use .csv, .json, .svg or .png")
     return path
 
 

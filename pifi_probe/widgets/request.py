@@ -175,12 +175,12 @@ def keep_upload(name: str, content: bytes) -> Path:
     """
     suffix = Path(name).suffix.lower()
     if suffix not in TABLES:
-        raise TaskError("the upload is no table", where=name, next=f"upload one of {', '.join(TABLES)}")
+        raise TaskError("the upload is not a table", where=name, next=f"upload one of {', '.join(TABLES)}")
     if len(content) > MOST_BYTES:
         raise TaskError(
-            f"the upload has {len(content) / 2**20:.0f} MB; at most {MOST_BYTES >> 20} MB are taken",
+            f"the upload has {len(content) / 2**20:.0f} MB; at most {MOST_BYTES >> 20} MB are accepted",
             where=name,
-            next="put the file beside the notebook, and write its path into the field task",
+            next="put the file next to the notebook, and write its path into the field task",
         )
     stem = re.sub(r"[^\w.-]+", "_", Path(name).stem).strip("._")[:60] or "table"
     path = cache_root() / "uploads" / hashlib.sha256(content).hexdigest()[:16] / (stem + suffix)

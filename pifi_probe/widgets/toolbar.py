@@ -12,9 +12,9 @@ __all__ = ["Toolbar", "flow"]
 
 _TIPS = {
     "Start": "Start the search, or go on with the study file",
-    "Pause": "Leave off within one step; Resume goes on",
-    "Resume": "Go on where the study was left",
-    "Stop": "Leave off for good; finished trials are kept",
+    "Pause": "Stop within one step; Resume continues",
+    "Resume": "Continue where the study was left",
+    "Stop": "End the search; finished trials are kept",
     "Headroom": "What the large model's states add to the small one on this task, before any training",
     "Estimate": "Time a few steps, and say what the search will take",
     "Copy as code": "Show and copy a script that trains the choice",

@@ -12,10 +12,10 @@ export function pieces(size, piece = PIECE) {
 /** Why a file is not sent; empty where it is. */
 export function refusal({ name, size }, most, accept) {
   if (!accept.split(",").some((end) => name.toLowerCase().endsWith(end))) {
-    return `${name}: the upload is no table; upload one of ${accept.replaceAll(",", ", ")}`;
+    return `${name}: the upload is not a table; upload one of ${accept.replaceAll(",", ", ")}`;
   }
   if (size <= most) return "";
-  return `${name} has ${Math.ceil(size / 2 ** 20)} MB; at most ${most >> 20} MB are taken: write its path into Task`;
+  return `${name} has ${Math.ceil(size / 2 ** 20)} MB; at most ${most >> 20} MB are accepted: write its path into Task`;
 }
 
 function render({ model, el }) {

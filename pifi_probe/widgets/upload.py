@@ -60,7 +60,7 @@ class TableUpload(anywidget.AnyWidget):
         self._pieces += bytes(buffers[0])
         if len(self._pieces) > self.most:
             self._pieces.clear()
-            self.note = f"{content['name']}: at most {self.most >> 20} MB are taken"
+            self.note = f"{content['name']}: at most {self.most >> 20} MB are accepted"
         elif len(self._pieces) >= content["size"]:
             whole = bytes(self._pieces)
             self._pieces.clear()

@@ -12,10 +12,10 @@ test("pieces cover a file once, in order", () => {
   assert.deepEqual(pieces(11, 5), [[0, 5], [5, 10], [10, 11]]);
 });
 
-test("a file that is no table, or is too large, is refused by name", () => {
+test("a file that is not a table, or is too large, is refused by name", () => {
   const ends = ".csv,.jsonl";
   assert.equal(refusal({ name: "A.CSV", size: 5 }, 5, ends), "");
-  assert.match(refusal({ name: "a.png", size: 5 }, 5, ends), /^a\.png: the upload is no table/);
+  assert.match(refusal({ name: "a.png", size: 5 }, 5, ends), /^a\.png: the upload is not a table/);
   assert.match(refusal({ name: "a.csv", size: 3 << 20 }, 2 << 20, ends), /has 3 MB; at most 2 MB/);
 });
 

@@ -108,12 +108,12 @@ def _state(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Read the JSON that stands next to the weight."""
     raw = tensors["state"]
     if raw.dtype != torch.uint8 or raw.numel() > _MOST_STATE:
-        refuse("its state is no text")
+        refuse("its state is not text")
     try:
         state = parse_json(bytes(raw.tolist()), most_values=200)
     except Refused as error:
         raise Refused(f"its state cannot be read: {error}") from error
-    return state if isinstance(state, dict) else refuse("its state is no JSON object")
+    return state if isinstance(state, dict) else refuse("its state is not a JSON object")
 
 
 def _maxima(tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> torch.Tensor:

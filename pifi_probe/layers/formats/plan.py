@@ -227,7 +227,7 @@ def _refuse_orphan(info: TensorInfo, infos: Mapping[str, TensorInfo], numbers: N
         _, name, lacks = max(beside)
         raise CheckpointError(
             f"{info.name!r} ({info.dtype}, shape {list(info.shape)}) belongs to a quantised weight, and "
-            f"{lacks!r} is missing beside it (as {name} would have it)",
+            f"{lacks!r} is missing next to it (as {name} would have it)",
             where=info.source.name,
             next="download the model again, or tell its author",
         )

@@ -44,14 +44,14 @@ def register_format(cls: F) -> F:
         If the class is no `Format`, lacks a name or an ending, or fails on its example.
     """
     if not (isinstance(cls, type) and issubclass(cls, Format)):
-        raise TypeError(f"{cls!r} is no class derived from Format")
+        raise TypeError(f"{cls!r} is not a class derived from Format")
     found = cls()
     endings = (found.packed, found.becomes, *found.companions.values(), *found.optional.values())
     if not found.name or not found.companions or not all(_ENDING.fullmatch(ending) for ending in endings):
         raise ValueError(f"{cls.__name__} needs a name, companions, and endings that names of tensors can have")
     roles = {"packed", *found.companions, *found.optional}
     if len(roles) != 1 + len(found.companions) + len(found.optional) or not roles >= set(found.scales):
-        raise ValueError(f"{cls.__name__} names a role twice, or a scale that is no role of it")
+        raise ValueError(f"{cls.__name__} names a role twice, or a scale that is not one of its roles")
     _try(found)
     _FORMATS.append(found)
     return cls
