@@ -254,6 +254,20 @@ def test_no_result_is_typed_into_the_prose(source: Path) -> None:
 
 
 @each_source
+def test_no_prose_stands_in_a_code_cell(source: Path) -> None:
+    """A source that lacks a `# %% [markdown]` turns a section into comments of the cell above it."""
+    for cell in _code(NOTEBOOKS[source]):
+        assert not re.search(r"^# (#+ |\*\*|\|)|^#$", cell.source, re.MULTILINE), cell.source
+
+
+@each_source
+def test_an_answer_has_no_minus_zero(source: Path) -> None:
+    for cell in _code(NOTEBOOKS[source]):
+        text = "".join(output.get("text", "") for output in cell.outputs)
+        assert not re.search(r"(?<![\d.])-0\.?0*(?![\d.])", text), text
+
+
+@each_source
 def test_no_cell_failed_or_shows_a_place_on_somebodys_disk(source: Path) -> None:
     text = json.dumps([cell.outputs for cell in _code(NOTEBOOKS[source])])
     assert "Traceback" not in text

@@ -237,7 +237,8 @@ row = frame.loc["matched: smollm2-135m[29]"]
 together = 100 * (row["difference_high"] - row["difference_low"])
 print(f"two arms alone: {high - low:.1f} points wide, all arms: {together:.1f}")
 print(comparison.answer)
-#
+
+# %% [markdown]
 # ## 3. Is it the language model's knowledge?
 #
 # **Why.** Plugging in a layer changes more than one thing: two more linear maps, a nonlinear block, larger vectors, and,

@@ -274,16 +274,16 @@ record
 record.figure()
 
 # %%
-for place, one in enumerate(record.findings, start=1):
+for one in record.findings:
     inside = one["low"] <= 0 <= one["high"]
     print(
-        f"claim {place}: the interval {'holds' if inside else 'leaves out'} zero"
+        f"[{one['low']:+.1f}, {one['high']:+.1f}] {'includes' if inside else 'leaves out'} zero: {one['says']}"
     )
 
 # %% [markdown]
 # To make it again: `pifi-probe reproduce layer-position --scale small`.
 #
-# **Read.** All four intervals hold zero: nothing is decided. For each claim, what is the largest advantage of the last layer
+# **Read.** All four intervals include zero: nothing is decided. For each claim, what is the largest advantage of the last layer
 # that the interval still allows? Are the paper's two points inside?
 #
 # ## 6. Other tasks

@@ -270,10 +270,8 @@ record
 record.figure()
 
 # %%
-for place, one in enumerate(record.measured, start=1):
-    print(
-        f"claim {place}: the interval is {one['high'] - one['low']:.0f} points wide"
-    )
+for one in record.measured:
+    print(f"{one['high'] - one['low']:.0f} points wide: {one['says']}")
 
 # %% [markdown]
 # To make it again: `pifi-probe reproduce domain-shift --scale small`. These are the intervals of its recording, each arm by

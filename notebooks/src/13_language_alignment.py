@@ -125,7 +125,7 @@ for name, split in splits.items():
 # %%
 assert unknown["German"] < 0.01
 assert unknown["Chinese"] > unknown["German"]
-print("letters known: German. Not all known: Chinese")
+print(f"read whole: German; dropped of Chinese: {unknown['Chinese']:.0%}")
 
 # %% [markdown]
 # ## 2. What the whole language model knows
@@ -165,7 +165,9 @@ for name, split in splits.items():
     bits[name] = bits_per_message(split.take(few).labels)
 
 print("your guess:", checks.guessed(guess))
-print("the least surprising:", min(bits, key=bits.__getitem__))
+for name in bits:
+    times_english = bits[name] / bits["English"]
+    print(f"{name}: ≈{times_english:.1f} times the bits of English")
 
 # %% [markdown]
 # **Checkpoint.** The same message is more surprising in each of the other languages. The numbers come from a run on
@@ -174,10 +176,7 @@ print("the least surprising:", min(bits, key=bits.__getitem__))
 # %%
 for name in languages:
     assert 1.1 < bits[name] / bits["English"] < 20
-for name in languages:
-    print(
-        f"{name}: ≈{bits[name] / bits['English']:.1f} times the bits of English"
-    )
+print("the least surprising:", min(bits, key=bits.__getitem__))
 
 # %% [markdown]
 # **Read.** The same message costs about twice as many bits in German or Korean as in English: SmolLM2 is an English model, by
@@ -245,7 +244,7 @@ decided = [one for one in record.measured if one["low"] > 0 or one["high"] < 0]
 print(len(decided), "of", len(record.measured), "intervals leave out zero")
 
 # %% [markdown]
-# **Read.** All five are open. An interval that holds zero shows no difference, which is not the same as showing that there
+# **Read.** All five are open. An interval that includes zero shows no difference, which is not the same as showing that there
 # is none. And look at the second claim next to the first: a difference on Korean alone is not yet
 # about Korean.
 #

@@ -2,12 +2,12 @@
 # # 17 The search widget, guided
 #
 # **You will show that** choosing a layer can be watched and steered from a notebook, and that whatever you see there can be
-# read from Python, saved, stopped and taken up again.
+# read from Python, saved, stopped and resumed.
 #
 # **After this notebook you can**
 #
 # - start a search with three lines, and say what every mark of its chart means;
-# - pause it, go on with it after a restart, and stop it;
+# - pause it, resume it after a restart, and stop it;
 # - read the selected trial and all results as plain data;
 # - take the result out: as a table, a picture, a script, a model.
 #
@@ -191,7 +191,7 @@ print("after the click, trial", recorded.selected, "is selected in Python")
 # **Predict.** We ask for a pause right after the start. How many of the finished trials will be lost?
 
 # %% tags=["guess"]
-guess = None
+guess = None  # trials
 
 # %%
 again = pp.widgets.LayerSearch(
@@ -206,11 +206,12 @@ again = pp.widgets.LayerSearch(
 again.start()
 again.pause()
 await again.finished()
-kept = len(again.results)
+kept = set(again.results.index)
 again.resume()
 await again.finished()
-print("your guess:", checks.guessed(guess))
-assert len(again.results) >= kept
+lost = len(kept - set(again.results.index))
+assert lost == 0
+checks.reveal(guess, lost, "finished trials lost", live=False)
 print(again.state, "with", len(again.results), "trials")
 
 # %% [markdown]
@@ -257,15 +258,16 @@ except SearchError as error:
 # **Predict.** How many lines does the script need?
 
 # %% tags=["guess"]
-guess = None
+guess = None  # lines
 
 # %%
 table, picture = (recorded.save(name) for name in ("trials.csv", "depth.svg"))
-print("your guess:", checks.guessed(guess))
-print("rows in the table:", len(pd.read_csv(table)))
+code = recorded.to_code()
 assert "<svg" in picture.read_text()
+checks.reveal(guess, len(code.splitlines()), "lines", live=False)
+print("rows in the table:", len(pd.read_csv(table)))
 print("the picture:", picture.name)
-print(recorded.to_code())
+print(code)
 
 # %% [markdown]
 # **Checkpoint.** On a page where no script may run there is a snapshot, plain text and pictures:
