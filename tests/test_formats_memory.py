@@ -153,7 +153,7 @@ PARTS: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
         "m.weight_scale": _exponents(N, K // 32),
     },
     **{f"compressed-tensors packed int{bits}": partial(_packed, bits) for bits in (2, 3, 4, 8)},
-    **{f"gptq {bits}-bit": partial(_gptq, bits) for bits in (2, 3)},
+    **{f"gptq {bits}-bit": partial(_gptq, bits) for bits in (2, 3, 8)},
     "awq gemv": lambda: {
         "m.qweight": _bytes(N, K // 8, dtype=torch.int32),
         "m.qzeros": _bytes(N, K // 1024, dtype=torch.int32),

@@ -251,15 +251,16 @@ def _corrupt(weight: Packed, what: str) -> CorruptFileError:
 
 
 def _unpack(weight: Packed, parts: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    """Compute a weight piece by piece, in float32, into a tensor of the wanted type."""
+    """Compute a weight piece by piece, in float32, into a tensor of the wanted type; `parts` is emptied."""
     made = weight.format
     shape = made.shape(weight, parts)
     if math.prod(shape) > _MOST_A_BYTE * max(parts["packed"].nbytes, 1):
         raise Refused(f"a weight of shape {list(shape)} does not fit {parts['packed'].nbytes:,} bytes")
     scales = {role: weight.parts[role].name.rpartition(".")[2] for role in made.scales if role in parts}
     zeros = [role for role, name in scales.items() if _has_zeros(name, parts[role]) and role not in made.small_scales]
-    ready = made.prepare(weight, parts)
+    ready = dict(made.prepare(weight, parts))
     others = made.prepare(weight, _without_zeros(parts, zeros)) if zeros else {}
+    parts.clear()  # where the packed words were put in another order, they would lie in memory twice
     out = torch.empty(shape, dtype=dtype)
     step = max(1, _AT_ONCE // max(math.prod(shape[1:]), 1))
     for start in range(0, shape[0], step):
