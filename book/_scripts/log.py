@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pifi_probe.stats import paired_difference
 from pifi_probe.vocabulary import in_words_of_today
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -112,6 +114,21 @@ def chains(record: Record) -> str:
     )
 
 
+def fine_tuned(record: Record) -> str:
+    """Say what the real chain adds to a fine-tuned encoder, and to its shuffled twin, over all folds of the task."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from aligned_page import joined_folds
+
+    [arms] = [arms for (task, _), arms in joined_folds("trained-").items() if task == "movie-reviews"]
+    said = []
+    for other in ("encoder", "shuffled"):
+        found = paired_difference([arms["real"]], [arms[other]])
+        said.append(f"{100 * found.mean:+z.1f} [{100 * found.low:+z.1f}, {100 * found.high:+z.1f}]")
+    return (
+        f"{said[0]} points over the fine-tuned encoder, {said[1]} over the shuffled twin, {len(arms['real']):,} texts"
+    )
+
+
 EXPERIMENTS = "book/_studies/experiments/{}/summary.json"
 ALIGNED = "book/_studies/aligned/{}.json"
 CONTROL, CONDITIONS = "benchmarks/results/control.json", "book/_studies/conditions.json"
@@ -160,6 +177,11 @@ TRIED = (
     ),
     Tried("The chain on German tweets, offence", ALIGNED.format("germeval"), aligned),
     Tried("The chain on Korean film reviews", ALIGNED.format("nsmc"), aligned),
+    Tried(
+        "The chain next to a fine-tuned encoder, film reviews, three folds",
+        ALIGNED.format("trained-fold2-movie-reviews"),
+        fine_tuned,
+    ),
 )
 
 
