@@ -14,7 +14,6 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 BOOK = Path(__file__).resolve().parent.parent
-HEIGHT = 634  # down to the first line of the verdict
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -33,9 +32,10 @@ def main() -> None:
             page = chromium.new_page(viewport={"width": 1400, "height": 1400}, color_scheme=theme)
             page.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
             page.goto(f"http://127.0.0.1:{server.server_port}/book/explorer.html", wait_until="networkidle")
-            box = page.locator(".pp-search").bounding_box()
-            assert box is not None
-            page.screenshot(path=BOOK / "_pictures" / f"search-{theme}.png", clip={**box, "height": HEIGHT})
+            box, figure = (page.locator(name).bounding_box() for name in (".pp-search", ".pp-search .pp-figure svg"))
+            assert box is not None and figure is not None
+            down = figure["y"] + figure["height"] - box["y"]  # the whole chart, with its axis and stack of blocks
+            page.screenshot(path=BOOK / "_pictures" / f"search-{theme}.png", clip={**box, "height": down})
         chromium.close()
     server.shutdown()
 
