@@ -143,6 +143,18 @@ def answer(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return numbers[numbers > torch.finfo(torch.float16).min / 2]  # the lowest number stands for none
 
 
+def same(again: Any, model: Any, name: str) -> bool:
+    """Whether a model that was loaded is the one that was saved: weights bit for bit, numbers to rounding.
+
+    Where weights lie in memory decides on some processors how they are multiplied, and so on the last bit.
+    """
+    stored, kept = again.state_dict(), model.state_dict()
+    weights = stored.keys() == kept.keys() and all(torch.equal(stored[key], kept[key]) for key in kept)
+    return weights and torch.allclose(
+        answer(again, batch_of(name)), answer(model, batch_of(name)), rtol=1e-5, atol=1e-6
+    )
+
+
 def gradients(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the gradient of the loss for each weight that has one."""
     model.zero_grad()

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tests import kinds, slm
-from tests.contract import CASES, Shelf, answer, batch_of, close, frozen_state, gradients
+from tests.contract import CASES, Shelf, batch_of, close, frozen_state, gradients, same
 
 SMOOTHED = ("classes", "classes, sequence", "pairs, mean", "tags", "gated", "folded", "control vanilla")
 
@@ -107,7 +107,7 @@ def test_a_run_is_evaluated_resumed_and_ends_with_its_best_model(
     assert torch.allclose(found[0], found[1], atol=1e-4)
     trainer.save_model(str(tmp_path / "ended"))
     again = type(model).from_pretrained(tmp_path / "ended", allow_external=True)
-    assert torch.equal(answer(again, batch_of(name)), answer(model, batch_of(name)))
+    assert same(again, model, name)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].kind == "seq2seq"])
