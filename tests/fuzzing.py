@@ -149,7 +149,7 @@ def fuzz(
             line = str(error)
             assert "\n" not in line and len(line) < 3000
             line.encode()  # can be printed
-            ends[f"{type(error).__name__}: {error.what[:30]}"] += 1
+            ends[f"{type(error).__name__}: {error.what[:36]}"] += 1
         except Exception as error:
             raw.append(f"case {number}: {type(error).__name__}: {str(error)[:200]}")
     assert not raw, f"{len(raw)} of {n} cases end raw:\n" + "\n".join(raw[:12])

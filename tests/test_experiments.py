@@ -347,7 +347,7 @@ def test_a_verdict_follows_from_the_interval(shares: tuple[float, float], option
         ({"arms": {"vanilla": {"control": "vanilla"}, "pifi": {"layer": "unknown"}}}, "unknown"),
         ({"arms": {"vanilla": {"colour": "blue"}}}, "colour"),
         ({"scales": {"small": {"wheels": 4, "blocks": {}}}}, "wheels"),
-        ({"scales": 3}, "no experiment"),
+        ({"scales": 3}, "not an experiment"),
     ],
 )
 def test_a_file_that_is_no_experiment_is_refused_in_one_line(

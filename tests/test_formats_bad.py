@@ -65,15 +65,15 @@ def test_a_missing_companion_is_named(scheme: str) -> None:
 
 
 MISSING = {  # scheme, ending of the part that is taken away: what the message says
-    ("fp8", "_scale_inv"): "weight_scale_inv' is missing beside it (as fp8 would have it)",
+    ("fp8", "_scale_inv"): "weight_scale_inv' is missing next to it (as fp8 would have it)",
     ("bitsandbytes nf4 nested", ".nested_quant_map"): "its maxima are nested, and nested_quant_map is missing",
     ("bitsandbytes nf4 nested", ".nested_absmax"): "its maxima are nested, and nested_absmax is missing",
-    ("bitsandbytes fp4", ".absmax"): "weight.absmax' is missing beside it (as bitsandbytes fp4 would have it)",
-    ("bitsandbytes int8", "SCB"): "SCB' is missing beside it (as bitsandbytes would have it)",
-    ("mlx 4-bit", "biases"): "biases' is missing beside it (as mlx would have it)",
-    ("modelopt nvfp4", "_scale_2"): "weight_scale_2' is missing beside it (as nvfp4 would have it)",
-    ("awq", "qzeros"): "qzeros' is missing beside it (as awq would have it)",
-    ("gptq 3-bit", "scales"): "scales' is missing beside it (as gptq would have it)",
+    ("bitsandbytes fp4", ".absmax"): "weight.absmax' is missing next to it (as bitsandbytes fp4 would have it)",
+    ("bitsandbytes int8", "SCB"): "SCB' is missing next to it (as bitsandbytes would have it)",
+    ("mlx 4-bit", "biases"): "biases' is missing next to it (as mlx would have it)",
+    ("modelopt nvfp4", "_scale_2"): "weight_scale_2' is missing next to it (as nvfp4 would have it)",
+    ("awq", "qzeros"): "qzeros' is missing next to it (as awq would have it)",
+    ("gptq 3-bit", "scales"): "scales' is missing next to it (as gptq would have it)",
 }
 
 

@@ -190,8 +190,8 @@ def test_a_known_type_that_cannot_be_dequantised_is_named() -> None:
 
 nested = struct.pack("<IQ", 9, 1) * 50 + struct.pack("<IQ", 4, 0)
 BAD: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "no GGUF"),
-    "bad magic": (b"GGML" + bytes(40), "no GGUF"),
+    "empty": (b"", "not a GGUF"),
+    "bad magic": (b"GGML" + bytes(40), "not a GGUF"),
     "absurd number of tensors": (gguf_bytes([], [], bytes(64), tensors=1 << 60), "claims"),
     "absurd number of keys": (gguf_bytes([], [], bytes(64), keys=1 << 60), "claims"),
     "ends in the keys": (gguf_bytes([], [], keys=1), "truncated"),

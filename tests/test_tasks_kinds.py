@@ -154,7 +154,7 @@ class TestBadRows:
     def test_a_right_choice_that_is_none(self, tmp_path: Path, label: Any) -> None:
         row = {"question": "q", "choices": ["a", "b"], "answer": label}
         found = refused(tmp_path, [row] * 9)
-        assert "none of the 2 choices" in found or "missing" in found
+        assert "not one of the 2 choices" in found or "missing" in found
 
     def test_an_empty_target(self, tmp_path: Path) -> None:
         assert "target is empty" in refused(tmp_path, [{"text": "a", "target": " "}] * 9)
@@ -164,7 +164,7 @@ class TestBadRows:
 
     @pytest.mark.parametrize("label", ["good", 10**400, True, [1]])
     def test_a_rating_that_is_none(self, tmp_path: Path, label: Any) -> None:
-        assert "no number" in refused(tmp_path, [{"text": "a", "label": label}] * 9, kind="regression")
+        assert "not a number" in refused(tmp_path, [{"text": "a", "label": label}] * 9, kind="regression")
 
     def test_a_kind_that_is_none(self, tmp_path: Path) -> None:
         found = refused(tmp_path, [{"text": "a", "label": "b"}] * 9, kind="multiplechoice")

@@ -381,7 +381,7 @@ def test_an_upload_becomes_the_task(widgets: Any, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("x.exe", b"a", "no table"),
+        ("x.exe", b"a", "not a table"),
         ("t.csv", b"a,b\n1,2\n", "next:"),
         ("t.csv", b"", "next:"),
         ("t.csv", b"\xff\xfe\x00nothing", "next:"),

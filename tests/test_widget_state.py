@@ -414,7 +414,7 @@ def test_an_upload_is_kept_once_under_a_safe_name(monkeypatch: pytest.MonkeyPatc
 
 def test_an_upload_that_is_no_table_or_huge_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PIFI_PROBE_CACHE", str(tmp_path))
-    with pytest.raises(TaskError, match="no table"):
+    with pytest.raises(TaskError, match="not a table"):
         keep_upload("photo.png", b"")
     monkeypatch.setattr(requests, "MOST_BYTES", 4)
     with pytest.raises(TaskError, match="at most"):
