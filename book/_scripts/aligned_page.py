@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 STUDY = ROOT / "book" / "_studies" / "aligned"
 PAGE = ROOT / "book" / "aligned.md"
@@ -198,20 +200,8 @@ def few_table() -> tuple[str, list[str]]:
                 for joined, answers in zip(known, draws, strict=True):
                     joined += [float(one) for one in answers]
         runs[name] = arms
-    if not runs:
-        return "", []
-    found = {(name, b): paired_difference(arms["real"], arms[b]) for name, arms in runs.items() for b in OTHERS}
-    adjusted = dict(zip(found, holm([each.p_value for each in found.values()]), strict=True))
-    sure = {key: each.mean > 0 and adjusted[key] < 0.05 for key, each in found.items()}
-    lines = [["task", "test texts", "encoder", "real chain", *(f"real - {NAMES[b]}" for b in OTHERS), "beats all"]]
-    for name, arms in runs.items():
-        each = {b: found[name, b] for b in OTHERS}
-        marks = [shown({"difference": i.mean, "low": i.low, "high": i.high}, sure[name, b]) for b, i in each.items()]
-        answers = {arm: [one for draw in arms[arm] for one in draw] for arm in ("encoder", "real")}
-        means = [f"{100 * sum(one) / len(one):.1f}" for one in answers.values()]
-        beats = "yes" if all(sure[name, b] for b in OTHERS) else "no"
-        lines.append([name, f"{len(arms['real'][0]):,}", *means, *marks, beats])
-    return table_of(lines), [name for name in runs if all(sure[name, b] for b in OTHERS)]
+    cells = {(name, name): arms for name, arms in runs.items()}
+    return folded_table(cells, "task", {cell: cell[0] for cell in cells}) if cells else ("", [])
 
 
 def variant_table() -> str:
@@ -272,7 +262,7 @@ def trained_table() -> tuple[str, list[str]]:
     ]
 
 
-Cells = dict[tuple[str, str], dict[str, list[float]]]  # answers of every arm, by task and test
+Cells = dict[tuple[str, str], dict[str, list[list[float]]]]  # by task and test: of every arm, the answers of each run
 
 
 def joined_folds(prefix: str) -> Cells:
@@ -296,7 +286,7 @@ def joined_folds(prefix: str) -> Cells:
                 for text, answer in zip(texts, answers, strict=True):
                     known.setdefault(text, []).append(float(answer))
     return {
-        cell: {arm: [sum(each) / len(each) for each in known.values()] for arm, known in arms.items()}
+        cell: {arm: [[sum(each) / len(each) for each in known.values()]] for arm, known in arms.items()}
         for cell, arms in joined.items()
         if folds[cell[0]] == FOLDS
     }
@@ -304,16 +294,16 @@ def joined_folds(prefix: str) -> Cells:
 
 def folded_table(cells: Cells, first: str, named: dict[tuple[str, str], str]) -> tuple[str, list[str]]:
     """Return the table of joined folds, and where the chain beats all four after Holm's correction over the table."""
-    found = {(cell, b): paired_difference([arms["real"]], [arms[b]]) for cell, arms in cells.items() for b in OTHERS}
+    found = {(cell, b): paired_difference(arms["real"], arms[b]) for cell, arms in cells.items() for b in OTHERS}
     adjusted = dict(zip(found, holm([each.p_value for each in found.values()]), strict=True))
     sure = {key: each.mean > 0 and adjusted[key] < 0.05 for key, each in found.items()}
     lines = [[first, "test texts", "encoder", "real chain", *(f"real - {NAMES[b]}" for b in OTHERS), "beats all"]]
     for cell, arms in cells.items():
         each = {b: found[cell, b] for b in OTHERS}
         marks = [shown({"difference": i.mean, "low": i.low, "high": i.high}, sure[cell, b]) for b, i in each.items()]
-        means = [f"{100 * sum(arms[arm]) / len(arms[arm]):.1f}" for arm in ("encoder", "real")]
+        means = [f"{100 * float(np.mean(arms[arm])):.1f}" for arm in ("encoder", "real")]
         beats = "yes" if all(sure[cell, b] for b in OTHERS) else "no"
-        lines.append([named[cell], f"{len(arms['real']):,}", *means, *marks, beats])
+        lines.append([named[cell], f"{len(arms['real'][0]):,}", *means, *marks, beats])
     return table_of(lines), [named[cell] for cell in cells if all(sure[cell, b] for b in OTHERS)]
 
 
@@ -328,7 +318,7 @@ def folds_tables() -> tuple[str, list[str], list[str], dict[str, float]]:
         beaten.append(names)
         texts += [table] if own else []
     gained = {
-        name: 100 * paired_difference([arms["real"]], [arms["encoder"]]).mean
+        name: 100 * paired_difference(arms["real"], arms["encoder"]).mean
         for (name, test), arms in cells.items()
         if name == test
     }
@@ -499,7 +489,7 @@ def _answer(everything: dict[str, Any], held: list[str], on_folds: list[str], ga
 def _tuned(cells: Cells, held: list[str]) -> str:
     """Return what the chain adds to a fine-tuned encoder where it beats everything; empty where it does not."""
     arms = {task: found for (task, _), found in cells.items()}
-    points = [100 * paired_difference([arms[name]["real"]], [arms[name]["encoder"]]).mean for name in held]
+    points = [100 * paired_difference(arms[name]["real"], arms[name]["encoder"]).mean for name in held]
     said = " and ".join(f"{one:.1f} points on {name}" for one, name in zip(points, held, strict=True))
     return (
         f" Next to an encoder that is fine-tuned on the same labels they add {said}, again more than any twin."

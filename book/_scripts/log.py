@@ -122,11 +122,10 @@ def fine_tuned(record: Record) -> str:
     [arms] = [arms for (task, _), arms in joined_folds("trained-").items() if task == "movie-reviews"]
     said = []
     for other in ("encoder", "shuffled"):
-        found = paired_difference([arms["real"]], [arms[other]])
+        found = paired_difference(arms["real"], arms[other])
         said.append(f"{100 * found.mean:+z.1f} [{100 * found.low:+z.1f}, {100 * found.high:+z.1f}]")
-    return (
-        f"{said[0]} points over the fine-tuned encoder, {said[1]} over the shuffled twin, {len(arms['real']):,} texts"
-    )
+    texts = f"{len(arms['real'][0]):,} texts"
+    return f"{said[0]} points over the fine-tuned encoder, {said[1]} over the shuffled twin, {texts}"
 
 
 EXPERIMENTS = "book/_studies/experiments/{}/summary.json"

@@ -53,7 +53,7 @@ def _donor_of(layer: str) -> str:
     spec: Any = parse(layer)
     while not isinstance(spec, LayerSpec):
         spec = spec.parts[0]
-    return f"{spec.model}@{spec.revision}" if spec.revision else spec.model
+    return spec.donor
 
 
 def probed(

@@ -8,6 +8,7 @@ from typing import Any
 
 from pifi_probe.bounds import MAX_LAYERS
 from pifi_probe.errors import CorruptFileError
+from pifi_probe.layers.spec import donor_name
 from pifi_probe.reading import Refused, typed
 
 __all__ = ["LayerCard"]
@@ -70,7 +71,12 @@ class LayerCard:
     @property
     def spec(self) -> str:
         """The layer's name in the grammar of `pifi_probe.layers.spec`."""
-        return f"{self.model}{'@' + self.revision if self.revision else ''}[{self.index}]"
+        return f"{self.donor}[{self.index}]"
+
+    @property
+    def donor(self) -> str:
+        """The donor's name, with its revision where it has one."""
+        return donor_name(self.model, self.revision)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "card") -> LayerCard:

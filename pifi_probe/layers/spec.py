@@ -16,6 +16,7 @@ __all__ = [
     "Layers",
     "Parallel",
     "Serial",
+    "donor_name",
     "layer_numbers",
     "layer_ranges",
     "model_names",
@@ -28,6 +29,11 @@ _DASH = re.compile(r"\s*(-?\d{1,9})\s*(?:-\s*(-?\d{1,9}))?\s*", re.ASCII)
 _ITEM = re.compile(r"^(?P<model>.+?)\[(?P<start>-?\d{1,9})?(?P<colon>:)?(?P<stop>-?\d{1,9})?\]$", re.DOTALL | re.ASCII)
 
 Layers = str | int | Iterable[int] | None  # what names layers of one model
+
+
+def donor_name(model: str, revision: str | None) -> str:
+    """Return how a model is named in specs: with its revision, where it has one."""
+    return f"{model}@{revision}" if revision else model
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,15 @@ class LayerSpec:
     stop: int | None = None
 
     def __str__(self) -> str:
-        name = f"{self.model}@{self.revision}" if self.revision else self.model
+        name = self.donor
         if self.index is not None:
             return f"{name}[{self.index}]"
         return f"{name}[{'' if self.start is None else self.start}:{'' if self.stop is None else self.stop}]"
+
+    @property
+    def donor(self) -> str:
+        """The model, with its revision where one is named."""
+        return donor_name(self.model, self.revision)
 
     def indices(self, n_layers: int) -> list[int]:
         """Return the layer indices this names in a model of `n_layers` layers.

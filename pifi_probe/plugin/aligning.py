@@ -75,7 +75,6 @@ def fit_interface(
     digest = [weights_digest(encoder), tokenizer_digest(tokenizer), longest]
     card = first.card
     donor = open_reference(card.model, card.revision, first.named_by)
-    llm = f"{card.model}@{card.revision}" if card.revision else card.model
     return kept_interfaces(
         lambda: token_states(
             encoder,
@@ -88,7 +87,7 @@ def fit_interface(
         texts,
         donor,
         [card.index],
-        llm=llm,
+        llm=card.donor,
         encoder=hashlib.sha256(json.dumps(digest).encode()).hexdigest()[:32],
         slm=model.config.slm,
         max_tokens=2 * longest,

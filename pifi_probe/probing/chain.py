@@ -250,7 +250,7 @@ def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tup
         layers = f"{layers[0]}-{layers[1]}"
     if isinstance(layers, str) and "[" in layers:
         spec = parse(layers)
-        found = spec.indices(n_layers) if isinstance(spec, LayerSpec) and _donor_of(spec) == llm else ()
+        found = spec.indices(n_layers) if isinstance(spec, LayerSpec) and spec.donor == llm else ()
     elif isinstance(layers, str | int) and layers not in ("", "all"):
         with contextlib.suppress(LayerIndexError):
             found = layer_numbers(layers, n_layers, llm)
@@ -261,10 +261,6 @@ def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tup
             next='give first and last layer, such as "8-14"',
         )
     return found[0], found[-1]
-
-
-def _donor_of(spec: LayerSpec) -> str:
-    return f"{spec.model}@{spec.revision}" if spec.revision else spec.model
 
 
 def _check(arms: Sequence[str], references: Sequence[str], score: str) -> None:

@@ -48,7 +48,7 @@ class AlignedRuns:
         layers = self._layers(candidate)
         if candidate.control is not None or not layers:
             return 0.0, []
-        llm, first, last = _donor_of(layers[0]), layers[0].card.index, layers[-1].card.index
+        llm, first, last = layers[0].card.donor, layers[0].card.index, layers[-1].card.index
         task = self.parts.task
         n = min(N_HEADROOM, len(task.splits["train"]))
         own: Any = {"tokenizer": self.parts.given_tokenizer or None, "device": self.parts.device}
@@ -65,7 +65,7 @@ class AlignedRuns:
         said = [base(each.pooled()) for each in scored]
         if candidate.control != "vanilla":
             layers = self._layers(candidate)
-            llm, entry = _donor_of(layers[0]), layers[0].card.index
+            llm, entry = layers[0].card.donor, layers[0].card.index
             saw = {"task": self.parts.task.name, "split": "train", "texts of tests": "none"}
             interface = cached_interfaces(train, llm, [entry], saw=saw)[entry]
             if candidate.control in TWINS:
@@ -103,7 +103,3 @@ class AlignedRuns:
             y = np.asarray(train.rows.labels, dtype=np.int64)
             self._blocks[seed] = fit_block(train.pooled(), y, self.parts.task.n_labels, seed=seed)
         return self._blocks[seed]
-
-
-def _donor_of(layer: FrozenLayer) -> str:
-    return f"{layer.card.model}@{layer.card.revision}" if layer.card.revision else layer.card.model

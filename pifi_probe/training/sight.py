@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pifi_probe.layers.control import PositiveControl, known_control
+from pifi_probe.layers.spec import donor_name
 from pifi_probe.training.check import Check
 
 __all__ = ["NAME", "Plugged", "check_sight", "plugged_in"]
@@ -52,7 +53,7 @@ def check_sight(plugged: Plugged) -> Check:
     Reads what `pifi_probe.positive_control` has kept on this machine and measures nothing.
     """
     control = known_control(plugged.model, plugged.revision)
-    donor = f"{plugged.model}@{plugged.revision}" if plugged.revision else plugged.model
+    donor = donor_name(plugged.model, plugged.revision)
     if control is None:
         finding = f"the positive control of {donor} has not been measured here: what 'no effect' means is open"
         return Check(NAME, "skipped", finding, advice=f"run `pifi-probe control {donor}`")
