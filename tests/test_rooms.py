@@ -15,7 +15,7 @@ FLOORS = """
 escaping
 errors
 bounds reading registry tags units vocabulary
-files permissions
+files permissions background
 folders provenance importing progress compat
 pretrained
 encoders

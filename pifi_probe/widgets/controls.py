@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
+from pifi_probe.background import in_background
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.layers.spec import model_names
 from pifi_probe.widgets.request import (
@@ -128,7 +128,7 @@ class Form(ipywidgets.VBox):
         except PifiProbeError as error:
             self.upload.note = str(error)
             return
-        threading.Thread(target=self._look_at, args=(name, path), name="layer-search-upload", daemon=True).start()
+        in_background(lambda: self._look_at(name, path), "layer-search-upload")
 
     def _look_at(self, name: str, path: Path) -> None:
         try:

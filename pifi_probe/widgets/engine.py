@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pifi_probe.background import in_background
 from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.selection import events
 from pifi_probe.selection.separate import separation
@@ -56,7 +57,6 @@ class Engine:
         self._asked = ""
         self._phase = SELECT
         self._adopted = False  # `study` is the one that the work runs
-        self._thread: threading.Thread | None = None
         self._steering = threading.Lock()  # a word from outside, or the last one of the work: one after the other
         self._concluding = threading.Lock()
         self._concluded = -1
@@ -79,8 +79,7 @@ class Engine:
             If one is running.
         """
         self._begin()
-        self._thread = threading.Thread(target=self._run, args=(work,), name="layer-search", daemon=True)
-        self._thread.start()
+        in_background(lambda: self._run(work), "layer-search", self.pause)
 
     def run(self, work: Work) -> None:
         """Run a search in this thread; Ctrl-C pauses it when this is the main thread.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-import threading
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 import traitlets
 
+from pifi_probe.background import in_background
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import one_line
 from pifi_probe.layers.checkpoint import open_checkpoint
@@ -123,7 +123,7 @@ class LayerBrowser(ipywidgets.VBox):
     def _extract_aside(self) -> None:
         self.button.disabled = True
         self.message.value = "reading ..."
-        threading.Thread(target=self._try_extract, name="layer-browser", daemon=True).start()
+        in_background(self._try_extract, "layer-browser")
 
     def _try_extract(self) -> None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 import traitlets
 
+from pifi_probe.background import in_background
 from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.importing import import_libraries
 from pifi_probe.layers.spec import model_names
@@ -385,7 +385,7 @@ class LayerSearch(ipywidgets.VBox):
 
     def _aside(self, action: Callable[[], object]) -> None:
         """Do something slow in a thread; what goes wrong is shown."""
-        threading.Thread(target=self._guarded(action), name="layer-search-aside", daemon=True).start()
+        in_background(self._guarded(action), "layer-search-aside")
 
     def _estimate_aside(self) -> None:
         request = self._request()

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from pifi_probe.background import in_background
 from pifi_probe.widgets.state import SearchState
 
 __all__ = ["Publisher"]
@@ -38,9 +39,8 @@ class Publisher:
     def open(self) -> None:
         """Start, unless it runs."""
         if self._thread is None:
-            thread = threading.Thread(target=self._loop, name="layer-search-view", daemon=True)
-            thread.start()
-            self._thread = thread  # not before it runs: another thread may close, and join what is here
+            # not before it runs: another thread may close, and join what is here
+            self._thread = in_background(self._loop, "layer-search-view", self._closed.set)
 
     def close(self) -> None:
         """Stop; the view is told nothing more."""
