@@ -27,7 +27,7 @@ from pifi_probe.files import atomic_write
 from pifi_probe.probing.table import ProbeTable
 from pifi_probe.ranking import chance_regret, layer_effect, noise_ceiling, rank_agreement, regret_at, smooth_null
 from pifi_probe.selection.conclude import pick
-from pifi_probe.selection.space import Candidate, Space
+from pifi_probe.selection.space import Candidate, Space, place_of
 from pifi_probe.selection.strategies import make_strategy
 from pifi_probe.selection.trials import Outcome, Trial
 
@@ -208,7 +208,7 @@ def replay(truth: Truth, name: str, seeds: Sequence[int], budget: float, draw: i
 
 
 def _index(candidate: Candidate) -> int:
-    return int(candidate.layers[0].rpartition("[")[2].rstrip("]"))
+    return place_of(candidate.layers[0])[1]
 
 
 def splits(n_seeds: int) -> list[tuple[list[int], int]]:

@@ -54,11 +54,11 @@ def existing(name: str | Path) -> Path | None:
     return Path(path) if str(name) and os.path.exists(path) else None
 
 
-def sha256_file(path: Path, chunk: int = 1 << 20) -> str:
-    """Return the hexadecimal sha256 of a file, read in chunks of `chunk` bytes."""
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(chunk):
+        while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 

@@ -371,7 +371,7 @@ def _play_plain(strategy: Plain, table: Table, seen: Sequence[int], draw: int) -
 
 def _play_named(name: str, table: Table, seen: Sequence[int], draw: int) -> tuple[int, float]:
     """Let a strategy of the search ask, as the search would, until it has nothing more to ask or 15 runs are spent."""
-    from pifi_probe.selection.space import Space
+    from pifi_probe.selection.space import Space, place_of
     from pifi_probe.selection.strategies import make_strategy
     from pifi_probe.selection.trials import Outcome, Trial
 
@@ -384,18 +384,14 @@ def _play_named(name: str, table: Table, seen: Sequence[int], draw: int) -> tupl
         before = ask.spent
         if before + table.costs.get(proposal.fidelity, 1.0) > most + 1e-9:
             break
-        index = _index(proposal.candidate.layers[0])
+        index = place_of(proposal.candidate.layers[0])[1]
         outcome = Outcome(ask(index, proposal.seed, proposal.fidelity), cost=ask.spent - before)
         trials.append(Trial(proposal.candidate, proposal.fidelity, proposal.seed, "complete", outcome, len(trials)))
         strategy.observe(trials[-1])
     best = strategy.choose()
     if best is None:
         raise SearchError(f"the strategy {name!r} chose nothing", where=table.name, next="use another one")
-    return _index(best.layers[0]), ask.spent
-
-
-def _index(spec: str) -> int:
-    return int(spec.rpartition("[")[2].rstrip("]"))
+    return place_of(best.layers[0])[1], ask.spent
 
 
 def _named(name: str | None) -> list[Table]:

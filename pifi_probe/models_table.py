@@ -89,8 +89,8 @@ def _qwen2(repo: str, sizes: _Sizes, licence: str = "apache-2.0") -> NamedModel:
     return _llm(repo, "qwen2", *sizes, licence)
 
 
-def _gemma2(repo: str, sizes: _Sizes, dtype: str = "float32") -> NamedModel:
-    return _llm(repo, "gemma2", *sizes, "gemma", gated=True, dtype=dtype, head_dim=256)
+def _gemma2(repo: str, sizes: _Sizes) -> NamedModel:
+    return _llm(repo, "gemma2", *sizes, "gemma", gated=True, dtype="float32", head_dim=256)
 
 
 def _slm(repo: str, family: str, layers: int, hidden: int, licence: str, dtype: str = "float32") -> NamedModel:

@@ -178,11 +178,6 @@ class PeakMemory:
         most = {"rss_bytes": self.rss_bytes, "rss_p99_bytes": self.p99_bytes, "cuda_bytes": self.cuda_bytes}
         return {**most, "cuda_p99_bytes": _p99(self._on_card)}
 
-    @property
-    def added_bytes(self) -> int:
-        """How far the block rose above the memory on entry."""
-        return self.rss_bytes - self.start_bytes
-
     def __enter__(self) -> Self:
         self.start_bytes = self.rss_bytes = _rss()
         self._record = _record()

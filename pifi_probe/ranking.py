@@ -146,10 +146,10 @@ def _small_sample(limit: float, n: int) -> float:
     return float(t.isf(norm.sf(limit), n - 1)) * (n / (n - 1)) ** 0.5
 
 
-def _draws(centred: Floats, n_boot: int, seed: int, chunk: int = 500) -> Floats:
+def _draws(centred: Floats, n_boot: int, seed: int) -> Floats:
     """Return `n_boot` means (n_boot, A) of N examples drawn with replacement, the same examples for every arm."""
     rng, n = np.random.default_rng(seed), centred.shape[1]
-    means, chunk = [], max(1, min(chunk, MAX_DRAWN // n))
+    means, chunk = [], max(1, min(500, MAX_DRAWN // n))
     for start in range(0, n_boot, chunk):
         size = min(chunk, n_boot - start)
         drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]

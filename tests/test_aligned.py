@@ -299,9 +299,13 @@ def test_the_command_has_a_layer_where_none_is_named(wiring: str, layer: str, mo
 def test_a_question_about_a_donor_is_asked_of_the_chain_that_headroom_suggests(
     llm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    def asked(slm: str, donor: str, task: pp.Task) -> str:
+    def asked(slm: str, donor: str, task: pp.Task, **_: Any) -> Any:
         raise _Asked(donor)
 
-    monkeypatch.setattr("pifi_probe.experiments.decide.suggested_chain", asked)
+    monkeypatch.setattr("pifi_probe.probing.headroom.headroom", asked)
+    monkeypatch.setattr("pifi_probe.cli.runs.load_task", lambda *_: TASK)
     with pytest.raises(_Asked, match=re.escape(llm)):
         pp.decide("x", llm, TASK, wiring="aligned", folder=tmp_path)
+    arms = ["train", "--task", "x", "--layer", llm, "--wiring", "aligned", "--arms", "all", "-o", str(tmp_path)]
+    with pytest.raises(_Asked, match=re.escape(llm)):
+        main(arms)

@@ -56,8 +56,6 @@ def test_a_run_whose_worker_dies_is_made_again_but_not_without_end() -> None:
 
 def test_what_is_in_every_comparison_gets_more_seeds() -> None:
     assert [control_seeds(3, n) for n in (0, 1, 2, 9, 30)] == [3, 3, 4, 9, 16]
-    jobs = jobs_of(("vanilla", "real"), 2, n_layers=4)
-    assert jobs.count(("vanilla", 3)) == 1 and ("real", 2) not in jobs and len(jobs) == 6
     plan = load_experiment("layer-position")
     seeds = plan.seeds_of(plan.scale("small"), "reviews")
     arms = plan.arms_in(plan.scale("small"), "reviews")

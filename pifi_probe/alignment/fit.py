@@ -27,7 +27,6 @@ HELD_OUT = 0.1  # share of the texts on which R² is measured and the penalty is
 PENALTIES = np.logspace(-4, 0, 9)  # times the mean eigenvalue of the tokens' covariance
 JUDGES = 64  # dimensions of the donor's by which the penalty is chosen
 DONOR_TOKENS = 2048  # of one batch
-Floats = NDArray[np.float64]
 
 
 def match_tokens(ends: Sequence[int] | NDArray[np.int64], donor_ends: Sequence[int]) -> list[int]:

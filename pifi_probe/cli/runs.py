@@ -71,7 +71,7 @@ def train(
     import pifi_probe as pp
     from pifi_probe.errors import RunInterrupted
     from pifi_probe.experiments.crew import Crew
-    from pifi_probe.plugin.build import suggested_chain
+    from pifi_probe.plugin.build import named_chain
 
     tags_of(tags)
     main = load_task(task, text, label, kind, language)
@@ -85,9 +85,7 @@ def train(
     if arms or seeds:
         _refuse_single(control, resume, save_model, tokenizer, report_to)
         with allowing_pickle(allow_pickle):
-            if wiring == "aligned" and "[" not in layer:
-                layer = suggested_chain(slm, layer, main)
-            donor = pp.extract(layer)
+            donor = pp.extract(named_chain(slm, layer, main, wiring=wiring))
             crew = Crew(out, slm, donor, main, recipe, wiring, combine or None, tuple(further), tags=tags_of(tags))
             _train_arms(crew, arms, seeds, executor, workers, as_json)
         return

@@ -10,7 +10,6 @@ from pathlib import Path
 from pifi_probe.errors import RecipeError, RunInterrupted
 from pifi_probe.experiments.plan import Arm
 from pifi_probe.experiments.runner import stored_run
-from pifi_probe.ladder import control_seeds
 from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.selection.budget import Measure
 from pifi_probe.selection.executors import Executor
@@ -116,10 +115,9 @@ def arms_named(names: str) -> tuple[str, ...]:
     return found
 
 
-def jobs_of(arms: Sequence[str], n_seeds: int, n_layers: int = 1) -> list[Job]:
-    """Return arms and seeds, seed by seed; controls get more seeds where there are several layers."""
-    seeds = {arm: n_seeds if arm == "real" else control_seeds(n_seeds, n_layers) for arm in arms}
-    return [(arm, seed) for seed in range(max(seeds.values())) for arm in arms if seed < seeds[arm]]
+def jobs_of(arms: Sequence[str], n_seeds: int) -> list[Job]:
+    """Return arms and seeds, seed by seed."""
+    return [(arm, seed) for seed in range(n_seeds) for arm in arms]
 
 
 def run_all(

@@ -16,7 +16,7 @@ from pifi_probe.files import make_folder, write_json
 from pifi_probe.ladder import SHARES, Effect
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.parallel import FrozenLayers
-from pifi_probe.plugin.build import suggested_chain
+from pifi_probe.plugin.build import named_chain
 from pifi_probe.provenance import collect
 from pifi_probe.reading import Refused, read_object, typed
 from pifi_probe.selection.budget import Budget
@@ -190,8 +190,7 @@ def decide(
     sizes = label_counts(fractions, len(task.splits.get("train", ())), fewest, task.name)
     limit = Budget(limit.amount / (1 + len(sizes)), limit.unit)
     root = make_folder(Path(folder) if folder is not None else Path("runs") / f"decide-{task.name}")
-    if wiring == "aligned" and isinstance(layer, str) and "[" not in layer:
-        layer = suggested_chain(slm, layer, task)
+    layer = named_chain(slm, layer, task, wiring=wiring)
     donor = extract(layer) if isinstance(layer, str) else layer
     fewer = {
         size: decide(

@@ -49,15 +49,8 @@ class Finding:
     verdict: str
 
 
-def finding_of(claim: Claim, runs: Runs, level: float = 0.95) -> Finding:
-    """Measure a claim.
-
-    Parameters
-    ----------
-    claim : Claim
-    runs : Runs
-    level : float
-        Nominal coverage of the interval.
+def finding_of(claim: Claim, runs: Runs) -> Finding:
+    """Measure a claim, with an interval of 95 %.
 
     Notes
     -----
@@ -72,8 +65,8 @@ def finding_of(claim: Claim, runs: Runs, level: float = 0.95) -> Finding:
         return Finding(claim.says, claim.source, claim.value, "points", None, None, None, words)
     metric = claim.metric or _tests_of(claim, runs.results[plus[0]][claim.arm])[0].score_names[0]
     scale = 100.0 if metric in SHARES else 1.0
-    own = [_difference(claim, runs.results[name], metric, level) for name in plus]
-    off = [_difference(claim, runs.results[name], metric, level) for name in claim.minus]
+    own = [_difference(claim, runs.results[name], metric) for name in plus]
+    off = [_difference(claim, runs.results[name], metric) for name in claim.minus]
     middle = _mean(own) - (_mean(off) if off else 0.0)
     half = math.hypot(_half(own), _half(off) if off else 0.0)
     measured, low, high = (scale * value for value in (middle, middle - half, middle + half))
@@ -90,7 +83,7 @@ def _tests_of(claim: Claim, runs: Sequence[RunResult]) -> list[TestResult]:
     return [run.tests[claim.test] if claim.test else next(iter(run.tests.values())) for run in runs]
 
 
-def _difference(claim: Claim, arms: dict[str, list[RunResult]], metric: str, level: float) -> Interval:
+def _difference(claim: Claim, arms: dict[str, list[RunResult]], metric: str) -> Interval:
     """Judge a difference together with all arms of its block, which tell how much seeds matter."""
     sign = 1.0 if metric in SHARES else -1.0
     scores = {
@@ -100,7 +93,7 @@ def _difference(claim: Claim, arms: dict[str, list[RunResult]], metric: str, lev
     }
     together = judging.Runs(scores, [claim.against])
     asked = {"claim": judging.between([claim.arm], [claim.against])}
-    return together.differences(asked, level=level)["claim"].interval
+    return together.differences(asked)["claim"].interval
 
 
 def _mean(intervals: Sequence[Interval]) -> float:

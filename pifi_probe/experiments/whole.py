@@ -26,6 +26,7 @@ from pifi_probe.pretrained import open_config, open_model
 __all__ = ["WholeModel", "load_whole"]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MAX_ASKED = 1024  # tokens of a question with its choices
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class WholeModel:
         return np.array(losses)
 
     @torch.no_grad()
-    def choose(self, question: str, choices: Sequence[str], max_tokens: int = 1024) -> int:
+    def choose(self, question: str, choices: Sequence[str]) -> int:
         """Return the choice whose letter the model finds most likely, asked without an example.
 
         A prompt that is too long loses its start, which is the passage of the question.
@@ -64,7 +65,7 @@ class WholeModel:
         lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
         if len(lines) != len(choices):
             raise PlugInError(f"{len(choices)} choices have no letters", where="choices", next="give at most 26")
-        ids = self._ids("\n".join([question, *lines, "Answer:"]))[:, -max_tokens:]
+        ids = self._ids("\n".join([question, *lines, "Answer:"]))[:, -MAX_ASKED:]
         logits = self.model(input_ids=ids, use_cache=False).logits[0, -1]  # (vocabulary,)
         letters = [self._ids(f" {letter}")[0, -1] for letter in LETTERS[: len(choices)]]
         return int(torch.stack([logits[letter] for letter in letters]).argmax())

@@ -16,6 +16,8 @@ from pifi_probe.kinds.encoding import EncodedSplit
 
 __all__ = ["autocast", "batches_of", "evaluating", "predict_logits"]
 
+_BATCH = 32
+
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Return the context of automatic mixed precision; it does nothing for ``"float32"``."""
@@ -37,12 +39,12 @@ def evaluating(model: PreTrainedModel, precision: str) -> Iterator[None]:
 
 
 def batches_of(
-    split: EncodedSplit, collate: Callable[[list[dict[str, Any]]], Any], device: torch.device, batch_size: int = 32
+    split: EncodedSplit, collate: Callable[[list[dict[str, Any]]], Any], device: torch.device
 ) -> Iterator[tuple[Sequence[int], Any]]:
     """Yield row numbers and padded batches with targets, rows of like length together."""
     order = np.argsort(split.lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        rows = [int(row) for row in order[start : start + batch_size]]
+    for start in range(0, len(order), _BATCH):
+        rows = [int(row) for row in order[start : start + _BATCH]]
         yield rows, {name: value.to(device) for name, value in collate([split[row] for row in rows]).items()}
 
 

@@ -175,15 +175,13 @@ def _of_decoder(source: ByteSource) -> dict[int, dict[str, TensorInfo]]:
     return {} if prefix is None else found[prefix]
 
 
-def open_adapter(name: str | Path, *, token: str | bool | None = None) -> Adapter:
+def open_adapter(name: str | Path) -> Adapter:
     """Open a LoRA adapter; of its weights, only the table is read now.
 
     Parameters
     ----------
     name : str or Path
         A folder that peft has saved, or a hub id (``org/name`` or ``org/name@revision``).
-    token : str or bool, optional
-        As the hub's client has it.
 
     Raises
     ------
@@ -205,7 +203,7 @@ def open_adapter(name: str | Path, *, token: str | bool | None = None) -> Adapte
     from pifi_probe.layers.hub_client import HubClient
 
     repo, _, revision = str(name).partition("@")
-    opened = HubRepo.open(HubClient(repo, token, None), revision or None)
+    opened = HubRepo.open(HubClient(repo), revision or None)
     return Adapter(opened.provenance()["identity"], read_object(opened.path(CONFIG)), opened.source(WEIGHTS))
 
 

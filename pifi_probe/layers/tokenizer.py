@@ -54,9 +54,7 @@ _ALIKE = 0.5  # of a sentence's letters, that must come back
 _GIVE = 'give one with tokenizer="..." (a hub id, a folder, or a loaded tokenizer)'
 
 
-def load_tokenizer(
-    given: GivenTokenizer, *, revision: str | None = None, n_rows: int | None = None, token: bool | None = None
-) -> Any:
+def load_tokenizer(given: GivenTokenizer, *, n_rows: int | None = None, token: bool | None = None) -> Any:
     """Return a checked tokenizer with a padding token; no code of its repository is run.
 
     Parameters
@@ -64,8 +62,6 @@ def load_tokenizer(
     given : str, Path or PreTrainedTokenizerBase
         A folder, a ``.gguf`` file, an embedded name, a name of `pifi_probe.models_table`, a hub id, or a tokenizer,
         which is copied.
-    revision : str, optional
-        Of a hub id.
     n_rows : int, optional
         Rows of the embedding that its tokens are looked up in.
     token : bool, optional
@@ -87,7 +83,7 @@ def load_tokenizer(
     source = source_of(str(given))
     if source.lower().endswith(".gguf"):
         return donor_tokenizer(open_checkpoint(source, token=token))
-    return check_tokenizer(_from_transformers(source, revision=revision, token=token), source, n_rows=n_rows)
+    return check_tokenizer(_from_transformers(source, token=token), source, n_rows=n_rows)
 
 
 def donor_tokenizer(checkpoint: Checkpoint, given: GivenTokenizer | None = None) -> PreTrainedTokenizerBase:

@@ -63,7 +63,6 @@ def fit_interface(
     *,
     task: str,
     twin: Twin | None = None,
-    progress: bool = False,
 ) -> Interface:
     """Return the interface from a model's encoder to the input of a donor's layer.
 
@@ -94,7 +93,6 @@ def fit_interface(
         twin=twin,
         saw={"task": task, "split": "train", "texts of tests": "none"},
         device=str(model.device),
-        progress=progress,
     )[card.index]
 
 

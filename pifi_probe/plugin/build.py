@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -46,8 +46,9 @@ from pifi_probe.vocabulary import mode_of_today
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
 
-__all__ = ["load_encoder", "model_class_of", "plug_in", "suggested_chain", "tokenizer_for"]
+__all__ = ["load_encoder", "model_class_of", "named_chain", "plug_in", "tokenizer_for"]
 
+L = TypeVar("L")
 logger = logging.getLogger(__name__)
 
 _NO_LAYER = ("vanilla", "linear", "mlp")
@@ -172,8 +173,8 @@ def plug_in(
     aligned = wiring == "aligned"
     if aligned:
         read = _read(read, task, modes)
-        if isinstance(layer, str) and "[" not in layer and control != "vanilla":
-            layer = suggested_chain(slm, layer, task, tokenizer)
+        if control != "vanilla":
+            layer = named_chain(slm, layer, task, wiring=wiring, tokenizer=tokenizer)
     elif read is not None or train_projections or own_interface:
         raise PlugInError(
             "read=, train_projections= and own_interface= are for aligned chains",
@@ -280,23 +281,27 @@ def _neighbours(layers: Sequence[FrozenLayer]) -> bool:
     return all(b == (*a[:2], a[2] + 1) for a, b in itertools.pairwise(places))
 
 
-def suggested_chain(slm: str | PreTrainedModel, llm: str, task: Task, tokenizer: GivenTokenizer | None = None) -> str:
-    """Return the chain of a donor that a measurement of headroom suggests, such as ``"smollm2-135m[8:15]"``.
+def named_chain(
+    slm: str | PreTrainedModel, layer: L, task: Task, *, wiring: str, tokenizer: GivenTokenizer | None = None
+) -> L | str:
+    """Return the layers as they were given; of an aligned donor's name alone the chain that its headroom suggests.
 
     Raises
     ------
     PlugInError
-        If the task has no class a row.
+        If a chain is to be suggested, and the task has no class a row.
     """
+    if wiring != "aligned" or not isinstance(layer, str) or "[" in layer:
+        return layer
     if not task.has_row_classes:
         raise PlugInError(
             f"a chain is suggested by what the donor adds to one class a row, and this task is of kind {task.kind!r}",
             where=task.name,
-            next=f'name the chain, such as "{llm}[8:15]"',
+            next=f'name the chain, such as "{layer}[8:15]"',
         )
     from pifi_probe.probing.headroom import headroom  # the one look upwards: a default, which a caller may replace
 
-    return headroom(slm, llm, task, tokenizer=tokenizer, progress=False).chain
+    return headroom(slm, layer, task, tokenizer=tokenizer, progress=False).chain
 
 
 def _below(control: str, seed: int) -> Twin:

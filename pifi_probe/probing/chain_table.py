@@ -27,7 +27,6 @@ __all__ = ["ChainTable", "Reading", "build_chain_table"]
 
 FORMAT = 1
 LATE = "late interaction"  # the arm, and what others are read beside
-METRICS = ("accuracy", "mcc", "macro_f1")
 N_BOOT = 1000
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]

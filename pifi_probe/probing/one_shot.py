@@ -67,7 +67,6 @@ def train_one_shot(
     wiring: str,
     seed: int,
     epochs: int = 3,
-    batch_size: int = 32,
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +89,7 @@ def train_one_shot(
         smoothing = Recipe().label_smoothing
         for _ in range(epochs):
             model.train()
-            for rows in torch.from_numpy(order.permutation(len(train))).to(device).split(batch_size):
+            for rows in torch.from_numpy(order.permutation(len(train))).to(device).split(32):
                 if stop():
                     raise RunInterrupted("told to stop")
                 loss = cross_entropy(model(h[rows]), labels[rows], label_smoothing=smoothing)

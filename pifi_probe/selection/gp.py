@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pifi_probe.selection.space import Candidate, Space
+from pifi_probe.selection.space import Candidate, Space, place_of
 
 __all__ = ["Posterior", "fit_depths", "layer_posterior", "model_number", "places", "seed_adjusted"]
 
@@ -180,5 +180,5 @@ def layer_posterior(
 
 def model_number(one: Candidate, space: Space) -> int:
     """Return the place of a single layer's model among those of the space."""
-    name = one.layers[0].rpartition("[")[0]
+    name, _ = place_of(one.layers[0])
     return [model for model, _ in space.models].index(name)

@@ -16,7 +16,7 @@ from pifi_probe.layers.spec import LayerSpec, parse
 from pifi_probe.reading import typed
 from pifi_probe.vocabulary import COMBINATIONS, CONTROLS, in_words_of_today
 
-__all__ = ["DESIGNS", "ONE_SHOT", "Candidate", "Space"]
+__all__ = ["DESIGNS", "ONE_SHOT", "Candidate", "Space", "place_of"]
 
 DESIGNS = ("single", *COMBINATIONS)
 ONE_SHOT = "one-shot"  # all layers of a model at once, mixed by a softmax: scores them, is never chosen
@@ -129,7 +129,7 @@ class Candidate:
         """
         known = typed(_StoredCandidate, values)
         for layer in known.layers if known.design != ONE_SHOT else ():
-            _place(layer)
+            place_of(layer)
         return cls(tuple(known.layers), known.design, tuple(in_words_of_today(known.modes).items()), known.control)
 
 
@@ -293,7 +293,7 @@ class Space:
     def depth(self, candidate: Candidate) -> float:
         """Return the mean depth of the layers, 0 for the first and 1 for the last; NaN without a layer."""
         sizes = dict(self.models)
-        places = [_place(layer) for layer in candidate.layers]
+        places = [place_of(layer) for layer in candidate.layers]
         for model, index in places:
             if not 0 <= index < sizes.get(model, 0):
                 raise SearchError(
@@ -340,18 +340,18 @@ def _runs(indices: Sequence[int], k: int) -> int:
     return sum(indices[i + k - 1] - indices[i] == k - 1 for i in range(len(indices) - k + 1))
 
 
-def _place(layer: str) -> tuple[str, int]:
+def place_of(layer: str) -> tuple[str, int]:
     """Return model (with its revision) and index of ``"MODEL[i]"``."""
     spec = parse(layer)
     if not isinstance(spec, LayerSpec) or spec.index is None:
         raise SearchError(f"{layer!r} is not a single layer", next="write MODEL[i]")
-    return (f"{spec.model}@{spec.revision}" if spec.revision else spec.model), spec.index
+    return spec.donor, spec.index
 
 
 def _fits(design: str, last: str, layer: str) -> bool:
     """Return whether `layer` may come after `last`."""
-    model, index = _place(last)
-    other, following = _place(layer)
+    model, index = place_of(last)
+    other, following = place_of(layer)
     if design == "serial":
         return model == other and following == index + 1
     return model == other or design not in _ONE_WIDTH

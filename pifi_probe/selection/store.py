@@ -26,7 +26,7 @@ from pifi_probe.errors import CorruptFileError, SearchError
 from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.database import Address, database_errors, open_storage
-from pifi_probe.selection.space import Candidate
+from pifi_probe.selection.space import Candidate, place_of
 from pifi_probe.selection.trials import FIDELITIES, Outcome, Proposal, Trial
 from pifi_probe.vocabulary import STORED_FIDELITY
 
@@ -317,7 +317,7 @@ def _parameters(proposal: Proposal) -> tuple[dict[str, Any], dict[str, Any]]:
         "seed": IntDistribution(0, 2**31),
     }
     for place, layer in enumerate(proposal.candidate.layers if proposal.candidate.design != "one-shot" else (), 1):
-        params[f"layer {place}"] = int(layer.rpartition("[")[2].rstrip("]"))
+        params[f"layer {place}"] = place_of(layer)[1]
         distributions[f"layer {place}"] = IntDistribution(0, 1023)
     return params, distributions
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.errors import SearchError
 from pifi_probe.selection.conclude import SearchResult, selected, top_fidelity
-from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
+from pifi_probe.selection.space import ONE_SHOT, Candidate, Space, place_of
 from pifi_probe.selection.store import CONFIRM, Record
 from pifi_probe.selection.trials import FIDELITIES, Trial
 
@@ -162,7 +162,7 @@ def _series(trial: Trial, space: Space) -> str:
         return trial.candidate.control
     if trial.candidate.design != "single":
         return trial.candidate.design
-    return trial.candidate.layers[0].rpartition("[")[0] if len(space.models) > 1 else "layer"
+    return place_of(trial.candidate.layers[0])[0] if len(space.models) > 1 else "layer"
 
 
 def _regret(trials: Sequence[Trial], result: SearchResult, space: Space) -> Figure:

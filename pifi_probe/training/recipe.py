@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import json
 import math
 import numbers
@@ -197,11 +196,6 @@ class Recipe:
         if not isinstance(values, dict):
             raise RecipeError("not a JSON object", where="recipe", next="write it with Recipe.to_json")
         return cls.from_dict(values)
-
-    @property
-    def hash(self) -> str:
-        """Hexadecimal sha256 over all settings, equal on every machine."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def _check_names(cls, values: Mapping[str, Any]) -> None:

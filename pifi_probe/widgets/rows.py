@@ -9,7 +9,7 @@ from typing import Any
 
 from pifi_probe.selection.conclude import LayerPosterior, SearchResult
 from pifi_probe.selection.separate import Separation
-from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
+from pifi_probe.selection.space import ONE_SHOT, Candidate, Space, place_of
 from pifi_probe.selection.store import SELECT, Record
 from pifi_probe.selection.trials import FIDELITIES, Outcome, Trial
 
@@ -38,7 +38,7 @@ def row_of(trial: Trial, phase: str, space: Space) -> Row:
         "x": _place(candidate, space),
         "entry": _entry(candidate),
         "length": len(candidate.layers),
-        "model": candidate.layers[0].rpartition("[")[0] if candidate.layers else "",
+        "model": place_of(candidate.layers[0])[0] if candidate.layers else "",
         "fidelity": trial.fidelity,
         "seed": trial.seed,
         "phase": phase,
@@ -57,7 +57,7 @@ def row_of(trial: Trial, phase: str, space: Space) -> Row:
 
 def _place(candidate: Candidate, space: Space) -> float | None:
     """Return where a candidate stands on the axis: the mean index of its layers."""
-    indices = [int(layer.rpartition("[")[2][:-1]) for layer in candidate.layers]
+    indices = [place_of(layer)[1] for layer in candidate.layers]
     if not indices or candidate.design == ONE_SHOT:
         return None
     return sum(indices) / len(indices)
@@ -66,7 +66,7 @@ def _place(candidate: Candidate, space: Space) -> float | None:
 def _entry(candidate: Candidate) -> int | None:
     """Return the first layer of a chain of neighbouring layers; None for other combinations."""
     chain = candidate.design in ("single", "serial") and candidate.layers
-    return int(candidate.layers[0].rpartition("[")[2][:-1]) if chain else None
+    return place_of(candidate.layers[0])[1] if chain else None
 
 
 def headrooms(records: Iterable[Record]) -> dict[str, list[float]]:
@@ -75,7 +75,7 @@ def headrooms(records: Iterable[Record]) -> dict[str, list[float]]:
     for record in records:
         curve = ((record.trial.outcome.result if record.trial.outcome else None) or {}).get("headroom")
         if curve and record.trial.candidate.layers:
-            found[record.trial.candidate.layers[0].rpartition("[")[0]] = list(curve)
+            found[place_of(record.trial.candidate.layers[0])[0]] = list(curve)
     return found
 
 
