@@ -305,7 +305,7 @@ def test_a_question_about_a_donor_is_asked_of_the_chain_that_headroom_suggests(
     monkeypatch.setattr("pifi_probe.probing.headroom.headroom", asked)
     monkeypatch.setattr("pifi_probe.cli.runs.load_task", lambda *_: TASK)
     with pytest.raises(_Asked, match=re.escape(llm)):
-        pp.decide("x", llm, TASK, wiring="aligned", folder=tmp_path)
+        pp.decide("x", llm, TASK, wiring="aligned", out=tmp_path)
     arms = ["train", "--task", "x", "--layer", llm, "--wiring", "aligned", "--arms", "all", "-o", str(tmp_path)]
     with pytest.raises(_Asked, match=re.escape(llm)):
         main(arms)

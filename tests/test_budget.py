@@ -117,14 +117,14 @@ def test_one_line_says_how_far_both_parts_are_and_what_time_is_left(clock: Clock
 
 
 def test_the_default_is_twenty_minutes_and_a_first_pass(clock: Clock, tmp_path: Path) -> None:
-    study = pp.search("slm", "llm", TASK, study=tmp_path / "s.db", strategy="fast", texts=10)
+    study = pp.search("slm", "llm", TASK, study=tmp_path / "s.db", strategy="fast", max_texts=10)
     assert str(study.budget) == "20m"
     assert study.settings.task["sizes"]["train"] == 10
     assert study.result is not None and f"a first pass on 10 of {N_TRAIN} train" in study.result.verdict
     again = pp.Study.open(tmp_path / "s.db", task=TASK)
     assert again.task is not None and again.task.fingerprint == study.settings.task["fingerprint"]
-    with pytest.raises(SearchError, match="texts=0"):
-        pp.search("slm", "llm", TASK, study=None, texts=0)
+    with pytest.raises(SearchError, match="max_texts=0"):
+        pp.search("slm", "llm", TASK, study=None, max_texts=0)
 
 
 def test_a_spent_time_counts_the_confirmation(clock: Clock) -> None:

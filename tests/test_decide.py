@@ -34,7 +34,7 @@ CLOSE = CLEAR | {None: 0.604}
 
 def test_a_clear_answer_needs_two_seeds_of_every_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = invented(monkeypatch, CLEAR)
-    found = pp.decide("slm", object(), TASK, folder=tmp_path)  # type: ignore[arg-type]
+    found = pp.decide("slm", object(), TASK, out=tmp_path)  # type: ignore[arg-type]
     assert (found.verdict, found.stopped, len(made)) == ("better", "decided", 10)
     assert str(found).startswith("knowledge: better, +30.0 [")
     kept = json.loads((tmp_path / "decision.json").read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def test_more_seeds_go_to_the_arms_of_the_question_and_every_look_is_paid_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     made = invented(monkeypatch, CLOSE)
-    found = pp.decide("slm", object(), TASK, folder=tmp_path, budget="25")  # type: ignore[arg-type]
+    found = pp.decide("slm", object(), TASK, out=tmp_path, budget="25")  # type: ignore[arg-type]
     assert (found.verdict, found.stopped) == ("undecided", "budget")
     assert len(made) <= 25 and {control for control, seed in made if seed > 1} == {None, "random", "shuffled"}
     errors = [1 - look["level"] for look in found.looks]
@@ -59,14 +59,14 @@ def test_a_call_that_goes_on_keeps_earlier_looks_and_pays_out_of_the_rest(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     made = invented(monkeypatch, CLOSE)
-    first = pp.decide("slm", object(), TASK, folder=tmp_path, budget="16")  # type: ignore[arg-type]
-    again = pp.decide("slm", object(), TASK, folder=tmp_path, budget="16")  # type: ignore[arg-type]
+    first = pp.decide("slm", object(), TASK, out=tmp_path, budget="16")  # type: ignore[arg-type]
+    again = pp.decide("slm", object(), TASK, out=tmp_path, budget="16")  # type: ignore[arg-type]
     assert again.looks == first.looks and again.stopped == "budget"
-    more = pp.decide("slm", object(), TASK, folder=tmp_path, budget="40")  # type: ignore[arg-type]
+    more = pp.decide("slm", object(), TASK, out=tmp_path, budget="40")  # type: ignore[arg-type]
     assert more.looks[: len(first.looks)] == first.looks and len(more.looks) > len(first.looks)
     spent = [sum(1 - look["level"] for look in found.looks) for found in (first, more)]
     assert spent == pytest.approx([0.04, 0.048]) and len(made) > 16
-    other = pp.decide("slm", object(), TASK, folder=tmp_path, budget="16", question="block")  # type: ignore[arg-type]
+    other = pp.decide("slm", object(), TASK, out=tmp_path, budget="16", question="block")  # type: ignore[arg-type]
     assert other.looks[0]["level"] < 1 - 0.01  # a question of its own
 
 
@@ -77,15 +77,15 @@ def test_spent_error_that_cannot_be_read_is_not_spent_again_in_silence(
     for text in ("[]", "{", '{"block, margin 1": {"2": "x"}}', '{"block, margin 1": {"x": 0.99}}', '{"a": {"2": 0.2}}'):
         (tmp_path / "looks.json").write_text(text, encoding="utf-8")
         with pytest.raises(RecipeError, match="looks.json.*remove this file"):
-            pp.decide("slm", object(), TASK, folder=tmp_path, budget="12")  # type: ignore[arg-type]
+            pp.decide("slm", object(), TASK, out=tmp_path, budget="12")  # type: ignore[arg-type]
     assert made == []  # before anything is trained
     (tmp_path / "looks.json").unlink()
-    assert pp.decide("slm", object(), TASK, folder=tmp_path, budget="12").looks  # type: ignore[arg-type]
+    assert pp.decide("slm", object(), TASK, out=tmp_path, budget="12").looks  # type: ignore[arg-type]
 
 
 def test_a_wide_margin_makes_a_small_difference_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     invented(monkeypatch, CLOSE)
-    found = pp.decide("slm", object(), TASK, folder=tmp_path, margin=10.0)  # type: ignore[arg-type]
+    found = pp.decide("slm", object(), TASK, out=tmp_path, margin=0.1)  # type: ignore[arg-type]
     assert (found.verdict, found.stopped) == ("equivalent", "decided")
 
 
@@ -94,13 +94,13 @@ def test_with_fewer_labels_it_is_decided_too_and_the_budget_is_shared(
 ) -> None:
     made = invented(monkeypatch, CLOSE)
     n = len(TASK.splits["train"])
-    found = pp.decide("slm", object(), TASK, folder=tmp_path, budget="36", fractions=[0.5, 8])  # type: ignore[arg-type]
+    found = pp.decide("slm", object(), TASK, out=tmp_path, budget="36", fractions=[0.5, 8])  # type: ignore[arg-type]
     assert sorted(found.fewer) == [8, n // 2] and len(made) <= 36
     assert all((tmp_path / f"labels-{size}" / "decision.json").is_file() for size in found.fewer)
     assert "8 labelled texts: knowledge: undecided" in str(found)
     assert set(found.to_dict()["fewer"]) == {"8", str(n // 2)}
     with pytest.raises(TaskError, match=f"{n + 1} labelled texts"):
-        pp.decide("slm", object(), TASK, folder=tmp_path, fractions=[n + 1])  # type: ignore[arg-type]
+        pp.decide("slm", object(), TASK, out=tmp_path, fractions=[n + 1])  # type: ignore[arg-type]
 
 
 def test_where_no_effect_is_found_it_says_whether_the_weights_could_have_been_seen(
@@ -108,10 +108,10 @@ def test_where_no_effect_is_found_it_says_whether_the_weights_could_have_been_se
 ) -> None:
     monkeypatch.setattr(Comparison, "sight", lambda self: ["layer 3 does nothing that its twins do not"])
     invented(monkeypatch, CLOSE)
-    found = pp.decide("slm", object(), TASK, folder=tmp_path / "close", budget="12")  # type: ignore[arg-type]
+    found = pp.decide("slm", object(), TASK, out=tmp_path / "close", budget="12")  # type: ignore[arg-type]
     assert "layer 3 does nothing" in str(found) and found.to_dict()["sight"] == found.sight != []
     invented(monkeypatch, CLEAR)
-    assert pp.decide("slm", object(), TASK, folder=tmp_path / "clear").sight == []  # type: ignore[arg-type]
+    assert pp.decide("slm", object(), TASK, out=tmp_path / "clear").sight == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("question", module.QUESTIONS)
@@ -119,7 +119,7 @@ def test_every_question_is_an_effect_of_the_ladder(
     question: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     invented(monkeypatch, CLEAR)
-    found = pp.decide("slm", object(), TASK, folder=tmp_path, question=question, budget="12")  # type: ignore[arg-type]
+    found = pp.decide("slm", object(), TASK, out=tmp_path, question=question, budget="12")  # type: ignore[arg-type]
     assert found.effect.name == question
 
 
@@ -129,19 +129,20 @@ def test_every_question_is_an_effect_of_the_ladder(
         ({"question": "why"}, RecipeError, "unknown question"),
         ({"margin": 0.0}, RecipeError, "margin"),
         ({"margin": float("nan")}, RecipeError, "margin"),
+        ({"margin": 1.0}, RecipeError, "0.01 is one point"),
         ({"budget": "soon"}, SearchError, "no budget"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(options: Any, error: Any, says: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=says):
-        pp.decide("slm", "llm[0]", TASK, folder=tmp_path, **options)
+        pp.decide("slm", "llm[0]", TASK, out=tmp_path, **options)
 
 
 @pytest.mark.slow
 def test_real_runs_are_kept_and_not_made_again(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "parts")
     seen: list[RunResult] = []
-    options: dict[str, Any] = {"recipe": RECIPE.replace(epochs=1), "folder": tmp_path / "runs", "wiring": "pifi"}
+    options: dict[str, Any] = {"recipe": RECIPE.replace(epochs=1), "out": tmp_path / "runs", "wiring": "pifi"}
     first = pp.decide(str(parts.slm), parts.layer, TASK, budget="11", on_run=seen.append, **options)
     assert len(seen) == 10 and first.stopped in ("budget", "decided")
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("result.json")}
@@ -155,5 +156,5 @@ def test_a_budget_that_pays_for_no_look_is_refused_after_the_first_run(
 ) -> None:
     made = invented(monkeypatch, CLEAR)
     with pytest.raises(RecipeError, match="the budget of 9 C is smaller than two seeds of every arm"):
-        pp.decide("slm", object(), TASK, folder=tmp_path, budget="9")  # type: ignore[arg-type]
+        pp.decide("slm", object(), TASK, out=tmp_path, budget="9")  # type: ignore[arg-type]
     assert len(made) == 1

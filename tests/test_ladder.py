@@ -156,7 +156,7 @@ def test_a_plot_needs_the_encoder_alone() -> None:
         Comparison((), "accuracy", 0.95, {}).plot()
 
 
-@pytest.mark.parametrize("margin", [0, -0.1, float("nan"), "1"])
+@pytest.mark.parametrize("margin", [0, -0.1, float("nan"), "1", 1.0])
 def test_a_margin_that_is_no_margin_is_refused(margin: Any) -> None:
     with pytest.raises(PifiProbeError, match="margin="):
         compare(runs(FULL), margin=margin)

@@ -62,6 +62,23 @@ def test_what_computes_finds_its_device_and_what_loads_stays_on_the_cpu(name: st
     assert arguments(FUNCTIONS[name])["device"].default == ("cpu" if name == "extract" else "auto")
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_opens_models_by_name_is_allowed_pickle_in_one_way(name: str) -> None:
+    own = arguments(FUNCTIONS[name])
+    if {"slm", "llm"} & set(own):
+        assert "allow_pickle" in own, "each opens checkpoints, which may be legacy files"
+    assert "allow_pickle" not in own or own["allow_pickle"].default is False
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_folders_counts_and_layers_are_called_alike(name: str) -> None:
+    own = arguments(FUNCTIONS[name])
+    assert "folder" not in own, "results go to out="
+    assert "texts" not in own or name == "states", "texts are texts; max_texts counts them"
+    assert "layers" not in own or own["layers"].default is None, "None is all of them, or the suggested chain"
+    assert "margin" not in own or own["margin"].default is None, "one point of a share, in the unit of the metric"
+
+
 RESUME = (
     r"resume : bool Go on with what the same call has left in `(out|study)` before, and refuse what another one has; "
     r"False uses none of it\."
@@ -79,10 +96,60 @@ def test_resume_means_the_same_wherever_it_is_taken() -> None:
     assert option.default is False
 
 
-def command(name: str) -> Any:
+def commands() -> dict[str, Any]:
     assert main(["--version"]) == 0  # which registers the commands
     group: Any = typer.main.get_command(app)
-    return group.get_command(typer.Context(group), name)
+    groups = {name: getattr(one, "commands", {"": one}) for name, one in group.commands.items()}
+    return {f"{name} {part}".strip(): one for name, parts in groups.items() for part, one in parts.items()}
+
+
+def command(name: str) -> Any:
+    return commands()[name]
+
+
+# what commands have beside the arguments of their functions: what is shown, what is kept, and one of several at a time
+ONLY_TYPED = {"as_json", "table", "out", "csv", "html", "tagged", "runs", "model", "n_train", "per_class"}
+ONLY_TYPED |= {"fraction", "design", "arms", "seconds"}
+BEHIND = {
+    "bench": ("benchmark", "cost_table", "plug_in"),
+    "control": ("positive_control",),
+    "probe": ("probe", "probe_plugin"),
+    "train": ("fine_tune", "plug_in", "search"),  # with --arms it trains side by side, as a search does
+}
+
+
+def test_commands_take_what_their_functions_take() -> None:
+    held = {*pp.Recipe.__dataclass_fields__, *pp.ProbeSettings.__dataclass_fields__, *arguments(pp.load_task)}
+    seen = set()
+    for name, one in commands().items():
+        functions = [FUNCTIONS[other] for other in BEHIND.get(name, (name,)) if other in FUNCTIONS]
+        taken = {argument for function in functions for argument in arguments(function)}
+        if functions:
+            seen.add(name)
+            typed = {each.name for each in one.params} - {"help"}
+            assert typed - taken - held <= ONLY_TYPED, name
+            assert "allow_pickle" not in taken or "allow_pickle" in typed, name
+    assert {"bench", "control", "decide", "headroom", "probe", "search", "states", "train", "verify"} <= seen
+
+
+def test_an_option_says_the_same_in_every_command() -> None:
+    own = {  # where it is about something else
+        ("--slm", "info"), ("--slm", "probe"), ("--text", "states"), ("--precision", "states"), ("--task", "bench"),
+        ("--tokenizer", "probe"), ("--tokenizer", "states"), ("--wiring", "bench"), ("--n-train", "bench"),
+        ("--executor", "train"), ("--workers", "train"),
+    }  # fmt: skip
+    said: dict[str, set[str]] = {}
+    for name, one in commands().items():
+        for each in one.params:
+            if each.param_type_name == "option" and (each.opts[0], name) not in own:
+                said.setdefault(each.opts[0], set()).add(each.help)
+    shared = {
+        *("--task", "--slm", "--text", "--label", "--kind", "--n-train", "--epochs", "--learning-rate", "--precision"),
+        *("--device", "--tokenizer", "--executor", "--workers", "--margin", "--fraction", "--wiring", "--tag"),
+        *("--allow-pickle", "--json"),
+    }
+    assert {option: texts for option, texts in said.items() if option in shared and len(texts) > 1} == {}
+    assert shared <= set(said)
 
 
 def test_a_combination_has_the_same_names_in_python_on_the_command_line_in_results_and_in_a_search(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pifi_probe.cli.output import Json, print_json, print_record
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import print_json, print_record
 
 if TYPE_CHECKING:
     from pifi_probe.assets import AssetStatus
@@ -37,7 +38,7 @@ def _record(status: AssetStatus) -> dict[str, Any]:
 
 
 @group.command("list", epilog="Example: pifi-probe assets list --json")
-def list_all(as_json: bool = Json) -> None:
+def list_all(as_json: bool = flags.Json) -> None:
     """List what is embedded, what it is and whether it is here."""
     from pifi_probe import assets
 

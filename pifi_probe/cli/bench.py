@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, console, print_json
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import console, print_json
 
 __all__ = ["register"]
 
@@ -19,17 +20,20 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     task: str = typer.Option("movie-reviews", help="Embedded or named task."),
-    slm: str = typer.Option("minilm-l6", help="The small language model."),
+    slm: str = flags.Slm,
     layer: str = typer.Option("smollm2-135m[-1]", help="MODEL[i]."),
     wiring: str = typer.Option("pifi", help="pifi or matched."),
     batches: list[int] = typer.Option([1, 8, 32], "--batch", help="Texts in a batch; may be repeated."),
     lengths: list[int] = typer.Option([32, 128, 512], "--length", help="Tokens of a text; may be repeated."),
     rounds: int = typer.Option(10, help="Measurements of every arm, after a warm-up."),
     seconds: float = typer.Option(60.0, help="At most this many seconds for one shape."),
-    precision: str = typer.Option("float32", help="float32 or bf16."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
-    seeds: int = typer.Option(
-        0, help="Train every arm with this many seeds, and set quality next to cost; needs --out."
+    precision: str = flags.Precision,
+    device: str = flags.Device,
+    n_seeds: int = typer.Option(
+        0,
+        "--n-seeds",
+        "--seeds",
+        help="Train every arm with this many seeds: quality next to cost; needs --out.",
     ),
     also: list[str] = typer.Option([], help="With --seeds: test sets of other domains, for forgetting."),
     n_train: int = typer.Option(0, help="With --seeds: train on this many texts only."),
@@ -39,14 +43,16 @@ def bench(
     arms: list[str] = typer.Option([], "--arm", help="With --seeds: only this arm; may be repeated."),
     allow_busy: bool = typer.Option(False, "--allow-busy", help="Measure time even while other processes are running."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for the numbers and the report."),
-    allow_pickle: bool = AllowPickle,
-    as_json: bool = Json,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Measure time, memory, MACs and bytes of PiFi next to vanilla, folded, LoRA, IA3, a trained layer and an MLP."""
     import pifi_probe as pp
 
     data = pp.load_task(task)
-    if seeds:
+    if n_seeds:
+        if wiring != "pifi":
+            raise typer.BadParameter("with --seeds the arms name the wirings", param_hint="--wiring")
         if out is None:
             raise typer.BadParameter("--seeds keeps every run in a folder: name it with --out")
         data = data.subset(train=n_train) if n_train else data
@@ -57,11 +63,12 @@ def bench(
             data,
             pp.Recipe(precision=precision, device=device),
             out=out,
-            n_seeds=seeds,
+            n_seeds=n_seeds,
             also=[pp.load_task(name) for name in also],
             most_seconds=seconds,
             allow_busy=allow_busy,
             study=study or None,
+            allow_pickle=allow_pickle,
             **some,
         )
         _show_table(table, out, as_json)

@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import Json, print_json, print_record
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import print_json, print_record
 
 __all__ = ["register"]
 
@@ -21,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 @group.command("list", epilog="Example: pifi-probe cache list --json")
-def list_all(hub: bool = Hub, as_json: bool = Json) -> None:
+def list_all(hub: bool = Hub, as_json: bool = flags.Json) -> None:
     """List cached features, what they were made from, and how much room they take."""
     if hub:
         _list_hub(as_json)
@@ -63,7 +64,7 @@ def _list_hub(as_json: bool) -> None:
 def clear(
     names: list[str] = typer.Argument(None, help="Names, or their beginnings; without one, all entries."),
     hub: bool = Hub,
-    as_json: bool = Json,
+    as_json: bool = flags.Json,
 ) -> None:
     """Delete cached features; those that a running process is writing stay."""
     from pifi_probe.layers.hub_cache import clear_hub_cache

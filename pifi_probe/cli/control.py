@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from pifi_probe.cli.output import Json, console
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import console
 
 __all__ = ["register"]
 
@@ -17,18 +18,21 @@ def register(app: typer.Typer) -> None:
 
 
 def control(
-    model: str = typer.Argument(help="Hub id, folder, .gguf or .safetensors file, or embedded name."),
-    layers: str = typer.Option("", help='Such as "17", "16-19" or "0,17-18"; all by default.'),
+    model: str = typer.Argument(help=flags.MODEL),
+    layers: str = typer.Option("", help=f"{flags.LAYERS}; all by default."),
     foreign: bool = typer.Option(False, help="Foreign codes through an aligned interface and one chain of layers."),
     seed: int = typer.Option(0, help="Seed of words, sequences and twins."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, ..."),
+    device: str = flags.Device,
     out: Path = typer.Option(None, "--out", "-o", help="Write everything here as JSON."),
-    as_json: bool = Json,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Positive control of a donor: repeated random words, every layer against its twins and one token at a time."""
     import pifi_probe as pp
 
-    found = pp.positive_control(model, layers or None, foreign=foreign, seed=seed, device=device)
+    found = pp.positive_control(
+        model, layers or None, foreign=foreign, seed=seed, device=device, allow_pickle=allow_pickle
+    )
     if out is not None:
         found.to_json(out)
     if as_json:

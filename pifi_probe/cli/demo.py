@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pifi_probe.cli.output import Json, console, print_json
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import console, print_json
 
 if TYPE_CHECKING:
     from pifi_probe.training import RunResult
@@ -27,7 +28,7 @@ def demo(
     full: bool = typer.Option(False, "--full", help="Both wirings, 1,000 texts, 3 seeds, every arm; about an hour."),
     out: Path = typer.Option(Path("runs"), "--out", "-o", help="Folder for results; finished runs are kept."),
     table: bool = typer.Option(False, "--table", help="Also show every arm."),
-    as_json: bool = Json,
+    as_json: bool = flags.Json,
 ) -> None:
     """Show in ten minutes what only a real layer does, where layers help, and what the paper's wiring does."""
     from pifi_probe.files import make_folder

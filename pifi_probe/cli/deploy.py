@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, print_json
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import print_json
 from pifi_probe.cli.search import load
 from pifi_probe.permissions import allowing_pickle
 
@@ -25,8 +26,8 @@ def export(
     format: str = typer.Option("onnx", help="onnx."),
     fold: bool = typer.Option(False, "--fold", help="Multiply the projections into the layer first."),
     int8: bool = typer.Option(False, "--int8", help="Store weights in int8."),
-    allow_pickle: bool = AllowPickle,
-    as_json: bool = Json,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Write the model as an ONNX graph, with its tokenizer; the choice of a study is trained once more first."""
     from pifi_probe.plugin.loading import open_plugged

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from pifi_probe.cli.output import Json, console, print_json
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import console, print_json
 
 __all__ = ["register"]
 
@@ -14,7 +15,7 @@ def register(app: typer.Typer) -> None:
     app.command("doctor", epilog="Example: pifi-probe doctor")(doctor)
 
 
-def doctor(as_json: bool = Json) -> None:
+def doctor(as_json: bool = flags.Json) -> None:
     """Check Python, packages, threads, memory, cache, assets, device; exit code 1 when something is wrong."""
     from pifi_probe.experiments.doctor import doctor as look
 

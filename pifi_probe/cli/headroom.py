@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from pifi_probe.cli.output import Json, console
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import console
 from pifi_probe.cli.runs import load_task
 
 __all__ = ["register"]
@@ -18,23 +19,26 @@ def register(app: typer.Typer) -> None:
 
 
 def headroom(
-    task: str = typer.Option(..., help="Embedded or named task, CSV, TSV, JSONL or parquet file, or hub id."),
-    slm: str = typer.Option("minilm-l6", help="The small language model."),
+    task: str = flags.Task,
+    slm: str = flags.Slm,
     llm: str = typer.Option("smollm2-135m", help="The donor: hub id, folder, file or embedded name."),
     n: int = typer.Option(1000, "--n", "-n", help="Number of texts, drawn by class."),
     split: str = typer.Option("train", help="train or validation; never test."),
-    text: str = typer.Option("text", help="Column with the text, for files and hub data."),
-    label: str = typer.Option("label", help="Column with the label, for files and hub data."),
+    text: str = flags.Text,
+    label: str = flags.Label,
     seed: int = typer.Option(0, help="Seed of the draws."),
-    tokenizer: str = typer.Option("", help="Another tokenizer for the small model: hub id, folder or name."),
+    tokenizer: str = flags.Tokenizer,
     out: Path = typer.Option(None, "--out", "-o", help="Write the result here as JSON."),
-    as_json: bool = Json,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Say whether a language model knows anything of a task that the encoder does not, and in which layers."""
     import pifi_probe as pp
 
     loaded = load_task(task, text, label)
-    found = pp.headroom(slm, llm, loaded, n=n, split=split, seed=seed, tokenizer=tokenizer or None)
+    found = pp.headroom(
+        slm, llm, loaded, n=n, split=split, seed=seed, tokenizer=tokenizer or None, allow_pickle=allow_pickle
+    )
     if out is not None:
         found.to_json(out)
     if as_json:

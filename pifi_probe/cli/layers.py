@@ -8,7 +8,8 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, print_json, print_record, print_rows
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import print_json, print_record, print_rows
 from pifi_probe.permissions import allowing_pickle
 
 __all__ = ["register"]
@@ -24,10 +25,10 @@ def extract(
     spec: str = typer.Argument(help="MODEL[i]: hub id, folder, .gguf or .safetensors file, or embedded name."),
     out: Path = typer.Option(Path("layer"), "--out", "-o", help="Folder for layer.safetensors and layer.json."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
-    allow_pickle: bool = AllowPickle,
+    allow_pickle: bool = flags.AllowPickle,
     allow_full_download: bool = typer.Option(False, help="Download whole files when byte ranges are not served."),
     adapter: str = typer.Option("", help="A LoRA adapter of the model to merge: a folder or a hub id."),
-    as_json: bool = Json,
+    as_json: bool = flags.Json,
 ) -> None:
     """Read one layer of a language model, alone, and save it."""
     import pifi_probe as pp
@@ -56,8 +57,8 @@ def extract(
 def info(
     model: str = typer.Argument("", help="A model, or list: the named models; without one: versions and machine."),
     slm: str = typer.Option("384", help="The small model, or its width, for what PiFi would add."),
-    allow_pickle: bool = AllowPickle,
-    as_json: bool = Json,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Tell what a model holds before anything large is read, or what is installed."""
     if model == "list":

@@ -15,11 +15,7 @@ from rich.text import Text
 from pifi_probe.escaping import one_line, printable
 from pifi_probe.reporting.terminal import Fitted
 
-__all__ = ["AllowPickle", "Json", "Tags", "console", "echo_json", "print_json", "print_record", "print_rows"]
-
-AllowPickle = typer.Option(False, "--allow-pickle", help="Read legacy .bin weights too, as data alone.")
-Tags = typer.Option([], "--tag", help="A word of your own that is kept with it; may be repeated.")
-Json = typer.Option(False, "--json", help="Print JSON for machines.")
+__all__ = ["console", "echo_json", "print_json", "print_record", "print_rows"]
 
 
 class _Printable:

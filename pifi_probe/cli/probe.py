@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, console, echo_json
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import console, echo_json
 from pifi_probe.cli.runs import load_task
 from pifi_probe.permissions import allowing_pickle
 
@@ -20,15 +21,15 @@ def register(app: typer.Typer) -> None:
 
 
 def probe(
-    model: str = typer.Argument(help="Hub id, folder, .gguf or .safetensors file, or embedded name."),
-    task: str = typer.Option(..., help="Embedded task, CSV, TSV, JSONL or parquet file, or hub id."),
+    model: str = typer.Argument(help=flags.MODEL),
+    task: str = flags.Task,
     slm: str = typer.Option("", help="Score layers as plug-ins of this small model, not the model's own states."),
     estimators: str = typer.Option("default", help="default, all, or names with commas between."),
     n: int = typer.Option(1000, "--n", "-n", help="Number of texts, drawn by class."),
     split: str = typer.Option("train", help="train or validation; never test."),
-    text: str = typer.Option("text", help="Column with the text, for files and hub data."),
-    label: str = typer.Option("label", help="Column with the label, for files and hub data."),
-    fraction: list[float] = typer.Option([], help="Also with this many labelled texts, or a share; may be repeated."),
+    text: str = flags.Text,
+    label: str = flags.Label,
+    fraction: list[float] = flags.Fraction,
     seed: int = typer.Option(0, help="Seed of the draws."),
     out: Path = typer.Option(None, "--out", "-o", help="Write the whole table here as JSON."),
     csv: Path = typer.Option(None, help="Write the rows here as CSV."),
@@ -37,8 +38,8 @@ def probe(
         "",
         help="Another tokenizer for the model, or with --slm for the small one.",
     ),
-    allow_pickle: bool = AllowPickle,
-    as_json: bool = Json,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Score every layer of a language model on a task: held out, with intervals and permuted labels."""
     import pifi_probe as pp

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pifi_probe.cli.output import Json, console, print_json, print_rows
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import console, print_json, print_rows
 
 if TYPE_CHECKING:
     from pifi_probe.experiments.reproduce import Reproduction
@@ -18,35 +19,32 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Attach the commands."""
-    app.command("decide", epilog="Example: pifi-probe decide reviews.csv --layer 'smollm2-135m[14]' --budget 15m")(
-        decide
-    )
+    app.command("decide", epilog="Example: pifi-probe decide --task reviews.csv --budget 15m")(decide)
     app.command("reproduce", epilog="Example: pifi-probe reproduce layer-position")(reproduce)
 
 
 def decide(
-    task: str = typer.Argument(help="Embedded or named task, CSV, TSV, JSONL or parquet file, or hub id."),
-    slm: str = typer.Option("minilm-l6", help="The small language model."),
+    task: str = flags.Task,
+    slm: str = flags.Slm,
     layer: str = typer.Option(
         "", help="MODEL[i], or several: A[i] >> B[j]; by default the last of smollm2-135m, or its chain."
     ),
     question: str = typer.Option("knowledge", help="knowledge, plugging in, projections or block."),
-    margin: float = typer.Option(1.0, help="Smaller differences count as none, in points."),
+    margin: float = flags.Margin,
     budget: str = typer.Option("30m", help="A time (30m, 2h) or full runs (40)."),
-    wiring: str = typer.Option("matched", help="How the layer is plugged in."),
-    text: str = typer.Option("text", help="Column with the text, for files and hub data."),
-    label: str = typer.Option("label", help="Column with the label, for files and hub data."),
-    kind: str = typer.Option(
-        "", help="Kind of the task, for files and hub data: inferred from the columns when empty."
-    ),
-    n_train: int = typer.Option(0, help="Train on this many texts only."),
-    fraction: list[float] = typer.Option([], help="Also with this many labelled texts, or a share; may be repeated."),
-    epochs: int = typer.Option(3, help="Passes over the training texts."),
-    precision: str = typer.Option("float32", help="float32 or bf16."),
-    executor: str = typer.Option("local", help="local, processes or ray."),
-    workers: int = typer.Option(1, help="Runs made at the same time."),
+    wiring: str = typer.Option("matched", help=flags.WIRING),
+    text: str = flags.Text,
+    label: str = flags.Label,
+    kind: str = flags.Kind,
+    n_train: int = flags.NTrain,
+    fraction: list[float] = flags.Fraction,
+    epochs: int = flags.Epochs,
+    precision: str = flags.Precision,
+    executor: str = flags.Executor,
+    workers: int = flags.Workers,
     out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/decide-TASK when not given."),
-    as_json: bool = Json,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Train the layer and its controls with more and more seeds until the question is decided."""
     import pifi_probe as pp
@@ -62,9 +60,15 @@ def decide(
             terminal.print(f"{run.label}, seed {run.seed}: {sum(run.seconds.values()):.0f} s")
 
     recipe = pp.Recipe(epochs=epochs, precision=precision)
-    options = {"margin": margin, "budget": budget, "question": question, "wiring": wiring, "fractions": fraction}
-    options |= {"executor": executor, "workers": workers}
-    found = pp.decide(slm, layer, main, **options, recipe=recipe, folder=out, on_run=say)  # type: ignore[arg-type]
+    options = {
+        "margin": margin or None,
+        "budget": budget,
+        "question": question,
+        "wiring": wiring,
+        "fractions": fraction,
+    }
+    options |= {"executor": executor, "workers": workers, "allow_pickle": allow_pickle}
+    found = pp.decide(slm, layer, main, **options, recipe=recipe, out=out, on_run=say)  # type: ignore[arg-type]
     if as_json:
         print_json(found.to_dict())
         return
@@ -77,9 +81,9 @@ def reproduce(
     scale: str = typer.Option("small", help="small: embedded models and texts; paper: the paper's own, on a GPU."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/NAME-SCALE when not given."),
     data: Path = typer.Option(None, help="Folder of own data, for the parts that need a file."),
-    fraction: list[float] = typer.Option([], help="Also with this many labelled texts, or a share; may be repeated."),
+    fraction: list[float] = flags.Fraction,
     table: bool = typer.Option(False, "--table", help="Show every claim, not only the answer."),
-    as_json: bool = Json,
+    as_json: bool = flags.Json,
 ) -> None:
     """Run an experiment of the paper and compare what it finds with what the paper reports; runs are kept."""
     import pifi_probe as pp

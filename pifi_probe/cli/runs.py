@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, Tags, console, print_json, print_record
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import console, print_json, print_record
 from pifi_probe.permissions import allowing_pickle
 from pifi_probe.tags import tags_of
 from pifi_probe.vocabulary import COMBINATIONS
@@ -30,42 +30,42 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    task: str = typer.Option(..., help="Embedded or named task, CSV, TSV, JSONL or parquet file, or hub id."),
+    task: str = flags.Task,
     out: Path = typer.Option(..., "--out", "-o", help="Folder of the run; result.json is written into it."),
-    slm: str = typer.Option("minilm-l6", help="The small language model."),
+    slm: str = flags.Slm,
     layer: str = typer.Option(
         "", help="MODEL[i], or several: A[i] >> B[j], A[i] | B[j]; by default the last of smollm2-135m, or its chain."
     ),
     combine: str = typer.Option("", help=f"Of several layers: {', '.join(COMBINATIONS)}."),
-    wiring: str = typer.Option("pifi", help="pifi, matched or aligned."),
+    wiring: str = typer.Option("pifi", help=flags.WIRING),
     control: str = typer.Option("", help="vanilla, linear, random, shuffled, unfrozen or mlp."),
     also: list[str] = typer.Option([], help="Further test sets; may be repeated."),
-    text: str = typer.Option("text", help="Column with the text, for files and hub data."),
-    label: str = typer.Option("label", help="Column with the label, for files and hub data."),
-    kind: str = typer.Option(
-        "", help="Kind of the task, for files and hub data: inferred from the columns when empty."
-    ),
+    text: str = flags.Text,
+    label: str = flags.Label,
+    kind: str = flags.Kind,
     language: str = typer.Option("en", help="Language of the texts, for files and hub data; a translation: en-de."),
-    n_train: int = typer.Option(0, help="Train on this many texts only."),
+    n_train: int = flags.NTrain,
     per_class: int = typer.Option(0, help="Train on this many texts of every class."),
     seed: int = typer.Option(0, help="Seed of initialisation, order and dropout."),
-    epochs: int = typer.Option(3, help="Passes over the training texts."),
-    learning_rate: float = typer.Option(5e-5, help="Learning rate of encoder and head."),
-    precision: str = typer.Option("float32", help="float32 or bf16."),
+    epochs: int = flags.Epochs,
+    learning_rate: float = flags.LearningRate,
+    precision: str = flags.Precision,
     class_weights: str = typer.Option("none", help="none, or balanced: rare classes count as much as common ones."),
     arms: str = typer.Option("", help="All of vanilla, linear, random, shuffled, real (all), or some, with commas."),
-    seeds: int = typer.Option(0, help="With --arms: this many seeds of each, from --seed on; 3 when 0."),
-    executor: str = typer.Option("local", help="With --arms: local, processes or ray."),
+    n_seeds: int = typer.Option(
+        0, "--n-seeds", "--seeds", help="With --arms: this many seeds of each, from --seed on; 3 when 0."
+    ),
+    executor: str = typer.Option("local", help=f"With --arms: {flags.EXECUTOR}"),
     workers: int = typer.Option(1, help="With --arms: runs made at the same time."),
-    tokenizer: str = typer.Option("", help="Another tokenizer for the small model: hub id, folder or name."),
+    tokenizer: str = flags.Tokenizer,
     save_model: bool = typer.Option(False, "--save-model", help="Save the trained model into the folder."),
     resume: bool = typer.Option(
         False, "--resume", help="Continue with what the same command has left in the folder; do not start over."
     ),
     report_to: list[str] = typer.Option([], help="tensorboard, mlflow, wandb, ...; may be repeated."),
-    tags: list[str] = Tags,
-    allow_pickle: bool = AllowPickle,
-    as_json: bool = Json,
+    tags: list[str] = flags.Tags,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Train one model and test it; with --arms, the layer and its controls with several seeds, and compare them."""
     import pifi_probe as pp
@@ -82,12 +82,12 @@ def train(
         seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision, class_weights=class_weights
     )
     layer = chosen_layer(layer, wiring)
-    if arms or seeds:
+    if arms or n_seeds:
         _refuse_single(control, resume, save_model, tokenizer, report_to)
         with allowing_pickle(allow_pickle):
             donor = pp.extract(named_chain(slm, layer, main, wiring=wiring))
             crew = Crew(out, slm, donor, main, recipe, wiring, combine or None, tuple(further), tags=tags_of(tags))
-            _train_arms(crew, arms, seeds, executor, workers, as_json)
+            _train_arms(crew, arms, n_seeds, executor, workers, as_json)
         return
     model = pp.plug_in(
         slm,
@@ -132,7 +132,7 @@ def _refuse_single(control: str, resume: bool, save_model: bool, tokenizer: str,
         raise typer.BadParameter(f"{wrong[0]} is for a single run; --arms keeps finished runs by itself")
 
 
-def _train_arms(crew: Crew, arms: str, seeds: int, executor: str, workers: int, as_json: bool) -> None:
+def _train_arms(crew: Crew, arms: str, n_seeds: int, executor: str, workers: int, as_json: bool) -> None:
     """Train arms with several seeds; runs that are in the folder are not made again."""
     import pifi_probe as pp
     from pifi_probe.experiments.crew import arms_named, jobs_of, run_all
@@ -147,7 +147,7 @@ def _train_arms(crew: Crew, arms: str, seeds: int, executor: str, workers: int, 
     names = arms_named(arms or "all")
     where = make_executor(executor, workers)
     try:
-        runs = run_all(crew, jobs_of(names, seeds or 3), where, say)
+        runs = run_all(crew, jobs_of(names, n_seeds or 3), where, say)
     finally:
         where.close()
     made = list(runs.values())
@@ -177,12 +177,12 @@ def compare(
     runs: list[Path] = typer.Argument(help="Folders of runs, or their result.json files."),
     baseline: str = typer.Option("vanilla", help="The arm that the others are compared with."),
     metric: str = typer.Option("", help="A score of every example, such as nll; the task's main one when empty."),
-    margin: float = typer.Option(0.0, help="What counts as no difference, such as 0.01; one point when 0."),
+    margin: float = flags.Margin,
     tagged: list[str] = typer.Option([], help="Only runs with this tag; may be repeated."),
-    tags: list[str] = Tags,
+    tags: list[str] = flags.Tags,
     html: Path = typer.Option(None, help="Write a report here."),
     table: bool = typer.Option(False, "--table", help="Show every arm, not only the answer."),
-    as_json: bool = Json,
+    as_json: bool = flags.Json,
 ) -> None:
     """Compare runs, paired over seeds and test examples: the answer, and every arm with --table."""
     import pifi_probe as pp
@@ -205,7 +205,7 @@ def compare(
 
         report.report("Comparison", [*comparison.sections(), {"title": "Arms", "table": comparison.frame}], html)
     if as_json:
-        print_json(asdict(comparison))
+        print_json(comparison.to_dict())
     else:
         console().print(comparison.panel())
         for line in comparison.sight():

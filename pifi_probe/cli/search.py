@@ -8,7 +8,8 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, Tags, console, print_json
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import console, print_json
 from pifi_probe.escaping import one_line
 from pifi_probe.layers.spec import layer_ranges
 from pifi_probe.selection.database import DATED, dated
@@ -29,8 +30,8 @@ def register(app: typer.Typer) -> None:
 
 
 def search(
-    task: str = typer.Option(..., help="Embedded task, CSV, TSV, JSONL or parquet file, or hub id."),
-    slm: str = typer.Option("minilm-l6", help="The small language model."),
+    task: str = flags.Task,
+    slm: str = flags.Slm,
     llm: list[str] = typer.Option(["smollm2-135m"], help="The donor; may be repeated."),
     strategy: str = typer.Option("auto", help="auto, fast, or another; see the documentation."),
     budget: str = typer.Option(
@@ -40,25 +41,25 @@ def search(
     n_seeds: int = typer.Option(
         3, "--n-seeds", "--seeds", help="Seeds of a sweep, and fresh ones to confirm the choice."
     ),
-    wiring: str = typer.Option("matched", help="matched, pifi or aligned."),
-    layers: str = typer.Option("", help="Only these layers, such as 0-9,15,-1 or 0:30:3."),
+    wiring: str = typer.Option("matched", help=flags.WIRING),
+    layers: str = flags.Layers,
     max_layers: int = typer.Option(1, help="The most layers in a combination."),
     design: list[str] = typer.Option([], help="Design of combinations, mix by default; may be repeated."),
-    epochs: int = typer.Option(3, help="Epochs of a full run."),
-    learning_rate: float = typer.Option(5e-5, help="Learning rate of encoder and head in a full run."),
-    precision: str = typer.Option("float32", help="float32 or bf16."),
-    n_train: int = typer.Option(0, help="Train on this many texts only."),
-    texts: int = typer.Option(1000, help="A first pass: at most this many texts of each split; 0 for all."),
-    text: str = typer.Option("text", help="Column with the text, for files and hub data."),
-    label: str = typer.Option("label", help="Column with the label, for files and hub data."),
-    executor: str = typer.Option("local", help="local, processes or ray."),
-    workers: int = typer.Option(1, help="Trials that run at the same time."),
+    epochs: int = flags.Epochs,
+    learning_rate: float = flags.LearningRate,
+    precision: str = flags.Precision,
+    n_train: int = flags.NTrain,
+    max_texts: int = typer.Option(1000, help="A first pass: at most this many texts of each split; 0 for all."),
+    text: str = flags.Text,
+    label: str = flags.Label,
+    executor: str = flags.Executor,
+    workers: int = flags.Workers,
     confirm: bool = typer.Option(True, help="Run the choice and its controls again on fresh seeds."),
     table: bool = Table,
-    tokenizer: str = typer.Option("", help="Another tokenizer for the small model: hub id, folder or name."),
-    tags: list[str] = Tags,
-    allow_pickle: bool = AllowPickle,
-    as_json: bool = Json,
+    tokenizer: str = flags.Tokenizer,
+    tags: list[str] = flags.Tags,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Search, showing every trial; the first Ctrl-C pauses and saves."""
     from pifi_probe.selection.budget import Budget
@@ -86,7 +87,7 @@ def search(
             layers=layers,
             max_layers=max_layers,
             designs=design or None,
-            texts=texts or None,
+            max_texts=max_texts or None,
             recipe=pp.Recipe(epochs=epochs, learning_rate=learning_rate, precision=precision),
             study=study,
             executor=executor,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, print_json, print_record
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import print_json, print_record
 
 __all__ = ["register"]
 
@@ -19,20 +20,20 @@ def register(app: typer.Typer) -> None:
 
 
 def states(
-    model: str = typer.Argument(help="Hub id, folder, .gguf or .safetensors file, or embedded name."),
+    model: str = typer.Argument(help=flags.MODEL),
     texts: Path = typer.Option(..., help=".txt (a text a line), CSV, TSV, JSONL or parquet file."),
     out: Path = typer.Option(..., "--out", "-o", help="Folder for the arrays; the same call again continues there."),
-    layers: str = typer.Option("all", help='Such as "8", "4-8,-1" or "all"; i is the input of layer i.'),
+    layers: str = typer.Option("all", help=f"{flags.LAYERS}; i is the input of layer i."),
     pooling: str = typer.Option("mean", help="mean, last, or none: every token."),
     text: str = typer.Option("text", help="Column with the text."),
     max_tokens: int = typer.Option(None, help="Tokens after which a text is cut; by default what the model takes."),
     dtype: str = typer.Option("float32", help="Of the arrays: float32 or float16."),
     precision: str = typer.Option("float32", help="Of the pass: float32 or bf16."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, ..."),
+    device: str = flags.Device,
     batch_tokens: int = typer.Option(None, help="Tokens of a batch, padding included."),
     tokenizer: str = typer.Option("", help="A tokenizer other than the model's own."),
-    allow_pickle: bool = AllowPickle,
-    as_json: bool = Json,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Write the hidden states of texts at any layers of a language model; one layer is in memory at a time."""
     import pifi_probe as pp

@@ -8,7 +8,8 @@ from typing import Any
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, print_json
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import print_json
 from pifi_probe.cli.search import Table, finish, load
 from pifi_probe.cli.search import show as show_study
 from pifi_probe.permissions import allowing_pickle
@@ -16,8 +17,6 @@ from pifi_probe.permissions import allowing_pickle
 __all__ = ["register"]
 
 STUDY = typer.Argument(help="File or database URL of the study; '#name' picks one of several.")
-EXECUTOR = typer.Option("local", help="local, processes or ray.")
-WORKERS = typer.Option(1, help="Trials that run at the same time.")
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +27,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(study, name="study")
 
 
-def show(study: str = STUDY, table: bool = Table, as_json: bool = Json) -> None:
+def show(study: str = STUDY, table: bool = Table, as_json: bool = flags.Json) -> None:
     """Print the answer, and with --table every candidate and how sure the choice is."""
     from pifi_probe.selection.study import Study
 
@@ -44,10 +43,10 @@ def show(study: str = STUDY, table: bool = Table, as_json: bool = Json) -> None:
 def resume(
     study: str = STUDY,
     budget: str = typer.Option("", help="A new budget for the whole study; by default what is left of the old one."),
-    executor: str = EXECUTOR,
-    workers: int = WORKERS,
-    allow_pickle: bool = AllowPickle,
-    as_json: bool = Json,
+    executor: str = flags.Executor,
+    workers: int = flags.Workers,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Spend what is left of the budget, and confirm the choice; does nothing when nothing is left."""
     with allowing_pickle(allow_pickle):
@@ -56,10 +55,10 @@ def resume(
 
 def join(
     study: str = STUDY,
-    executor: str = EXECUTOR,
-    workers: int = WORKERS,
-    allow_pickle: bool = AllowPickle,
-    as_json: bool = Json,
+    executor: str = flags.Executor,
+    workers: int = flags.Workers,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Work on a study together with other processes, on this or any machine; no trial is run twice."""
     with allowing_pickle(allow_pickle):
@@ -82,7 +81,7 @@ def _go_on(name: str, budget: str, executor: str, workers: int, as_json: bool) -
 def export(
     study: str = STUDY,
     out: Path = typer.Option(..., "--out", "-o", help="Folder to write into."),
-    allow_pickle: bool = AllowPickle,
+    allow_pickle: bool = flags.AllowPickle,
 ) -> None:
     """Train the choice once more, and write its checkpoint, card, report, trials and script."""
     from pifi_probe.selection.study import Study

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from pifi_probe.cli.output import AllowPickle, Json, print_json
+from pifi_probe.cli import flags
+from pifi_probe.cli.output import print_json
 
 __all__ = ["register"]
 
@@ -15,13 +16,13 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    model: str = typer.Argument(help="Hub id, folder, .gguf or .safetensors file, or embedded name."),
-    layers: str = typer.Option("all", help='Such as "17", "16-19" or "0,15,-1".'),
+    model: str = typer.Argument(help=flags.MODEL),
+    layers: str = flags.Layers,
     reference: str = typer.Option(
         "", help="Another checkpoint for transformers to load, such as the unquantised model."
     ),
-    allow_pickle: bool = AllowPickle,
-    as_json: bool = Json,
+    allow_pickle: bool = flags.AllowPickle,
+    as_json: bool = flags.Json,
 ) -> None:
     """Compare layers as they are read here with transformers' own; print a line for the table of verified models."""
     import pifi_probe as pp

@@ -25,6 +25,7 @@ from pifi_probe.kinds import KINDS
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import list_of
 from pifi_probe.layers.spec import parse
+from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.build import plug_in
 from pifi_probe.plugin.loading import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
@@ -71,6 +72,7 @@ class _Learned:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@pickle_on_request
 def cost_table(
     slm: str,
     layer: str,
@@ -86,6 +88,7 @@ def cost_table(
     most_seconds: float = 60.0,
     allow_busy: bool = False,
     study: str | Path | None = None,
+    allow_pickle: bool = False,
 ) -> CostTable:
     """Train every arm with several seeds, measure what the first of each costs in use, and set both side by side.
 
@@ -114,6 +117,8 @@ def cost_table(
         Measure time although other processes are running; the table says so.
     study : str or Path, optional
         The search that chose `layer`; what it took stands next to the arms that plug the layer in.
+    allow_pickle : bool
+        Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
 
     Returns
     -------

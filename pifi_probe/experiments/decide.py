@@ -13,9 +13,11 @@ from pifi_probe.errors import CorruptFileError, RecipeError
 from pifi_probe.experiments.crew import ARMS, Crew, Job, run_all
 from pifi_probe.experiments.runner import stored_run
 from pifi_probe.files import make_folder, write_json
+from pifi_probe.kinds import KINDS
 from pifi_probe.ladder import SHARES, Effect
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.parallel import FrozenLayers
+from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.build import named_chain
 from pifi_probe.provenance import collect
 from pifi_probe.reading import Refused, read_object, typed
@@ -24,6 +26,7 @@ from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.tasks import Task
 from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.training import Comparison, Recipe, RunResult, compare
+from pifi_probe.training.compare import MARGIN
 from pifi_probe.units import duration
 
 __all__ = ["QUESTIONS", "Decision", "decide"]
@@ -112,12 +115,13 @@ class Decision:
         }
 
 
+@pickle_on_request
 def decide(
     slm: str,
     layer: str | FrozenLayers,
     task: Task,
     *,
-    margin: float = 1.0,
+    margin: float | None = None,
     budget: str | float | Budget = "30m",
     question: str = "knowledge",
     wiring: str = "matched",
@@ -125,8 +129,9 @@ def decide(
     recipe: Recipe | None = None,
     executor: str | Executor = "local",
     workers: int = 1,
-    folder: str | Path | None = None,
+    out: str | Path | None = None,
     on_run: Callable[[RunResult], None] | None = None,
+    allow_pickle: bool = False,
 ) -> Decision:
     """Train arms with further seeds until a question is answered or the budget is spent.
 
@@ -145,8 +150,9 @@ def decide(
     layer : str, FrozenLayer, FrozenChain or FrozenParallel
         For ``wiring="aligned"`` the donor's name alone, too: the chain that `pifi_probe.headroom` suggests.
     task : Task
-    margin : float
-        Differences smaller than this count as none: in points for shares such as accuracy, else in the metric's unit.
+    margin : float, optional
+        The largest difference that counts as none, in the metric's unit, as in `compare`: 0.01 is one point of
+        accuracy. None: one point for shares such as accuracy, and nothing for other metrics.
     budget : str or float
         A time ("30m", "2h"), or full runs ("40"); at least two seeds of five arms, which is said after the first run
         where they do not fit.
@@ -155,16 +161,18 @@ def decide(
     wiring : str
     fractions : sequence of int or float
         Decide it with fewer labelled texts, too: numbers of them, or shares below 1. Each gets an equal part of the
-        budget, and a folder of its own below `folder`; the texts are drawn once, by the recipe's seed. An aligned
+        budget, and a folder of its own below `out`; the texts are drawn once, by the recipe's seed. An aligned
         chain's interface sees these texts alone; `pifi_probe.probe_chain` aligns it on all, without their labels.
     recipe : Recipe, optional
         Its seed is the first.
     executor, workers
         Where runs are made, as in `search`.
-    folder : str or Path, optional
-        Of the runs, ``runs/decide-TASK`` when not given. Runs that are there are not made again.
+    out : str or Path, optional
+        Folder of the runs, ``runs/decide-TASK`` when not given. Runs that are there are not made again.
     on_run : callable, optional
         Called with each run as it ends.
+    allow_pickle : bool
+        Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
 
     Returns
     -------
@@ -173,8 +181,8 @@ def decide(
     Raises
     ------
     RecipeError
-        If the question is unknown, the margin is not above 0, the budget does not pay for a first look, or the folder
-        holds runs of other texts or recipes.
+        If the question is unknown, the margin is not between 0 and 1, the budget does not pay for a first look, or the
+        folder holds runs of other texts or recipes.
     SearchError
         If the budget cannot be read.
     TaskError
@@ -182,14 +190,17 @@ def decide(
     """
     if question not in QUESTIONS:
         raise RecipeError(f"unknown question {question!r}", where="decide", next=f"use one of {', '.join(QUESTIONS)}")
-    if not 0 < margin < math.inf:
-        raise RecipeError(f"margin={margin!r} is not above 0", where="decide", next="1.0 is one point of accuracy")
+    most = 1 if KINDS[task.kind].shown in SHARES else math.inf
+    if margin is not None and not 0 < margin < most:
+        raise RecipeError(
+            f"margin={margin!r} is not between 0 and {most:g}", where="decide", next="0.01 is one point of accuracy"
+        )
     limit = Budget.parse(budget)
     base = recipe or Recipe()
     fewest = 2 * task.n_labels if task.has_row_classes else 2
     sizes = label_counts(fractions, len(task.splits.get("train", ())), fewest, task.name)
     limit = Budget(limit.amount / (1 + len(sizes)), limit.unit)
-    root = make_folder(Path(folder) if folder is not None else Path("runs") / f"decide-{task.name}")
+    root = make_folder(Path(out) if out is not None else Path("runs") / f"decide-{task.name}")
     layer = named_chain(slm, layer, task, wiring=wiring)
     donor = extract(layer) if isinstance(layer, str) else layer
     fewer = {
@@ -204,7 +215,7 @@ def decide(
             recipe=base,
             executor=executor,
             workers=workers,
-            folder=root / f"labels-{size}",
+            out=root / f"labels-{size}",
             on_run=on_run,
         )
         for size in sizes
@@ -216,7 +227,7 @@ def decide(
     finally:
         if isinstance(executor, str):
             where.close()
-    comparison = compare(list(runs.values()), margin=_margin(list(runs.values()), margin))
+    comparison = compare(list(runs.values()), margin=margin)
     seconds = sum(sum(run.seconds.values()) for run in runs.values())
     decision = Decision(question, effect, looks, comparison, seconds, stopped, root, fewer)
     write_json(root / "decision.json", decision.to_dict() | {"provenance": collect(task=task.fingerprint)})
@@ -228,14 +239,15 @@ def _looks(
     where: Executor,
     limit: Budget,
     question: str,
-    margin: float,
+    margin: float | None,
     on_run: Callable[[RunResult], None] | None,
     file: Path,
 ) -> tuple[dict[Job, RunResult], list[dict[str, Any]], Effect, str]:
     """Return runs, looks, the last effect, and why it was the last."""
     runs: dict[Job, RunResult] = {}
     looks: list[dict[str, Any]] = []
-    ledger = _Ledger(file, f"{question}, margin {margin:g}")
+    points = 100 * (MARGIN if margin is None else margin)  # by which the files of before know it
+    ledger = _Ledger(file, f"{question}, margin {points:g}")
     started, paid, stopped = time.perf_counter(), 0, "seeds"  # paid: runs that earlier calls have looked at
     todo = [
         [(arm, seed) for seed in range(n_seeds) for arm in (QUESTIONS[question] if n_seeds > LOOKS[0] else ARMS)]
@@ -326,13 +338,8 @@ def _refuse_small(limit: Budget, n_runs: int, first: RunResult, slots: int) -> N
         )
 
 
-def _margin(runs: list[RunResult], margin: float) -> float:
-    metric = next(iter(runs[0].tests.values())).score_names[0]
-    return margin / 100 if metric in SHARES else margin
-
-
-def _effect(runs: list[RunResult], question: str, level: float, margin: float) -> Effect:
-    found = compare(runs, level=level, margin=_margin(runs, margin))
+def _effect(runs: list[RunResult], question: str, level: float, margin: float | None) -> Effect:
+    found = compare(runs, level=level, margin=margin)
     return next(e for e in found.effects if e.name == question and e.metric == found.metric)
 
 

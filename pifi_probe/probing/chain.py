@@ -19,6 +19,7 @@ from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.spec import LayerSpec, layer_numbers, parse
 from pifi_probe.layers.tokenizer import GivenTokenizer
+from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.variants import twin_of
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
 from pifi_probe.probing.chain_references import TRAINED, Trained, donor_states, encoder_twice, train_in_place
@@ -41,6 +42,7 @@ INTERACTIONS = ("encoder", "layer")
 Floats = NDArray[np.float32]
 
 
+@pickle_on_request
 def probe_chain(
     slm: str | PreTrainedModel,
     llm: str,
@@ -66,6 +68,7 @@ def probe_chain(
     cache: bool = True,
     seed: int = 0,
     progress: bool = True,
+    allow_pickle: bool = False,
 ) -> ChainTable:
     """Evaluate a chain of frozen layers behind a frozen encoder: linear interface in front, linear readout behind.
 
@@ -135,6 +138,8 @@ def probe_chain(
     seed : int
         Of all draws: rows, folds, twins.
     progress : bool
+    allow_pickle : bool
+        Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
 
     Returns
     -------

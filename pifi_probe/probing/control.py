@@ -21,6 +21,7 @@ from pifi_probe.layers.extract import extract_from, pick_device
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.spec import layer_numbers
 from pifi_probe.layers.stem import Stem
+from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.variants import make_variant
 from pifi_probe.probing.words import Words, draw_words, once, twice
 from pifi_probe.progress import bar_options
@@ -48,6 +49,7 @@ class _Settings:
     words: str
 
 
+@pickle_on_request
 def positive_control(
     llm: str,
     layers: str | int | Sequence[int] | None = None,
@@ -62,6 +64,7 @@ def positive_control(
     device: str = "auto",
     cache: bool = True,
     progress: bool = True,
+    allow_pickle: bool = False,
 ) -> PositiveControl:
     """Measure on repeated random words what a layer's weights do that its twins do not.
 
@@ -96,6 +99,8 @@ def positive_control(
     cache : bool
         Keep what was measured of each layer (``PIFI_PROBE_CACHE``), and go on from there.
     progress : bool
+    allow_pickle : bool
+        Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
 
     Returns
     -------

@@ -22,6 +22,7 @@ from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.layers.tokenizer_files import vocabulary_digest
+from pifi_probe.permissions import pickle_on_request
 from pifi_probe.probing.chain_parts import Encoder, Texts
 from pifi_probe.probing.features import Features, llm_features
 from pifi_probe.probing.headroom_table import Headroom, build_headroom
@@ -40,6 +41,7 @@ _VERSION = 2
 Floats = NDArray[np.float64]
 
 
+@pickle_on_request
 def headroom(
     slm: str | PreTrainedModel,
     llm: str,
@@ -53,6 +55,7 @@ def headroom(
     cache: bool = True,
     seed: int = 0,
     progress: bool = True,
+    allow_pickle: bool = False,
 ) -> Headroom:
     """Ask whether a language model knows anything of a task that the encoder does not, and where.
 
@@ -84,6 +87,8 @@ def headroom(
     seed : int
         Of rows and folds.
     progress : bool
+    allow_pickle : bool
+        Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
 
     Returns
     -------

@@ -51,7 +51,7 @@ def probe_plugin(
     settings: PluginProbeSettings = PLUGIN_PROBE,
     *,
     n: int = 1000,
-    layers: Layers = "all",
+    layers: Layers = None,
     estimators: str | Sequence[str] = "default",
     tokenizer: GivenTokenizer | None = None,
     llm_tokenizer: GivenTokenizer | None = None,
@@ -78,7 +78,7 @@ def probe_plugin(
         Everything else, with a default each.
     n : int
         Scored rows, drawn by class; the trained proxy is fitted to as many rows of the training split.
-    layers : "all" or sequence of int
+    layers : str, int or sequence of int, optional
         Negative ones count from the end.
     estimators : str or sequence of str
         "default", "all", or names: any that uses labels (its gain is measured), "usable_information" (by definition

@@ -41,7 +41,7 @@ def search(
     max_layers: int = 1,
     designs: Sequence[str] | None = None,
     modes: Sequence[Mapping[str, object]] = (),
-    texts: int | None = FIRST_PASS,
+    max_texts: int | None = FIRST_PASS,
     recipe: Recipe | None = None,
     study: str | Path | None = DATED,
     executor: str | Executor = "local",
@@ -86,7 +86,7 @@ def search(
         Of combinations; see `Space`. None: "mix", and "serial" for aligned chains.
     modes : sequence of mappings
         Alternatives to choose between, such as ``[{}, {"feed": "sequence"}]``; empty: the wiring as it is.
-    texts : int or None
+    max_texts : int or None
         A first pass: at most so many texts of each split. None: all.
     recipe : Recipe, optional
         Of a full run; its seed is not used.
@@ -150,11 +150,11 @@ def search(
     from pifi_probe.training.recipe import Recipe
 
     recipe = recipe if recipe is not None else Recipe()
-    if texts is not None and texts < 1:
-        raise SearchError(f"texts={texts}", where="texts", next="give a number above 0, or None for all")
+    if max_texts is not None and max_texts < 1:
+        raise SearchError(f"max_texts={max_texts}", where="max_texts", next="give a number above 0, or None for all")
     noted = store.noted("settings")
     begun = noted is not None and read_settings(noted, str(store.address))[0].task["fingerprint"] == task.fingerprint
-    whole, task = task, task if begun else first_pass(task, texts)
+    whole, task = task, task if begun else first_pass(task, max_texts)
     space = make_space(llm, layers, max_layers, designs, modes)
     settings = Settings.of(
         task,
@@ -187,7 +187,8 @@ def _said(task: Task, whole: Task) -> str:
         for name, split in task.splits.items()
         if len(split) < len(whole.splits[name])
     ]
-    return f"a first pass on {', '.join(sizes)} texts; texts=None (--texts 0) searches on all, in a study of its own"
+    more = "max_texts=None (--max-texts 0) searches on all, in a study of its own"
+    return f"a first pass on {', '.join(sizes)} texts; {more}"
 
 
 def _name_of(tokenizer: str | Path | None) -> str:

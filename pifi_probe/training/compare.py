@@ -94,6 +94,12 @@ def compare(
     metric = metric or known[0]
     if metric not in known:
         raise PifiProbeError(f"unknown metric {metric!r}", where="compare", next=f"use one of {', '.join(known)}")
+    if margin is not None and metric in SHARES and margin >= 1:
+        raise PifiProbeError(
+            f"margin={margin!r} is all that {metric} can differ by",
+            where="compare",
+            next="margin=0.01 is one point of accuracy",
+        )
     _check_alike(runs)
     arms = _grouped(runs)
     bases = {arm: _baseline_of(arm, arms, baseline) for arm in arms}
