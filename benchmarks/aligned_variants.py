@@ -17,7 +17,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from _common import claimed
 from aligned import CHAIN, LLM, PRECISION, SLM, STUDY
 
@@ -35,18 +34,11 @@ TASKS = ("movie-reviews", "product-reviews")
 def rounded(folder: Path, bits: int) -> str:
     """Write the donor's layers up to the chain's exit, their matrices rounded to so many bits; return the folder."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from tests.quantised import SCHEMES, is_packed, write
+    from tests.quantised import SCHEMES, first_layers, packed, write
 
     whole, scheme = load_whole(LLM), SCHEMES[f"gptq {bits}-bit"]
-    left_out = tuple(f".layers.{i}." for i in range(CHAIN[1] + 1, 1000))
-    stored: dict[str, torch.Tensor] = {}
-    for name, tensor in whole.model.state_dict().items():
-        if not any(part in name for part in left_out):
-            stored |= scheme.pack(name, tensor)[0] if is_packed(name, tensor) else {name: tensor}
-    config = whole.model.config.to_dict() | {"num_hidden_layers": CHAIN[1] + 1, "dtype": "float32"}
-    config |= {"quantization_config": dict(scheme.settings)}
-    write(folder, stored, config)
-    whole.tokenizer.save_pretrained(folder)
+    tensors, config = first_layers(whole, CHAIN[1] + 1)
+    write(folder, packed(scheme, tensors)[0], config | scheme.config, whole.tokenizer)
     return str(folder)
 
 

@@ -39,6 +39,11 @@ class Scheme:
     settings: Mapping[str, Any] = field(default_factory=dict)
     key: str = "quantization_config"
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a model's configuration says of the format."""
+        return {self.key: dict(self.settings)} if self.settings else {}
+
 
 # --- packing, bit by bit -----------------------------------------------------------------------------------------
 
@@ -420,21 +425,40 @@ def save_quantised(
 
     `change` renames or splits weights before they are packed; `sizes` replaces the usual ones.
     """
-    stored: Tensors = {}
-    plain: Tensors = {}
-    for name, tensor in change(_state(family, **sizes)).items():
-        if chosen(name, tensor):
-            packed, value = scheme.pack(name, tensor)
-            stored |= packed
-            plain[name] = value
-        else:
-            stored[name] = plain[name] = tensor
-    config = tiny_config(family, **sizes).to_dict() | {"dtype": "float32"}
-    write(folder, stored, config | ({scheme.key: dict(scheme.settings)} if scheme.settings else {}))
+    stored, plain = packed(scheme, change(_state(family, **sizes)), chosen)
+    write(folder, stored, tiny_config(family, **sizes).to_dict() | {"dtype": "float32"} | scheme.config)
     return plain
 
 
-def write(folder: Path, tensors: Tensors, config: Mapping[str, Any]) -> None:
+def packed(
+    scheme: Scheme, tensors: Mapping[str, torch.Tensor], chosen: Callable[[str, torch.Tensor], bool] = is_packed
+) -> tuple[Tensors, Tensors]:
+    """Return the tensors of a model as a format stores them, and what they stand for."""
+    stored: Tensors = {}
+    plain: Tensors = {}
+    for name, tensor in tensors.items():
+        if chosen(name, tensor):
+            parts, plain[name] = scheme.pack(name, tensor)
+            stored |= parts
+        else:
+            stored[name] = plain[name] = tensor
+    return stored, plain
+
+
+def first_layers(whole: Any, n_layers: int) -> tuple[Tensors, dict[str, Any]]:
+    """Return the weights and the configuration of a real model cut after its first layers, without its head."""
+    left_out = (*(f".layers.{i}." for i in range(n_layers, 1000)), "lm_head.weight")
+    tensors = {n: t.detach() for n, t in whole.model.state_dict().items() if not any(part in n for part in left_out)}
+    config = whole.model.config.to_dict() | {"num_hidden_layers": n_layers, "dtype": "float32"}
+    config.pop("quantization_config", None)
+    if config.get("layer_types"):
+        config["layer_types"] = config["layer_types"][:n_layers]
+    return tensors, json.loads(json.dumps(config, default=str))
+
+
+def write(folder: Path, tensors: Tensors, config: Mapping[str, Any], tokenizer: Any = None) -> None:
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if name != "lm_head.weight"}
     safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

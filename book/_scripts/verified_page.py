@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 import pifi_probe as pp
@@ -94,44 +93,24 @@ def called(model: str, name: str) -> str:
 
 def made_of(model: str, formats: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Verify the first layers of a model in each of some formats."""
-    from tests.quantised import SCHEMES, is_packed
+    from tests.quantised import SCHEMES, first_layers, packed, write
 
     whole = load_whole(model)
-    whole.model.config.num_hidden_layers = N_LAYERS
-    if getattr(whole.model.config, "layer_types", None):
-        whole.model.config.layer_types = whole.model.config.layer_types[:N_LAYERS]
-    left_out = (*(f".layers.{i}." for i in range(N_LAYERS, 100)), "lm_head.weight")
-    plain = {n: t for n, t in whole.model.state_dict().items() if not any(part in n for part in left_out)}
-    packed_names = [name for name, tensor in plain.items() if is_packed(name, tensor)]
+    plain, config = first_layers(whole, N_LAYERS)
     with tempfile.TemporaryDirectory(prefix="pifi-verified-") as folder:
         for name in formats:
-            dtype = PLAIN.get(name, torch.float32)
-            stored, meant = {key: tensor.to(dtype) for key, tensor in plain.items()}, dict(plain)
-            for weight in packed_names if name in SCHEMES else ():
-                packed, meant[weight] = SCHEMES[name].pack(weight, plain[weight])
-                del stored[weight]
-                stored |= packed
-            scheme = SCHEMES.get(name)
-            settings = {scheme.key: dict(scheme.settings)} if scheme and scheme.settings else {}
-            title = called(model, name)
+            title, scheme = called(model, name), SCHEMES.get(name)
             made, reference = Path(folder) / title, Path(folder) / "the weights that were packed"
-            save(made, whole, stored, {"dtype": str(dtype).removeprefix("torch.")} | settings)
             if scheme:
-                save(reference, whole, meant, {})
+                stored, meant = packed(scheme, plain)
+                write(made, stored, config | scheme.config, whole.tokenizer)
+                write(reference, meant, config, whole.tokenizer)
+            else:
+                dtype = {"dtype": str(PLAIN[name]).removeprefix("torch.")}
+                write(made, {key: one.to(PLAIN[name]) for key, one in plain.items()}, config | dtype, whole.tokenizer)
             found = pp.verify(str(made), reference=str(reference) if scheme else None)
             yield done(found) | {"model": title, "reference": found.reference.replace(f"{folder}/", "")}
             shutil.rmtree(made)
-
-
-def save(folder: Path, whole: Any, tensors: dict[str, torch.Tensor], settings: dict[str, Any]) -> None:
-    """Write a checkpoint with the model's own configuration and tokenizer."""
-    folder.mkdir(exist_ok=True)
-    config = whole.model.config.to_dict()
-    config.pop("quantization_config", None)
-    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32", **settings}, default=str))
-    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
-    whole.tokenizer.save_pretrained(folder)
 
 
 def done(found: Verified) -> dict[str, Any]:
