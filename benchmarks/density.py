@@ -3,7 +3,7 @@
 The paper supposes that a deeper language model spreads what it knows over more layers, so that each one holds less.
 Measured here: NLL(h) - NLL([h; z]), where h is the encoder's vector, z = layer(x) - x is what the layer makes of it, x
 is h brought to the layer's own input by a ridge regression fitted on texts that are not scored, and the NLL is that of
-cross-fitted logistic regressions (`pifi_probe.probing.estimators`, "usable_information"). For k layers their z lie side
+cross-fitted logistic regressions (`pifi_probe.scoring.estimators`, "usable_information"). For k layers their z lie side
 by side. Every set of layers has a twin of shuffled weights: only the difference speaks of what training put there.
 
     python benchmarks/density.py
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.plugin.variants import make_variant
-from pifi_probe.probing import estimators
 from pifi_probe.probing.features import llm_features, scoring_rows, slm_features
 from pifi_probe.probing.layer_scores import branch, layers_of
-from pifi_probe.probing.projections import Pairs, matched, project
-from pifi_probe.probing.spectrum import centred
 from pifi_probe.probing.warm import other_rows
+from pifi_probe.scoring import estimators
+from pifi_probe.scoring.projections import Pairs, matched, project
+from pifi_probe.scoring.spectrum import centred
 from pifi_probe.stats import mean_interval
 from pifi_probe.tasks import load_task
 

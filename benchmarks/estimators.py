@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from _common import Usage, in_child, interleave, parser, ratio, record, spread, target
 
-from pifi_probe.probing import estimators
-from pifi_probe.probing.folds import fold_pairs, stratified_folds
-from pifi_probe.probing.linear import L2_GRID, cross_validated
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring import estimators
+from pifi_probe.scoring.folds import fold_pairs, stratified_folds
+from pifi_probe.scoring.linear import L2_GRID, cross_validated
+from pifi_probe.scoring.spectrum import Spectrum
 
 N, D, D_OTHER = 1000, 576, 384
 SIZES = {"N": [250, 500, 1000, 2000], "D": [144, 288, 576, 1152, 2304]}

@@ -204,7 +204,7 @@ def scikit_learns_loop(scaled: bool, choosing: bool) -> Callable[..., dict[str, 
     from sklearn.preprocessing import StandardScaler
     from transformers import AutoModel, AutoTokenizer
 
-    from pifi_probe.probing.linear import L2_GRID
+    from pifi_probe.scoring.linear import L2_GRID
 
     @torch.no_grad()
     def run(rows: Rows, folder: str, limit: float | None = None) -> dict[str, Any]:

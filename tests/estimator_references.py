@@ -17,10 +17,10 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestCentroid, NearestNeighbors
 from sklearn.neural_network import MLPClassifier
 
-from pifi_probe.probing.estimators.coding import _order
-from pifi_probe.probing.folds import stratified_folds
-from pifi_probe.probing.linear import L2_GRID
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.coding import _order
+from pifi_probe.scoring.folds import stratified_folds
+from pifi_probe.scoring.linear import L2_GRID
+from pifi_probe.scoring.spectrum import Spectrum
 from tests.planted import Sample
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pifi_probe.probing import estimators
+from pifi_probe.scoring import estimators
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing import estimators
-from pifi_probe.probing.estimators import Scored, as_labels, registry
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring import estimators
+from pifi_probe.scoring.estimators import Scored, as_labels, registry
+from pifi_probe.scoring.spectrum import Spectrum
 from tests.planted import call, sample
 
 EVERY = estimators.names()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing import estimators, intervals, null
-from pifi_probe.probing.estimators import as_labels, geometry, memory, names, neighbours, resolve
 from pifi_probe.probing.probe import applicable
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring import estimators, intervals, null
+from pifi_probe.scoring.estimators import as_labels, geometry, memory, names, neighbours, resolve
+from pifi_probe.scoring.spectrum import Spectrum
 
 DIM, CLASSES = 64, 4
 
@@ -25,10 +25,11 @@ def drawn(n: int, dim: int = DIM, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 SCRIPT = """
 import sys, numpy as np
-from pifi_probe.probing.probe import applicable, score_points
+from pifi_probe.scoring.points import score_points
+from pifi_probe.probing.probe import applicable
 from pifi_probe.probing.building import build_table
 from pifi_probe.probing.feature_set import Features
-from pifi_probe.probing.estimators import resolve, get, as_labels
+from pifi_probe.scoring.estimators import resolve, get, as_labels
 from pifi_probe.tasks.task import Split
 import torch
 torch.set_num_threads(1)

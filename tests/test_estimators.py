@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pifi_probe.probing import estimators
-from pifi_probe.probing.estimators.evidence import log_evidence
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring import estimators
+from pifi_probe.scoring.estimators.evidence import log_evidence
+from pifi_probe.scoring.spectrum import Spectrum
 from tests import estimator_references as references
 from tests.planted import Sample, better, call, sample, second
 

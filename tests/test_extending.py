@@ -22,7 +22,7 @@ from pifi_probe.layers.formats import registry as format_registry
 from pifi_probe.plugin.base import PiFiEncoderModel
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.registry import HEADS
-from pifi_probe.probing.estimators import registry
+from pifi_probe.scoring.estimators import registry
 from pifi_probe.selection.strategies import STRATEGIES, Base
 from tests import runs, slm
 from tests.test_search import search

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from pifi_probe.errors import CorruptFileError
-from pifi_probe.probing.building import Measured, build_table
+from pifi_probe.probing.building import build_table
 from pifi_probe.probing.table import ProbeTable
+from pifi_probe.scoring.points import Measured
 from pifi_probe.selection.database import Address
 from pifi_probe.selection.settings import Settings, note_source, read_n_train
 from pifi_probe.selection.store import Store

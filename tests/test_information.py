@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.estimators.information import usable_information
-from pifi_probe.probing.estimators.logistic import logistic_accuracy, logistic_nll
-from pifi_probe.probing.linear import cross_validated
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.information import usable_information
+from pifi_probe.scoring.estimators.logistic import logistic_accuracy, logistic_nll
+from pifi_probe.scoring.linear import cross_validated
+from pifi_probe.scoring.spectrum import Spectrum
 
 Floats = NDArray[np.float64]
 EVERY = [logistic_accuracy, logistic_nll, usable_information]

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing import newton
-from pifi_probe.probing.folds import fold_pairs, stratified_folds
-from pifi_probe.probing.linear import cross_validated, fit_logistic
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring import newton
+from pifi_probe.scoring.folds import fold_pairs, stratified_folds
+from pifi_probe.scoring.linear import cross_validated, fit_logistic
+from pifi_probe.scoring.spectrum import Spectrum
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]

@@ -10,9 +10,9 @@ import torch
 from torch.func import functional_call, jacrev
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.estimators import ridge_accuracy, ridge_mse
 from pifi_probe.probing.frozen_arms import CONTROLS, Tail, make_arm, make_tail
 from pifi_probe.probing.ntk import kernel_spectrum, ntk
+from pifi_probe.scoring.estimators import ridge_accuracy, ridge_mse
 from tests.runs import Parts
 
 K, N = 3, 14

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing import estimators
-from pifi_probe.probing.estimators import registry
-from pifi_probe.probing.null import permutation_null, permutations
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring import estimators
+from pifi_probe.scoring.estimators import registry
+from pifi_probe.scoring.null import permutation_null, permutations
+from pifi_probe.scoring.spectrum import Spectrum
 from tests.planted import better, sample
 
 BATCHED = [name for name in estimators.names() if estimators.get(name).permuted is not None]

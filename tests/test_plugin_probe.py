@@ -17,15 +17,15 @@ from pifi_probe.errors import EstimatorError, LayerIndexError, PlugInError, Task
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.probing import layer_scores, plugin_probe, plugin_scores, warm
-from pifi_probe.probing.estimators import get, ridge_accuracy
 from pifi_probe.probing.features import scoring_rows, slm_features
 from pifi_probe.probing.gains import beside
 from pifi_probe.probing.ntk import ntk
 from pifi_probe.probing.plugin_probe import probe_plugin
-from pifi_probe.probing.projections import project
-from pifi_probe.probing.spectrum import centred
 from pifi_probe.probing.table import ProbeTable
 from pifi_probe.probing.warm import other_rows
+from pifi_probe.scoring.estimators import get, ridge_accuracy
+from pifi_probe.scoring.projections import project
+from pifi_probe.scoring.spectrum import centred
 from pifi_probe.tasks import Split, Task
 from tests import slm, tiny
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 import pifi_probe as pp
 from pifi_probe.errors import EstimatorError, PifiProbeError, TaskError
-from pifi_probe.probing import estimators
 from pifi_probe.probing import probe as module
-from pifi_probe.probing.intervals import stratified_fifths
-from pifi_probe.probing.null import permutation_null
+from pifi_probe.scoring import estimators
+from pifi_probe.scoring.intervals import stratified_fifths
+from pifi_probe.scoring.null import permutation_null
 from pifi_probe.tasks import Split, Task
 from tests import slm, tiny
 

@@ -8,7 +8,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.linear_model import RidgeCV
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.projections import PENALTIES, PROJECTIONS, Pairs, matched, project
+from pifi_probe.scoring.projections import PENALTIES, PROJECTIONS, Pairs, matched, project
 
 D_SLM, D_LLM = 12, 20
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import pifi_probe
 
 PACKAGE = Path(pifi_probe.__file__).parent
@@ -23,7 +25,7 @@ assets
 models_table
 stats
 ranking two_way
-differences
+differences scoring
 ladder
 reporting
 telling
@@ -83,6 +85,53 @@ def test_no_room_imports_a_higher_one() -> None:
                 upwards[place, other] = True
     assert seen > 500, "the walk has found the imports"
     assert set(upwards) == set(ALLOWED)
+
+
+def names_types_only(node: ast.AST) -> bool:
+    """Whether this is what only a type checker reads."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imported(node: ast.AST, modules: set[str]) -> Iterator[str]:
+    """Yield those of some modules that are imported below a node when the code runs, wherever it does so."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ImportFrom) and child.module:
+            names = [f"{child.module}.{alias.name}" for alias in child.names]
+            yield from {name if name in modules else child.module for name in names} & modules
+        if not names_types_only(child):
+            yield from imported(child, modules)
+
+
+def floors_of(room: str) -> dict[str, int]:
+    """Return the floor of every module of a room: one above the highest that it imports."""
+    files = {file.relative_to(PACKAGE.parent).with_suffix(""): file for file in (PACKAGE / room).rglob("*.py")}
+    modules = {".".join(path.parts).removesuffix(".__init__"): file for path, file in files.items()}
+    below = {
+        name: set(imported(ast.parse(file.read_text(encoding="utf-8")), set(modules))) - {name}
+        for name, file in modules.items()
+    }
+    floors: dict[str, int] = {}
+    while len(floors) < len(modules):
+        found = {
+            name: 1 + max((floors[one] for one in below[name]), default=0)
+            for name in modules.keys() - floors.keys()
+            if below[name] <= floors.keys()
+        }
+        assert found, f"{sorted(modules.keys() - floors.keys())} import one another"
+        floors |= found
+    return floors
+
+
+@pytest.mark.parametrize("room", ["scoring", "probing"])
+def test_what_scores_layers_is_a_house_of_seven_floors(room: str) -> None:
+    floors = floors_of(room)
+    assert len(floors) > 20
+    assert {name: floor for name, floor in floors.items() if floor > 7} == {}
+
+
+def test_scores_know_no_language_model() -> None:
+    rooms = {other for file in (PACKAGE / "scoring").rglob("*.py") for other in imports(file)}
+    assert rooms == {"errors", "progress", "scoring", "stats"}
 
 
 # asked of an encoder in `encoders.py` alone; `layers/` reads donors, and the other two write or bound a configuration

@@ -10,7 +10,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.spectrum import Spectrum
 
 SHAPES = [(30, 80), (80, 30), (40, 40)]
 

@@ -15,10 +15,13 @@ import pandas as pd
 import pytest
 
 from pifi_probe.errors import CorruptFileError, PifiProbeError, SaveError
-from pifi_probe.probing import intervals, summary
-from pifi_probe.probing.table import Kind, Measured, ProbeTable, build_table
+from pifi_probe.probing import summary
+from pifi_probe.probing.building import build_table
+from pifi_probe.probing.table import ProbeTable
 from pifi_probe.reporting import depths
 from pifi_probe.reporting.plots import INK, to_svg
+from pifi_probe.scoring import intervals
+from pifi_probe.scoring.points import Kind, Measured
 
 N = 200
 KINDS = {

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pifi_probe.probing.threads import side_by_side
+from pifi_probe.scoring.threads import side_by_side
 
 
 @pytest.fixture(params=[1, 2])

@@ -23,8 +23,8 @@ from matplotlib import pyplot as plt
 import pifi_probe as pp
 from pifi_probe import checks
 from pifi_probe.experiments.whole import load_whole
-from pifi_probe.probing import estimators
 from pifi_probe.probing.table import ProbeTable
+from pifi_probe.scoring import estimators
 
 checks.start("07", seed=0)
 
@@ -271,7 +271,7 @@ assert above > 0
 # **Checkpoint.** The arithmetic, once by hand, for depth 15:
 
 # %%
-from pifi_probe.probing.spectrum import Spectrum  # noqa: E402
+from pifi_probe.scoring.spectrum import Spectrum  # noqa: E402
 
 spectrum = Spectrum.of(z)
 score = estimators.ridge_accuracy(z, labels, spectrum=spectrum)

@@ -24,9 +24,9 @@ import pifi_probe as pp
 from pifi_probe import checks
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.plugin.variants import make_variant
-from pifi_probe.probing import estimators
 from pifi_probe.probing.features import slm_features
 from pifi_probe.probing.table import ProbeTable
+from pifi_probe.scoring import estimators
 
 checks.start("08", seed=0)
 

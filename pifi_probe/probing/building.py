@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.probing.intervals import (
+from pifi_probe.probing.table import DTYPES, ProbeTable, series_name
+from pifi_probe.scoring.intervals import (
     N_FIFTHS,
     adjusted_p_values,
     best_by_fifths,
@@ -19,90 +19,14 @@ from pifi_probe.probing.intervals import (
     example_half_widths,
     fifth_half_width,
 )
+from pifi_probe.scoring.points import Kind, Measured
 from pifi_probe.stats import MIN_SEEDS, holm
 
-if TYPE_CHECKING:
-    from pifi_probe.probing.table import ProbeTable
-
-__all__ = ["Kind", "Measured", "build_table", "series_name"]
+__all__ = ["build_table"]
 
 Floats = NDArray[np.float64]
 Group = tuple[str, str, str]  # estimator, projection, arm
 BY_FIFTHS = "95 % from five disjoint fifths (t, 4 degrees of freedom; assumes spread falls as 1/sqrt(n))"
-DTYPES = {
-    "family": "str",
-    "estimator": "str",
-    "projection": "str",
-    "arm": "str",
-    "depth": "Int64",
-    "layer": "Int64",
-    "position": "str",
-    "value": "float64",
-    "low": "float64",
-    "high": "float64",
-    "interval": "str",
-    "null_mean": "float64",
-    "null_high": "float64",
-    "p_value": "float64",
-    "p_adjusted": "float64",
-    "selectivity": "float64",
-    "in_best_set": "bool",
-    "n": "int64",
-    "unit": "str",
-    "note": "str",
-}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a reader must know of an estimator: a title, the unit of its values, and which direction is better."""
-
-    title: str
-    unit: str
-    larger_is_better: bool
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One estimator at one place.
-
-    Parameters
-    ----------
-    estimator : str
-        Its name in the registry, or in the `kinds` that `build_table` is given.
-    value : float
-        The score; NaN where the estimator could not say anything, with the reason in `note`.
-    depth : int or None
-        0 to L; None for a control without a layer.
-    layer : int or None
-        Index of the layer that the row belongs to.
-    position : {"input", "output"}
-        Of that layer.
-    arm : str
-        "real" (the layer itself), "real - shuffled", or a control.
-    projection : str
-        How the encoder's vectors came to the layer's width; empty for own states.
-    per_example : array of float, shape (N,) or (S, N), optional
-        Scores of each example (and seed), in the unit of `value`, which is their mean.
-    fifths : array of float, shape (5,), optional
-        The estimator on five disjoint stratified fifths of the examples, the same for all layers.
-    null : array of float, shape (P,), optional
-        The estimator under permuted labels; the same permutations for all layers.
-    note : str
-        What a reader of this row must know.
-    """
-
-    estimator: str
-    value: float
-    depth: int | None
-    layer: int | None
-    position: str = "input"
-    arm: str = "real"
-    projection: str = ""
-    per_example: Floats | None = None
-    fifths: Floats | None = None
-    null: Floats | None = None
-    note: str = ""
 
 
 def build_table(
@@ -143,7 +67,6 @@ def build_table(
     """
     import pandas as pd
 
-    from pifi_probe.probing.table import ProbeTable
     from pifi_probe.provenance import collect
 
     if not measured:
@@ -167,13 +90,8 @@ def build_table(
     )
 
 
-def series_name(estimator: str, projection: str, arm: str) -> str:
-    """Return the name of a series: ``"ridge_accuracy"``, or ``"ridge_accuracy, random, shuffled"``."""
-    return ", ".join(part for part in (estimator, projection, "" if arm == "real" else arm) if part)
-
-
 def _registered(name: str) -> Kind:
-    from pifi_probe.probing.estimators import registry
+    from pifi_probe.scoring.estimators import registry
 
     found = registry.get(name)
     return Kind(found.title, found.unit, found.larger_is_better)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from pifi_probe.alignment.readout import fit_block
-from pifi_probe.probing.building import Kind, Measured
-from pifi_probe.probing.threads import side_by_side
 from pifi_probe.progress import bar_options
+from pifi_probe.scoring.points import Kind, Measured
+from pifi_probe.scoring.threads import side_by_side
 from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.tasks.task import nested_order
 

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.building import Kind, Measured
-from pifi_probe.probing.estimators import Estimator, get, names, resolve
 from pifi_probe.probing.feature_set import Features
-from pifi_probe.probing.probe import score_points
-from pifi_probe.probing.spectrum import centred
+from pifi_probe.scoring.estimators import Estimator, get, names, resolve
+from pifi_probe.scoring.points import Kind, Measured, score_points
+from pifi_probe.scoring.spectrum import centred
 from pifi_probe.tasks.task import Split
 
 __all__ = ["LIKENESS", "Score", "Scorer", "applicable", "arms_of", "beside", "encoder_rows", "gain_kinds", "mean_of"]

@@ -27,9 +27,9 @@ from pifi_probe.probing.chain_parts import Encoder, Texts
 from pifi_probe.probing.features import Features, llm_features
 from pifi_probe.probing.headroom_table import Headroom, build_headroom
 from pifi_probe.probing.rows import scoring_rows
-from pifi_probe.probing.threads import side_by_side
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import collect
+from pifi_probe.scoring.threads import side_by_side
 from pifi_probe.tasks.task import Task
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe

@@ -17,12 +17,12 @@ from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import measure_profile, residual_rms
 from pifi_probe.plugin.variants import make_variant
-from pifi_probe.probing.building import Measured
-from pifi_probe.probing.estimators import Estimator
 from pifi_probe.probing.feature_set import Features
 from pifi_probe.probing.gains import Score, Scorer, arms_of, beside, encoder_rows, mean_of
-from pifi_probe.probing.intervals import N_FIFTHS
-from pifi_probe.probing.projections import DRAWN, Pairs, matched, project
+from pifi_probe.scoring.estimators import Estimator
+from pifi_probe.scoring.intervals import N_FIFTHS
+from pifi_probe.scoring.points import Measured
+from pifi_probe.scoring.projections import DRAWN, Pairs, matched, project
 
 __all__ = [
     "Alignment",

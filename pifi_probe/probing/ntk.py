@@ -18,7 +18,7 @@ from torch import nn
 
 from pifi_probe.errors import EstimatorError
 from pifi_probe.probing.frozen_arms import Tail
-from pifi_probe.probing.spectrum import RANK_CUT, Spectrum
+from pifi_probe.scoring.spectrum import RANK_CUT, Spectrum
 
 __all__ = ["kernel_spectrum", "ntk"]
 

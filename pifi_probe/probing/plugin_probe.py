@@ -17,19 +17,20 @@ from pifi_probe.layers.spec import Layers, layer_numbers, parse_model
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.config import WIRINGS, pooled_wirings
-from pifi_probe.probing.building import Measured, build_table
-from pifi_probe.probing.estimators import as_labels
+from pifi_probe.probing.building import build_table
 from pifi_probe.probing.feature_set import Features
 from pifi_probe.probing.features import llm_features, scoring_rows, slm_features
 from pifi_probe.probing.frozen_slm import LEARNING_RATE, Vectors
 from pifi_probe.probing.gains import Scorer, applicable, gain_kinds
 from pifi_probe.probing.layer_scores import Alignment, LayerScores, PluginScores, layers_of
 from pifi_probe.probing.plugin_scores import KINDS, MOST_NTK, NTK, RIDGES, NTKScores, TrainedScores
-from pifi_probe.probing.projections import MIN_PAIRS, PROJECTIONS
 from pifi_probe.probing.settings import PLUGIN_PROBE, PluginProbeSettings
 from pifi_probe.probing.warm import other_rows, warm_encoder
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import PeakMemory, collect
+from pifi_probe.scoring.estimators import as_labels
+from pifi_probe.scoring.points import Measured
+from pifi_probe.scoring.projections import MIN_PAIRS, PROJECTIONS
 from pifi_probe.tasks.task import Split, Task
 
 if TYPE_CHECKING:

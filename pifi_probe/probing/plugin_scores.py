@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from pifi_probe.plugin.build import N_CALIBRATION
-from pifi_probe.probing.building import Kind, Measured
-from pifi_probe.probing.estimators import ridge_accuracy, ridge_mse
 from pifi_probe.probing.frozen_arms import Arm, make_arm, make_tail
 from pifi_probe.probing.frozen_slm import Vectors, frozen_slm
 from pifi_probe.probing.gains import Score, Scorer, arms_of, encoder_rows
 from pifi_probe.probing.layer_scores import InContext
 from pifi_probe.probing.ntk import kernel_spectrum, ntk
+from pifi_probe.scoring.estimators import ridge_accuracy, ridge_mse
+from pifi_probe.scoring.points import Kind, Measured
 
 __all__ = ["KINDS", "MOST_NTK", "NTK", "RIDGES", "NTKScores", "TrainedScores"]
 

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from typing import TYPE_CHECKING
 
 from pifi_probe.errors import EstimatorError
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.probing.building import Measured, build_table
-from pifi_probe.probing.estimators import Estimator, as_labels, resolve
-from pifi_probe.probing.estimators.memory import refuse_too_large
-from pifi_probe.probing.features import Features, llm_features, tokens_in_words
+from pifi_probe.probing.building import build_table
+from pifi_probe.probing.features import llm_features, tokens_in_words
 from pifi_probe.probing.few_labels import kinds_with_few_labels, score_with_few_labels, sizes_of
-from pifi_probe.probing.folds import stratified_folds
-from pifi_probe.probing.intervals import N_FIFTHS, stratified_fifths
-from pifi_probe.probing.linear import CVResult, cross_validate
-from pifi_probe.probing.null import permutation_null
 from pifi_probe.probing.rows import scoring_rows
 from pifi_probe.probing.settings import PROBE, ProbeSettings
-from pifi_probe.probing.spectrum import Spectrum
-from pifi_probe.probing.threads import side_by_side
-from pifi_probe.progress import bar_options
 from pifi_probe.provenance import PeakMemory, collect
+from pifi_probe.scoring.estimators import Estimator, as_labels, resolve
+from pifi_probe.scoring.points import LOGISTIC, place_of_point, refuse_too_many, score_points
 from pifi_probe.tasks import Task
 
 if TYPE_CHECKING:
@@ -35,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["probe"]
 
-LOGISTIC = ("logistic_accuracy", "logistic_nll")
-MIN_PER_FIFTH = 2  # examples of each class that a fifth needs
 POSITION = (
     "depth p is the input of layer p; the last depth is the output of the last layer; all before the model's final norm"
 )
@@ -67,7 +54,7 @@ def probe(
     n : int
         Examples, drawn by class; with one `seed`, smaller draws are among larger ones.
     estimators : str or sequence of str
-        "default", "all", or names from `pifi_probe.probing.estimators`. Those that compare two feature sets do not
+        "default", "all", or names from `pifi_probe.scoring.estimators`. Those that compare two feature sets do not
         apply here.
     tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Another one than the model's own: a hub id, a folder, or the tokenizer.
@@ -129,7 +116,7 @@ def probe(
             seed=seed,
             progress=progress,
         )
-        places = [_place(features, point) for point in range(features.n_points)]
+        places = [place_of_point(features, point) for point in range(features.n_points)]
         measured += score_with_few_labels(
             features, labels, places, sizes, draws=settings.draws, seed=seed, progress=progress
         )
@@ -175,93 +162,6 @@ def applicable(wanted: str | Sequence[str]) -> list[Estimator]:
             next="leave it out, or use probe_plugin",
         )
     return [each for each in chosen if each.family != "pair"]
-
-
-def score_points(
-    features: Features,
-    labels: NDArray[np.int64],
-    chosen: Sequence[Estimator],
-    *,
-    n_permutations: int,
-    n_folds: int,
-    seed: int,
-    progress: bool = False,
-) -> list[Measured]:
-    """Score every point of `features` with every estimator; one point for each thread is in memory at a time."""
-    refuse_too_many(chosen, labels, features[0].shape[1])
-    single = [each for each in chosen if each.name not in LOGISTIC]
-    fifths = stratified_fifths(labels, seed)
-    folds = None  # of the logistic probe, the same at every point
-    if len(single) < len(chosen):
-        folds = stratified_folds(labels, n_folds, seed, keys=Spectrum.of(features[0]).squared_norms)
-
-    def score(point: int) -> list[Measured]:
-        states, place = features[point], _place(features, point)  # (N, d_llm)
-        spectrum = Spectrum.of(states)
-        parts = _fifths(states, labels, fifths) if single else []
-        found = [_score(each, states, labels, spectrum, parts, place, n_permutations, seed) for each in single]
-        if folds is not None:
-            found += _logistic(cross_validate(spectrum, labels, folds, name=f"depth {point}"), place)
-        return found
-
-    scored = side_by_side(score, range(features.n_points))
-    bar = tqdm(scored, total=features.n_points, desc="scores", leave=False, **bar_options(progress))
-    measured = [one for found in bar for one in found]
-    order = {each.name: i for i, each in enumerate(chosen)}
-    return sorted((one for one in measured if one.estimator in order), key=lambda one: order[one.estimator])
-
-
-def refuse_too_many(chosen: Sequence[Estimator], labels: NDArray[np.int64], dim: int = 1) -> None:
-    """Refuse, with the number, an estimator that would need more memory for so many examples than is free."""
-    for each in chosen:
-        refuse_too_large(each.name, each.memory, len(labels), dim, int(labels.max()) + 1)
-
-
-def _place(features: Features, point: int) -> dict[str, Any]:
-    """Return depth, layer and position of a point: the input of layer `point`, or the output of the last one."""
-    last = features.n_points - 1
-    return {
-        "depth": point,
-        "layer": min(point, last - 1),
-        "position": "input" if point < last else "output",
-    }
-
-
-Part = tuple[NDArray[np.float32], NDArray[np.int64], Spectrum]
-
-
-def _fifths(states: NDArray[np.float32], labels: NDArray[np.int64], fifths: NDArray[np.int64]) -> list[Part]:
-    """Return features, labels and spectrum of each fifth; none where a class is too small to be in all of them."""
-    if np.bincount(labels).min() < N_FIFTHS * MIN_PER_FIFTH:
-        return []
-    kept = [fifths == number for number in range(N_FIFTHS)]
-    return [(states[rows], labels[rows], Spectrum.of(states[rows])) for rows in kept]
-
-
-def _score(
-    each: Estimator,
-    states: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    spectrum: Spectrum,
-    parts: list[Part],
-    place: dict[str, Any],
-    n_permutations: int,
-    seed: int,
-) -> Measured:
-    scored = each.score(states, labels, spectrum=spectrum)
-    fifths = null = None
-    if scored.per_example is None and parts:
-        fifths = np.array([each(x, y, spectrum=part) for x, y, part in parts])
-    if n_permutations and each.null and each.needs_labels:
-        null = permutation_null(each, states, labels, spectrum, n=n_permutations, seed=seed)
-    return Measured(each.name, scored.value, **place, per_example=scored.per_example, fifths=fifths, null=null)
-
-
-def _logistic(result: CVResult, place: dict[str, Any]) -> list[Measured]:
-    """Return both scores of one cross-validated fit."""
-    note = "" if result.converged else "a logistic fit did not converge: its score is not reliable"
-    scores = zip(LOGISTIC, (result.correct.astype(np.float64), result.nll), strict=True)
-    return [Measured(name, float(parts.mean()), **place, per_example=parts, note=note) for name, parts in scores]
 
 
 def _notes(chosen: Sequence[Estimator], n_permutations: int) -> list[str]:

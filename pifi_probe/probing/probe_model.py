@@ -35,10 +35,10 @@ from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.losses import sequence_loss
 from pifi_probe.pretrained import measure_config, reading_weights
 from pifi_probe.probing.features import llm_features, pool_tokens, tokens_in_words
-from pifi_probe.probing.folds import stratified_folds
-from pifi_probe.probing.linear import cross_validate, fit_logistic
 from pifi_probe.probing.rows import scoring_rows
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.folds import stratified_folds
+from pifi_probe.scoring.linear import cross_validate, fit_logistic
+from pifi_probe.scoring.spectrum import Spectrum
 from pifi_probe.tasks import EMBEDDED, Task, load_task
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.projections import PROJECTIONS
+from pifi_probe.scoring.projections import PROJECTIONS
 from pifi_probe.vocabulary import mode_of_today
 
 __all__ = ["PLUGIN_PROBE", "PROBE", "PluginProbeSettings", "ProbeSettings"]
@@ -108,7 +108,7 @@ class PluginProbeSettings(_Settings):
     split, max_tokens, n_folds, precision, device, batch_tokens, memory, cache
         As in `ProbeSettings`.
     projections : sequence of {"random", "moment", "ridge", "procrustes"}
-        How vectors come to the layer's width; see `pifi_probe.probing.projections`. All but "random" need the
+        How vectors come to the layer's width; see `pifi_probe.scoring.projections`. All but "random" need the
         language model's states of `n_alignment` other training texts, without their labels.
     n_draws : int
         Random projections (each with another shuffled twin) that are averaged.

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from pifi_probe.probing.building import Kind
     from pifi_probe.probing.table import ProbeTable
+    from pifi_probe.scoring.points import Kind
 
 __all__ = ["caption", "curves", "heatmap", "measured", "ranges", "summary", "to_html", "write_report"]
 

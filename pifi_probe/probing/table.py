@@ -18,8 +18,8 @@ from pifi_probe.bounds import MAX_LAYERS
 from pifi_probe.errors import CorruptFileError, PifiProbeError
 from pifi_probe.escaping import csv_text, one_line
 from pifi_probe.files import write_text
-from pifi_probe.probing.building import DTYPES, Kind, Measured, build_table, series_name
 from pifi_probe.reading import Refused, inflate, parse_json, read_json, typed
+from pifi_probe.scoring.points import Kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,16 +29,43 @@ if TYPE_CHECKING:
     from pifi_probe.reporting.terminal import Fitted
     from pifi_probe.tasks import Task
 
-__all__ = ["Kind", "Measured", "ProbeTable", "build_table"]
+__all__ = ["ProbeTable", "series_name"]
 
 FORMAT = 1
 MAX_VALUES = 2_000_000  # of a stored table
 HEADLINE = "real - shuffled"
+DTYPES = {
+    "family": "str",
+    "estimator": "str",
+    "projection": "str",
+    "arm": "str",
+    "depth": "Int64",
+    "layer": "Int64",
+    "position": "str",
+    "value": "float64",
+    "low": "float64",
+    "high": "float64",
+    "interval": "str",
+    "null_mean": "float64",
+    "null_high": "float64",
+    "p_value": "float64",
+    "p_adjusted": "float64",
+    "selectivity": "float64",
+    "in_best_set": "bool",
+    "n": "int64",
+    "unit": "str",
+    "note": "str",
+}
 CHANCE = (
     "Curves that are smooth over depth agree by chance: over 30 layers, |Kendall| between two unrelated smooth curves "
     "exceeds 0.44, 0.64 or 0.83 in one case of 20, where neighbours within 2, 4 or 8 layers are alike. Two estimators "
     "that read the same features are not independent witnesses either."
 )
+
+
+def series_name(estimator: str, projection: str, arm: str) -> str:
+    """Return the name of a series: ``"ridge_accuracy"``, or ``"ridge_accuracy, random, shuffled"``."""
+    return ", ".join(part for part in (estimator, projection, "" if arm == "real" else arm) if part)
 
 
 @dataclass(frozen=True)

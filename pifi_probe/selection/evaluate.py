@@ -48,7 +48,6 @@ from pifi_probe.layers.residual import residual_rms
 from pifi_probe.plugin.build import load_encoder, plug_in, tokenizer_for
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.probing.estimators import logme
 from pifi_probe.probing.features import slm_features
 from pifi_probe.probing.frozen_arms import CONTROLS as FROZEN_CONTROLS
 from pifi_probe.probing.frozen_arms import Arm, make_arm, make_tail
@@ -56,6 +55,7 @@ from pifi_probe.probing.frozen_slm import Vectors, frozen_slm
 from pifi_probe.probing.gains import beside
 from pifi_probe.probing.one_shot import train_one_shot
 from pifi_probe.probing.rows import scoring_rows
+from pifi_probe.scoring.estimators import logme
 from pifi_probe.selection.aligned import AlignedRuns
 from pifi_probe.selection.budget import Measure, Work
 from pifi_probe.selection.cached import LowerStates, blocks_of, truncate_encoder

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pifi_probe.probing.estimators.classes import Codes, Floats, indicators
-from pifi_probe.probing.estimators.registry import estimator
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.classes import Codes, Floats, indicators
+from pifi_probe.scoring.estimators.registry import estimator
+from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["Evidence", "log_evidence", "logme"]
 

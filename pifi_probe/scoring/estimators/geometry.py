@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.estimators.classes import Floats
-from pifi_probe.probing.estimators.neighbours import N_NEIGHBOURS, neighbour_weights
-from pifi_probe.probing.estimators.registry import Scored, estimator
-from pifi_probe.probing.spectrum import Spectrum, centred
+from pifi_probe.scoring.estimators.classes import Floats
+from pifi_probe.scoring.estimators.neighbours import N_NEIGHBOURS, neighbour_weights
+from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.spectrum import Spectrum, centred
 
 __all__ = ["cka", "effective_rank", "mutual_knn"]
 

@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Sequence
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.estimators.base import Estimator, Permuted, Scored
-from pifi_probe.probing.estimators.memory import Memory, linear
+from pifi_probe.scoring.estimators.base import Estimator, Permuted, Scored
+from pifi_probe.scoring.estimators.memory import Memory, linear
 
 __all__ = ["Estimator", "Scored", "estimator", "get", "names", "resolve"]
 

@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 
-from pifi_probe.probing.estimators.classes import Codes, Floats, chance
-from pifi_probe.probing.estimators.registry import Scored, estimator
-from pifi_probe.probing.folds import stratified_folds
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.classes import Codes, Floats, chance
+from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.folds import stratified_folds
+from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["mlp"]
 

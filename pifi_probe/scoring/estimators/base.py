@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.estimators.memory import Memory, linear, refuse_too_large
-from pifi_probe.probing.labels import as_labels
-from pifi_probe.probing.spectrum import Spectrum, as_features
+from pifi_probe.scoring.estimators.memory import Memory, linear, refuse_too_large
+from pifi_probe.scoring.labels import as_labels
+from pifi_probe.scoring.spectrum import Spectrum, as_features
 
 __all__ = ["Estimator", "Permuted", "Scored"]
 
@@ -49,7 +49,7 @@ class Estimator:
     Parameters
     ----------
     name : str
-        In the registry and as an attribute of ``pifi_probe.probing.estimators``.
+        In the registry and as an attribute of ``pifi_probe.scoring.estimators``.
     title : str
         For plots and tables.
     unit : str

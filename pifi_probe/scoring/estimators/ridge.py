@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pifi_probe.probing.estimators.classes import Codes, Floats, indicators
-from pifi_probe.probing.estimators.registry import Scored, estimator
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.classes import Codes, Floats, indicators
+from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["ridge_accuracy", "ridge_mse"]
 

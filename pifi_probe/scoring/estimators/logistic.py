@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pifi_probe.probing.estimators.classes import Codes, Floats
-from pifi_probe.probing.estimators.registry import Scored, estimator
-from pifi_probe.probing.linear import cross_validated
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.classes import Codes, Floats
+from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.linear import cross_validated
+from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["logistic_accuracy", "logistic_nll"]
 
@@ -27,7 +27,7 @@ def logistic_accuracy(
 ) -> Scored:
     """Share of examples whose class is the most probable one for a logistic regression fitted without their fold.
 
-    See `pifi_probe.probing.linear.cross_validated`, which fits all layers and gives this and `logistic_nll` at once.
+    See `pifi_probe.scoring.linear.cross_validated`, which fits all layers and gives this and `logistic_nll` at once.
     """
     return Scored.mean(cross_validated([spectrum], labels, n_folds=n_folds, seed=seed)[0].correct)
 
@@ -45,7 +45,7 @@ def logistic_accuracy(
 def logistic_nll(features: Floats, labels: Codes, *, spectrum: Spectrum, n_folds: int = 5, seed: int = 0) -> Scored:
     """Negative log-likelihood of the true classes under a logistic regression fitted without their fold.
 
-    See `pifi_probe.probing.linear.cross_validated`, which fits all layers and gives this and `logistic_accuracy` at
+    See `pifi_probe.scoring.linear.cross_validated`, which fits all layers and gives this and `logistic_accuracy` at
     once.
     """
     return Scored.mean(cross_validated([spectrum], labels, n_folds=n_folds, seed=seed)[0].nll)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pifi_probe.probing.estimators.classes import Codes, Floats
-from pifi_probe.probing.estimators.registry import estimator
-from pifi_probe.probing.linear import L2_GRID, fit_logistic
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.classes import Codes, Floats
+from pifi_probe.scoring.estimators.registry import estimator
+from pifi_probe.scoring.linear import L2_GRID, fit_logistic
+from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["mdl", "transrate"]
 

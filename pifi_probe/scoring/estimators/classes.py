@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pifi_probe.probing.estimators.registry import Scored
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.registry import Scored
+from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["ClassMeans", "chance", "class_means", "indicators"]
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.estimators import Estimator, as_labels, get
-from pifi_probe.probing.estimators.memory import BLOCK
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.memory import BLOCK
+from pifi_probe.scoring.estimators.registry import Estimator, get
+from pifi_probe.scoring.labels import as_labels
+from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["permutation_null", "permutations"]
 

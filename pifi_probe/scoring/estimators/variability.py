@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pifi_probe.probing.estimators.classes import Codes, Floats, class_means
-from pifi_probe.probing.estimators.hscore import shrinkage
-from pifi_probe.probing.estimators.registry import estimator
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.classes import Codes, Floats, class_means
+from pifi_probe.scoring.estimators.hscore import shrinkage
+from pifi_probe.scoring.estimators.registry import estimator
+from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["fisher_ratio", "hidden_state_variability"]
 

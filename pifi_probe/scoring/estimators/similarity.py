@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import scipy.stats
 
-from pifi_probe.probing.estimators.classes import Codes, Floats, class_means
-from pifi_probe.probing.estimators.memory import square
-from pifi_probe.probing.estimators.registry import estimator
-from pifi_probe.probing.estimators.ridge import leave_one_out
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.classes import Codes, Floats, class_means
+from pifi_probe.scoring.estimators.memory import square
+from pifi_probe.scoring.estimators.registry import estimator
+from pifi_probe.scoring.estimators.ridge import leave_one_out
+from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["gradient_coherence", "loes", "parc"]
 

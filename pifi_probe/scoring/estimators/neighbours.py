@@ -7,10 +7,10 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.estimators.classes import Codes, Floats, chance, class_means, indicators
-from pifi_probe.probing.estimators.memory import block_rows
-from pifi_probe.probing.estimators.registry import Scored, estimator
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.estimators.classes import Codes, Floats, chance, class_means, indicators
+from pifi_probe.scoring.estimators.memory import block_rows
+from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["knn", "nearest_mean", "neighbour_weights"]
 

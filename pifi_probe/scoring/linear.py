@@ -19,10 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.folds import fold_pairs, stratified_folds
-from pifi_probe.probing.labels import as_labels
-from pifi_probe.probing.newton import minimise
-from pifi_probe.probing.spectrum import Spectrum
+from pifi_probe.scoring.folds import fold_pairs, stratified_folds
+from pifi_probe.scoring.labels import as_labels
+from pifi_probe.scoring.newton import minimise
+from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["L2_GRID", "CVResult", "LogisticFit", "cross_validate", "cross_validated", "fit_logistic"]
 
@@ -242,7 +242,7 @@ def cross_validate(
     y : array of int, shape (N,)
         Classes 0..K-1, each with at least two examples.
     folds : array of int, shape (N,)
-        From `pifi_probe.probing.folds.stratified_folds`.
+        From `pifi_probe.scoring.folds.stratified_folds`.
     l2_grid : sequence of float
     name : str
         Of the feature set, for warnings.

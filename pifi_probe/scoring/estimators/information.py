@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pifi_probe.probing.estimators.classes import Codes, Floats
-from pifi_probe.probing.estimators.registry import Scored, estimator
-from pifi_probe.probing.linear import cross_validated
-from pifi_probe.probing.spectrum import Spectrum, centred
+from pifi_probe.scoring.estimators.classes import Codes, Floats
+from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.linear import cross_validated
+from pifi_probe.scoring.spectrum import Spectrum, centred
 
 __all__ = ["usable_information"]
 
