@@ -1,4 +1,4 @@
-"""Threads of the widgets: work goes on beside the notebook, and leaves off before Python ends."""
+"""Threads of the widgets: work goes on next to the notebook, and stops before Python ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["in_background"]
 
 logger = logging.getLogger(__name__)
 
-WAIT = 60.0  # seconds that Python waits for all of them at its end: they were asked to leave off
+WAIT = 60.0  # seconds that Python waits for all of them at its end: they were asked to stop
 
 _running: dict[threading.Thread, Callable[[], object] | None] = {}
 _lock = threading.Lock()
@@ -23,8 +23,8 @@ def in_background(
 ) -> threading.Thread:
     """Start work in a thread, and return the thread.
 
-    A thread that is still inside of a library when Python ends is torn out of it, and the whole process aborts.
-    So Python's end asks each to leave off, and waits for it.
+    A thread that is still inside a library when Python ends is torn out of it, and the whole process aborts.
+    So Python's end asks each to stop, and waits for it.
 
     Parameters
     ----------
@@ -59,6 +59,6 @@ def _end() -> None:
         try:
             leave_off()
         except Exception:
-            logger.debug("a thread could not be asked to leave off", exc_info=True)
+            logger.debug("a thread could not be asked to stop", exc_info=True)
     for thread in running:
         thread.join(max(0.0, until - time.monotonic()))

@@ -50,7 +50,8 @@ def cache_root() -> Path:
 
 def existing(name: str | Path) -> Path | None:
     """Return the path that `name` stands for where it exists, a leading ``~`` expanded; None for any other text."""
-    path = os.path.expanduser(name)  # unlike pathlib, both leave alone what is no path: an unknown ~user, a long text
+    # unlike pathlib, both leave alone what is not a path: an unknown ~user, a long text
+    path = os.path.expanduser(name)
     return Path(path) if str(name) and os.path.exists(path) else None
 
 

@@ -83,7 +83,7 @@ def _versions() -> dict[str, str]:
 
 def _git(folder: Path) -> dict[str, Any] | None:
     """Return commit and state of the checkout that holds this package; None for an installed copy."""
-    # an installed copy may lie inside of somebody else's checkout: only a tracked file makes it ours
+    # an installed copy may lie inside somebody else's checkout: only a tracked file makes it ours
     if _output("git", "-C", str(folder), "ls-files", "--error-unmatch", "errors.py") is None:
         return None
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")

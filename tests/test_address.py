@@ -92,16 +92,16 @@ def test_a_sqlite_url_and_a_path_are_one_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("study", "says"),
     [
-        ("sqlite:///s.db?timeout=soon", "no number of seconds"),
-        ("sqlite:///s.db?timeout=-1", "no number of seconds"),
+        ("sqlite:///s.db?timeout=soon", "not a number of seconds"),
+        ("sqlite:///s.db?timeout=-1", "not a number of seconds"),
         ("sqlite:///file:s.db?mode=ro&uri=true", "give the path of the file"),
-        ("", "no name of a file"),
-        ("a\0b.db", "no name of a file"),
-        ("a\nb.db", "no name of a file"),
-        (os.fsdecode(b"\xff.db"), "no name of a file"),
+        ("", "not the name of a file"),
+        ("a\0b.db", "not the name of a file"),
+        ("a\nb.db", "not the name of a file"),
+        (os.fsdecode(b"\xff.db"), "not the name of a file"),
         (".", "is a folder"),
-        ("postgresql://host:port/db", "no address of a database"),
-        ("://", "no address of a database"),
+        ("postgresql://host:port/db", "not the address of a database"),
+        ("://", "not the address of a database"),
     ],
 )
 def test_what_names_no_study_is_refused_and_leaves_nothing(

@@ -247,7 +247,7 @@ def control(*works: int, layers: int = 30, one_token: float = 0.1) -> PositiveCo
         (control(), 18, "sequence", "warn", "conclude nothing"),
         (control(17, 18), 18, "pooled", "warn", "one token at a time, even layer 17 of donor leaves 10.0 %"),
         (control(17, 18), 29, "sequence", "warn", "layers 17, 18 show one"),
-        (control(17, 18), 18, "sequence", "ok", "80.0 % read behind it, 40.0 % without it"),
+        (control(17, 18), 18, "sequence", "ok", "80.0 % read after it, 40.0 % without it"),
         (control(17, layers=18), 29, "sequence", "skipped", "has not been measured"),
     ],
 )

@@ -163,7 +163,7 @@ def test_a_budget_is_read(text: str | float, expected: tuple[float, str]) -> Non
 
 @pytest.mark.parametrize("text", ["", "much", "-3", "0", "2.5 trials", "3 weeks", "nan", "inf", "12m30"])
 def test_what_is_no_budget_is_refused(text: str) -> None:
-    with pytest.raises(SearchError, match="is no budget"):
+    with pytest.raises(SearchError, match="is not a budget"):
         Budget.parse(text)
 
 
@@ -303,7 +303,7 @@ def test_a_corrupt_study_says_so(tmp_path: Path, content: bytes | str) -> None:
         del store
         content = file.read_bytes()[: file.stat().st_size // 3]
     file.write_bytes(bytes(content))
-    with pytest.raises(CorruptFileError, match=r"no study, or a damaged one.*s\.db") as caught:
+    with pytest.raises(CorruptFileError, match=r"not a study, or it is damaged.*s\.db") as caught:
         Store.open(file).records()
     assert "\n" not in str(caught.value)
 
@@ -312,7 +312,7 @@ def test_a_corrupt_study_says_so(tmp_path: Path, content: bytes | str) -> None:
     ("study", "error", "says"),
     [
         ("missing.db", SearchError, "there is no study"),
-        ("nonsense://x", SearchError, "no address|not installed"),
+        ("nonsense://x", SearchError, "not the address|not installed"),
         ("postgresql://user:secret@localhost:1/db", SearchError, "driver|database failed"),
     ],
 )

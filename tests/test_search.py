@@ -223,7 +223,7 @@ def test_one_study_is_not_run_by_two_threads_at_once(stub: Valley) -> None:
 
     def again(event: events.Event) -> None:
         if isinstance(event, events.Started):
-            with pytest.raises(SearchError, match="runs already") as caught:
+            with pytest.raises(SearchError, match="already running") as caught:
                 event.study.resume()
             refused.append(caught.value)
 
@@ -427,7 +427,7 @@ def test_a_study_of_another_task_is_refused(stub: Valley, tmp_path: Path) -> Non
 
 def test_a_study_with_trials_is_refused_when_a_new_one_is_asked_for(stub: Valley, tmp_path: Path) -> None:
     search(tmp_path / "s.db", budget="2 trials", confirm=False)
-    with pytest.raises(SearchError, match="holds 2 trials already"):
+    with pytest.raises(SearchError, match="already holds 2 trials"):
         search(tmp_path / "s.db", resume=False)
 
 
@@ -435,7 +435,7 @@ def test_a_study_with_trials_is_refused_when_a_new_one_is_asked_for(stub: Valley
     ("options", "says"),
     [
         ({"strategy": "clever"}, "unknown strategy"),
-        ({"budget": "much"}, "is no budget"),
+        ({"budget": "much"}, "is not a budget"),
         ({"executor": "cloud"}, "unknown executor"),
         ({"workers": 0}, "0 workers"),
         ({"wiring": "own"}, "unknown wiring"),

@@ -96,7 +96,7 @@ def types_said(record: Mapping[str, Any]) -> str:
         "every layer of a tiny random model equals itself inside of its model, one token and 17, padding on either "
         "side, to a relative error of 1e-5 in float32. A type that a new version of transformers brings fails the "
         "test until it conforms or a reason is written down.",
-        f"Failed: {', '.join(f'`{name}`' for name in failed)}." if failed else "None that is offered failed.",
+        f"Failed: {', '.join(f'`{name}`' for name in failed)}." if failed else "None of those offered failed.",
         f"Not offered, {len(record['not offered'])} types:",
         "\n".join(["| because | types |", "| --- | --- |", *rows]),
         "Conforming: " + ", ".join(f"`{name}`" for name in passed) + ".",

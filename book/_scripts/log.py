@@ -76,8 +76,8 @@ def control(layer: int) -> Callable[[Record], str]:
         found = PositiveControl.from_dict(record["measurements"]["smollm2-135m"]["own states"]["control"])[layer]
         share = {arm: f"{100 * found.accuracy(arm).mean:.1f}" for arm in found.correct}
         return (
-            f"next words read: {share['real']} % behind it, {share['none']} % without it, {share['shuffled']} and "
-            f"{share['random']} % behind its twins, {share['one token']} % one token at a time"
+            f"next words read: {share['real']} % after it, {share['none']} % without it, {share['shuffled']} and "
+            f"{share['random']} % after its twins, {share['one token']} % one token at a time"
         )
 
     return said

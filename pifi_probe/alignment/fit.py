@@ -33,7 +33,7 @@ def match_tokens(ends: Sequence[int] | NDArray[np.int64], donor_ends: Sequence[i
     """Return for each token of an encoder the donor's token whose state it is to predict, by character spans.
 
     It is the first of the donor's tokens that has read the whole of the encoder's token; of several tokens for one
-    character, the last. The donor's first token is never meant: its state is that of an attention sink.
+    character, the last. The donor's first token is never the target: its state is that of an attention sink.
 
     Parameters
     ----------
@@ -130,10 +130,10 @@ def fit_interfaces(
     Notes
     -----
     ``min_W sum |W [f, 1] - y / rms(y)|² + penalty |W|²`` over all matched tokens, the constant not penalised. The
-    targets are divided by their own root mean square, since a few tokens with massive activations would else take
-    the fit (R² .07 in place of .75 on the positive control). Normal equations are accumulated batch by batch, so
-    memory does not grow with the number of texts. The penalty is the best of nine on a tenth of the texts, held out;
-    `Interface.r2` is measured there, then all texts are fitted.
+    targets are divided by their own root mean square, since otherwise a few tokens with massive activations would
+    dominate the fit (R² .07 in place of .75 on the positive control). Normal equations are accumulated batch by batch,
+    so memory does not grow with the number of texts. The penalty is the best of nine on a tenth of the texts, held
+    out; `Interface.r2` is measured there, then all texts are fitted.
     """
     every = slice(None)
     found = _summed(states, texts, checkpoint, entries, model, max_tokens, change, seed, device, progress, every)
@@ -281,7 +281,7 @@ def _plan(
         parts.append(_Part(Batch(ids, mask), tuple(matches)))
     if min(found) < 2:
         raise FeatureError(
-            f"{sum(found)} tokens of {len(texts)} texts can be paired between the two models: too few to align them",
+            f"{sum(found)} tokens of {len(texts)} texts can be paired between the two models, too few to align them",
             where=model,
             next="give more texts, or longer ones: those of a task's training split",
         )

@@ -61,7 +61,7 @@ class Interface:
     penalty : float
         Of the ridge regression.
     saw : mapping
-        What the fit has seen: texts, tokens, where from. Never labels, never test texts.
+        What the fit has seen: texts, tokens, and where they come from. Never labels, never test texts.
     """
 
     weight: torch.Tensor
@@ -140,7 +140,7 @@ class Interface:
         Raises
         ------
         CorruptFileError
-            If the file is missing or holds no interface.
+            If the file is missing or does not hold an interface.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -155,7 +155,7 @@ class Interface:
             return cls(**tensors, **asdict(facts))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CorruptFileError(
-                f"this is no interface: {error}", where=str(path), next="give a file that Interface.save wrote"
+                f"this is not an interface: {error}", where=str(path), next="give a file that Interface.save wrote"
             ) from error
 
     def __repr__(self) -> str:

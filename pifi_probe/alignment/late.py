@@ -1,4 +1,4 @@
-"""Late interaction: what the best match of every token says of a pair, without a parameter."""
+"""Late interaction: what the best match of every token says about a pair, without any parameters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def late_interaction(states: TokenStates) -> Floats:
     """Compare the two texts of each pair, token by token.
 
     Every token meets the most similar one of the other text (cosine; as ColBERT does, Khattab and Zaharia 2020, whose
-    score is the sum of these). It is the free alternative to layers in which two texts meet: what they add has to be
-    added to this.
+    score is the sum of these). It is the free alternative to layers in which two texts meet: such layers have to add
+    something on top of it.
 
     Parameters
     ----------

@@ -1,13 +1,13 @@
-"""A linear readout of several blocks of features by stacking, so that useless blocks do no harm.
+"""A linear readout of several blocks of features by stacking, so that useless blocks do not hurt.
 
-Each block gets a logistic regression of its own. What it says of a training text comes from a fit that has not seen
-the text, so that a block which only remembers gets no weight; a second, tiny logistic regression joins these
+Each block gets a logistic regression of its own. What it says about a training text comes from a fit that has not seen
+it, so that a block that merely memorises gets no weight; a second, tiny logistic regression joins these
 log-probabilities: one weight a block and an intercept for two classes, one weight a block and nothing else for more.
 No weight is negative: with a few dozen texts a fold's score can run against the truth by chance, and a block that is
-turned round for it answers wrongly where it would have been right. Where no block gets a weight, the first one speaks.
-(A free matrix over all classes and blocks has 800 numbers for 20 classes and two blocks; learnt from 100 texts it lost
-14 points to the better block alone.) Concatenating the raw features instead costs 1 to 3 points where one of the blocks
-is weak.
+turned round for it answers wrongly where it would have been right. Where no block gets a weight, the first one is used
+alone. (A free matrix over all classes and blocks has 800 numbers for 20 classes and two blocks; learnt from 100 texts
+it lost 14 points to the better block alone.) Concatenating the raw features instead costs 1 to 3 points where one of
+the blocks is weak.
 """
 
 from __future__ import annotations

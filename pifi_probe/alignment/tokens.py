@@ -45,7 +45,7 @@ class TokenStates:
     ends : array of int64, shape (T,)
         Character of the text (see `joined`) at which each token ends.
     pooled : array of float32, shape (N, 2 (L + 1) d_slm)
-        What the encoder alone knows of each text: at every depth the mean over its content tokens and the first
+        What the encoder alone knows about each text: at every depth the mean over its content tokens and the first
         token ([CLS]; of a decoder, the last one).
     second : array of int64, shape (N,), optional
         Of pairs whose texts were read apart (`apart`): tokens of a row before its second text. The last of them is
@@ -128,7 +128,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def encode(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: Sequence[str] | None, max_tokens: int
 ) -> Encoded:
-    """Tokenise texts, or pairs read together, and say at which character of `joined` every token ends.
+    """Tokenise texts, or pairs read together, and give the character of `joined` at which every token ends.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def encode(
     """
     if not tokenizer.is_fast:
         raise FeatureError(
-            "this tokenizer does not say at which characters its tokens lie, so no other tokenizer can be aligned",
+            "this tokenizer does not say at which characters its tokens lie, so nothing can be aligned with it",
             where=type(tokenizer).__name__,
             next="use a model with a tokenizer.json (a fast tokenizer)",
         )

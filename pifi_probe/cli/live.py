@@ -25,7 +25,7 @@ class Live:
     Attributes
     ----------
     reason : str
-        ``"paused"`` or ``"stopped"`` when the search left off early, else empty.
+        ``"paused"`` or ``"stopped"`` when the search stopped early, else empty.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:

@@ -228,7 +228,7 @@ def load_experiment(name: str) -> Experiment:
     Raises
     ------
     RecipeError
-        If there is none of this name, or the file is no experiment.
+        If there is none of this name, or the file is not an experiment.
     """
     import yaml
 

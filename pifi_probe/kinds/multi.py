@@ -71,7 +71,7 @@ class MultiLabel(Kind):
 
     @classmethod
     def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
-        """Refuse what is no tuple of different whole numbers below the number of labels."""
+        """Refuse what is not a tuple of different whole numbers below the number of labels."""
         labels = split.labels[row]
         if not isinstance(labels, tuple):
             return f"has labels that are a {type(labels).__name__}, not a tuple of whole numbers"

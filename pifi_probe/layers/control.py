@@ -39,7 +39,7 @@ VERSION = 1  # of the measurement: older results in the cache are not read
 
 @dataclass(frozen=True)
 class ControlRow:
-    """What can be read before and behind one layer, or one chain of them.
+    """What can be read before and after one layer, or one chain of them.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ class PositiveControl:
         what = "a foreign code through layers" if self.foreign else "layer"
         return (
             f"{self.model}, {what} {row.name}: on repeated random words {part['real']} of the next words can be read "
-            f"behind it, {part['none']} without it, {part['shuffled']} and {part['random']} behind its shuffled and "
+            f"after it, {part['none']} without it, {part['shuffled']} and {part['random']} after its shuffled and "
             f"random twins, {part['one token']} when it sees one token at a time."
         )
 

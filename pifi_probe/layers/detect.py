@@ -76,7 +76,7 @@ _NAMES = tuple(
 
 
 class _Watch(TorchDispatchMode):
-    """Marks what is computed, and notes what layers read that is no function of their own input."""
+    """Marks what is computed, and notes what layers read that is not a function of their own input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ def _of_module(watch: _Watch, name: str) -> tuple[Any, Any]:
 
 
 def missing_states(config: PretrainedConfig) -> Mapping[int, str]:
-    """Return for each layer that is no function of its input states what it needs beside them.
+    """Return for each layer that is not a function of its input states what it needs beside them.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def missing_states(config: PretrainedConfig) -> Mapping[int, str]:
     Raises
     ------
     UnsupportedFamilyError, CheckpointError
-        If the model cannot be built or run, or is no decoder.
+        If the model cannot be built or run, or is not a decoder.
     """
     text = f"{type(config).__module__} {type(config).__qualname__} {config.to_json_string(use_diff=False)}"
     key = hashlib.sha256(text.encode()).hexdigest()
@@ -301,7 +301,7 @@ def _examine(config: PretrainedConfig) -> Mapping[int, str]:
             raise
         except Exception as error:  # each family fails in its own way
             raise UnsupportedFamilyError(
-                f"the layers of {config.model_type!r} cannot be compared with themselves inside of their model: "
+                f"the layers of {config.model_type!r} cannot be compared with themselves inside their model: "
                 f"{type(error).__name__}: {error}",
                 where="the model, run on random tokens",
                 next="take a model of a type listed on the compatibility page",
@@ -338,7 +338,7 @@ def _mask() -> torch.Tensor:
 
 
 def _compare(config: PretrainedConfig, base: PreTrainedModel, watch: _Watch) -> None:
-    """Compare each layer in its shell with itself inside of the model, and see that it reads from left to right."""
+    """Compare each layer in its shell with itself inside the model, and see that it reads from left to right."""
     mask = _mask().bool()
     for index in sorted(watch.outputs.keys() - watch.missing.keys()):
         states, inside = watch.inputs[index], watch.outputs[index]

@@ -1,4 +1,4 @@
-"""`probe_chain`: what a chain of a language model's layers adds to a frozen encoder, next to every twin of it."""
+"""`probe_chain`: what a chain of a language model's layers adds to a frozen encoder, next to each of its twins."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def probe_chain(
     arms : sequence of str
         "encoder": its own features alone (mean and first token of all its layers). "interface": the interface
         without a layer. "real": the donor's layers. "shuffled", "random": the same layers with their entries
-        permuted, or drawn afresh with the same mean and spread. Further ones take a condition from the real layers:
-        "one token", each token a sequence of its own; "unaligned", behind an interface of random weights of the
-        fitted one's size.
+        permuted, or drawn afresh with the same mean and spread. Further arms take one condition away from the real
+        layers: "one token", each token a sequence of its own; "unaligned", behind an interface of random weights of
+        the fitted one's size.
     twins : int
         Draws of each twin; their scores are averaged, example by example.
     own_interfaces : bool
@@ -152,7 +152,7 @@ def probe_chain(
     TaskError
         If the task has no class a row or lacks a split, or a fraction has too few labels.
     PlugInError
-        If the layers are not of the donor, an arm is unknown, or a number is below 1.
+        If the layers are not the donor's, an arm is unknown, or a number is below 1.
     FeatureError
         If the tokenizers cannot be aligned or a state is not finite.
 
@@ -248,7 +248,7 @@ def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tup
     Raises
     ------
     PlugInError
-        If this names no chain of the model.
+        If this does not name a chain of the model.
     """
     found: Sequence[int] = ()
     if isinstance(layers, tuple) and len(layers) == 2:
@@ -261,7 +261,7 @@ def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tup
             found = layer_numbers(layers, n_layers, llm)
     if not found or list(found) != list(range(found[0], found[0] + len(found))):
         raise PlugInError(
-            f"{layers!r} names no chain of layers: {llm} has layers 0 to {n_layers - 1}",
+            f"{layers!r} does not name a chain of layers: {llm} has layers 0 to {n_layers - 1}",
             where="layers",
             next='give first and last layer, such as "8-14"',
         )
@@ -300,7 +300,7 @@ def _check_interaction(interaction: str, task: Task, references: Sequence[str]) 
         )
     if interaction == "layer" and set(references) - {"donor"}:
         raise PlugInError(
-            "trained references and the encoder twice read one text a row",
+            "trained references and the encoder twice read one text per row",
             where="references",
             next='with interaction="layer" ask for "donor" only',
         )
@@ -326,7 +326,7 @@ def _rows(
         whole = replace(other, splits={"test": _joined(other)})
         found[other.name] = _at_most(shift_view(whole, task)[0], "test", n_test, seed)
     if len(found) != 1 + len(tests):
-        raise TaskError("two tests have the same name", where="tests", next="give each its own name")
+        raise TaskError("two tests have the same name", where="tests", next="give each test its own name")
     return train, found
 
 

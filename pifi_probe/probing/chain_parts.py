@@ -146,7 +146,7 @@ class Texts:
             "layers": [layer.card.sha256 for layer in layers],
             "model": interface.donor,
         }
-        if layers:  # numbers that are no weights, such as the base of rotary positions
+        if layers:  # numbers that are not weights, such as the base of rotary positions
             key["config"] = _digest(layers[0].donor_config.to_json_string(use_diff=False))
         device, precision = self.encoder.device, self.encoder.precision
         if layers and precision != "float32":

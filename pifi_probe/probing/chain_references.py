@@ -1,4 +1,4 @@
-"""What could stand in a chain's place: trained weights as many as it has, or the encoder once more."""
+"""What could stand in a chain's place: as many trained weights as it has, or the encoder once more."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Trained:
     Parameters
     ----------
     held : array of int, shape (M,)
-        Places of the labelled texts that it was not trained on.
+        Positions of the labelled texts that it was not trained on.
     out_of_fold : array, shape (M, K)
         Log-probabilities of these.
     said : dict of str to array, shape (N, K)
@@ -64,7 +64,7 @@ def train_in_place(
     """Train a block behind the interface, in the place of a chain and with as many weights as it has.
 
     The block and a linear readout of what `read_out` pools are trained on three of four labelled texts (AdamW, four
-    epochs); the others choose the epoch and give the weights of the stack. Both favour the block.
+    epochs); the others choose the epoch and give the weights of the stack. Both choices favour the block.
 
     Parameters
     ----------

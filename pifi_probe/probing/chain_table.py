@@ -148,7 +148,7 @@ class ChainTable:
 
     @property
     def answer(self) -> str:
-        """What the chain adds to the encoder, and what of it its twins add, in one or two sentences."""
+        """What the chain adds to the encoder, and how much of that its twins add, in one or two sentences."""
         arms = set(self.scores["arm"])
         first, last = self.info["layers"]
         chain = f"layer {first}" if first == last else f"layers {first} to {last}"
@@ -170,7 +170,7 @@ class ChainTable:
         if not others:
             return f"A gain, with no twin to compare: {where} over the encoder."
         left = [arm for arm in others if arm not in beaten]
-        said = f"A gain, but not shown to be of the weights: {where} over the encoder, {_and(left)} not beaten."
+        said = f"A gain, but not shown to come from the weights: {where} over the encoder, {_and(left)} not beaten."
         return said + self._beside_late
 
     @property
@@ -183,7 +183,7 @@ class ChainTable:
             f"{100 * row['difference']:+.1f} points [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
             for row in (free, rest)
         ]
-        return f" Late interaction, without parameters, adds {shown[0]}; beside it the layers add {shown[1]}."
+        return f" Late interaction, without parameters, adds {shown[0]}; on top of it the layers add {shown[1]}."
 
     def to_json(self, path: str | Path | None = None, *, per_example: bool = True) -> str:
         """Return everything as JSON, and write it to `path`, atomically, when one is given.
@@ -231,7 +231,7 @@ class ChainTable:
             )
         except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
             raise CorruptFileError(
-                f"this is no table of chains: {error}",
+                f"this is not a table of chains: {error}",
                 where="the given text" if is_text else str(source),
                 next="give a file that ChainTable.to_json wrote",
             ) from error

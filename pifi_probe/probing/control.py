@@ -38,7 +38,7 @@ FEWEST = 8  # words
 
 @dataclass(frozen=True)
 class _Settings:
-    """What the numbers depend on, besides the donor."""
+    """What the numbers depend on, apart from the donor."""
 
     n_words: int
     length: int
@@ -69,7 +69,7 @@ def positive_control(
     """Measure on repeated random words what a layer's weights do that its twins do not.
 
     A sequence holds `length` different words in random order, then the same again. In its second half the next word
-    is the one that followed the same word before: whoever can look back and copy knows it, and nobody else. A linear
+    is the one that followed the same word before: only a model that can look back and copy knows it. A linear
     readout predicts it from each state: before the layer, behind it, behind its shuffled and its random twin, and
     behind the layer when it is given one token at a time.
 

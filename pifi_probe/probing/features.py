@@ -32,7 +32,7 @@ from pifi_probe.training.recipe import Recipe
 __all__ = ["POOLINGS", "FeatureKey", "Features", "llm_features", "pool_tokens", "scoring_rows", "slm_features"]
 
 POOLINGS = ("mean", "last", "mean+last")
-BATCH_TOKENS = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # on a CPU, more are no faster
+BATCH_TOKENS = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # on a CPU, more are not faster
 POSITION = "point p is the input of layer p, the last point the output of the last layer, before the final norm"
 
 

@@ -57,12 +57,13 @@ def headroom(
     progress: bool = True,
     allow_pickle: bool = False,
 ) -> Headroom:
-    """Ask whether a language model knows anything of a task that the encoder does not, and where.
+    """Ask whether a language model knows anything about a task that the encoder does not, and at which depth.
 
-    The first question of all: no plug-in can give what the donor's states do not hold. Three readouts of the same
-    texts, each cross-validated: of the encoder (mean and first token of all its layers), of the donor at every depth
-    (mean and last token), and of both together, stacked. Their difference is what the donor *adds*; the difference of
-    the two probes alone misleads, since the donor may know less in all and still know something else.
+    This is the first question to ask: no plug-in can give what the donor's states do not hold. Three readouts of the
+    same texts, each cross-validated: of the encoder (mean and first token of all its layers), of the donor at every
+    depth (mean and last token), and of both together, stacked. Their difference is what the donor *adds*; the
+    difference of the two probes alone misleads, since the donor may know less overall and still know something
+    different.
 
     Parameters
     ----------

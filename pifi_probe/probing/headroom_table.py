@@ -43,20 +43,20 @@ class Headroom:
         Points of accuracy that the donor adds to the encoder at its best depth, and the 95 % interval over texts.
         The depth of each text was chosen without it.
     depth : int
-        The depth at which donor and encoder together are best; the input of layer `depth` is meant, as in
+        The depth at which donor and encoder together are best: the input of layer `depth`, as in
         `pifi_probe.probe`.
     span : (int, int)
         First and last layer of the chain that this suggests; see `choose_span`.
     learned : (int, int)
-        First and last layer between which what the donor adds rises.
+        First and last layer of the stretch over which what the donor adds rises.
     encoder : float
         Accuracy of the encoder's readout.
     donor, both, added : tuple of float, one value a depth
         Accuracy of the donor's readout and of both together, and their difference to the encoder's, in points.
     added_low, added_high : tuple of float
-        Limits of `added` (95 %, each depth for itself).
+        Limits of `added` (95 %, for each depth on its own).
     r2 : tuple of float, one value a layer
-        How well a linear interface from the encoder predicts the donor's states before it.
+        How well a linear interface from the encoder predicts the donor's states before that layer.
     info, provenance : dict
     """
 
@@ -174,7 +174,7 @@ class Headroom:
         Raises
         ------
         CorruptFileError
-            If it is none.
+            If it is not a headroom result.
         """
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
         try:
@@ -185,7 +185,7 @@ class Headroom:
             return cls(**made)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptFileError(
-                f"this is no headroom: {error}",
+                f"this is not a headroom result: {error}",
                 where="the given text" if is_text else str(source),
                 next="give a file that Headroom.to_json wrote",
             ) from error

@@ -307,18 +307,18 @@ def _notes(
     ntk: bool,
 ) -> list[str]:
     """Return what a reader must know, one sentence each."""
-    notes = [
-        "Rows real and shuffled are gains over the encoder alone; only real - shuffled speaks of the layer's knowledge."
-    ]
+    notes = ["Rows real and shuffled are gains over the encoder alone; only real - shuffled is about its knowledge."]
     if "random" in projections:
         notes.append("Random projections carry little signal of a layer: their directions mean nothing to it.")
     if trained:
-        notes.append("Frozen-SLM rows are scores, but for the differences real - shuffled and real - vanilla.")
+        notes.append("Frozen-SLM rows are scores, except for the differences real - shuffled and real - vanilla.")
     if ntk:
         notes.append("The tangent kernel is that of projections and head at their start, the encoder frozen.")
         if len(vectors["scored"][0]) > MOST_NTK:
             notes.append(f"It is taken of {MOST_NTK:,} of the scored rows: it has an entry for every pair of them.")
-    notes.append("Permuted labels are no null of a gain: then the encoder knows nothing either, and all gains vanish.")
+    notes.append(
+        "Permuted labels are not a null for a gain: under them the encoder knows nothing either, and all gains vanish."
+    )
     notes += [f"Encoder, {name} rows: {note}" for name, of in vectors.items() for note in of.info.get("notes", [])]
     if alignment is not None:
         notes += [f"Language model, aligned rows: {note}" for note in alignment.states.info.get("notes", [])]

@@ -23,7 +23,7 @@ __all__ = ["caption", "curves", "heatmap", "measured", "ranges", "summary", "to_
 
 _READING = (
     "Best depth: where the score is best. Among the best: the depths that cannot be told from it (95 %, corrected for "
-    "the number of depths); the true best is one of them, and a pick inside of the set is as good as the data can say. "
+    "the number of depths); the true best is one of them, and a pick inside the set is as good as the data can say. "
     "Permuted labels: the same score when labels mean nothing, its mean and where its better 5 % begin. p: how often "
     "permuted labels reach the best score at any depth; of a difference between two arms, how often chance alone makes "
     "one so large (corrected for the number of depths)."

@@ -35,7 +35,7 @@ def as_labels(labels: Iterable[Any], *, n: int | None = None, min_per_class: int
     Raises
     ------
     EstimatorError
-        A label is missing, no whole number, or of another kind than the first; another number of labels than
+        A label is missing, not a whole number, or of another kind than the first; another number of labels than
         `n`; a single class; a class with too few examples; as many classes as examples.
     """
     whole = isinstance(labels, np.ndarray) and labels.ndim == 1 and labels.dtype.kind in "iu"

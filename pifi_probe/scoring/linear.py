@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 L2_GRID = (100.0, 10.0, 1.0, 0.1, 0.01)  # times the number of features
 CHOOSING = 1e-3  # tolerance of fits that only choose the penalty: the NLL is then off by about 1e-6
-COLUMNS = 256  # coefficient vectors that are fitted at once: more are no faster, and take more memory
+COLUMNS = 256  # coefficient vectors that are fitted at once: more are not faster, and take more memory
 FITTING = 1 << 29  # bytes of 20 numbers for each coefficient vector, example and feature
 
 

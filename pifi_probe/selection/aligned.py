@@ -1,4 +1,4 @@
-"""The cheap fidelities for ``wiring="aligned"``: what a chain promises by its headroom, and its frozen readout."""
+"""The cheap fidelities for ``wiring="aligned"``: what a chain's headroom promises, and its frozen readout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 
 class AlignedRuns:
-    """Runs chains behind the frozen encoder; nothing is trained by gradient.
+    """Runs chains behind the frozen encoder; nothing is trained by gradient descent.
 
     Parameters
     ----------

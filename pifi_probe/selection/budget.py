@@ -19,7 +19,7 @@ _FORM = re.compile(r"^\s*(?P<amount>\d+(\.\d*)?|\.\d+)\s*(?P<unit>[a-zA-Z]*)\s*$
 
 @dataclass(frozen=True)
 class Spent:
-    """What the finished trials of a search took, the confirmation left out unless it is said to be in.
+    """What the finished trials of a search took, without the confirmation unless stated otherwise.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ class Budget:
     amount : float
         Above 0.
     unit : {"C", "trials", "seconds"}
-        ``"C"``: full runs. Seconds are wall time, added up over the processes that work on a study. A time is for
-        everything, the confirmation too; runs and trials are for the selection, and the confirmation comes on top.
+        ``"C"``: full runs. Seconds are wall time, added up over the processes that work on a study. A time covers
+        everything, the confirmation too; runs and trials cover the selection, and the confirmation comes on top.
     """
 
     amount: float
@@ -73,7 +73,7 @@ class Budget:
             if unit in _SECONDS:
                 return cls(amount * _SECONDS[unit], "seconds")
         raise SearchError(
-            f"{str(text)!r} is no budget",
+            f"{str(text)!r} is not a budget",
             where="budget",
             next='write full runs ("12"), trials ("20 trials") or a time ("45m", "2h")',
         )
@@ -86,7 +86,7 @@ class Budget:
 
     @property
     def covers_all(self) -> bool:
-        """Whether the confirmation has to fit, too."""
+        """Whether the confirmation has to fit as well."""
         return self.unit == "seconds"
 
     def left(self, spent: Spent) -> float:
@@ -133,14 +133,14 @@ class Estimate:
     full_seconds : float
         Of one full run.
     select_cost, confirm_cost : float
-        In full runs: at most what is left of the budget, and the confirmation on fresh seeds.
+        In full runs: selection takes at most what is left of the budget; the confirmation is on fresh seeds.
     select_seconds, confirm_seconds : float
     memory_bytes : int
         Of each process that runs trials.
     confirm_fidelity : str
         "full", or "frozen" where the budget does not pay for full runs and their confirmation.
     covers_all : bool
-        The budget is for both parts; else the confirmation comes on top.
+        The budget covers both parts; otherwise the confirmation comes on top.
     """
 
     full_seconds: float
@@ -177,7 +177,7 @@ def estimate(
     measure : Measure
     budget : Budget
     spent : Spent
-        With the confirmation, where the budget is for it, too.
+        With the confirmation, where the budget covers it too.
     confirm_cost : float
         In full runs.
     slots : int

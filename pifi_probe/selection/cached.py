@@ -28,7 +28,7 @@ def blocks_of(encoder: PreTrainedModel) -> nn.ModuleList:
     """
     found = [one for one in encoder.modules() if isinstance(one, nn.ModuleList)]
     if not found:
-        raise PlugInError("the encoder has no list of blocks to cut", where=type(encoder).__name__)
+        raise PlugInError("the encoder has no list of blocks that could be cut", where=type(encoder).__name__)
     return max(found, key=lambda one: sum(p.numel() for p in one.parameters()))
 
 
@@ -136,7 +136,7 @@ def truncate_encoder(model: PiFiForSequenceClassification, lower: LowerStates, p
     Raises
     ------
     PlugInError
-        If it does not: this family cannot be cut.
+        If it does not: encoders of this family cannot be cut.
     """
     model.eval()
     encoder = model.encoder

@@ -197,9 +197,9 @@ class SearchResult(Tells):
     ----------
     chosen : Candidate
     default : bool
-        It is the default layer, because no effect of the layer was detected.
+        The choice is the default layer, because no effect of the layer was detected.
     fidelity : str
-        The highest one that a candidate was run at.
+        The highest one at which a candidate was run.
     effect : str
         Whether the layers differ at all, in words; empty where the trials cannot tell.
     posterior : tuple of LayerPosterior
@@ -212,10 +212,10 @@ class SearchResult(Tells):
         The ladder of the confirmation, in accuracy and in nats; empty before. Here "choice" is the chosen layer
         against the last one.
     missing : dict of str to list of str
-        Groups of arms without which some effects cannot be told.
+        Groups of arms without which some effects cannot be measured.
     confirm_runs : int
     texts : str
-        On how many texts the search ran, where there are more.
+        On how many texts the search ran, where the task has more.
     confirm_fidelity : str
         At which the choice was confirmed; empty before.
     confirm_cost, confirm_seconds : float
@@ -251,7 +251,7 @@ class SearchResult(Tells):
         """One to three plain sentences: what plugging in the choice gains, and what of that is knowledge."""
         if self.effects:
             return super().answer
-        return f"Chosen so far: {self.chosen.label}; what it gains is not known before it is confirmed on fresh seeds."
+        return f"Chosen so far: {self.chosen.label}; what it gains is not known until it is confirmed on fresh seeds."
 
     def answers(self, test: str | None = None) -> list[tuple[str, str]]:
         """Return the answer; a search has one wiring."""
@@ -270,7 +270,7 @@ class SearchResult(Tells):
 
     @property
     def details(self) -> list[str]:
-        """What stands below the answer: how the choice was made, and every control."""
+        """What follows the answer: how the choice was made, and every control."""
         lines = [f"no detectable layer effect; using the default layer {self.chosen.label}"]
         if not self.default:
             lines = [f"chosen: {self.chosen.label}, after {self._amount()}"]
@@ -284,7 +284,9 @@ class SearchResult(Tells):
                 f"it is the best layer with probability {sure:.0%}; expected regret {self.expected_regret:.4f} nats"
             )
             if not self.effect:
-                lines.append("too few runs were repeated to know the noise of seeds: take this probability as too high")
+                lines.append(
+                    "too few runs were repeated to know the noise of seeds: this probability is probably too high"
+                )
         lines += [f"against {gain.control}: {gain.words}" for gain in self.gains]
         if self.gains and self.confirm_fidelity == "frozen":
             lines.append("measured with a frozen encoder: a full run may differ")

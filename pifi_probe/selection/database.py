@@ -36,7 +36,7 @@ _SECRET = re.compile(r"pass|pwd|secret|token", re.IGNORECASE)
 
 
 def dated(study: str | Path | None) -> str | Path | None:
-    """Return the name of a study with ``{date}`` filled in: a file that is not there yet."""
+    """Return the name of a study with ``{date}`` filled in: a file that does not exist yet."""
     if not isinstance(study, str) or "{date}" not in study:
         return study
     now = time.strftime("%Y-%m-%d-%H%M%S")
@@ -97,7 +97,7 @@ class Address:
         from sqlalchemy.engine import URL
 
         if not text.strip() or any(unicodedata.category(sign) in ("Cc", "Cs") for sign in text):
-            raise SearchError(f"{text!r} is no name of a file", where="study", next="name a file, such as s.db")
+            raise SearchError(f"{text!r} is not the name of a file", where="study", next="name a file, such as s.db")
         file = Path(os.path.expanduser(text)).absolute()
         return cls(URL.create("sqlite", database=file.as_posix(), query=query or {}), name or DEFAULT_NAME, file)
 
@@ -115,7 +115,7 @@ class Address:
         except (ArgumentError, ValueError) as error:
             shown = f"{scheme}://{'***@' if login else ''}{rest}"
             raise SearchError(
-                "this is no address of a database",
+                "this is not the address of a database",
                 where=shown,
                 next="write a file, or DIALECT://USER:PASSWORD@HOST:PORT/DATABASE",
             ) from error
@@ -128,7 +128,7 @@ class Address:
             return cls(None)
         if "uri" in url.query:
             raise SearchError(
-                "SQLite's own file: addresses are not read", where=str(cls(url)), next="give the path of the file"
+                "SQLite's own file: addresses are not supported", where=str(cls(url)), next="give the path of the file"
             )
         return cls._of_file(url.database or "", name, dict(url.query))
 
@@ -139,7 +139,7 @@ class Address:
         Raises
         ------
         SearchError
-            If that is no number of seconds.
+            If that is not a number of seconds.
         """
         given = None if self.url is None else self.url.query.get("timeout")
         if given is None or self.file is None:
@@ -150,7 +150,9 @@ class Address:
             seconds = math.nan
         if not 0 <= seconds < math.inf:
             raise SearchError(
-                f"timeout={given!r} is no number of seconds", where=str(self), next="write ?timeout=60, or leave it out"
+                f"timeout={given!r} is not a number of seconds",
+                where=str(self),
+                next="write ?timeout=60, or leave it out",
             )
         return seconds
 
@@ -227,14 +229,14 @@ def open_storage(address: Address, *, create: bool, lock_seconds: float = _LOCK_
     create : bool
         Make the file when it is missing.
     lock_seconds : float
-        How long to wait for another program that has locked the file, unless its address says so.
+        How long to wait for another program that has locked the file, unless the address says it.
 
     Raises
     ------
     SearchError
         If it is missing, locked or cannot be reached.
     CorruptFileError
-        If the file is not a database, or a damaged one.
+        If the file is not a database, or is damaged.
     SaveError
         If it cannot be written.
     """
@@ -285,9 +287,9 @@ def _prepare(address: Address, file: Path, create: bool) -> None:
     if os.path.isdir(file):
         raise SearchError("this is a folder, not a study", where=str(address), next="name a file in it, such as s.db")
     if not create and not os.path.isfile(file):
-        raise SearchError("there is no study", where=str(address), next="name the file that the search was given")
+        raise SearchError("there is no study", where=str(address), next="name the file that was given to the search")
     if os.path.exists(file) and not os.path.isfile(file):
-        raise SearchError("this is no ordinary file", where=str(address), next="name a file, such as s.db")
+        raise SearchError("this is not an ordinary file", where=str(address), next="name a file, such as s.db")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
@@ -311,7 +313,7 @@ def database_errors(address: Address) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         if isinstance(cause, ArgumentError):
             raise SearchError(
-                f"this is no address of a study: {address.without_secrets(str(cause))}",
+                f"this is not the address of a study: {address.without_secrets(str(cause))}",
                 where=str(address),
                 next="give a file or a database URL",
             ) from None  # the database's own error may show the password
@@ -340,7 +342,7 @@ def _translated(message: str, address: Address) -> PifiProbeError:
         )
     if any(sign in text for sign in ("not a database", "malformed", "no such table", "no such column", "corrupt")):
         return CorruptFileError(
-            f"this is no study, or a damaged one: {message}",
+            f"this is not a study, or it is damaged: {message}",
             where=where,
             next="restore the file from a copy, or name another one",
         )

@@ -96,7 +96,7 @@ class Parts:
     Raises
     ------
     TaskError
-        If the task has no class a row, or lacks a split.
+        If the task does not have one class a row, or lacks a split.
     """
 
     task: Task
@@ -111,7 +111,7 @@ class Parts:
             raise TaskError(
                 f"a search compares the NLL of one class a row, and this task is of kind {self.task.kind!r}",
                 where=self.task.name,
-                next="train the layers with fine_tune, and put the runs beside each other with compare",
+                next="train the layers with fine_tune, and compare the runs with compare",
             )
         missing = [name for name in SPLIT_NAMES if name not in self.task.splits]
         if missing:
@@ -131,7 +131,7 @@ class Parts:
         self._layers = {}
 
     def load(self) -> dict[str, str]:
-        """Load the encoder and open every donor, so that what is missing is known before a trial begins.
+        """Load the encoder and open every donor, so that anything missing is found before a trial begins.
 
         Returns
         -------
@@ -530,7 +530,7 @@ class PiFiEvaluator:
 
 
 class _Leave(TrainerCallback):
-    """Leaves a run off after the step in which it is told to."""
+    """Stops a run after the step in which it is told to."""
 
     def __init__(self, stop: Stop) -> None:
         self.stop = stop

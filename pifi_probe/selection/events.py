@@ -1,4 +1,4 @@
-"""What a search tells while it runs: one small record an event, for the command line and the widget."""
+"""What a search reports while it runs: one small record for each event, for the command line and the widget."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class TrialStarted(Event):
 class TrialFinished(Event):
     """A trial is on disk as complete; `share` of the budget is spent.
 
-    `confirmed` runs of about `to_confirm` have confirmed the choice; `remaining` seconds are left for both parts, as
-    far as that is known.
+    `confirmed` runs of about `to_confirm` have confirmed the choice; `remaining` seconds are left for both parts, if
+    that is known.
     """
 
     trial: Trial
@@ -98,7 +98,7 @@ class Failed(Event):
 
 @dataclass(frozen=True)
 class Stopped(Event):
-    """The search left off early: ``"paused"`` or ``"stopped"``."""
+    """The search stopped early: ``"paused"`` or ``"stopped"``."""
 
     reason: str
 

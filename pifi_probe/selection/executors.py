@@ -45,7 +45,7 @@ class Executor(Protocol):
         """Begin a trial, or run it at once."""
 
     def interrupt(self, future: Future[Outcome] | None = None) -> None:
-        """Tell a running trial, or all of them, to leave off after the current step; from any thread."""
+        """Tell a running trial, or all of them, to stop after the current step; from any thread."""
 
     def close(self) -> None:
         """End the workers."""
@@ -78,7 +78,7 @@ class Processes:
     Parameters
     ----------
     workers : int
-        Each is a pool of its own, so that one that is killed costs only its own trial.
+        Each is a pool of its own, so that a worker that is killed costs only its own trial.
 
     Raises
     ------
@@ -97,7 +97,7 @@ class Processes:
         refuse_unguarded()
         self.slots = workers
         self._context = multiprocessing.get_context("spawn")
-        self._flags = [self._context.Event() for _ in range(workers)]  # set: the trial in this place leaves off
+        self._flags = [self._context.Event() for _ in range(workers)]  # set: the trial in this place stops
         self._alive = self._context.Event()  # a worker has started
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers
         self._busy: dict[int, Future[Outcome]] = {}
@@ -191,7 +191,7 @@ def _work(proposal: Proposal) -> Outcome:
 
 _GUARDS = {"__name__", "parent_process", "current_process"}
 _ADVICE = (
-    'put what the program does below  if __name__ == "__main__":  and leave only imports and definitions above, '
+    'put what the program does under  if __name__ == "__main__":  and leave only imports and definitions above, '
     'or use executor="local"'
 )
 
@@ -236,7 +236,7 @@ def refuse_unguarded() -> None:
         raise WorkersCannotStart(
             "the program has no file that worker processes could read",
             where=file,
-            next='write it into a file, below  if __name__ == "__main__":  , or use executor="local"',
+            next='write it into a file, under  if __name__ == "__main__":  , or use executor="local"',
         )
     line = None if main is None else _top_line(main)
     if line is None or not _is_bare(Path(file), line):
@@ -303,7 +303,7 @@ def _ray() -> Any:
 
 
 class Ray:
-    """Runs each trial as one Ray task; a lost worker or node costs its running trial only, which is run again.
+    """Runs each trial as one Ray task; a lost worker or node costs only its running trial, which is run again.
 
     Parameters
     ----------
@@ -322,7 +322,7 @@ class Ray:
 
     Notes
     -----
-    Every node needs this package and the models; those that a hub id or an embedded name stands for are fetched by
+    Every node needs this package and the models; a model named by a hub id or an embedded name is fetched by
     the nodes themselves. Trials use as many threads as the program that searches.
     """
 
@@ -354,7 +354,7 @@ class Ray:
             future.set_exception(_understood(error))
 
     def interrupt(self, future: Future[Outcome] | None = None) -> None:
-        """Interrupt a running task, or all; a training leaves off after its current step."""
+        """Interrupt a running task, or all; a training stops after its current step."""
         for one, reference in list(self._running.items()):
             if future is None or one is future:
                 _ray().cancel(reference)

@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 _ANSWER = "> "  # only the answer is quoted in a card
 PLOTS = {
-    "depth": "validation NLL over the depth of the layer, with what the search believes between the measured layers",
-    "regret": "how far the choice was from the final one, against what had been spent",
+    "depth": "validation NLL over the depth of the layer, with what the search believes about the layers in between",
+    "regret": "how far the choice was from the final one, against what had been spent by then",
 }
 
 
@@ -157,9 +157,9 @@ def to_code(settings: Settings, chosen: Candidate, source: Mapping[str, Any]) ->
         if isinstance(error, PifiProbeError):
             raise
         raise SearchError(
-            f"no script can be written: the study holds a setting that is none: {error}",
+            f"no script can be written: the study holds something that is not a setting: {error}",
             where=settings.task["name"],
-            next="take the study from whom you trust, or search again",
+            next="use a study from someone you trust, or search again",
         ) from error
     return "\n".join(lines)
 

@@ -36,7 +36,7 @@ _OF_THIS_MACHINE = (ModelNotFoundError, AssetError, HubError, SaveError, Workers
 
 
 class Runner:
-    """Works on a study until nothing is left to do, or until it is told to leave off.
+    """Works on a study until nothing is left to do, or until it is told to stop.
 
     Parameters
     ----------
@@ -90,20 +90,20 @@ class Runner:
     # From any thread
 
     def pause(self) -> None:
-        """Leave off after the current training step; the running trial is given back."""
+        """Stop after the current training step; the running trial is given back."""
         self._ask("paused")
 
     def stop(self) -> None:
-        """Leave off as `pause` does, for good."""
+        """Stop as `pause` does, but for good."""
         self._ask("stopped")
 
     def cancel(self, number: int | None = None) -> None:
-        """Leave one running trial off after its current step, count it as failed, and go on with the next one.
+        """Stop one running trial after its current step, count it as failed, and go on with the next one.
 
         Parameters
         ----------
         number : int, optional
-            Of the trial; None: of those that run here the one that was started first.
+            Of the trial; None: the one that was started first of those that run here.
 
         Raises
         ------

@@ -53,7 +53,7 @@ def search(
     allow_pickle: bool = False,
     tags: str | Sequence[str] = (),
 ) -> Study:
-    """Find the layer, or the few layers, that help an encoder most on a task, and say how sure that is.
+    """Find the layer, or the few layers, that help an encoder most on a task, and say how sure the choice is.
 
     Parameters
     ----------
@@ -91,26 +91,25 @@ def search(
     recipe : Recipe, optional
         Of a full run; its seed is not used.
     study : str, Path or None
-        A SQLite file, or a database URL; ``#name`` at its end picks one of several studies in it; the same call goes
-        on in it. None: in memory. By default a new file with the date in its name, in the folder ``runs``.
+        A SQLite file, or a database URL; ``#name`` at its end picks one of several studies in it; the same call
+        continues it. None: in memory. By default a new file with the date in its name, in the folder ``runs``.
     executor : {"local", "processes", "ray"} or Executor
         `pifi_probe.selection.executors.Ray` takes the address of a cluster, and what a trial asks of it.
     workers : int
-        Trials that run at the same time, but for "local".
+        Trials that run at the same time; not for "local".
     confirm : bool
         Run the choice, and the controls vanilla, linear, random, shuffled and last layer, again on fresh seeds.
     on_event : callable, optional
         Called with each `pifi_probe.selection.events.Event`, in this thread.
     resume : bool
         Go on with what the same call has left in `study` before, and refuse what another one has; False uses none of
-        it.
-        Nothing is ever deleted: with False a study that has trials is refused.
+        it. Nothing is ever deleted: with False a study that has trials is refused.
     tokenizer : str or Path, optional
         Another one than the encoder's own: a hub id, a folder, or an embedded name; a study remembers names only.
     allow_pickle : bool
         Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
     tags : str or sequence of str
-        Words of your own that the study keeps; a search that goes on adds its own to those.
+        Words of your own that the study keeps; a search that is continued adds its own to them.
 
     Returns
     -------
@@ -142,7 +141,7 @@ def search(
     store = Store.open(dated(study))
     if not resume and store.records():
         raise SearchError(
-            f"the study holds {len(store.records())} trials already",
+            f"the study already holds {len(store.records())} trials",
             where=str(store.address),
             next="give resume=True to go on with it, or name another file",
         )

@@ -40,11 +40,11 @@ class Separation:
     noise : float
         Standard deviation of a run over seeds, in nats; NaN where no run was repeated.
     seeds : int
-        Further seeds of each; 0: their runs tell them apart already.
+        Further seeds of each; 0: their runs already tell them apart.
     seconds : float
         Wall time of all runs.
     runs : tuple of Proposal
-        Empty where nothing is to be run, or more than anybody would.
+        Empty where there is nothing to run, or more than anybody would want to.
     """
 
     best: Candidate
@@ -59,14 +59,22 @@ class Separation:
     def __str__(self) -> str:
         pair = f"{self.best.label} and {self.next.label}"
         found = f"{pair} differ by {abs(self.difference):.4f} nats ({self.fidelity} runs)"
-        found += f"; a seed moves a run by {self.noise:.4f}" if math.isfinite(self.noise) else "; no run was repeated"
+        found += (
+            f"; another seed moves a run by {self.noise:.4f}" if math.isfinite(self.noise) else "; no run was repeated"
+        )
         if not self.seeds:
-            return printable(f"{found}. Their runs tell them apart already.")
+            return printable(f"{found}. Their runs already tell them apart.")
         time = f"{duration(self.seconds)}"
         if not self.runs:
-            return printable(f"{found}. About {self.seeds} more seeds of each would be needed, {time}: take either.")
+            return printable(
+                f"{found}. About {self.seeds} more seeds of each would be needed, {time}: take either one."
+            )
         more = f"{self.seeds} more seed{'s' * (self.seeds != 1)} of each would"
-        sure = "tell whether that is noise" if not math.isfinite(self.noise) else "tell them apart, if that is so"
+        sure = (
+            "tell whether the difference is noise"
+            if not math.isfinite(self.noise)
+            else "tell them apart, if the difference is real"
+        )
         return printable(f"{found}. About {more} {sure}: {self._amount} in {time}.")
 
     @property
@@ -75,7 +83,7 @@ class Separation:
 
     @property
     def offer(self) -> str:
-        """Words of a button; empty where there is nothing to run."""
+        """The label of a button; empty where there is nothing to run."""
         return f"Run these seeds: {self._amount}, {duration(self.seconds, short=True)}" if self.runs else ""
 
 

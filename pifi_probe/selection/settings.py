@@ -42,7 +42,7 @@ class _StoredStrategy:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a search is, but for its budget and where it runs.
+    """What a search is, except for its budget and where it runs.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
-        """Rebuild settings from `to_dict`; what an older version did not know yet has its default.
+        """Rebuild settings from `to_dict`; what an older version did not know yet gets its default.
 
         Raises
         ------
@@ -239,7 +239,7 @@ def read_source(store: Store) -> dict[str, str] | None:
         if unknown := sorted(set(values) - set(vars(source))):
             raise Refused(f"unknown entry {unknown[0]!r:.60}")
         if bad := [name for name in values if not _is_name(values[name])]:
-            raise Refused(f"{bad[0]} is no name")
+            raise Refused(f"{bad[0]} is not a name")
     except Refused as error:
         raise _corrupt(store, f"where its texts come from cannot be read: {error}") from error
     return {name: str(value) for name, value in values.items()}

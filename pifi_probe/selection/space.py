@@ -142,7 +142,7 @@ class Space:
     models : tuple of (str, int)
         Names of the large models and their numbers of layers.
     layers : tuple of tuple of int
-        For each model the indices to choose from, negative ones counted from the end; empty: all of all models.
+        For each model the indices to choose from, negative ones counted from the end; empty: all layers of all models.
     max_layers : int
         The most layers in a combination; 1 searches single layers.
     designs : tuple of str
@@ -191,7 +191,7 @@ class Space:
         asked: Sequence[Sequence[int]] = self.layers or [range(n) for _, n in self.models]
         if len(asked) != len(self.models):
             raise SearchError(
-                f"layers of {len(asked)} models for {len(self.models)} models",
+                f"layers are given for {len(asked)} models, and there are {len(self.models)}",
                 where="layers",
                 next="give one list of indices for each model",
             )
@@ -200,7 +200,7 @@ class Space:
             outside = [i for i in indices if not -n <= i < n]
             if outside or not indices:
                 raise LayerIndexError(
-                    f"layer {outside[0]} is outside of a model with {n} layers" if outside else "no layer is named",
+                    f"layer {outside[0]} is outside a model of {n} layers" if outside else "no layer is named",
                     where=f"layers of {name}",
                     next=f"use indices from 0 to {n - 1}",
                 )
@@ -259,7 +259,7 @@ class Space:
                 f"the space has {count:,} candidates, and {MAX_CANDIDATES:,} are the most that are listed",
                 where=f"{sum(map(len, self.layers))} layers, max_layers={self.max_layers}, {len(self.designs)} designs"
                 f", {len(self.modes)} modes",
-                next="name fewer layers, designs or modes, lower max_layers, or take a strategy that builds sets up "
+                next="name fewer layers, designs or modes, lower max_layers, or use a strategy that builds sets "
                 "layer by layer (greedy, auto)",
             )
 
@@ -269,7 +269,7 @@ class Space:
         Raises
         ------
         SearchError
-            If there are more than 100,000; the message has their number.
+            If there are more than 100,000; the message says how many.
         """
         self._refuse_too_many(self.count())
         level = self.singles()
@@ -297,7 +297,7 @@ class Space:
         for model, index in places:
             if not 0 <= index < sizes.get(model, 0):
                 raise SearchError(
-                    f"{model}[{index}] is no layer of the models of this search",
+                    f"{model}[{index}] is not a layer of this search's models",
                     where=candidate.label,
                     next="restore the study from a copy; it holds trials of another search",
                 )

@@ -1,4 +1,4 @@
-"""`Study`: leave a search off at any moment, go on, and read what it found."""
+"""`Study`: stop a search at any moment, go on later, and read what it found."""
 
 from __future__ import annotations
 
@@ -108,13 +108,13 @@ class Study:
         study : str, Path or Address
             As for `search`.
         task : Task, optional
-            Needed to go on; without it the study can only be read. It is cut down to as many texts.
+            Needed to go on; without it the study can only be read. It is cut down to as many texts as the search used.
         on_event : callable, optional
 
         Raises
         ------
         SearchError
-            If there is none, or the task is another one.
+            If there is no such study, or the task is another one.
         """
         store = Store(Address.parse(study), create=False)
         found = cls(store, on_event=on_event)
@@ -154,7 +154,7 @@ class Study:
     def separate(self, *, executor: str | Executor = "local", workers: int = 1) -> SearchResult | None:
         """Run the seeds that would tell the two best candidates apart, on top of the budget; see `separation`.
 
-        Where the choice of a search that is over changes by that, the new one is confirmed, too.
+        If that changes the choice of a finished search, the new choice is confirmed as well.
 
         Raises
         ------
@@ -187,7 +187,9 @@ class Study:
         """Let one thread of this process run the study."""
         refuse_in_worker()
         if not self._resuming.acquire(blocking=False):
-            raise SearchError("the study runs already", where=str(self.store.address), next="pause or stop it first")
+            raise SearchError(
+                "the study is already running", where=str(self.store.address), next="pause or stop it first"
+            )
         try:
             yield
         finally:
@@ -272,17 +274,17 @@ class Study:
 
     @property
     def budget(self) -> Budget:
-        """What the search may spend in all; see `Budget`."""
+        """What the search may spend in total; see `Budget`."""
         return Budget.parse(str(self.store.noted("budget", DEFAULT)))
 
     def pause(self) -> None:
-        """Leave off within one training step; from any thread. `resume` goes on. Nothing, where nothing runs."""
+        """Stop within one training step; from any thread. `resume` goes on. Does nothing where nothing runs."""
         with self._steering:
             if self._resuming.locked():
                 self._steer("paused")
 
     def stop(self) -> None:
-        """Leave off within one training step, for good: only a new budget makes `resume` go on."""
+        """Stop within one training step, for good: only a new budget makes `resume` go on."""
         with self._steering:
             if self._resuming.locked():
                 self._steer("stopped")
@@ -296,12 +298,12 @@ class Study:
             self._runner.stop() if self._asked == "stopped" else self._runner.pause()
 
     def cancel(self, number: int | None = None) -> None:
-        """Leave one running trial off within one training step, and go on with the next one.
+        """Stop one running trial within one training step, and go on with the next one.
 
         Parameters
         ----------
         number : int, optional
-            Of the trial; None: of those that run here the one that was started first.
+            Of the trial; None: the one that was started first of those that run here.
 
         Raises
         ------
@@ -391,7 +393,7 @@ class Study:
 
     @property
     def result(self) -> SearchResult | None:
-        """What was found so far; None before the first trial is complete."""
+        """What has been found so far; None until the first trial is complete."""
         records = self.store.records()
         result = conclude(self._informed(records), records, self.space, self.store.spent())
         return result if result is None else replace(result, texts=str(self.store.noted("texts", "")))
@@ -408,7 +410,7 @@ class Study:
         return separation(self.store.records(), self.result, self.space)
 
     def leaderboard(self) -> pd.DataFrame:
-        """Return one row per candidate and fidelity: seeds, mean validation NLL, accuracy, cost; the best first."""
+        """Return one row per candidate and fidelity: seeds, mean validation NLL, accuracy, cost; the best one first."""
         from pifi_probe.selection.views import leaderboard
 
         return leaderboard(self.store.records(), self.result)
@@ -419,7 +421,7 @@ class Study:
         Raises
         ------
         SearchError
-            If it was not confirmed with full runs; ``result.gains`` has what a frozen encoder says.
+            If it was not confirmed with full runs; ``result.gains`` has what was measured with a frozen encoder.
         """
         from pifi_probe.selection.views import confirmed_runs
         from pifi_probe.training.compare import compare
@@ -439,7 +441,7 @@ class Study:
         Raises
         ------
         SearchError
-            If there is no such plot, or not yet anything to plot.
+            If there is no such plot, or nothing to plot yet.
         """
         from pifi_probe.selection.views import plot
 

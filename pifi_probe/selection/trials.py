@@ -22,7 +22,7 @@ class Outcome:
     Parameters
     ----------
     value : float
-        Validation NLL in nats, lower is better; at the fidelity "estimator" minus the score.
+        Validation NLL in nats, lower is better; at the fidelity "estimator", minus the score.
     accuracy : float or None
         On the validation split, a share.
     cost : float
@@ -179,7 +179,7 @@ class Evaluator(Protocol):
             One of `pifi_probe.selection.trials.FIDELITIES`.
         seed : int
         stop : callable
-            Asked at every training step; when it says True, the trial leaves off.
+            Asked at every training step; when it says True, the trial stops.
 
         Raises
         ------

@@ -276,7 +276,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Changed:
-    """What a candidate changes against the projections alone, on the task's test texts.
+    """What a candidate changes compared with the projections alone, on the task's test texts.
 
     Parameters
     ----------
@@ -288,7 +288,7 @@ class Changed:
     fixed, broken : tuple of Change
         The surest first.
     confirmed : bool
-        The candidate was confirmed; else its test texts have been read by nothing so far.
+        The candidate was confirmed; otherwise nothing has used its test texts so far.
     """
 
     label: str
@@ -303,7 +303,11 @@ class Changed:
     def __str__(self) -> str:
         seeds = f"{self.fidelity} runs, {_seeds(self.seeds)}, against {_seeds(self.other_seeds)} of the projections"
         found = f"fixes {len(self.fixed)} and breaks {len(self.broken)} of {self.n} test texts ({seeds})"
-        warning = "" if self.confirmed else "; choose no layer by test texts: only the confirmed one is judged on them"
+        warning = (
+            ""
+            if self.confirmed
+            else "; do not choose a layer by its test texts: only the confirmed one is judged on them"
+        )
         return f"{self.label} {found}{warning}"
 
     def shown(self, task: Task, most: int = 5) -> dict[str, Any]:

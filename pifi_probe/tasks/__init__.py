@@ -148,5 +148,5 @@ def load_task(
 
 
 def _names(label: Sequence[str]) -> tuple[str, ...]:
-    """Return several names; what is no list of them is left as it is, for `Options` to refuse."""
+    """Return several names; what is not a list of them is left as it is, for `Options` to refuse."""
     return tuple(label) if isinstance(label, list | tuple) else cast(tuple[str, ...], label)

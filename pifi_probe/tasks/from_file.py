@@ -82,7 +82,7 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
     Raises
     ------
     TaskError
-        If the file cannot be read, has no such column, or a value is no text.
+        If the file cannot be read, has no such column, or a value is not a text.
     """
     if file_type(path) in (".txt", ".txt.gz") and path.is_file():
         return [line.rstrip("\r\n") for _, line in _lines(path)]

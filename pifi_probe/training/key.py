@@ -155,7 +155,7 @@ class RunKey:
     def differences(self, own: RunKey) -> list[str]:
         """Return in words what differs from a stored key (this one) to the one that is wanted; empty: the same run.
 
-        Entries that only one of them knows are no difference: older records say less.
+        Entries that only one of them knows are not a difference: older records say less.
         """
         found = []
         for name, value in own.entries.items():

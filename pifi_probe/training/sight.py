@@ -81,14 +81,14 @@ def check_sight(plugged: Plugged) -> Check:
         row = max(own, key=lambda row: row.effect.mean)
         finding = (
             f"layer {row.name} of {donor} does nothing that its twins do not, even on its own states: "
-            f"{_percent(row, 'real')} read behind it, {_percent(row, 'none')} without it"
+            f"{_percent(row, 'real')} read after it, {_percent(row, 'none')} without it"
         )
         advice = f"a 'no effect' of this layer says nothing about the donor; {use}"
         return Check(NAME, "warn", finding, evidence, advice)
     best = max(working, key=lambda row: row.effect.mean)
     finding = (
         f"on repeated random words layer {best.name} of {donor} does what its twins do not: {_percent(best, 'real')} "
-        f"read behind it, {_percent(best, 'none')} without it, {_percent(best, 'shuffled')} behind its shuffled twin"
+        f"read after it, {_percent(best, 'none')} without it, {_percent(best, 'shuffled')} after its shuffled twin"
     )
     return Check(NAME, "ok", finding, evidence)
 

@@ -111,7 +111,7 @@ class Engine:
         return self.state.wait_until_idle(timeout)
 
     def _ask(self, what: str, word: str) -> bool:
-        """Ask a search that runs to leave off; return whether one runs."""
+        """Ask a running search to stop; return whether one runs."""
         with self._steering:
             if not self.busy:
                 return False

@@ -276,7 +276,7 @@ def _unpack(weight: Packed, parts: dict[str, torch.Tensor], dtype: torch.dtype) 
 
 
 def _refuse_infinite(values: torch.Tensor, dtype: torch.dtype) -> None:
-    """Refuse values that are no numbers, or none in the wanted type; a sum of many large ones may be infinite too."""
+    """Refuse values that are not numbers, or not in the wanted type; a sum of many large ones may be infinite too."""
     low, high = (bound.item() for bound in torch.aminmax(values))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise Refused("it gives NaN or an infinity")

@@ -24,7 +24,7 @@ def _rate(x: Floats, precision: float) -> float:
 @estimator(
     title="TransRate",
     unit="nats",
-    range="[0, inf); 0 is no signal",
+    range="[0, inf); 0 means no signal",
     cost="64² N",
     source="Huang et al. 2022, arXiv 2106.09545, changed where the released code hides the signal, see above",
     min_per_class=2,

@@ -19,7 +19,7 @@ N_RESTARTS = 5
 @estimator(
     title="Gaussian Bhattacharyya coefficient",
     unit="",
-    range="[-K(K-1)/2, 0]; 0 is no overlap",
+    range="[-K(K-1)/2, 0]; 0 means no overlap",
     cost="64 N + 64 K²",
     source="Pandy et al. 2022, arXiv 2111.12780; 64 principal components, or N/2K where that is fewer",
     min_per_class=2,

@@ -32,7 +32,7 @@ def effective_rank(features: Floats, *, spectrum: Spectrum) -> float:
 @estimator(
     title="CKA",
     unit="",
-    range="[-1/(N-3), 1]; 0 is no likeness",
+    range="[-1/(N-3), 1]; 0 means no likeness",
     cost="2 N² (D2 + rank), or 2 N D2 rank where that is less",
     source="Kornblith et al. 2019, linear, with the unbiased HSIC of Song et al. 2012",
     in_default=True,

@@ -49,7 +49,7 @@ def _hscore(spectrum: Spectrum, labels: Codes) -> Floats:
 @estimator(
     title="H-score",
     unit="",
-    range="[0, K-1]; 0 is no signal",
+    range="[0, K-1]; 0 means no signal",
     cost="2 N² K",
     source="Bao et al. 2019, shrunk as by Ibrahim et al. 2021, arXiv 2110.06893",
     in_default=True,

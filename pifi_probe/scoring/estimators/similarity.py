@@ -17,7 +17,7 @@ __all__ = ["gradient_coherence", "loes", "parc"]
 @estimator(
     title="PARC",
     unit="",
-    range="[-1, 1]; 0 is no signal",
+    range="[-1, 1]; 0 means no signal",
     cost="N² log N",
     source="Bolya et al. 2021, arXiv 2111.06977; with cosines of 32 principal components, since correlations would "
     "hang on the components' signs",
@@ -78,7 +78,7 @@ def _coherence(spectrum: Spectrum, labels: Codes) -> Floats:
 @estimator(
     title="gradient coherence",
     unit="",
-    range="[-1/(N-1), 1]; 0 is no signal",
+    range="[-1/(N-1), 1]; 0 means no signal",
     cost="2 N² K",
     source="Chatterjee 2020, arXiv 2002.10657, of a linear head before training; Bai et al. 2025 relate it to "
     "frozen layers",

@@ -72,7 +72,7 @@ def _within_lengths(spectrum: Spectrum, labels: Codes, means: Floats) -> Floats:
 @estimator(
     title="Fisher ratio",
     unit="",
-    range="[0, inf); 0 is no signal",
+    range="[0, inf); 0 means no signal",
     cost="4 N² K",
     source="Fisher 1936, tr(S_w⁻¹ S_b); S_w shrunk as by Ledoit and Wolf 2004",
     in_default=True,

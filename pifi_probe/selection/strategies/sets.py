@@ -14,16 +14,16 @@ from pifi_probe.selection.trials import Proposal
 __all__ = ["Auto", "Greedy", "Halving"]
 
 KEPT = 3  # extensions of a set that get full runs
-AGREEMENT, MIN_SHARED = 0.7, 5  # what two rungs must show before one prunes for the other
+AGREEMENT, MIN_SHARED = 0.7, 5  # what two fidelities must show before one prunes for the other
 
 
 def may_prune(lower: Mapping[Candidate, float], upper: Mapping[Candidate, float]) -> bool:
-    """Return whether Kendall's tau between two rungs, over at least five shared candidates, reaches 0.7.
+    """Return whether Kendall's tau between two fidelities, over at least five shared candidates, reaches 0.7.
 
     Parameters
     ----------
     lower, upper : mapping of Candidate to float
-        Mean value of each candidate on either rung.
+        Mean value of each candidate at either fidelity.
     """
     shared = [candidate for candidate in lower if candidate in upper]
     if len(shared) < MIN_SHARED:
@@ -33,33 +33,37 @@ def may_prune(lower: Mapping[Candidate, float], upper: Mapping[Candidate, float]
 
 
 class Halving(Base):
-    """All layers on the frozen rung, the better half on the short one, the better half of those on the full one.
+    """All layers at the frozen fidelity, the better half at the short one, the better half of those at the full one.
 
-    A rung drops candidates only as far as the budget demands: until its ranking is known to agree with the next
-    rung's (`may_prune`), what it put last is run last instead of never.
+    A fidelity drops candidates only as far as the budget demands: until its ranking is known to agree with that of
+    the next one (`may_prune`), what it put last is run last instead of never.
     """
 
     name = "halving"
     ladder = ("frozen", "short", "full")
 
     def plan(self) -> Iterable[Proposal]:
-        """Yield the rungs one after another; then, where a rung may not prune, what it had put last."""
+        """Yield one fidelity after another; then, where one may not prune, what it had put last."""
         field = self.space.singles()
         late: list[Candidate] = []
-        for height, rung in enumerate(self.ladder):
-            seeds = self.seeds if rung in ("frozen", "full") else 1
-            runs = [Proposal(one, rung, s, f"halving: {len(field)} on {rung}") for s in range(seeds) for one in field]
+        for height, fidelity in enumerate(self.ladder):
+            seeds = self.seeds if fidelity in ("frozen", "full") else 1
+            runs = [
+                Proposal(one, fidelity, s, f"halving: {len(field)} on {fidelity}")
+                for s in range(seeds)
+                for one in field
+            ]
             yield from runs
             if self.waits(runs):
                 return
             if height + 1 < len(self.ladder):
-                means = self.means(rung)
+                means = self.means(fidelity)
                 order = sorted((one for one in field if one in means), key=lambda one: means[one])
                 keep = max(1, math.ceil(len(order) / (2 if height else 4)))
                 late, field = order[keep:] + late, order[:keep]
         if not may_prune(self.means("short"), self.means("full")):
             for one in late:
-                yield from self.all_seeds(one, "full", "put last by a rung that is not known to rank well")
+                yield from self.all_seeds(one, "full", "put last by a fidelity that is not known to rank well")
 
 
 class Greedy(Base):
@@ -68,7 +72,7 @@ class Greedy(Base):
     name = "greedy"
 
     def plan(self) -> Iterable[Proposal]:
-        """Yield level after level: all on the frozen rung, the best few in full."""
+        """Yield level after level: all at the frozen fidelity, the best few in full."""
         yield from self.levels(self.space.singles())
 
     def levels(self, field: list[Candidate]) -> Iterable[Proposal]:
