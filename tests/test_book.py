@@ -196,6 +196,21 @@ def test_the_results_are_the_recorded_ones() -> None:
     assert results.page() == results.PAGE.read_text(encoding="utf-8"), "run make results"
 
 
+def test_each_question_of_the_results_shows_its_picture_before_its_tables() -> None:
+    page = (BOOK / "results.md").read_text(encoding="utf-8")
+    for section in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
+        question = section.partition("\n")[0]
+        if question.endswith("?") and not question.startswith("What does it cost"):
+            picture = re.search(r"^(?:```\{raw\} html|!\[)", section, re.MULTILINE)
+            table = re.search(r"^(?:\||:::\{dropdown\})", section, re.MULTILINE)
+            assert picture is not None and table is not None and picture.start() < table.start(), question
+    shown = re.findall(r":file: (_pictures/results/\S+)", page)
+    assert sorted(shown) == sorted(f"_pictures/results/{file.name}" for file in (BOOK / "_pictures/results").iterdir())
+    for name in shown:
+        piece = (BOOK / name).read_text(encoding="utf-8")
+        assert re.match(r'<div class="pifi-figure" [^>]*aria-label="[^"]{30,}"', piece) and "<svg role=" in piece, name
+
+
 def test_the_log_says_what_the_records_say() -> None:
     log = load("log")
     text = log.PAGE.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from pifi_probe.errors import PifiProbeError, SaveError
-from pifi_probe.reporting import html, plots, searches, tables
+from pifi_probe.reporting import html, looks, plots, searches, tables
 
 ATTACK = "<script>alert('1')</script> \"& $\\frac _x [red]\x1b[31m\x00"
 VOID = {"meta", "br", "img", "link"}
@@ -123,15 +123,14 @@ class TestPlots:
         assert np.asarray(band)[:, 1].max() == pytest.approx(0.42)
 
     def test_series_differ_in_colour_and_shape_and_colours_are_seen_on_light_and_dark_pages(self) -> None:
-        looks = plots.looks_of(pd.Series(range(50)))
-        assert len(set(looks.values())) == 50
+        assert len(set(looks.looks_of(range(50)).values())) == 50
 
         def luminance(colour: str) -> float:
             parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
             linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
             return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-        for colour in plots.COLOURS:
+        for colour in looks.COLOURS:
             own, dark = luminance(colour), luminance("#14161a")
             assert 1.05 / (own + 0.05) >= 3
             assert (own + 0.05) / (dark + 0.05) >= 3
@@ -160,7 +159,7 @@ class TestSvg:
         assert root.get("role") == "img"
         assert root.get("aria-label") == f"what {tables.printable(ATTACK)} shows"
         assert "currentColor" in svg
-        assert plots.INK not in svg
+        assert looks.INK not in svg
         assert "#ffffff" not in svg
         assert not [element for element in root.iter() if "script" in str(element.tag)]
 

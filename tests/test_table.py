@@ -19,7 +19,8 @@ from pifi_probe.probing import summary
 from pifi_probe.probing.building import build_table
 from pifi_probe.probing.table import ProbeTable
 from pifi_probe.reporting import depths
-from pifi_probe.reporting.plots import INK, to_svg
+from pifi_probe.reporting.looks import INK
+from pifi_probe.reporting.plots import to_svg
 from pifi_probe.scoring import intervals
 from pifi_probe.scoring.points import Kind, Measured
 

@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 from weights import THEMES
 
 from pifi_probe.ranking import rank_agreement
+from pifi_probe.reporting.looks import ARMS
 from pifi_probe.stats import Interval, smallest_detectable
 
 PICTURES = Path(__file__).resolve().parent.parent / "_pictures"
@@ -59,7 +60,7 @@ def section(found: Gains) -> str:
         for theme in THEMES
     )
     return (
-        "## Does headroom foretell the gain?\n\n"
+        "## Does headroom predict the gain?\n\n"
         f"Over {len(found)} tasks the ranks of headroom and gain agree with Kendall's tau "
         f"{agreement['kendall']:.2f} (1: the same order). Headroom is what the donor's own states at the chain's exit "
         "add to the encoder: they need all layers below and the donor's tokenizer. In points, with 95 % intervals "
@@ -74,17 +75,18 @@ def draw(found: Gains) -> None:
         name: {key: {part: 100 * own[part] for part in parts} for key, own in row.items()}
         for name, row in found.items()
     }
-    for theme, look in THEMES.items():
-        ink = look["ink"]
+    real, marker = ARMS["real"]
+    for theme, ink in THEMES.items():
         keys = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
         style = {"svg.hashsalt": "headroom", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
         with matplotlib.rc_context(style | dict.fromkeys(keys, ink)):
             figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
             for row in found.values():
                 x, y = row["headroom"], row["gain"]
-                axes.plot([x["low"], x["high"]], [y["difference"]] * 2, color=look["none"], linewidth=1)
-                axes.plot([x["difference"]] * 2, [y["low"], y["high"]], color=look["real"], linewidth=1.6)
-                axes.plot(x["difference"], y["difference"], "o", color=look["real"], markersize=5)
+                axes.plot([x["low"], x["high"]], [y["difference"]] * 2, color=ink, alpha=0.4, linewidth=1)
+                axes.plot([x["difference"]] * 2, [y["low"], y["high"]], color=real, linewidth=1.6)
+                filled = "full" if y["low"] > 0 or y["high"] < 0 else "none"
+                axes.plot(x["difference"], y["difference"], marker, color=real, markersize=5, fillstyle=filled)
             top = max(row["headroom"]["difference"] for row in found.values())
             axes.plot([0, top], [0, top], color=ink, linewidth=0.7, linestyle=":")
             axes.axhline(0, color=ink, linewidth=0.7)

@@ -34,9 +34,9 @@ HEAD = """# Aligned chains: where a language model's weights matter
 {answer}
 
 In the paper's wiring a language model's weights do not matter: the [results page](results.md) shows it. This page is
-about another one. The encoder's tokens are mapped by one linear regression, fitted on unlabelled texts, to the states
-that a language model has in its middle; seven frozen layers work on them in series; a linear readout stands next to the
-encoder's own. Twins with shuffled or random weights, and the interface without a layer, get the same. The question,
+about another wiring. One linear regression, fitted on unlabelled texts, maps the encoder's tokens to the states that a
+language model has in its middle; seven frozen layers work on them in series; a linear readout is added to the encoder's
+own. Twins with shuffled or random weights, and the interface without a layer, get the same readout. The question,
 the set-up and what counts were [written down before](https://github.com/pifi-probe/pifi_probe/blob/main/book/_studies/aligned/protocol.md)
 the tasks of the confirming half were touched.
 """
@@ -381,7 +381,7 @@ def page() -> str:
         if found:
             text, tasks, small = main_table(found)
             held[half] = tasks
-            left_out = "\n\nWhere the chain does not beat all four, what would have been seen, before the correction:"
+            left_out = "\n\nWhere the chain does not beat all four, what could have been found, before the correction:"
             parts.append(f"### The {half} half\n\n{text}" + (f"{left_out}\n\n{small}" if small else ""))
     shift, shifted = shift_table(everything)
     labels, few = label_table(everything)
@@ -392,25 +392,25 @@ def page() -> str:
     larger, on_folds, shifted_folds, gained = folds_tables()
     natural = [name for tasks in held.values() for name in tasks if name in NATURAL]
     goals = [
-        ["natural tasks on which the real chain beats all four, frozen encoder", "5", _named(natural)],
-        ["of these embedded", "2", _named([name for name in natural if name in EMBEDDED])],
+        ["natural tasks on which the real chain beats all four (frozen encoder)", "5", _named(natural)],
+        [
+            "of these, tasks whose texts come with the package",
+            "2",
+            _named([name for name in natural if name in EMBEDDED]),
+        ],
         ["pairs of domains (train, test)", "2", _named(shifted)],
         ["tasks with 100 labels", "3", _named(few)],
         *(
             [
-                ["the first line, every text a test text once", "5", _named(on_folds)],
-                ["the third line, every text a test text once", "2", _named(shifted_folds)],
+                ["natural tasks, in folds: every text tested once", "5", _named(on_folds)],
+                ["pairs of domains, in folds", "2", _named(shifted_folds)],
             ]
             if larger
             else []
         ),
-        *(
-            [["the line of 100 labels, every text a test text once", "1 more", _named(on_few_folds)]]
-            if few_folds
-            else []
-        ),
+        *([["tasks with 100 labels, in folds", "1 more", _named(on_few_folds)]] if few_folds else []),
         ["tasks with a fine-tuned encoder, with both seeds", "2", _named(with_tuned) if tuned else "not recorded"],
-        *([["the last line, every text a test text once", "2", _named(on_tuned_folds)]] if tuned_cells else []),
+        *([["tasks with a fine-tuned encoder, in folds", "2", _named(on_tuned_folds)]] if tuned_cells else []),
     ]
     provenance = next(iter(everything.values()))["provenance"]
     machine = provenance["machine"]
@@ -421,12 +421,12 @@ def page() -> str:
             answer=_answer(everything, [name for tasks in held.values() for name in tasks], on_folds, gained)
             + _tuned(tuned_cells, on_tuned_folds)
         ).strip(),
-        "## What was to be reached\n\n" + table_of([["what", "to reach", "reached"], *goals]),
+        "## Targets, and what was reached\n\n" + table_of([["what", "to reach", "reached"], *goals]),
         left if waiting else "",
         "## Every task, frozen encoder\n\nAccuracy in per cent; differences in points with 95 % intervals over test "
-        "texts; bold: found after Holm's correction over the half. The donor's own probe needs all layers below and "
+        "texts; bold: found after Holm's correction over that half. The donor's own probe needs all layers below and "
         "the donor's tokenizer: it is the ceiling, not a rival.\n\n" + "\n\n".join(parts),
-        "## Every text a test text once\n\nThree folds of at most 4,500 texts a task, 1,500 with labels in each: the "
+        "## In folds: every text tested once\n\nThree folds of at most 4,500 texts a task, 1,500 labelled in each: the "
         "same tasks with more test texts, which is not an independent confirmation of the tables above. Bold: found "
         "after Holm's correction over each table. The intervals are over texts.\n\n" + larger
         if larger
@@ -435,8 +435,9 @@ def page() -> str:
         "## Under domain shift\n\n" + shift if shift else "",
         "## With few labels\n\nMeans over six draws of labelled texts; bold: the real chain beats all four arms with "
         "100 labels, after Holm's correction, by intervals over texts and draws. Last column: how many labels "
-        "bring the encoder alone to where the chain is with 100, on a line over their logarithm.\n\n" + labels,
-        "Of two tasks on which 600 test texts left it open, every text a test text once, 100 labels in each fold. "
+        "the encoder alone needs to reach what the chain reaches with 100, interpolated over their logarithm.\n\n"
+        + labels,
+        "The two tasks that 600 test texts left open, in folds: every text tested once, 100 labels in each fold. "
         "Bold: found after Holm's correction over this table.\n\n" + few_folds
         if few_folds
         else "",
@@ -444,7 +445,7 @@ def page() -> str:
         "neither saw. Bold: the interval leaves out zero.\n\n" + tuned
         if tuned
         else "",
-        "Every text a test text once, in three folds, each with a fine-tuning of its own. Bold: found after Holm's "
+        "In three folds, every text tested once, each fold with a fine-tuning of its own.  Bold: found after Holm's "
         "correction over this table.\n\n" + tuned_folds
         if tuned_cells
         else "",

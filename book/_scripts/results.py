@@ -17,11 +17,14 @@ import pandas as pd
 import pifi_probe as pp
 from pifi_probe.ranking import layer_effect
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import _combination_tables as sets
 import readme_tables as tables
+import result_pictures as pictures
 from truth_table import TABLES, arms
 
+sys.path.pop(0)
 sys.path.pop(0)
 
 BOOK = Path(__file__).resolve().parent.parent
@@ -135,19 +138,41 @@ def experiments() -> str:
     parts = [
         "## Do the paper's claims hold here?\n\nEach experiment is one command, `pifi-probe reproduce NAME`. "
         "The column *paper* is what the paper reports at its own size, with other models; "
-        "the verdict is about the size tried here."
+        "the verdict is about the size tried here. The first claim of each:",
+        pictures.shown("claims"),
     ]
     for name, record in tables.experiments().items():
         parts.append(
             f"### {name}\n\n**{record['title']}** {record['stands_for']}\n\n"
-            f"From `book/_studies/experiments/{name}/summary.json`; {made(record['provenance'])}.\n\n"
-            f"{tables.claims_table(record)}"
+            f"{pictures.shown(f'claims-{name}')}\n\n{verdicts(record['findings'])}\n\n"
+            f":::{{dropdown}} {name}: every claim, its source and its verdict\n\n"
+            f"{tables.claims_table(record)}\n\n:::\n\n"
+            f"From `book/_studies/experiments/{name}/summary.json`; {made(record['provenance'])}."
         )
         parts += [f"Left out: {part}: {why}" for part, why in record["left_out"].items()]
         for title, rows in record["extras"].items():
             parts.append(f"*{title}*\n\n{folded(title, frame_table(pd.DataFrame(rows)))}")
         parts.append(f":::{{dropdown}} {name}: the score of every arm\n\n{scores(name, record)}\n\n:::")
     return "\n\n".join(parts)
+
+
+def verdicts(findings: list[dict[str, Any]]) -> str:
+    """Return how many claims hold here, do not, and are open, in a sentence."""
+    said: dict[str, int] = {}
+    for one in findings:
+        kind = one["verdict"].partition(":")[0]
+        said[kind] = said.get(kind, 0) + 1
+    if len(findings) == 1:
+        return f"The claim: {findings[0]['verdict']}."
+    if len(said) == 1 and "open" in said:
+        number = "Both" if len(findings) == 2 else f"All {len(findings)}"
+        return f"{number} claims are open: their intervals do not decide them."
+    parts = [f"{count} {(_ONE if count == 1 else _MANY).get(kind, kind)}" for kind, count in said.items()]
+    return f"Of {len(findings)} claims, {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}."
+
+
+_ONE = {"open": "is open", "holds here": "holds here", "does not hold here": "does not hold here"}
+_MANY = {"open": "are open", "holds here": "hold here", "does not hold here": "do not hold here"}
 
 
 def scores(name: str, record: dict[str, Any]) -> str:
@@ -191,9 +216,9 @@ def selection() -> str:
             "## Is a search for the layer worth it?",
             "The strategies of `pp.search` replayed on the runs of movie-reviews in the *matched* wiring. "
             f"From `{_name(file)}`; {made(record)}.",
-            tables.targets_table(record),
-            folded("Every strategy", rows_table(record)),
             *(f"![{alt}](_studies/selection/{SELECTED}-{kind}.svg)" for kind, alt in PLOTS.items()),
+            targets(record),
+            folded("Every strategy", rows_table(record)),
             "One search, recorded, to look into: [A search to explore](explorer.md).",
         ]
     )
@@ -217,6 +242,7 @@ def combinations() -> str:
             f"{used['slm']}, {used['llm']}, wiring *{used['wiring']}*, {used['train']} training, "
             f"{used['validation']} validation and {used['test']} test texts of at most {used['max_length']} tokens. "
             f"{REUSED if used['truth'] else ''}\n\n"
+            f"{pictures.shown('combinations-' + record['task'])}\n\n"
             f"{with_folded(sets.table(record).strip(), answer_first=True)}"
         )
     return "\n\n".join(parts)
@@ -231,6 +257,7 @@ def density() -> str:
         [
             "## Does a layer hold less in a deeper model?",
             f"{DENSITY}\n\nFrom `{_name(file)}`; {made(record)}.",
+            pictures.shown("density"),
             folded("Every set of layers", rows_table(record)),
             f"The difference between the two models in *real - shuffled*, with its interval:\n\n{differences}",
             f"**What this can and cannot tell.** {LIMITS}",
@@ -243,12 +270,16 @@ def demo() -> str:
     record = json.loads(tables.DEMO.read_text(encoding="utf-8"))
     table = tables.demo_table(record).strip()
     source = f"From `{_name(tables.DEMO)}`; {made(record['provenance'])}."
-    return f"## What does the demo show?\n\n{source}\n\n{with_folded(table)}"
+    return f"## What does the demo show?\n\n{pictures.shown('demo')}\n\n{source}\n\n{with_folded(table)}"
 
 
 def truth() -> str:
     """Return every table of layers, each trained in full, compared with its controls."""
-    parts = [f"## Does any layer help, each trained in full?\n\n{TRAINED}"]
+    parts = [
+        f"## Does any layer help, each trained in full?\n\n{TRAINED}",
+        pictures.shown("layers"),
+        pictures.shown("layers-rating"),
+    ]
     for folder in sorted(TRUTH.iterdir(), key=lambda folder: (folder.name != SELECTED, folder.name)):
         if folder.name in TABLES and folder.name != CHECKED and (runs := complete_seeds(folder)):
             parts.append(truth_table(folder, runs))
@@ -368,9 +399,41 @@ def speed() -> str:
     for name in SPEED:
         record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
         lines = [f"### {name}", "", f"From `benchmarks/results/{name}.json`; {made(record)}.", ""]
-        lines.append(tables.targets_table(record))
-        parts.append("\n".join(lines))
+        parts.append("\n".join([*lines, targets(record)]))
     return "\n\n".join(parts)
+
+
+def targets(record: dict[str, Any]) -> str:
+    """Return how many targets of a benchmark were reached, and the targets, folded."""
+    judged = [row["holds"] for row in record["targets"] if row["holds"] is not None]
+    missed = [row["what"] for row in record["targets"] if row["holds"] is False]
+    said = f"Reached: {sum(judged)} of {len(judged)}." + (f" Not reached: {'; '.join(missed)}." if missed else "")
+    table = tables.targets_table(record)
+    return f"{said}\n\n:::{{dropdown}} Targets, {len(record['targets'])} rows\n\n{table}\n\n:::"
+
+
+def drawn() -> dict[str, str]:
+    """Return the pictures of the page by name."""
+    records = tables.experiments()
+    decided = json.loads((BOOK / "_studies" / "decided.json").read_text(encoding="utf-8"))["tables"]
+    heads = {name: record["findings"][0] for name, record in records.items()}
+    first = [head | {"says": f"{name}: {head['says']}"} for name, head in heads.items()]
+    found = {"claims": pictures.claims(first, "The first claim of every experiment: measured differences in points.")}
+    for name, record in records.items():
+        alt = f"The claims of {name}: measured differences in points, with intervals."
+        found[f"claims-{name}"] = pictures.claims(record["findings"], alt)
+    demo_record = json.loads(tables.DEMO.read_text(encoding="utf-8"))
+    found["demo"] = pictures.demo(demo_record["comparisons"]["vanilla"]["rows"])
+    found["layers"] = pictures.tables(decided, points=True)
+    found["layers-rating"] = pictures.tables(decided, points=False)
+    for file in sorted(COMBINATIONS.glob("*/summary.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        found[f"combinations-{record['task']}"] = pictures.combinations(
+            record, {row["arm"]: sets.title(row["arm"]) for row in record["rows"]}
+        )
+    if (RECORDS / "density.json").is_file():
+        found["density"] = pictures.density(json.loads((RECORDS / "density.json").read_text(encoding="utf-8"))["rows"])
+    return found
 
 
 def made(provenance: dict[str, Any]) -> str:
@@ -387,3 +450,4 @@ def _name(path: Path) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    pictures.write(drawn())

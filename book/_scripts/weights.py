@@ -19,12 +19,18 @@ from matplotlib import pyplot as plt
 
 from pifi_probe.files import write_json
 from pifi_probe.layers.control import PositiveControl
+from pifi_probe.reporting.looks import ARMS, INK, group_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONTROL, CONDITIONS = ROOT / "benchmarks/results/control.json", ROOT / "book/_studies/conditions.json"
 OUT = ROOT / "book" / "_pictures"
 DONOR = "smollm2-135m"
-ARMS = {"real": "real layer", "none": "no layer", "shuffled": "shuffled twin", "one token": "one token at a time"}
+CURVES = {  # arm: (what the legend says, group of `ARMS`, line)
+    "real": ("real layer", "real", "-"),
+    "one token": ("real layer, one token at a time", "real", ":"),
+    "shuffled": ("shuffled twin", "twins", "-"),
+    "none": ("no layer", "vanilla", "--"),
+}
 BARS = {
     "real, layers 8 to 14": ("8-14", "real"),
     "one token at a time": ("8-14", "one token"),
@@ -35,10 +41,7 @@ BARS = {
     "shuffled twin": ("8-14", "shuffled"),
     "random twin": ("8-14", "random"),
 }
-THEMES = {
-    "light": {"ink": "#1f2328", "real": "#0072B2", "none": "#7A7A7A", "shuffled": "#D55E00", "one token": "#009E73"},
-    "dark": {"ink": "#e6edf3", "real": "#56B4E9", "none": "#9AA4AE", "shuffled": "#E69F00", "one token": "#2FC79A"},
-}
+THEMES = {"light": "#1f2328", "dark": "#e6edf3"}  # the ink of each
 
 
 def drawn() -> dict[str, Any]:
@@ -46,7 +49,7 @@ def drawn() -> dict[str, Any]:
     control_record = json.loads(CONTROL.read_text(encoding="utf-8"))
     conditions = json.loads(CONDITIONS.read_text(encoding="utf-8"))
     control = PositiveControl.from_dict(control_record["measurements"][DONOR]["own states"]["control"])
-    curves = {arm: [round(100 * row.accuracy(arm).mean, 2) for row in control.rows] for arm in ARMS}
+    curves = {arm: [round(100 * row.accuracy(arm).mean, 2) for row in control.rows] for arm in CURVES}
     bars = {name: _gain(conditions, *which) for name, which in BARS.items()}
     made = {
         file.relative_to(ROOT).as_posix(): {key: record[key] for key in ("command", "date", "seed")}
@@ -65,8 +68,7 @@ def _gain(conditions: dict[str, Any], layers: str, arm: str) -> list[float]:
 
 def draw(numbers: dict[str, Any], theme: str) -> None:
     """Write one figure."""
-    look = THEMES[theme]
-    ink = look["ink"]
+    ink = THEMES[theme]
     style = {
         "svg.hashsalt": "weights",
         "text.color": ink,
@@ -80,24 +82,31 @@ def draw(numbers: dict[str, Any], theme: str) -> None:
     }
     with matplotlib.rc_context(style):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.1), layout="constrained", width_ratios=(1.15, 1))
-        for arm, label in ARMS.items():
+        for arm, (label, group, line) in CURVES.items():
             curve = numbers["next words read, percent"][arm]
-            width = 2.2 if arm == "real" else 1.3
-            left.plot(numbers["layers"], curve, color=look[arm], linewidth=width, label=label)
+            width = 2.2 if arm == "real" else 1.4
+            left.plot(numbers["layers"], curve, line, color=inked(group, ink), linewidth=width, label=label)
         left.set(xlabel=f"layer of {DONOR}", ylabel="next words read (%)", ylim=(0, 100))
         left.set_title("Repeated random words", loc="left", fontsize=10)
         left.legend(frameon=False, fontsize=8, loc="upper left")
         for place, (name, (mean, low, high)) in enumerate(numbers["points over the encoder"].items()):
-            colour = look["real"] if name.startswith("real") else look["none"]
+            group = group_of(BARS[name][1]) or "real"  # real weights, but for twins and the interface
+            colour, marker = inked(group, ink), ARMS[group][1]
+            filled = "full" if low > 0 or high < 0 else "none"
             right.plot([low, high], [-place, -place], color=colour, linewidth=1.6)
-            right.plot(mean, -place, "o", color=colour, markersize=5)
+            right.plot(mean, -place, marker, color=colour, markersize=5, fillstyle=filled)
         right.axvline(0, color=ink, linewidth=0.7)
         names = list(numbers["points over the encoder"])
         right.set_yticks([-place for place in range(len(names))], names)
-        right.set_xlabel("points over the frozen encoder, 95 % intervals")
+        right.set_xlabel("points over the frozen encoder\n95 % intervals; filled: without zero")
         right.set_title("Film reviews", loc="left", fontsize=10)
         figure.savefig(OUT / f"weights-{theme}.svg", transparent=True, metadata={"Date": None})
         plt.close(figure)
+
+
+def inked(group: str, ink: str) -> str:
+    """Return the colour of a group of arms on a page with this ink."""
+    return ARMS[group][0].replace(INK, ink)
 
 
 def main() -> None:

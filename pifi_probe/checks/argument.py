@@ -11,6 +11,7 @@ import pandas as pd
 from pifi_probe.checks.session import recorded
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.probing.table import ProbeTable
+from pifi_probe.reporting.looks import ARMS, INK
 from pifi_probe.reporting.plots import framed, styled, whole_ticks
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["depth_figure", "gains_by_depth"]
 
 STEPS = {  # part of the argument: (what the legend says, colour, marker)
-    "states": ("07: the donor's own states, read by a probe", "#0072B2", "o"),
-    "probe": ("08: one layer plugged in, untrained", "#7A7A7A", "^"),
+    "states": ("07: the donor's own states, read by a probe", "#009E73", "o"),
+    "probe": ("08: one layer plugged in, untrained", "#A67C00", "v"),
     "trained": ("09: one layer plugged in, trained", "#B8629A", "D"),
-    "chain": ("00b and 10: seven layers, aligned, on all tokens", "#D55E00", "s"),
+    "chain": ("00b and 10: seven layers, aligned, on all tokens", *ARMS["real"]),
 }
 PROBES = "book/_studies/probes/movie-reviews-"
 MATCHED = "book/_studies/truth/movie-reviews-matched"
@@ -104,7 +105,7 @@ def depth_figure(*lit: str) -> Figure:
                 axes.hlines(rows["gain"], rows["first"], rows["last"], label=label, **{**look, "linewidth": 4})
             else:
                 axes.plot(rows["first"], rows["gain"], marker=marker, markersize=3.5, label=label, **look)
-        axes.axhline(0, color="#1b1b1c", linewidth=0.8)
+        axes.axhline(0, color=INK, linewidth=0.8)
         whole_ticks(axes, found["trained"]["first"])
         axes.set_xlabel("layer")
         axes.set_ylabel("points over the encoder alone")

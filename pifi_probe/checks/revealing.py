@@ -61,6 +61,6 @@ def _axis(mine: float, real: float, guess: str, said: str, unit: str) -> str:
         f'<line x1="{x_zero:.1f}" x2="{x_zero:.1f}" y1="32" y2="42" stroke="currentColor"/>'
         f'<circle cx="{x_guess:.1f}" cy="37" r="6" fill="none" stroke="currentColor" stroke-width="2"/>'
         f'<text x="{x_guess:.1f}" y="22">your guess {escape(guess)}</text>'
-        f'<circle cx="{x_real:.1f}" cy="37" r="6" fill="#0072B2"/>'
+        f'<circle cx="{x_real:.1f}" cy="37" r="6"/>'
         f'<text x="{x_real:.1f}" y="62">measured {escape(said)}</text></svg>'
     )

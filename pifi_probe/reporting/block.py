@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.reporting.looks import ARMS
 
 __all__ = ["PARTS", "BlockFigure", "pifi_block"]
 
@@ -20,7 +21,7 @@ PARTS = {  # part: (what the box says, what becomes of its weights)
 }
 _WIDTHS = {"layer": 124, "encoder": 100}
 _WIDTH, _GAP, _TOP, _HEIGHT = 76, 22, 14, 62
-_LIT = "#D55E00"
+_LIT = ARMS["real"][0]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pifi_probe.escaping import printable
-from pifi_probe.reporting.plots import INK, MAX_LABEL, checked, framed, looks_of, styled
+from pifi_probe.reporting.looks import ARMS, INK, looks_of
+from pifi_probe.reporting.plots import MAX_LABEL, checked, framed, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["depth_heatmap", "depth_panels"]
 
-NULL = "#7A7A7A"
+NULL = ARMS["twins"][0]
 SHADES = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725")  # of viridis (CC0), darkest first
 WORST = -len(SHADES)
 

@@ -5,20 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pifi_probe.escaping import printable
-from pifi_probe.reporting.plots import INK, MAX_LABEL, checked, framed, styled
+from pifi_probe.reporting.looks import ARMS, INK
+from pifi_probe.reporting.plots import FILLED, MAX_LABEL, checked, framed, styled
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["GROUPS", "ladder"]
+__all__ = ["ladder"]
 
-GROUPS = {  # colour and marker of a group of arms, the same on every picture
-    "vanilla": (INK, "D"),
-    "linear": ("#0072B2", "o"),
-    "twins": ("#7A7A7A", "^"),
-    "real": ("#D55E00", "s"),
-}
 NAMES = {
     "vanilla": "encoder alone",
     "linear": "+ two projections",
@@ -45,13 +40,13 @@ def ladder(frame: pd.DataFrame, *, value_label: str = "difference to the encoder
     """
     rows = checked(frame, ("group", "mean", "low", "high"), "mean")
     rows = rows if "panel" in rows else rows.assign(panel="")
-    panels, groups = list(dict.fromkeys(rows["panel"])), [name for name in GROUPS if name in set(rows["group"])]
+    panels, groups = list(dict.fromkeys(rows["panel"])), [name for name in ARMS if name in set(rows["group"])]
     with styled():
-        figure, all_axes = framed(2.6 + 2.4 * len(panels), 1.1 + 0.42 * len(groups), len(panels), sharey=True)
+        figure, all_axes = framed(2.6 + 2.4 * len(panels), 1.3 + 0.42 * len(groups), len(panels), sharey=True)
         for axes, panel in zip(all_axes, panels, strict=True):
             axes.axvline(0, color=INK, linewidth=0.8)
             for row in rows[rows["panel"] == panel].itertuples():
-                colour, marker = GROUPS[row.group]
+                colour, marker = ARMS[row.group]
                 position = groups.index(row.group)
                 axes.plot([row.low, row.high], [position, position], color=colour, linewidth=2.2)
                 filled = row.group == "vanilla" or row.low > 0 or row.high < 0
@@ -59,5 +54,5 @@ def ladder(frame: pd.DataFrame, *, value_label: str = "difference to the encoder
             axes.set_title(printable(panel)[:MAX_LABEL])
         all_axes[0].set_yticks(range(len(groups)), [NAMES[name] for name in groups])
         all_axes[0].set_ylim(len(groups) - 0.5, -0.5)
-        figure.supxlabel(printable(value_label), fontsize="medium")
+        figure.supxlabel(f"{printable(value_label)}\n{FILLED}", fontsize="medium")
     return figure

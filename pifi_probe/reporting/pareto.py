@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pifi_probe.reporting.plots import framed, looks_of, styled
+from pifi_probe.reporting.looks import INK, looks_of
+from pifi_probe.reporting.plots import framed, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ def pareto(frame: pd.DataFrame, title: str = "") -> Figure:
             axes.errorbar(x, y, [[y - row["low"]], [row["high"] - y]], color=colour, linewidth=1)
             size = 30 + 270 * row["file MB"] / most
             axes.scatter([x], [y], s=size, color=colour, marker=looks[row["arm"]][1], label=row["arm"], alpha=0.85)
-        axes.plot(*zip(*front, strict=True), color="#7A7A7A", linewidth=1, linestyle="--", zorder=0)
+        axes.plot(*zip(*front, strict=True), color=INK, linewidth=1, linestyle="--", zorder=0)
         axes.set_xlabel("P90 of one text at a time (ms), forward pass")
         axes.set_ylabel(rows["metric"].iloc[0].replace("_", " ") if len(rows) else "quality")
         axes.set_title(title)

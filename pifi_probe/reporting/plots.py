@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import itertools
 import re
 import textwrap
 import warnings
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import printable
+from pifi_probe.reporting.looks import ARMS, INK, group_of, looks_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,25 +22,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "COLOURS",
-    "INK",
+    "FILLED",
     "MAX_LABEL",
     "checked",
     "depth_curve",
     "forest",
     "framed",
     "learning_curves",
-    "looks_of",
     "styled",
     "to_svg",
 ]
 
-# hues of Okabe and Ito (2008), Color Universal Design, where needed made darker or lighter:
-# each has a contrast of at least 3:1 to a white and to a nearly black page
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B8629A", "#A67C00", "#2E8BC0", "#7A7A7A")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-INK = "#1b1b1c"  # of text and axes; becomes the colour of the page's text in an SVG
 MAX_LABEL = 60
+FILLED = "filled: the interval leaves out zero"
 
 
 def depth_curve(
@@ -91,8 +85,10 @@ def forest(frame: pd.DataFrame, *, value_label: str = "difference to vanilla (po
     Parameters
     ----------
     frame : DataFrame
-        Columns ``arm``, ``mean``, ``low`` and ``high``; optionally ``group`` (such as the test set). Rows without
-        a mean are left out. A marker is filled where the interval leaves out zero.
+        Columns ``arm``, ``mean``, ``low`` and ``high``; optionally ``group`` (such as the test set), and ``of``, the
+        arm's place in `pifi_probe.reporting.looks.ARMS` where its name does not tell it ("" for none). Rows without
+        a mean are left out. A marker is filled where the interval leaves out zero; colour and shape are those of
+        the arm's group (`pifi_probe.reporting.looks`), black dots where its name does not tell.
     value_label : str
         Name of the axis.
 
@@ -106,12 +102,14 @@ def forest(frame: pd.DataFrame, *, value_label: str = "difference to vanilla (po
     arms, groups = list(dict.fromkeys(rows["arm"])), list(dict.fromkeys(rows["group"]))
     with styled():
         names = ["\n".join(line[:MAX_LABEL] for line in printable(arm).splitlines()) for arm in arms]
-        height = 1.2 + 0.34 * sum(1 + 0.5 * name.count("\n") for name in names)
+        height = 1.4 + 0.34 * sum(1 + 0.5 * name.count("\n") for name in names)
         figure, panels = framed(3.0 + 2.6 * len(groups), height, len(groups), sharex=True, sharey=True)
-        for axes, (colour, marker), group in zip(panels, looks_of(rows["group"]).values(), groups, strict=True):
+        for axes, group in zip(panels, groups, strict=True):
             own = rows[rows["group"] == group]
             for row in own.itertuples():
                 position = arms.index(row.arm)
+                of = getattr(row, "of", group_of(row.arm))
+                colour, marker = ARMS[of] if of else (INK, "o")
                 found = row.low > 0 or row.high < 0
                 axes.plot([row.low, row.high], [position, position], color=colour, linewidth=1.6)
                 axes.plot(row.mean, position, marker, color=colour, fillstyle="full" if found else "none")
@@ -119,7 +117,8 @@ def forest(frame: pd.DataFrame, *, value_label: str = "difference to vanilla (po
             axes.set_title(printable(group)[:MAX_LABEL])
         panels[0].set_yticks(range(len(arms)), names)
         panels[0].set_ylim(len(arms) - 0.5, -0.5)
-        figure.supxlabel(textwrap.fill(printable(value_label), int(11 * figure.get_figwidth())), fontsize="medium")
+        said = textwrap.fill(printable(value_label), int(11 * figure.get_figwidth()))
+        figure.supxlabel(f"{said}\n{FILLED}", fontsize="medium")
     return figure
 
 
@@ -230,12 +229,6 @@ def framed(width: float, height: float, panels: int, **options: Any) -> tuple[Fi
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, panels, squeeze=False, **options)[0])
-
-
-def looks_of(series: pd.Series[Any]) -> dict[Any, tuple[str, str]]:
-    """Give every series a colour and a marker, in order of appearance."""
-    looks = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
-    return dict(zip(dict.fromkeys(series), looks, strict=False))
 
 
 def whole_ticks(axes: Axes, values: pd.Series[Any]) -> None:

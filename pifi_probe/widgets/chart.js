@@ -7,7 +7,7 @@
 export const FIDELITIES = ["estimator", "frozen", "last-block", "short", "full"];
 const SHAPES = { estimator: "diamond", frozen: "square", "last-block": "down", short: "up", full: "circle" };
 const CONTROL_SHAPES = { random: "cross", shuffled: "plus" };
-const COLOURS = ["#2f7fd0", "#c2570c", "#1a8f6a", "#a45cc8", "#9a6a1e", "#c03a6b"]; // 3:1 on white and on black
+const COLOURS = ["#D55E00", "#1a8f6a", "#a45cc8", "#9a6a1e", "#c03a6b", "#2f7fd0"]; // 3:1 on white and on black
 const GREY = "#767676";
 const NULLS = ["random", "shuffled"];
 const BUSY = ["preparing", "running", "pausing", "stopping"];

@@ -1,0 +1,134 @@
+"""Pictures of the results page, from the records: what was found, before the tables that hold it.
+
+Each is a piece of a page with an SVG in the colour of the page's text, in book/_pictures/results.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pifi_probe.reporting.plots import forest, to_svg
+
+PICTURES = Path(__file__).resolve().parent.parent / "_pictures" / "results"
+STEPS = {  # effect: (what is compared, the arm's group)
+    "plugging in": ("real - encoder", "real"),
+    "projections": ("projections - encoder", "linear"),
+    "block": ("twins - projections", "twins"),
+    "knowledge": ("real - twins", "real"),
+}
+SETS = ("pair", "triple", "block")
+
+
+def shown(name: str) -> str:
+    """Return the Markdown that puts a picture into the page."""
+    return f"```{{raw}} html\n:file: _pictures/results/{name}.html\n```"
+
+
+def claims(found: Sequence[Mapping[str, Any]], said: str) -> str:
+    """Return the claims of an experiment with what was measured, in points."""
+    rows = [
+        {"arm": textwrap.fill(one["says"], 46), "mean": one["measured"], "low": one["low"], "high": one["high"]}
+        for one in found
+        if one["measured"] is not None and one["unit"] == "points"
+    ]
+    return _piece(forest(pd.DataFrame(rows), value_label="difference (points)"), said)
+
+
+def demo(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return every arm of the demo against the encoder alone, a panel for each test set."""
+    frame = pd.DataFrame(
+        [
+            {"arm": row["arm"], "group": row["test"]}
+            | {key: 100 * row[name] for key, name in (("mean", "difference"), *_BOUNDS)}
+            for row in rows
+            if row["difference"] is not None
+        ]
+    )
+    return _piece(
+        forest(frame, value_label="difference to the encoder alone (points)"),
+        "Differences of every arm of the demo to the encoder alone, in points with intervals, on three test sets.",
+    )
+
+
+def tables(decided: Mapping[str, Sequence[Mapping[str, Any]]], *, points: bool) -> str:
+    """Return what each step adds on every table in which layers were trained; `points`: those with an accuracy."""
+    rows = [
+        {"arm": f"{judged[0]['test']}, {effect['wiring']}: {said}", "of": of}
+        | {name: (100 if points else 1) * effect[name] for name in ("mean", "low", "high")}
+        for judged in decided.values()
+        if (judged[0]["metric"] == "accuracy") == points
+        for step, (said, of) in STEPS.items()
+        for effect in judged[0]["effects"]
+        if effect["name"] == step
+    ]
+    unit = "points of accuracy" if points else "squared error; positive is better"
+    return _piece(
+        forest(pd.DataFrame(rows), value_label=f"difference ({unit})"),
+        f"What each step from the encoder alone to the real layers adds on every table, in {unit}.",
+    )
+
+
+def combinations(record: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Return every arm of a study of combinations against the encoder alone; `names`: what each arm is called."""
+    frame = pd.DataFrame(
+        [
+            {"arm": textwrap.fill(names[row["arm"]], 46), "of": _group(row["arm"])}
+            | {key: 100 * row[name] for key, name in (("mean", "difference"), *_BOUNDS)}
+            for row in record["rows"]
+            if row["metric"] == "accuracy" and row["difference"] is not None and row["arm"] != "vanilla"
+        ]
+    )
+    return _piece(
+        forest(frame, value_label="difference to the encoder alone (points)"),
+        f"Every set of layers and every control on {record['task']} against the encoder alone, with intervals.",
+    )
+
+
+def _group(arm: str) -> str:
+    if arm.startswith("shuffled"):
+        return "twins"
+    return "real" if arm in (*SETS, "single", "last", "best-in-full") or arm.startswith("repeated") else ""
+
+
+def density(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return real minus shuffled of every set of layers, a panel for each language model."""
+    frame = pd.DataFrame(
+        [
+            {"arm": f"{row['task']}, {row['layers together']}", "group": row["LLM"], "of": "real"}
+            | dict(zip(("mean", "low", "high"), _numbers(row["real - shuffled"]), strict=True))
+            for row in rows
+        ]
+    )
+    return _piece(
+        forest(frame, value_label="real - shuffled (thousandths of a nat)"),
+        "Usable information of real layers minus that of shuffled ones, with intervals, for two language models.",
+    )
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(one) for one in re.findall(r"[-+]?\d+\.\d+", text)]
+
+
+def write(pictures: Mapping[str, str]) -> None:
+    """Write the pictures, and remove those that are not made any more."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for file in PICTURES.glob("*.html"):
+        if file.stem not in pictures:
+            file.unlink()
+    for name, piece in pictures.items():
+        (PICTURES / f"{name}.html").write_text(piece, encoding="utf-8")
+
+
+def _piece(figure: Any, alt: str) -> str:
+    label = escape(alt, quote=True)
+    return f'<div class="pifi-figure" tabindex="0" role="group" aria-label="{label}">{to_svg(figure, alt)}</div>\n'
+
+
+_BOUNDS = (("low", "difference_low"), ("high", "difference_high"))

@@ -1,0 +1,69 @@
+"""How every picture draws an arm: a real layer orange, its twins grey, projections alone blue, the encoder black.
+
+Charts of reports, notebooks, book and widget take their colours and shapes from here; style sheets cannot import them,
+so `tests/test_looks.py` compares those.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["ARMS", "COLOURS", "INK", "MARKERS", "group_of", "looks_of"]
+
+# hues of Okabe and Ito (2008), Color Universal Design, where needed made darker or lighter:
+# each has a contrast of at least 3:1 to a white and to a nearly black page; those of the arms come last
+COLOURS = ("#009E73", "#B8629A", "#A67C00", "#2E8BC0", "#0072B2", "#D55E00", "#767676")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+INK = "#1b1b1c"  # of text and axes; becomes the colour of the page's text in an SVG
+ARMS = {  # colour and marker of a group of arms, the same on every picture
+    "vanilla": (INK, "D"),
+    "linear": ("#0072B2", "o"),
+    "twins": ("#767676", "^"),
+    "real": ("#D55E00", "s"),
+}
+_WORDS = {
+    "vanilla": ("vanilla", "encoder"),
+    "linear": ("linear", "projections", "interface"),
+    "twins": ("random", "shuffled", "twin"),
+    "real": ("real", "layer", "candidate"),
+}
+
+
+def group_of(name: object) -> str | None:
+    """Return the group in `ARMS` that an arm belongs to by its name; None where the name does not say.
+
+    The wiring in front does not count, nor what follows the first word: ``"pifi: random smollm2-135m[29]"`` is a twin,
+    ``"matched: smollm2-135m[29]"`` a real layer.
+    """
+    own = str(name).rpartition(": ")[2].lower()
+    first = re.match(r"[a-z]*", own)
+    for group, words in _WORDS.items():
+        if first is not None and first[0] in words:
+            return group
+    return "real" if re.fullmatch(r"\S+\[[-\d:]+\]", own) else None
+
+
+def looks_of(names: Iterable[Any]) -> dict[Any, tuple[str, str]]:
+    """Give every series a colour and a marker of its own, those of its group where the name tells it.
+
+    Further series of a group keep its colour and get another marker; two real layers are told apart by colour, too.
+    """
+    names = list(dict.fromkeys(names))
+    groups = {name: group_of(name) for name in names}
+    taken = {ARMS[group][0] for group in groups.values() if group is not None}
+    free = itertools.cycle([colour for colour in COLOURS if colour not in taken])
+    markers, looks, seen = itertools.cycle(MARKERS), {}, set()
+    for name, group in groups.items():
+        if group is not None and group not in seen:
+            looks[name] = ARMS[group]
+        elif group is None or group == "real":
+            looks[name] = (next(free), next(markers))
+        else:
+            colour, marker = ARMS[group]
+            used = {one for c, one in looks.values() if c == colour}
+            looks[name] = (colour, next((one for one in MARKERS if one not in used), marker))
+        seen.add(group)
+    return looks
