@@ -35,7 +35,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REPOSITORY = PROJECT["urls"]["Repository"]
 TAG = f"v{PROJECT['version']}"
-LEDGER = "What speaks for the claims, and what against"
+LEDGER = "The evidence for and against the claims"
 QUIZ = re.compile(r"^## Quiz", re.MULTILINE)
 CELL_TIMEOUT = 300
 METADATA = {

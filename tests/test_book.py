@@ -226,7 +226,8 @@ def test_the_first_figure_is_drawn_from_the_records() -> None:
         assert (weights.OUT / f"weights-{theme}.svg").read_text(encoding="utf-8").startswith("<?xml")
     readme, intro = ((weights.ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "book/intro.md"))
     assert "weights-dark.svg" in readme and "weights-light.svg" in readme
-    assert "weights-dark.svg" in intro and "weights-light.svg" in intro
+    for half in ("words", "reviews"):  # two pictures, one below the other on a narrow screen
+        assert f"weights-{half}-dark.svg" in intro and f"weights-{half}-light.svg" in intro
 
 
 def test_three_seeds_of_all_arms_are_asked_for_where_they_are_promised() -> None:

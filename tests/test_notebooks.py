@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).parent.parent
 IGNORE = "nbval-ignore-output"
-LEDGER = "What speaks for the claims, and what against"
+LEDGER = "The evidence for and against the claims"
 MOST_IGNORED = 0.15
 PARTS = (  # what every notebook holds, in this order
     r"^# \d\d[a-z]? ",

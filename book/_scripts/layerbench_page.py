@@ -17,9 +17,9 @@ PAGE = ROOT / "book" / "layerbench.md"
 
 HEAD = """# LayerBench: choosing a layer without training
 
-Which of 30 layers helps an encoder on a task, and how cheaply can one find out? To answer with certainty every layer
-must be trained, several times. We did, and kept the score of every test text. LayerBench is these tables: a strategy
-asks for runs, the table answers at once, and the choice is scored on a seed that the strategy has not seen.
+Which of 30 layers helps an encoder on a task, and how cheaply can you find out? To answer with certainty, every layer
+must be trained, several times. We did that, and kept the score of every test text. LayerBench is these tables: a
+strategy asks for runs, the table answers at once, and the choice is scored on a seed that the strategy has not seen.
 
 ```python
 import pifi_probe as pp
@@ -28,7 +28,7 @@ frame = pp.layerbench.load()  # a row per run: task, slm, llm, wiring, layer or 
 pp.layerbench.leaderboard()  # regret and cost of our strategies
 ```
 
-## A strategy of one's own
+## A strategy of your own
 
 A strategy is a function. `ask(layer, seed, fidelity)` returns a validation loss, and its price is counted once:
 
@@ -47,7 +47,7 @@ for found in pp.layerbench.replay(coarse_to_fine):
 `ask.fidelities` names the cheaper ones that a table has ("frozen", "short", ...), `ask.spent` what was paid so far, and
 `ask.rng` gives random numbers. `replay("auto")` replays a strategy of `pp.search` by its name.
 
-## A table of one's own
+## A table of your own
 
 1. Add a `Table` to `benchmarks/truth_table.py`: task, wiring, layers, controls, seeds.
 2. `python benchmarks/truth_table.py NAME` trains what is missing, run by run; it can be killed and started again, and

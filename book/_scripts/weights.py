@@ -1,6 +1,6 @@
 """Draw the first figure of README and landing page from the recorded control and the recorded conditions.
 
-    python book/_scripts/weights.py    # writes book/_pictures/weights-light.svg, weights-dark.svg and weights.json
+    python book/_scripts/weights.py    # writes book/_pictures/weights-*.svg and weights.json
 
 The numbers are those of `benchmarks/results/control.json` (`benchmarks/control.py`) and `book/_studies/conditions.json`
 (`benchmarks/conditions.py`); `weights.json` holds what is drawn, and says where it is from.
@@ -67,7 +67,7 @@ def _gain(conditions: dict[str, Any], layers: str, arm: str) -> list[float]:
 
 
 def draw(numbers: dict[str, Any], theme: str) -> None:
-    """Write one figure."""
+    """Write the figure, and each half of it alone, for pages as narrow as a telephone."""
     ink = THEMES[theme]
     style = {
         "svg.hashsalt": "weights",
@@ -82,26 +82,44 @@ def draw(numbers: dict[str, Any], theme: str) -> None:
     }
     with matplotlib.rc_context(style):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.1), layout="constrained", width_ratios=(1.15, 1))
-        for arm, (label, group, line) in CURVES.items():
-            curve = numbers["next words read, percent"][arm]
-            width = 2.2 if arm == "real" else 1.4
-            left.plot(numbers["layers"], curve, line, color=inked(group, ink), linewidth=width, label=label)
-        left.set(xlabel=f"layer of {DONOR}", ylabel="next words read (%)", ylim=(0, 100))
-        left.set_title("Repeated random words", loc="left", fontsize=10)
-        left.legend(frameon=False, fontsize=8, loc="upper left")
-        for place, (name, (mean, low, high)) in enumerate(numbers["points over the encoder"].items()):
-            group = group_of(BARS[name][1]) or "real"  # real weights, but for twins and the interface
-            colour, marker = inked(group, ink), ARMS[group][1]
-            filled = "full" if low > 0 or high < 0 else "none"
-            right.plot([low, high], [-place, -place], color=colour, linewidth=1.6)
-            right.plot(mean, -place, marker, color=colour, markersize=5, fillstyle=filled)
-        right.axvline(0, color=ink, linewidth=0.7)
-        names = list(numbers["points over the encoder"])
-        right.set_yticks([-place for place in range(len(names))], names)
-        right.set_xlabel("points over the frozen encoder\n95 % intervals; filled: without zero")
-        right.set_title("Film reviews", loc="left", fontsize=10)
-        figure.savefig(OUT / f"weights-{theme}.svg", transparent=True, metadata={"Date": None})
-        plt.close(figure)
+        draw_words(left, numbers, ink)
+        draw_reviews(right, numbers, ink)
+        _save(figure, f"weights-{theme}")
+        for name, half in (("words", draw_words), ("reviews", draw_reviews)):
+            figure, axes = plt.subplots(figsize=(4.4, 3.1), layout="constrained")
+            half(axes, numbers, ink)
+            _save(figure, f"weights-{name}-{theme}")
+
+
+def draw_words(axes: Any, numbers: dict[str, Any], ink: str) -> None:
+    """Draw what can be read after each layer."""
+    for arm, (label, group, line) in CURVES.items():
+        curve = numbers["next words read, percent"][arm]
+        width = 2.2 if arm == "real" else 1.4
+        axes.plot(numbers["layers"], curve, line, color=inked(group, ink), linewidth=width, label=label)
+    axes.set(xlabel=f"layer of {DONOR}", ylabel="next words read (%)", ylim=(0, 100))
+    axes.set_title("Repeated random words", loc="left", fontsize=10)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+def draw_reviews(axes: Any, numbers: dict[str, Any], ink: str) -> None:
+    """Draw what each chain adds to the encoder."""
+    for place, (name, (mean, low, high)) in enumerate(numbers["points over the encoder"].items()):
+        group = group_of(BARS[name][1]) or "real"  # real weights, but for twins and the interface
+        colour, marker = inked(group, ink), ARMS[group][1]
+        filled = "full" if low > 0 or high < 0 else "none"
+        axes.plot([low, high], [-place, -place], color=colour, linewidth=1.6)
+        axes.plot(mean, -place, marker, color=colour, markersize=5, fillstyle=filled)
+    axes.axvline(0, color=ink, linewidth=0.7)
+    names = list(numbers["points over the encoder"])
+    axes.set_yticks([-place for place in range(len(names))], names)
+    axes.set_xlabel("points over the frozen encoder\n95 % intervals; filled: without zero")
+    axes.set_title("Film reviews", loc="left", fontsize=10)
+
+
+def _save(figure: Any, name: str) -> None:
+    figure.savefig(OUT / f"{name}.svg", transparent=True, metadata={"Date": None})
+    plt.close(figure)
 
 
 def inked(group: str, ink: str) -> str:

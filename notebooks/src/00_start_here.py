@@ -71,10 +71,10 @@ print("encoder, language model and rated texts found")
 # ## 3. Your first layer
 #
 # **Why.** A layer has a name: `MODEL[i]`, where `i` counts from 0, or from the end with a minus sign, as in a Python
-# list. `pp.extract` reads that layer's weights and nothing else of the file.
+# list. `pp.extract` reads that layer's weights and nothing else in the file.
 #
-# **Predict.** SmolLM2 has 135 million weights and 30 layers. How many weights has its last layer? Write your guess in
-# millions down before you run the next cell.
+# **Predict.** SmolLM2 has 135 million weights and 30 layers. How many weights does its last layer have? Write down
+# your guess, in millions, before you run the next cell.
 
 # %% tags=["guess"]
 guess = None  # millions of weights
@@ -170,9 +170,9 @@ print(
 )
 
 # %% [markdown]
-# **Read.** The last layer, `smollm2-135m[29]`, does not beat the encoder alone here: it is some points worse, and the verdict
-# of its comparison stands in the last line. Where an interval contains zero, this run detects no difference. Now find the *random* arm, a layer
-# with random weights. Whatever it shares with the real layer is not knowledge of the language model. That is why every
+# **Read.** The last layer, `smollm2-135m[29]`, does not beat the encoder alone here: it is some points worse, and the last
+# line has the verdict. Where an interval contains zero, this run detects no difference. Now find the *random* arm, a
+# layer with random weights. Whatever it shares with the real layer is not the language model's knowledge. That is why every
 # comparison in this book has controls ([Decided then, decided now](../book/decided.md) is what they decide), and why
 # chapters 05, 09 and 10 ask when and where a layer does help.
 #

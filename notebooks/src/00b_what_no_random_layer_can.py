@@ -24,6 +24,7 @@ from matplotlib import pyplot as plt
 import pifi_probe as pp
 from pifi_probe import checks
 from pifi_probe.layers.control import PositiveControl
+from pifi_probe.reporting.looks import ARMS, group_of
 
 checks.start("00b", seed=0)
 
@@ -39,13 +40,13 @@ checks.pifi_block("L_in", "layer")
 # $$w_1\, w_2 \dots w_n\;\; w_1\, w_2 \dots w_n$$
 #
 # In the second half the next word is known: look for the current word in the first half, and copy what followed it.
-# No knowledge of language helps, and a guess among $K$ words is right once in $K$ times.
+# Knowing the language does not help, and a random guess among $K$ words is right one time in $K$.
 #
 # The words go through SmolLM2. A linear readout, fitted on other sequences, predicts the next word from each state:
-# before a layer, behind it, and behind its *twins*. A **shuffled** twin holds the same numbers in another order, a
+# before a layer, after it, and after its *twins*. A **shuffled** twin holds the same numbers in another order, a
 # **random** one holds new numbers of the same mean and spread.
 #
-# **Predict.** We look at layers 16 to 19 of 30. Behind which of them can the next word be read for the first time?
+# **Predict.** We look at layers 16 to 19 of 30. After which of them can the next word be read for the first time?
 
 # %% tags=["guess"]
 guess = None  # 16, 17, 18 or 19
@@ -55,21 +56,23 @@ SMALL = {"n_words": 100, "length": 12, "n_fit": 96, "n_test": 24}
 control = pp.positive_control("smollm2-135m", "16-19", **SMALL)
 print("chance:", f"1 in {control.settings['n_words']}")
 
-# %% alt="Grouped bars for layers 16 to 19: next words read without the layer, behind the real layer, behind its shuffled and random twins. Only layers 17 and 18 rise above all of their twins; the jump at layer 18 is by far the largest."
-ARMS = {
-    "none": "#7A7A7A",
-    "real": "#0072B2",
-    "shuffled": "#D55E00",
-    "random": "#E69F00",
+# %% alt="Grouped bars for layers 16 to 19: next words read without the layer, after the real layer, after its shuffled and random twins. Only layers 17 and 18 rise above all of their twins; the jump at layer 18 is by far the largest."
+SHOWN = {  # arm: colour and pattern
+    "none": ("black", ""),
+    "real": (ARMS["real"][0], ""),
+    "shuffled": (ARMS["twins"][0], ""),
+    "random": (ARMS["twins"][0], "///"),
 }
 figure, axes = plt.subplots(figsize=(6.5, 2.8))
-for place, (arm, colour) in enumerate(ARMS.items()):
+for place, (arm, (colour, pattern)) in enumerate(SHOWN.items()):
     found = [100 * row.accuracy(arm).mean for row in control.rows]
     axes.bar(
         [row.layers[0] + 0.2 * (place - 1.5) for row in control.rows],
         found,
         width=0.19,
         color=colour,
+        hatch=pattern,
+        edgecolor="white",
         label="no layer" if arm == "none" else arm,
     )
 axes.set(xlabel="layer", ylabel="next words read (%)", xticks=range(16, 20))
@@ -80,7 +83,7 @@ plt.show()
 print("your guess:", checks.guessed(guess))
 for row in control.rows:
     line = ", ".join(
-        f"{arm} ≈{100 * row.accuracy(arm).mean:.0f} %" for arm in ARMS
+        f"{arm} ≈{100 * row.accuracy(arm).mean:.0f} %" for arm in SHOWN
     )
     print(f"layer {row.layers[0]}: {line}")
 print(
@@ -89,11 +92,11 @@ print(
 )
 
 # %% [markdown]
-# **Read.** Behind layer 16 there is almost nothing to read, behind layer 18 most of it. The twins of layer 18 have its
+# **Read.** After layer 16 almost nothing can be read, after layer 18 most of it. The twins of layer 18 have its
 # shape, its numbers and its skip connection, and they cannot do it. Why does "no layer" read the word at layer 19? Because
-# the skip connection carries on what layer 18 has found.
+# the skip connection carries forward what layer 18 has found.
 #
-# **Checkpoint.** The effect is large, and not the luck of these sequences:
+# **Checkpoint.** The effect is large, and not due to luck with these sequences:
 
 # %%
 row = control[18]
@@ -126,7 +129,7 @@ assert abs(left) < 0.3 * gain
 checks.reveal(guess, 100 * left / gain, "% of the gain", ".0f")
 
 # %% [markdown]
-# **Read.** Nothing worth the name. The layer's weights still act on the token, but what they know is a relation *between*
+# **Read.** Practically nothing. The layer's weights still act on the token, but what they know is a relation *between*
 # tokens.
 #
 # ## 3. Every layer
@@ -166,7 +169,7 @@ for index in (18, 29):
     print(f"layer {index} on its own states: {above:+.1f} points over no layer")
 
 # %% [markdown]
-# **Read.** Layer 29 adds nothing even to its own model's states, and layer 18 adds more than half of all words. The
+# **Read.** Layer 29 adds nothing even to its own model's states, and layer 18 makes more than half of all words readable. The
 # conclusion is about layer 29 with this feed. It says nothing about the donor.
 #
 # ## 4. A foreign code
@@ -179,9 +182,9 @@ for index in (18, 29):
 #
 # $W_{in}$ is one ridge regression to the donor's own states, fitted on sequences in which **no word occurs twice**: it
 # cannot learn to match or to copy. Each target state is divided by its root mean square, since a few states are a
-# hundred times longer than the others and would take the whole fit. Then layers 17 and 18 run in series.
+# hundred times longer than the others and would dominate the fit. Then layers 17 and 18 run in series.
 #
-# **Predict.** How many of the next words can be read behind the two layers, compared with the donor's own states?
+# **Predict.** How many of the next words can be read after the two layers, compared with the donor's own states?
 
 # %% tags=["guess"]
 guess = None  # "nearly none", "about as many" or "more"
@@ -238,7 +241,7 @@ print(
 )
 
 # %% [markdown]
-# So few texts decide nothing. The recorded run has more of them; take a condition away and see what is left. Try the
+# So few texts settle nothing. The recorded run has more of them; take a condition away and see what is left. Try the
 # others: `"8-14"`, `"12-14"`, `"14"`, `"0-6"`, `"23-29"`.
 #
 # **Predict.** Seven middle layers, 8 to 14, are worth some points over the encoder alone. How many are left with their
@@ -284,7 +287,7 @@ print("random   - encoder:", said("8-14", "random"))
 # **Why.** Four things came together: a *sequence* of tokens, *middle* layers, an *aligned* interface, and a *chain* of
 # several. Remove one at a time.
 #
-# **Predict.** Which of the four can be left out at the smallest price?
+# **Predict.** Which of the four can be left out at the smallest cost?
 
 # %% tags=["guess"]
 guess = None  # "sequence", "middle", "alignment" or "length"
@@ -305,11 +308,14 @@ REMOVED = {
 
 # %% alt="Points over the encoder alone with 95 percent intervals on movie reviews: all four conditions together on top, then one condition removed at a time, and the interface, shuffled twin and random twin at the bottom, near zero."
 figure, axes = plt.subplots(figsize=(6.5, 3.6))
-for place, which in enumerate(REMOVED.values()):
-    mean, low, high = gain_of(*which)
-    axes.plot([low, high], [-place, -place], color="#0072B2")
-    axes.plot(mean, -place, "o", color="#0072B2")
-axes.axvline(0, color="#7A7A7A", linewidth=0.8)
+for place, (layers, arm) in enumerate(REMOVED.values()):
+    mean, low, high = gain_of(layers, arm)
+    colour, marker = ARMS[group_of(arm) or "real"]
+    # filled: the interval leaves out zero
+    filled = "full" if low > 0 or high < 0 else "none"
+    axes.plot([low, high], [-place, -place], color=colour)
+    axes.plot(mean, -place, marker, color=colour, fillstyle=filled)
+axes.axvline(0, color="black", linewidth=0.8)
 axes.set_yticks([-place for place in range(len(REMOVED))], list(REMOVED))
 axes.set_xlabel("points over the encoder alone")
 plt.show()
@@ -366,8 +372,8 @@ def next_word(words):
 checks.check_next_word(next_word)
 
 # %% [markdown]
-# **Exercise 00b.2.** What only *these* weights do: the accuracy behind the real layer over the best of what is had
-# without its weights.
+# **Exercise 00b.2.** What only *these* weights do: the accuracy after the real layer, minus the best that is
+# reached without its weights.
 
 
 # %% tags=["exercise"]
@@ -403,11 +409,11 @@ checks.check_lacking(lacking)
 # ## What this does not show
 #
 # - One donor, one encoder, one alignment, short English texts. The study of chains on eleven tasks is
-#   [among the results](../book/results.md).
+#   [Aligned chains](../book/aligned.md).
 # - The donor's own probe at the chain's exit is better than the chain. A chain needs neither the donor's tokenizer nor
 #   the layers below, and gives a part of what the whole donor has.
-# - Whether the donor has read these reviews in its pre-training is not known. The alignment has seen no label.
-# - Nothing was trained by gradient. From a random start a fresh random block can be easier to train through than a frozen
+# - Nobody knows whether the donor read these reviews in its pre-training. The alignment has seen no label.
+# - Nothing was trained by gradient descent. From a random start a fresh random block can be easier to train through than a frozen
 #   real one.
 #
 # ## Quiz

@@ -31,7 +31,7 @@ checks.start("01", seed=0)
 checks.pifi_block("layer")
 
 # %% [markdown]
-# This chapter is about what is inside the lit box.
+# This chapter is about what happens inside the lit box.
 #
 # ## 1. The residual stream
 #
@@ -41,7 +41,7 @@ checks.pifi_block("layer")
 #
 # $$X_0 = \mathrm{Embed}(\text{tokens}) \in \mathbb{R}^{T \times d} \qquad X_{i+1} = X_i + \mathrm{Branch}_i(X_i)$$
 #
-# We take a sentence into SmolLM2, as its first layer gets it.
+# We feed a sentence into SmolLM2, up to the input of its first layer.
 
 # %%
 checkpoint = open_checkpoint("smollm2-135m")
@@ -73,7 +73,7 @@ for index in range(30):
 from matplotlib import pyplot as plt
 
 figure, axes = plt.subplots(figsize=(6, 2.8))
-axes.plot(range(30), lengths, "o-", color="#0072B2")
+axes.plot(range(30), lengths, "o-", color="black")
 axes.set(xlabel="before layer", ylabel="root mean square", yscale="log")
 plt.show()
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 02 Extract one layer
 #
-# **You will show that** one layer of a language model can be had without loading the model: only the layer's own bytes
+# **You will show that** you can get one layer of a language model without loading the model: only the layer's own bytes
 # are read, from any format.
 #
 # **After this notebook you can**
@@ -36,7 +36,7 @@ checks.pifi_block("layer")
 # ## 1. A checkpoint is a table of contents and bytes
 #
 # **Why.** Model files are large; a layer is small. Both common formats begin with a header that says for every tensor
-# its name, type, shape and place. Once you have read the header, you need only the places that it names:
+# its name, type, shape and position. Once you have read the header, you need only the ranges that it names:
 #
 # $$\text{bytes of layer } i = \sum_{t \,\in\, \text{layer } i} \text{nbytes}(t)$$
 
@@ -53,7 +53,7 @@ contents[contents["name"].str.startswith("blk.29.")].reset_index(drop=True)
 # **Read.** Nine tensors make a layer: the seven matrices and two norms of chapter 01. The type `Q4_1` means about four
 # bits a weight; the library turns them into float32 when it reads them.
 #
-# **Predict.** Which part of the file, in per cent, does one layer take?
+# **Predict.** What share of the file, in per cent, does one layer take?
 
 # %% tags=["guess"]
 guess = None  # per cent
@@ -78,7 +78,7 @@ read = checkpoint.bytes_read - before
 print("bytes of the layer:", own, " bytes read for it:", read)
 
 # %% [markdown]
-# **Checkpoint.** No byte too many:
+# **Checkpoint.** Not one byte too many:
 
 # %%
 assert read == own
@@ -114,7 +114,7 @@ print(
 # %% [markdown]
 # **Read.** The card travels with the layer into every model you save: a frozen layer keeps its donor's licence.
 #
-# Causal means: what stands later changes nothing before it.
+# Causal means that a later token changes nothing before it.
 
 # %%
 changed = states.clone()
@@ -128,7 +128,7 @@ print(f"outputs 3 and 4 moved by at least ≈{moved[3:].min():.2f}")
 # ## 4. From safetensors
 #
 # **Why.** Most models on the hub are safetensors, often in several files (*shards*). We write the layer we have as a
-# tiny checkpoint of that kind and read it back: same bytes, other container.
+# tiny checkpoint of that kind and read it back: same weights, another container.
 #
 # **Predict.** The GGUF file took about five bits a weight for this layer. How many times larger is it in float32?
 
@@ -160,7 +160,7 @@ print("digest from safetensors:", copy.digest()[:16])
 #
 # ## 5. From the hub, by byte ranges
 #
-# **Why.** A server that understands `Range: bytes=a-b` lets us do the same from afar: fetch the header, then the ranges
+# **Why.** A server that understands `Range: bytes=a-b` lets us do the same remotely: fetch the header, then the ranges
 # of one layer. The line is the same; only the name is a hub id.
 #
 # ```python
@@ -215,7 +215,7 @@ def resolve(index, n_layers):
 checks.check_index_from_end(resolve)
 
 # %% [markdown]
-# **Exercise 02.2.** Which part of a file (between 0 and 1) is one layer? `nbytes` maps names of tensors to bytes.
+# **Exercise 02.2.** What share of a file (between 0 and 1) is one layer? `nbytes` maps names of tensors to bytes.
 
 
 # %% tags=["exercise"]

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 03 Build PiFi from scratch
 #
-# **You will show that** PiFi is about forty lines of PyTorch, and that your forty lines give the outputs of the library.
+# **You will show that** PiFi is about forty lines of PyTorch, and that your forty lines give the same outputs as
+# the library.
 #
 # **After this notebook you can**
 #
@@ -89,7 +90,7 @@ print("x:", tuple(x.shape))
 #
 # $$x \in \mathbb{R}^{B \times d} \to \mathbb{R}^{B \times 1 \times d} \xrightarrow{\ \mathrm{Layer}\ } \mathbb{R}^{B \times 1 \times d} \to y \in \mathbb{R}^{B \times d}$$
 #
-# **Predict.** Does the layer make its input longer or shorter, and how many times? (Length: the root mean square of the
+# **Predict.** Does the layer make its input longer or shorter, and by what factor? (Length: the root mean square of the
 # vector's entries.)
 
 # %% tags=["guess"]
@@ -116,7 +117,7 @@ stations = {
     "L_out": rms(L_out(y)),
 }
 figure, axes = plt.subplots(figsize=(6, 2.6))
-axes.bar(list(stations), list(stations.values()), color="#0072B2")
+axes.bar(list(stations), list(stations.values()), color="black")
 axes.set(ylabel="root mean square", yscale="log")
 plt.show()
 
@@ -132,7 +133,7 @@ print("from the shortest to the longest:", ", ".join(order))
 #
 # ## 4. The model in forty lines
 #
-# **Why.** Everything is there. We put it into a module; the head is that of the reference code.
+# **Why.** All the parts are there. We put them into a module; the head is that of the reference code.
 
 
 # %%
@@ -184,7 +185,7 @@ print(lines, "lines; logits:", tuple(mine(**tokens).shape))
 #
 # $$\frac{\partial \mathcal{L}}{\partial h} = W_{in}^\top\, J_{\mathrm{Layer}}(x)^\top\, W_{out}^\top\, \frac{\partial \mathcal{L}}{\partial o}$$
 #
-# **Predict.** Write down for each of encoder, L_in, layer, L_out, head: does it move?
+# **Predict.** For each of encoder, L_in, layer, L_out and head, write down whether it moves.
 
 # %% tags=["guess"]
 guess = None  # a set of parts
@@ -331,7 +332,7 @@ checks.quiz("03")
 # **Words:** [projection](../book/glossary.md#projection) · [frozen layer](../book/glossary.md#frozen-layer) ·
 # [pooling](../book/glossary.md#pooling) · [wiring](../book/glossary.md#wiring)
 #
-# The whole method, with its controls and their comparison, also stands in one plain file of at most 150 lines:
-# `notebooks/pifi_from_scratch.py`. A test holds it to the library's numbers.
+# The whole method, with its controls and their comparison, is also in one plain file of at most 150 lines:
+# `notebooks/pifi_from_scratch.py`. A test compares its numbers with the library's.
 #
 # **Next:** [04 One token through a layer](04_one_token_through_a_layer.ipynb)

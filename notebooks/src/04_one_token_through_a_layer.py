@@ -73,7 +73,7 @@ print(
 #
 # ## 2. Reduce the layer
 #
-# **Why.** What does not matter need not be kept. `pp.reduce` drops $W_q$ and $W_k$, and adds up the columns of $W_o$
+# **Why.** What does not matter does not have to be kept. `pp.reduce` drops $W_q$ and $W_k$, and adds up the columns of $W_o$
 # that read the same repeated value:
 #
 # $$\bar W_o[:, g] = \sum_{r=1}^{n_h / n_{kv}} W_o[:, (g, r)] \qquad \bar W_o \in \mathbb{R}^{d \times n_{kv} d_h}
@@ -92,7 +92,7 @@ checks.reveal(
 print(f"the whole layer has {layer.n_params / 1e6:.2f} million")
 
 # %% [markdown]
-# **Checkpoint.** Reduction is exact, and says so when it is asked for too much:
+# **Checkpoint.** Reduction is exact, and a reduced layer refuses what it cannot do:
 
 # %%
 assert (layer(x) - reduced(x)).abs().max() < 1e-4
@@ -123,7 +123,7 @@ shares = {
 figure, axes = plt.subplots(figsize=(6, 1.8))
 left = [0.0, 0.0]
 for (name, widths), colour in zip(
-    shares.items(), ("#D55E00", "#0072B2", "#7A7A7A"), strict=True
+    shares.items(), ("tab:green", "tab:purple", "tab:olive"), strict=True
 ):
     axes.barh(["full", "reduced"], widths, left=left, label=name, color=colour)
     left = [a + b for a, b in zip(left, widths, strict=True)]
@@ -138,8 +138,8 @@ for name, (before, after) in shares.items():
     print(f"{name:14s} {before:.2f} -> {after:.2f} million")
 
 # %% [markdown]
-# **Read.** Four of five weights are left, and the MLP is untouched. `pp.plug_in` with the paper's wiring reduces the layer for you, which is why the
-# library's model in chapter 03 was smaller than ours.
+# **Read.** Four of five weights are left, and the MLP is untouched. With the paper's wiring `pp.plug_in` reduces the layer
+# for you, which is why the library's model in chapter 03 was smaller than ours.
 #
 # ## 3. Fold the projections in
 #
@@ -204,7 +204,7 @@ for name, sizes in {
     )
 
 # %% [markdown]
-# **Checkpoint.** Folded or not, the model says the same:
+# **Checkpoint.** Folded or not, the model gives the same answers:
 
 # %%
 from pifi_probe.plugin import tokenizer_for
@@ -252,8 +252,8 @@ assert difference < 1e-4
 print(f"five lines and the layer differ by at most ≈{difference:.0e}")
 
 # %% [markdown]
-# **Read.** The difference is rounding. Keep this picture for the chapters on *which* layer to take: layers are compared by their values and their
-# MLPs, not by what their heads look at.
+# **Read.** The difference is rounding. Keep this picture in mind for the chapters on *which* layer to take: layers are
+# compared by their values and their MLPs, not by what their heads look at.
 #
 # ## Exercises
 #
@@ -302,7 +302,7 @@ checks.check_group_sum(group_sum)
 # %% [markdown]
 # ## What this does not show
 #
-# - Layers that weigh even a single token, for example those with learned attention sinks: `pp.reduce` leaves them as
+# - Layers that weight even a single token, for example those with learned attention sinks: `pp.reduce` leaves them as
 #   they are and says why in the log.
 # - Speed. Fewer weights are not always less time: [the results](../book/results.md) measure it.
 #
@@ -316,7 +316,7 @@ checks.quiz("04")
 #
 # - With one token the softmax is one: queries, keys and positions play no part.
 # - `pp.reduce` keeps the value path and the MLP; `model.fold()` multiplies the projections in where that is smaller.
-# - Both are exact; both are checked, not believed.
+# - Both are exact, and both are checked rather than taken on trust.
 #
 # **Words:** [reduction](../book/glossary.md#reduction) · [folding](../book/glossary.md#folding) ·
 # [grouped heads](../book/glossary.md#grouped-heads) · [branch](../book/glossary.md#branch)

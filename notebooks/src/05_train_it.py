@@ -1,15 +1,15 @@
 # %% [markdown]
 # # 05 Train it
 #
-# **You will show that** a trained PiFi model says little alone: it takes seeds, an interval and controls to tell a gain
-# from chance, and the language model's knowledge from the rest of the block.
+# **You will show that** a trained PiFi model says little on its own: it takes seeds, an interval and controls to tell a
+# gain from chance, and the language model's knowledge from the rest of the block.
 #
 # **After this notebook you can**
 #
 # - train a PiFi model and prove that its layer stayed frozen;
 # - compare arms over seeds and test examples, and say what an interval allows;
 # - name the control that removes each possible reason for a gain;
-# - recognise four broken models by what `pp.diagnose` says of them.
+# - recognise four broken models by what `pp.diagnose` says about them.
 #
 # | Minutes on a CPU | Difficulty | You need first | Downloads |
 # |---|---|---|---|
@@ -30,6 +30,7 @@ from pifi_probe import checks
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.probing.features import slm_features
 from pifi_probe.probing.frozen_slm import Vectors, frozen_slm, make_arm
+from pifi_probe.reporting.looks import ARMS
 from pifi_probe.reporting.plots import forest
 from pifi_probe.tasks import Split
 
@@ -39,22 +40,22 @@ checks.start("05", seed=0)
 checks.pifi_block("encoder", "L_in", "L_out", "head")
 
 # %% [markdown]
-# Lit is what training moves.
+# The lit parts are what training moves.
 #
 # ## 1. One run
 #
-# **Why.** Fine-tuning minimises the cross-entropy of the labels over all weights $\theta$ but those of the layer
+# **Why.** Fine-tuning minimises the cross-entropy of the labels over all weights $\theta$ except those of the layer,
 # $\phi$. With $N$ texts, $K$ classes and label smoothing $\epsilon$:
 #
 # $$\min_\theta\; -\frac{1}{N}\sum_{n=1}^N \sum_{k=1}^K q_{nk} \ln p_{nk}(\theta; \phi)
 # \qquad q_{nk} = (1 - \epsilon)\,[y_n = k] + \tfrac{\epsilon}{K} \qquad p, q \in \mathbb{R}^{N \times K}$$
 #
-# Training the encoder takes minutes. Whoever leaves it as it is computes its vectors $h$ once and trains only
-# $W_{in}$, $W_{out}$ and the head, which takes seconds. We do this for two *arms* (an arm is one of the models that a
-# comparison sets against one another): the head on $h$ alone, and the head behind the plugged layer. Each is trained
-# with three seeds on 600 reviews.
+# Training the encoder takes minutes. If we leave it as it is, we can compute its vectors $h$ once and train only
+# $W_{in}$, $W_{out}$ and the head, which takes seconds. We do this for two *arms* (an arm is one of the models that are
+# compared): the head on $h$ alone, and the head after the plugged layer. Each is trained with three seeds on 600
+# reviews.
 #
-# **Predict.** How many per cent of 400 new reviews will the model with the layer get right?
+# **Predict.** What percentage of 400 new reviews will the model with the layer get right?
 
 # %% tags=["guess"]
 guess = None  # per cent
@@ -89,10 +90,11 @@ trained = dict(
 
 # %% alt="Line plot of the loss on held-out reviews after each of four passes over the training reviews: that of the head alone falls and stays low; with the layer it is lowest after the first pass and rises until it is above the loss of a fair coin, drawn as a dashed line."
 figure, axes = plt.subplots(figsize=(6, 2.8))
-for name, run in trained.items():
+for (name, run), arm in zip(trained.items(), ("vanilla", "real"), strict=True):
     loss = run.validation_nll.mean(0)  # (epochs,), mean of the seeds
-    axes.plot(range(1, len(loss) + 1), loss, "o-", label=name)
-axes.axhline(np.log(2), color="#7A7A7A", linestyle="--", label="fair coin")
+    colour, marker = ARMS[arm]
+    axes.plot(range(1, 5), loss, marker, ls="-", color=colour, label=name)
+axes.axhline(np.log(2), color="black", linestyle="--", label="fair coin")
 axes.set(xlabel="epoch", ylabel="loss (nats)", xticks=range(1, 5))
 axes.legend(frameon=False)
 plt.show()
@@ -105,9 +107,9 @@ for name, each in right.items():
     print(f"{name:15s}", " ".join(f"≈{value:.1f} %" for value in each))
 
 # %% [markdown]
-# **Read.** About three quarters of new reviews are right after a few seconds of training, with the layer or without. With the
-# layer there are more weights to learn the training reviews by heart: its loss on held-out reviews rises after the first
-# epoch, in the end above that of a fair coin, because it becomes sure of wrong answers. That is why the best epoch is kept.
+# **Read.** After a few seconds of training about three quarters of the new reviews are classified correctly, with or
+# without the layer. With the layer there are more weights to learn the training reviews by heart: the loss on held-out
+# reviews rises after the first epoch, and ends above that of a fair coin, because the model becomes sure of wrong answers. That is why the best epoch is kept.
 # Which arm is better? One draw of 600 reviews cannot tell; section 2 asks properly.
 #
 # `pp.fine_tune` trains the encoder too, with the recipe of the reference code: it keeps the best epoch by the validation
@@ -138,7 +140,7 @@ print(
 )
 
 # %% [markdown]
-# **Read.** Eight steps hardly leave the coin, and the layer is bit for bit the one that was plugged in. Everything below
+# **Read.** Eight steps hardly get beyond a fair coin, and the layer is bit for bit the one that was plugged in. Everything below
 # that needs fully trained models is read from recorded runs.
 #
 # ## 2. Seeds and intervals
@@ -192,7 +194,7 @@ for arm in arms:
 # **Read.** The seeds of one arm lie a point or more apart, as far as the arms do. With one seed each you could have reported
 # almost any order. Which order would the first seeds have given?
 #
-# Now the interval, by hand. Three seeds tell their spread badly, so Student's $t$ with two degrees of freedom widens it;
+# Now the interval, by hand. Three seeds say little about their own spread, so Student's $t$ with two degrees of freedom widens it;
 # over examples a normal interval will do for so many of them.
 
 # %%
@@ -242,7 +244,8 @@ print(comparison.answer)
 # ## 3. Is it the language model's knowledge?
 #
 # **Why.** Plugging in a layer changes more than one thing: two more linear maps, a nonlinear block, larger vectors, and,
-# last, what the language model knows. Controls add these one by one. With accuracies $A$:
+# last, what the language model knows. Controls add these one by one, each a *rung* of
+# the *ladder* from the encoder alone to the real layer. With accuracies $A$:
 #
 # $$A_{real} - A_{vanilla} = \underbrace{(A_{linear} - A_{vanilla})}_{\text{projections}}
 # + \underbrace{(A_{random} - A_{linear})}_{\text{a block of this shape}}
@@ -306,8 +309,8 @@ for base, rows in against.items():
 
 # %% [markdown]
 # **Read.** The block costs about four points and its knowledge gives back less than one, which the second interval cannot
-# distinguish from nothing. A claim about *knowledge* is the second line, never the first. Do the terms of the ladder and the two verdicts
-# lead you to the same sentence?
+# distinguish from nothing. A claim about *knowledge* is the second line, never the first. Do the terms of the ladder and
+# the two verdicts lead you to the same sentence?
 #
 # One task is one task. The paper's first claim is an average over many. Our version of it, `pifi-probe reproduce
 # main-nlu --scale small`, takes an hour and no run of it is recorded. What is recorded are tables in which many layers
@@ -334,7 +337,7 @@ for name, tests in decided["tables"].items():
 # $$\mathrm{sha256}(\phi_{after}) = \mathrm{sha256}(\phi_{before}) \qquad W_{in} \in \mathbb{R}^{d \times d_s}
 # \qquad \frac{\text{bytes of the texts}}{\text{tokens}} \ge 3 \qquad \lVert g_t \rVert \le 5 \text{ at most steps } t$$
 #
-# First the model from above, which should be well. Its gradients are numbers of live training, so we look at the status
+# First the model from above, which should be healthy. Its gradients are numbers of live training, so we look at the status
 # of each check. One more, "sight of the weights", depends on whether your machine has measured the positive control of
 # [chapter 00b](00b_what_no_random_layer_can.ipynb), so it is left out here:
 
@@ -397,7 +400,7 @@ print(said["3 wrong language"].status, "|", said["3 wrong language"].finding)
 print("->", said["3 wrong language"].advice)
 
 # %% [markdown]
-# Last, the learning rate of the projections, a hundred times too large:
+# Last, the learning rate of the projections, a hundred times too high:
 
 # %%
 model = pp.plug_in("minilm-l6", layer, task=task, wiring="matched")
@@ -505,7 +508,7 @@ checks.check_control_for(control_for)
 #
 # - The recorded runs have a 6-layer encoder, a language model of 135 million weights, and few training texts. The paper
 #   used larger ones; its claims are neither confirmed nor refuted here.
-# - Three seeds know little about a fourth: an interval over them is honest but wide.
+# - Three seeds say little about a fourth: an interval over them is honest but wide.
 # - Four broken models are not all broken models. A diagnosis without a finding does not prove health.
 #
 # ## Quiz

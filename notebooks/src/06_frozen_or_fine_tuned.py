@@ -35,7 +35,7 @@ checks.pifi_block("layer")
 # %% [markdown]
 # ## 1. What can one token train?
 #
-# **Why.** Take off the freezing: the control `unfrozen`. The layer still sees one token, and over one token the attention
+# **Why.** Remove the freezing, and you have the control `unfrozen`. The layer still sees one token, and over one token the attention
 # weight is one whatever the score $s$ is (chapter 04). So the score has no influence, and no gradient:
 #
 # $$\frac{\partial}{\partial s}\,\frac{e^s}{e^s} = 0 \quad\Rightarrow\quad
@@ -117,7 +117,7 @@ moved = {
 
 # %% alt="Bar chart of the relative change of each weight of the layer on a logarithmic axis; queries and keys move far less than values, output, MLP and norms."
 figure, axes = plt.subplots(figsize=(6, 2.8))
-axes.barh(list(moved), list(moved.values()), color="#0072B2")
+axes.barh(list(moved), list(moved.values()), color="black")
 axes.set(xlabel="relative change", xscale="log")
 plt.show()
 
@@ -129,14 +129,13 @@ for name in ("v_proj", "o_proj", "q_proj", "k_proj"):
     print(f"{name} ≈{100 * moved[name]:.2f} %")
 
 # %% [markdown]
-# **Read.** What trains moves by a few per cent of its length. Queries and keys should not have moved at all, and they
-# did, a little. Their gradient is zero only up to
-# rounding, and Adam divides each gradient by its own usual size: what is left of rounding becomes a small step. A digest
-# would call this layer changed, rightly.
+# **Read.** What trains moves by a few per cent of its length. Queries and keys should not have moved at all, yet they
+# did, a little. Their gradient is zero only up to rounding, and Adam divides each gradient by its own usual size: what is
+# left of rounding becomes a small step. A digest would rightly call this layer changed.
 #
 # ## 3. Put it back
 #
-# **Why.** A layer knows nothing alone. What it forgot shows where it came from: put the tuned layer back into SmolLM2 and
+# **Why.** A layer on its own knows nothing. What it forgot shows up where it came from: put the tuned layer back into SmolLM2 and
 # let that model read plain text, here newspaper editorials. With $T$ tokens $w_t$ of a text, the loss is
 #
 # $$\ell = -\frac{1}{T - 1}\sum_{t=2}^{T} \ln p(w_t \mid w_1, \dots, w_{t-1}) \qquad
@@ -166,7 +165,7 @@ checks.reveal(guess, forgotten, "nats per token", "+.3f")
 print(f"the unchanged model: ≈{original.mean():.2f} nats per token")
 
 # %% [markdown]
-# **Checkpoint.** The model is as it was when we take the layer out again, and the layer's old weights change nothing:
+# **Checkpoint.** When we take the layer out again the model is as it was, and the layer's old weights change nothing:
 
 # %%
 assert np.allclose(whole.text_losses(texts, max_tokens=64), original, atol=1e-4)
@@ -174,7 +173,7 @@ assert np.allclose(losses(before), original, atol=1e-3)
 print("the original loss is back")
 
 # %% [markdown]
-# Six steps do not reach far. How far is *too* far? We go on in the direction of training, $W + k\,(W' - W)$, and just as
+# Six steps do not go far. How far is *too* far? We go on in the direction of training, $W + k\,(W' - W)$, and just as
 # far in a random direction. If training erased something in particular, its direction would hurt more than noise.
 
 # %%
@@ -209,11 +208,13 @@ plt.show()
 # %%
 for kind, values in curves.items():
     assert abs(values[0]) < 0.05 and values[-1] > 1
-    print(f"{kind}: under 0.05 at distance 1, over 1 nat at distance 100")
+    near, far = values[0], values[-1]
+    print(f"{kind}: ≈{near:+.3f} nats at distance 1, ≈{far:.1f} at 100")
 
 # %% [markdown]
 # **Read.** Forgetting depends on distance first and on direction second. A layer that was tuned for a few hundred steps at a
-# small rate may well be "fine-tuned" and have forgotten next to nothing. So it has to be measured after a *full* run. Our record does, with three seeds and 200 texts:
+# small rate may well be "fine-tuned" and have forgotten next to nothing. So forgetting has to be measured after a *full*
+# run. Our record does that, with three seeds and 200 texts:
 
 # %%
 record = checks.experiment("frozen-vs-tuned")

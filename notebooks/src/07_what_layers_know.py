@@ -182,7 +182,8 @@ assert difference < 1e-4
 print(f"ours and pifi_probe's pooling differ by ≈{difference:.0e}")
 
 # %% [markdown]
-# **Read.** With the plain mean two different reviews look almost the same. Scaling costs nothing and needs no label. `pp.probe` does it unless told not to, and every table says so.
+# **Read.** With the plain mean two different reviews look almost the same. Scaling costs nothing and needs no labels.
+# `pp.probe` does it unless told not to, and every table says so.
 #
 # ## 3. More features than texts
 #
@@ -217,8 +218,7 @@ print(
 
 # %% [markdown]
 # **Read.** Nearly all right on texts that the probe has seen, half right on texts left out: the first number says nothing
-# about the layer. Every score in this package is
-# held out: one text at a time, or by folds.
+# about the layer. Every score in this package is held out: one text at a time, or by folds.
 #
 # ## 4. A null next to every score
 #
@@ -325,7 +325,7 @@ print("made by:", record.provenance["command"])
 # %% [markdown]
 # To make it again: `python benchmarks/record_probes.py`.
 #
-# **Read.** The middle knows most: 83 % there and 77 % behind the last layer, which is not in the set of the best. Do the
+# **Read.** The middle knows most: 83 % there and 77 % after the last layer, which is not in the set of the best. Do the
 # scores agree? They are five readings of the *same* states, not five witnesses.
 #
 # ## 6. Where this leads
@@ -337,16 +337,16 @@ print("made by:", record.provenance["command"])
 #
 # with the encoder measured on the same texts by the same readout. This is the first part: the donor's own states.
 
-# %% alt="Line plot over the 30 layers of what the donor's own states give over the encoder alone: below zero at the first layers, about ten points from layer 14 to 20, and about three behind the last layer."
+# %% alt="Line plot over the 30 layers of what the donor's own states give over the encoder alone: below zero at the first layers, about ten points from layer 14 to 20, and about three after the last layer."
 checks.depth_figure("states")
 
 # %%
 states = checks.gains_by_depth()["states"].set_index("last")["gain"]
-print(f"most: {states.max():+.1f} points, behind layer {states.idxmax()}")
-print(f"behind the last layer: {states.iloc[-1]:+.1f} points")
+print(f"most: {states.max():+.1f} points, after layer {states.idxmax()}")
+print(f"after the last layer: {states.iloc[-1]:+.1f} points")
 
 # %% [markdown]
-# **Read.** There is something to be had: ten points in the middle, a third of that at the end. Can an encoder get at it
+# **Read.** There is something to gain: ten points in the middle, a third of that at the end. Can an encoder get at it
 # through a single plugged layer? Draw the curve that you expect, then read chapter 08.
 #
 # ## Exercises

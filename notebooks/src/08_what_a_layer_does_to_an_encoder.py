@@ -9,7 +9,7 @@
 # - probe a layer as PiFi uses it: as a function on an encoder's vectors;
 # - measure a gain, and the part of it that the weights' structure is responsible for;
 # - tell a transferability score from a measurement of lengths;
-# - say what training only the projections can find, and at what price.
+# - say what training only the projections can find, and at what cost.
 #
 # | Minutes on a CPU | Difficulty | You need first | Downloads |
 # |---|---|---|---|
@@ -26,6 +26,7 @@ from pifi_probe.layers.residual import residual_rms
 from pifi_probe.plugin.variants import make_variant
 from pifi_probe.probing.features import slm_features
 from pifi_probe.probing.table import ProbeTable
+from pifi_probe.reporting.looks import ARMS
 from pifi_probe.scoring import estimators
 
 checks.start("08", seed=0)
@@ -132,10 +133,11 @@ for seed in range(DRAWS):
 
 # %% alt="Two columns of dots, the gain in points of the real layer and of its shuffled twin for six random projections, with lines that join the pairs and a dashed line at zero; both columns scatter around the same height."
 figure, axes = plt.subplots(figsize=(4.5, 2.8))
-axes.plot(
-    [0, 1], [gains["real"], gains["shuffled"]], "o-", color="#0072B2", alpha=0.6
-)
-axes.axhline(0, linestyle="--", color="grey")
+axes.plot([0, 1], [gains["real"], gains["shuffled"]], color="black", alpha=0.3)
+for place, (name, arm) in enumerate((("real", "real"), ("shuffled", "twins"))):
+    colour, marker = ARMS[arm]
+    axes.plot([place] * DRAWS, gains[name], marker, color=colour, alpha=0.7)
+axes.axhline(0, linestyle="--", color="black")
 axes.set(xticks=[0, 1], xticklabels=["real", "shuffled"], xlim=(-0.4, 1.4))
 axes.set(ylabel="gain over h (points)")
 plt.show()
@@ -193,10 +195,10 @@ delta = record.series(
 )
 value, low, high = (100 * delta[name] for name in ("value", "low", "high"))
 figure, axes = plt.subplots(figsize=(6, 2.8))
-axes.errorbar(
-    delta["depth"], value, yerr=[value - low, high - value], fmt="o", ms=4
-)
-axes.axhline(0, linestyle="--", color="grey")
+colour, marker = ARMS["real"]
+reach = [value - low, high - value]
+axes.errorbar(delta["depth"], value, reach, fmt=marker, ms=4, color=colour)
+axes.axhline(0, linestyle="--", color="black")
 axes.set(xlabel="layer", ylabel="real - shuffled (points)")
 plt.show()
 

@@ -31,6 +31,7 @@ from pifi_probe.ranking import (
     regret_at,
     smooth_null,
 )
+from pifi_probe.reporting.looks import ARMS
 
 checks.start("09", seed=0)
 
@@ -79,10 +80,11 @@ vanilla, random = (
     np.mean(accuracies(arm, 29)) for arm in ("vanilla", "random")
 )
 figure, axes = plt.subplots(figsize=(6, 3))
-axes.plot(Q, "o", ms=3, color="#0072B2", alpha=0.5)
-axes.plot(Q.mean(1), color="#0072B2", label="mean of seeds")
+colour, marker = ARMS["real"]
+axes.plot(Q, marker, ms=3, color=colour, alpha=0.5)
+axes.plot(Q.mean(1), color=colour, label="mean of seeds")
 axes.axhline(vanilla, ls="--", color="black", label="encoder alone")
-axes.axhline(random, ls=":", color="#D55E00", label="random-init layer")
+axes.axhline(random, color=ARMS["twins"][0], label="random-init layer")
 axes.set(xlabel="layer", ylabel="test accuracy (%)")
 axes.legend(frameon=False, fontsize=8)
 plt.show()
@@ -188,8 +190,8 @@ for _ in range(2000):
         falls.append(others.max() - equal[others.argmax(), held])
     simulated.append(np.mean(falls))
 figure, axes = plt.subplots(figsize=(5, 2.6))
-axes.hist(simulated, bins=40, color="#999999")
-axes.axvline(np.mean(losses), color="#D55E00")
+axes.hist(simulated, bins=40, color="black", alpha=0.4)
+axes.axvline(np.mean(losses), color=ARMS["real"][0])
 axes.set(xlabel="loss of the winner (points), 30 equal layers", yticks=[])
 plt.show()
 

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 10 Automatic selection
 #
-# **You will show that** a search finds for a small part of the price what training every layer finds, that it beats a fixed
-# rule where layers differ, and that its honest end may be "no layer effect is detectable".
+# **You will show that** a search finds, at a small part of the cost, what training every layer finds; that it beats a fixed
+# rule where layers differ; and that its honest result may be "no layer effect is detectable".
 #
 # **After this notebook you can**
 #
@@ -26,6 +26,7 @@ from matplotlib import pyplot as plt
 
 import pifi_probe as pp
 from pifi_probe import checks
+from pifi_probe.reporting.looks import ARMS
 from pifi_probe.selection.gp import fit_depths
 
 checks.start("10", seed=0)
@@ -96,12 +97,17 @@ belief = fit_depths(
 # %% alt="Posterior mean and band over depth from eight measured layers, drawn as dots; the other layers' recorded means, drawn as crosses, scatter in and around the band."
 figure, axes = plt.subplots(figsize=(6, 3))
 layers = np.arange(30)
-axes.plot(layers, belief.mean, color="#0072B2")
+colour, marker = ARMS["real"]
+axes.plot(layers, belief.mean, color="black")
 low, high = belief.mean - 2 * belief.sd, belief.mean + 2 * belief.sd
-axes.fill_between(layers, low, high, alpha=0.2, label="belief, two sd")
-axes.plot(measured, truth[measured].mean(1), "o", label="measured")
+axes.fill_between(
+    layers, low, high, color="black", alpha=0.15, label="belief, two sd"
+)
+axes.plot(
+    measured, truth[measured].mean(1), marker, color=colour, label="measured"
+)
 rest = [i for i in layers if i not in measured]
-axes.plot(rest, truth[rest].mean(1), "x", color="grey", label="not looked at")
+axes.plot(rest, truth[rest].mean(1), "x", color=colour, label="not looked at")
 axes.set(xlabel="layer", ylabel="validation NLL (nats)")
 axes.legend(frameon=False, fontsize=8)
 plt.show()
@@ -122,8 +128,8 @@ print(
 assert belief.sd[4] < belief.sd[2]
 
 # %% [markdown]
-# **Read.** The band is wider than its middle line is bent. A flat line in a wide band is a belief too: that it matters little
-# which layer is taken.
+# **Read.** The band is wide, and its middle line is nearly flat. A flat line in a wide band is a belief too: that it matters
+# little which layer is taken.
 #
 # ## 3. Where to look next
 #
@@ -151,7 +157,7 @@ print("more than ten" if (order.cumsum() < 0.9).sum() > 9 else "ten or fewer")
 
 # %% alt="Bar chart over depth of the probability that each layer is the best after eight layers were measured; it is spread over many layers."
 figure, axes = plt.subplots(figsize=(6, 2.4))
-axes.bar(layers, p_best, color="#0072B2")
+axes.bar(layers, p_best, color=ARMS["real"][0])
 axes.set(xlabel="layer", ylabel="probability to be the best")
 plt.show()
 
@@ -189,13 +195,13 @@ print(
 )
 
 # %% [markdown]
-# **Read.** Pairing is free, it needs only that all layers are run with the same seeds. `pp.search` always does.
+# **Read.** Pairing is free; it only requires that all layers are run with the same seeds, as `pp.search` always does.
 #
 # ## 5. A whole search
 #
 # **Why.** `auto` is these steps in a row: frozen sweep, Thompson draws on full runs with the sweep as a first opinion, a
-# race of the leaders, and then the winner and its controls again on *fresh* seeds. A layer-effect test stands at its end: if the table
-# shows no layer effect (chapter 09), the default layer is the answer. In one line,
+# race of the leaders, and then the winner and its controls again on *fresh* seeds. It ends with a layer-effect test: if the
+# table shows no layer effect (chapter 09), the default layer is the answer. In one line,
 #
 # $$\text{choice} = \begin{cases} \arg\min_i \; \mathbb{E}[f(i)] & F \text{ test finds a layer effect} \\ \text{the last layer}
 # & \text{otherwise} \end{cases}$$
@@ -292,7 +298,7 @@ print("made by:", recorded["command"])
 # We search as in section 3, with half of the layers of the first table and six of thirty in the second, choose on all seeds
 # but one and judge on that one.
 #
-# **Predict.** On the planted table, which part of the regret of *the last layer* does the search avoid?
+# **Predict.** On the planted table, what share of *the last layer*'s regret does the search avoid?
 
 # %% tags=["guess"]
 guess = None  # per cent

@@ -28,6 +28,7 @@ import pifi_probe as pp
 from pifi_probe import checks
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.plugin import tokenizer_for
+from pifi_probe.reporting.looks import ARMS
 from pifi_probe.reporting.plots import forest
 from pifi_probe.training.controls import controls_at_equal_k
 
@@ -82,7 +83,7 @@ for design in ("mix", "unshared", "gated"):
     )
 
 # %% [markdown]
-# **Checkpoint.** In series the others stand behind gates. `M[28:30]` are two layers in a row:
+# **Checkpoint.** In series the others sit behind gates. `M[28:30]` are two layers in a row:
 
 # %%
 chain = pp.extract("smollm2-135m[28:30]")
@@ -200,7 +201,8 @@ print(f"three seeds of the encoder alone: {vanilla:.1f} %")
 figure, axes = plt.subplots(figsize=(5.5, 2.8))
 groups = ([100 * x.mean() for i in chosen for x in c[i]], of_seeds, of_layers)
 for place, values in enumerate(groups):
-    axes.plot([place] * len(values), values, "o", color="#0072B2", alpha=0.6)
+    colour, marker = ARMS["real"]
+    axes.plot([place] * len(values), values, marker, color=colour, alpha=0.6)
 axes.axhline(vanilla, ls="--", color="black", label="three encoders alone")
 axes.set(
     xticks=range(3), xticklabels=["one run", "three seeds", "three layers"]

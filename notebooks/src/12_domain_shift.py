@@ -6,10 +6,10 @@
 #
 # **After this notebook you can**
 #
-# - see in the shares of the classes what accuracy under shift will do before anything is trained;
+# - tell from the shares of the classes, before anything is trained, what accuracy under shift will do;
 # - say how much of a gap in accuracy is a bias towards one class;
 # - choose between accuracy, balanced accuracy and AUROC, and say why;
-# - make a shift test fair: no text of training in it, equal names for equal classes.
+# - make a shift test fair: no training texts in it, equal names for equal classes.
 #
 # | Minutes on a CPU | Difficulty | You need first | Downloads |
 # |---|---|---|---|
@@ -26,6 +26,7 @@ from sklearn.metrics import roc_auc_score
 import pifi_probe as pp
 from pifi_probe import checks
 from pifi_probe.errors import TaskError
+from pifi_probe.reporting import looks
 from pifi_probe.reporting.plots import forest
 from pifi_probe.tasks.shift import shift_view
 
@@ -104,6 +105,8 @@ ARMS = {
     "last layer": "layer",
     "random layer": "random",
 }
+GROUPS = ("vanilla", "real", "twins")
+LOOKS = {a: looks.ARMS[g] for a, g in zip(ARMS, GROUPS, strict=True)}
 
 
 def runs_of(arm):
@@ -131,8 +134,10 @@ figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.8), sharey=True)
 for axis, test in zip(
     axes, ("movie-reviews", "tweets", "product-reviews"), strict=True
 ):
-    for arm, marker in zip(ARMS, "osx", strict=True):
-        axis.plot(SCORES, table.loc[(test, arm)], marker, label=arm)
+    for arm, (colour, marker) in LOOKS.items():
+        axis.plot(
+            SCORES, table.loc[(test, arm)], marker, color=colour, label=arm
+        )
     axis.set(title=test, xticks=range(3), xticklabels=["acc.", "bal.", "AUROC"])
 axes[0].set(ylabel="points")
 axes[0].legend(frameon=False, fontsize=7)
@@ -146,12 +151,12 @@ for score in SCORES:
     )
 
 # %% [markdown]
-# **Read.** The arms are more than seven points apart in accuracy and about two in AUROC, and their order turns round. They
+# **Read.** The arms are more than seven points apart in accuracy and about two in AUROC, and their order is reversed. They
 # rank the tweets almost equally well and differ in where they put the threshold. Why is balanced accuracy in between?
 #
 # ## 3. Move the threshold
 #
-# **Why.** The run's records hold each text's loss, so we can have its score back: the probability of the right class is
+# **Why.** The run's records hold each text's loss, from which we can recover its score: the probability of the right class is
 # $e^{-\text{loss}}$. If a model only leans, one number cures it: the threshold $\tau$ at which it says "positive",
 #
 # $$\hat y_n = \mathbb{1}[f(x_n) > \tau] \qquad f(x_n) = p(\text{positive} \mid x_n) \in [0, 1]$$
@@ -180,8 +185,8 @@ for arm in ARMS:
 # %% alt="Accuracy on tweets against the threshold for three arms; every curve rises towards a threshold well below one half and the curves' peaks are close to each other."
 figure, axes = plt.subplots(figsize=(6, 2.8))
 for (arm, curve), style in zip(curves.items(), ("-", "--", ":"), strict=True):
-    axes.plot(thresholds, curve, style, label=arm)
-axes.axvline(0.5, color="grey", lw=0.8)
+    axes.plot(thresholds, curve, style, color=LOOKS[arm][0], label=arm)
+axes.axvline(0.5, color="black", lw=0.8)
 axes.set(xlabel="threshold", ylabel="accuracy on tweets (%)")
 axes.legend(frameon=False, fontsize=8)
 plt.show()
@@ -216,7 +221,7 @@ print(f"AUROC from the losses: {ours:.3f}; recorded: {theirs:.3f}")
 #
 # ## 4. A fair test set
 #
-# **Why.** A shift test must hold no text of training, or it measures memory. And classes must mean the same: they are mapped
+# **Why.** A shift test must not contain training texts, or it measures memory. And classes must mean the same: they are mapped
 # by *name*. Texts are compared without case and punctuation. The share that is dropped is
 #
 # $$\text{overlap} = \frac{\#\{n : \mathrm{norm}(x_n) \in \mathrm{norm}(\text{training})\}}{N} \le 20\,\%$$
@@ -376,7 +381,7 @@ checks.check_auroc(auroc)
 # ## What this does not show
 #
 # - The paper's own pair, IMDB to tweets, with BERT and Llama-3.1-8B.
-# - That AUROC is the right score for a use: who needs decisions needs a threshold as well.
+# - That AUROC is the right score for every use: if you need decisions, you need a threshold as well.
 # - Shifts of language or of task.
 #
 # ## Quiz

@@ -8,7 +8,7 @@
 #
 # - measure how well a tokenizer fits a language, on texts that say the same;
 # - measure how well a model knows a language, in bits per byte, so that tokenizers can be compared;
-# - say by which way a language can reach the frozen layer, and by which it cannot;
+# - say which way a language can reach the frozen layer, and which way it cannot;
 # - read an experiment about language without being misled by two models that differ in more than language.
 #
 # | Minutes on a CPU | Difficulty | You need first | Downloads |
@@ -88,11 +88,11 @@ for model, own in times.items():
 # %% alt="Grouped bars: times the tokens of the same content in English, for German, Korean and Chinese, by the tokenizers of MiniLM and SmolLM2; a line marks one."
 figure, axes = plt.subplots(figsize=(6, 2.8))
 for place, (model, colour) in enumerate(
-    zip(times, ("#0072B2", "#D55E00"), strict=True)
+    zip(times, ("tab:green", "tab:purple"), strict=True)
 ):
     x = [i + 0.4 * place for i in range(len(languages))]
     axes.bar(x, times[model].values(), width=0.38, label=model, color=colour)
-axes.axhline(1, color="#7A7A7A", linewidth=1)
+axes.axhline(1, color="black", linewidth=1)
 axes.set_xticks([i + 0.2 for i in range(len(languages))], list(languages))
 axes.set(ylabel="times the English tokens")
 axes.legend(frameon=False)
@@ -119,8 +119,8 @@ for name, split in splits.items():
     print(f"{name}: {unknown[name]:.0%} of MiniLM's tokens are [UNK]")
 
 # %% [markdown]
-# **Checkpoint.** MiniLM drops two thirds of the Chinese. What the encoder does not read, no layer behind it can bring back. German, in Latin letters, is read
-# whole; that the *model* understands it is another matter.
+# **Checkpoint.** MiniLM drops two thirds of the Chinese. What the encoder does not read, no layer after it can bring back.
+# German, in Latin letters, is read whole; whether the *model* understands it is another matter.
 
 # %%
 assert unknown["German"] < 0.01
@@ -130,8 +130,8 @@ print(f"read whole: German; dropped of Chinese: {unknown['Chinese']:.0%}")
 # %% [markdown]
 # ## 2. What the whole language model knows
 #
-# **Why.** A language model says how surprised it is by a text: its loss $L$, in nats per token. Two models with other
-# tokenizers have other tokens, so losses per token cannot be compared. Bytes are the same for everybody:
+# **Why.** A language model says how surprised it is by a text: its loss $L$, in nats per token. Two models with different
+# tokenizers have different tokens, so losses per token cannot be compared. Bytes are the same for every model:
 #
 # $$\text{bits per byte} = \frac{L \cdot n_{\text{predicted}}}{\ln 2 \cdot n_{\text{bytes}}}$$
 #
@@ -205,8 +205,8 @@ print(f"one layer:            {layer.n_params / 1e6:5.1f} million")
 print(f"what one token needs: {reduced.n_params / 1e6:5.1f} million")
 
 # %% [markdown]
-# **Read.** The embeddings are eight times as large as a layer. Most of what is obviously about a *language*, its words, stays behind. What is left is what a layer does to a
-# vector: its values and its MLP. So two hypotheses are open. Either a layer from a model of the right language works
+# **Read.** The embeddings are eight times as large as a layer. Most of what is obviously about a *language*, its words,
+# stays behind. What is left is what a layer does to a vector: its values and its MLP. So two hypotheses are open. Either a layer from a model of the right language works
 # better because directions in its stream mean something in that language; or what works in a layer has little to do with
 # language, because the encoder has translated already. That is a question for an experiment.
 #
@@ -244,9 +244,9 @@ decided = [one for one in record.measured if one["low"] > 0 or one["high"] < 0]
 print(len(decided), "of", len(record.measured), "intervals leave out zero")
 
 # %% [markdown]
-# **Read.** All five are open. An interval that includes zero shows no difference, which is not the same as showing that there
-# is none. And look at the second claim next to the first: a difference on Korean alone is not yet
-# about Korean.
+# **Read.** All five are open. An interval that includes zero shows no difference, which is not the same as showing that
+# there is none. And look at the second claim next to the first: a difference on Korean alone
+# is not yet about Korean.
 #
 # The record also has the tokenizers of its models, on the texts of its tasks:
 
@@ -335,7 +335,7 @@ checks.check_difference_of_differences(difference_of_differences)
 # ## What this does not show
 #
 # - Two donors are two examples, not "English models" and "multilingual models". Even a difference of differences compares
-#   these two; it takes several donors of each kind to speak of kinds.
+#   these two; it takes several donors of each kind to say anything about kinds.
 # - The test sets of two languages are not translations of each other, and may be unlike in difficulty. A task near its
 #   ceiling has no room for a gain.
 # - Interface texts are short and technical: a tokenizer may look better or worse on novels.

@@ -140,8 +140,8 @@ assert torch.equal(influence > 1e-4, torch.ones(6, 6).tril().bool())
 print(f"largest influence of a later input: ≈{influence.triu(1).max():.0e}")
 
 # %% [markdown]
-# **Read.** Only the last output changes, so it is the only one that knows the whole text through the *layer*. Through the encoder
-# all of them do. Whether the causal mask is right for a layer behind an encoder is open; `mask="bidirectional"` is the
+# **Read.** Only the last output changes, so it is the only one that knows the whole text through the *layer*. Through the
+# encoder all of them do. Whether the causal mask is right for a layer after an encoder is open; `mask="bidirectional"` is the
 # other choice, and a search can compare them.
 #
 # ## 3. What writing costs

@@ -29,6 +29,7 @@ from matplotlib import pyplot as plt
 import pifi_probe as pp
 from pifi_probe import checks
 from pifi_probe.plugin import tokenizer_for
+from pifi_probe.reporting.looks import looks_of
 
 checks.start(
     "15", seed=0, needs=("minilm-l6", "smollm2-135m", "translation-choice")
@@ -125,8 +126,8 @@ print(f"95 % of the guessers get {low} to {high} right")
 # %% alt="Histogram of how many of 100 questions ten thousand guessers got right: a bell around 25, the middle 95 per cent shaded."
 counts = Counter(rights)
 figure, axes = plt.subplots(figsize=(6, 2.6))
-axes.bar(list(counts), list(counts.values()), color="#7A7A7A")
-axes.axvspan(low, high, color="#0072B2", alpha=0.2)
+axes.bar(list(counts), list(counts.values()), color="black")
+axes.axvspan(low, high, color="black", alpha=0.15)
 axes.set(xlabel="right answers of 100", ylabel="guessers")
 plt.show()
 
@@ -282,10 +283,10 @@ print("arms:", len(arms))
 # %% alt="Points above chance of each arm on each group of exams, with a line at zero, which is guessing."
 if arms:
     figure, axes = plt.subplots(figsize=(6, 0.8 + 0.25 * len(arms)))
-    axes.plot(
-        [points for *_, points in arms], range(len(arms)), "o", color="#0072B2"
-    )
-    axes.axvline(0, color="#7A7A7A")
+    for place, (_, arm, points) in enumerate(arms):
+        colour, marker = looks_of([arm])[arm]
+        axes.plot(points, place, marker, color=colour)
+    axes.axvline(0, color="black")
     axes.set_yticks(
         range(len(arms)), [f"{block}: {arm}" for block, arm, _ in arms]
     )

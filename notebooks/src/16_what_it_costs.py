@@ -23,6 +23,7 @@ from matplotlib import pyplot as plt
 
 import pifi_probe as pp
 from pifi_probe import checks
+from pifi_probe.reporting.looks import ARMS
 
 checks.start("16", seed=0)
 
@@ -98,14 +99,15 @@ axes.barh(
     [v / 1e6 for v in formula.values()],
     height=0.38,
     label="formula",
-    color="#0072B2",
+    color="none",
+    edgecolor="black",
 )
 axes.barh(
     [p - 0.2 for p in places],
     [arms[n].training_bytes / 1e6 for n in formula],
     height=0.38,
     label="measured",
-    color="#D55E00",
+    color="black",
 )
 axes.set_yticks(places, list(formula))
 axes.set(xlabel="MB while training")
@@ -202,10 +204,8 @@ alone = {
     if row["arm"] == "vanilla" and row[SHAPE]
 }
 figure, axes = plt.subplots(figsize=(6, 3.2))
-for arm, marker, colour in (
-    ("PiFi", "o", "#D55E00"),
-    ("PiFi, folded", "s", "#0072B2"),
-):
+colour, marker = ARMS["real"]
+for arm, fill in (("PiFi", "full"), ("PiFi, folded", "none")):
     own = {
         row["encoder + layer"]: row[SHAPE]["median"]
         for row in rows
@@ -216,10 +216,11 @@ for arm, marker, colour in (
         list(own),
         marker,
         color=colour,
+        fillstyle=fill,
         label=arm,
         linestyle="",
     )
-axes.axvline(1, color="#7A7A7A", linewidth=1)
+axes.axvline(1, color="black", linewidth=1)
 axes.set(xlabel="times the encoder alone", xscale="log")
 axes.legend(frameon=False)
 plt.show()

@@ -184,7 +184,7 @@ print("after the click, trial", recorded.selected, "is selected in Python")
 #
 # **Why.** *Start* works in a thread, so the notebook stays free. *Pause* stops within one training step and keeps the
 # search open; *Resume* goes on, after a restart of the kernel as well, because every finished trial is in the study's file
-# before the next one starts. *Stop* ends it for good. If a kill comes at a random moment, what is lost is at most
+# before the next one starts. *Stop* ends it for good. If the process is killed at a random moment, at most this is lost:
 #
 # $$\text{the running trial}: \quad c_t \le 1 \text{ full run}$$
 #
@@ -373,7 +373,7 @@ checks.check_steady_best(steady_best)
 #
 # - The form and the buttons at work: they need a live kernel. Open this notebook in JupyterLab and run
 #   `pp.widgets.LayerSearch("movie-reviews")`.
-# - That a search by eye is better than `strategy="auto"`. Whoever stops when the picture looks good has chosen on it.
+# - That a search by eye is better than `strategy="auto"`. If you stop when the picture looks good, you have chosen by it.
 #
 # ## Quiz
 

@@ -67,7 +67,7 @@ print(
 print(f"all 32 layers in bfloat16: {32 * 2 * one / 1e9:.1f} GB")
 
 # %% [markdown]
-# **Checkpoint.** The formula gives SmolLM2's layer to the weight:
+# **Checkpoint.** The formula gives SmolLM2's layer exactly:
 
 # %%
 small = pp.extract("smollm2-135m[0]")
@@ -142,7 +142,7 @@ rms = [
     for point in sorted(states)
 ]
 figure, axes = plt.subplots(figsize=(6, 2.6))
-axes.plot(rms, "o-", color="#0072B2", markersize=3)
+axes.plot(rms, "o-", color="black", markersize=3)
 axes.set(
     xlabel="point of the residual stream",
     ylabel="root mean square",

@@ -93,7 +93,7 @@ print(
 
 # %% [markdown]
 # If several rows belong together (one author, one film, one day), add `group="author"`: rows of one author then stay in
-# one part. Nothing can find this out for you.
+# one part. Nobody can find this out for you.
 #
 # ## 2. Without any model
 #
@@ -139,12 +139,12 @@ print("shares in the test:", shares)
 #
 # ## 3. Choose a layer
 #
-# **Why.** The choice is made on the *validation* texts. The test is read once, at the end: whoever chooses on the test
-# reports the luckiest layer, not the best one.
+# **Why.** The choice is made on the *validation* texts. The test is read once, at the end: if you choose on the test,
+# you report the luckiest layer, not the best one.
 #
 # $$\hat\ell = \arg\min_\ell \ \mathrm{NLL}^{\text{validation}}_\ell \qquad\text{and then, once:}\qquad \text{gain} = A^{\text{test}}_{\hat\ell} - A^{\text{test}}_{\text{vanilla}}$$
 #
-# In test mode we try three layers with a frozen encoder, for seconds. For a real choice take more.
+# In test mode we try three layers with a frozen encoder, which takes seconds. For a real choice take more.
 #
 # **Predict.** First, middle or last: which one will it choose for your task?
 
@@ -181,8 +181,8 @@ assert "not confirmed" in str(study.result)
 print(study.result.answer.split("; ")[-1])
 
 # %% [markdown]
-# **Read.** For your data, run this over a coffee. It tries all layers, spends twelve full runs where it is open which one
-# is best, and confirms the choice on fresh seeds next to its controls:
+# **Read.** For your own data, run this over a coffee. It tries all layers, spends twelve full runs where it is unclear which
+# one is best, and confirms the choice on fresh seeds next to its controls:
 #
 # ```python
 # study = pp.search("minilm-l6", "smollm2-135m", task, budget="12", study="my-study.db")

@@ -21,6 +21,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 import pifi_probe as pp
 from pifi_probe import checks
+from pifi_probe.reporting.looks import ARMS
 
 checks.start("20", seed=0)
 
@@ -145,8 +146,8 @@ halves = np.array(
 )
 # %% alt="Histogram of the gain over the encoder in a thousand random halves of the test texts: a bell well to the right of zero."
 figure, axes = plt.subplots(figsize=(6.5, 2.6))
-axes.hist(halves, bins=30, color="#0072B2")
-axes.axvline(0, color="#7A7A7A", linewidth=0.8)
+axes.hist(halves, bins=30, color=ARMS["real"][0])
+axes.axvline(0, color="black", linewidth=0.8)
 axes.set(xlabel="points over the encoder alone", ylabel="halves")
 plt.show()
 
@@ -157,7 +158,7 @@ checks.reveal(
 
 # %% [markdown]
 # **Read.** In all of them: it was not the luck of these texts. The luck of one *alignment*, one draw of training texts and
-# one donor is not in this number, since each was drawn once. No cutting of the test set can tell.
+# one donor is not in this number, since each was drawn once. Cutting the test set cannot tell.
 #
 # ## 4. "You chose the chain where you tested it"
 #
@@ -193,7 +194,7 @@ for test in (
 # %% [markdown]
 # **Read.** The same chain is worth about four points on products, whether it is fitted there or on films. Fitted again, it
 # also tells whether two words were swapped and whether a text is a translation; it does not help with the topic of news,
-# and on tweets nothing is carried over. The claim is about such tasks, and has to say so. *Narrowed.*
+# and nothing carries over to tweets. The claim is about such tasks, and has to say so. *Narrowed.*
 #
 # ## 5. "The test texts are in the training texts"
 #
@@ -285,8 +286,8 @@ def paired(first, second):
 checks.check_paired(paired)
 
 # %% [markdown]
-# **Exercise 20.2.** Holm's correction: which of several p-values are found at a level, if the chance of a single false find
-# among all of them is to stay below it? Return a list of True and False in the order of the p-values.
+# **Exercise 20.2.** Holm's correction: which of several p-values are found at a level, if the chance of even one false finding
+# among all of them is to stay below that level? Return a list of True and False in the order of the p-values.
 
 
 # %% tags=["exercise"]
