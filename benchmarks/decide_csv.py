@@ -21,14 +21,14 @@ from _common import parser, record, target
 from pifi_probe.cli import main as command
 from pifi_probe.tasks import load_task
 
-TASK, SLM, LAYER, QUESTION = "reuters-r8", "minilm-l6", "smollm2-135m[-1]", "plugging in"
-ROWS, N_TRAIN = {"train": 300, "validation": 100, "test": 200}, 100
-CHARACTERS = 120  # of a text: about its headline
+TASK, SLM, LAYER, QUESTION = "movie-reviews", "minilm-l6", "smollm2-135m[-1]", "plugging in"
+WIRING = "pifi"  # does the method as published help on these texts?
+ROWS = {"train": 600, "validation": 100, "test": 400}
 MINUTES = 15
 
 
 def write_csv(file: Path, rows: dict[str, int]) -> None:
-    """Write the beginnings of texts and their labels; each text once."""
+    """Write texts and their labels; each text once."""
     whole = load_task(TASK)
     task = whole.subset(**{name: min(n, len(whole.splits[name])) for name, n in rows.items()})
     with file.open("w", encoding="utf-8", newline="") as stream:
@@ -36,12 +36,12 @@ def write_csv(file: Path, rows: dict[str, int]) -> None:
         writer.writerow(["text", "label"])
         seen = set()
         for split in task.splits.values():
-            for text, label in zip(split.texts, split.labels, strict=True):
-                short = " ".join(text[:CHARACTERS].split())
-                if short in seen:
+            for given, label in zip(split.texts, split.labels, strict=True):
+                text = " ".join(given.split())
+                if text in seen:
                     continue
-                seen.add(short)
-                writer.writerow([short, task.label_names[label]])
+                seen.add(text)
+                writer.writerow([text, task.label_names[label]])
 
 
 def main() -> None:
@@ -51,9 +51,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder) / "mine.csv", Path(folder) / "runs"
         write_csv(file, rows)
-        call = ["decide", "--task", str(file), "--slm", SLM, "--layer", LAYER, "--question", QUESTION]
+        call = ["decide", "--task", str(file), "--slm", SLM, "--layer", LAYER, "--wiring", WIRING, "--question", QUESTION]
         call += ["--budget", f"{MINUTES}m", "--epochs", "1" if chosen.quick else "3", "--out", str(out)]
-        call[-2:-2] = ["--n-train", str(min(N_TRAIN, rows["train"] // 2))]
         since = time.perf_counter()
         code = command(call)
         seconds = time.perf_counter() - since
