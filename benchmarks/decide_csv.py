@@ -23,7 +23,7 @@ from pifi_probe.tasks import load_task
 
 TASK, SLM, LAYER, QUESTION = "movie-reviews", "minilm-l6", "smollm2-135m[-1]", "plugging in"
 WIRING = "pifi"  # does the method as published help on these texts?
-ROWS = {"train": 600, "validation": 100, "test": 400}
+ROWS, N_TRAIN = {"train": 600, "validation": 100, "test": 400}, 200
 MINUTES = 15
 
 
@@ -53,6 +53,7 @@ def main() -> None:
         write_csv(file, rows)
         call = ["decide", "--task", str(file), "--slm", SLM, "--layer", LAYER, "--wiring", WIRING, "--question", QUESTION]
         call += ["--budget", f"{MINUTES}m", "--epochs", "1" if chosen.quick else "3", "--out", str(out)]
+        call[-2:-2] = ["--n-train", str(min(N_TRAIN, rows["train"] // 2))]
         since = time.perf_counter()
         code = command(call)
         seconds = time.perf_counter() - since
