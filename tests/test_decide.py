@@ -85,7 +85,7 @@ def test_spent_error_that_cannot_be_read_is_not_spent_again_in_silence(
 
 def test_a_wide_margin_makes_a_small_difference_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     invented(monkeypatch, CLOSE)
-    found = pp.decide("slm", object(), TASK, out=tmp_path, margin=0.1)  # type: ignore[arg-type]
+    found = pp.decide("slm", object(), TASK, out=tmp_path, margin=10.0)  # type: ignore[arg-type]
     assert (found.verdict, found.stopped) == ("equivalent", "decided")
 
 
@@ -129,7 +129,7 @@ def test_every_question_is_an_effect_of_the_ladder(
         ({"question": "why"}, RecipeError, "unknown question"),
         ({"margin": 0.0}, RecipeError, "margin"),
         ({"margin": float("nan")}, RecipeError, "margin"),
-        ({"margin": 1.0}, RecipeError, "0.01 is one point"),
+        ({"margin": 100.0}, RecipeError, "1.0 is one point"),
         ({"budget": "soon"}, SearchError, "no budget"),
     ],
 )

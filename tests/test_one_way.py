@@ -76,7 +76,7 @@ def test_folders_counts_and_layers_are_called_alike(name: str) -> None:
     assert "folder" not in own, "results go to out="
     assert "texts" not in own or name == "states", "texts are texts; max_texts counts them"
     assert "layers" not in own or own["layers"].default is None, "None is all of them, or the suggested chain"
-    assert "margin" not in own or own["margin"].default is None, "one point of a share, in the unit of the metric"
+    assert "margin" not in own or own["margin"].default == (1.0 if name == "decide" else None), "one point"
 
 
 RESUME = (
@@ -136,7 +136,7 @@ def test_an_option_says_the_same_in_every_command() -> None:
     own = {  # where it is about something else
         ("--slm", "info"), ("--slm", "probe"), ("--text", "states"), ("--precision", "states"), ("--task", "bench"),
         ("--tokenizer", "probe"), ("--tokenizer", "states"), ("--wiring", "bench"), ("--n-train", "bench"),
-        ("--executor", "train"), ("--workers", "train"),
+        ("--margin", "decide"), ("--executor", "train"), ("--workers", "train"),
     }  # fmt: skip
     said: dict[str, set[str]] = {}
     for name, one in commands().items():

@@ -30,7 +30,7 @@ def decide(
         "", help="MODEL[i], or several: A[i] >> B[j]; by default the last of smollm2-135m, or its chain."
     ),
     question: str = typer.Option("knowledge", help="knowledge, plugging in, projections or block."),
-    margin: float = flags.Margin,
+    margin: float = typer.Option(1.0, help="Smaller differences count as none, in points."),
     budget: str = typer.Option("30m", help="A time (30m, 2h) or full runs (40)."),
     wiring: str = typer.Option("matched", help=flags.WIRING),
     text: str = flags.Text,
@@ -61,7 +61,7 @@ def decide(
 
     recipe = pp.Recipe(epochs=epochs, precision=precision)
     options = {
-        "margin": margin or None,
+        "margin": margin,
         "budget": budget,
         "question": question,
         "wiring": wiring,

@@ -26,7 +26,6 @@ from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.tasks import Task
 from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.training import Comparison, Recipe, RunResult, compare
-from pifi_probe.training.compare import MARGIN
 from pifi_probe.units import duration
 
 __all__ = ["QUESTIONS", "Decision", "decide"]
@@ -121,7 +120,7 @@ def decide(
     layer: str | FrozenLayers,
     task: Task,
     *,
-    margin: float | None = None,
+    margin: float = 1.0,
     budget: str | float | Budget = "30m",
     question: str = "knowledge",
     wiring: str = "matched",
@@ -150,9 +149,9 @@ def decide(
     layer : str, FrozenLayer, FrozenChain or FrozenParallel
         For ``wiring="aligned"`` the donor's name alone, too: the chain that `pifi_probe.headroom` suggests.
     task : Task
-    margin : float, optional
-        The largest difference that counts as none, in the metric's unit, as in `compare`: 0.01 is one point of
-        accuracy. None: one point for shares such as accuracy, and nothing for other metrics.
+    margin : float
+        The largest difference that counts as none: in points for shares such as accuracy (`compare` takes the share
+        itself, 0.01), else in the metric's unit.
     budget : str or float
         A time ("30m", "2h"), or full runs ("40"); at least two seeds of five arms, which is said after the first run
         where they do not fit.
@@ -181,7 +180,7 @@ def decide(
     Raises
     ------
     RecipeError
-        If the question is unknown, the margin is not between 0 and 1, the budget does not pay for a first look, or the
+        If the question is unknown, the margin is not above 0, the budget does not pay for a first look, or the
         folder holds runs of other texts or recipes.
     SearchError
         If the budget cannot be read.
@@ -190,10 +189,10 @@ def decide(
     """
     if question not in QUESTIONS:
         raise RecipeError(f"unknown question {question!r}", where="decide", next=f"use one of {', '.join(QUESTIONS)}")
-    most = 1 if KINDS[task.kind].shown in SHARES else math.inf
-    if margin is not None and not 0 < margin < most:
+    most = 100 if KINDS[task.kind].shown in SHARES else math.inf
+    if not 0 < margin < most:
         raise RecipeError(
-            f"margin={margin!r} is not between 0 and {most:g}", where="decide", next="0.01 is one point of accuracy"
+            f"margin={margin!r} is not between 0 and {most:g}", where="decide", next="1.0 is one point of accuracy"
         )
     limit = Budget.parse(budget)
     base = recipe or Recipe()
@@ -227,7 +226,7 @@ def decide(
     finally:
         if isinstance(executor, str):
             where.close()
-    comparison = compare(list(runs.values()), margin=margin)
+    comparison = compare(list(runs.values()), margin=_margin(list(runs.values()), margin))
     seconds = sum(sum(run.seconds.values()) for run in runs.values())
     decision = Decision(question, effect, looks, comparison, seconds, stopped, root, fewer)
     write_json(root / "decision.json", decision.to_dict() | {"provenance": collect(task=task.fingerprint)})
@@ -239,15 +238,14 @@ def _looks(
     where: Executor,
     limit: Budget,
     question: str,
-    margin: float | None,
+    margin: float,
     on_run: Callable[[RunResult], None] | None,
     file: Path,
 ) -> tuple[dict[Job, RunResult], list[dict[str, Any]], Effect, str]:
     """Return runs, looks, the last effect, and why it was the last."""
     runs: dict[Job, RunResult] = {}
     looks: list[dict[str, Any]] = []
-    points = 100 * (MARGIN if margin is None else margin)  # by which the files of before know it
-    ledger = _Ledger(file, f"{question}, margin {points:g}")
+    ledger = _Ledger(file, f"{question}, margin {margin:g}")
     started, paid, stopped = time.perf_counter(), 0, "seeds"  # paid: runs that earlier calls have looked at
     todo = [
         [(arm, seed) for seed in range(n_seeds) for arm in (QUESTIONS[question] if n_seeds > LOOKS[0] else ARMS)]
@@ -338,8 +336,13 @@ def _refuse_small(limit: Budget, n_runs: int, first: RunResult, slots: int) -> N
         )
 
 
-def _effect(runs: list[RunResult], question: str, level: float, margin: float | None) -> Effect:
-    found = compare(runs, level=level, margin=margin)
+def _margin(runs: list[RunResult], margin: float) -> float:
+    metric = next(iter(runs[0].tests.values())).score_names[0]
+    return margin / 100 if metric in SHARES else margin
+
+
+def _effect(runs: list[RunResult], question: str, level: float, margin: float) -> Effect:
+    found = compare(runs, level=level, margin=_margin(runs, margin))
     return next(e for e in found.effects if e.name == question and e.metric == found.metric)
 
 
