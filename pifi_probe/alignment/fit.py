@@ -15,6 +15,7 @@ from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.tokens import TokenStates, encode
 from pifi_probe.encoders import context_of
 from pifi_probe.errors import FeatureError
+from pifi_probe.layers.adapter import Adapter
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.stream import Batch, stream
@@ -25,6 +26,8 @@ __all__ = ["fit_interfaces", "interface_fits", "match_tokens"]
 
 HELD_OUT = 0.1  # share of the texts on which R² is measured and the penalty is chosen
 PENALTIES = np.logspace(-4, 0, 9)  # times the mean eigenvalue of the tokens' covariance
+LEAST = 1e-4  # of the mean square of a feature, which stands in for the mean eigenvalue where that is smaller
+ROUNDING = 1e-6  # share of their squares below which states do not vary: products are summed in float32
 JUDGES = 64  # dimensions of the donor's by which the penalty is chosen
 DONOR_TOKENS = 2048  # of one batch
 
@@ -86,6 +89,7 @@ def fit_interfaces(
     slm: str = "",
     max_tokens: int = 200,
     change: Callable[[FrozenLayer], FrozenLayer] | None = None,
+    adapter: Adapter | None = None,
     saw: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -109,6 +113,8 @@ def fit_interfaces(
         Tokens of the donor after which a text is cut.
     change : callable, optional
         What runs in place of each layer, for interfaces to the states of a twin; see `stream`.
+    adapter : Adapter, optional
+        Merged into the donor's layers.
     saw : mapping, optional
         Where the texts come from, for `Interface.saw`.
     seed : int
@@ -136,7 +142,9 @@ def fit_interfaces(
     out; `Interface.r2` is measured there, then all texts are fitted.
     """
     every = slice(None)
-    found = _summed(states, texts, checkpoint, entries, model, max_tokens, change, seed, device, progress, every)
+    found = _summed(
+        states, texts, checkpoint, entries, model, max_tokens, change, seed, device, progress, every, adapter
+    )
     facts = {"texts": len(texts), "tokens": found.tokens, "labels": "none"} | dict(saw or {})
     made = {}
     for entry, (_, penalty, r2) in _penalties(found, whole=True).items():
@@ -209,8 +217,10 @@ def _summed(
     device: str | torch.device,
     progress: bool,
     kept: slice,
+    adapter: Adapter | None = None,
 ) -> _Summed:
     tokenizer = donor_tokenizer(checkpoint)
+    tokenizer.truncation_side = "right"  # a text that lost its beginning would meet tokens that had not read it
     plan = _plan(states, texts, tokenizer, min(max_tokens, context_of(checkpoint.config)), seed, model)
     wanted, width = sorted(set(entries)), int(checkpoint.config.hidden_size)
     n_kept = len(range(*kept.indices(width)))  # dimensions whose moments are summed
@@ -237,7 +247,8 @@ def _summed(
                 made.grams[part].add_((features.T @ features).double())
 
     batches = [each.batch for each in plan]
-    stream(checkpoint, batches, visit, model=model, until=wanted[-1], change=change, device=device, progress=progress)
+    how: Any = {"change": change, "adapter": adapter, "device": device, "progress": progress}
+    stream(checkpoint, batches, visit, model=model, until=wanted[-1], **how)
     return made
 
 
@@ -308,7 +319,8 @@ def _penalties(found: _Summed, *, whole: bool) -> dict[int, tuple[float, float, 
     mean = fitted[:-1, -1] / n
     values, vectors = torch.linalg.eigh(fitted[:-1, :-1] - n * torch.outer(mean, mean))
     values = values.clamp_min(0.0)
-    unit = float(values.mean()) or 1.0
+    # Tokens of texts that are all alike hardly vary: a penalty below the rounding of their squares would damp nothing.
+    unit = max(float(values.mean()), LEAST * float(fitted.diagonal()[:-1].mean())) or 1.0
     turned = vectors.T @ held[:-1, :-1] @ vectors
     ones, base = vectors.T @ held[:-1, -1], vectors.T @ mean  # sums of held-out features, means of fitted ones
 
@@ -325,13 +337,13 @@ def _penalties(found: _Summed, *, whole: bool) -> dict[int, tuple[float, float, 
             # sum |y - W'f - b|² over the held-out tokens, from their moments
             lacking = squares - 2 * ((slope * meets).sum() + constant @ last) + n_held * constant.square().sum()
             lacking += (slope * (turned @ slope)).sum() + 2 * constant @ (ones @ slope)
-            scores.append(1 - float(lacking) / total if total > 0 else 0.0)
+            scores.append(1 - float(lacking) / total if total > ROUNDING * float(squares) else 0.0)
         return scores
 
     penalties, best = [float(one) for one in PENALTIES * unit], {}
     for entry, sums in found.sums.items():
         scores = r2(sums, _judges(sums[0].cross.shape[1]), penalties)
-        at = int(np.argmax(scores))
+        at = len(scores) - 1 - int(np.argmax(scores[::-1]))  # of equal ones the strongest
         [all_of_it] = r2(sums, slice(None), [penalties[at]]) if whole else [float("nan")]
         best[entry] = (scores[at], penalties[at], all_of_it)
     return best
@@ -342,5 +354,11 @@ def _ridge(gram: torch.Tensor, cross: torch.Tensor, penalty: float) -> torch.Ten
     n = float(gram[-1, -1])
     mean, target = gram[:-1, -1] / n, cross[-1] / n
     centred = gram[:-1, :-1] - n * torch.outer(mean, mean) + penalty * torch.eye(len(mean), dtype=gram.dtype)
-    slope = torch.cholesky_solve(cross[:-1] - n * torch.outer(mean, target), torch.linalg.cholesky(centred))
+    wanted = cross[:-1] - n * torch.outer(mean, target)
+    factor, failed = torch.linalg.cholesky_ex(centred)
+    if failed:  # by rounding, the variance of some features is below zero
+        values, vectors = torch.linalg.eigh(centred)
+        slope = vectors @ ((vectors.T @ wanted) / values.clamp_min(penalty)[:, None])
+    else:
+        slope = torch.cholesky_solve(wanted, factor)
     return torch.cat([slope, (target - mean @ slope)[None]])

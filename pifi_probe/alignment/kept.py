@@ -11,12 +11,15 @@ from typing import Any
 
 from pifi_probe.alignment.fit import fit_interfaces
 from pifi_probe.alignment.interface import Interface
-from pifi_probe.alignment.tokens import TokenStates, joined
+from pifi_probe.alignment.tokens import TokenStates, check_places, joined
 from pifi_probe.errors import CorruptFileError, SaveError
 from pifi_probe.files import cache_root
+from pifi_probe.layers.adapter import Adapter, adapter_content
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.content import content_of
+from pifi_probe.layers.detect import refuse_missing_states
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.layers.tokenizer_files import vocabulary_digest
 
 __all__ = ["kept_interfaces"]
@@ -35,6 +38,7 @@ def kept_interfaces(
     slm: str,
     max_tokens: int,
     twin: tuple[str, Callable[[FrozenLayer], FrozenLayer]] | None = None,
+    adapter: Adapter | None = None,
     saw: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -58,10 +62,13 @@ def kept_interfaces(
         Digest of the encoder's weights, its tokenizer, and how it cuts texts.
     twin : (str, callable), optional
         Name and `change` of `fit_interfaces`, for an interface to a twin's states.
+    adapter : Adapter, optional
+        As in `fit_interfaces`.
     cache : bool
     """
     first, second = list(texts[0]), None if texts[1] is None else list(texts[1])
     models = [content_of(donor), vocabulary_digest(donor), encoder]
+    models += [] if adapter is None else [adapter_content(adapter)]
     made_from = [*models, first, second, max_tokens, seed, twin[0] if twin else "", _VERSION]
     files = {entry: cache_root() / "interfaces" / _name([*made_from, entry]) for entry in entries}
     found: dict[int, Interface] = {}
@@ -71,6 +78,8 @@ def kept_interfaces(
                 found[entry] = Interface.load(file)
     missing = [entry for entry in entries if entry not in found]
     if missing:
+        refuse_missing_states(donor.config, max(missing), llm)
+        check_places(donor_tokenizer(donor))  # before the encoder reads all texts
         fitted = fit_interfaces(
             states(),
             joined(first, second),
@@ -80,6 +89,7 @@ def kept_interfaces(
             slm=slm,
             max_tokens=max_tokens,
             change=twin[1] if twin else None,
+            adapter=adapter,
             seed=seed,
             device=device,
             progress=progress,

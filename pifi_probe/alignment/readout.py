@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.errors import TaskError
 
-__all__ = ["Block", "Scored", "Stack", "cross_fitted", "fit_block", "fit_stack", "out_of_fold"]
+__all__ = ["Block", "Scored", "Stack", "cross_fitted", "fit_block", "fit_stack", "out_of_fold", "refuse_few"]
 
 C_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 N_FOLDS = 4
@@ -127,14 +127,20 @@ def out_of_fold(x: Features, y: NDArray[np.int64], n_labels: int, *, seed: int =
     return _chosen(_prepared(x, y)[2], y, n_labels, seed)[0]
 
 
-def _prepared(x: Features, y: NDArray[np.int64]) -> tuple[Features, Features, Features, Features | None]:
-    """Return mean and scale of the features, the standardised ones, and the axes that they were turned to."""
+def refuse_few(y: NDArray[np.int64], where: str = "") -> None:
+    """Raise TaskError unless two classes have two of the labelled texts each; `y` holds classes, (N,)."""
     counts = np.bincount(y)
     if (counts >= 2).sum() < 2:
         raise TaskError(
             f"{len(y)} labelled texts with {int((counts >= 2).sum())} classes of two or more are too few for a readout",
+            where=where,
             next="give at least two texts of each of two classes",
         )
+
+
+def _prepared(x: Features, y: NDArray[np.int64]) -> tuple[Features, Features, Features, Features | None]:
+    """Return mean and scale of the features, the standardised ones, and the axes that they were turned to."""
+    refuse_few(y)
     spread = x.std(0, dtype=np.float64)
     scale = (1 / np.where(spread > 1e-12, spread, np.inf) / np.sqrt(x.shape[1] / UNIT_WIDTH)).astype(np.float32)
     center = x.mean(0, dtype=np.float64).astype(np.float32)

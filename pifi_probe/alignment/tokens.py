@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ __all__ = [
     "Encoded",
     "TokenStates",
     "apart",
+    "check_places",
     "compact",
     "content_mask",
     "encode",
@@ -121,8 +123,23 @@ def joined(texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the ids that stand for no characters of a text; an unknown word is one of its words."""
-    return frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    """Return the ids that stand for no characters of a text.
+
+    An unknown word is one of its words; but where one token is unknown word, start and end (OPT, GPT-2), every
+    character is known, and the token only marks start and end.
+    """
+    marks = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "cls", "sep")}
+    return frozenset(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - marks)
+
+
+def check_places(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise FeatureError if a tokenizer cannot say where its tokens lie."""
+    if not tokenizer.is_fast:
+        raise FeatureError(
+            "this tokenizer does not say at which characters its tokens lie, so no other tokenizer can be aligned",
+            where=type(tokenizer).__name__,
+            next="use a model with a tokenizer.json (a fast tokenizer)",
+        )
 
 
 def encode(
@@ -135,20 +152,14 @@ def encode(
     FeatureError
         If the tokenizer cannot say where its tokens lie.
     """
-    if not tokenizer.is_fast:
-        raise FeatureError(
-            "this tokenizer does not say at which characters its tokens lie, so nothing can be aligned with it",
-            where=type(tokenizer).__name__,
-            next="use a model with a tokenizer.json (a fast tokenizer)",
-        )
+    check_places(tokenizer)
     second = None if pairs is None else list(pairs)
     with quiet_transformers():  # it warns of long texts, which are cut here
         found = tokenizer(list(texts), second, truncation=True, max_length=max_tokens, return_offsets_mapping=True)
     ends = []
     for row, offsets in enumerate(found["offset_mapping"]):
-        shift = (0, len(texts[row]) + 1)
-        places = zip(offsets, found.sequence_ids(row), strict=True)
-        ends.append([end + shift[which] if which is not None and end > start else -1 for (start, end), which in places])
+        both = [texts[row]] if second is None else [texts[row], second[row]]
+        ends.append(_ends(both, offsets, found.sequence_ids(row)))
     fill = (tokenizer.cls_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
     only = next((i for i in fill if i is not None), 0)
     empty = [row for row, ids in enumerate(found["input_ids"]) if not ids]
@@ -158,6 +169,30 @@ def encode(
     if types is not None:
         types = [each or [0] for each in types]
     return Encoded(found["input_ids"], types, ends, special_ids(tokenizer), tokenizer.pad_token_id or 0)
+
+
+def _ends(texts: Sequence[str], offsets: Sequence[tuple[int, int]], parts: Sequence[int | None]) -> list[int]:
+    """Return the character of the joined text at which each token ends, -1 for tokens without characters.
+
+    A tokenizer that composes characters, or drops accents, ends a token at the letter: the marks behind it, which no
+    other token stands for, are read with it.
+    """
+    found, after = [-1] * len(offsets), [len(text) for text in texts]  # where the next token of each text begins
+    for at in range(len(offsets) - 1, -1, -1):
+        (start, end), part = offsets[at], parts[at]
+        if part is None or end <= start:
+            continue
+        text, stop = texts[part], max(after[part], end)
+        after[part] = min(after[part], start)
+        while end < stop and _joins(text[end]):
+            end += 1
+        found[at] = end + (len(texts[0]) + 1 if part else 0)
+    return found
+
+
+def _joins(mark: str) -> bool:
+    """Whether a character joins the one before it: marks, vowels and finals of Hangul, half-width sound marks."""
+    return unicodedata.category(mark)[0] == "M" or "\u1160" <= mark <= "\u11ff" or mark in "\uff9e\uff9f"
 
 
 def content_mask(

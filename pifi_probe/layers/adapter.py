@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from pifi_probe.errors import CheckpointError, UnsupportedFormatError
-from pifi_probe.files import existing
+from pifi_probe.files import existing, file_sha256
 from pifi_probe.layers import safetensors_io
 from pifi_probe.layers.sharded import check_finite, decoder_prefix, is_text
 from pifi_probe.layers.sources import ByteSource, FileSource, TensorInfo
 from pifi_probe.reading import read_object
 
-__all__ = ["Adapter", "open_adapter"]
+__all__ = ["Adapter", "adapter_content", "open_adapter"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = re.compile(r"^(?:base_model\.model\.)?(?P<prefix>.*?\b(?:layers|h|blocks))\.(?P<index>\d{1,6})\.(?P<rest>.+)$")
@@ -205,6 +205,14 @@ def open_adapter(name: str | Path) -> Adapter:
     repo, _, revision = str(name).partition("@")
     opened = HubRepo.open(HubClient(repo), revision or None)
     return Adapter(opened.provenance()["identity"], read_object(opened.path(CONFIG)), opened.source(WEIGHTS))
+
+
+def adapter_content(adapter: Adapter) -> str:
+    """Return ``"repo@commit"``, or a digest over the two files of a local adapter."""
+    folder = existing(adapter.identity)
+    if folder is None:
+        return adapter.identity
+    return "sha256:" + " ".join(file_sha256(folder / name) for name in (CONFIG, WEIGHTS))
 
 
 def _is_number(value: object) -> bool:

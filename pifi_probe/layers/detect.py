@@ -27,10 +27,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from pifi_probe.compat import base_model, quiet_transformers
 from pifi_probe.errors import PifiProbeError, UnsupportedFamilyError
 from pifi_probe.layers.cut import donor_config
-from pifi_probe.layers.families import BUILT_IN, missing_state
+from pifi_probe.layers.families import BUILT_IN, family_of, missing_state
 from pifi_probe.layers.shell import around_layer, layers_of, layers_path, make_shell, silence
 
-__all__ = ["missing_states", "refuse_missing_state"]
+__all__ = ["missing_states", "refuse_missing_state", "refuse_missing_states"]
 
 _SMALL = 1 << 25  # weights of a whole model that is run with numbers
 _TOKENS, _PADDED = 17, 5
@@ -278,6 +278,19 @@ def refuse_missing_state(config: PretrainedConfig, index: int, where: str) -> No
             where=where,
             next="take another layer, or a model of the family without that state",
         )
+
+
+def refuse_missing_states(config: PretrainedConfig, n_layers: int, model: str) -> None:
+    """Refuse a model that cannot be passed layer by layer through its first `n_layers`, before any of them is read.
+
+    Raises
+    ------
+    UnsupportedFamilyError
+        If the family is not known, or one of them needs more than the states that enter it.
+    """
+    family_of(config)
+    for index in range(n_layers):
+        refuse_missing_state(config, index, f"{model}[{index}]")
 
 
 def _examine(config: PretrainedConfig) -> Mapping[int, str]:

@@ -7,6 +7,8 @@ import re
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 from pifi_probe.errors import LayerIndexError, SpecError
 from pifi_probe.files import existing
@@ -212,7 +214,8 @@ def layer_ranges(layers: Layers, where: str) -> list[tuple[int, int, int]]:
             return []
         if isinstance(layers, str):
             return [_range(part) for part in text.split(",")]
-        indices = [operator.index(index) for index in ([layers] if isinstance(layers, int) else layers)]
+        several: Any = [layers] if isinstance(layers, Integral) else layers
+        indices = [operator.index(index) for index in several]
         if not indices:
             raise LayerIndexError(f"there is no layer {layers!r}", where=where, next="name one, or leave layers out")
         return [(index, index, 1) for index in indices]

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 
 from pifi_probe.errors import FeatureError
 from pifi_probe.escaping import one_line
+from pifi_probe.layers.adapter import Adapter
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.extract import extract_from, pick_device
@@ -54,6 +56,7 @@ def stream(
     model: str,
     until: int | None = None,
     change: Callable[[FrozenLayer], FrozenLayer] | None = None,
+    adapter: Adapter | None = None,
     folder: Path | None = None,
     memory: int | None = None,
     precision: str = "float32",
@@ -78,6 +81,8 @@ def stream(
         The last point that is visited; layers from it on are not read. None: L, the end of the model.
     change : callable, optional
         Turns each layer into the one that runs in its place, such as its shuffled twin.
+    adapter : Adapter, optional
+        Merged into each layer, before `change`; the caller gives no `folder` with it.
     folder : Path, optional
         States of the last finished point are kept here until the pass is complete. The same call in another process
         goes on from there and visits only the points that are left; the caller gives every checkpoint a folder of
@@ -134,7 +139,7 @@ def stream(
             store.finish(0)
         for index in range(done or 0, n_layers):
             bar.set_postfix_str(f"{checkpoint.bytes_read / 1e6:,.0f} MB read")
-            layer = runner.load(checkpoint, index)
+            layer = runner.load(checkpoint, index, adapter)
             layer = layer if change is None else change(layer)
             for i, batch in enumerate(batches):
                 states = runner(layer, store.read(i), batch.attention_mask)
@@ -171,10 +176,11 @@ class _Runner:
         self._bf16 = precision == "bf16"
         self._most_tokens: int | None = None  # in one call
 
-    def load(self, checkpoint: Checkpoint, index: int) -> FrozenLayer:
+    def load(self, checkpoint: Checkpoint, index: int, adapter: Adapter | None = None) -> FrozenLayer:
         """Read one layer; nobody asks for its digest."""
+        how: Any = {"dtype": "float32", "device": self.device, "digest": False, "adapter": adapter}
         try:
-            return extract_from(checkpoint, index, model=self.model, dtype="float32", device=self.device, digest=False)
+            return extract_from(checkpoint, index, model=self.model, **how)
         except torch.OutOfMemoryError as error:
             raise self._too_small(f"layer {index}") from error
 

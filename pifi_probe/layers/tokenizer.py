@@ -243,7 +243,7 @@ def _letters(text: str) -> str:
 
 
 def _begins_special(tokenizer: PreTrainedTokenizerBase) -> bool:
-    ids = [index for index in _ids(tokenizer, "a", special=True) if index != tokenizer.pad_token_id]
+    ids = _ids(tokenizer, "a", special=True)  # padding, which may be the same token as the start, is not among them
     return bool(ids) and ids[0] in tokenizer.all_special_ids
 
 

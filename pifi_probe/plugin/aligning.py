@@ -19,9 +19,10 @@ from pifi_probe.alignment.tokens import encode, token_states
 from pifi_probe.encoders import is_decoder, within_positions
 from pifi_probe.errors import PlugInError, TaskError
 from pifi_probe.kinds import KINDS, Split
+from pifi_probe.layers.adapter import open_adapter
 from pifi_probe.layers.content import weights_digest
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.references import open_reference
+from pifi_probe.layers.references import open_reference, resolve_reference
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.base import PiFiEncoderModel, PiFiPreTrainedModel
 from pifi_probe.plugin.encoding import Tokens
@@ -74,6 +75,10 @@ def fit_interface(
     digest = [weights_digest(encoder), tokenizer_digest(tokenizer), longest]
     card = first.card
     donor = open_reference(card.model, card.revision, first.named_by)
+    adapter = None
+    if card.adapter is not None:  # the layers below have their parts of it, too
+        name, token = resolve_reference(card.adapter, first.named_by, "adapter")
+        adapter = open_adapter(name, token=token)
     return kept_interfaces(
         lambda: token_states(
             encoder,
@@ -91,6 +96,7 @@ def fit_interface(
         slm=model.config.slm,
         max_tokens=2 * longest,
         twin=twin,
+        adapter=adapter,
         saw={"task": task, "split": "train", "texts of tests": "none"},
         device=str(model.device),
     )[card.index]

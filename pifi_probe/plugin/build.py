@@ -52,6 +52,7 @@ L = TypeVar("L")
 logger = logging.getLogger(__name__)
 
 _NO_LAYER = ("vanilla", "linear", "mlp")
+_TWINS = ("random", "shuffled")
 _MODES = ("feed", "mask", "scale", "bypass", "pooling")
 N_CALIBRATION = 64  # texts
 N_CALIBRATION_TOKENS = 100  # of each, or the positions of an encoder that has fewer
@@ -125,7 +126,8 @@ def plug_in(
         For ``wiring="aligned"``: train the fitted maps too; otherwise they stay as they were fitted.
     own_interface : bool
         For ``wiring="aligned"`` and the controls "random" and "shuffled": fit the interface to the states of a donor
-        whose lower layers are such twins, too, instead of to the donor's. It sees the same texts.
+        whose lower layers are such twins, too, instead of to the donor's. It sees the same texts. The layer itself has
+        its own anyway; for other controls there is none, and it is refused.
     tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Another tokenizer than the encoder's own: a hub id, a folder, or the tokenizer. It is kept, and saved, with
         the model. Needed for a model in memory that names no checkpoint.
@@ -180,6 +182,12 @@ def plug_in(
             "read=, train_projections= and own_interface= are for aligned chains",
             where=f"wiring {wiring!r}",
             next='use wiring="aligned", or leave them out',
+        )
+    if own_interface and control not in (None, *_TWINS):
+        raise PlugInError(
+            f"own_interface=True is for twins: the control {control!r} has no lower layers of its own to be aligned to",
+            where="own_interface",
+            next=f"leave it out, or use control= one of {', '.join(_TWINS)}",
         )
     given = _given(layer, control)
     layers = [] if given is None else list_of(given)
@@ -236,7 +244,7 @@ def plug_in(
     model.tokenizer = own
     _initialise(model, seed)
     if isinstance(model.plugin, AlignedPlugIn):
-        twin = _below(control, seed) if own_interface and control in ("random", "shuffled") else None
+        twin = _below(control, seed) if own_interface and control in _TWINS else None
         _align(model, layers[0], task, twin)
     elif model.plugin is not None and config.scale == "matched":
         texts = _calibration_texts(task)
@@ -277,8 +285,8 @@ def _aligned_facts(tokenizer: PreTrainedTokenizerBase, read: str | None, train_p
 
 def _neighbours(layers: Sequence[FrozenLayer]) -> bool:
     """Whether each layer follows the one before it in the same model."""
-    places = [(one.card.model, one.card.revision, one.card.index) for one in layers]
-    return all(b == (*a[:2], a[2] + 1) for a, b in itertools.pairwise(places))
+    places = [(one.card.model, one.card.revision, one.card.adapter, one.card.index) for one in layers]
+    return all(b == (*a[:3], a[3] + 1) for a, b in itertools.pairwise(places))
 
 
 def named_chain(

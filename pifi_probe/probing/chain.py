@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from pifi_probe.alignment.interface import Interface
-from pifi_probe.alignment.readout import fit_block, fit_stack
+from pifi_probe.alignment.readout import fit_block, fit_stack, refuse_few
 from pifi_probe.errors import LayerIndexError, PlugInError, TaskError
 from pifi_probe.layers.checkpoint import open_named
+from pifi_probe.layers.detect import refuse_missing_states
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.spec import LayerSpec, layer_numbers, parse
 from pifi_probe.layers.tokenizer import GivenTokenizer
@@ -25,6 +27,7 @@ from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
 from pifi_probe.probing.chain_references import TRAINED, Trained, donor_states, encoder_twice, train_in_place
 from pifi_probe.probing.chain_table import LATE, ChainTable, Reading, build_chain_table
 from pifi_probe.probing.headroom import headroom
+from pifi_probe.probing.whole import whole_number, whole_numbers
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.splitting import label_counts
@@ -152,7 +155,8 @@ def probe_chain(
     TaskError
         If the task has no class a row or lacks a split, or a fraction has too few labels.
     PlugInError
-        If the layers are not the donor's, an arm is unknown, or a number is below 1.
+        If the layers are not the donor's, an arm is unknown, a number is not whole or below 1 (the seed: below 0),
+        or `own_interfaces` is asked for without a twin.
     FeatureError
         If the tokenizers cannot be aligned or a state is not finite.
 
@@ -163,15 +167,25 @@ def probe_chain(
     """
     start = time.perf_counter()
     _check(arms, references, score)
-    _check_numbers(twins=twins, draws=draws, max_tokens=max_tokens)
+    twins, draws, max_tokens = whole_numbers(
+        PlugInError, "probe_chain", twins=twins, draws=draws, max_tokens=max_tokens
+    )
+    n_train, n_test, n_align = whole_numbers(
+        PlugInError, "probe_chain", n_train=n_train, n_test=n_test, n_align=n_align
+    )
+    seed = whole_number("seed", seed, 0, PlugInError, "probe_chain")
+    _check_own(own_interfaces, arms)
     _check_interaction(interaction, task, references)
     device = device_of(Recipe(device=device, precision=precision)).type
     checkpoint = open_named(llm)
     train, scored = _rows(task, tests, score, n_train, n_test, seed)
+    label_counts(fractions, len(train), 2 * task.n_labels, task.name)
+    refuse_few(np.asarray(train.labels), task.name)
     if layers is None:
         how: dict[str, Any] = {"device": device, "tokenizer": tokenizer, "cache": cache, "progress": progress}
         layers = headroom(slm, llm, task, max_tokens=max_tokens, seed=seed, **how).span
     first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
+    refuse_missing_states(checkpoint.config, last + 1, llm)
     encoder = Encoder(slm, max_tokens, device, cache, precision, tokenizer, texts_apart=interaction == "layer")
     texts = {name: Texts(encoder, rows) for name, rows in {"": train, **scored}.items()}
     on = texts[""].among(_aligned_on(task, train, n_align, seed))
@@ -251,14 +265,14 @@ def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tup
         If this does not name a chain of the model.
     """
     found: Sequence[int] = ()
-    if isinstance(layers, tuple) and len(layers) == 2:
+    if isinstance(layers, tuple | list) and len(layers) == 2:
         layers = f"{layers[0]}-{layers[1]}"
     if isinstance(layers, str) and "[" in layers:
         spec = parse(layers)
         found = spec.indices(n_layers) if isinstance(spec, LayerSpec) and spec.donor == llm else ()
-    elif isinstance(layers, str | int) and layers not in ("", "all"):
+    elif isinstance(layers, str | Integral) and layers not in ("", "all"):
         with contextlib.suppress(LayerIndexError):
-            found = layer_numbers(layers, n_layers, llm)
+            found = layer_numbers(layers if isinstance(layers, str) else int(layers), n_layers, llm)
     if not found or list(found) != list(range(found[0], found[0] + len(found))):
         raise PlugInError(
             f"{layers!r} does not name a chain of layers: {llm} has layers 0 to {n_layers - 1}",
@@ -281,10 +295,13 @@ def _check(arms: Sequence[str], references: Sequence[str], score: str) -> None:
         raise TaskError(f"the split {score!r} cannot be scored", where="score", next="use test or validation")
 
 
-def _check_numbers(**given: int) -> None:
-    for name, value in given.items():
-        if value < 1:
-            raise PlugInError(f"{name}={value}", where="probe_chain", next=f"{name} is at least 1")
+def _check_own(own_interfaces: bool, arms: Sequence[str]) -> None:
+    if own_interfaces and not set(arms) & set(TWINS):
+        raise PlugInError(
+            f"own_interfaces=True is for twins, and none of {', '.join(TWINS)} is among the arms",
+            where="probe_chain",
+            next='add "shuffled" or "random" to arms=, or leave own_interfaces out',
+        )
 
 
 def _check_interaction(interaction: str, task: Task, references: Sequence[str]) -> None:

@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from pifi_probe.encoders import context_of
-from pifi_probe.errors import CheckpointError, FeatureError
+from pifi_probe.errors import CheckpointError, FeatureError, LayerIndexError
 from pifi_probe.layers.checkpoint import Checkpoint, open_named
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.control import ARMS, ControlRow, PositiveControl, control_path
+from pifi_probe.layers.detect import refuse_missing_states
 from pifi_probe.layers.extract import extract_from, pick_device
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.spec import layer_numbers
 from pifi_probe.layers.stem import Stem
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.variants import make_variant
+from pifi_probe.probing.whole import whole_number, whole_numbers
 from pifi_probe.probing.words import Words, draw_words, once, twice
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import collect
@@ -110,9 +112,9 @@ def positive_control(
     Raises
     ------
     LayerIndexError
-        If the model has no such layer.
+        If the model has no such layer, or, with `foreign`, these are no neighbours in their order.
     FeatureError
-        If the vocabulary is too small, or states are NaN or infinite.
+        If the vocabulary is too small, states are NaN or infinite, or a number is not whole or too small.
     CheckpointError, CorruptFileError, ModelNotFoundError, UnsupportedFamilyError, HubError
         As for `pifi_probe.extract`.
 
@@ -128,6 +130,10 @@ def positive_control(
     >>> control.peak.name, control.passed  # doctest: +SKIP
     ('18', True)
     """
+    sizes = {"n_words": n_words, "length": length, "n_fit": n_fit, "n_test": n_test}
+    n_words, length, n_fit, n_test = whole_numbers(FeatureError, "positive_control", 0, **sizes)
+    n_align = whole_number("n_align", n_align, 2 if foreign else 0, FeatureError, "positive_control")
+    seed = whole_number("seed", seed, 0, FeatureError, "positive_control")
     checkpoint = open_named(llm)
     wanted = layer_numbers(layers, int(checkpoint.config.num_hidden_layers), llm)
     if foreign and layers is None:
@@ -144,10 +150,18 @@ def positive_control(
         )
         peak = own.peak.layers[0]
         wanted = (peak - 1, peak) if peak else (peak,)
+    if foreign and wanted != tuple(range(wanted[0], wanted[0] + len(wanted))):
+        raise LayerIndexError(
+            f"{' >> '.join(map(str, wanted))} is no chain of neighbours",
+            where=f"positive control of {llm} with a foreign code",
+            next='name neighbours in their order, such as "0-1"',
+        )
+    refuse_missing_states(checkpoint.config, max(wanted) + 1, llm)
     words = draw_words(checkpoint, n_words, seed)
     how = _settings(checkpoint, words, length, n_fit, n_test, n_align if foreign else 0, seed, llm)
     work = _Work(llm, checkpoint, words, how, pick_device(device), progress)
-    path = control_path(content_of(checkpoint), asdict(how), foreign) if cache else None
+    asked = asdict(how) | {"tokens": words.ids.tolist(), "before": list(words.before)}  # another tokenizer's are others
+    path = control_path(content_of(checkpoint), asked, foreign) if cache else None
     known = _known(path) if path else None
     rows = {row.layers: row for row in known.rows} if known else {}
     info = dict(known.info) if known else {}

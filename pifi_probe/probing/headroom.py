@@ -15,18 +15,21 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from pifi_probe.alignment.fit import interface_fits
-from pifi_probe.alignment.readout import cross_fitted, out_of_fold
-from pifi_probe.errors import CorruptFileError
+from pifi_probe.alignment.readout import cross_fitted, out_of_fold, refuse_few
+from pifi_probe.alignment.tokens import check_places
+from pifi_probe.errors import CorruptFileError, FeatureError, TaskError
 from pifi_probe.files import cache_root
 from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.content import content_of
-from pifi_probe.layers.tokenizer import GivenTokenizer
+from pifi_probe.layers.detect import refuse_missing_states
+from pifi_probe.layers.tokenizer import GivenTokenizer, donor_tokenizer
 from pifi_probe.layers.tokenizer_files import vocabulary_digest
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.probing.chain_parts import Encoder, Texts
 from pifi_probe.probing.features import Features, llm_features
 from pifi_probe.probing.headroom_table import Headroom, build_headroom
 from pifi_probe.probing.rows import scoring_rows
+from pifi_probe.probing.whole import whole_number
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import collect
 from pifi_probe.scoring.threads import side_by_side
@@ -100,9 +103,10 @@ def headroom(
     Raises
     ------
     TaskError
-        If the split is the test split, or the task has no class a row.
+        If the split is the test split, the task has no class a row, or `n` leaves fewer than two texts of each of two.
     FeatureError
-        If the tokenizers cannot be aligned, or a state is not finite.
+        If the tokenizers cannot be aligned, a state is not finite, or `max_tokens` or the seed is no whole number, or
+        too small.
 
     Notes
     -----
@@ -111,7 +115,11 @@ def headroom(
     the first 200, without labels.
     """
     start = time.perf_counter()
+    n = whole_number("n", n, 1, TaskError, "headroom")
+    max_tokens = whole_number("max_tokens", max_tokens, 1, FeatureError, "headroom")
+    seed = whole_number("seed", seed, 0, FeatureError, "headroom")
     rows = scoring_rows(task, min(n, len(task.splits.get(split, ()))) or n, split, seed)
+    refuse_few(np.asarray(rows.labels), task.name)
     device = device_of(Recipe(device=device)).type
     encoder = Encoder(slm, max_tokens, device, cache, tokenizer=tokenizer)
     checkpoint = open_named(llm)
@@ -123,6 +131,8 @@ def headroom(
         with contextlib.suppress(CorruptFileError):
             known = Headroom.from_json(file)
             return replace(known, info=known.info | names)  # of the same contents, which may have other names today
+    refuse_missing_states(checkpoint.config, int(checkpoint.config.num_hidden_layers), llm)
+    check_places(donor_tokenizer(checkpoint))
     texts = Texts(encoder, rows)
     pooled = texts.pooled()
     features = llm_features(

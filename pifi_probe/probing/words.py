@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ STARTS = (
     "\u0120",
     "\u2581",
 )  # of a token with a space before it, in byte-level BPE and in SentencePiece
+LETTER = "a"  # a text that any tokenizer has tokens for
 SHORTEST = 3  # letters of a word
 
 
@@ -94,8 +96,9 @@ def _is_word(token: str) -> bool:
 
 
 def _before(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the tokens that stand before every text: those that an empty one has, without a closing one."""
-    return tuple(i for i in tokenizer("")["input_ids"] if i in (tokenizer.bos_token_id, tokenizer.cls_token_id))
+    """Return the tokens that stand before every text; one that closes a text may be the same token."""
+    starts = (tokenizer.bos_token_id, tokenizer.cls_token_id)
+    return tuple(itertools.takewhile(lambda i: i in starts, tokenizer(LETTER)["input_ids"]))
 
 
 def _drawn(ids: list[int], n: int, seed: int) -> NDArray[np.int64]:

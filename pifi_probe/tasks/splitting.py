@@ -61,6 +61,10 @@ def label_counts(fractions: Iterable[float], n: int, fewest: int, where: str) ->
     TaskError
         If one is below `fewest` or above `n`.
     """
+    if isinstance(fractions, str) or not isinstance(fractions, Iterable):
+        raise TaskError(
+            f"fractions={fractions!r} is no list", where=where, next="give a list, such as fractions=[100, 0.5]"
+        )
     counts = []
     for fraction in fractions:
         known = isinstance(fraction, (int, float)) and fraction == fraction and abs(fraction) != float("inf")
