@@ -142,7 +142,7 @@ def test_another_tokenizer_has_a_control_of_its_own(tmp_path: Path):
         text = text.replace(f'"{word}"', f'"{i}"')
     file.write_text(text, encoding="utf-8")
     again = pp.positive_control(str(llm), 1, **few)
-    assert again == pp.positive_control(str(llm), 1, cache=False, **few)
+    assert again.rows == pp.positive_control(str(llm), 1, cache=False, **few).rows
     assert again.rows != first.rows
 
 

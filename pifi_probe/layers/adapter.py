@@ -175,13 +175,15 @@ def _of_decoder(source: ByteSource) -> dict[int, dict[str, TensorInfo]]:
     return {} if prefix is None else found[prefix]
 
 
-def open_adapter(name: str | Path) -> Adapter:
+def open_adapter(name: str | Path, *, token: bool | None = None) -> Adapter:
     """Open a LoRA adapter; of its weights, only the table is read now.
 
     Parameters
     ----------
     name : str or Path
         A folder that peft has saved, or a hub id (``org/name`` or ``org/name@revision``).
+    token : bool, optional
+        False: the hub is asked without the user's token.
 
     Raises
     ------
@@ -203,7 +205,7 @@ def open_adapter(name: str | Path) -> Adapter:
     from pifi_probe.layers.hub_client import HubClient
 
     repo, _, revision = str(name).partition("@")
-    opened = HubRepo.open(HubClient(repo), revision or None)
+    opened = HubRepo.open(HubClient(repo, token), revision or None)
     return Adapter(opened.provenance()["identity"], read_object(opened.path(CONFIG)), opened.source(WEIGHTS))
 
 
