@@ -24,7 +24,7 @@ from pifi_probe.layers.tokenizer_files import vocabulary_digest
 
 __all__ = ["kept_interfaces"]
 
-_VERSION = 2  # of how they are fitted
+_VERSION = 3  # of how they are fitted
 
 
 def kept_interfaces(

@@ -112,7 +112,7 @@ def positive_control(
     Raises
     ------
     LayerIndexError
-        If the model has no such layer, or, with `foreign`, these are no neighbours in their order.
+        If the model has no such layer, or, with `foreign`, these are not neighbours in their order.
     FeatureError
         If the vocabulary is too small, states are NaN or infinite, or a number is not whole or too small.
     CheckpointError, CorruptFileError, ModelNotFoundError, UnsupportedFamilyError, HubError
@@ -152,7 +152,7 @@ def positive_control(
         wanted = (peak - 1, peak) if peak else (peak,)
     if foreign and wanted != tuple(range(wanted[0], wanted[0] + len(wanted))):
         raise LayerIndexError(
-            f"{' >> '.join(map(str, wanted))} is no chain of neighbours",
+            f"{' >> '.join(map(str, wanted))} is not a chain of neighbours",
             where=f"positive control of {llm} with a foreign code",
             next='name neighbours in their order, such as "0-1"',
         )

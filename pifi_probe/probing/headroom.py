@@ -40,7 +40,7 @@ from pifi_probe.training.recipe import Recipe
 __all__ = ["headroom"]
 
 N_ALIGN = 200  # texts on which the fit of an interface is measured at every depth
-_VERSION = 2
+_VERSION = 3
 Floats = NDArray[np.float64]
 
 

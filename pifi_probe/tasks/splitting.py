@@ -63,7 +63,7 @@ def label_counts(fractions: Iterable[float], n: int, fewest: int, where: str) ->
     """
     if isinstance(fractions, str) or not isinstance(fractions, Iterable):
         raise TaskError(
-            f"fractions={fractions!r} is no list", where=where, next="give a list, such as fractions=[100, 0.5]"
+            f"fractions={fractions!r} is not a list", where=where, next="give a list, such as fractions=[100, 0.5]"
         )
     counts = []
     for fraction in fractions:
