@@ -39,19 +39,19 @@ def many(times: int, n: int, k: int, planted: float) -> list[pp.Headroom]:
         return list(pool.map(partial(simulated, n=n, k=k, planted=planted), range(times)))
 
 
-# nominal 95 % over 200 simulations each; see book/methods.md, Aligned chains
+# nominal 95 %; see book/methods.md, Aligned chains
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "k"), [(40, 2), (200, 2), (400, 20)])
-def test_where_a_donor_knows_nothing_the_interval_holds_zero(n: int, k: int):
-    found = many(200, n, k, 0.0)
-    assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.90
+@pytest.mark.parametrize(("n", "k", "times"), [(40, 2, 60), (200, 2, 60), (400, 20, 24)])
+def test_where_a_donor_knows_nothing_the_interval_holds_zero(n: int, k: int, times: int):
+    found = many(times, n, k, 0.0)
+    assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.88
     assert np.mean([one.something for one in found]) <= 0.05, "a gain is claimed where there is none"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "k"), [(200, 2), (400, 20)])
+@pytest.mark.parametrize(("n", "k"), [(40, 2), (200, 2), (400, 20)])
 def test_where_a_donor_knows_something_else_it_is_found(n: int, k: int):
-    found = many(50, n, k, 0.5)
+    found = many(12, n, k, 0.5)
     assert np.mean([one.something for one in found]) >= 0.8
     assert np.mean([one.depth >= 3 for one in found]) >= 0.9
 
