@@ -223,6 +223,7 @@ def test_a_readout_by_stacking_does_not_harm_and_helps_where_the_chain_knows_mor
     assert (slm.logits(model, texts).argmax(1) == labels).float().mean() > 0.9  # the words alone decide
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["multiple-choice", "qa", "token-classification", "regression", "pair", "seq2seq"])
 def test_every_kind_of_head_takes_a_chain(kind: str, bert: str, llm: str):
     task = kinds.task_of(kind)

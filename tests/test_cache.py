@@ -341,6 +341,7 @@ def test_an_entry_that_is_being_written_stays(llm: str, caplog: pytest.LogCaptur
     assert clear_cache() == entry.bytes
 
 
+@pytest.mark.slow
 def test_the_command_line_lists_and_clears(llm: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "list"]) == 0
     assert "no features in" in capsys.readouterr().out

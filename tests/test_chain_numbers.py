@@ -70,7 +70,7 @@ def test_numbers_that_no_chain_can_be_evaluated_with_are_refused(
 @pytest.mark.usefixtures("_nothing_runs")
 @pytest.mark.parametrize("layers", ["2-1", (2, 1), "0,2", "3", -4, (-1, 5), [0, 1, 2], "", 1.5, np.int64(3), [0, 5]])
 def test_what_is_no_chain_of_the_model_is_refused(layers: Any, bert: str, llm: str):
-    with pytest.raises(PlugInError, match="names no chain of layers"):
+    with pytest.raises(PlugInError, match="does not name a chain of layers"):
         pp.probe_chain(bert, llm, TASK, layers, progress=False)
 
 

@@ -250,6 +250,7 @@ def test_a_folder_one_may_not_write_to(llm: Path, tmp_path: Path, capsys: Captur
     assert "could not write" in one_error_line(["extract", f"{llm}[0]", "--out", str(blocker / "layer")], capsys)
 
 
+@pytest.mark.slow
 def test_a_report_named_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     made_up(control="vanilla").to_json(tmp_path / "result.json")
     monkeypatch.chdir(tmp_path)

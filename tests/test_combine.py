@@ -465,6 +465,7 @@ def test_the_command_line_combines_layers(
     assert [one["index"] for one in json.loads(capsys.readouterr().out)] == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_real_layers_start_exactly_at_the_first_and_are_asked_at_their_own_scale() -> None:
     task = pp.load_task("movie-reviews").subset(train=64, validation=8, test=8)

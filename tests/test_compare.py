@@ -215,6 +215,7 @@ def test_controls_are_models_that_share_what_they_have_in_common(parts: Parts) -
     assert all((entry == entries[0]).all() for entry in entries)
 
 
+@pytest.mark.slow
 def test_the_best_of_three_learning_rates_is_chosen_on_validation_and_alone_tested(
     parts: Parts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

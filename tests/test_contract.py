@@ -31,6 +31,7 @@ def equal(model: Any, other: Any, name: str) -> bool:
     return torch.equal(answer(model, batch_of(name)), answer(other, batch_of(name)))
 
 
+@pytest.mark.slow
 @every_case
 def test_the_gradients_of_small_batches_add_up_to_those_of_a_large_one(name: str, shelf: Shelf) -> None:
     model, batch = shelf.model(name).train(), batch_of(name)
@@ -45,6 +46,7 @@ def test_the_gradients_of_small_batches_add_up_to_those_of_a_large_one(name: str
     assert close({k: p.grad for k, p in model.named_parameters() if p.grad is not None}, whole, 1e-5)
 
 
+@pytest.mark.slow
 @every_case
 def test_copies_pickles_and_state_dicts_give_the_same_numbers(name: str, shelf: Shelf) -> None:
     model = shelf.model(name)
@@ -97,6 +99,7 @@ def test_a_model_on_the_meta_device_has_the_same_weights_by_name(name: str, shel
     assert all(p.is_meta for p in empty.parameters())
 
 
+@pytest.mark.slow
 @every_case
 def test_short_types_at_loading_and_afterwards_change_little(name: str, shelf: Shelf, tmp_path: Path) -> None:
     model = shelf.model(name)
@@ -111,6 +114,7 @@ def test_short_types_at_loading_and_afterwards_change_little(name: str, shelf: S
         assert torch.isfinite(got).all() and float((got - expected).norm() / expected.norm()) < 0.1
 
 
+@pytest.mark.slow
 @every_case
 @pytest.mark.parametrize("door", ["model", "encoder"])
 def test_a_resized_vocabulary_is_saved_and_loaded(name: str, door: str, shelf: Shelf, tmp_path: Path) -> None:
@@ -161,6 +165,7 @@ def test_checkpointing_changes_no_gradient(name: str, shelf: Shelf) -> None:
     assert close(gradients(model, batch), plain, 1e-5) and len(calls) == once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in CASES if CASES[name].kind in ("single", "pair", "token-classification")]
 )

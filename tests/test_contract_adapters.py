@@ -47,6 +47,7 @@ def step(model: Any, name: str) -> None:
     model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_LAYER)
 def test_head_and_projections_are_trained_and_saved_with_an_adapter(name: str, shelf: Shelf, tmp_path: Path) -> None:
     model = shelf.model(name)

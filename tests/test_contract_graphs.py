@@ -43,6 +43,7 @@ EXPORTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "labels"), EXPORTS)
 def test_an_exported_model_takes_any_batch_length_and_padding(name: str, labels: bool, shelf: Shelf) -> None:
     model = shelf.model(name)

@@ -76,6 +76,7 @@ def texts(n: int = 24) -> list[dict[str, Any]]:
 RUNS = [("classes", True), ("classes, sequence", False), ("gated", False), ("control vanilla", True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "save_layer"), RUNS)
 def test_a_run_is_evaluated_resumed_and_ends_with_its_best_model(
     name: str, save_layer: bool, shelf: Shelf, tmp_path: Path

@@ -120,6 +120,7 @@ def test_the_donor_by_probe_counts_what_it_runs_and_is_not_probed_twice(
     assert (again.quality, again.by_seed, again.train_s_per_1000) == (row.quality, row.by_seed, row.train_s_per_1000)
 
 
+@pytest.mark.slow
 def test_what_the_search_took_stands_beside_the_arms_that_plug_its_layer_in(
     parts: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +157,7 @@ def test_the_table_is_a_frame_a_picture_and_json_with_raw_values(found: tuple[Co
     assert set(names) == set(frame.index) - {"PiFi, matched"} and "P90" in axes.get_xlabel()
 
 
+@pytest.mark.slow
 def test_a_busy_machine_is_refused_after_training_and_the_call_goes_on(
     parts: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

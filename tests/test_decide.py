@@ -130,7 +130,7 @@ def test_every_question_is_an_effect_of_the_ladder(
         ({"margin": 0.0}, RecipeError, "margin"),
         ({"margin": float("nan")}, RecipeError, "margin"),
         ({"margin": 100.0}, RecipeError, "1.0 is one point"),
-        ({"budget": "soon"}, SearchError, "no budget"),
+        ({"budget": "soon"}, SearchError, "not a budget"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(options: Any, error: Any, says: str, tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ def test_an_arm_that_cannot_be_made_is_left_out_and_says_why(folder: Path, monke
     assert "gone" in left_out["layer trained too"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_what_was_found(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_given_spectrum_changes_nothing(name: str) -> None:
     assert call(name, data, spectrum=Spectrum.of(data.x)) == pytest.approx(call(name, data), rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LABELLED)
 def test_with_fewer_examples_than_dimensions_it_tells_signal_from_noise(name: str) -> None:
     noise = [better(name, call(name, sample(0.0, n=60, dim=400, seed=seed))) for seed in range(4)]
@@ -98,6 +99,7 @@ def test_with_fewer_examples_than_dimensions_it_tells_signal_from_noise(name: st
     assert np.mean(signal) - np.mean(noise) > 2 * np.std(noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LABELLED)
 @pytest.mark.parametrize("k", [2, 4])
 def test_more_signal_never_lowers_it(name: str, k: int) -> None:
@@ -129,6 +131,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("odd", ODD)
 def test_it_is_finite_on_odd_features(name: str, odd: str) -> None:

@@ -238,6 +238,7 @@ def test_a_part_whose_file_is_missing_is_left_out_and_named(world: Path, tmp_pat
         pp.reproduce(name, out=tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_a_tuned_layer_is_put_back_into_its_language_model(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_what_is_scored_is_never_labelled(monkeypatch: pytest.MonkeyPatch):
     assert len(fitted) == 3 and len(set.union(*fitted)) > 20, "each draw has its own"
 
 
+@pytest.mark.slow
 def test_the_table_holds_them_beside_the_others_and_comes_back(llm: str):
     table = pp.probe(
         llm,

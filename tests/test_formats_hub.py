@@ -126,6 +126,7 @@ def test_info_says_format_bits_and_size_in_words(
     assert server.bytes_sent("/objects/") < weights + 40_000  # headers alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_info_of_every_format_is_what_the_layer_turns_out_to_be(
     name: str, server: HubServer, saved: Callable[[str], Path], capsys: pytest.CaptureFixture[str]

@@ -172,6 +172,7 @@ KINDS: dict[str, tuple[Callable[[Path, Path], Case], tuple[float, float], int]] 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_some_altered_folders(kind: str, whole: Path, tmp_path: Path) -> None:
     make, accepted, ways = KINDS[kind]

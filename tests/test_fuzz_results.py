@@ -309,6 +309,7 @@ def case_of(kind: str, folder: Path, study_file: Path) -> Callable[[random.Rando
 KINDS = ("result as text", "result.json", "probe table", "recipe", "study.db")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_some_altered_files(kind: str, tmp_path: Path, study_file: Path) -> None:
     fuzz(case_of(kind, tmp_path, study_file), QUICK, accepted=(0.05, 0.8))

@@ -67,7 +67,7 @@ def test_it_comes_back_from_its_file_as_it_was(tmp_path: Path):
     found = planted(True)
     found.to_json(tmp_path / "h.json")
     assert pp.Headroom.from_json(tmp_path / "h.json") == found == pp.Headroom.from_json(found.to_json())
-    with pytest.raises(CorruptFileError, match="no headroom"):
+    with pytest.raises(CorruptFileError, match="not a headroom"):
         pp.Headroom.from_json("{}")
 
 

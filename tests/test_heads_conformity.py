@@ -132,6 +132,7 @@ def test_a_saved_encoder_decoder_writes_the_same(family: str, tmp_path: Path, la
     assert as_text(predicted(again, "seq2seq", "right")) == as_text(predicted(model, "seq2seq", "right"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", kinds.KINDS)
 @pytest.mark.parametrize("control", [None, "vanilla", "linear", "random", "shuffled", "unfrozen", "mlp"])
 def test_every_control_exists_for_every_head(kind: str, control: str | None, bert: Path, layer: FrozenLayer) -> None:

@@ -152,6 +152,7 @@ def test_a_layer_of_a_gguf_file_travels_alone(server: HubServer, smollm2: Path) 
     assert server.bytes_sent("/objects/") <= header_only + 1.01 * layer_bytes(reference, 29)
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_the_tokenizer_of_a_gguf_file_is_read_out_of_its_header(server: HubServer, smollm2: Path) -> None:
     server.add_repo(NAME, {"model-q4.gguf": smollm2.read_bytes()})
@@ -270,6 +271,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_the_cache(
     assert_same(open_hub_checkpoint(NAME).read_layer(LAYER), local.read_layer(LAYER))
 
 
+@pytest.mark.slow
 def test_the_clients_own_variables_are_all_that_a_new_process_needs(
     server: HubServer, repo: Repo, tmp_path: Path, local: Checkpoint
 ) -> None:

@@ -315,6 +315,7 @@ ODD_WAITS: list[dict[str, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("headers", ODD_WAITS, ids=lambda headers: next(iter(headers.values()))[:20])
 @pytest.mark.parametrize("what", ["/api/models/", "config.json", "/objects/"])

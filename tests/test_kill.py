@@ -139,6 +139,7 @@ def test_worker_processes_find_what_the_local_executor_finds(tmp_path: Path) -> 
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_only_its_own_trial() -> None:
     store, executor = in_memory(), Processes(2)
     killed: list[int] = []

@@ -104,6 +104,7 @@ def test_a_layer_saved_over_another_is_the_old_or_the_new_one(donor: Path, tmp_p
     assert {path.name for path in folder.iterdir()} == {"layer.json", "layer.safetensors"}
 
 
+@pytest.mark.slow
 def test_a_layer_saved_for_the_first_time_is_whole_or_not_there(donor: Path, tmp_path: Path) -> None:
     layer, folder = pp.extract(f"{donor}[0]"), tmp_path / "layer"
     for _ in killed_at_every_step(lambda: layer.save(folder), folder, lambda: copied(tmp_path / "none", folder)):

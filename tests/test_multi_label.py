@@ -279,6 +279,7 @@ def test_what_needs_a_class_a_row_says_so(parts: tuple[str, str]) -> None:
         pp.fine_tune(models[0], task, RECIPE.replace(class_weights="balanced"))
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_and_compares(
     parts: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

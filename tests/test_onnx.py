@@ -112,6 +112,7 @@ def test_numbers_that_differ_are_not_written(shelf: Shelf, tmp_path: Path, monke
     assert (tmp_path / "model.onnx").read_text() == "older"
 
 
+@pytest.mark.slow
 def test_what_is_no_plugged_model_is_refused(shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for source, message in ((shelf.slm("bert"), "not a plugged model"), (tmp_path, "no model here")):
         assert main(["export", str(source), "--out", str(tmp_path / "x")]) == 2

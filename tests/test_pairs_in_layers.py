@@ -108,5 +108,5 @@ def test_what_has_no_second_text_or_reads_one_at_a_time_is_refused(bert: str, ll
         pp.probe_chain(bert, llm, slm.tiny_task(), "1-2", interaction="layer", progress=False)
     with pytest.raises(PlugInError, match="unknown interaction"):
         pp.probe_chain(bert, llm, pairs(), "1-2", interaction="late", progress=False)
-    with pytest.raises(PlugInError, match="one text a row"):
+    with pytest.raises(PlugInError, match="one text per row"):
         pp.probe_chain(bert, llm, pairs(), "1-2", interaction="layer", references=["mlp"], progress=False)

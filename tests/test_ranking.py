@@ -43,6 +43,7 @@ WIDE = np.where(np.arange(12) == 0, 0.9, 0.3)
 MIXED = np.where(np.arange(12) % 2 == 0, 0.9, 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("means", "n", "rest", "best"),
     [

@@ -343,6 +343,7 @@ def test_every_example_is_kept_for_pairing(parts: Parts) -> None:
     assert len(test.per_example("nll")) == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("control", ["vanilla", "linear", "random", "shuffled", "unfrozen", "mlp"])
 def test_every_control_can_be_run_and_named(parts: Parts, control: str) -> None:
     result = fine_tune(parts.model(control=control), TASK, RECIPE.replace(epochs=1))

@@ -31,6 +31,7 @@ def loaded(folder: Path, **options: object) -> PiFiForSequenceClassification:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", ["pooled", "sequence"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", GROUPED + OTHERS)

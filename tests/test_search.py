@@ -548,6 +548,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[pp.Study, Path]:
         yield study, folder
 
 
+@pytest.mark.slow
 def test_full_runs_of_the_choice_and_its_controls_are_compared(made: tuple[pp.Study, Path]) -> None:
     study, _ = made
     confirmed = [record for record in study.store.records() if record.phase == CONFIRM]
@@ -557,6 +558,7 @@ def test_full_runs_of_the_choice_and_its_controls_are_compared(made: tuple[pp.St
     assert result is not None and result.confirm_fidelity == "full" and not result.failed
 
 
+@pytest.mark.slow
 def test_an_export_holds_checkpoint_card_report_trials_and_script(made: tuple[pp.Study, Path]) -> None:
     study, folder = made
     out = study.export(folder / "winner")

@@ -38,7 +38,7 @@ def test_texts_are_fixed_and_broken_by_most_seeds_the_surest_first() -> None:
 def test_a_layer_that_was_not_confirmed_is_shown_with_a_warning_and_only_at_one_fidelity() -> None:
     records = [record(LINEAR, "0101", 1000), record(OTHER, "1101", 0, phase="select")]
     found = changed(records, OTHER.label)
-    assert found is not None and not found.confirmed and "choose no layer by test texts" in str(found)
+    assert found is not None and not found.confirmed and "do not choose a layer by its test texts" in str(found)
     assert changed([records[0], record(OTHER, "1101", 0, "frozen", "select")], OTHER.label) is None
 
 

@@ -31,6 +31,7 @@ def arms(mean: float, n_seeds: int = 3, n_examples: int = 400) -> tuple[Floats, 
     return np.where(change, 1.0, other), other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seeds", [3, 5])
 @pytest.mark.parametrize("deviations", [(0.0, 0.0, 0.4), (0.0, 0.3, 0.3), (0.02, 0.2, 0.35), (0.05, 0.2, 0.3)])
 def test_coverage_is_at_least_nominal_whatever_the_seeds_do(

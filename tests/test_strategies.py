@@ -106,6 +106,7 @@ def test_a_strategy_that_saw_the_same_trials_goes_on_the_same(name: str) -> None
         assert proposal.identity == trials[n].identity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_layer_that_fails_is_not_tried_again_at_that_fidelity(name: str) -> None:
     strategy = make_strategy(name, SPACE)

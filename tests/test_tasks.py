@@ -585,6 +585,7 @@ def columns_of(task: Task, part: str) -> tuple[tuple[str, ...], tuple[int, ...]]
     return task.splits[part].texts, task.splits[part].labels
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_loaded_by_its_name_and_revision(tmp_path: Path) -> None:
     from tests.hub_server import HubServer
 
