@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ from transformers import AutoModelForCausalLM
 import pifi_probe as pp
 from pifi_probe.alignment.chain import run_chain
 from pifi_probe.compat import quiet_transformers
-from pifi_probe.errors import PlugInError, UnsupportedFamilyError
+from pifi_probe.errors import PlugInError, TokenizerError, UnsupportedFamilyError
+from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.families import FAMILIES
+from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from tests import causal, slm, tiny
 from tests.hub_server import running_hub
 from tests.quantised import SCHEMES, save_quantised
 from tests.states import whole_states
+from tests.test_chain_tokenizers import bytes_bpe
 from tests.tiny_gguf import tiny_gguf
 
 TASK = slm.tiny_task(24)
@@ -42,7 +46,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def with_words(folder: Path) -> str:
+    """Put a tokenizer beside a donor: words, or bytes where transformers has one class for all models of a type."""
     slm.tiny_tokenizer().save_pretrained(folder)
+    with contextlib.suppress(TokenizerError):
+        donor_tokenizer(open_checkpoint(str(folder)))
+        return str(folder)
+    bytes_bpe().save_pretrained(folder)
     return str(folder)
 
 
@@ -91,7 +100,7 @@ def test_a_family_is_aligned_to_and_measured(family: str, bert: str, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_family_is_aligned_to_and_measured(family: str, bert: str, tmp_path: Path):
-    llm = with_words(tiny.tiny_checkpoint(family, tmp_path / "llm"))
+    llm = with_words(tiny.tiny_checkpoint(family, tmp_path / "llm", vocab_size=400, max_position_embeddings=256))
     measured(bert, llm, tiny.N_LAYERS - 1)
     plugged(bert, llm, tiny.N_LAYERS - 1, tmp_path)
     with quiet_transformers():
@@ -109,7 +118,7 @@ def test_every_family_is_aligned_to_and_measured(family: str, bert: str, tmp_pat
 def test_every_type_is_aligned_to_or_refused_by_what_it_lacks(
     name: str, bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    model = causal.model_of(name)
+    model = causal.model_of(name, vocab_size=400)
     with quiet_transformers():
         model.save_pretrained(tmp_path / "llm")
     llm, last = with_words(tmp_path / "llm"), int(model.config.num_hidden_layers) - 1
