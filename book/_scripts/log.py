@@ -114,12 +114,16 @@ def chains(record: Record) -> str:
     )
 
 
-def fine_tuned(record: Record) -> str:
-    """Say what the real chain adds to a fine-tuned encoder, and to its shuffled twin, over all folds of the task."""
+def fine_tuned(task: str) -> Callable[[Record], str]:
+    """Return how to say what the real chain adds to a fine-tuned encoder, and to its shuffled twin, over all folds."""
+    return lambda record: _fine_tuned(task)
+
+
+def _fine_tuned(name: str) -> str:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from aligned_page import joined_folds
 
-    [arms] = [arms for (task, _), arms in joined_folds("trained-").items() if task == "movie-reviews"]
+    [arms] = [arms for (task, _), arms in joined_folds("trained-").items() if task == name]
     said = []
     for other in ("encoder", "shuffled"):
         found = paired_difference(arms["real"], arms[other])
@@ -179,7 +183,12 @@ TRIED = (
     Tried(
         "The chain next to a fine-tuned encoder, film reviews, three folds",
         ALIGNED.format("trained-fold2-movie-reviews"),
-        fine_tuned,
+        fine_tuned("movie-reviews"),
+    ),
+    Tried(
+        "The chain next to a fine-tuned encoder, product reviews, three folds",
+        ALIGNED.format("trained-fold2-product-reviews"),
+        fine_tuned("product-reviews"),
     ),
 )
 
