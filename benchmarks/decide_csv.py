@@ -51,21 +51,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder) / "mine.csv", Path(folder) / "runs"
         write_csv(file, rows)
-        call = [
-            "decide",
-            "--task",
-            str(file),
-            "--slm",
-            SLM,
-            "--layer",
-            LAYER,
-            "--wiring",
-            WIRING,
-            "--question",
-            QUESTION,
-        ]
+        call = ["decide", "--task", str(file), "--slm", SLM, "--layer", LAYER]
+        call += ["--wiring", WIRING, "--question", QUESTION, "--n-train", str(min(N_TRAIN, rows["train"] // 2))]
         call += ["--budget", f"{MINUTES}m", "--epochs", "1" if chosen.quick else "3", "--out", str(out)]
-        call[-2:-2] = ["--n-train", str(min(N_TRAIN, rows["train"] // 2))]
         since = time.perf_counter()
         code = command(call)
         seconds = time.perf_counter() - since

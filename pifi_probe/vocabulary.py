@@ -15,12 +15,14 @@ __all__ = [
     "CONTROLS",
     "FIDELITIES",
     "STORED_FIDELITY",
+    "TWINS",
     "in_words_of_today",
     "mode_of_today",
     "stored_recipe",
 ]
 
-CONTROLS = ("vanilla", "linear", "random", "shuffled", "unfrozen", "mlp")
+TWINS = ("random", "shuffled")  # layers of the same shape with other weights
+CONTROLS = ("vanilla", "linear", *TWINS, "unfrozen", "mlp")
 COMBINATIONS = ("serial", "gated-serial", "mix", "unshared", "gated")  # of several layers: combine=, and designs=
 FIDELITIES = ("estimator", "frozen", "last-block", "short", "full")  # of a search's trials, from cheap to dear
 STORED_FIDELITY = "rung"  # what every study on disk, and Optuna's dashboard, calls the fidelity of a trial

@@ -116,20 +116,20 @@ def chains(record: Record) -> str:
 
 def fine_tuned(task: str) -> Callable[[Record], str]:
     """Return how to say what the real chain adds to a fine-tuned encoder, and to its shuffled twin, over all folds."""
-    return lambda record: _fine_tuned(task)
 
+    def said(_: Record) -> str:
+        sys.path.insert(0, str(Path(__file__).resolve().parent))
+        from aligned_page import joined_folds
 
-def _fine_tuned(name: str) -> str:
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-    from aligned_page import joined_folds
+        [arms] = [arms for (name, _), arms in joined_folds("trained-").items() if name == task]
+        over = []
+        for other in ("encoder", "shuffled"):
+            found = paired_difference(arms["real"], arms[other])
+            over.append(f"{100 * found.mean:+z.1f} [{100 * found.low:+z.1f}, {100 * found.high:+z.1f}]")
+        texts = f"{len(arms['real'][0]):,} texts"
+        return f"{over[0]} points over the fine-tuned encoder, {over[1]} over the shuffled twin, {texts}"
 
-    [arms] = [arms for (task, _), arms in joined_folds("trained-").items() if task == name]
-    said = []
-    for other in ("encoder", "shuffled"):
-        found = paired_difference(arms["real"], arms[other])
-        said.append(f"{100 * found.mean:+z.1f} [{100 * found.low:+z.1f}, {100 * found.high:+z.1f}]")
-    texts = f"{len(arms['real'][0]):,} texts"
-    return f"{said[0]} points over the fine-tuned encoder, {said[1]} over the shuffled twin, {texts}"
+    return said
 
 
 EXPERIMENTS = "book/_studies/experiments/{}/summary.json"

@@ -10,7 +10,6 @@ WIRING = "pifi, matched or aligned."
 EXECUTOR = "local, processes or ray."
 WORKERS = "Runs made at the same time."
 LAYERS = 'Such as "17", "16-19", "0,15,-1" or "0:30:3"'
-MARGIN = "What counts as no difference, such as 0.01; one point when 0."
 
 Task = typer.Option(..., "--task", help=TASK)
 Slm = typer.Option("minilm-l6", "--slm", help="The small language model.")
@@ -28,7 +27,6 @@ Tokenizer = typer.Option("", "--tokenizer", help="Another tokenizer for the smal
 Layers = typer.Option("all", "--layers", help=f"{LAYERS}.")
 Executor = typer.Option("local", "--executor", help=EXECUTOR)
 Workers = typer.Option(1, "--workers", help=WORKERS)
-Margin = typer.Option(0.0, "--margin", help=MARGIN)
 Fraction = typer.Option([], "--fraction", help="Also with this many labelled texts, or a share; may be repeated.")
 Tags = typer.Option([], "--tag", help="A word of your own that is kept with it; may be repeated.")
 AllowPickle = typer.Option(False, "--allow-pickle", help="Read legacy .bin weights too, as data alone.")

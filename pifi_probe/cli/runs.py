@@ -177,7 +177,7 @@ def compare(
     runs: list[Path] = typer.Argument(help="Folders of runs, or their result.json files."),
     baseline: str = typer.Option("vanilla", help="The arm that the others are compared with."),
     metric: str = typer.Option("", help="A score of every example, such as nll; the task's main one when empty."),
-    margin: float = flags.Margin,
+    margin: float = typer.Option(0.0, help="What counts as no difference, such as 0.01; one point when 0."),
     tagged: list[str] = typer.Option([], help="Only runs with this tag; may be repeated."),
     tags: list[str] = flags.Tags,
     html: Path = typer.Option(None, help="Write a report here."),

@@ -27,14 +27,15 @@ from pifi_probe.tasks import Task
 from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.training import Comparison, Recipe, RunResult, compare
 from pifi_probe.units import duration
+from pifi_probe.vocabulary import TWINS
 
 __all__ = ["QUESTIONS", "Decision", "decide"]
 
 QUESTIONS: Mapping[str, tuple[str, ...]] = {  # which arms a question compares
-    "knowledge": ("real", "random", "shuffled"),
+    "knowledge": ("real", *TWINS),
     "plugging in": ("real", "vanilla"),
     "projections": ("linear", "vanilla"),
-    "block": ("linear", "random", "shuffled"),
+    "block": ("linear", *TWINS),
 }
 LOOKS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # seeds after which the runs are looked at
 ERROR = 0.05  # of a wrong verdict, over all looks of all calls

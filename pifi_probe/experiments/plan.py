@@ -15,13 +15,13 @@ from typing import Any
 from pifi_probe.errors import RecipeError
 from pifi_probe.ladder import control_seeds
 from pifi_probe.reading import read_bytes
-from pifi_probe.vocabulary import in_words_of_today
+from pifi_probe.vocabulary import TWINS, in_words_of_today
 
 __all__ = ["Arm", "Block", "Claim", "Experiment", "Scale", "experiments", "load_experiment"]
 
 MAX_BYTES = 1 << 20  # of an experiment's file
 _FOLDER = Path(__file__).resolve().parent
-SHARED = ("vanilla", "linear", "random", "shuffled")  # controls that every layer is compared with
+SHARED = ("vanilla", "linear", *TWINS)  # controls that every layer is compared with
 _EXPECTED = ("higher", "similar")
 
 

@@ -41,7 +41,7 @@ from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import resolved_pooling
 from pifi_probe.plugin.registry import HEADS
 from pifi_probe.plugin.variants import make_variant, twin_of
-from pifi_probe.vocabulary import mode_of_today
+from pifi_probe.vocabulary import TWINS, mode_of_today
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -52,7 +52,6 @@ L = TypeVar("L")
 logger = logging.getLogger(__name__)
 
 _NO_LAYER = ("vanilla", "linear", "mlp")
-_TWINS = ("random", "shuffled")
 _MODES = ("feed", "mask", "scale", "bypass", "pooling")
 N_CALIBRATION = 64  # texts
 N_CALIBRATION_TOKENS = 100  # of each, or the positions of an encoder that has fewer
@@ -183,11 +182,11 @@ def plug_in(
             where=f"wiring {wiring!r}",
             next='use wiring="aligned", or leave them out',
         )
-    if own_interface and control not in (None, *_TWINS):
+    if own_interface and control not in (None, *TWINS):
         raise PlugInError(
             f"own_interface=True is for twins: the control {control!r} has no lower layers of its own to be aligned to",
             where="own_interface",
-            next=f"leave it out, or use control= one of {', '.join(_TWINS)}",
+            next=f"leave it out, or use control= one of {', '.join(TWINS)}",
         )
     given = _given(layer, control)
     layers = [] if given is None else list_of(given)
@@ -244,7 +243,7 @@ def plug_in(
     model.tokenizer = own
     _initialise(model, seed)
     if isinstance(model.plugin, AlignedPlugIn):
-        twin = _below(control, seed) if own_interface and control in _TWINS else None
+        twin = _below(control, seed) if own_interface and control in TWINS else None
         _align(model, layers[0], task, twin)
     elif model.plugin is not None and config.scale == "matched":
         texts = _calibration_texts(task)

@@ -9,6 +9,7 @@ import torch
 
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.reduce import reduce
+from pifi_probe.vocabulary import TWINS
 
 __all__ = ["make_variant", "twin_of"]
 
@@ -36,7 +37,7 @@ def make_variant(layer: FrozenLayer, variant: str, *, single_token: bool, seed: 
     """
     if variant == "unfrozen":
         return copy.deepcopy(layer).unfreeze().with_card(variant="unfrozen")
-    if variant in ("random", "shuffled"):
+    if variant in TWINS:
         layer = copy.deepcopy(layer)
         generator = torch.Generator().manual_seed(seed)
         change = _redrawn if variant == "random" else _shuffled

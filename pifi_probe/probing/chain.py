@@ -34,12 +34,12 @@ from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.tasks.task import Split, Task
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe
+from pifi_probe.vocabulary import TWINS
 
 __all__ = ["ARMS", "probe_chain", "span_of"]
 
 ARMS = ("encoder", "interface", "real", "shuffled", "random")
 REMOVED = ("one token", "unaligned")  # the real layers without one of the conditions that they need
-TWINS = ("shuffled", "random")
 REFERENCES = ("donor", *TRAINED, "encoder twice")
 INTERACTIONS = ("encoder", "layer")
 Floats = NDArray[np.float32]

@@ -16,6 +16,7 @@ from pifi_probe.plugin.variants import twin_of
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
 from pifi_probe.probing.headroom import headroom
 from pifi_probe.selection.space import Candidate
+from pifi_probe.vocabulary import TWINS
 
 if TYPE_CHECKING:
     from pifi_probe.selection.evaluate import Parts
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["AlignedRuns"]
 
 N_HEADROOM = 1000
-TWINS = ("random", "shuffled")
 Floats = NDArray[np.float64]
 
 
