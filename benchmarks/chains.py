@@ -34,13 +34,14 @@ from pifi_probe.provenance import collect
 from pifi_probe.ranking import rank_agreement
 from pifi_probe.stats import paired_difference
 from pifi_probe.tasks.tokens import buckets
-from pifi_probe.training.devices import autocast
+from pifi_probe.training.devices import autocast, has_bf16
 
 STUDY = Path(__file__).parent.parent / "book" / "_studies" / "chains"
 SLM, LLM = "minilm-l6", "smollm2-135m"
 TASKS = ("movie-reviews", "tweets")
 LENGTHS = (1, 2, 4, 8)
-SIZES = {"n_train": 800, "n_test": 800, "n_align": 600, "max_tokens": 64, "precision": "bf16"}
+PRECISION = "bf16" if has_bf16(torch.device("cpu")) else "float32"  # as the machine has it; recorded
+SIZES = {"n_train": 800, "n_test": 800, "n_align": 600, "max_tokens": 64, "precision": PRECISION}
 QUICK = SIZES | {"n_train": 60, "n_test": 60, "n_align": 60}
 SCORES = ("rise", "r2", "layers", "score")  # the last one is the span score: rise times R2
 FIXED = {"last layer": (29, 29), "last eight layers": (22, 29), "middle layer": (14, 14), "middle eight": (11, 18)}
