@@ -203,6 +203,11 @@ class TestReadable:
         (line,) = figure.axes[0].get_lines()
         assert line.get_marker() == "o"
 
+    def test_a_step_at_zero_is_not_hidden_by_the_axis(self) -> None:
+        rows = pd.DataFrame({"cost": [1.0, 2.0, 3.0], "value": [0.0, 0.0, 0.0]})
+        low, high = searches.steps(rows, x_label="x", value_label="y").axes[0].get_ylim()
+        assert low < -0.02 * high < 0
+
     def test_no_name_of_an_axis_is_longer_than_its_axis(self) -> None:
         figure = plots.forest(forest_frame(), value_label="a very long name of a value " * 4)
         figure.draw_without_rendering()

@@ -10,6 +10,7 @@ import pytest
 
 from pifi_probe.cli import main
 from pifi_probe.cli.demo import opener
+from pifi_probe.errors import RunInterrupted
 from pifi_probe.experiments import tour
 from pifi_probe.experiments.demo import Size
 from pifi_probe.experiments.tour import runs_that_fit
@@ -27,6 +28,18 @@ def test_the_last_line_opens_the_report(monkeypatch: pytest.MonkeyPatch) -> None
     for platform, command in (("darwin", "open"), ("linux", "xdg-open"), ("win32", "start")):
         monkeypatch.setattr("sys.platform", platform)
         assert opener() == command
+
+
+def test_whoever_stops_it_is_told_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise RunInterrupted("interrupted; the run is kept up to step 20", where="elsewhere", next="call fine_tune")
+
+    monkeypatch.setattr(tour, "run_tour", stopped)
+    assert main(["demo", "--out", str(tmp_path)]) != 0
+    said = capsys.readouterr().err
+    assert "run `pifi-probe demo` again" in " ".join(said.split()) and "fine_tune" not in said
 
 
 @pytest.mark.slow

@@ -44,10 +44,15 @@ def demo(
 
 
 def _tour(folder: Path, table: bool, as_json: bool) -> None:
+    from pifi_probe.errors import RunInterrupted
     from pifi_probe.experiments.tour import run_tour
 
     terminal = console()
-    tour = run_tour(folder, say=(lambda line: None) if as_json else terminal.print)
+    try:
+        tour = run_tour(folder, say=(lambda line: None) if as_json else terminal.print)
+    except RunInterrupted as error:
+        again = "run `pifi-probe demo` again, which goes on from there"
+        raise RunInterrupted("interrupted; what is finished is kept", where=str(folder), next=again) from error
     if as_json:
         print_json(tour.to_dict())
         return

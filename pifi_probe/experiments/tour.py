@@ -119,13 +119,23 @@ def run_tour(folder: str | Path, *, say: Callable[[str], None] = lambda line: No
         write_json(root / "seconds.json", times)
         return found
 
-    say(f"1 of 3. Repeated random words through layer {COPIES['layers']} of {LLM}, next to its twins")
+    say(
+        f"1 of 3. Can layer {COPIES['layers']} of {LLM} find a word again and copy what followed it? Next to its "
+        "twins, of the same shape: its weights in another order, or random ones."
+    )
     control = timed("control", lambda: _control(root / "control.json"))
     say(control.answer)
-    say(f"2 of 3. Layers {CHAIN['layers']} of {LLM} behind a frozen {SLM}, aligned without labels, on {TRAIN_ON}")
+    say(
+        f"\n2 of 3. {TRAIN_ON}: layers {CHAIN['layers']} of {LLM}, one after the other, behind the frozen encoder "
+        f"{SLM} and a linear map between them that was fitted without labels. This takes some minutes."
+    )
     chain = timed("chain", lambda: _chain(root / "chain.json"))
     say(chain.answer)
-    say(f"3 of 3. The paper's wiring, trained: layer {LAST} behind the pooled vector, {PAPER.train} texts")
+    say(
+        f"\n3 of 3. The paper's wiring: layer {LAST} alone, behind the encoder's one vector for a text, trained on "
+        f"{PAPER.train} texts. Next to it vanilla, the encoder alone; random, a layer of random weights; and linear, "
+        "no layer. The first run decides how many more fit."
+    )
     results: list[RunResult] = []
     left = SECONDS - times["control"] - times["chain"]
     jobs = [(WIRED[0], 0)]
@@ -161,7 +171,7 @@ def runs_that_fit(left: float, first: float) -> tuple[int, int]:
 def _control(file: Path) -> PositiveControl:
     if file.exists():
         return PositiveControl.from_json(file)
-    found = positive_control(LLM, progress=False, **COPIES)
+    found = positive_control(LLM, **COPIES)
     found.to_json(file)
     return found
 
@@ -169,7 +179,7 @@ def _control(file: Path) -> PositiveControl:
 def _chain(file: Path) -> ChainTable:
     if file.exists():
         return ChainTable.from_json(file)
-    found = probe_chain(SLM, LLM, load_task(TRAIN_ON), progress=False, **CHAIN)
+    found = probe_chain(SLM, LLM, load_task(TRAIN_ON), **CHAIN)
     found.to_json(file)
     return found
 

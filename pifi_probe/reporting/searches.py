@@ -66,7 +66,8 @@ def steps(frame: pd.DataFrame, *, x_label: str, value_label: str) -> Figure:
     with styled():
         figure, (axes,) = framed(7.0, 3.4, 1)
         axes.step(rows["cost"], rows["value"], where="post", color=INK, marker="o", markersize=4.5)
-        axes.set_ylim(bottom=min(0.0, rows["value"].min()))
+        top = axes.get_ylim()[1]
+        axes.set_ylim(bottom=min(0.0, rows["value"].min()) - 0.04 * top)  # a step at zero is not hidden by the axis
         axes.set_xlabel(printable(x_label))
         axes.set_ylabel(printable(value_label))
     return figure
