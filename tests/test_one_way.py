@@ -144,12 +144,20 @@ def test_an_option_says_the_same_in_every_command() -> None:
             if each.param_type_name == "option" and (each.opts[0], name) not in own:
                 said.setdefault(each.opts[0], set()).add(each.help)
     shared = {
-        *("--task", "--slm", "--text", "--label", "--kind", "--n-train", "--epochs", "--learning-rate", "--precision"),
-        *("--device", "--tokenizer", "--executor", "--workers", "--margin", "--fraction", "--wiring", "--tag"),
-        *("--allow-pickle", "--json"),
+        *("--task", "--slm", "--text", "--label", "--kind", "--language", "--n-train", "--epochs", "--learning-rate"),
+        *("--precision", "--device", "--tokenizer", "--executor", "--workers", "--margin", "--fraction", "--wiring"),
+        *("--tag", "--allow-pickle", "--json"),
     }
     assert {option: texts for option, texts in said.items() if option in shared and len(texts) > 1} == {}
     assert shared <= set(said)
+
+
+def test_every_command_reads_a_file_with_the_same_options() -> None:
+    asking = {name: {each.opts[0] for each in one.params} for name, one in commands().items() if name != "demo"}
+    asking = {name: options for name, options in asking.items() if "--task" in options}
+    assert {"bench", "decide", "headroom", "probe", "search", "train"} <= set(asking)
+    for name, options in asking.items():
+        assert {"--text", "--label", "--kind", "--language"} <= options, name
 
 
 def test_a_combination_has_the_same_names_in_python_on_the_command_line_in_results_and_in_a_search(

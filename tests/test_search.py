@@ -20,6 +20,7 @@ import pytest
 import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.cli import search as cli_search
+from pifi_probe.cli.runs import columns_of
 from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, SearchError, TaskError
 from pifi_probe.selection import events
 from pifi_probe.selection.conclude import pick
@@ -393,6 +394,18 @@ def test_a_number_of_texts_that_is_none_is_refused(stub: Valley, tmp_path: Path,
     study.store.note("n_train", n_train)
     with pytest.raises(CorruptFileError, match="altered or damaged"):
         cli_search.load(tmp_path / "s.db")
+
+
+def test_a_study_reads_its_texts_again_as_the_command_line_said(stub: Valley, tmp_path: Path) -> None:
+    rows = [f"Satz {n},{'laut;froh' if n % 2 else 'leise'}" for n in range(40)]
+    file = tmp_path / "worte.csv"
+    file.write_text("\n".join(["text,worte", *rows]), encoding="utf-8")
+    study = search(tmp_path / "s.db", budget="2 trials", confirm=False)
+    said = columns_of(text="text", label="worte", kind="multi-label", language="de")
+    note_source(study.store, str(file), **said)
+    again = cli_search.load(tmp_path / "s.db")
+    assert (again.kind, again.language, again.label_names) == ("multi-label", "de", ("froh", "laut", "leise"))
+    assert "kind='multi-label'" in study.to_code() and "language='de'" in study.to_code()
 
 
 def test_a_tokenizer_is_given_by_name_and_part_of_the_search(stub: Valley, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from pifi_probe.cli import flags
 from pifi_probe.cli.output import console, print_json
+from pifi_probe.cli.runs import load_task
 
 __all__ = ["register"]
 
@@ -19,10 +20,14 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    task: str = typer.Option("movie-reviews", help="Embedded or named task."),
+    task: str = typer.Option("movie-reviews", help=flags.TASK),
     slm: str = flags.Slm,
     layer: str = typer.Option("smollm2-135m[-1]", help="MODEL[i]."),
     wiring: str = typer.Option("pifi", help="pifi or matched."),
+    text: str = flags.Text,
+    label: str = flags.Label,
+    kind: str = flags.Kind,
+    language: str = flags.Language,
     batches: list[int] = typer.Option([1, 8, 32], "--batch", help="Texts in a batch; may be repeated."),
     lengths: list[int] = typer.Option([32, 128, 512], "--length", help="Tokens of a text; may be repeated."),
     rounds: int = typer.Option(10, help="Measurements of every arm, after a warm-up."),
@@ -49,7 +54,7 @@ def bench(
     """Measure time, memory, MACs and bytes of PiFi next to vanilla, folded, LoRA, IA3, a trained layer and an MLP."""
     import pifi_probe as pp
 
-    data = pp.load_task(task)
+    data = load_task(task, text, label, kind, language)
     if n_seeds:
         if wiring != "pifi":
             raise typer.BadParameter("with --seeds the arms name the wirings", param_hint="--wiring")
@@ -64,7 +69,7 @@ def bench(
             pp.Recipe(precision=precision, device=device),
             out=out,
             n_seeds=n_seeds,
-            also=[pp.load_task(name) for name in also],
+            also=[load_task(name, text, label, kind, language) for name in also],
             most_seconds=seconds,
             allow_busy=allow_busy,
             study=study or None,

@@ -18,6 +18,7 @@ Label = typer.Option("label", "--label", help="Column with the label, for files 
 Kind = typer.Option(
     "", "--kind", help="Kind of the task, for files and hub data: inferred from the columns when empty."
 )
+Language = typer.Option("en", "--language", help="Language of the texts, for files and hub data; a translation: en-de.")
 NTrain = typer.Option(0, "--n-train", help="Train on this many texts only.")
 Epochs = typer.Option(3, "--epochs", help="Passes over the training texts.")
 LearningRate = typer.Option(5e-5, "--learning-rate", help="Learning rate of encoder and head.")

@@ -26,6 +26,8 @@ def headroom(
     split: str = typer.Option("train", help="train or validation; never test."),
     text: str = flags.Text,
     label: str = flags.Label,
+    kind: str = flags.Kind,
+    language: str = flags.Language,
     seed: int = typer.Option(0, help="Seed of the draws."),
     tokenizer: str = flags.Tokenizer,
     out: Path = typer.Option(None, "--out", "-o", help="Write the result here as JSON."),
@@ -35,7 +37,7 @@ def headroom(
     """Say whether a language model knows anything of a task that the encoder does not, and in which layers."""
     import pifi_probe as pp
 
-    loaded = load_task(task, text, label)
+    loaded = load_task(task, text, label, kind, language)
     found = pp.headroom(
         slm, llm, loaded, n=n, split=split, seed=seed, tokenizer=tokenizer or None, allow_pickle=allow_pickle
     )

@@ -29,6 +29,8 @@ def probe(
     split: str = typer.Option("train", help="train or validation; never test."),
     text: str = flags.Text,
     label: str = flags.Label,
+    kind: str = flags.Kind,
+    language: str = flags.Language,
     fraction: list[float] = flags.Fraction,
     seed: int = typer.Option(0, help="Seed of the draws."),
     out: Path = typer.Option(None, "--out", "-o", help="Write the whole table here as JSON."),
@@ -44,7 +46,7 @@ def probe(
     """Score every layer of a language model on a task: held out, with intervals and permuted labels."""
     import pifi_probe as pp
 
-    loaded = load_task(task, text, label)
+    loaded = load_task(task, text, label, kind, language)
     options: dict[str, Any] = {"estimators": estimators, "n": n, "seed": seed}
     if tokenizer:
         options["tokenizer"] = tokenizer

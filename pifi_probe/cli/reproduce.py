@@ -36,6 +36,7 @@ def decide(
     text: str = flags.Text,
     label: str = flags.Label,
     kind: str = flags.Kind,
+    language: str = flags.Language,
     n_train: int = flags.NTrain,
     fraction: list[float] = flags.Fraction,
     epochs: int = flags.Epochs,
@@ -51,7 +52,7 @@ def decide(
     from pifi_probe.cli.runs import chosen_layer, load_task
 
     layer = chosen_layer(layer, wiring)
-    main = load_task(task, text, label, kind)
+    main = load_task(task, text, label, kind, language)
     main = main.subset(train=n_train) if n_train else main
     terminal = console()
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pifi_probe.experiments.crew import Crew
     from pifi_probe.training import RunResult
 
-__all__ = ["chosen_layer", "load_task", "register"]
+__all__ = ["chosen_layer", "columns_of", "load_task", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def train(
     text: str = flags.Text,
     label: str = flags.Label,
     kind: str = flags.Kind,
-    language: str = typer.Option("en", help="Language of the texts, for files and hub data; a translation: en-de."),
+    language: str = flags.Language,
     n_train: int = flags.NTrain,
     per_class: int = typer.Option(0, help="Train on this many texts of every class."),
     seed: int = typer.Option(0, help="Seed of initialisation, order and dropout."),
@@ -163,14 +163,21 @@ def _train_arms(crew: Crew, arms: str, n_seeds: int, executor: str, workers: int
     terminal.print(f"every arm: pifi-probe compare {crew.root}/*-seed* --table")
 
 
-def load_task(name: str, text: str, label: str, kind: str = "", language: str = "en") -> Any:
+def columns_of(text: str, label: str, kind: str, language: str) -> dict[str, Any]:
+    """Return what a command line says of its texts beyond the defaults of `pifi_probe.load_task`."""
+    said = {"text": text, "label": label, "kind": kind, "language": language}
+    usual = {"text": "text", "label": "label", "kind": "", "language": "en"}
+    return {name: value for name, value in said.items() if value != usual[name]}
+
+
+def load_task(name: str, text: str, label: str, kind: str, language: str) -> Any:
     """Return an embedded or named task, or one from a file or the hub with these columns."""
     import pifi_probe as pp
     from pifi_probe.tasks import EMBEDDED, HUB_TASKS
 
     if name in EMBEDDED or name in HUB_TASKS:
         return pp.load_task(name)
-    return pp.load_task(name, text=text, label=label, kind=kind or None, language=language)
+    return pp.load_task(name, **columns_of(text, label, kind, language))
 
 
 def compare(

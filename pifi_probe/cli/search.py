@@ -10,6 +10,7 @@ import typer
 
 from pifi_probe.cli import flags
 from pifi_probe.cli.output import console, print_json
+from pifi_probe.cli.runs import columns_of
 from pifi_probe.escaping import one_line
 from pifi_probe.layers.spec import layer_ranges
 from pifi_probe.selection.database import DATED, dated
@@ -52,6 +53,8 @@ def search(
     max_texts: int = typer.Option(1000, help="A first pass: at most this many texts of each split; 0 for all."),
     text: str = flags.Text,
     label: str = flags.Label,
+    kind: str = flags.Kind,
+    language: str = flags.Language,
     executor: str = flags.Executor,
     workers: int = flags.Workers,
     confirm: bool = typer.Option(True, help="Run the choice and its controls again on fresh seeds."),
@@ -67,7 +70,7 @@ def search(
 
     Budget.parse(budget)
     tags_of(tags)
-    columns = {} if (text, label) == ("text", "label") else {"text": text, "label": label}
+    columns = columns_of(text, label, kind, language)
     layer_ranges(layers, "--layers")
     study = str(dated(study))
     _begin(Store.open(study), task, columns, n_train)  # on disk before anything slow

@@ -158,7 +158,9 @@ def decide(
         where they do not fit.
     question : {"knowledge", "plugging in", "projections", "block"}
         Which effect of the ladder is to be decided; see `pifi_probe.ladder`.
-    wiring : str
+    wiring : {"matched", "pifi", "aligned"}
+        As in `pifi_probe.search`, ``"matched"`` unless told: it starts at the encoder alone, so that what follows is
+        the layer's. `pifi_probe.plug_in` makes the paper's model, ``"pifi"``, unless told.
     fractions : sequence of int or float
         Decide it with fewer labelled texts, too: numbers of them, or shares below 1. Each gets an equal part of the
         budget, and a folder of its own below `out`; the texts are drawn once, by the recipe's seed. An aligned

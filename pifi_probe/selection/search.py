@@ -77,7 +77,8 @@ def search(
         For each candidate of a sweep, and fresh ones for the confirmation; its controls get more, see
         `pifi_probe.ladder.control_seeds`.
     wiring : {"matched", "pifi", "aligned"}
-        ``"aligned"``: chains of up to `max_layers` neighbours; ``strategy="span"`` is made for them.
+        ``"matched"`` unless told, as in `pifi_probe.decide`; `pifi_probe.plug_in` makes the paper's model, ``"pifi"``,
+        unless told. ``"aligned"``: chains of up to `max_layers` neighbours; ``strategy="span"`` is made for them.
     layers : str, list of int, or mapping from model to one, optional
         Only these: ``"0-9,15,-1"``, ``"0:30:3"`` or numbers; negative ones count from the end.
     max_layers : int

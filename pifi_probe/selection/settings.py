@@ -215,6 +215,8 @@ class _Source:
     name_or_path: str
     text: str = "text"
     label: str = "label"
+    kind: str = ""
+    language: str = "en"
 
 
 def note_source(store: Store, name_or_path: str, n_train: int = 0, **columns: str) -> None:
@@ -229,7 +231,7 @@ def read_source(store: Store) -> dict[str, str] | None:
     Raises
     ------
     CorruptFileError
-        If there are others than the name, `text` and `label`, or one is not text.
+        If there are others than the name, `text`, `label`, `kind` and `language`, or one is not text.
     """
     values = store.noted("source")
     if values is None:
