@@ -183,12 +183,12 @@ def labels_needed(record: dict[str, Any], test: str, sizes: tuple[int, ...]) -> 
     return f"more than {sizes[-1]:,}"
 
 
-def few_table() -> tuple[str, list[str]]:
-    """Return the tasks with 100 labels, every text a test text once: texts and draws; and where the chain beats all."""
+def few_cells() -> Cells:
+    """Return the answers with 100 labels, every text a test text once: one list a draw."""
     files: dict[str, list[Path]] = {}
     for file in sorted(STUDY.glob("few-fold[0-9]-*.json")):
         files.setdefault(file.stem.removeprefix("few-").partition("-")[2], []).append(file)
-    runs: dict[str, dict[str, list[list[float]]]] = {}
+    cells: Cells = {}
     for name, own in files.items():
         if len(own) < FOLDS:
             continue
@@ -199,9 +199,8 @@ def few_table() -> tuple[str, list[str]]:
                 known = arms.setdefault(arm, [[] for _ in draws])
                 for joined, answers in zip(known, draws, strict=True):
                     joined += [float(one) for one in answers]
-        runs[name] = arms
-    cells = {(name, name): arms for name, arms in runs.items()}
-    return folded_table(cells, "task", {cell: cell[0] for cell in cells}) if cells else ("", [])
+        cells[name, name] = arms
+    return cells
 
 
 def variant_table() -> str:
@@ -385,9 +384,9 @@ def page() -> str:
             parts.append(f"### The {half} half\n\n{text}" + (f"{left_out}\n\n{small}" if small else ""))
     shift, shifted = shift_table(everything)
     labels, few = label_table(everything)
-    few_folds, on_few_folds = few_table()
     tuned, with_tuned = trained_table()
-    tuned_cells = joined_folds("trained-")
+    few_joined, tuned_cells = few_cells(), joined_folds("trained-")
+    few_folds, on_few_folds = folded_table(few_joined, "task", {cell: cell[0] for cell in few_joined})
     tuned_folds, on_tuned_folds = folded_table(tuned_cells, "task", {cell: cell[0] for cell in tuned_cells})
     larger, on_folds, shifted_folds, gained = folds_tables()
     natural = [name for tasks in held.values() for name in tasks if name in NATURAL]
@@ -408,7 +407,7 @@ def page() -> str:
             if larger
             else []
         ),
-        *([["tasks with 100 labels, in folds", "1 more", _named(on_few_folds)]] if few_folds else []),
+        *([["tasks with 100 labels, in folds", "1 more", _named(on_few_folds)]] if few_joined else []),
         ["tasks with a fine-tuned encoder, with both seeds", "2", _named(with_tuned) if tuned else "not recorded"],
         *([["tasks with a fine-tuned encoder, in folds", "2", _named(on_tuned_folds)]] if tuned_cells else []),
     ]
@@ -419,7 +418,8 @@ def page() -> str:
     text = [
         HEAD.format(
             answer=_answer(everything, [name for tasks in held.values() for name in tasks], on_folds, gained)
-            + _tuned(tuned_cells, on_tuned_folds)
+            + _added("With 100 labels", few_joined, on_few_folds)
+            + _added("Next to an encoder that is fine-tuned on the same labels", tuned_cells, on_tuned_folds)
         ).strip(),
         "## Targets, and what was reached\n\n" + table_of([["what", "to reach", "reached"], *goals]),
         left if waiting else "",
@@ -439,7 +439,7 @@ def page() -> str:
         + labels,
         "The two tasks that 600 test texts left open, in folds: every text tested once, 100 labels in each fold. "
         "Bold: found after Holm's correction over this table.\n\n" + few_folds
-        if few_folds
+        if few_joined
         else "",
         "## With a fine-tuned encoder\n\nThe encoder is fine-tuned first; the stacking weights come from texts that "
         "neither saw. Bold: the interval leaves out zero.\n\n" + tuned
@@ -487,15 +487,12 @@ def _answer(everything: dict[str, Any], held: list[str], on_folds: list[str], ga
     )
 
 
-def _tuned(cells: Cells, held: list[str]) -> str:
-    """Return what the chain adds to a fine-tuned encoder where it beats everything; empty where it does not."""
+def _added(beginning: str, cells: Cells, held: list[str]) -> str:
+    """Return what the chain adds to an encoder where it beats everything; empty where it does not."""
     arms = {task: found for (task, _), found in cells.items()}
     points = [100 * paired_difference(arms[name]["real"], arms[name]["encoder"]).mean for name in held]
     said = " and ".join(f"{one:.1f} points on {name}" for one, name in zip(points, held, strict=True))
-    return (
-        f" Next to an encoder that is fine-tuned on the same labels they add {said}, again more than any twin."
-        * bool(held)
-    )
+    return f" {beginning} they add {said}, again more than any twin." * bool(held)
 
 
 def _named(names: list[str]) -> str:

@@ -114,20 +114,21 @@ def chains(record: Record) -> str:
     )
 
 
-def fine_tuned(task: str) -> Callable[[Record], str]:
-    """Return how to say what the real chain adds to a fine-tuned encoder, and to its shuffled twin, over all folds."""
+def in_folds(task: str, kind: str, encoder: str) -> Callable[[Record], str]:
+    """Return how to say what the real chain adds to an encoder, and to its shuffled twin, over all folds."""
 
     def said(_: Record) -> str:
         sys.path.insert(0, str(Path(__file__).resolve().parent))
-        from aligned_page import joined_folds
+        from aligned_page import few_cells, joined_folds
 
-        [arms] = [arms for (name, _), arms in joined_folds("trained-").items() if name == task]
+        cells = few_cells() if kind == "few" else joined_folds("trained-")
+        [arms] = [arms for (name, _), arms in cells.items() if name == task]
         over = []
         for other in ("encoder", "shuffled"):
             found = paired_difference(arms["real"], arms[other])
             over.append(f"{100 * found.mean:+z.1f} [{100 * found.low:+z.1f}, {100 * found.high:+z.1f}]")
         texts = f"{len(arms['real'][0]):,} texts"
-        return f"{over[0]} points over the fine-tuned encoder, {over[1]} over the shuffled twin, {texts}"
+        return f"{over[0]} points over {encoder}, {over[1]} over the shuffled twin, {texts}"
 
     return said
 
@@ -183,12 +184,20 @@ TRIED = (
     Tried(
         "The chain next to a fine-tuned encoder, film reviews, three folds",
         ALIGNED.format("trained-fold2-movie-reviews"),
-        fine_tuned("movie-reviews"),
+        in_folds("movie-reviews", "trained", "the fine-tuned encoder"),
     ),
     Tried(
         "The chain next to a fine-tuned encoder, product reviews, three folds",
         ALIGNED.format("trained-fold2-product-reviews"),
-        fine_tuned("product-reviews"),
+        in_folds("product-reviews", "trained", "the fine-tuned encoder"),
+    ),
+    *(
+        Tried(
+            f"The chain with 100 labels, {texts}, three folds",
+            ALIGNED.format(f"few-fold2-{task}"),
+            in_folds(task, "few", "the encoder with as many"),
+        )
+        for task, texts in (("product-reviews", "product reviews"), ("tweets", "tweets"))
     ),
 )
 
