@@ -230,6 +230,25 @@ def variant_table() -> str:
         "has 4 bits a weight; here its layers are rounded once more. The chain of Gemma 3 is the span that "
         "`pp.headroom` names on training texts. Bold: found after Holm's correction over the two tasks.\n\n"
         + table_of(lines)
+        + _ahead(known, found)
+    )
+
+
+def _ahead(known: dict[str, dict[str, Any]], found: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Return which encoders know more of the tasks than the donor does; empty if none."""
+    (n,) = {known[task]["info"]["n_train"] for task in TASKS}
+    donor = {task: accuracy(known[task], "donor", task, n) for task in TASKS}
+    ahead = []
+    for name in (name for name in ENCODERS if name in found):
+        alone = {task: accuracy(found[name][task], "encoder", task, n) for task in TASKS}
+        if all(alone[task] > donor[task] for task in TASKS):
+            ahead.append(f"{name} ({' and '.join(f'{points:.1f}' for points in alone.values())})")
+    if not ahead:
+        return ""
+    knows = " and ".join(f"{points:.1f} on {task}" for task, points in donor.items())
+    return (
+        f"\n\nThe donor's own probe reaches {knows}. {' and '.join(ahead)} knows more of both tasks, alone, so that "
+        "such a donor has little to add to it."
     )
 
 

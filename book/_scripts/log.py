@@ -192,6 +192,14 @@ TRIED = (
         in_folds("product-reviews", "trained", "the fine-tuned encoder"),
     ),
     *(
+        Tried(f"The chain {what}, film reviews", ALIGNED.format(f"variant-{name}-movie-reviews"), aligned)
+        for name, what in (
+            ("gemma3-270m", "of Gemma 3 270M"),
+            ("mpnet-base", "behind mpnet-base, a larger encoder"),
+            ("e5-small-multilingual", "behind a multilingual encoder"),
+        )
+    ),
+    *(
         Tried(
             f"The chain with 100 labels, {texts}, three folds",
             ALIGNED.format(f"few-fold2-{task}"),
