@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import os
+import shlex
 import sys
 import threading
 import time
@@ -63,24 +65,33 @@ def import_own() -> None:
         If one cannot be imported.
     """
     for name in filter(None, os.environ.get(IMPORT, "").split(os.pathsep)):
-        own = Path(name).stem if name.endswith(".py") else name
-        if own in sys.modules:
-            continue
         try:
-            if own == name:
+            if name.endswith(".py"):
+                _import_file(Path(name).resolve())
+            else:
                 import_here(name)
-                continue
-            spec = importlib.util.spec_from_file_location(own, name)
-            assert spec is not None and spec.loader is not None
-            module = sys.modules[own] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
         except PifiProbeError:
-            sys.modules.pop(own, None)
             raise
         except Exception as error:
-            sys.modules.pop(own, None)
             raise PifiProbeError(
                 f"it cannot be imported: {type(error).__name__}: {error}",
                 where=name,
-                next="give a file that ends in .py, or a module that Python finds",
+                next=f"mend the file: `python {shlex.quote(name)}` shows the line"
+                if name.endswith(".py") and Path(name).is_file()
+                else "give a file that ends in .py, or a module that Python finds",
             ) from error
+
+
+def _import_file(file: Path) -> None:
+    """Import a file unless it is here already, under a name that no other module has, and no file of the same name."""
+    if any(getattr(module, "__file__", None) == str(file) for module in list(sys.modules.values())):
+        return
+    name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

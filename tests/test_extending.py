@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,7 +115,30 @@ def test_a_kind_from_outside_is_trained_on_the_command_line(
     assert "closeness" in capsys.readouterr().out
     own.with_name("broken.py").write_text("1 / 0")
     assert main(["--import", str(own.with_name("broken.py")), "train", *options]) == 2
-    assert "cannot be imported: ZeroDivisionError" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot be imported: ZeroDivisionError" in said and f"`python {own.with_name('broken.py')}`" in said
+
+
+def test_a_file_of_ones_own_is_run_whatever_its_name_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python has a module `random`, and two folders may hold files of one name."""
+    files = [tmp_path / folder / "random.py" for folder in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(f"import os\nos.environ['PIFI_OWN'] = os.environ.get('PIFI_OWN', '') + {file.parent.name!r}")
+    monkeypatch.setenv("PIFI_OWN", "")
+    monkeypatch.setenv(IMPORT, "")
+    given = [part for file in files for part in ("--import", str(file))]
+    for _ in range(2):
+        assert main([*given, "info", "--help"]) == 0
+    assert os.environ["PIFI_OWN"] == "ab"
+    files[0].with_name("other.py").write_text("import os\nos.environ['PIFI_OWN'] = 'named in the environment'")
+    monkeypatch.setenv(IMPORT, str(files[0].with_name("other.py")))
+    assert main(["info", "--help"]) == 0
+    assert os.environ["PIFI_OWN"] == "named in the environment"
+    assert main(["--import", str(tmp_path / "gone.py"), "info", "--help"]) == 2
+    assert "give a file that ends in .py" in capsys.readouterr().err
 
 
 def test_a_head_from_outside_is_trained_saved_and_named_on_its_card(parts: runs.Parts, tmp_path: Path) -> None:

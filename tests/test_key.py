@@ -19,6 +19,7 @@ RECORDS = sorted(Path("book/_studies").rglob("result.json"))
 EXPERIMENTS = sorted({file.parents[2] for file in RECORDS if file.parent.parent.name == "runs"})
 MODEL = {
     "slm": "minilm-l6",
+    "tokenizer": "ab",
     "wiring": "matched",
     "control": None,
     "feed": "pooled",
@@ -45,6 +46,7 @@ def layer(**changes: Any) -> list[dict[str, Any]]:
     [
         ({"task": "other"}, "task"),
         ({"slm": "mpnet-base"}, "slm"),
+        ({"tokenizer": "cd"}, "tokenizer"),
         ({"wiring": "pifi"}, "wiring"),
         ({"control": "random"}, "control"),
         ({"feed": "sequence"}, "feed"),

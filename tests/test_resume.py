@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from transformers import TrainerCallback
 
 from pifi_probe.errors import RecipeError, RunInterrupted, SaveError
@@ -24,6 +25,7 @@ from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.training import Recipe, RunResult, fine_tune
 from pifi_probe.training.trainer import PiFiTrainer
 from tests.runs import RECIPE, TASK, Parts, other_domain
+from tests.slm import tiny_tokenizer
 
 ALSO = [other_domain()]
 
@@ -215,6 +217,22 @@ def begun_again(parts: Parts, folder: Path, recipe: Recipe) -> RunResult:
         stop = At("on_step_end", 4, ctrl_c)
         fine_tune(parts.model(), TASK, recipe, out=folder, resume=False, callbacks=[stop])
     return ended
+
+
+def test_with_another_tokenizer_it_is_another_run(parts: Parts, tmp_path: Path) -> None:
+    first = fine_tune(parts.model(control="vanilla"), TASK, RECIPE, out=tmp_path / "run")
+    state = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
+    words = state["model"]["vocab"]
+    plain = [word for word in words if not word.startswith("[")]
+    words.update(zip(plain, [words[word] for word in plain[7:] + plain[:7]], strict=True))
+    own = tiny_tokenizer()
+    other = type(own)(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **own.special_tokens_map)
+    again = fine_tune(parts.model(control="vanilla"), TASK, RECIPE, out=tmp_path / "run", resume=True)
+    assert_same(again, first)
+    with pytest.raises(RecipeError, match="its model differs .*tokenizer: "):
+        fine_tune(parts.model(control="vanilla"), TASK, RECIPE, out=tmp_path / "run", resume=True, tokenizer=other)
+    fresh = fine_tune(parts.model(control="vanilla"), TASK, RECIPE, tokenizer=other)
+    assert fresh.key.digest != first.key.digest and fresh.tests != first.tests
 
 
 def test_a_run_that_was_begun_after_one_that_ended_goes_on_and_replaces_it(parts: Parts, tmp_path: Path) -> None:

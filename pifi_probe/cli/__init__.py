@@ -52,11 +52,11 @@ def version(
     if show:
         typer.echo(__version__)
         raise typer.Exit
-    if own:
-        from pifi_probe.importing import IMPORT, import_own
+    from pifi_probe.importing import IMPORT, import_own
 
+    if own:
         os.environ[IMPORT] = os.pathsep.join(own)
-        import_own()
+    import_own()
 
 
 def main(args: list[str] | None = None) -> int:

@@ -34,9 +34,9 @@ class RunKey:
     Parameters
     ----------
     entries : mapping
-        Name to JSON value: ``"task"`` (fingerprint), ``"slm"``, ``"wiring"``, ``"control"``, ``"combine"``,
-        ``"branches"``, every mode, ``"width"``, for each layer ``"layer 1 model"``, ``index``, ``revision``,
-        ``variant``, ``dtype`` and ``sha256``, ``"test NAME"`` (fingerprint), ``"recipe.NAME"``, ``"start"``
+        Name to JSON value: ``"task"`` (fingerprint), ``"slm"``, ``"tokenizer"`` (sha256), ``"wiring"``, ``"control"``,
+        ``"combine"``, ``"branches"``, every mode, ``"width"``, for each layer ``"layer 1 model"``, ``index``,
+        ``revision``, ``variant``, ``dtype``, ``sha256``; ``"test NAME"`` (fingerprint), ``"recipe.NAME"``, ``"start"``
         (sha256 of the weights that it started from).
     """
 

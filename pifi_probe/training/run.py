@@ -25,6 +25,7 @@ from pifi_probe.provenance import PeakMemory, collect
 from pifi_probe.tags import tags_of
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
+from pifi_probe.tasks.tokens import tokenizer_digest
 from pifi_probe.training.callbacks import Interrupt, ProgressBar
 from pifi_probe.training.describe import count_parameters, describe_model, layer_digests, start_digest
 from pifi_probe.training.devices import device_of
@@ -213,9 +214,12 @@ class Run:
         return {
             "recipe": self.recipe.to_dict(),
             "task": {"name": self.task.name, "fingerprint": self.task.fingerprint},
-            "model": describe_model(self.model),
+            "model": self._described(),
             "start": self.start,
         }
+
+    def _described(self) -> dict[str, Any]:
+        return describe_model(self.model) | {"tokenizer": tokenizer_digest(self.tokenizer)}
 
     def train(
         self,
@@ -270,7 +274,7 @@ class Run:
             tests = {name: self._tested(view, note) for name, (view, note) in self.views.items()}
         sizes = {name: len(self.task.splits[name]) for name in SPLIT_NAMES}
         return RunResult(
-            model=describe_model(self.model),
+            model=self._described(),
             recipe=self.recipe,
             lr_projection=lr_projection_of(self.model, self.recipe),
             task={
