@@ -11,6 +11,10 @@
 # - freeze a layer so that its weights stay and gradients still pass through it;
 # - prove that two implementations are equal.
 #
+# What comes out is short. [pifi_from_scratch.py](https://github.com/pifi-probe/pifi_probe/blob/main/notebooks/pifi_from_scratch.py)
+# holds all of it in one plain file of 150 lines, with the controls and their comparison: read it first, or keep it open next
+# to this page. A test compares its numbers with the library's.
+#
 # | Minutes on a CPU | Difficulty | You need first | Downloads |
 # |---|---|---|---|
 # | 25 | 2 of 3 | [00](00_start_here.ipynb); [01](01_what_a_layer_does.ipynb) helps | nothing new |
@@ -331,8 +335,5 @@ checks.quiz("03")
 #
 # **Words:** [projection](../book/glossary.md#projection) · [frozen layer](../book/glossary.md#frozen-layer) ·
 # [pooling](../book/glossary.md#pooling) · [wiring](../book/glossary.md#wiring)
-#
-# The whole method, with its controls and their comparison, is also in one plain file of at most 150 lines:
-# `notebooks/pifi_from_scratch.py`. A test compares its numbers with the library's.
 #
 # **Next:** [04 One token through a layer](04_one_token_through_a_layer.ipynb)
