@@ -5,13 +5,30 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pifi_probe.errors import PifiProbeError
 
-__all__ = ["Registry", "home_of", "lacking"]
+__all__ = ["Registry", "home_of", "lacking", "mistyped"]
 
 T = TypeVar("T")
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(one, str) and one for one in value)
+
+
+# what an attribute can be asked to be, in the words of the message
+_IS: Mapping[str, Callable[[object], bool]] = {
+    "a text": lambda value: isinstance(value, str),
+    "True or False": lambda value: isinstance(value, bool),
+    "True, False or None": lambda value: value is None or isinstance(value, bool),
+    "a tuple of texts, such as ('one',)": _texts,
+    "a mapping of texts to texts": lambda value: (
+        isinstance(value, Mapping) and all(isinstance(one, str) for pair in value.items() for one in pair)
+    ),
+}
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 
 
@@ -92,4 +109,21 @@ def lacking(cls: type, base: type, attributes: tuple[str, ...] = ()) -> str:
             inspect.signature(own).bind(*values, **keywords)
         except TypeError as error:
             return f"cannot be called as {name}{asked}: {error}"
+    return ""
+
+
+def mistyped(entry: object, attributes: Mapping[str, str]) -> str:
+    """Return which attribute of a class or row is not what it should be, or "".
+
+    Parameters
+    ----------
+    attributes : Mapping
+        Name to one of "a text", "True or False", "True, False or None", "a tuple of texts, such as ('one',)" and
+        "a mapping of texts to texts". A text is no tuple of texts: ``("one")`` without its comma is refused.
+    """
+    for name, wanted in attributes.items():
+        if not hasattr(entry, name):
+            return f"lacks {name}"
+        if not _IS[wanted](value := getattr(entry, name)):
+            return f"has {name}={value!r}, which is not {wanted}"
     return ""

@@ -10,16 +10,25 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import pifi_probe as pp
 from pifi_probe import ladder
 from pifi_probe.cli import main
-from pifi_probe.errors import PifiProbeError, PlugInError, SearchError, TaskError, UnsupportedFamilyError
+from pifi_probe.errors import (
+    PifiProbeError,
+    PlugInError,
+    SearchError,
+    TaskError,
+    UnsupportedFamilyError,
+    UnsupportedFormatError,
+)
 from pifi_probe.importing import IMPORT
 from pifi_probe.kinds import KINDS, Kind, Layout
 from pifi_probe.kinds.classes import Classes
 from pifi_probe.layers.families import FAMILIES, Family
-from pifi_probe.layers.formats import registry as format_registry
+from pifi_probe.layers.formats import formats
+from pifi_probe.layers.formats.registry import FORMATS
 from pifi_probe.plugin.base import PiFiEncoderModel
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.registry import HEADS
@@ -28,6 +37,7 @@ from pifi_probe.selection.strategies import STRATEGIES, Base
 from tests import runs, slm
 from tests.test_search import search
 from tests.test_search import stub as stub
+from tests.tiny import tiny_checkpoint
 
 PAGES = Path(__file__).parents[1] / "book" / "extending"
 
@@ -50,11 +60,10 @@ def run_page(page: str) -> dict[str, Any]:
 def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget afterwards what a test has registered."""
     monkeypatch.delenv(IMPORT, raising=False)
-    registries: tuple[dict[str, Any], ...] = (KINDS, HEADS, WIRINGS, STRATEGIES, FAMILIES, registry._REGISTRY)
+    registries: tuple[dict[str, Any], ...] = (KINDS, HEADS, WIRINGS, STRATEGIES, FAMILIES, FORMATS, registry._REGISTRY)
     kept = [dict(one) for one in registries]
-    shares, formats = set(ladder.SHARES), list(format_registry._FORMATS)
+    shares = set(ladder.SHARES)
     yield
-    format_registry._FORMATS[:] = formats
     for one, before in zip(registries, kept, strict=True):
         one.clear()
         one.update(before)
@@ -291,6 +300,31 @@ def test_a_family_that_cannot_be_is_refused_where_it_is_registered() -> None:
             pp.register_family(name, row)  # type: ignore[arg-type]
 
 
-def test_a_format_from_outside_is_tried_on_its_example() -> None:
+def in_halves(folder: Path, factor: float) -> dict[str, torch.Tensor]:
+    """Save a tiny Llama whose matrices in layers are stored as ``half`` and ``factor``; return its weights."""
+    tiny_checkpoint("llama", folder)
+    weights = load_file(folder / "model.safetensors")
+    stored = {}
+    for name, tensor in weights.items():
+        if ".layers." in name and tensor.ndim == 2:
+            stored[name.removesuffix("weight") + "half"] = tensor / factor
+            stored[name.removesuffix("weight") + "factor"] = torch.tensor(factor)
+        else:
+            stored[name] = tensor
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    return weights
+
+
+def test_a_layer_is_read_from_a_checkpoint_in_a_format_from_outside(tmp_path: Path) -> None:
+    weights = in_halves(tmp_path, 4.0)
+    with pytest.raises(PifiProbeError):
+        pp.extract(f"{tmp_path}[1]")
     own = run_page("format")["Halves"]
-    assert any(type(one) is own for one in format_registry.formats())
+    layer = pp.extract(f"{tmp_path}[1]")
+    held = {name.partition(".layers.0.")[2]: tensor for name, tensor in layer.state_dict().items()}
+    assert torch.equal(held["mlp.up_proj.weight"], weights["model.layers.1.mlp.up_proj.weight"])
+    assert isinstance(layer, pp.FrozenLayer) and layer.card.quantised == "halves"
+    corrected = run_page("format")["Halves"]  # a cell that is run again
+    assert [type(one) for one in formats() if one.name == "halves"] == [corrected] != [own]
+    with pytest.raises(UnsupportedFormatError, match="there is a format 'halves' already"):
+        pp.register_format(type("Halves", (corrected,), {"__module__": "elsewhere"}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pifi_probe.errors import CheckpointError, PifiProbeError, UnsupportedFormatError
 from pifi_probe.layers.formats import Example, Format, Numbers, formats, make_plan, register_format
 from pifi_probe.layers.formats.plan import Plan
+from pifi_probe.layers.formats.registry import FORMATS
 from tests.quantised import SCHEMES, Tensors
 from tests.test_format_cases import infos_of
 
@@ -236,31 +237,94 @@ class Doubled(Format):
     expected = 2.0
 
 
-def test_a_format_is_one_class_and_tried_when_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pifi_probe.layers.formats.registry._FORMATS", list(formats()))
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Forget afterwards what a test has registered."""
+    kept = dict(FORMATS)
+    yield
+    FORMATS.clear()
+    FORMATS.update(kept)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_format_is_one_class_and_tried_when_it_is_registered() -> None:
     register_format(Doubled)
     found = read({"a.half": torch.ones(3, 2), "a.factor": torch.tensor(5.0), "a.bias": torch.ones(3)}, Numbers())
     assert torch.equal(found["a.weight"], torch.full((3, 2), 5.0))
+
+
+def raising(*args: object) -> None:
+    """Fail as code with a typing error does."""
+    raise KeyError("factr")
+
+
+def example_of(**values: object) -> object:
+    """Return a method that gives the example with other parts."""
+    parts = {"tensors": {"m.half": torch.ones(2, 2), "m.factor": torch.tensor(2.0)}, "weight": torch.full((2, 2), 2.0)}
+    return lambda self: Example(**(parts | values))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"expected": 3.0}, "does not give the weight of its example"),
-        ({"name": ""}, "needs a name"),
-        ({"companions": {}}, "needs a name, companions"),
-        ({"scales": ("nothing",)}, "a scale that is not one of its roles"),
+        ({"name": ""}, "lacks name"),
+        ({"name": 5}, "has name=5, which is not a text"),
+        ({"name": "Halves!"}, "cannot name a format"),
+        ({"name": "awq"}, "there is a format 'awq' already"),
+        ({"name": "fp8", "variant": "mistral"}, "there is a format 'fp8-mistral' already"),
+        ({"variant": None}, "has variant=None"),
+        ({"packed": None}, "has packed=None, which is not a text"),
+        ({"becomes": 1}, "has becomes=1, which is not a text"),
+        ({"packed": "ha/lf"}, "has the ending 'ha/lf', which no name of a tensor has"),
+        ({"companions": {}}, "lacks companions"),
+        ({"companions": ("factor",)}, "companions=.*not a mapping of texts to texts"),
+        ({"companions": {"packed": "factor"}}, "names a role twice: packed, packed"),
+        ({"optional": {"zero": None}}, "optional=.*not a mapping of texts to texts"),
+        ({"scales": ("nothing",)}, "'nothing' is none of packed, scale"),
+        ({"scales": "scale"}, "has scales='scale', which is not a tuple of texts"),
+        ({"small_scales": ("packed",)}, "'packed' is none of scale"),
+        ({"kinds": ("int32",)}, "'int32' is none of F64, .*I32"),
+        ({"linear": "no"}, "has linear='no', which is not True or False"),
         ({"companions": {"scale": "other"}}, "finds 0 weights"),
         ({"rows": lambda self, weight, tensors, start, stop: tensors["packed"][:1].float() * 2}, "does not give"),
+        ({"rows": lambda self, weight, tensors, start, stop: tensors["packed"].half()}, "torch.float16, not a tensor"),
+        ({"rows": lambda self, weight, tensors, start, stop: None}, "rows.. that give None"),
+        ({"rows": lambda self, weight, tensors: None}, r"cannot be called as rows\("),
+        ({"rows": lambda self, *args: raising()}, "fails on its own example with KeyError: 'factr'"),
+        ({"prepare": lambda self, *args: raising()}, "fails on its own example with KeyError"),
+        ({"fits": lambda self, *args: raising()}, "fails on its own example with KeyError"),
+        ({"fits": True}, r"cannot be called as fits\("),
+        ({"shape": lambda self, weight, tensors: [2, 2]}, r"shape\(\) that gives \[2, 2\]"),
+        ({"count": lambda self, weight: 3}, "counts 3 weights, and its example has 4"),
+        ({"label": lambda self, weight: None}, r"label\(\) that gives None"),
+        ({"example": lambda self: None}, r"example\(\) that gives None, not an Example"),
+        ({"example": example_of(tensors=None)}, "fails on its own example with AttributeError"),
+        ({"example": example_of(weight=None)}, "other things than tensors"),
+        (
+            {"example": example_of(tensors={"m.half": torch.ones(2, 2, dtype=torch.complex64)})},
+            "complex64, which no file",
+        ),
+        ({"__init__": lambda self, bits: None}, "fails on its own example with TypeError"),
     ],
 )
+@pytest.mark.usefixtures("registered")
 def test_a_format_that_breaks_its_contract_is_refused(change: dict[str, object], message: str) -> None:
     before = formats()
-    with pytest.raises(ValueError, match=message):
-        register_format(type("Broken", (Doubled,), change))
+    with pytest.raises(UnsupportedFormatError, match=message) as caught:
+        register_format(type("Broken", (Doubled,), change | {"__module__": "elsewhere"}))
+    assert caught.value.where == "elsewhere.Broken" and caught.value.next
     assert formats() == before
 
 
-def test_what_is_no_format_is_refused() -> None:
-    with pytest.raises(TypeError, match="not a class derived from Format"):
-        register_format(dict)  # type: ignore[type-var]
+@pytest.mark.parametrize("lacked", ["fits", "shape", "rows", "example", "name", "packed", "becomes", "companions"])
+def test_a_format_that_lacks_something_is_refused(lacked: str) -> None:
+    own = {name: value for name, value in vars(Doubled).items() if name not in (lacked, "__dict__", "__weakref__")}
+    with pytest.raises(UnsupportedFormatError, match=f"lacks {lacked}"):
+        register_format(type("Doubled", (Format,), own))
+
+
+@pytest.mark.parametrize("what", [dict, Doubled(), None])
+def test_what_is_no_format_is_refused(what: object) -> None:
+    with pytest.raises(UnsupportedFormatError, match="derived from Format"):
+        register_format(what)  # type: ignore[type-var]

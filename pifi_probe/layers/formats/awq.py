@@ -112,6 +112,8 @@ class AwqGemm(_Awq):
 class AwqGemv(_Awq):
     """The layout of old files for single tokens: ``qweight`` (out, in / 8) in plain order, scales padded."""
 
+    variant = "gemv"
+
     def _is_layout(self, weight: Packed) -> bool:
         packed, scale = weight.size("packed"), weight.size("scale")
         return packed[0] == scale[0] == weight.size("zero")[0] and packed[1] * 8 != scale[1]

@@ -172,6 +172,8 @@ class Format(ABC):
     ----------
     name : str
         As cards and messages have it.
+    variant : str
+        Tells formats of one name apart that store it differently; empty for the first of them.
     packed : str
         Ending of the stored name of the packed weight: ``"qweight"`` in ``"m.qweight"``.
     becomes : str
@@ -190,6 +192,7 @@ class Format(ABC):
     """
 
     name: ClassVar[str]
+    variant: ClassVar[str] = ""
     packed: ClassVar[str]
     becomes: ClassVar[str]
     companions: ClassVar[Mapping[str, str]]

@@ -23,7 +23,7 @@ _WIDTHS = (4, 8, 2, 3, 5, 6, 7, 1)
 class PackedIntegers(Format):
     """``weight_packed`` (out, ceil(in bits / 32)) with scales (out, groups), symmetric or not."""
 
-    name = "compressed-tensors"
+    name, variant = "compressed-tensors", "packed"
     packed, becomes = "_packed", ""
     companions: ClassVar[Mapping[str, str]] = {"scale": "_scale", "size": "_shape"}
     optional: ClassVar[Mapping[str, str]] = {"zero": "_zero_point", "group": "_g_idx"}

@@ -103,7 +103,7 @@ class ModelOptNvfp4(Fp4):
 class PackedNvfp4(Fp4):
     """NVFP4 as compressed-tensors writes it: ``weight_global_scale`` is divided by."""
 
-    name = "nvfp4"
+    name, variant = "nvfp4", "packed"
     packed, becomes = "_packed", ""
     companions: ClassVar[Mapping[str, str]] = {"scale": "_scale", "all": "_global_scale"}
     scales = ("scale", "all")
@@ -149,7 +149,7 @@ class DeepSeekFp4(Fp4):
 class TorchaoMx(Fp4):
     """MXFP4 as torchao writes it."""
 
-    name = "mxfp4"
+    name, variant = "mxfp4", "torchao"
     packed, becomes = "_weight_qdata", "weight"
     companions: ClassVar[Mapping[str, str]] = {"scale": "_weight_scale"}
 
@@ -167,7 +167,7 @@ class GptOss(Fp4):
     model has it.
     """
 
-    name = "mxfp4"
+    name, variant = "mxfp4", "experts"
     packed, becomes = "_blocks", ""
     companions: ClassVar[Mapping[str, str]] = {"scale": "_scales"}
 

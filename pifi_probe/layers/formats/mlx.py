@@ -90,7 +90,7 @@ class MlxAffine(Format):
 class MlxFloat(Format):
     """MLX's mxfp4, nvfp4 and mxfp8, which the numbers of words and scales tell apart."""
 
-    name = "mlx"
+    name, variant = "mlx", "float"
     packed = becomes = "weight"
     companions: ClassVar[Mapping[str, str]] = {"scale": "scales"}
     kinds: ClassVar[tuple[str, ...]] = ("I32", "U32")

@@ -166,7 +166,7 @@ class FineGrained(Scaled):
 class DeepSeekScale(Scaled):
     """The same under the names of DeepSeek's own files: ``scale`` next to ``weight``."""
 
-    name = "fp8"
+    name, variant = "fp8", "deepseek"
     packed = becomes = "weight"
     companions: ClassVar[Mapping[str, str]] = {"scale": "scale"}
 
@@ -181,7 +181,7 @@ class DeepSeekScale(Scaled):
 class MistralScale(Scaled):
     """One scale for the whole weight, under the name that Mistral's own files give it."""
 
-    name = "fp8"
+    name, variant = "fp8", "mistral"
     packed = becomes = "weight"
     companions: ClassVar[Mapping[str, str]] = {"scale": "qscale_weight"}
 
