@@ -10,13 +10,13 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from pifi_probe.errors import EstimatorError, PlugInError, TaskError
+from pifi_probe.errors import TaskError
 from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import pick_device
 from pifi_probe.layers.spec import Layers, layer_numbers, parse_model
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.plugin.config import WIRINGS, pooled_wirings
+from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.probing.building import build_table
 from pifi_probe.probing.feature_set import Features
 from pifi_probe.probing.features import llm_features, scoring_rows, slm_features
@@ -24,13 +24,13 @@ from pifi_probe.probing.frozen_slm import LEARNING_RATE, Vectors
 from pifi_probe.probing.gains import Scorer, applicable, gain_kinds
 from pifi_probe.probing.layer_scores import Alignment, LayerScores, PluginScores, layers_of
 from pifi_probe.probing.plugin_scores import KINDS, MOST_NTK, NTK, RIDGES, NTKScores, TrainedScores
-from pifi_probe.probing.settings import PLUGIN_PROBE, PluginProbeSettings
+from pifi_probe.probing.settings import PLUGIN_PROBE, PluginProbeSettings, check_settings
 from pifi_probe.probing.warm import other_rows, warm_encoder
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import PeakMemory, collect
 from pifi_probe.scoring.estimators import as_labels
 from pifi_probe.scoring.points import Measured
-from pifi_probe.scoring.projections import MIN_PAIRS, PROJECTIONS
+from pifi_probe.scoring.projections import MIN_PAIRS
 from pifi_probe.tasks.task import Split, Task
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def probe_plugin(
     --------
     >>> probe_plugin("minilm-l6", "smollm2-135m", load_task("movie-reviews"), layers="0,15,-1")  # doctest: +SKIP
     """
+    check_settings(settings, PluginProbeSettings, "probe_plugin")
     chosen, likeness = applicable(estimators)
-    _check(settings.projections, settings.n_draws, settings.seeds, settings.wiring, settings.warm_up)
     model, revision = parse_model(llm)
     checkpoint = open_checkpoint(model, revision)
     indices = sorted(layer_numbers(layers, int(checkpoint.config.num_hidden_layers), llm))
@@ -225,29 +225,6 @@ def probe_plugin(
     made = collect(task=task.fingerprint, seconds=seconds, peak_memory=peak.rss_bytes)
     kinds = KINDS | gain_kinds(chosen) | gain_kinds(RIDGES, NTK, "tangent kernel: ")
     return build_table("plug-in", measured, info, kinds=kinds, provenance=made)
-
-
-def _check(projections: Sequence[str], n_draws: int, seeds: Sequence[int], wiring: str, warm_up: float) -> None:
-    """Refuse options before anything is computed."""
-    unknown = [name for name in projections if name not in PROJECTIONS]
-    if unknown or not projections or isinstance(projections, str):
-        raise EstimatorError(
-            f"unknown projections {unknown or projections!r}",
-            where="projections",
-            next=f"give a list of some of {', '.join(PROJECTIONS)}",
-        )
-    if n_draws < 1 or not len(seeds) or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise EstimatorError(
-            f"n_draws={n_draws}, seeds={list(seeds)!r}", where="probe_plugin", next="give a draw and different seeds"
-        )
-    if wiring not in pooled_wirings():
-        raise PlugInError(
-            f"the wiring {wiring!r} feeds no pooled vector" if wiring in WIRINGS else f"unknown wiring {wiring!r}",
-            where="wiring",
-            next=f"use one of {', '.join(pooled_wirings())}; for aligned chains pp.probe_chain",
-        )
-    if not 0 <= warm_up < float("inf"):
-        raise EstimatorError(f"warm_up={warm_up}", where="probe_plugin", next="give a number of epochs, 0 for none")
 
 
 def _draw_rows(task: Task, n: int, split: str, seed: int, *, trained: bool, n_alignment: int) -> dict[str, Split]:

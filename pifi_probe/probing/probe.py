@@ -13,7 +13,7 @@ from pifi_probe.probing.building import build_table
 from pifi_probe.probing.features import llm_features, tokens_in_words
 from pifi_probe.probing.few_labels import kinds_with_few_labels, score_with_few_labels, sizes_of
 from pifi_probe.probing.rows import scoring_rows
-from pifi_probe.probing.settings import PROBE, ProbeSettings
+from pifi_probe.probing.settings import PROBE, ProbeSettings, check_settings
 from pifi_probe.provenance import PeakMemory, collect
 from pifi_probe.scoring.estimators import Estimator, as_labels, resolve
 from pifi_probe.scoring.points import LOGISTIC, place_of_point, refuse_too_many, score_points
@@ -82,6 +82,7 @@ def probe(
     >>> table = probe("smollm2-135m", load_task("movie-reviews"), n=200)  # doctest: +SKIP
     >>> table.best_set("ridge_accuracy")  # doctest: +SKIP
     """
+    check_settings(settings, ProbeSettings, "probe")
     chosen = applicable(estimators)
     rows = scoring_rows(task, n, settings.split, seed)
     labels = as_labels(rows.labels, min_per_class=max(each.min_per_class for each in chosen))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pifi_probe.errors import TaskError
 from pifi_probe.tasks.task import Split, Task
 
-__all__ = ["scoring_rows"]
+__all__ = ["refuse_test_split", "scoring_rows"]
 
 
 def scoring_rows(task: Task, n: int | None = 1000, split: str = "train", seed: int = 0) -> Split:
@@ -37,12 +37,7 @@ def scoring_rows(task: Task, n: int | None = 1000, split: str = "train", seed: i
             where=task.name,
             next="compare layers on it by training: pp.plug_in, pp.fine_tune and pp.compare",
         )
-    if split == "test":
-        raise TaskError(
-            "the test split cannot be used to score or choose layers: its result would then no longer be held out",
-            where=task.name,
-            next='use split="train" or "validation", and test the chosen layer once with pp.fine_tune',
-        )
+    refuse_test_split(split, task.name)
     if split not in task.splits:
         usable = [name for name in task.splits if name != "test"]
         raise TaskError(
@@ -53,3 +48,13 @@ def scoring_rows(task: Task, n: int | None = 1000, split: str = "train", seed: i
     if n is None:
         return task.splits[split]
     return task.subset(**{split: n}, seed=seed).splits[split]
+
+
+def refuse_test_split(split: str, where: str) -> None:
+    """Raise TaskError if it is the test split."""
+    if split == "test":
+        raise TaskError(
+            "the test split cannot be used to score or choose layers: its result would then no longer be held out",
+            where=where,
+            next='use split="train" or "validation", and test the chosen layer once with pp.fine_tune',
+        )

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import math
-import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pifi_probe.errors import RecipeError
 from pifi_probe.reading import Refused, parse_json
+from pifi_probe.training.checked import Checked, is_number
 from pifi_probe.vocabulary import stored_recipe
 
-__all__ = ["Recipe"]
+__all__ = ["DEVICES", "PRECISIONS", "Recipe"]
 
-_PRECISIONS = ("float32", "bf16")
+PRECISIONS = ("float32", "bf16")
 _WEIGHTS = ("none", "balanced")
-_DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """Training settings. A recipe, a task and a model give the same numbers again on the same machine.
 
     The optimiser is Adam without weight decay at a constant learning rate, and the epoch with the best
@@ -106,8 +104,8 @@ class Recipe:
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "must be in [0, 1)")
         self._require("max_grad_norm", self.max_grad_norm >= 0, "must be 0 (no clipping) or above")
         self._require("seed", 0 <= self.seed < 2**32, "must be in [0, 2**32)")
-        self._require_choice("precision", _PRECISIONS)
-        self._require_choice("device", _DEVICES)
+        self._require_choice("precision", PRECISIONS)
+        self._require_choice("device", DEVICES)
         if isinstance(self.class_weights, str):
             self._require_choice("class_weights", _WEIGHTS)
         else:
@@ -117,46 +115,10 @@ class Recipe:
         """Store plain numbers, so that equal recipes have equal hashes."""
         values = self.class_weights
         good = isinstance(values, Sequence | np.ndarray) and len(values) > 1
-        good = good and all(
-            isinstance(one, numbers.Real) and not isinstance(one, bool) and math.isfinite(one) and one > 0
-            for one in values
-        )
+        good = good and all(is_number(one) and one > 0 for one in values)
         hint = 'use "balanced", "none", or one number for each class, such as (1.0, 3.0)'
         self._require("class_weights", good, "must hold a number above 0 for each class", hint)
         object.__setattr__(self, "class_weights", tuple(float(one) for one in values))
-
-    def _set_number(self, name: str, kind: type[int] | type[float]) -> None:
-        """Store a plain Python number, so that equal recipes have equal hashes."""
-        value = getattr(self, name)
-        abstract = numbers.Integral if kind is int else numbers.Real
-        good = isinstance(value, abstract) and not isinstance(value, bool) and math.isfinite(value)
-        self._require(name, good, "must be a whole number" if kind is int else "must be a number")
-        object.__setattr__(self, name, kind(value))
-
-    def _require_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        near = difflib.get_close_matches(str(getattr(self, name)), choices, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(choices)}"
-        self._require(name, getattr(self, name) in choices, "is unknown", hint)
-
-    def _require(self, name: str, holds: bool, otherwise: str, hint: str = "") -> None:
-        if not holds:
-            default = next(field.default for field in fields(self) if field.name == name)
-            raise RecipeError(
-                f"{name}={getattr(self, name)!r} {otherwise}",
-                where=f"recipe, {name}",
-                next=hint or f"the default is {default!r}",
-            )
-
-    def replace(self, **changes: Any) -> Recipe:
-        """Return the recipe with some settings changed.
-
-        Raises
-        ------
-        RecipeError
-            If a setting is unknown (the nearest name is proposed) or out of range.
-        """
-        self._check_names(changes)
-        return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dictionary that JSON can hold.
@@ -198,10 +160,5 @@ class Recipe:
         return cls.from_dict(values)
 
     @classmethod
-    def _check_names(cls, values: Mapping[str, Any]) -> None:
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
-                raise RecipeError(f"unknown setting {name!r}", where="recipe", next=hint)
+    def _refusal(cls, what: str, name: str, hint: str) -> RecipeError:
+        return RecipeError(what, where=f"recipe, {name}" if name else "recipe", next=hint)
