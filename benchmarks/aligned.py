@@ -34,8 +34,8 @@ from sklearn.model_selection import StratifiedKFold
 import pifi_probe as pp
 from pifi_probe.alignment.readout import fit_block, fit_stack
 from pifi_probe.files import write_json
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import extract_from
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.probing.chain import _rows
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces, twin_of
 from pifi_probe.provenance import collect

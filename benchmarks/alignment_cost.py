@@ -20,8 +20,8 @@ from _common import Usage, in_child, parser, record, target
 
 import pifi_probe as pp
 from pifi_probe.alignment.tokens import joined
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.frozen import list_of
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.plugin.loading import encoder_tokenizer, load_encoder
 
 SLM, LLM, TASK, CHAIN = "minilm-l6", "smollm2-135m", "movie-reviews", (8, 14)

@@ -25,9 +25,9 @@ from pifi_probe.alignment.chain import read_out
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.readout import Block, fit_block, fit_stack
 from pifi_probe.files import write_json
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
 from pifi_probe.probing.headroom_table import Headroom
 from pifi_probe.provenance import collect

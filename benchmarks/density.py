@@ -19,7 +19,7 @@ import torch
 from _common import parser, record, target
 from numpy.typing import NDArray
 
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.plugin.variants import make_variant
 from pifi_probe.probing.features import llm_features, scoring_rows, slm_features
 from pifi_probe.probing.layer_scores import branch, layers_of

@@ -211,7 +211,7 @@ EXTRACTORS: dict[str, Callable[[str, str], nn.Module]] = {
 
 def layer_bytes(folder: Path) -> dict[str, int]:
     """Return the bytes of the layer as stored, and those of the headers that lead to it, by the reader's count."""
-    from pifi_probe.layers.checkpoint import open_checkpoint
+    from pifi_probe.layers.open import open_checkpoint
 
     checkpoint = open_checkpoint(str(folder))
     index = int(checkpoint.config.num_hidden_layers) - 1

@@ -89,7 +89,7 @@ def measure(arm: str, folder: str, seed: int) -> dict[str, Any]:
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    from pifi_probe.layers.checkpoint import open_checkpoint
+    from pifi_probe.layers.open import open_checkpoint
     from pifi_probe.layers.stream import Batch, stream
 
     checkpoint = open_checkpoint(folder)
@@ -117,7 +117,7 @@ def measure(arm: str, folder: str, seed: int) -> dict[str, Any]:
 
 def stored_bytes(folder: Path) -> dict[str, int]:
     """Return what is to be read, headers and all tensors but the head, and the bytes of a layer in float32."""
-    from pifi_probe.layers.checkpoint import open_checkpoint
+    from pifi_probe.layers.open import open_checkpoint
 
     checkpoint = open_checkpoint(str(folder))
     needed = [info for name, info in checkpoint.tensors.items() if name != "lm_head.weight"]

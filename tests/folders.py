@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 
 from pifi_probe.errors import CheckpointError, PifiProbeError
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import extract_from
+from pifi_probe.layers.open import open_checkpoint
 
 INDEX = "model.safetensors.index.json"
 WEIGHT = "model.layers.1.mlp.up_proj.weight"

@@ -23,7 +23,7 @@ from pifi_probe.alignment.tokens import compact, content_mask, encode, joined, t
 from pifi_probe.encoders import n_positions
 from pifi_probe.errors import CorruptFileError, FeatureError, TaskError
 from pifi_probe.layers import stream as streaming
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.probing.chain_references import _Network
 from tests import slm, tiny

@@ -21,8 +21,8 @@ from pifi_probe.errors import (
     UnsupportedFamilyError,
     UnsupportedFormatError,
 )
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import extract_from
+from pifi_probe.layers.open import open_checkpoint
 from tests import tiny
 from tests.folders import INDEX, WEIGHT, edit_json, refused, rewrite, stored_tensors
 

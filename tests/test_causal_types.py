@@ -13,10 +13,10 @@ import torch
 import pifi_probe as pp
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import UnsupportedFamilyError
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.cut import cut_config, donor_config
 from pifi_probe.layers.families import FAMILIES, family_of, missing_state
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.reduce import reduction_error
 from pifi_probe.layers.refused import REFUSED
 from pifi_probe.layers.shell import around_layer, wholes

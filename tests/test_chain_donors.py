@@ -17,8 +17,8 @@ import pifi_probe as pp
 from pifi_probe.alignment.chain import run_chain
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import PlugInError, TokenizerError, UnsupportedFamilyError
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.families import FAMILIES
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from tests import causal, slm, tiny

@@ -19,7 +19,7 @@ import pifi_probe as pp
 from pifi_probe.alignment.fit import fit_interfaces, match_tokens
 from pifi_probe.alignment.tokens import encode, special_ids, token_states
 from pifi_probe.errors import FeatureError
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import check_tokenizer
 from tests import slm, tiny
 

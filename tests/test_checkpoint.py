@@ -22,10 +22,10 @@ from pifi_probe.errors import (
     LayerIndexError,
     ModelNotFoundError,
 )
-from pifi_probe.layers import hub
-from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.configs import read_licence
 from pifi_probe.layers.extract import extract_from
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.sharded import decoder_prefix
 from pifi_probe.layers.stem import Stem
 from tests import tiny
@@ -243,7 +243,9 @@ def test_the_extension_of_a_file_may_be_in_capitals(llama: Path) -> None:
 def test_a_name_that_is_no_path_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     asked: list[Any] = []
-    monkeypatch.setattr(hub, "open_hub_checkpoint", lambda *args, **flags: asked.append((args, flags)))
+    monkeypatch.setattr(
+        "pifi_probe.layers.open.open_hub_checkpoint", lambda *args, **flags: asked.append((args, flags))
+    )
     for name in ("org/name", "gpt2", "org/name/model-Q4_0.gguf"):
         open_checkpoint(name, "main", allow_pickle=True)
         assert asked.pop() == ((name, "main"), {"allow_pickle": True, "allow_full_download": False, "token": None})

@@ -17,9 +17,9 @@ from sklearn.linear_model import Ridge
 import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.errors import CheckpointError, FeatureError, LayerIndexError, PifiProbeError
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.control import ARMS, ControlRow, PositiveControl, known_control
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.probing import control as module
 from pifi_probe.probing.words import draw_words, once, twice
 from tests import tiny

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 import pifi_probe as pp
 from pifi_probe.errors import FeatureError, LayerIndexError, PifiProbeError, RecipeError, SpecError, TaskError
 from pifi_probe.kinds.encoding import encode
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.probing.features import Features, llm_features, pool_tokens, slm_features

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import pifi_probe as pp
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_checkpoint
 from tests.quantised import GROUP, SCHEMES, USUAL, Tensors, awq_gemv, fp8, packed_integers, rest, save_quantised
 
 

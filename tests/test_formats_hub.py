@@ -14,9 +14,9 @@ import torch
 import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.errors import CheckpointError
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.outlook import outlook
 from pifi_probe.layers.safetensors_io import read_header
 from pifi_probe.layers.sources import FileSource

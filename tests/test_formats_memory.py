@@ -20,7 +20,7 @@ MEASURED = ("fp8", "bitsandbytes int8", "bitsandbytes nf4", "gptq 4-bit", "awq",
 ROOM = 40_000_000  # bytes: pieces in float32, and what an allocator keeps
 SCRIPT = """
 import json, sys, torch
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 def status(key):
     lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
     return 1024 * int(lines[key].split()[0])

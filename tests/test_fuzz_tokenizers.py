@@ -12,7 +12,7 @@ import gguf
 import pytest
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from tests.fuzzing import QUICK, fuzz, mutate_bytes, nasty
 from tests.test_fuzz_headers import pack_value, text

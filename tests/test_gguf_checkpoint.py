@@ -24,9 +24,9 @@ from pifi_probe.errors import (
     PifiProbeError,
     UnsupportedFormatError,
 )
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
+from pifi_probe.layers.open import open_checkpoint
 from tests import tiny_gguf
 from tests.memory_source import MemorySource
 from tests.tiny_gguf import tiny_gguf_model, write_tensors

@@ -13,12 +13,12 @@ from gguf import GGMLQuantizationType as Kind
 
 import pifi_probe as pp
 from pifi_probe.errors import CheckpointError, CorruptFileError, UnsupportedFamilyError, UnsupportedFormatError
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 from pifi_probe.layers.gguf_deepseek import deepseek2_entries, deepseek2_yarn
 from pifi_probe.layers.gguf_gemma import gemma4_entries
 from pifi_probe.layers.gguf_io import GGUFHeader
 from pifi_probe.layers.gguf_layout import in_asked_parts
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.stream import Batch, stream
 from tests.memory_source import MemorySource
 from tests.states import whole_states

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, HubError
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.content import content_of
+from pifi_probe.layers.open import open_checkpoint
 from tests.hub_server import running_hub
 from tests.tiny_gguf import tiny_gguf, write_tensors
 

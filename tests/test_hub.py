@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save
 from transformers import AutoTokenizer
 
 from pifi_probe.errors import CheckpointError, HubError
-from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.hub import open_hub_checkpoint
 from pifi_probe.layers.hub_cache import whole_files
 from pifi_probe.layers.hub_client import HubUnreachable, Patience
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.safetensors_io import read_header
 from pifi_probe.layers.sources import FileSource
 from pifi_probe.layers.tokenizer import donor_tokenizer

@@ -18,10 +18,11 @@ from pifi_probe.cli import main
 from pifi_probe.errors import CheckpointError, HubError
 from pifi_probe.files import cache_root
 from pifi_probe.layers import hub_answer
-from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.hub import open_hub_checkpoint
 from pifi_probe.layers.hub_cache import clear_hub_cache, hub_cache_entries, hub_folder
 from pifi_probe.layers.hub_client import Patience
+from pifi_probe.layers.open import open_checkpoint
 from tests.hub_server import Answer, HubServer, Repo, running_hub
 from tests.tiny import tiny_checkpoint
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.errors import ModelNotFoundError, PlugInError
-from pifi_probe.layers import checkpoint
+from pifi_probe.layers import open as opening
 from pifi_probe.layers.families import FAMILIES
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.outlook import addition, config_of, outlook, width_of
@@ -50,8 +50,8 @@ def test_what_pifi_adds_is_what_the_layer_then_holds(family: str, tmp_path: Path
 
 def test_a_name_of_the_table_stands_for_its_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("pifi_probe.layers.hub.open_hub_checkpoint", lambda repo, *args, **kwargs: asked.append(repo))
-    checkpoint.open_checkpoint("qwen2-0.5b")
+    monkeypatch.setattr("pifi_probe.layers.open.open_hub_checkpoint", lambda repo, *args, **kwargs: asked.append(repo))
+    opening.open_checkpoint("qwen2-0.5b")
     assert asked == ["Qwen/Qwen2-0.5B"] and repo_of("org/other") == "org/other"
 
 

@@ -14,7 +14,7 @@ from pifi_probe.alignment.fit import fit_interfaces
 from pifi_probe.alignment.late import late_interaction
 from pifi_probe.alignment.tokens import TokenStates, apart, joined, token_states
 from pifi_probe.errors import PlugInError, TaskError
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.tasks import Task
 from tests import slm
 

@@ -16,7 +16,7 @@ from pifi_probe.errors import (
     CorruptFileError,
     UnsupportedFormatError,
 )
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from tests import tiny
 from tests.folders import WEIGHT, refused, stored_tensors
 

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 import pifi_probe as pp
 from pifi_probe.layers import residual
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from tests import slm, tiny
 from tests.states import whole_states

@@ -122,6 +122,49 @@ def floors_of(room: str) -> dict[str, int]:
     return floors
 
 
+# modules that import one another, inside functions. A layer's own methods give other layers. A model's own methods save
+# it, export it, and load what it was saved with; `plug_in` asks headroom for a chain (ALLOWED). `study.widget()`.
+CIRCLES = [
+    {f"layers.{name}" for name in ("frozen", "parallel", "reduce")},
+    {
+        "plugin",
+        *(f"plugin.{name}" for name in ("aligning", "base", "build", "generation", "heads", "loading", "modeling")),
+        *(f"plugin.{name}" for name in ("onnx_export", "registry", "storage")),
+        *(f"probing.{name}" for name in ("chain_parts", "features", "headroom")),
+    },
+    {f"selection.{name}" for name in ("search", "study")}
+    | {f"widgets.{name}" for name in ("controls", "layer_search", "request")},
+]
+
+
+def reached(start: str, below: dict[str, set[str]]) -> set[str]:
+    """Return every module that one imports, directly or through others."""
+    found: set[str] = set()
+    ahead = [start]
+    while ahead:
+        new = below[ahead.pop()] - found
+        found |= new
+        ahead += new
+    return found
+
+
+def test_modules_import_one_another_only_where_methods_do() -> None:
+    files = {file.relative_to(PACKAGE.parent).with_suffix(""): file for file in PACKAGE.rglob("*.py")}
+    modules = {".".join(path.parts).removesuffix(".__init__"): file for path, file in files.items()}
+    below = {
+        name: set(imported(ast.parse(file.read_text(encoding="utf-8")), set(modules))) - {name, PACKAGE.name}
+        for name, file in modules.items()
+    }
+    above = {name: reached(name, below) for name in below}
+    circles = {
+        frozenset(other.removeprefix("pifi_probe.") for other in above[name] if name in above[other])
+        for name in below
+        if name in above[name]
+    }
+    assert len(below) > 300
+    assert circles == set(map(frozenset, CIRCLES))
+
+
 @pytest.mark.parametrize("room", ["scoring", "probing"])
 def test_what_scores_layers_is_a_house_of_seven_floors(room: str) -> None:
     floors = floors_of(room)

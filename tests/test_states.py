@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.errors import FeatureError, LayerIndexError, SaveError, TaskError
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.probing import state_arrays
 from pifi_probe.probing import states as module

@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pifi_probe.errors import CheckpointError, FeatureError, SaveError
 from pifi_probe.layers import sources, states
 from pifi_probe.layers import stream as module
-from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.stream import Batch, stream
 from tests import tiny, tiny_gguf
 from tests.folders import rewrite

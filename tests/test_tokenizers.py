@@ -20,7 +20,7 @@ from transformers import (
 
 import pifi_probe as pp
 from pifi_probe.errors import PlugInError, TokenizerError
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import check_known, check_tokenizer, donor_tokenizer, load_tokenizer
 from pifi_probe.plugin import tokenizer_for
 from pifi_probe.probing.features import llm_features, slm_features

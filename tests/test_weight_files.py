@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pifi_probe.errors import CheckpointError
-from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.hub import open_hub_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.weight_files import INDEX, weight_files
 from tests import tiny
 from tests.hub_server import HubServer, running_hub

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import pifi_probe as pp
 from pifi_probe import checks
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.stem import Stem
 from pifi_probe.layers.tokenizer import donor_tokenizer
 

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 import pifi_probe as pp
 from pifi_probe import checks
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 
 checks.start("02", seed=0)
 

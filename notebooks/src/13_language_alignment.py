@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 
 import pifi_probe as pp
 from pifi_probe import checks
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 
 checks.start(

@@ -27,7 +27,7 @@ from matplotlib import pyplot as plt
 import pifi_probe as pp
 from pifi_probe import checks
 from pifi_probe.experiments.whole import load_whole
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import donor_tokenizer
 

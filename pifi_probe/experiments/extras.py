@@ -18,7 +18,7 @@ from pifi_probe.experiments.plan import Arm, Experiment, Scale
 from pifi_probe.experiments.runner import Runs
 from pifi_probe.experiments.whole import WholeModel, load_whole
 from pifi_probe.files import write_json
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer, load_tokenizer
 from pifi_probe.reading import Refused, read_object, typed
 from pifi_probe.stats import mean_interval

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 from pifi_probe.errors import CheckpointError, UnsupportedFormatError
 from pifi_probe.escaping import one_line
 from pifi_probe.experiments.whole import load_whole
-from pifi_probe.layers.checkpoint import Checkpoint, open_named
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.extract import extract_from
+from pifi_probe.layers.open import open_named
 from pifi_probe.layers.residual import TEXTS
 from pifi_probe.layers.shell import layers_of
 from pifi_probe.layers.spec import layer_numbers

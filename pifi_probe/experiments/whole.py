@@ -16,9 +16,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import PlugInError
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import pick_device
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.shell import layers_of
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.pretrained import open_config, open_model

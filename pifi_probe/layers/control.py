@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pifi_probe.assets import is_asset
 from pifi_probe.errors import CheckpointError, PifiProbeError
 from pifi_probe.files import cache_root, existing, json_text, write_text
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.content import content_of
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.models_table import repo_of
 from pifi_probe.reading import read_object
 from pifi_probe.stats import Interval, holm, mean_interval, paired_difference

@@ -13,12 +13,13 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 from pifi_probe import assets
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import ModelNotFoundError, PifiProbeError, PlugInError, UnsupportedFamilyError
-from pifi_probe.layers.checkpoint import Checkpoint, is_gguf, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.cut import donor_config
 from pifi_probe.layers.detect import refuse_missing_state
 from pifi_probe.layers.families import family_of
 from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
+from pifi_probe.layers.open import is_gguf, open_checkpoint
 from pifi_probe.layers.reduce import reduce_structure
 from pifi_probe.layers.shell import make_shell
 from pifi_probe.models_table import NAMED_MODELS, NamedModel, repo_of

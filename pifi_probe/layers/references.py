@@ -11,7 +11,8 @@ from pifi_probe import assets
 from pifi_probe.errors import HubError, PlugInError
 from pifi_probe.escaping import one_line
 from pifi_probe.files import existing
-from pifi_probe.layers.checkpoint import Checkpoint, is_hub_name, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint
+from pifi_probe.layers.open import is_hub_name, open_checkpoint
 from pifi_probe.models_table import repo_of
 
 __all__ = ["NamedBy", "open_reference", "refused_without_token", "resolve_reference"]

@@ -20,8 +20,9 @@ from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, TokenizerError, UnsupportedFamilyError
 from pifi_probe.files import cache_root, existing
-from pifi_probe.layers.checkpoint import Checkpoint, open_checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.small_files import source_of
 from pifi_probe.layers.tokenizer_files import gguf_header_digest, gguf_header_file, tokenizer_folder
 from pifi_probe.pretrained import open_tokenizer

@@ -19,7 +19,7 @@ from transformers import (
 
 from pifi_probe.encoders import encoder_of, is_decoder, made_for_cls, no_pooler
 from pifi_probe.errors import CheckpointError, ModelNotFoundError, PifiProbeError, PlugInError, TokenizerError
-from pifi_probe.layers.checkpoint import is_gguf
+from pifi_probe.layers.open import is_gguf
 from pifi_probe.layers.references import resolve_reference
 from pifi_probe.layers.small_files import source_of
 from pifi_probe.layers.tokenizer import GivenTokenizer, check_tokenizer, load_tokenizer

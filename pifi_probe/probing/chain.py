@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.readout import fit_block, fit_stack, refuse_few
 from pifi_probe.errors import LayerIndexError, PlugInError, TaskError
-from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.detect import refuse_missing_states
 from pifi_probe.layers.extract import extract_from
+from pifi_probe.layers.open import open_named
 from pifi_probe.layers.spec import LayerSpec, layer_numbers, parse
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request

@@ -20,9 +20,9 @@ from pifi_probe.alignment.kept import kept_interfaces
 from pifi_probe.alignment.late import late_interaction
 from pifi_probe.alignment.tokens import TokenStates, apart, joined, token_states
 from pifi_probe.encoders import is_decoder, within_positions
-from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.content import weights_digest
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_named
 from pifi_probe.layers.tokenizer import GivenTokenizer, load_tokenizer
 from pifi_probe.plugin.loading import embedding_rows, encoder_tokenizer, load_encoder
 from pifi_probe.plugin.variants import twin_of

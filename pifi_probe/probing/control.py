@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 
 from pifi_probe.encoders import context_of
 from pifi_probe.errors import CheckpointError, FeatureError, LayerIndexError
-from pifi_probe.layers.checkpoint import Checkpoint, open_named
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.control import ARMS, ControlRow, PositiveControl, control_path
 from pifi_probe.layers.detect import refuse_missing_states
 from pifi_probe.layers.extract import extract_from, pick_device
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_named
 from pifi_probe.layers.spec import layer_numbers
 from pifi_probe.layers.stem import Stem
 from pifi_probe.permissions import pickle_on_request

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from pifi_probe.encoders import context_of, pool, room_of
 from pifi_probe.errors import FeatureError
 from pifi_probe.kinds import KINDS
-from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.content import content_of, weights_digest
+from pifi_probe.layers.open import open_named
 from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import GivenTokenizer, check_known, donor_tokenizer, load_tokenizer
 from pifi_probe.plugin.config import PiFiConfig

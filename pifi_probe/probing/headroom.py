@@ -19,9 +19,9 @@ from pifi_probe.alignment.readout import cross_fitted, out_of_fold, refuse_few
 from pifi_probe.alignment.tokens import check_places
 from pifi_probe.errors import CorruptFileError, FeatureError, TaskError
 from pifi_probe.files import cache_root
-from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.detect import refuse_missing_states
+from pifi_probe.layers.open import open_named
 from pifi_probe.layers.tokenizer import GivenTokenizer, donor_tokenizer
 from pifi_probe.layers.tokenizer_files import vocabulary_digest
 from pifi_probe.permissions import pickle_on_request

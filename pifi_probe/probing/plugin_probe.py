@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from pifi_probe.errors import TaskError
-from pifi_probe.layers.checkpoint import open_checkpoint
 from pifi_probe.layers.extract import pick_device
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.spec import Layers, layer_numbers, parse_model
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request

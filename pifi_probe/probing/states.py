@@ -20,10 +20,11 @@ from pifi_probe.encoders import context_of
 from pifi_probe.errors import FeatureError, SaveError
 from pifi_probe.files import advice, alone_in, atomic_write, make_folder, write_json
 from pifi_probe.folders import remove_folder
-from pifi_probe.layers.checkpoint import Checkpoint, open_named
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.detect import refuse_missing_state
 from pifi_probe.layers.families import family_of
+from pifi_probe.layers.open import open_named
 from pifi_probe.layers.spec import layer_numbers
 from pifi_probe.layers.states import finished_point
 from pifi_probe.layers.stream import Batch, stream

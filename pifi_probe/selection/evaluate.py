@@ -40,10 +40,10 @@ from pifi_probe.errors import RunInterrupted, SearchError, TaskError
 from pifi_probe.kinds.encoding import EncodedSplit, encode
 from pifi_probe.kinds.evaluating import predict_logits
 from pifi_probe.kinds.metrics import per_example
-from pifi_probe.layers.checkpoint import open_named
 from pifi_probe.layers.content import content_of, weights_digest
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_named
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.plugin.build import load_encoder, plug_in, tokenizer_for
 from pifi_probe.plugin.config import WIRINGS

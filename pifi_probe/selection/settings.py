@@ -189,7 +189,7 @@ def make_space(
     SpecError, ModelNotFoundError, CheckpointError, HubError
         If a model cannot be opened.
     """
-    from pifi_probe.layers.checkpoint import open_named
+    from pifi_probe.layers.open import open_named
 
     given = layers.values() if isinstance(layers, Mapping) else (layers,)
     for one in given:

@@ -11,7 +11,7 @@ import traitlets
 from pifi_probe.background import in_background
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import one_line
-from pifi_probe.layers.checkpoint import open_checkpoint
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.outlook import addition, width_of
 from pifi_probe.units import amount
 from pifi_probe.widgets.toolbar import flow
