@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from pifi_probe.errors import PifiProbeError
 
-__all__ = ["Registry", "home_of", "lacking", "mistyped"]
+__all__ = ["TEXTS", "Registry", "home_of", "lacking", "mistyped"]
 
 T = TypeVar("T")
+TEXTS = "a tuple of texts, such as ('one',)"
 
 
 def _texts(value: object) -> bool:
@@ -24,7 +25,7 @@ _IS: Mapping[str, Callable[[object], bool]] = {
     "a text": lambda value: isinstance(value, str),
     "True or False": lambda value: isinstance(value, bool),
     "True, False or None": lambda value: value is None or isinstance(value, bool),
-    "a tuple of texts, such as ('one',)": _texts,
+    TEXTS: _texts,
     "a mapping of texts to texts": lambda value: (
         isinstance(value, Mapping) and all(isinstance(one, str) for pair in value.items() for one in pair)
     ),
@@ -118,8 +119,8 @@ def mistyped(entry: object, attributes: Mapping[str, str]) -> str:
     Parameters
     ----------
     attributes : Mapping
-        Name to one of "a text", "True or False", "True, False or None", "a tuple of texts, such as ('one',)" and
-        "a mapping of texts to texts". A text is no tuple of texts: ``("one")`` without its comma is refused.
+        Name to what the attribute should be: "a text", "True or False", "True, False or None", `TEXTS` or "a mapping of
+        texts to texts". A text is no tuple of texts: ``("one")`` without its comma is refused.
     """
     for name, wanted in attributes.items():
         if not hasattr(entry, name):

@@ -24,7 +24,7 @@ from pifi_probe.errors import (
     UnsupportedFormatError,
 )
 from pifi_probe.importing import IMPORT
-from pifi_probe.kinds import KINDS, Kind, Layout
+from pifi_probe.kinds import KINDS, Columns, Kind, Layout, Origin
 from pifi_probe.kinds.classes import Classes
 from pifi_probe.layers.families import FAMILIES, Family
 from pifi_probe.layers.formats import formats
@@ -178,11 +178,78 @@ def test_a_kind_that_lacks_something_is_refused_where_it_is_registered() -> None
     refused("has a layout without a label", layout=Layout(("text",), ()))
     refused("items where the kind has none", layout=Layout(("text",), ("label",), items=("words",)))
     refused("no column for them", pair=True)
+    refused(r"names a column for them", layout=Layout(("text",), ("label",), pair=("text2",)))
+    refused("layout without a text, and no parse", layout=Layout((), ("label",)))
+    refused("has layout='label', which is not a Layout", layout="label")
     refused("row_classes, and no classes", classes=False)
+    refused("has shares='closeness', which is not a tuple of texts", shares="closeness")
+    refused(r"has shares=\('',\), which is not a tuple of texts", shares=("",))
+    refused("'nll' among its shares, and of that smaller is better", shares=("closeness", "nll"))
+    refused("has targets='labels', which is not a tuple of texts", targets="labels")
+    refused(r"has targets=\('label',\) without 'labels', which the loss\(\) of Classes reads", targets=("label",))
+    refused("has name=5, which is not a text", name=5)
+    refused("has head=5, which is not a text", head=5)
+    refused("has shown=5, which is not a text", shown=5)
+    refused("has pair='yes', which is not True, False or None", pair="yes")
+    refused("has items=0, which is not True or False", items=0)
+    refused("has classes='yes', which is not True or False", classes="yes")
+    refused("has row_classes=None, which is not True or False", row_classes=None)
     refused(r"cannot be called as metrics\(self, split", metrics=lambda self, split: {})
     refused("cannot be called as predict", predict=lambda self, model, split, tokenizer: [])
     with pytest.raises(TaskError, match="derived from Kind"):
         pp.register_kind(dict)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("role", ["text", "label", "pair", "items", "before", "start"])
+def test_a_layout_whose_names_are_one_text_is_refused(role: str) -> None:
+    names: dict[str, Any] = {"text": ("text",), "label": ("label",), role: "column"}
+    with pytest.raises(TaskError, match=f"a layout has {role}='column', which is not a tuple of texts.*a comma makes"):
+        Layout(**names)
+    assert getattr(Layout(**names | {role: ["column"]}), role) == ("column",)
+    with pytest.raises(TaskError, match="by_name='no', which is not True or False"):
+        Layout(("text",), ("label",), by_name="no")  # type: ignore[arg-type]
+
+
+def test_a_kind_that_is_run_again_gives_up_the_shares_that_it_no_longer_names() -> None:
+    def register(*shares: str) -> None:
+        pp.register_kind(type("Mine", (Classes,), {"name": "mine", "__module__": "here", "shares": shares}))
+
+    usual = set(ladder.SHARES)
+    register("accuracy", "distance")
+    assert usual | {"distance"} == ladder.SHARES
+    register("closeness")
+    assert usual | {"closeness"} == ladder.SHARES
+
+
+def test_a_kind_whose_rows_may_have_a_second_text_is_loaded_and_scored_with_and_without(
+    parts: runs.Parts, tmp_path: Path
+) -> None:
+    layout = Layout(("opinion",), ("verdict",), pair=("reply",))
+    pp.register_kind(type("Mine", (Classes,), {"name": "mine", "__module__": "here", "pair": None, "layout": layout}))
+    split = slm.tiny_task(48).splits["train"]
+    rows = [
+        (f"{text} {number}", label) for number, (text, label) in enumerate(zip(split.texts, split.labels, strict=True))
+    ]
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    one.write_text("\n".join(["opinion,verdict", *(f"{text},c{label}" for text, label in rows)]))
+    two.write_text("\n".join(["opinion,reply,verdict", *(f"{text},it is,c{label}" for text, label in rows)]))
+    for path in (one, two):
+        task = pp.load_task(path)
+        assert task.kind == "mine" and (task.splits["train"].pairs is not None) == (path == two)
+        table = pp.probe(str(parts.llm), task, estimators="nearest_mean", n=None, progress=False)
+        assert len(table.frame)
+
+
+def test_targets_that_no_batch_has_and_a_text_that_no_column_holds_are_said(parts: runs.Parts, tmp_path: Path) -> None:
+    loss, layout = Classes.loss, Layout(("text",), ("label",), by_name=True)
+    values = {"name": "mine", "__module__": "here", "layout": layout, "targets": ("labels", "ages")}
+    own = type("Mine", (Classes,), values | {"loss": lambda self, *args: loss(self, *args)})
+    pp.register_kind(own)
+    task = pp.load_task(stars(tmp_path), kind="mine")
+    with pytest.raises(TaskError, match="batches of the kind 'mine' have .*, and its targets name 'ages'.*here.Mine"):
+        pp.fine_tune(parts.model(task=task), task, runs.RECIPE)
+    with pytest.raises(TaskError, match="the kind 'mine' reads no column of text .*line 2"):
+        own.parse({"label": "1"}, Columns("mine", None, "label"), Origin("0", "line 2"))
 
 
 def test_a_head_that_lacks_something_is_refused_where_it_is_registered() -> None:

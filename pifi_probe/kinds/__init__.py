@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pifi_probe.kinds.base import KINDS, Kind, kind_of, register_kind
+from pifi_probe.kinds.base import KINDS, Kind, fits, kind_of, register_kind
 
 # isort: off
 from pifi_probe.kinds import answers as answers
@@ -16,4 +16,4 @@ from pifi_probe.kinds import multi as multi
 # isort: on
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 
-__all__ = ["KINDS", "Columns", "Kind", "Layout", "Origin", "Row", "Split", "kind_of", "register_kind"]
+__all__ = ["KINDS", "Columns", "Kind", "Layout", "Origin", "Row", "Split", "fits", "kind_of", "register_kind"]

@@ -18,8 +18,8 @@ from pifi_probe.kinds.evaluating import predict_logits
 from pifi_probe.kinds.labels import checked_text, is_missing
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 from pifi_probe.kinds.text import row_keys
-from pifi_probe.ladder import SHARES
-from pifi_probe.registry import Registry, home_of, lacking
+from pifi_probe.ladder import ERRORS, SHARES
+from pifi_probe.registry import TEXTS, Registry, home_of, lacking, mistyped
 
 __all__ = [
     "IGNORED",
@@ -29,6 +29,7 @@ __all__ = [
     "OneOutput",
     "Scores",
     "TaskFacts",
+    "fits",
     "kind_of",
     "register_kind",
     "smoothed_loss",
@@ -127,7 +128,12 @@ class Kind(ABC):
         TaskError
             If a value is missing or not what it should be; says where it stands.
         """
-        assert columns.text is not None
+        if columns.text is None:
+            raise TaskError(
+                f"the kind {cls.name!r} reads no column of text",
+                where=origin.where,
+                next="name one in its layout, or give it a parse() of its own",
+            )
         text = checked_text(values[columns.text], columns.text, origin.where)
         if columns.before is not None and isinstance(first := values[columns.before], str) and first.strip():
             text = f"{checked_text(first, columns.before, origin.where)}\n{text}"
@@ -247,6 +253,11 @@ class OneOutput(Kind):
 
 K = TypeVar("K", bound=type[Kind])
 KINDS: Registry[type[Kind]] = Registry("kind of task", TaskError)
+_USUAL = frozenset(SHARES)
+_ATTRIBUTES: Mapping[str, str] = {
+    "name": "a text", "head": "a text", "shown": "a text", "targets": TEXTS, "shares": TEXTS,
+    "classes": "True or False", "row_classes": "True or False", "items": "True or False", "pair": "True, False or None",
+}  # fmt: skip
 
 
 def register_kind(cls: K) -> K:
@@ -262,21 +273,46 @@ def register_kind(cls: K) -> K:
     where = home_of(cls) or repr(cls)
     if not (isinstance(cls, type) and issubclass(cls, Kind)):
         raise TaskError("a kind of task is a class derived from Kind", where=where, next="derive it")
-    missing = lacking(cls, Kind, ("name", "head", "layout", "targets", "shown"))
-    if not missing and not isinstance(cls.layout, Layout):
-        missing = "has a layout that is not a Layout"
-    if not missing and (not cls.layout.label or cls.items != bool(cls.layout.items)):
-        missing = "has a layout without a label, or with items where the kind has none"
-    if not missing and cls.row_classes and not cls.classes:
-        missing = "has row_classes, and no classes"
-    if not missing and cls.pair is True and not cls.layout.pair:
-        missing = "has pairs, and its layout names no column for them"
+    missing = lacking(cls, Kind, ("name", "head", "layout", "targets", "shown")) or mistyped(cls, _ATTRIBUTES)
+    missing = missing or _contradiction(cls)
     if missing:
         named = cls.name or cls.__name__
-        raise TaskError(f"the kind {named!r} {missing}", where=where, next="add it: book/extending/kind.md shows how")
+        raise TaskError(
+            f"the kind {named!r} {missing}", where=where, next="correct it: book/extending/kind.md shows how"
+        )
     KINDS.add(cls.name, cls)
-    SHARES.update(cls.shares)
+    own = {name for one in KINDS.values() for name in one.shares}
+    SHARES.intersection_update(_USUAL | own)  # a class that was run again may have given one up
+    SHARES.update(own)
     return cls
+
+
+def _contradiction(cls: type[Kind]) -> str:
+    """Say which attributes of a kind contradict each other, or ""."""
+    layout = cls.layout
+    if not isinstance(layout, Layout):
+        return f"has layout={layout!r}, which is not a Layout"
+    if not layout.label or cls.items != bool(layout.items):
+        return "has a layout without a label, or with items where the kind has none"
+    if not layout.text and getattr(cls.parse, "__func__", None) is getattr(Kind.parse, "__func__", cls):
+        return "has a layout without a text, and no parse() of its own"
+    if cls.row_classes and not cls.classes:
+        return "has row_classes, and no classes"
+    if cls.pair is True and not layout.pair:
+        return "has pairs, and its layout names no column for them"
+    if cls.pair is False and layout.pair:
+        return "has no pairs (pair=False), and its layout names a column for them"
+    home = next(one for one in cls.__mro__ if "loss" in vars(one))
+    if unread := [name for name in getattr(home, "targets", ()) if name not in cls.targets]:
+        return f"has targets={cls.targets!r} without {unread[0]!r}, which the loss() of {home.__name__} reads"
+    if errors := [name for name in cls.shares if name in ERRORS]:
+        return f"has {errors[0]!r} among its shares, and of that smaller is better"
+    return ""
+
+
+def fits(kind: type[Kind], split: Split) -> bool:
+    """Return whether a split has the second texts and the items that a kind's rows have."""
+    return kind.pair in (None, split.pairs is not None) and kind.items == (split.items is not None)
 
 
 def kind_of(task: TaskFacts) -> Kind:

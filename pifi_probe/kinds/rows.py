@@ -12,6 +12,7 @@ import numpy as np
 
 from pifi_probe.errors import TaskError
 from pifi_probe.kinds.text import row_keys
+from pifi_probe.registry import TEXTS, mistyped
 
 __all__ = ["Columns", "Layout", "Origin", "Row", "Split"]
 
@@ -34,6 +35,11 @@ class Layout:
         Read as this kind only where it is asked for by its name, whatever the columns are called.
     several : bool
         A row has any number of labels: in one column, as a list or with separators, or in a column each.
+
+    Raises
+    ------
+    TaskError
+        If names are one text, where a tuple of texts is meant, or a switch is neither True nor False.
     """
 
     text: Names
@@ -44,6 +50,15 @@ class Layout:
     start: Names = ()
     by_name: bool = False
     several: bool = False
+
+    def __post_init__(self) -> None:
+        names = dict.fromkeys(("text", "label", "pair", "items", "before", "start"), TEXTS)
+        if wrong := mistyped(self, names | dict.fromkeys(("by_name", "several"), "True or False")):
+            raise TaskError(
+                f"a layout {wrong}", where="Layout", next='write Layout(("text",), ("label",)): a comma makes a tuple'
+            )
+        for name in names:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 @dataclass(frozen=True)

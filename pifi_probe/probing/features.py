@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from pifi_probe.encoders import context_of, pool, room_of
 from pifi_probe.errors import FeatureError
-from pifi_probe.kinds import KINDS
+from pifi_probe.kinds import KINDS, fits
 from pifi_probe.layers.content import content_of, weights_digest
 from pifi_probe.layers.open import open_named
 from pifi_probe.layers.stream import Batch, stream
@@ -113,8 +113,8 @@ def llm_features(
         As for `pifi_probe.extract`.
     """
     _check(pooling in POOLINGS, f"unknown pooling {pooling!r}", f"use one of {', '.join(POOLINGS)}")
-    fits = kind in KINDS and KINDS[kind].row_classes and KINDS[kind].pair == (rows.pairs is not None)
-    _check(fits, f"the rows are not of kind {kind!r}", "use task.kind")
+    of_kind = kind in KINDS and KINDS[kind].row_classes and fits(KINDS[kind], rows)
+    _check(of_kind, f"the rows are not of kind {kind!r}", "use task.kind")
     place = device_of(Recipe(device=device, precision=precision))
     at_once = batch_tokens_on(place, batch_tokens)
     _check(max_tokens >= 1 and at_once >= 1, "max_tokens and batch_tokens are at least 1", "leave them out")

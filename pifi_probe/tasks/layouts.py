@@ -59,7 +59,8 @@ def _fitted(kind: type[Kind], asked: Columns, present: Sequence[str]) -> Columns
     if layout.by_name:
         return None
     required: dict[str, Any] = {role: _first(getattr(layout, role), present) for role in _DEFAULTS}
-    if any(name is None and getattr(layout, role) for role, name in required.items()):
+    roles = [role for role in required if role != "pair" or kind.pair is not None]
+    if any(required[role] is None and getattr(layout, role) for role in roles):
         return None
     optional: dict[str, Any] = {role: _first(getattr(layout, role), present) for role in ("before", "start")}
     label = required.pop("label")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pifi_probe.errors import TaskError
 from pifi_probe.escaping import one_line
-from pifi_probe.kinds import KINDS, Kind, Split
+from pifi_probe.kinds import KINDS, Kind, Split, fits
 
 __all__ = ["SPLIT_NAMES", "Split", "Task", "nested_order"]
 
@@ -70,8 +70,7 @@ class Task:
             self._check_split(name, split, kind)
 
     def _check_split(self, name: str, split: Split, kind: type[Kind]) -> None:
-        fits = kind.pair in (None, split.pairs is not None) and kind.items == (split.items is not None)
-        self._require(fits, f"{name} does not fit a {self.kind} task")
+        self._require(fits(kind, split), f"{name} does not fit a {self.kind} task")
         for row in range(len(split)):
             wrong = kind.wrong_label(split, row, self.n_labels)
             self._require(not wrong, f"the {name} split {wrong} (row {split.ids[row]})" if wrong else "")

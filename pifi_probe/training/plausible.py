@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pifi_probe.ladder import ERRORS
 from pifi_probe.reading import Refused
 from pifi_probe.tags import no_tag
 
@@ -20,7 +21,7 @@ _SHARES = frozenset(
     + ("precision", "recall", "token_accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL")
 )
 _CORRELATIONS = frozenset(("mcc", "pearson", "spearman"))
-_NOT_NEGATIVE = frozenset(("nll", "squared_error", "absolute_error", "n", "loss"))
+_NOT_NEGATIVE = ERRORS | {"n"}
 _EDGE = 1e-9  # sums of shares may end beside one
 
 

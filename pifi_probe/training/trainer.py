@@ -21,12 +21,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from pifi_probe.errors import PifiProbeError, SaveError, TrainingDiverged
+from pifi_probe.errors import PifiProbeError, SaveError, TaskError, TrainingDiverged
 from pifi_probe.files import advice
 from pifi_probe.kinds import Kind
 from pifi_probe.kinds.encoding import EncodedSplit
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.combine import GATES
+from pifi_probe.registry import home_of
 from pifi_probe.tasks.task import Split
 from pifi_probe.training.data import LengthGroupedOrder
 from pifi_probe.training.devices import autocast
@@ -156,7 +157,19 @@ class PiFiTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Return the loss of the task's kind, in float32."""
+        """Return the loss of the task's kind, in float32.
+
+        Raises
+        ------
+        TaskError
+            If batches lack what the kind names as targets.
+        """
+        if absent := [name for name in self.kind.targets if name not in inputs]:
+            raise TaskError(
+                f"batches of the kind {self.kind.name!r} have {', '.join(inputs)}, and its targets name {absent[0]!r}",
+                where=f"{home_of(type(self.kind))}.targets",
+                next="name in targets what encode() and collate() give",
+            )
         targets = {name: inputs.pop(name) for name in self.kind.targets}
         with autocast(self.recipe.precision, inputs["input_ids"].device):
             outputs = self.kind.outputs(model, inputs, targets)

@@ -13,7 +13,7 @@ from pifi_probe.errors import UnsupportedFormatError
 from pifi_probe.layers.formats.base import Example, Format, Numbers, Packed
 from pifi_probe.layers.sources import ByteSource, TensorInfo
 from pifi_probe.reading import Refused
-from pifi_probe.registry import Registry, home_of, lacking, mistyped
+from pifi_probe.registry import TEXTS, Registry, home_of, lacking, mistyped
 
 __all__ = ["FORMATS", "STORED", "find_packed", "formats", "register_format"]
 
@@ -26,11 +26,10 @@ STORED: Mapping[torch.dtype, str] = {
     torch.float8_e5m2fnuz: "F8_E5M2FNUZ", torch.float8_e8m0fnu: "F8_E8M0",
 }  # fmt: skip
 _ENDING = re.compile(r"[\w.]*")
-_TEXTS = "a tuple of texts, such as ('one',)"
 _ATTRIBUTES: Mapping[str, str] = {
     "name": "a text", "variant": "a text", "packed": "a text", "becomes": "a text",
     "companions": "a mapping of texts to texts", "optional": "a mapping of texts to texts",
-    "kinds": _TEXTS, "scales": _TEXTS, "small_scales": _TEXTS, "linear": "True or False",
+    "kinds": TEXTS, "scales": TEXTS, "small_scales": TEXTS, "linear": "True or False",
 }  # fmt: skip
 F = TypeVar("F", bound=type[Format])
 FORMATS: Registry[type[Format]] = Registry("format", UnsupportedFormatError)
