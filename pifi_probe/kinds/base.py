@@ -84,7 +84,7 @@ class Kind(ABC):
     targets : tuple of str
         Of a batch: what the model is not shown.
     shown : str
-        The metric for a progress bar.
+        The metric for a progress bar, and among the numbers of a result.
     shares : tuple of str
         Those among `scores`, besides `pifi_probe.ladder.SHARES`, that lie in [0, 1], where larger is better. Of all
         others smaller is better, as of a loss.

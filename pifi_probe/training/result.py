@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from pifi_probe.errors import CorruptFileError, PifiProbeError
 from pifi_probe.escaping import one_line
 from pifi_probe.files import write_text
+from pifi_probe.kinds import KINDS
 from pifi_probe.kinds.metrics import classification_metrics, per_example
 from pifi_probe.ladder import SHARES
 from pifi_probe.reading import parse_json, read_json, typed
@@ -283,8 +284,10 @@ class RunResult:
         return one_line(f"RunResult({self.label}, seed {self.seed}: {', '.join(scores)})")
 
     def _repr_html_(self) -> str:
-        shown = [name for name in SHOWN if any(name in test.metrics for test in self.tests.values())]
-        head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("test", "n", *shown))
+        kind = KINDS.get(self.task["kind"])  # None: a kind of the user's own that is not imported here
+        names = dict.fromkeys((*SHOWN, *((kind.shown,) if kind else ())))
+        shown = [name for name in names if any(name in test.metrics for test in self.tests.values())]
+        head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in ("test", "n", *shown))
         rows = "".join(_row(name, test, shown) for name, test in self.tests.items())
         counts = f"{self.parameters['trainable']:,} trained, {self.parameters['frozen']:,} frozen weights"
         caption = f"{self.label}, seed {self.seed}, epoch {self.best_epoch}: {counts}, {self.seconds['train']:.0f} s"
