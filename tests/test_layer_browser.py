@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import pifi_probe as pp
-from pifi_probe.errors import CheckpointError, ModelNotFoundError
+from pifi_probe.errors import CheckpointError, LayerIndexError, ModelNotFoundError
+from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.widgets.layer_browser import LayerBrowser
 from tests.tiny import tiny_checkpoint
 from tests.widget_stub import until
@@ -39,6 +40,29 @@ def test_nothing_but_headers_is_read_before_a_layer_is_extracted(browser: LayerB
 def test_numbers_are_in_units_and_long_names_wrap(browser: LayerBrowser) -> None:
     assert " k weights" in browser.detail.value or " M weights" in browser.detail.value
     assert "overflow-wrap: anywhere" in browser.detail.value and "max-width: 100%" in browser.detail.value
+
+
+def test_a_layer_may_be_counted_from_the_end_and_one_that_is_not_there_is_refused(browser: LayerBrowser) -> None:
+    browser.selected = -1
+    assert browser.selected == browser.strip.value == 2
+    for outside in (3, -4):
+        with pytest.raises(LayerIndexError, match="next: "):
+            browser.selected = outside
+        assert browser.selected == browser.strip.value == 2
+
+
+def test_it_takes_a_width_as_a_number_and_a_revision(browser: LayerBrowser, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_text = browser.detail.value
+    assert pp.widgets.LayerBrowser(browser.model, slm=16).detail.value == as_text
+    asked: list[tuple[str, str | None]] = []
+
+    def opened(model: str, revision: str | None = None) -> Checkpoint:
+        asked.append((model, revision))
+        return browser._checkpoint
+
+    monkeypatch.setattr("pifi_probe.layers.open.open_checkpoint", opened)
+    assert pp.widgets.LayerBrowser("org/name@main", slm=16).model == "org/name@main"
+    assert asked == [("org/name", "main")], "as in pp.extract"
 
 
 def test_a_click_extracts_the_selected_layer_and_shows_its_norms(browser: LayerBrowser) -> None:

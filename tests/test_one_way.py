@@ -17,13 +17,16 @@ import pifi_probe as pp
 from pifi_probe.cli import app, main
 from pifi_probe.errors import LayerIndexError
 from pifi_probe.layers.spec import layer_numbers
+from pifi_probe.plugin.config import WIRINGS
+from pifi_probe.selection.executors import EXECUTORS
 from pifi_probe.selection.space import DESIGNS, Candidate, Space
 from pifi_probe.training.describe import describe_model
 from pifi_probe.training.key import RunKey
-from pifi_probe.vocabulary import COMBINATIONS, in_words_of_today
+from pifi_probe.vocabulary import COMBINATIONS, CONTROLS, in_words_of_today
 from tests import runs
 
 FUNCTIONS = {name: getattr(pp, name) for name in pp.__all__ if inspect.isfunction(getattr(pp, name))}
+BUILT_IN = tuple(WIRINGS)  # before a test registers another
 ORDER = ("slm", "llm", "layer", "task")  # of what is given by position
 METHODS: dict[str, Callable[..., Any]] = {
     f"{name}.{method}": member
@@ -130,6 +133,16 @@ def test_commands_take_what_their_functions_take() -> None:
             assert typed - taken - held <= ONLY_TYPED, name
             assert "allow_pickle" not in taken or "allow_pickle" in typed, name
     assert {"bench", "control", "decide", "headroom", "probe", "search", "states", "train", "verify"} <= seen
+
+
+def test_help_names_what_python_offers() -> None:
+    offered = {"wiring": BUILT_IN, "control": CONTROLS, "combine": COMBINATIONS, "executor": EXECUTORS}
+    seen = set()
+    for one in commands().values():
+        for each in (each for each in one.params if each.name in offered):
+            seen.add(each.name)
+            assert set(offered[each.name]) <= set(re.findall(r"[\w-]+", each.help or "")), (one.name, each.name)
+    assert seen == set(offered)
 
 
 def test_an_option_says_the_same_in_every_command() -> None:

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets
+import numpy as np
 import pandas as pd
 import pytest
 
 import pifi_probe as pp
 from pifi_probe.errors import HubError, ModelNotFoundError, PifiProbeError, SearchError
 from pifi_probe.layers import outlook as outlooks
+from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.selection.space import Candidate
+from pifi_probe.selection.strategies import STRATEGIES
 from pifi_probe.widgets.chart import SearchChart
 from pifi_probe.widgets.layer_search import LayerSearch
 from pifi_probe.widgets.upload import TableUpload
@@ -472,6 +475,71 @@ def test_aligned_chains_can_be_searched(widgets: Any) -> None:
     form = widgets(wiring="aligned", max_layers=8, strategy="span")._form
     options = form.request().options
     assert (options["wiring"], options["max_layers"], options["strategy"]) == ("aligned", 8, "span")
+
+
+def test_a_wiring_and_a_strategy_from_outside_are_in_the_menus(widgets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry in (WIRINGS, STRATEGIES):
+        for name, entry in dict(registry).items():
+            monkeypatch.setitem(registry, name, entry)  # brings the registry back to what it was
+    monkeypatch.setitem(WIRINGS, "gentle", WIRINGS["matched"])
+    monkeypatch.setitem(STRATEGIES, "slow", STRATEGIES["fast"])
+    form = widgets(wiring="gentle", strategy="slow")._form
+    assert form.request().options["wiring"] == "gentle" and form.request().options["strategy"] == "slow"
+    assert set(form.wiring.options) == set(WIRINGS) and set(form.strategy.options) == set(STRATEGIES)
+
+
+def test_the_word_paper_of_versions_before_is_a_wiring_here_too(widgets: Any) -> None:
+    with pytest.warns(DeprecationWarning, match='wiring="paper" is called "pifi" now'):
+        form = widgets(wiring="paper")._form
+    assert form.request().options["wiring"] == "pifi"
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({"max_layers": 5}, 5),
+        ({"max_layers": np.int64(30)}, 30),
+        ({"n_seeds": 200}, 200),
+        ({"n_seeds": np.int64(5)}, 5),
+        ({"budget": 12.5}, "12.5"),
+        ({"layers": range(0, 30, 3)}, "0:30:3"),
+        ({"layers": range(4, -1, -2)}, "4, 2, 0"),
+        ({"layers": range(-3, 0)}, "-3, -2, -1"),
+        ({"layers": np.array([1, 2])}, "1, 2"),
+        ({"layers": (n for n in (1, 2))}, "1, 2"),
+        ({"layers": 7}, "7"),
+        ({"layers": ""}, "all"),
+    ],
+)
+def test_what_a_search_takes_the_form_takes(widgets: Any, options: dict[str, Any], asked: Any) -> None:
+    (name,) = options
+    assert widgets(**options)._form.request().options[name] == asked
+
+
+def test_a_task_may_be_a_path(widgets: Any, tmp_path: Path) -> None:
+    assert widgets(task=tmp_path / "mine.csv")._form.request().task == str(tmp_path / "mine.csv")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"wiring": "tight"}, "unknown wiring 'tight'"),
+        ({"wiring": None}, "unknown wiring None"),
+        ({"wiring": ["pifi"]}, "unknown wiring"),
+        ({"strategy": "fsat"}, "did you mean 'fast'"),
+        ({"strategy": None}, "unknown strategy None"),
+        *(({name: value}, f"{name}=") for name in ("max_layers", "n_seeds") for value in (0, -1, 2.5, "3", None, True)),
+        ({"layers": []}, "there is no layer"),
+        ({"layers": 2.5}, "cannot read layers"),
+        ({"slm": None}, "None names no model"),
+        ({"slm": Path("a")}, "names no model"),
+        ({"task": 5}, "5 is no task"),
+    ],
+)
+def test_what_a_search_refuses_the_form_refuses_in_one_line(widgets: Any, wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(PifiProbeError, match=re.escape(words)) as caught:
+        widgets(**wrong)
+    assert "where: " in str(caught.value) and "next: " in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_estimate_is_shown_before_the_start(widgets: Any) -> None:

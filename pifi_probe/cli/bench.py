@@ -23,7 +23,7 @@ def bench(
     task: str = typer.Option("movie-reviews", help=flags.TASK),
     slm: str = flags.Slm,
     layer: str = typer.Option("smollm2-135m[-1]", help="MODEL[i]."),
-    wiring: str = typer.Option("pifi", help="pifi or matched."),
+    wiring: str = typer.Option("pifi", help=flags.WIRING),
     text: str = flags.Text,
     label: str = flags.Label,
     kind: str = flags.Kind,

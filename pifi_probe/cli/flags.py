@@ -6,7 +6,7 @@ import typer
 
 MODEL = "Hub id, folder, .gguf or .safetensors file, or embedded name."
 TASK = "Embedded or named task, CSV, TSV, JSONL or parquet file, or hub id."
-WIRING = "pifi, matched or aligned."
+WIRING = "pifi, matched, aligned, or one that --import registers."
 EXECUTOR = "local, processes or ray."
 WORKERS = "Runs made at the same time."
 LAYERS = 'Such as "17", "16-19", "0,15,-1" or "0:30:3"'

@@ -11,7 +11,7 @@ from pifi_probe.cli import flags
 from pifi_probe.cli.output import console, print_json, print_record
 from pifi_probe.permissions import allowing_pickle
 from pifi_probe.tags import tags_of
-from pifi_probe.vocabulary import COMBINATIONS
+from pifi_probe.vocabulary import COMBINATIONS, CONTROLS
 
 if TYPE_CHECKING:
     from pifi_probe.experiments.crew import Crew
@@ -38,7 +38,7 @@ def train(
     ),
     combine: str = typer.Option("", help=f"Of several layers: {', '.join(COMBINATIONS)}."),
     wiring: str = typer.Option("pifi", help=flags.WIRING),
-    control: str = typer.Option("", help="vanilla, linear, random, shuffled, unfrozen or mlp."),
+    control: str = typer.Option("", help=f"One of {', '.join(CONTROLS)}."),
     also: list[str] = typer.Option([], help="Further test sets; may be repeated."),
     text: str = flags.Text,
     label: str = flags.Label,

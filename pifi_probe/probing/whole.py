@@ -10,7 +10,7 @@ __all__ = ["whole_number", "whole_numbers"]
 
 
 def whole_number(name: str, value: object, least: int, error: type[PifiProbeError], where: str) -> int:
-    """Return a whole number of at least `least`; one of NumPy's becomes Python's, which JSON can hold.
+    """Return a whole number of at least `least`, not True; one of NumPy's becomes Python's, which JSON can hold.
 
     Raises
     ------
@@ -21,7 +21,7 @@ def whole_number(name: str, value: object, least: int, error: type[PifiProbeErro
         found = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         found = least - 1
-    if found < least:
+    if found < least or isinstance(value, bool):
         raise error(f"{name}={value!r}", where=where, next=f"{name} is a whole number of at least {least}")
     return found
 

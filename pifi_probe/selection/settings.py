@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
     from pifi_probe.training.recipe import Recipe
 
-__all__ = ["Settings", "make_space", "note_source", "read_n_train", "read_settings", "read_source"]
+__all__ = [
+    "MAX_SEEDS",
+    "Settings",
+    "check_wiring",
+    "make_space",
+    "note_source",
+    "read_n_train",
+    "read_settings",
+    "read_source",
+]
 
 MAX_SEEDS = 10_000
 
@@ -88,10 +97,7 @@ class Settings:
         tokenizer: str = "",
     ) -> Settings:
         """Describe a search."""
-        from pifi_probe.plugin.config import WIRINGS
-
-        if wiring not in WIRINGS:
-            raise SearchError(f"unknown wiring {wiring!r}", where="wiring", next=f"use one of {', '.join(WIRINGS)}")
+        check_wiring(wiring)
         if seeds < 1:
             raise SearchError(f"n_seeds={seeds}", where="n_seeds", next="give at least 1; 3 show the noise of seeds")
         sizes = {name: len(split) for name, split in task.splits.items()}
@@ -150,6 +156,14 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return values that JSON can hold."""
         return asdict(self)
+
+
+def check_wiring(wiring: object) -> None:
+    """Raise SearchError if it is no wiring."""
+    from pifi_probe.plugin.config import WIRINGS
+
+    if not isinstance(wiring, str) or wiring not in WIRINGS:
+        raise SearchError(f"unknown wiring {wiring!r}", where="wiring", next=f"use one of {', '.join(WIRINGS)}")
 
 
 def read_settings(values: Any, where: str) -> tuple[Settings, Space]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
 from pifi_probe.background import in_background
-from pifi_probe.errors import PifiProbeError
-from pifi_probe.layers.spec import model_names
+from pifi_probe.errors import PifiProbeError, SearchError, SpecError, TaskError
+from pifi_probe.layers.spec import Layers, layer_ranges, model_names
+from pifi_probe.probing.whole import whole_number
+from pifi_probe.vocabulary import mode_of_today
 from pifi_probe.widgets.request import (
     MOST_BYTES,
     TABLES,
@@ -23,8 +26,6 @@ from pifi_probe.widgets.toolbar import flow
 from pifi_probe.widgets.upload import TableUpload
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pifi_probe.tasks.task import Task
 
 __all__ = ["Form"]
@@ -37,33 +38,46 @@ class Form(ipywidgets.VBox):
 
     Parameters
     ----------
-    task : Task, str or None
+    task : Task, str, Path or None
     slm : str
     llm : str or list of str
     study : str, Path or None
     options : mapping
         Further arguments of `pifi_probe.search`; those without a field are kept as they are.
+
+    Raises
+    ------
+    SpecError, TaskError, SearchError, LayerIndexError
+        If a value of a field is one that `pifi_probe.search` refuses.
     """
 
     def __init__(
         self,
-        task: Task | str | None,
+        task: Task | str | Path | None,
         slm: str,
         llm: str | Sequence[str],
         study: str | Path | None,
         options: Mapping[str, Any],
     ) -> None:
         from pifi_probe.models_table import NAMED_MODELS
+        from pifi_probe.plugin.config import WIRINGS
         from pifi_probe.selection.budget import DEFAULT
+        from pifi_probe.selection.settings import MAX_SEEDS, check_wiring
         from pifi_probe.selection.strategies import STRATEGIES
         from pifi_probe.tasks import EMBEDDED, Task
 
         self.given = task if isinstance(task, Task) else None
+        if not isinstance(slm, str):
+            raise SpecError(
+                f"{slm!r} names no model", where="slm", next="give a name such as 'minilm-l6'; of a path, str(path)"
+            )
+        if not isinstance(task, Task | str | Path | None):
+            raise TaskError(f"{task!r:.60} is no task", where="task", next="give a task, or what pp.load_task takes")
         self._options = dict(options)
         self._in_memory = study is None
         roles = {name: row.role for name, row in NAMED_MODELS.items()}
         names = model_names(llm)
-        self.task = _choice("Task", task.name if isinstance(task, Task) else task or "", list(EMBEDDED))
+        self.task = _choice("Task", task.name if isinstance(task, Task) else str(task or ""), list(EMBEDDED))
         self.task.disabled = isinstance(task, Task)
         self.upload = TableUpload(self._take, accept=",".join(TABLES), most=MOST_BYTES)
         self.upload.disabled = isinstance(task, Task)
@@ -71,20 +85,23 @@ class Form(ipywidgets.VBox):
         self.llm = _choice("Language model", ", ".join(names), [name for name, role in roles.items() if role == "llm"])
         layers = self._options.pop("layers", None)
         self._layers = layers if isinstance(layers, Mapping) else None
-        self.layers = _text("Layers", "all" if layers is None else _shown(layers))
+        self.layers = _text("Layers", _shown(layers))
         self.layers.disabled = self._layers is not None
-        self.max_layers = _menu(
-            "Sets",
-            [("single layers", 1), *((f"up to {n} layers", n) for n in (2, 3, 4, 8))],
-            self._options.pop("max_layers", 1),
-        )
-        self.strategy = _menu("Strategy", list(STRATEGIES), self._options.pop("strategy", "auto"))
+        longest = whole_number("max_layers", self._options.pop("max_layers", 1), 1, SearchError, "max_layers")
+        several = sorted({2, 3, 4, 8, longest} - {1})
+        self.max_layers = _menu("Sets", [("single layers", 1), *((f"up to {n} layers", n) for n in several)], longest)
+        strategy = self._options.pop("strategy", "auto")
+        STRATEGIES.named(strategy, "strategy")
+        self.strategy = _menu("Strategy", list(STRATEGIES), strategy)
         self.budget = _text("Budget", str(self._options.pop("budget", DEFAULT)))
+        n_seeds = whole_number("n_seeds", self._options.pop("n_seeds", 3), 1, SearchError, "n_seeds")
         self.seeds = ipywidgets.BoundedIntText(
-            self._options.pop("n_seeds", 3), min=1, max=100, description="Seeds", style=_STYLE, layout=_layout()
+            n_seeds, min=1, max=max(n_seeds, MAX_SEEDS), description="Seeds", style=_STYLE, layout=_layout()
         )
         self.metric = _menu("Metric", [("NLL (decides)", "nll"), ("accuracy", "accuracy")], "nll")
-        self.wiring = _menu("Mode", ["matched", "pifi", "aligned"], self._options.pop("wiring", "matched"))
+        wiring = mode_of_today("wiring", self._options.pop("wiring", "matched"))
+        check_wiring(wiring)
+        self.wiring = _menu("Wiring", list(WIRINGS), wiring)
         self.study = _text("Study file", "in memory" if study is None else str(study))
         self.study.disabled = study is None
         self.about = ipywidgets.HTML(tooltip="")
@@ -193,9 +210,12 @@ def _menu(name: str, options: Sequence[Any], value: Any) -> ipywidgets.Dropdown:
     return ipywidgets.Dropdown(options=options, value=value, description=name, style=_STYLE, layout=_layout())
 
 
-def _shown(layers: str | int | Iterable[int]) -> str:
-    if isinstance(layers, str | int):
-        return str(layers)
-    if isinstance(layers, range):
+def _shown(layers: Layers | Mapping[str, Layers]) -> str:
+    """Return layers as one would write them into the field."""
+    if isinstance(layers, Mapping):
+        return ", ".join(layers)
+    if layers is None or isinstance(layers, str):
+        return layers or "all"
+    if isinstance(layers, range) and 0 <= layers.start < layers.stop and layers.step > 0:
         return f"{layers.start}:{layers.stop}:{layers.step}"
-    return ", ".join(str(index) for index in layers)
+    return ", ".join(str(index) for index, _, _ in layer_ranges(layers, "layers"))

@@ -11,8 +11,9 @@ import traitlets
 from pifi_probe.background import in_background
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import one_line
-from pifi_probe.layers.open import open_checkpoint
+from pifi_probe.layers.open import open_named
 from pifi_probe.layers.outlook import addition, width_of
+from pifi_probe.layers.spec import layer_numbers
 from pifi_probe.units import amount
 from pifi_probe.widgets.toolbar import flow
 
@@ -31,13 +32,13 @@ class LayerBrowser(ipywidgets.VBox):
     ----------
     model : str
         What `pifi_probe.extract` takes before the brackets.
-    slm : str
+    slm : str or int
         The small model, or its width, for what PiFi would add.
 
     Attributes
     ----------
     selected : int
-        Index of the shown layer; may be set and observed.
+        Index of the shown layer; may be set, from the end too, and observed.
     layer : FrozenLayer or None
         What was extracted last.
     frame : pandas.DataFrame
@@ -47,6 +48,8 @@ class LayerBrowser(ipywidgets.VBox):
     ------
     PifiProbeError
         If the model cannot be opened, or its family is not supported.
+    LayerIndexError
+        If `selected` is set to a layer that the model does not have.
 
     Examples
     --------
@@ -55,12 +58,12 @@ class LayerBrowser(ipywidgets.VBox):
 
     selected = traitlets.Int(0)
 
-    def __init__(self, model: str, slm: str = "minilm-l6") -> None:
+    def __init__(self, model: str, slm: str | int = "minilm-l6") -> None:
         self.model = model
         self.layer: FrozenLayer | None = None
-        self._checkpoint = open_checkpoint(model)
+        self._checkpoint = open_named(model)
         config = self._checkpoint.config
-        self._added = addition(config, width_of(slm))
+        self._added = addition(config, width_of(str(slm)))
         self.frame = self._frame(int(config.num_hidden_layers), getattr(config, "layer_types", None))
         self.strip = ipywidgets.ToggleButtons(
             options=[(str(index), index) for index in self.frame.index],
@@ -78,6 +81,10 @@ class LayerBrowser(ipywidgets.VBox):
         self.observe(lambda change: self._show(), "selected")
         self.button.on_click(lambda _: self._extract_aside())
         self._show()
+
+    @traitlets.validate("selected")
+    def _one_there_is(self, proposal: Any) -> int:
+        return layer_numbers(proposal["value"], len(self.frame), self.model)[0]
 
     def _frame(self, n_layers: int, types: list[str] | None) -> pd.DataFrame:
         import pandas as pd

@@ -42,7 +42,7 @@ class LayerSearch(ipywidgets.VBox):
 
     Parameters
     ----------
-    task : Task or str, optional
+    task : Task, str or Path, optional
         A task, or what `load_task` takes; None: to be chosen in the form.
     slm : str
     llm : str or list of str
@@ -69,7 +69,7 @@ class LayerSearch(ipywidgets.VBox):
 
     def __init__(
         self,
-        task: Task | str | None = None,
+        task: Task | str | Path | None = None,
         slm: str = "minilm-l6",
         llm: str | Sequence[str] = "smollm2-135m",
         *,
@@ -80,7 +80,9 @@ class LayerSearch(ipywidgets.VBox):
         self._form: Form | None = Form(task, slm, llm, study, options)
         stored, failure = None, ""
         try:
-            stored = Request(task or "", slm, llm, study, options).stored()
+            stored = Request(
+                str(task or "") if isinstance(task, Path) else task or "", slm, llm, study, options
+            ).stored()
         except PifiProbeError as error:
             failure = str(error)
         self._assemble(stored)
