@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
-from pifi_probe.plugin.build import N_CALIBRATION, _initialise
+from pifi_probe.plugin.build import N_CALIBRATION, initialise
 from pifi_probe.plugin.combine import make_plugin
 from pifi_probe.plugin.config import WIRINGS, PiFiConfig
 from pifi_probe.plugin.modeling import Head
@@ -84,7 +84,7 @@ class FrozenSets:
         d_slm = self.calibration.shape[1]
         plugin = make_plugin(list(layers), d_slm, config)
         tail = Tail(plugin, Head(d_slm, self.n_labels, config.head_dropout), config)
-        _initialise(cast(Any, tail), seed)
+        initialise(cast(Any, tail), seed)
         plugin.calibrate(self.calibration, None, *targets[:branches])
         return tail
 

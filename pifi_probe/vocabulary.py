@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
+    "BASIC_CONTROLS",
     "COMBINATIONS",
     "CONTROLS",
     "FIDELITIES",
@@ -22,7 +23,8 @@ __all__ = [
 ]
 
 TWINS = ("random", "shuffled")  # layers of the same shape with other weights
-CONTROLS = ("vanilla", "linear", *TWINS, "unfrozen", "mlp")
+BASIC_CONTROLS = ("vanilla", "linear", *TWINS)  # those that every layer is compared with
+CONTROLS = (*BASIC_CONTROLS, "unfrozen", "mlp")
 COMBINATIONS = ("serial", "gated-serial", "mix", "unshared", "gated")  # of several layers: combine=, and designs=
 FIDELITIES = ("estimator", "frozen", "last-block", "short", "full")  # of a search's trials, from cheap to dear
 STORED_FIDELITY = "rung"  # what every study on disk, and Optuna's dashboard, calls the fidelity of a trial

@@ -12,12 +12,13 @@ import torch
 from pifi_probe.encoders import pool
 from pifi_probe.errors import PlugInError, TaskError, TrainingDiverged
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.probing.frozen_arms import CONTROLS, Tail, make_arm, make_tail
+from pifi_probe.probing.frozen_arms import Tail, make_arm, make_tail
 from pifi_probe.probing.frozen_slm import FrozenRun, Vectors, frozen_slm
+from pifi_probe.vocabulary import BASIC_CONTROLS
 from tests.runs import Parts
 
 K, SEEDS = 2, (0, 3, 5)
-ARMS = (None, *CONTROLS)
+ARMS = (None, *BASIC_CONTROLS)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ import torch
 from torch.func import functional_call, jacrev
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.frozen_arms import CONTROLS, Tail, make_arm, make_tail
+from pifi_probe.probing.frozen_arms import Tail, make_arm, make_tail
 from pifi_probe.probing.ntk import kernel_spectrum, ntk
 from pifi_probe.scoring.estimators import ridge_accuracy, ridge_mse
+from pifi_probe.vocabulary import BASIC_CONTROLS
 from tests.runs import Parts
 
 K, N = 3, 14
@@ -33,7 +34,7 @@ def brute_force(tail: Tail, h: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("wiring", ["pifi", "matched"])
-@pytest.mark.parametrize("control", [None, *CONTROLS])
+@pytest.mark.parametrize("control", [None, *BASIC_CONTROLS])
 def test_the_kernel_is_the_product_of_jacobians(parts: Parts, control: str | None, wiring: str) -> None:
     tail = tail_of(parts, control, wiring)
     kernel = ntk(tail, H)

@@ -211,3 +211,41 @@ def test_the_files_that_a_new_reader_is_sent_to_are_there() -> None:
     touched = re.findall(r"`([a-z_/.]+)`", additions.partition("\n\n")[0])
     assert len(touched) == 7
     assert all((PACKAGE / one).exists() or (PACKAGE.parent / one).exists() for one in touched)
+
+
+def test_no_file_takes_a_private_name_of_another() -> None:
+    taken = set()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pifi_probe"):
+                taken |= {(file.name, one.name) for one in node.names if re.match("_[^_]", one.name)}
+    assert taken == set()
+
+
+def unused(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the functions of a module, and their parameters that they do not use; decorators and callers may."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    passed = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list and node.name not in passed:
+            used = {one.id for part in node.body for one in ast.walk(part) if isinstance(one, ast.Name)}
+            arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            yield from ((node.name, one.arg) for one in arguments if one.arg not in used)
+
+
+def test_functions_use_what_they_are_given() -> None:
+    assert {file.name: found for file in PACKAGE.rglob("*.py") if (found := [*unused(file)])} == {}
+
+
+def test_the_controls_of_every_layer_are_listed_once() -> None:
+    lists = {
+        file.name
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Tuple | ast.List)
+        and len(node.elts) > 2
+        and [getattr(one, "value", "") for one in node.elts[:2]] == ["vanilla", "linear"]
+        and (isinstance(node.elts[2], ast.Starred) or getattr(node.elts[2], "value", "") == "random")
+    }
+    assert lists == {"vocabulary.py"}

@@ -36,7 +36,7 @@ def separated(values: dict[int, list[float]]) -> apart.Separation | None:
     strategy = Sweep()
     for record in own:
         strategy.observe(record.trial)
-    return separation(own, conclude(strategy, own, SPACE, Spent()), SPACE)
+    return separation(own, conclude(strategy, own, SPACE, Spent()))
 
 
 def test_the_seeds_that_are_needed_follow_from_difference_and_noise() -> None:

@@ -37,7 +37,7 @@ def row(number: int, **more: Any) -> dict[str, Any]:
     trial = Trial(
         Candidate((f"llm[{number % 10}]",)), "full", 0, "complete", Outcome(0.5 + number / 100), number, "next"
     )
-    return row_of(trial, "select", SPACE) | more
+    return row_of(trial, "select") | more
 
 
 def work(study: Path | None = None, **options: Any) -> Any:
@@ -149,7 +149,7 @@ def test_the_view_is_told_again_after_an_update_that_failed() -> None:
 
 def test_a_row_holds_plain_values() -> None:
     outcome = Outcome(0.5, 0.8, 1.0, 2.0, {"recipe": {"lr": 5e-5}, "epochs": [{"nll": 0.7}, {"nll": float("nan")}]})
-    found = row_of(Trial(Candidate(("llm[3]",)), "full", 1, "complete", outcome, 7, "because"), "select", SPACE)
+    found = row_of(Trial(Candidate(("llm[3]",)), "full", 1, "complete", outcome, 7, "because"), "select")
     assert found == json.loads(json.dumps(found, allow_nan=False))
     assert (found["x"], found["model"], found["kind"], found["why"]) == (3.0, "llm", "single", "because")
     assert found["facts"] == {"recipe": {"lr": "5e-05"}, "curve": [0.7, None]}
@@ -157,7 +157,7 @@ def test_a_row_holds_plain_values() -> None:
 
 def test_controls_combinations_and_mixtures_have_their_places() -> None:
     def place(candidate: Candidate) -> tuple[Any, str, bool]:
-        found = row_of(Trial(candidate, "full", 0, "running", None, 0), "select", SPACE)
+        found = row_of(Trial(candidate, "full", 0, "running", None, 0), "select")
         return found["x"], found["kind"], found["control"]
 
     assert place(Candidate((), control="vanilla")) == (None, "vanilla", True)
@@ -168,7 +168,7 @@ def test_controls_combinations_and_mixtures_have_their_places() -> None:
 
 def test_a_chain_has_an_entry_and_a_length_and_the_headroom_that_it_was_ranked_by() -> None:
     def chain(candidate: Candidate) -> tuple[Any, Any]:
-        found = row_of(Trial(candidate, "estimator", 0, "running", None, 0), "select", SPACE)
+        found = row_of(Trial(candidate, "estimator", 0, "running", None, 0), "select")
         return found["entry"], found["length"]
 
     serial = Candidate(("llm[2]", "llm[3]", "llm[4]"), "serial")

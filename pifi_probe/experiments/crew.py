@@ -17,11 +17,11 @@ from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.trials import Outcome, Proposal
 from pifi_probe.tasks import Task
 from pifi_probe.training import Recipe, RunResult
-from pifi_probe.vocabulary import TWINS
+from pifi_probe.vocabulary import BASIC_CONTROLS
 
 __all__ = ["ARMS", "Crew", "Job", "arms_named", "jobs_of", "run_all"]
 
-ARMS = ("vanilla", "linear", *TWINS, "real")
+ARMS = (*BASIC_CONTROLS, "real")
 MOST_DEATHS = 3  # of workers, until it is not an accident
 Job = tuple[str, int]  # arm and seed
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pifi_probe.errors import RecipeError
-from pifi_probe.experiments.plan import SHARED, Arm
+from pifi_probe.experiments.plan import Arm
 from pifi_probe.experiments.report import write_report
 from pifi_probe.experiments.runner import stored_run
 from pifi_probe.files import write_json
@@ -18,6 +18,7 @@ from pifi_probe.layers.extract import extract
 from pifi_probe.provenance import collect
 from pifi_probe.tasks import Task, load_task
 from pifi_probe.training import Comparison, Recipe, RunResult, compare
+from pifi_probe.vocabulary import BASIC_CONTROLS
 
 __all__ = ["ARMS", "SIZES", "Demo", "DemoArm", "Size", "run_demo"]
 
@@ -152,7 +153,7 @@ def run_demo(
 def _seeds(arm: DemoArm, arms: Sequence[DemoArm], n_seeds: int) -> int:
     """Return the seeds of an arm: those in every comparison of their wiring get more."""
     layers = sum(one.arm.control is None and one.arm.wiring == arm.arm.wiring for one in arms)
-    return control_seeds(n_seeds, layers) if arm.arm.control in SHARED and not arm.arm.tuned else n_seeds
+    return control_seeds(n_seeds, layers) if arm.arm.control in BASIC_CONTROLS and not arm.arm.tuned else n_seeds
 
 
 def _tasks(size: Size) -> tuple[Task, list[Task]]:

@@ -15,13 +15,12 @@ from typing import Any
 from pifi_probe.errors import RecipeError
 from pifi_probe.ladder import control_seeds
 from pifi_probe.reading import read_bytes
-from pifi_probe.vocabulary import TWINS, in_words_of_today
+from pifi_probe.vocabulary import BASIC_CONTROLS, in_words_of_today
 
 __all__ = ["Arm", "Block", "Claim", "Experiment", "Scale", "experiments", "load_experiment"]
 
 MAX_BYTES = 1 << 20  # of an experiment's file
 _FOLDER = Path(__file__).resolve().parent
-SHARED = ("vanilla", "linear", *TWINS)  # controls that every layer is compared with
 _EXPECTED = ("higher", "similar")
 
 
@@ -188,7 +187,7 @@ class Experiment:
         """Return the seeds of each arm of a block: those in every comparison get more, see `control_seeds`."""
         arms = self.arms_in(scale, block)
         layers = Counter(arm.wiring for arm in arms.values() if arm.control is None and arm.layer is not None)
-        more = {key for key, arm in arms.items() if arm.control in SHARED and not arm.tuned}
+        more = {key for key, arm in arms.items() if arm.control in BASIC_CONTROLS and not arm.tuned}
         return {
             key: control_seeds(scale.seeds, layers[arm.wiring]) if key in more else scale.seeds
             for key, arm in arms.items()

@@ -281,7 +281,7 @@ def _rope_scaling(
     if "rope_factors_long.weight" in header.tensors:
         raise _unsupported("positions are scaled by stored long and short factors, which are not read from GGUF", where)
     if "rope_freqs.weight" in header.tensors:
-        return _llama3_rope(header, metadata, entries, where)
+        return _llama3_rope(header, entries, where)
     kind, factor = metadata.get("rope.scaling.type", "none"), metadata.get("rope.scaling.factor", 1.0)
     if "rope.scale_linear" in metadata:  # the key of older files
         kind, factor = "linear", metadata["rope.scale_linear"]
@@ -300,9 +300,7 @@ def _rope_scaling(
     raise _unsupported(f"positions are scaled by {kind!r}, which is not read from GGUF", where)
 
 
-def _llama3_rope(
-    header: GGUFHeader, metadata: Mapping[str, Any], entries: Mapping[str, Any], where: str
-) -> dict[str, Any]:
+def _llama3_rope(header: GGUFHeader, entries: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Recognise the settings whose frequency divisors the file stores."""
     stored = read_tensors([header.tensors["rope_freqs.weight"]])["rope_freqs.weight"]
     for factor, low, high, original in _LLAMA3_ROPE:

@@ -150,7 +150,7 @@ def check_tokenizer(
     if not any(token not in special and token.strip("\u2581\u0120 ") for token in vocabulary):
         raise _empty(where)
     if n_rows is not None:
-        _check_rows(tokenizer, vocabulary, special if unused_may_exceed else set(), n_rows, where)
+        _check_rows(vocabulary, special if unused_may_exceed else set(), n_rows, where)
     if tokenizer.pad_token is None or (n_rows is not None and tokenizer.pad_token_id >= n_rows):
         stand_in = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
         tokenizer.pad_token = next((token for token in stand_in if token is not None), None)
@@ -206,9 +206,7 @@ def check_known(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], where:
         _log.warning("%s: %.0f %% of the texts' tokens are unknown to the tokenizer", where, 100 * share)
 
 
-def _check_rows(
-    tokenizer: PreTrainedTokenizerBase, vocabulary: dict[str, int], spared: set[str], n_rows: int, where: str
-) -> None:
+def _check_rows(vocabulary: dict[str, int], spared: set[str], n_rows: int, where: str) -> None:
     beyond = sorted(token for token, index in vocabulary.items() if index >= n_rows and token not in spared)
     if beyond:
         raise TokenizerError(

@@ -241,7 +241,7 @@ def plug_in(
     )
     model = model_class(config, encoder=encoder, layers=kept)
     model.tokenizer = own
-    _initialise(model, seed)
+    initialise(model, seed)
     if isinstance(model.plugin, AlignedPlugIn):
         twin = _below(control, seed) if own_interface and control in TWINS else None
         _align(model, layers[0], task, twin)
@@ -359,7 +359,7 @@ def _targets(firsts: list[FrozenLayer], given: float | Sequence[float] | None) -
     return targets
 
 
-def _initialise(model: PiFiPreTrainedModel, seed: int) -> None:
+def initialise(model: PiFiPreTrainedModel, seed: int) -> None:
     """Draw head and projections again, with PyTorch's default initialisation, from the seed."""
     with stream(seed, "head"):
         for module in getattr(model, "head", ()):

@@ -12,15 +12,14 @@ from torch import nn
 
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.plugin.build import _initialise
+from pifi_probe.plugin.build import initialise
 from pifi_probe.plugin.config import WIRINGS, PiFiConfig
 from pifi_probe.plugin.modeling import Head
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.variants import make_variant
+from pifi_probe.vocabulary import BASIC_CONTROLS
 
-__all__ = ["CONTROLS", "Arm", "Tail", "make_arm", "make_tail", "stack"]
-
-CONTROLS = ("vanilla", "linear", "random", "shuffled")
+__all__ = ["Arm", "Tail", "make_arm", "make_tail", "stack"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Arm:
     Parameters
     ----------
     control : str or None
-        None for the real layer, else one of `CONTROLS`.
+        None for the real layer, else one of `BASIC_CONTROLS`.
     layers : tuple of FrozenLayer
         One for all seeds, one for each seed, or none.
     width : int
@@ -76,8 +75,10 @@ def make_arm(
     PlugInError
         If the control is unknown or needs a layer.
     """
-    if control is not None and control not in CONTROLS:
-        raise PlugInError(f"unknown control {control!r}", where="control", next=f"use one of {', '.join(CONTROLS)}")
+    if control is not None and control not in BASIC_CONTROLS:
+        raise PlugInError(
+            f"unknown control {control!r}", where="control", next=f"use one of {', '.join(BASIC_CONTROLS)}"
+        )
     if control == "vanilla":
         return Arm("vanilla")
     if layer is None:
@@ -129,7 +130,7 @@ def make_tail(arm: Arm, calibration: torch.Tensor, n_labels: int, wiring: str, s
     d_slm = calibration.shape[1]
     plugin = None if arm.control == "vanilla" else PlugIn(list(layers), d_slm, arm.width, config)
     tail = Tail(plugin, Head(d_slm, n_labels, config.head_dropout), config)
-    _initialise(cast(Any, tail), seed)
+    initialise(cast(Any, tail), seed)
     tail = tail.to(calibration.device)
     if plugin is not None:
         plugin.calibrate(calibration, None, arm.target_rms)

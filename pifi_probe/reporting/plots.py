@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FILLED",
     "MAX_LABEL",
+    "add_legend",
     "checked",
     "depth_curve",
     "forest",
@@ -75,7 +76,7 @@ def depth_curve(
         whole_ticks(axes, rows["depth"])
         axes.set_xlabel(printable(depth_label))
         axes.set_ylabel(printable(value_label))
-        _legend(figure, axes, looks, dashed=set(rows.loc[rows["depth"].isna(), "series"]))
+        add_legend(figure, looks, dashed=set(rows.loc[rows["depth"].isna(), "series"]))
     return figure
 
 
@@ -151,7 +152,7 @@ def learning_curves(
         whole_ticks(axes, rows["step"])
         axes.set_xlabel(printable(step_label))
         axes.set_ylabel(printable(value_label))
-        _legend(figure, axes, looks)
+        add_legend(figure, looks)
     return figure
 
 
@@ -247,9 +248,10 @@ def _bars(rows: pd.DataFrame) -> Any:
     return [(rows["mean"] - rows["low"]).clip(lower=0), (rows["high"] - rows["mean"]).clip(lower=0)]
 
 
-def _legend(
-    figure: Figure, axes: Axes, looks: dict[Any, tuple[str, str]], dashed: frozenset[Any] | set[Any] = frozenset()
+def add_legend(
+    figure: Figure, looks: dict[Any, tuple[str, str]], dashed: frozenset[Any] | set[Any] = frozenset()
 ) -> None:
+    """Add the names of series above the axes, as many beside each other as there is room for."""
     from matplotlib.lines import Line2D
 
     handles = [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pifi_probe.escaping import printable
 from pifi_probe.reporting.looks import INK, looks_of
-from pifi_probe.reporting.plots import MAX_LABEL, _legend, checked, framed, styled
+from pifi_probe.reporting.plots import MAX_LABEL, add_legend, checked, framed, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ def depth_with_band(points: pd.DataFrame, band: pd.DataFrame, *, value_label: st
                 axes.axhline(own["value"].mean(), color=colour, linestyle="--", linewidth=1.2)
         axes.set_xlabel("depth of the layer (0: first, 1: last)")
         axes.set_ylabel(printable(value_label))
-        _legend(figure, axes, looks, dashed=flat)
+        add_legend(figure, looks, dashed=flat)
     return figure
 
 
@@ -101,5 +101,5 @@ def scatter_panels(frame: pd.DataFrame, *, x_label: str, y_label: str) -> Figure
             axes.set_title(printable(panel)[:MAX_LABEL], fontsize="medium", loc="left")
             axes.set_xlabel(printable(x_label))
         axes_of[0].set_ylabel(printable(y_label))
-        _legend(figure, axes_of[0], looks)
+        add_legend(figure, looks)
     return figure

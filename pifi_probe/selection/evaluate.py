@@ -49,7 +49,6 @@ from pifi_probe.plugin.build import load_encoder, plug_in, tokenizer_for
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.probing.features import slm_features
-from pifi_probe.probing.frozen_arms import CONTROLS as FROZEN_CONTROLS
 from pifi_probe.probing.frozen_arms import Arm, make_arm, make_tail
 from pifi_probe.probing.frozen_slm import Vectors, frozen_slm
 from pifi_probe.probing.gains import beside
@@ -67,6 +66,7 @@ from pifi_probe.training.devices import device_of
 from pifi_probe.training.folder import RunFolder
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.run import Run
+from pifi_probe.vocabulary import BASIC_CONTROLS
 
 __all__ = ["FROZEN_EPOCHS", "LAST_BLOCKS", "Parts", "PiFiEvaluator"]
 
@@ -384,7 +384,7 @@ class PiFiEvaluator:
         return replace(outcome, cost=self.cost(candidate, fidelity), seconds=time.perf_counter() - since)
 
     def _is_plain(self, candidate: Candidate) -> bool:
-        known = candidate.control is None or candidate.control in FROZEN_CONTROLS
+        known = candidate.control is None or candidate.control in BASIC_CONTROLS
         return self.plain and known and len(candidate.layers) <= 1 and not candidate.modes
 
     # Fidelities

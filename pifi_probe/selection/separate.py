@@ -12,7 +12,7 @@ from pifi_probe.escaping import printable
 from pifi_probe.ladder import Effect, needed
 from pifi_probe.selection.conclude import LEVEL, SearchResult, selected
 from pifi_probe.selection.gp import seed_adjusted
-from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
+from pifi_probe.selection.space import ONE_SHOT, Candidate
 from pifi_probe.selection.store import Record
 from pifi_probe.selection.trials import Proposal, Trial
 from pifi_probe.units import duration
@@ -87,7 +87,7 @@ class Separation:
         return f"Run these seeds: {self._amount}, {duration(self.seconds, short=True)}" if self.runs else ""
 
 
-def separation(records: Sequence[Record], result: SearchResult | None, space: Space) -> Separation | None:
+def separation(records: Sequence[Record], result: SearchResult | None) -> Separation | None:
     """Return what would tell the two best candidates apart; None before two of them were run at the highest fidelity.
 
     The difference is taken to be as large as it looks, which is more than it is, since the best looks better than it

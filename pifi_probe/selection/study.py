@@ -407,7 +407,7 @@ class Study:
     @property
     def separation(self) -> Separation | None:
         """What would tell the two best candidates apart; None before two were run at the highest fidelity."""
-        return separation(self.store.records(), self.result, self.space)
+        return separation(self.store.records(), self.result)
 
     def leaderboard(self) -> pd.DataFrame:
         """Return one row per candidate and fidelity: seeds, mean validation NLL, accuracy, cost; the best one first."""

@@ -57,7 +57,7 @@ def describe_model(model: PiFiForSequenceClassification) -> dict[str, Any]:
 def label_of(description: dict[str, Any]) -> str:
     """Return the name of an arm, such as ``"pifi: random smollm2-135m[29]"`` or ``"matched: A[3] | A[20] (mix)"``.
 
-    Where a mode was set against its wiring, the name says so: ``"custom: A[3] (paper, pooling=mean)"``.
+    Where a mode was set against its wiring, the name says so: ``"custom: A[3] (pifi, pooling=mean)"``.
     """
     combine = description.get("combine")
     specs = join_specs([layer["spec"] for layer in description["layers"]], combine, description.get("branches", []))

@@ -14,6 +14,7 @@ from pifi_probe.errors import PifiProbeError
 from pifi_probe.training.check import Check
 from pifi_probe.training.compare import compare
 from pifi_probe.training.result import RunResult
+from pifi_probe.vocabulary import BASIC_CONTROLS
 
 __all__ = [
     "Check",
@@ -39,7 +40,6 @@ MAX_CLIPPED = 0.5
 # scripts hold unlike amounts; a tokenizer that covers Chinese has 4 and more.
 WARN_BYTES_PER_TOKEN, FAIL_BYTES_PER_TOKEN = 3.0, 2.0
 WARN_UNKNOWN, FAIL_UNKNOWN = 0.02, 0.2
-CONTROLS = ("vanilla", "linear", "random", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def check_controls(arm: Sequence[RunResult], others: Sequence[RunResult]) -> Che
         return Check(name, "skipped", f"this is the control {control}" if control else "a model alone has no scores")
     rows = {}
     try:
-        for wanted in CONTROLS:
+        for wanted in BASIC_CONTROLS:
             given = [run for run in others if run.model["control"] == wanted and run.label != arm[0].label]
             alike = [run for run in given if run.model["wiring"] == arm[0].model["wiring"]]
             for label in sorted({run.label for run in alike or given}):

@@ -209,7 +209,7 @@ class Engine:
 
     def _put(self, trial: Trial) -> None:
         assert self.study is not None
-        self.state.put([row_of(trial, CONFIRM if self._phase == CONFIRM else SELECT, self.study.space)])
+        self.state.put([row_of(trial, CONFIRM if self._phase == CONFIRM else SELECT)])
 
     # What is on disk
 
@@ -230,7 +230,7 @@ class Engine:
         if study is None:
             return
         records = study.store.records()
-        self.state.replace(row_of(record.trial, record.phase, study.space) for record in records)
+        self.state.replace(row_of(record.trial, record.phase) for record in records)
         spent, budget = study.spent, study.budget
         self.state.tell(
             study=str(study.store.address),
@@ -258,7 +258,7 @@ class Engine:
                 self._concluded = done
                 result = study.result
                 records = study.store.records()
-                apart = separation(records, result, study.space)
+                apart = separation(records, result)
                 curves = headrooms(records) | self.headroom
                 self.state.conclude(summary_of(result, study.space, rows, apart, curves))
         finally:

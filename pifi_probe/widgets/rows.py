@@ -19,14 +19,13 @@ Row = dict[str, Any]
 SURE = 0.95  # probability that the shaded set holds the best layer
 
 
-def row_of(trial: Trial, phase: str, space: Space) -> Row:
+def row_of(trial: Trial, phase: str) -> Row:
     """Return a trial as one row; what is not known is None.
 
     Parameters
     ----------
     trial : Trial
     phase : {"select", "confirm"}
-    space : Space
     """
     outcome = trial.outcome or Outcome(math.nan)
     candidate = trial.candidate
@@ -35,7 +34,7 @@ def row_of(trial: Trial, phase: str, space: Space) -> Row:
         "label": candidate.label,
         "kind": candidate.control or ("one-shot" if candidate.design == ONE_SHOT else candidate.design),
         "control": candidate.control is not None,
-        "x": _place(candidate, space),
+        "x": _place(candidate),
         "entry": _entry(candidate),
         "length": len(candidate.layers),
         "model": place_of(candidate.layers[0])[0] if candidate.layers else "",
@@ -55,7 +54,7 @@ def row_of(trial: Trial, phase: str, space: Space) -> Row:
     }
 
 
-def _place(candidate: Candidate, space: Space) -> float | None:
+def _place(candidate: Candidate) -> float | None:
     """Return where a candidate stands on the axis: the mean index of its layers."""
     indices = [place_of(layer)[1] for layer in candidate.layers]
     if not indices or candidate.design == ONE_SHOT:
