@@ -5,14 +5,17 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pifi_probe.errors import PifiProbeError
 
-__all__ = ["TEXTS", "Registry", "home_of", "lacking", "mistyped"]
+__all__ = ["TEXTS", "Registry", "caller", "home_of", "lacking", "mistyped"]
 
 T = TypeVar("T")
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 TEXTS = "a tuple of texts, such as ('one',)"
 
 
@@ -26,6 +29,10 @@ _IS: Mapping[str, Callable[[object], bool]] = {
     "True or False": lambda value: isinstance(value, bool),
     "True, False or None": lambda value: value is None or isinstance(value, bool),
     TEXTS: _texts,
+    "a mapping of names to values": lambda value: (
+        isinstance(value, Mapping) and all(isinstance(one, str) for one in value)
+    ),
+    "callable": callable,
     "a mapping of texts to texts": lambda value: (
         isinstance(value, Mapping) and all(isinstance(one, str) for pair in value.items() for one in pair)
     ),
@@ -42,30 +49,53 @@ class Registry(dict[str, T]):
         What an entry is, for messages: "kind of task".
     error : type
         The error that is raised.
+    names : Pattern
+        What a name looks like.
+    such_as : str
+        The same in words, for messages.
+    reserved : Mapping
+        Names that no entry can have, and why.
     """
 
-    def __init__(self, noun: str, error: type[PifiProbeError]) -> None:
+    def __init__(
+        self,
+        noun: str,
+        error: type[PifiProbeError],
+        *,
+        names: re.Pattern[str] = _NAME,
+        such_as: str = 'lower-case letters, digits and "-", such as "my-own"',
+        reserved: Mapping[str, str] = _NOTHING,
+    ) -> None:
         super().__init__()
         self.noun, self.error = noun, error
+        self._names, self._such_as, self._reserved = names, such_as, reserved
+        self._homes: dict[str, str] = {}
 
-    def add(self, name: object, entry: T) -> None:
+    def add(self, name: object, entry: T, *, home: str = "", otherwise: str = "choose another name") -> None:
         """Add an entry; one that was defined again in the same place (a notebook's cell) replaces itself.
+
+        Parameters
+        ----------
+        home : str
+            Where the entry was defined; found out for a class or function. See `caller`.
+        otherwise : str
+            What to do where the name is taken.
 
         Raises
         ------
         PifiProbeError
-            Of the registry's type, if the name is not a name, or is taken.
+            Of the registry's type, if the name is not a name, is reserved, or is taken.
         """
-        where = home_of(entry)
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        home = home or home_of(entry)
+        if not isinstance(name, str) or not self._names.fullmatch(name):
+            raise self.error(f"{name!r} cannot name a {self.noun}", where=home, next=f"use {self._such_as}")
+        if name in self._reserved:
             raise self.error(
-                f"{name!r} cannot name a {self.noun}",
-                where=where,
-                next='use lower-case letters, digits and "-", such as "my-own"',
+                f"{name!r} cannot name a {self.noun}: {self._reserved[name]}", where=home, next="choose another name"
             )
-        if name in self and self[name] != entry and (not where or home_of(self[name]) != where):
-            raise self.error(f"there is a {self.noun} {name!r} already", where=where, next="choose another name")
-        self[name] = entry
+        if name in self and self[name] != entry and (not home or self._homes.get(name) != home):
+            raise self.error(f"there is a {self.noun} {name!r} already", where=home, next=otherwise)
+        self[name], self._homes[name] = entry, home
 
     def named(self, name: object, where: str) -> T:
         """Return the entry of that name, or raise the registry's error with the names there are."""
@@ -77,6 +107,11 @@ class Registry(dict[str, T]):
             where=where,
             next=f"use one of {', '.join(self)}" + (f"; did you mean {near[0]!r}?" if near else ""),
         )
+
+
+def caller() -> str:
+    """Return the module that called the function that asks: the home of a row, which has none of its own."""
+    return str(sys._getframe(2).f_globals.get("__name__", ""))
 
 
 def home_of(entry: object) -> str:
@@ -119,8 +154,8 @@ def mistyped(entry: object, attributes: Mapping[str, str]) -> str:
     Parameters
     ----------
     attributes : Mapping
-        Name to what the attribute should be: "a text", "True or False", "True, False or None", `TEXTS` or "a mapping of
-        texts to texts". A text is no tuple of texts: ``("one")`` without its comma is refused.
+        Name to what the attribute should be, in words that `_IS` has. A text is no tuple of texts: ``("one")`` without
+        its comma is refused.
     """
     for name, wanted in attributes.items():
         if not hasattr(entry, name):

@@ -33,7 +33,8 @@ from pifi_probe.plugin.base import PiFiEncoderModel
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.registry import HEADS
 from pifi_probe.scoring.estimators import registry
-from pifi_probe.selection.strategies import STRATEGIES, Base
+from pifi_probe.selection.space import Space
+from pifi_probe.selection.strategies import STRATEGIES, Base, make_strategy
 from tests import runs, slm
 from tests.test_search import search
 from tests.test_search import stub as stub
@@ -263,6 +264,17 @@ def test_a_head_that_lacks_something_is_refused_where_it_is_registered() -> None
     refused("no forward", PiFiEncoderModel)
     refused("attention_mask", type("Deaf", (whole,), {"forward": lambda self, input_ids: None}))
     refused("has no hub_tag", whole, hub_tag="")
+    refused("has no hub_tag", whole, hub_tag=5)  # type: ignore[arg-type]
+    refused("takes labels", type("Mute", (whole,), {"forward": lambda self, input_ids, attention_mask: None}))
+    more = lambda self, input_ids, attention_mask, labels, ages: None  # noqa: E731
+    refused("these alone .missing a required argument: 'ages'", type("More", (whole,), {"forward": more}))
+    refused("no forward", type("None_", (whole,), {"forward": None}))
+    for name in ("multiple-choice", "sequence-classification", "mine"):  # a refused name leaves the tag as it is
+        refused("is the head 'sequence-classification' with the hub_tag 'text-classification'", whole, name, "zzz")
+        assert whole.hub_tag == "text-classification"
+    other = type("Other", (whole,), {})
+    refused("already", other, name="multiple-choice", hub_tag="zzz")
+    assert "hub_tag" not in vars(other)
     refused("already", type("Other", (whole,), {}), name="multiple-choice")
 
 
@@ -286,6 +298,11 @@ def test_a_wiring_from_outside_is_trained_and_loaded_without_it(parts: runs.Part
         parts.model(wiring="gentle")
 
 
+def elsewhere(code: str) -> None:
+    """Run code in a module of another name."""
+    exec(code, {"__name__": "elsewhere", "pp": pp, "Family": Family})
+
+
 def test_a_wiring_that_cannot_be_is_refused_where_it_is_registered() -> None:
     good: dict[str, Any] = {"feed": "pooled", "scale": "none", "bypass": False, "pooling": "cls"}
     pp.register_wiring("mine", **good)
@@ -294,13 +311,34 @@ def test_a_wiring_that_cannot_be_is_refused_where_it_is_registered() -> None:
         "has feed='tokens'": {"feed": "tokens"},
         "has scale='big'": {"scale": "big"},
         "has bypass=None": {"bypass": None},
+        "has bypass=1": {"bypass": 1},
         "has pooling='max'": {"pooling": "max"},
         "lr_projection_factor=0": {"lr_projection_factor": 0},
         "lr_projection_factor='10'": {"lr_projection_factor": "10"},
-        "already": {"bypass": True},
+        "lr_projection_factor=True": {"lr_projection_factor": True},
+        "there is a wiring 'matched' already": {"name": "matched"},
+        "'custom' cannot name a wiring: .*modes are not those of a wiring": {"name": "custom"},
+        "'paper' cannot name a wiring: it was the name of \"pifi\"": {"name": "paper"},
+        "5 cannot name a wiring": {"name": 5},
     }.items():
         with pytest.raises(PlugInError, match=said):
-            pp.register_wiring("mine", **good | values)
+            pp.register_wiring(**{"name": "mine"} | good | values)
+    assert WIRINGS["mine"]["bypass"] is False and WIRINGS["matched"]["bypass"] is True
+
+
+def test_a_wiring_and_a_family_that_are_run_again_replace_themselves_and_nothing_else() -> None:
+    run_page("wiring")
+    code = 'pp.register_wiring("gentle", feed="pooled", scale="none", bypass=True, pooling="mean")'
+    with pytest.raises(PlugInError, match="there is a wiring 'gentle' already.*elsewhere.*choose another name"):
+        elsewhere(code)
+    exec(code, {"__name__": "page_wiring", "pp": pp})  # the corrected cell
+    assert WIRINGS["gentle"]["scale"] == "none"
+    run_page("family")
+    code = 'pp.register_family("own_llama", Family(value=None))'
+    with pytest.raises(UnsupportedFamilyError, match="there is a family 'own_llama' already.*elsewhere.*row as it is"):
+        elsewhere(code)
+    exec(code, {"__name__": "page_family", "pp": pp, "Family": Family})
+    assert FAMILIES["own_llama"].value is None
 
 
 def test_a_strategy_from_outside_searches(stub: Any) -> None:
@@ -328,6 +366,14 @@ def test_a_strategy_that_lacks_something_is_refused_where_it_is_registered() -> 
     refused("names a rung, which is called fidelity now", rung="frozen")
     refused("cannot be called as propose", propose=lambda self: None)
     refused("already", name="auto")
+    refused("5 cannot name a strategy", name=5)
+    start = Base.__init__
+    refused(r"cannot be made as Mine\(space, seeds, seed=0\)", __init__=lambda self, space: start(self, space))
+    refused(r"missing a required argument: 'ages'", __init__=lambda self, space, seeds, ages, seed=0: None)
+    own = type("Mine", (Base,), {"name": "mine", "plan": lambda self: [], "__init__": lambda self, *args, **more: None})
+    pp.register_strategy(own)
+    with pytest.raises(SearchError, match=r"'mine' has no _failed once it is made: its __init__\(\) does not call"):
+        make_strategy("mine", Space((("llm", 2),)))
     with pytest.raises(SearchError, match="derived from Base"):
         pp.register_strategy(dict)  # type: ignore[type-var]
 
@@ -361,7 +407,15 @@ def test_a_family_that_cannot_be_is_refused_where_it_is_registered() -> None:
         ("a family is a Family", "gpt2", {}),
         ("no configuration of type", "own_unknown", Family()),
         ("not a way to store", "gpt2", Family(value="nowhere")),  # type: ignore[arg-type]
-        ("already", "gpt2", Family()),
+        ("there is a family 'gpt2' already", "gpt2", Family()),
+        ("no configuration of type", 5, Family()),
+        ("no configuration of type", ["gpt2"], Family()),
+        ("has zeros='embed_positions', which is not a tuple", "gpt2", Family(zeros="embed_positions")),  # type: ignore[arg-type]
+        ("has neutral='scale', which is not a mapping", "gpt2", Family(neutral="scale")),  # type: ignore[arg-type]
+        ("has attention=None, which is not a text", "gpt2", Family(attention=None)),  # type: ignore[arg-type]
+        ("has output=5, which is not a text", "gpt2", Family(output=5)),  # type: ignore[arg-type]
+        ("has gated_mlp='no', which is not True or", "gpt2", Family(gated_mlp="no")),  # type: ignore[arg-type]
+        ("has alibi=None, which is not True or", "gpt2", Family(alibi=None)),  # type: ignore[arg-type]
         ("is refused", "reformer", Family()),
     ):
         with pytest.raises(UnsupportedFamilyError, match=said):

@@ -7,6 +7,7 @@ what lies outside the layer and must be silenced, and where the value path of it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pifi_probe.errors import UnsupportedFamilyError
 from pifi_probe.layers.refused import REFUSED
+from pifi_probe.registry import TEXTS, Registry, caller, mistyped
 
 __all__ = ["BUILT_IN", "FAMILIES", "Family", "family_of", "missing_state", "register_family"]
 
@@ -76,7 +78,10 @@ _LATENT = (
     "youtu",
 )  # fmt: skip
 
-FAMILIES: dict[str, Family] = {
+FAMILIES: Registry[Family] = Registry(
+    "family", UnsupportedFamilyError, names=re.compile(r".+"), such_as="its model type"
+)
+FAMILIES |= {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
@@ -143,6 +148,12 @@ FAMILIES: dict[str, Family] = {
 BUILT_IN = frozenset(FAMILIES)  # which the tests compare with themselves
 
 
+_ATTRIBUTES: Mapping[str, str] = {
+    "zeros": TEXTS, "neutral": "a mapping of names to values", "attention": "a text", "output": "a text",
+    "gated_mlp": "True or False", "alibi": "True or False",
+}  # fmt: skip
+
+
 def register_family(model_type: str, family: Family) -> None:
     """Add a model family.
 
@@ -156,12 +167,15 @@ def register_family(model_type: str, family: Family) -> None:
     Raises
     ------
     UnsupportedFamilyError
-        If transformers has no such type, a row has a value that it cannot have, or the type has a row already.
+        If transformers has no such type, a row has a value that it cannot have, or the type has a row already. The
+        module that has registered a row may register it again, with other values, too.
     """
     where = f"register_family({model_type!r})"
     if not isinstance(family, Family):
         raise UnsupportedFamilyError("a family is a Family", where=where, next="give Family(...), or Family()")
-    if model_type not in CONFIG_MAPPING:
+    if wrong := mistyped(family, _ATTRIBUTES):
+        raise UnsupportedFamilyError(f"the row {wrong}", where=where, next="book/extending/family.md shows how")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise UnsupportedFamilyError(
             f"transformers has no configuration of type {model_type!r}",
             where=where,
@@ -177,11 +191,7 @@ def register_family(model_type: str, family: Family) -> None:
         raise UnsupportedFamilyError(
             f"the family {model_type!r} is refused: {reason}", where=where, next="take another"
         )
-    if FAMILIES.get(model_type, family) != family:
-        raise UnsupportedFamilyError(
-            f"there is a row for the family {model_type!r} already", where=where, next="use it as it is"
-        )
-    FAMILIES[model_type] = family
+    FAMILIES.add(model_type, family, home=caller(), otherwise="use its row as it is")
 
 
 def family_of(config: PretrainedConfig) -> Family:

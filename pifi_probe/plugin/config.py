@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from pifi_probe.bounds import refuse_absurd_entries
 from pifi_probe.errors import PlugInError
 from pifi_probe.pretrained import harmless_entries
-from pifi_probe.registry import Registry
+from pifi_probe.registry import Registry, caller
 from pifi_probe.vocabulary import COMBINATIONS, CONTROLS, in_words_of_today
 
 __all__ = ["COMBINATIONS", "CONTROLS", "WIRINGS", "PiFiConfig", "pooled_wirings", "register_wiring"]
@@ -28,7 +28,14 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "combine": (None, *COMBINATIONS),
     }
 )
-WIRINGS: Registry[Mapping[str, Any]] = Registry("wiring", PlugInError)
+WIRINGS: Registry[Mapping[str, Any]] = Registry(
+    "wiring",
+    PlugInError,
+    reserved={
+        "custom": "that is what models are called whose modes are not those of a wiring",
+        "paper": 'it was the name of "pifi", and is read as that',
+    },
+)
 
 
 def register_wiring(
@@ -46,24 +53,29 @@ def register_wiring(
     Raises
     ------
     PlugInError
-        If a mode has a value that it cannot have, or the name is taken.
+        If a mode has a value that it cannot have, or the name is reserved or taken. The module that has registered a
+        wiring may register it again, with other values, too.
     """
     modes = {"feed": feed, "scale": scale, "bypass": bypass, "pooling": pooling}
     for mode, value in modes.items():
-        possible = {**_CHOICES, "bypass": (True, False), "pooling": (*_CHOICES["pooling"], "auto")}[mode]
-        if value not in possible:
+        possible: tuple[Any, ...] = {**_CHOICES, "bypass": (True, False), "pooling": (*_CHOICES["pooling"], "auto")}[
+            mode
+        ]
+        if value not in possible or (mode == "bypass" and not isinstance(value, bool)):
             raise PlugInError(
                 f"the wiring {name!r} has {mode}={value!r}",
                 where=mode,
                 next=f"use one of {', '.join(map(repr, possible))}",
             )
-    if not isinstance(lr_projection_factor, int | float) or not 0 < lr_projection_factor < math.inf:
+    number = isinstance(lr_projection_factor, int | float) and not isinstance(lr_projection_factor, bool)
+    if not number or not 0 < lr_projection_factor < math.inf:
         raise PlugInError(
             f"the wiring {name!r} has lr_projection_factor={lr_projection_factor!r}",
             where="lr_projection_factor",
             next="give a positive number: 10 trains L_in and L_out at ten times the encoder's learning rate",
         )
-    WIRINGS.add(name, MappingProxyType(modes | {"lr_projection_factor": float(lr_projection_factor)}))
+    preset = MappingProxyType(modes | {"lr_projection_factor": float(lr_projection_factor)})
+    WIRINGS.add(name, preset, home=caller())
 
 
 register_wiring("pifi", feed="pooled", scale="none", bypass=False, pooling="cls")

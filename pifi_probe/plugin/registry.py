@@ -30,7 +30,7 @@ def register_head(name: str, *, hub_tag: str) -> Callable[[M], M]:
     ------
     PlugInError
         If the class is not a PiFi model, cannot be called with ``input_ids``, ``attention_mask`` and ``labels``, or the
-        name is taken.
+        name is taken, or the class is a head already.
     """
 
     def register(cls: M) -> M:
@@ -41,18 +41,41 @@ def register_head(name: str, *, hub_tag: str) -> Callable[[M], M]:
                 where=where,
                 next="derive it from PiFiEncoderModel (one vector a text) or PiFiTokenModel (one a token)",
             )
-        taken = inspect.signature(cls.forward).parameters
-        missing = [one for one in ("input_ids", "attention_mask") if one not in taken]
+        missing = _not_taken(cls)
         if cls.forward is PiFiPreTrainedModel.forward or missing:
             raise PlugInError(
-                f"the head {name!r} has no forward() that takes {' and '.join(missing) or 'a batch'}",
+                f"the head {name!r} has no forward() that takes {missing or 'a batch'}",
                 where=where,
                 next="give it one: forward(self, input_ids=None, attention_mask=None, ..., labels=None)",
             )
-        if not hub_tag:
+        if not isinstance(hub_tag, str) or not hub_tag:
             raise PlugInError(f"the head {name!r} has no hub_tag", where=where, next='name one: "text-classification"')
-        cls.hub_tag = hub_tag
+        known = next((one for one, there in HEADS.items() if there is cls), name)
+        if cls in HEADS.values() and (known, cls.hub_tag) != (name, hub_tag):
+            raise PlugInError(
+                f"the class {cls.__name__} is the head {known!r} with the hub_tag {cls.hub_tag!r} already",
+                where=where,
+                next="derive a class of your own from it",
+            )
         HEADS.add(name, cls)
+        cls.hub_tag = hub_tag
         return cls
 
     return register
+
+
+def _not_taken(cls: type[PiFiPreTrainedModel]) -> str:
+    """Say what a head's forward() cannot be called with, or ""."""
+    if not callable(cls.forward):
+        return "a batch"
+    taken = inspect.signature(cls.forward)
+    asked = {"input_ids": None, "attention_mask": None, "labels": None}
+    rest = any(one.kind is one.VAR_KEYWORD for one in taken.parameters.values())
+    missing = [one for one in asked if one not in taken.parameters and not (rest and one == "labels")]
+    if missing:
+        return " and ".join(missing)
+    try:
+        taken.bind(None, **asked)
+    except TypeError as error:
+        return f"these alone ({error})"
+    return ""

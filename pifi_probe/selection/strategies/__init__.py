@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pifi_probe.errors import SearchError
+from pifi_probe.registry import home_of
 from pifi_probe.selection.space import Space
 from pifi_probe.selection.strategies.base import STRATEGIES, Base, register_strategy
 from pifi_probe.selection.strategies.depth import Grid, Thompson
@@ -53,10 +54,17 @@ def make_strategy(name: str, space: Space, *, seeds: int = 3, **options: Any) ->
     Raises
     ------
     SearchError
-        If there is no such strategy or option.
+        If there is no such strategy or option, or it is made without what `Base` sets.
     """
     made = STRATEGIES.named(name, "strategy")
     unknown = sorted(options.keys() - {"seed"})
     if unknown:
         raise SearchError(f"unknown options: {', '.join(unknown)}", where=f"strategy {name}", next="give seed= or none")
-    return made(space, seeds, **options)
+    found = made(space, seeds, **options)
+    if absent := sorted(vars(Base(space, seeds)).keys() - vars(found).keys()):
+        raise SearchError(
+            f"the strategy {name!r} has no {absent[0]} once it is made: its __init__() does not call that of Base",
+            where=home_of(made),
+            next="call super().__init__(space, seeds, seed) in it",
+        )
+    return found

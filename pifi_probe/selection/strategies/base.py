@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -137,6 +138,11 @@ def register_strategy(cls: S) -> S:
         missing = "names a rung, which is called fidelity now"
     if not missing and cls.plan is Base.plan:
         missing = "lacks plan()"
+    if not missing:
+        try:
+            inspect.signature(cls).bind(None, 3, seed=0)
+        except TypeError as error:
+            missing = f"cannot be made as {cls.__name__}(space, seeds, seed=0): {error}"
     if not missing and cls.fidelity not in FIDELITIES:
         missing = f"decides at a fidelity {cls.fidelity!r}, which is none of {', '.join(FIDELITIES)}"
     if missing:
