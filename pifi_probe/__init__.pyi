@@ -46,6 +46,7 @@ from pifi_probe.probing.settings import ProbeSettings as ProbeSettings
 from pifi_probe.probing.state_arrays import States as States
 from pifi_probe.probing.states import states as states
 from pifi_probe.probing.table import ProbeTable as ProbeTable
+from pifi_probe.scoring.estimators import register_estimator as register_estimator
 from pifi_probe.selection.search import search as search
 from pifi_probe.selection.strategies import register_strategy as register_strategy
 from pifi_probe.selection.study import Study as Study

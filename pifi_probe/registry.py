@@ -68,6 +68,7 @@ class Registry(dict[str, T]):
     ) -> None:
         super().__init__()
         self.noun, self.error = noun, error
+        self._one = f"an {noun}" if noun[0] in "aeio" else f"a {noun}"
         self._names, self._such_as, self._reserved = names, such_as, reserved
         self._homes: dict[str, str] = {}
 
@@ -87,15 +88,19 @@ class Registry(dict[str, T]):
             Of the registry's type, if the name is not a name, is reserved, or is taken.
         """
         home = home or home_of(entry)
+        self.check(name, entry, home=home, otherwise=otherwise)
+        self[str(name)], self._homes[str(name)] = entry, home
+
+    def check(self, name: object, entry: T, *, home: str, otherwise: str = "choose another name") -> None:
+        """Raise what `add` would."""
         if not isinstance(name, str) or not self._names.fullmatch(name):
-            raise self.error(f"{name!r} cannot name a {self.noun}", where=home, next=f"use {self._such_as}")
+            raise self.error(f"{name!r} cannot name {self._one}", where=home, next=f"use {self._such_as}")
         if name in self._reserved:
             raise self.error(
-                f"{name!r} cannot name a {self.noun}: {self._reserved[name]}", where=home, next="choose another name"
+                f"{name!r} cannot name {self._one}: {self._reserved[name]}", where=home, next="choose another name"
             )
         if name in self and self[name] != entry and (not home or self._homes.get(name) != home):
-            raise self.error(f"there is a {self.noun} {name!r} already", where=home, next=otherwise)
-        self[name], self._homes[name] = entry, home
+            raise self.error(f"there is {self._one} {name!r} already", where=home, next=otherwise)
 
     def named(self, name: object, where: str) -> T:
         """Return the entry of that name, or raise the registry's error with the names there are."""

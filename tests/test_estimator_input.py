@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import numpy as np
@@ -113,7 +115,7 @@ FACTS: dict[str, Any] = {"title": "Spread", "unit": "", "range": "[0, inf)", "co
 
 @pytest.fixture
 def open_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry, "ESTIMATORS", copy.copy(registry.ESTIMATORS))
 
 
 def test_every_estimator_is_an_attribute_of_its_name() -> None:
@@ -128,9 +130,9 @@ def test_every_docstring_says_shapes_range_direction_cost_and_source(name: str) 
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_near() -> None:
-    with pytest.raises(EstimatorError, match="no estimator 'log_me'.*logme"):
+    with pytest.raises(EstimatorError, match="unknown estimator 'log_me'.*did you mean 'logme'"):
         estimators.get("log_me")
-    with pytest.raises(EstimatorError, match="choose from ridge_accuracy|choose from"):
+    with pytest.raises(EstimatorError, match="use one of ridge_accuracy|use one of"):
         estimators.get("zzz")
 
 
@@ -183,6 +185,47 @@ def test_a_name_is_taken_once_but_a_cell_may_run_again(open_registry: None) -> N
     estimators.estimator(**FACTS)(define())
     with pytest.raises(EstimatorError, match="there is an estimator 'mine' already"):
         estimators.estimator(**FACTS, name="mine")(lambda features: 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": 5}, "5 cannot name an estimator"),
+        ({"name": ""}, "'' cannot name"),
+        ({"name": "my own"}, "'my own' cannot name"),
+        ({"name": "all"}, "'all' cannot name an estimator: it stands for several"),
+        ({"name": "knn"}, "there is an estimator 'knn' already.*choose another name="),
+        ({"title": 5}, "has title=5, which is not a text"),
+        ({"unit": None}, "has unit=None, which is not a text"),
+        ({"range": (0, 1)}, "has range=.0, 1., which is not a text"),
+        ({"cost": 5}, "has cost=5, which is not a text"),
+        ({"source": 5}, "has source=5, which is not a text"),
+        ({"larger_is_better": "no"}, "has larger_is_better='no', which is not True or False"),
+        ({"in_default": 1}, "has in_default=1, which is not True or False"),
+        ({"null": "yes"}, "has null='yes', which is not True or False"),
+        ({"permuted": 5}, "has permuted=5, which is not callable"),
+        ({"memory": 5}, "has memory=5, which is not callable"),
+        ({"min_per_class": 0}, "has min_per_class=0, which is not a whole number"),
+        ({"min_per_class": "2"}, "has min_per_class='2', which is not a whole number"),
+    ],
+)
+def test_facts_of_the_wrong_type_are_refused_at_registration(
+    open_registry: None, change: dict[str, Any], message: str
+) -> None:
+    def mine(features: np.ndarray) -> float:
+        """Nothing."""
+        return 0.0
+
+    before = estimators.names()
+    with pytest.raises(EstimatorError, match=message):
+        estimators.register_estimator(**FACTS | change)(mine)
+    assert estimators.names() == before
+
+
+@pytest.mark.parametrize("what", [dict, 5, functools.partial(np.mean), None])
+def test_what_is_no_function_is_refused_at_registration(open_registry: None, what: Any) -> None:
+    with pytest.raises(EstimatorError, match="an estimator is a function, and this is .*next: write one"):
+        estimators.register_estimator(**FACTS)(what)
 
 
 def no_docstring(features: np.ndarray) -> float:

@@ -61,7 +61,7 @@ def run_page(page: str) -> dict[str, Any]:
 def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget afterwards what a test has registered."""
     monkeypatch.delenv(IMPORT, raising=False)
-    registries: tuple[dict[str, Any], ...] = (KINDS, HEADS, WIRINGS, STRATEGIES, FAMILIES, FORMATS, registry._REGISTRY)
+    registries: tuple[dict[str, Any], ...] = (KINDS, HEADS, WIRINGS, STRATEGIES, FAMILIES, FORMATS, registry.ESTIMATORS)
     kept = [dict(one) for one in registries]
     shares = set(ladder.SHARES)
     yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -67,7 +69,7 @@ def test_a_seed_draws_the_same_permutations_for_every_layer() -> None:
 
 
 def test_an_estimator_without_a_batched_null_is_scored_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry, "ESTIMATORS", copy.copy(registry.ESTIMATORS))
 
     @estimators.estimator(title="gap", unit="", range="[0, inf)", cost="N D", source="this test")
     def gap(features: np.ndarray, labels: np.ndarray, *, other: np.ndarray) -> float:
@@ -96,5 +98,5 @@ def test_bad_input_is_refused() -> None:
         permutation_null("knn", data.x, data.y[1:])
     with pytest.raises(EstimatorError, match="NaN"):
         permutation_null("knn", data.x * np.nan, data.y)
-    with pytest.raises(EstimatorError, match="no estimator"):
+    with pytest.raises(EstimatorError, match="unknown estimator 'kn'"):
         permutation_null("kn", data.x, data.y)

@@ -332,7 +332,7 @@ def test_bad_input_is_refused_before_any_pass(world: World, monkeypatch: pytest.
         (EstimatorError, "n_draws=0", {"n_draws": 0}),
         (EstimatorError, "different seeds", {"seeds": (1, 1)}),
         (EstimatorError, "does not score what a layer adds", {"estimators": "effective_rank"}),
-        (EstimatorError, "no estimator 'logmee'", {"estimators": "logmee"}),
+        (EstimatorError, "unknown estimator 'logmee'.*did you mean 'logme'", {"estimators": "logmee"}),
         (EstimatorError, "warm_up=-1", {"warm_up": -1}),
         (PlugInError, "unknown wiring", {"wiring": "tight"}),
         (LayerIndexError, r"no layer \[3\]", {"layers": [3]}),

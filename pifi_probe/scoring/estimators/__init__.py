@@ -11,7 +11,7 @@ from pifi_probe.scoring.estimators.information import usable_information
 from pifi_probe.scoring.estimators.logistic import logistic_accuracy, logistic_nll
 from pifi_probe.scoring.estimators.mlp import mlp
 from pifi_probe.scoring.estimators.neighbours import knn, nearest_mean
-from pifi_probe.scoring.estimators.registry import Estimator, Scored, estimator, get, names, resolve
+from pifi_probe.scoring.estimators.registry import Estimator, Scored, estimator, get, names, register_estimator, resolve
 from pifi_probe.scoring.estimators.ridge import ridge_accuracy, ridge_mse
 from pifi_probe.scoring.estimators.similarity import gradient_coherence, loes, parc
 from pifi_probe.scoring.estimators.variability import fisher_ratio, hidden_state_variability
@@ -43,6 +43,7 @@ __all__ = [
     "nleep",
     "parc",
     "resolve",
+    "register_estimator",
     "ridge_accuracy",
     "ridge_mse",
     "transrate",

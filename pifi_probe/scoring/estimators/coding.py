@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pifi_probe.scoring.estimators.classes import Codes, Floats
-from pifi_probe.scoring.estimators.registry import estimator
+from pifi_probe.scoring.estimators.registry import register_estimator
 from pifi_probe.scoring.linear import L2_GRID, fit_logistic
 from pifi_probe.scoring.spectrum import Spectrum
 
@@ -21,7 +21,7 @@ def _rate(x: Floats, precision: float) -> float:
     return 0.5 * float(np.log1p(np.linalg.svd(x, compute_uv=False) ** 2 / (len(x) * precision)).sum())
 
 
-@estimator(
+@register_estimator(
     title="TransRate",
     unit="nats",
     range="[0, inf); 0 means no signal",
@@ -47,7 +47,7 @@ def transrate(features: Floats, labels: Codes, *, spectrum: Spectrum, precision:
     return _rate(x, precision) - sum(len(part) / spectrum.n * _rate(part, precision) for part in parts)
 
 
-@estimator(
+@register_estimator(
     title="description length",
     unit="bits",
     larger_is_better=False,

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from pifi_probe.scoring.estimators.classes import Codes, Floats
-from pifi_probe.scoring.estimators.registry import estimator
+from pifi_probe.scoring.estimators.registry import register_estimator
 from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["gbc", "nleep"]
@@ -16,7 +16,7 @@ FLOOR = 1e-6  # of the mean variance: added to every variance
 N_RESTARTS = 5
 
 
-@estimator(
+@register_estimator(
     title="Gaussian Bhattacharyya coefficient",
     unit="",
     range="[-K(K-1)/2, 0]; 0 means no overlap",
@@ -44,7 +44,7 @@ def gbc(features: Floats, labels: Codes, *, spectrum: Spectrum) -> float:
     return -overlap
 
 
-@estimator(
+@register_estimator(
     title="N-LEEP",
     unit="nats",
     range="(-inf, 0]; chance is minus the entropy of the labels",

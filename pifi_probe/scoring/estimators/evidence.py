@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pifi_probe.scoring.estimators.classes import Codes, Floats, indicators
-from pifi_probe.scoring.estimators.registry import estimator
+from pifi_probe.scoring.estimators.registry import register_estimator
 from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["Evidence", "log_evidence", "logme"]
@@ -85,7 +85,7 @@ def _logme(spectrum: Spectrum, labels: Codes) -> Floats:
     return log_evidence(spectrum, onehot.reshape(spectrum.n, -1)).value.reshape(onehot.shape[1:]).mean(axis=1)
 
 
-@estimator(
+@register_estimator(
     title="LogME",
     unit="nats",
     range="(-inf, inf); chance is the evidence without features, -ln(sd of a one-hot label) - 1.42 on average",

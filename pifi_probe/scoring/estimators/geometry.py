@@ -7,13 +7,13 @@ import numpy as np
 from pifi_probe.errors import EstimatorError
 from pifi_probe.scoring.estimators.classes import Floats
 from pifi_probe.scoring.estimators.neighbours import N_NEIGHBOURS, neighbour_weights
-from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.estimators.registry import Scored, register_estimator
 from pifi_probe.scoring.spectrum import Spectrum, centred
 
 __all__ = ["cka", "effective_rank", "mutual_knn"]
 
 
-@estimator(
+@register_estimator(
     title="effective rank",
     unit="directions",
     range="[0, min(N-1, D)]; 0 for constant features; no direction of its own",
@@ -29,7 +29,7 @@ def effective_rank(features: Floats, *, spectrum: Spectrum) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-@estimator(
+@register_estimator(
     title="CKA",
     unit="",
     range="[-1/(N-3), 1]; 0 means no likeness",
@@ -79,7 +79,7 @@ def _u_centred(gram: Floats) -> Floats:
     return k
 
 
-@estimator(
+@register_estimator(
     title="mutual nearest neighbours",
     unit="share",
     range="[0, 1]; chance is k/(N-1)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pifi_probe.scoring.estimators.classes import Codes, Floats, class_means
-from pifi_probe.scoring.estimators.registry import estimator
+from pifi_probe.scoring.estimators.registry import register_estimator
 from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["hscore", "shrinkage"]
@@ -46,7 +46,7 @@ def _hscore(spectrum: Spectrum, labels: Codes) -> Floats:
     return ((1 - weight) * (between**2 / shrunk[:, None])).sum(axis=(1, 2))
 
 
-@estimator(
+@register_estimator(
     title="H-score",
     unit="",
     range="[0, K-1]; 0 means no signal",

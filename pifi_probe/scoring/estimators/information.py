@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from pifi_probe.scoring.estimators.classes import Codes, Floats
-from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.estimators.registry import Scored, register_estimator
 from pifi_probe.scoring.linear import cross_validated
 from pifi_probe.scoring.spectrum import Spectrum, centred
 
 __all__ = ["usable_information"]
 
 
-@estimator(
+@register_estimator(
     title="usable information",
     unit="nats",
     range="(-inf, entropy of the labels]; 0 if nothing is added, below it if what helped in training misleads",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pifi_probe.scoring.estimators.classes import Codes, Floats
-from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.estimators.registry import Scored, register_estimator
 from pifi_probe.scoring.linear import cross_validated
 from pifi_probe.scoring.spectrum import Spectrum
 
@@ -13,7 +13,7 @@ COST = "about 10³ N D K: 55 fits of 30 to 60 products, in one batch"
 SOURCE = "Alain and Bengio 2016, with the penalty chosen by nested cross-validation; all components are kept"
 
 
-@estimator(
+@register_estimator(
     title="logistic accuracy",
     unit="accuracy",
     range="[0, 1]; chance is the share of the largest class",
@@ -32,7 +32,7 @@ def logistic_accuracy(
     return Scored.mean(cross_validated([spectrum], labels, n_folds=n_folds, seed=seed)[0].correct)
 
 
-@estimator(
+@register_estimator(
     title="logistic NLL",
     unit="nats",
     larger_is_better=False,

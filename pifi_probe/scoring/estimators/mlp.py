@@ -7,14 +7,14 @@ import warnings
 import numpy as np
 
 from pifi_probe.scoring.estimators.classes import Codes, Floats, chance
-from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.estimators.registry import Scored, register_estimator
 from pifi_probe.scoring.folds import stratified_folds
 from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["mlp"]
 
 
-@estimator(
+@register_estimator(
     title="MLP accuracy",
     unit="accuracy",
     range="[0, 1]; chance is the share of the largest class",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pifi_probe.errors import EstimatorError
 from pifi_probe.scoring.estimators.classes import Codes, Floats, chance, class_means, indicators
 from pifi_probe.scoring.estimators.memory import block_rows
-from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.estimators.registry import Scored, register_estimator
 from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["knn", "nearest_mean", "neighbour_weights"]
@@ -113,7 +113,7 @@ def _knn_permuted(spectrum: Spectrum, labels: Codes) -> Floats:
     return _neighbours_correct(spectrum, labels).mean(axis=1)
 
 
-@estimator(
+@register_estimator(
     title="k nearest neighbours",
     unit="accuracy",
     range="[0, 1]; chance is the share of the largest class",
@@ -151,7 +151,7 @@ def _nearest_mean_permuted(spectrum: Spectrum, labels: Codes) -> Floats:
     return _means_correct(spectrum, labels).mean(axis=1)
 
 
-@estimator(
+@register_estimator(
     title="nearest class mean",
     unit="accuracy",
     range="[0, 1]; chance is 1/K",

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 from pifi_probe.errors import EstimatorError
+from pifi_probe.registry import Registry, home_of, mistyped
 from pifi_probe.scoring.estimators.base import Estimator, Permuted, Scored
 from pifi_probe.scoring.estimators.memory import Memory, linear
 
-__all__ = ["Estimator", "Scored", "estimator", "get", "names", "resolve"]
+__all__ = ["ESTIMATORS", "Estimator", "Scored", "estimator", "get", "names", "register_estimator", "resolve"]
 
-_REGISTRY: dict[str, Estimator] = {}
+ESTIMATORS: Registry[Estimator] = Registry(
+    "estimator",
+    EstimatorError,
+    names=re.compile(r"[^\W\d]\w*"),
+    such_as='a name for a function, such as "my_own"',
+    reserved={"default": "it stands for several", "all": "it stands for several"},
+)
+_FACTS: Mapping[str, str] = {
+    **dict.fromkeys(("title", "unit", "range", "cost", "source"), "a text"),
+    **dict.fromkeys(("larger_is_better", "in_default", "null"), "True or False"),
+    "memory": "callable",
+}
 
 
-def estimator(
+def register_estimator(
     *,
     title: str,
     unit: str,
@@ -30,7 +42,7 @@ def estimator(
     min_per_class: int = 1,
     memory: Memory = linear,
 ) -> Callable[[Callable[..., float | Scored]], Estimator]:
-    """Register a function as an estimator.
+    """Add an estimator; a decorator of a function.
 
     Parameters
     ----------
@@ -47,19 +59,21 @@ def estimator(
     Raises
     ------
     EstimatorError
-        The name is taken, the function has no docstring or another signature.
+        If the name is none or taken, a fact is of the wrong type, or what is decorated is no function, has no docstring
+        or another signature.
 
     Examples
     --------
-    >>> @estimator(title="Spread", unit="", range="[0, inf)", cost="N D", source="this example")
+    >>> @register_estimator(title="Spread", unit="", range="[0, inf)", cost="N D", source="this example")
     ... def spread(features):
     ...     '''Standard deviation of all features.'''
     ...     return features.std()
     """
 
     def register(function: Callable[..., float | Scored]) -> Estimator:
+        _check_kind(function)
         made = Estimator(
-            name=name or function.__name__,
+            name=function.__name__ if name is None else name,
             title=title,
             unit=unit,
             larger_is_better=larger_is_better,
@@ -73,26 +87,27 @@ def estimator(
             min_per_class=min_per_class,
             memory=memory,
         )
+        ESTIMATORS.check(made.name, made, home=home_of(function), otherwise="choose another name=")
+        _check_facts(made)
         _check_function(made)
-        _REGISTRY[made.name] = made
+        ESTIMATORS.add(made.name, made, home=home_of(function))
         return made
 
     return register
 
 
+estimator = register_estimator  # as it was called before
+
+
 def get(name: str) -> Estimator:
-    """Return the estimator of that name, or raise `EstimatorError` with the names that are near."""
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(str(name), _REGISTRY, n=3)
-        known = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(_REGISTRY)}"
-        raise EstimatorError(f"there is no estimator {name!r}", next=known)
-    return _REGISTRY[name]
+    """Return the estimator of that name, or raise `EstimatorError` with the names there are."""
+    return ESTIMATORS.named(name, "estimators")
 
 
 def names(default_only: bool = False) -> list[str]:
     """Return the names of all estimators, those that are on by default first, or only of these."""
-    default = [name for name, known in _REGISTRY.items() if known.in_default]
-    return default if default_only else default + [name for name in _REGISTRY if name not in default]
+    default = [name for name, known in ESTIMATORS.items() if known.in_default]
+    return default if default_only else default + [name for name in ESTIMATORS if name not in default]
 
 
 def resolve(wanted: str | Sequence[str]) -> list[Estimator]:
@@ -122,31 +137,48 @@ def resolve(wanted: str | Sequence[str]) -> list[Estimator]:
     return [get(name) for name in dict.fromkeys(wanted)]
 
 
+def _check_kind(function: object) -> None:
+    """Refuse what is no function with a name of its own."""
+    if isinstance(function, type) or not callable(function) or not getattr(function, "__name__", None):
+        raise EstimatorError(
+            f"an estimator is a function, and this is {function!r}",
+            where=home_of(function),
+            next="write one: def my_own(features, labels), with a docstring, that returns a number",
+        )
+
+
 def _check_function(made: Estimator) -> None:
     """Refuse at registration what would only fail in the middle of a long pass."""
-    where = f"{made.function.__module__}.{made.function.__qualname__}"
-    known = _REGISTRY.get(made.name)
-    if known is not None and _home(known) != _home(made):  # a notebook cell may be run again
-        raise EstimatorError(f"there is an estimator {made.name!r} already", where=where, next="choose another name=")
-    if made.name in ("default", "all") or not made.name.isidentifier():
-        raise EstimatorError(f"{made.name!r} cannot name an estimator", where=where, next="choose an identifier")
-    if not made.function.__doc__:
-        raise EstimatorError(f"the estimator {made.name!r} has no docstring", where=where, next="say what it measures")
-    parameters = list(inspect.signature(made.function).parameters.values())
+    where, name, function = home_of(made.function), made.name, made.function
+    if not function.__doc__:
+        raise EstimatorError(f"the estimator {name!r} has no docstring", where=where, next="say what it measures")
+    parameters = list(inspect.signature(function).parameters.values())
     if not parameters or parameters[0].name != "features":
         raise EstimatorError(
-            f"the estimator {made.name!r} does not take features", where=where, next="name the first argument features"
+            f"the estimator {name!r} does not take features", where=where, next="name the first argument features"
         )
     for parameter in parameters[1:]:
         given = parameter.name in ("labels", "other", "spectrum")
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY)
         if variadic or (not given and parameter.default is parameter.empty):
             raise EstimatorError(
-                f"nobody would pass the argument {parameter.name!r} of the estimator {made.name!r}",
+                f"nobody would pass the argument {parameter.name!r} of the estimator {name!r}",
                 where=where,
                 next="take labels, other and spectrum by these names, and give options a default",
             )
 
 
-def _home(made: Estimator) -> tuple[str, str]:
-    return made.function.__module__, made.function.__qualname__
+def _check_facts(made: Estimator) -> None:
+    """Refuse facts of the wrong type, which would turn an order round or break a table."""
+    wrong = mistyped(made, _FACTS)
+    if not wrong and made.permuted is not None and not callable(made.permuted):
+        wrong = f"has permuted={made.permuted!r}, which is not callable"
+    least = made.min_per_class
+    if not wrong and (not isinstance(least, int) or isinstance(least, bool) or least < 1):
+        wrong = f"has min_per_class={least!r}, which is not a whole number from 1 on"
+    if wrong:
+        raise EstimatorError(
+            f"the estimator {made.name!r} {wrong}",
+            where=home_of(made.function),
+            next="correct it: book/extending/estimator.md shows how",
+        )

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.scoring.estimators.classes import Codes, Floats, indicators
-from pifi_probe.scoring.estimators.registry import Scored, estimator
+from pifi_probe.scoring.estimators.registry import Scored, register_estimator
 from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["ridge_accuracy", "ridge_mse"]
@@ -90,7 +90,7 @@ def _squared(spectrum: Spectrum, labels: Codes) -> Floats:
     return (leave_one_out(spectrum, labels)[1] ** 2).mean(axis=2).T
 
 
-@estimator(
+@register_estimator(
     title="ridge accuracy",
     unit="accuracy",
     range="[0, 1]; chance is the share of the largest class",
@@ -110,7 +110,7 @@ def ridge_accuracy(features: Floats, labels: Codes, *, spectrum: Spectrum) -> Sc
     return Scored.mean(_correct(spectrum, labels[None])[0])
 
 
-@estimator(
+@register_estimator(
     title="ridge error",
     unit="squared error",
     larger_is_better=False,

@@ -7,14 +7,14 @@ import scipy.stats
 
 from pifi_probe.scoring.estimators.classes import Codes, Floats, class_means
 from pifi_probe.scoring.estimators.memory import square
-from pifi_probe.scoring.estimators.registry import estimator
+from pifi_probe.scoring.estimators.registry import register_estimator
 from pifi_probe.scoring.estimators.ridge import leave_one_out
 from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["gradient_coherence", "loes", "parc"]
 
 
-@estimator(
+@register_estimator(
     title="PARC",
     unit="",
     range="[-1, 1]; 0 means no signal",
@@ -39,7 +39,7 @@ def parc(features: Floats, labels: Codes, *, spectrum: Spectrum) -> float:
     return float(scipy.stats.spearmanr(likeness, (labels[:, None] == labels)[pairs])[0])
 
 
-@estimator(
+@register_estimator(
     title="LOES",
     unit="",
     larger_is_better=False,
@@ -75,7 +75,7 @@ def _coherence(spectrum: Spectrum, labels: Codes) -> Floats:
     return (spectrum.n * mean / each - 1) / (spectrum.n - 1)
 
 
-@estimator(
+@register_estimator(
     title="gradient coherence",
     unit="",
     range="[-1/(N-1), 1]; 0 means no signal",

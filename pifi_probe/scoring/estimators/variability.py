@@ -6,7 +6,7 @@ import numpy as np
 
 from pifi_probe.scoring.estimators.classes import Codes, Floats, class_means
 from pifi_probe.scoring.estimators.hscore import shrinkage
-from pifi_probe.scoring.estimators.registry import estimator
+from pifi_probe.scoring.estimators.registry import register_estimator
 from pifi_probe.scoring.spectrum import Spectrum
 
 __all__ = ["fisher_ratio", "hidden_state_variability"]
@@ -26,7 +26,7 @@ def _variability(spectrum: Spectrum, labels: Codes) -> Floats:
     return np.where(real.any(axis=1), ratios, spectrum.n)
 
 
-@estimator(
+@register_estimator(
     title="hidden-state variability",
     unit="",
     larger_is_better=False,
@@ -69,7 +69,7 @@ def _within_lengths(spectrum: Spectrum, labels: Codes, means: Floats) -> Floats:
     return np.maximum(spectrum.squared_norms - 2 * own + lengths, 0)
 
 
-@estimator(
+@register_estimator(
     title="Fisher ratio",
     unit="",
     range="[0, inf); 0 means no signal",
