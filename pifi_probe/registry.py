@@ -148,7 +148,7 @@ def lacking(cls: type, base: type, attributes: tuple[str, ...] = ()) -> str:
         values = [None for one in asked.parameters.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
         try:
             inspect.signature(own).bind(*values, **keywords)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:  # it has no signature, or another
             return f"cannot be called as {name}{asked}: {error}"
     return ""
 

@@ -222,7 +222,7 @@ def test_facts_of_the_wrong_type_are_refused_at_registration(
     assert estimators.names() == before
 
 
-@pytest.mark.parametrize("what", [dict, 5, functools.partial(np.mean), None])
+@pytest.mark.parametrize("what", [dict, 5, functools.partial(np.mean), None, iter, range(3).index])
 def test_what_is_no_function_is_refused_at_registration(open_registry: None, what: Any) -> None:
     with pytest.raises(EstimatorError, match="an estimator is a function, and this is .*next: write one"):
         estimators.register_estimator(**FACTS)(what)

@@ -197,6 +197,7 @@ def test_a_kind_that_lacks_something_is_refused_where_it_is_registered() -> None
     refused("has classes='yes', which is not True or False", classes="yes")
     refused("has row_classes=None, which is not True or False", row_classes=None)
     refused(r"cannot be called as metrics\(self, split", metrics=lambda self, split: {})
+    refused(r"cannot be called as metrics\(self, split.*: no signature", metrics=dict)
     refused("cannot be called as predict", predict=lambda self, model, split, tokenizer: [])
     with pytest.raises(TaskError, match="derived from Kind"):
         pp.register_kind(dict)  # type: ignore[type-var]
@@ -269,6 +270,7 @@ def test_a_head_that_lacks_something_is_refused_where_it_is_registered() -> None
     more = lambda self, input_ids, attention_mask, labels, ages: None  # noqa: E731
     refused("these alone .missing a required argument: 'ages'", type("More", (whole,), {"forward": more}))
     refused("no forward", type("None_", (whole,), {"forward": None}))
+    refused("no forward", type("None_", (whole,), {"forward": dict}))
     for name in ("multiple-choice", "sequence-classification", "mine"):  # a refused name leaves the tag as it is
         refused("is the head 'sequence-classification' with the hub_tag 'text-classification'", whole, name, "zzz")
         assert whole.hub_tag == "text-classification"

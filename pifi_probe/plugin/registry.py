@@ -66,9 +66,10 @@ def register_head(name: str, *, hub_tag: str) -> Callable[[M], M]:
 
 def _not_taken(cls: type[PiFiPreTrainedModel]) -> str:
     """Say what a head's forward() cannot be called with, or ""."""
-    if not callable(cls.forward):
+    try:
+        taken = inspect.signature(cls.forward)
+    except (TypeError, ValueError):  # it is no function, or not one of Python's
         return "a batch"
-    taken = inspect.signature(cls.forward)
     asked = {"input_ids": None, "attention_mask": None, "labels": None}
     rest = any(one.kind is one.VAR_KEYWORD for one in taken.parameters.values())
     missing = [one for one in asked if one not in taken.parameters and not (rest and one == "labels")]

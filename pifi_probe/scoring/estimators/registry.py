@@ -139,7 +139,11 @@ def resolve(wanted: str | Sequence[str]) -> list[Estimator]:
 
 def _check_kind(function: object) -> None:
     """Refuse what is no function with a name of its own."""
-    if isinstance(function, type) or not callable(function) or not getattr(function, "__name__", None):
+    try:
+        named = callable(function) and inspect.signature(function) and getattr(function, "__name__", None)
+    except (TypeError, ValueError):  # not one of Python's
+        named = None
+    if isinstance(function, type) or not named:
         raise EstimatorError(
             f"an estimator is a function, and this is {function!r}",
             where=home_of(function),
