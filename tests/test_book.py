@@ -145,6 +145,7 @@ def test_compatibility_names_exceptions_and_not_each_family() -> None:
     assert "| runs | all but `b` (**no**) |" in said and said.endswith("Tried: `a`, `b`, `c`, `d`.")
 
 
+@pytest.mark.slow
 def test_the_page_on_aligned_chains_is_the_recorded_study() -> None:
     aligned = load("aligned_page")
     page = aligned.PAGE.read_text(encoding="utf-8")
@@ -211,6 +212,7 @@ def test_each_question_of_the_results_shows_its_picture_before_its_tables() -> N
         assert re.match(r'<div class="pifi-figure" [^>]*aria-label="[^"]{30,}"', piece) and "<svg role=" in piece, name
 
 
+@pytest.mark.slow
 def test_the_log_says_what_the_records_say() -> None:
     log = load("log")
     text = log.PAGE.read_text(encoding="utf-8")

@@ -94,6 +94,7 @@ def test_a_model_is_saved_where_a_killed_process_has_left_its_files(bert: Path, 
         assert equal(weights(PiFiForSequenceClassification.from_pretrained(folder)), weights(old))
 
 
+@pytest.mark.slow
 def test_a_layer_saved_over_another_is_the_old_or_the_new_one(donor: Path, tmp_path: Path) -> None:
     old, new = pp.extract(f"{donor}[0]"), pp.extract(f"{donor}[1]")
     kept, folder = old.save(tmp_path / "kept"), tmp_path / "layer"

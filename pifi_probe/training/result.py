@@ -284,7 +284,7 @@ class RunResult:
         return one_line(f"RunResult({self.label}, seed {self.seed}: {', '.join(scores)})")
 
     def _repr_html_(self) -> str:
-        kind = KINDS.get(self.task["kind"])  # None: a kind of the user's own that is not imported here
+        kind = KINDS.get(self.task.get("kind", ""))  # None: a kind from outside that is not imported here
         names = dict.fromkeys((*SHOWN, *((kind.shown,) if kind else ())))
         shown = [name for name in names if any(name in test.metrics for test in self.tests.values())]
         head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in ("test", "n", *shown))
