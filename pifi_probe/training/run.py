@@ -200,6 +200,7 @@ class Run:
         self.tokenizer: PreTrainedTokenizerBase = tokenizer_for(self.model)
         check_known(self.tokenizer, self.task.splits["train"].texts, f"{self.task.name}, train")
         self.start = start_digest(self.model)
+        self.tokenizer_sha256 = tokenizer_digest(self.tokenizer)
         self.digests_before = layer_digests(self.model)
         self.memory = PeakMemory()
 
@@ -219,7 +220,7 @@ class Run:
         }
 
     def _described(self) -> dict[str, Any]:
-        return describe_model(self.model) | {"tokenizer": tokenizer_digest(self.tokenizer)}
+        return describe_model(self.model) | {"tokenizer": self.tokenizer_sha256}
 
     def train(
         self,

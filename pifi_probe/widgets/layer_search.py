@@ -80,9 +80,7 @@ class LayerSearch(ipywidgets.VBox):
         self._form: Form | None = Form(task, slm, llm, study, options)
         stored, failure = None, ""
         try:
-            stored = Request(
-                str(task or "") if isinstance(task, Path) else task or "", slm, llm, study, options
-            ).stored()
+            stored = Request(str(task) if isinstance(task, Path) else task or "", slm, llm, study, options).stored()
         except PifiProbeError as error:
             failure = str(error)
         self._assemble(stored)
