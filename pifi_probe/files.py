@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
@@ -30,6 +31,7 @@ __all__ = [
     "features_root",
     "file_sha256",
     "file_state",
+    "finite",
     "json_text",
     "make_folder",
     "save_tensors",
@@ -252,9 +254,18 @@ def write_text(path: Path | str, text: str) -> None:
         file.write(text)
 
 
+def finite(value: Any) -> Any:
+    """Return `value` with None for every number in it that is NaN or infinite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def json_text(value: Any) -> str:
     """Return `value` as the indented JSON that `write_json` writes."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n"
+    return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path | str, value: Any) -> None:

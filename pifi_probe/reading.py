@@ -8,15 +8,17 @@ parser may make of it, and `typed` gives values the types that a dataclass state
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import math
 import os
 import stat
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from types import UnionType
+from typing import IO, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -32,6 +34,7 @@ __all__ = [
     "read_object",
     "refuse_odd_files",
     "typed",
+    "with_nan",
 ]
 
 MAX_BYTES = 1 << 28  # of a JSON file; the index of the largest models has about 10 MB
@@ -242,6 +245,40 @@ def typed(kind: type[T], values: Any) -> T:
         dataclass itself; the message names it, as in ``$.tests[...].nll``.
     """
     try:
-        return msgspec.convert(values, kind)
+        return msgspec.convert(values, kind, dec_hook=_path, str_keys=True)
     except (msgspec.ValidationError, RecursionError, OverflowError, UnicodeError) as error:
         raise Refused(str(error)) from error
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is object:
+        return value
+    if issubclass(kind, Path) and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"expected {kind.__name__}, got {type(value).__name__}")
+
+
+def with_nan(kind: Any, values: Any) -> Any:
+    """Return plain values with NaN in place of null wherever a type states a float, and nothing but a float.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass, a container or a plain type, as `typed` takes it.
+    values : object
+    """
+    if kind is float:
+        return math.nan if values is None else values
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        others = [part for part in parts if part is not type(None)]
+        return with_nan(others[0], values) if len(others) == 1 and values is not None else values
+    if dataclasses.is_dataclass(kind) and isinstance(values, Mapping):
+        hints = get_type_hints(kind)
+        return {name: with_nan(hints.get(name, object), value) for name, value in values.items()}
+    if isinstance(values, Mapping) and len(parts) == 2:
+        return {name: with_nan(parts[1], value) for name, value in values.items()}
+    if isinstance(values, list) and parts and origin in (list, tuple):
+        each = parts if origin is tuple and parts[-1] is not Ellipsis else [parts[0]] * len(values)
+        return [with_nan(*pair) for pair in zip(each, values, strict=False)] if len(each) == len(values) else values
+    return values

@@ -243,7 +243,7 @@ def test_a_control_is_read_shown_and_kept(tmp_path: Path) -> None:
     chain = replace(control, rows=(replace(control.rows[1], layers=(17, 18)),))
     Console(file=out, width=80).print(chain.to_rich())
     assert all(len(line) <= 80 for line in out.getvalue().splitlines()) and "\u2026" not in out.getvalue()
-    assert "shuffl." in out.getvalue() and "yes" in out.getvalue()
+    assert "shuffled" in out.getvalue() and "yes" in out.getvalue()
     page = replace(control, model="<b>")._repr_html_()
     assert "<b>" not in page and "&lt;b&gt;" in page
     assert len(control.figure().axes) == 1 and list(control.frame["arm"].unique()) == list(ARMS)

@@ -18,7 +18,7 @@ def by_name() -> dict[str, module.Finding]:
 def test_it_looks_at_everything_and_reads_as_one_line_each() -> None:
     found = pp.doctor()
     names = ["Python", "packages", "pip", "threads", "memory", "cache", "embedded assets", "device", "network"]
-    assert list(found.frame["name"]) == names == [one["name"] for one in found.to_dict()]
+    assert list(found.frame["name"]) == names == [one["name"] for one in found.to_dict()["findings"]]
     assert repr(found).count("\n") == len(names) - 1
     assert all(one.next for one in found.findings if not one.well)
     assert "->" not in str(module.Finding("x", True, "here", "do this"))

@@ -105,7 +105,7 @@ def test_a_kind_from_outside_is_loaded_trained_compared_saved_and_loaded(parts: 
     assert row.difference == pytest.approx(closeness[found[0].label] - closeness[found[1].label])
     again = pp.RunResult.from_json(tmp_path / "real" / "result.json")
     assert again.tests[task.name].scores.keys() == {"closeness"}
-    assert "<th>closeness</th>" in again._repr_html_() and f"{closeness[again.label]:.3f}" in again._repr_html_()
+    assert ">closeness</th>" in again._repr_html_() and f"{closeness[again.label]:.3f}" in again._repr_html_()
     model = type(real).from_pretrained(next((tmp_path / "real").rglob("model.safetensors")).parent)
     assert model.config.id2label == {0: "1", 1: "2", 2: "3"}
     KINDS.pop("ordinal")

@@ -83,7 +83,7 @@ def test_a_comparison_has_its_own_tags_and_those_that_all_runs_share() -> None:
     by_arm = found.frame.set_index("arm")["tags"]
     assert by_arm.to_dict() == {run.label: ", ".join(run.tags) for run in runs}
     assert found.frame[by_arm.str.contains("vanilla").to_numpy()]["arm"].to_list() == [runs[1].label]
-    assert "tags: of the table, all" in found._repr_html_() and found.to_dict()["tags"] == ("of the table", "all")
+    assert "tags: of the table, all" in found._repr_html_() and found.to_dict()["tags"] == ["of the table", "all"]
 
 
 def test_compare_on_the_command_line_takes_only_runs_with_a_tag(

@@ -99,7 +99,6 @@ def bench(
 def _show_table(found: Any, out: Path, as_json: bool) -> None:
     """Write the report of quality next to cost, and print the table."""
     from pifi_probe.reporting.html import report
-    from pifi_probe.reporting.tables import to_rich
 
     sections: Any = [{"title": "Every number", "table": found.frame}]
     if found.frame["P90 ms"].notna().any():
@@ -110,7 +109,7 @@ def _show_table(found: Any, out: Path, as_json: bool) -> None:
         print_json(found.to_dict())
         return
     terminal = console()
-    terminal.print(to_rich(found.frame, f"{found.pair}, {found.task}, {found.device}, {found.precision}"))
+    terminal.print(found.to_rich())
     terminal.print(f"report: {out / 'costs.html'}")
 
 

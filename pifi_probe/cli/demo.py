@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,7 +85,7 @@ def _wirings(folder: Path, size: str, table: bool, as_json: bool) -> None:
 
     result = run_demo(folder, size=size, on_run=say)
     if as_json:
-        print_json({baseline: asdict(comparison) for baseline, comparison in result.comparisons.items()})
+        print_json({baseline: comparison.to_dict() for baseline, comparison in result.comparisons.items()})
         return
     for baseline, comparison in result.comparisons.items() if table else ():
         terminal.print(comparison.to_rich(f"against {baseline}"))

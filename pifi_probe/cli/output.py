@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pifi_probe.escaping import one_line, printable
+from pifi_probe.files import finite
 from pifi_probe.reporting.terminal import Fitted
 
 __all__ = ["console", "echo_json", "print_json", "print_record", "print_rows"]
@@ -43,7 +44,7 @@ def console() -> Console:
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    echo_json(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    echo_json(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False, default=str))
 
 
 def echo_json(text: str) -> None:

@@ -89,7 +89,6 @@ def reproduce(
     """Run an experiment of the paper and compare what it finds with what the paper reports; runs are kept."""
     import pifi_probe as pp
     from pifi_probe.experiments.plan import load_experiment
-    from pifi_probe.reading import read_object
     from pifi_probe.training.result import describe_score
 
     if name == "list":
@@ -107,7 +106,7 @@ def reproduce(
 
     found = pp.reproduce(name, scale, out=out, data=data, fractions=fraction, on_run=say)
     if as_json:
-        print_json(read_object(found.folder / "summary.json"))
+        print_json(found.to_dict())
         return
     _show(found, table=table)
     for count, fewer in found.fewer.items():
@@ -116,17 +115,14 @@ def reproduce(
 
 
 def _show(found: Reproduction, *, table: bool) -> None:
-    from pifi_probe.experiments.summary import HEADINGS, cells
-
     terminal, panel = console(), found.panel()
     if panel:
         terminal.print(panel, soft_wrap=True)
     if table or not panel:
-        rows = [dict(zip(HEADINGS, cells(finding), strict=True)) for finding in found.findings]
-        print_rows(found.experiment.title, rows)
+        terminal.print(found.to_rich())
     else:
         terminal.print("every claim and its verdict: the same command with --table")
-    for part, why in found.runs.skipped.items():
+    for part, why in found.left_out.items():
         terminal.print(f"left out: {part}: {why}")
     terminal.print(f"report: {found.folder / 'summary.html'}")
 

@@ -30,6 +30,6 @@ def verify(
 
     found = pp.verify(model, layers, reference=reference or None, allow_pickle=allow_pickle)
     if as_json:
-        print_json(found.to_dict() | {"error": found.error})
+        print_json(found.to_dict())
     else:
         typer.echo(printable(found.row()))

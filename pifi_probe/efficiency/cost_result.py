@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pifi_probe.files import write_text
+from pifi_probe.reporting.result import Result
+from pifi_probe.reporting.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +79,7 @@ class CostRow:
 
 
 @dataclass(frozen=True, repr=False)
-class CostTable:
+class CostTable(Result):
     """What `cost_table` returns.
 
     Parameters
@@ -102,6 +101,7 @@ class CostTable:
     rows: tuple[CostRow, ...]
     search: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    noun: ClassVar[str] = "a table of costs"
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -113,16 +113,9 @@ class CostTable:
     def __repr__(self) -> str:
         return f"CostTable({self.pair}, {self.task}, {self.device}; {', '.join(row.arm for row in self.rows)})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, raw seconds too, as values that JSON can hold."""
-        return asdict(self)
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return everything as JSON, and write it to `path`, atomically, when one is given."""
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-        if path is not None:
-            write_text(path, text)
-        return text
+    def tables(self) -> list[Table]:
+        """Return one table: a row for each arm, failures too."""
+        return [Table(self.frame, f"{self.pair}, {self.task}, {self.device}, {self.precision}")]
 
     def figure(self) -> Figure:
         """Plot quality over P90 of one text at a time; the size of a mark is that of the file."""

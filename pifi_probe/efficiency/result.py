@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pifi_probe.files import write_text
+from pifi_probe.reporting.result import Result
+from pifi_probe.reporting.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-    from pifi_probe.reporting.terminal import Fitted
 
 __all__ = ["ArmCost", "Benchmark", "Spread"]
 
@@ -90,7 +87,7 @@ class ArmCost:
 
 
 @dataclass(frozen=True, repr=False)
-class Benchmark:
+class Benchmark(Result):
     """What `pifi_probe.benchmark` returns.
 
     Parameters
@@ -113,6 +110,7 @@ class Benchmark:
     arms: tuple[ArmCost, ...]
     left_out: dict[str, str]
     provenance: dict[str, Any] = field(default_factory=dict)
+    noun: ClassVar[str] = "a benchmark"
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -140,29 +138,20 @@ class Benchmark:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
-        record = asdict(self)
+        record = super().to_dict()
         for arm, own in zip(record["arms"], self.arms, strict=True):
             arm["throughput"] = {shape: asdict(own.throughput(shape)) for shape in own.latency}
         return record
 
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return the result as JSON, and write it to `path`, atomically, when one is given."""
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-        if path is not None:
-            write_text(path, text)
-        return text
-
     def __repr__(self) -> str:
         return f"Benchmark({self.model}, {self.task}, {self.device}; {', '.join(own.arm for own in self.arms)})"
 
-    def to_rich(self) -> Fitted:
-        """Return a table for the terminal, one row an arm."""
-        from pifi_probe.reporting.tables import to_rich
-
+    def tables(self) -> list[Table]:
+        """Return one table: a row for each arm."""
         shown = self.frame.set_index("arm").map(_number).reset_index()
         first = [name for name in ("arm", "trained, M", "MB", "training MB", "step ms") if name in shown]
         ordered = shown[[*first, *(name for name in shown if name not in first)]]
-        return to_rich(ordered, f"{self.model}, {self.task}, {self.device}, {self.precision}")
+        return [Table(ordered, f"{self.model}, {self.task}, {self.device}, {self.precision}")]
 
     def figure(self) -> Figure:
         """Plot what each arm costs above vanilla, in percent, with quartiles: step, memory, and inference.
@@ -191,15 +180,6 @@ class Benchmark:
                 more = 100 * (own.training_bytes / base.training_bytes - 1)
                 rows.append({"arm": own.arm, "group": "training memory", "mean": more, "low": more, "high": more})
         return rows
-
-    def _wide(self) -> pd.DataFrame:
-        frame = self.frame.set_index("arm").T
-        return frame.map(_number).rename_axis("").reset_index()
-
-    def _repr_html_(self) -> str:
-        from pifi_probe.reporting.tables import to_html
-
-        return to_html(self._wide(), f"{self.model}, {self.task}, {self.device}, {self.precision}")
 
 
 def _ends(shapes: Sequence[str]) -> list[str]:

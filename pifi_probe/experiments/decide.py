@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pifi_probe.errors import CorruptFileError, RecipeError
 from pifi_probe.experiments.crew import ARMS, Crew, Job, run_all
@@ -21,6 +21,8 @@ from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.build import named_chain
 from pifi_probe.provenance import collect
 from pifi_probe.reading import Refused, read_object, typed
+from pifi_probe.reporting.result import Result
+from pifi_probe.reporting.tables import Table
 from pifi_probe.selection.budget import Budget
 from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.tasks import Task
@@ -43,7 +45,7 @@ SHARE = 0.8  # of the error that is left, for the looks of one call
 
 
 @dataclass(frozen=True, repr=False)
-class Decision:
+class Decision(Result):
     """What `pifi_probe.decide` returns.
 
     Parameters
@@ -62,6 +64,7 @@ class Decision:
         Of the runs; the same call goes on there.
     fewer : dict of int to Decision
         The same with so many labelled texts, where `fractions` were asked for.
+    provenance : dict
     """
 
     question: str
@@ -72,6 +75,8 @@ class Decision:
     stopped: str
     folder: Path
     fewer: dict[int, Decision] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    noun: ClassVar[str] = "a decision"
 
     @property
     def verdict(self) -> str:
@@ -100,19 +105,20 @@ class Decision:
         return str(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return values that JSON can hold."""
-        return {
-            "question": self.question,
-            "verdict": self.verdict,
-            "answer": str(self),
-            "effect": asdict(self.effect),
-            "looks": self.looks,
-            "comparison": self.comparison.to_dict(),
-            "seconds": self.seconds,
-            "stopped": self.stopped,
-            "sight": self.sight,
-            "fewer": {str(size): own.to_dict() for size, own in self.fewer.items()},
-        }
+        """Return everything as values that JSON can hold."""
+        values = super().to_dict() | {"verdict": self.verdict, "answer": str(self), "sight": self.sight}
+        nested = {"comparison": self.comparison.to_dict()}
+        return values | nested | {"fewer": {str(size): own.to_dict() for size, own in self.fewer.items()}}
+
+    def said(self) -> list[str]:
+        """Return the answer, what it rests on, and what is left open."""
+        return str(self).splitlines()
+
+    def tables(self) -> list[Table]:
+        """Return one table: a row for each look at the data."""
+        import pandas as pd
+
+        return [Table(pd.DataFrame(self.looks), f"looks at the data: {self.question}")]
 
 
 @pickle_on_request
@@ -231,8 +237,9 @@ def decide(
             where.close()
     comparison = compare(list(runs.values()), margin=_margin(list(runs.values()), margin))
     seconds = sum(sum(run.seconds.values()) for run in runs.values())
-    decision = Decision(question, effect, looks, comparison, seconds, stopped, root, fewer)
-    write_json(root / "decision.json", decision.to_dict() | {"provenance": collect(task=task.fingerprint)})
+    made = collect(task=task.fingerprint)
+    decision = Decision(question, effect, looks, comparison, seconds, stopped, root, fewer, made)
+    decision.to_json(root / "decision.json")
     return decision
 
 

@@ -10,7 +10,10 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
+
+from pifi_probe.reporting.result import Result
+from pifi_probe.reporting.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +47,7 @@ class Finding:
 
 
 @dataclass(frozen=True, repr=False)
-class Checkup:
+class Checkup(Result):
     """All that `doctor` looked at; printed as one line each.
 
     Parameters
@@ -53,6 +56,7 @@ class Checkup:
     """
 
     findings: tuple[Finding, ...]
+    noun: ClassVar[str] = "a checkup"
 
     @property
     def well(self) -> bool:
@@ -64,11 +68,11 @@ class Checkup:
         """One row a finding: ``name``, ``well``, ``found``, ``next``."""
         import pandas as pd
 
-        return pd.DataFrame(self.to_dict())
+        return pd.DataFrame([asdict(one) for one in self.findings])
 
-    def to_dict(self) -> list[dict[str, Any]]:
-        """Return the findings as values that JSON can hold."""
-        return [asdict(one) for one in self.findings]
+    def tables(self) -> list[Table]:
+        """Return one table: a row for each finding."""
+        return [Table(self.frame, "checkup")]
 
     def __repr__(self) -> str:
         return "\n".join(map(str, self.findings))

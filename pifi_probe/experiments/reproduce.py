@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pifi_probe.errors import PlugInError, RecipeError
 from pifi_probe.escaping import printable
@@ -18,9 +17,12 @@ from pifi_probe.experiments.runner import Runs, run_blocks
 from pifi_probe.experiments.summary import HEADINGS, cells, write_page, write_summary
 from pifi_probe.files import write_json
 from pifi_probe.provenance import collect
+from pifi_probe.reporting.result import Result, plain
+from pifi_probe.reporting.tables import Table
 from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.telling import COLUMNS, LINES
 from pifi_probe.training import Comparison, RunResult, compare
+from pifi_probe.vocabulary import in_words_of_today
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +33,7 @@ FEWEST, ALL = 4, 10**9  # labelled texts
 
 
 @dataclass(frozen=True, repr=False)
-class Reproduction:
+class Reproduction(Result):
     """What an experiment found.
 
     Parameters
@@ -44,11 +46,17 @@ class Reproduction:
         By block: every arm against vanilla.
     extras : dict of str to list of dict
         Tables of what was measured besides the runs.
-    runs : Runs
+    left_out : dict of str to str
+        Block or layer to the reason.
     folder : Path
-        With one JSON a run, ``summary.json``, ``summary.md`` and ``summary.html``.
+        With one JSON a run, ``summary.json`` (this result), ``summary.md`` and ``summary.html``.
+    seconds : float
+        Of all runs.
     fewer : dict of int to Reproduction
         The same with so many labelled texts, where `fractions` were asked for.
+    provenance : dict
+    runs : Runs or None
+        None for a result that was read from its file: the runs have files of their own.
     """
 
     experiment: Experiment
@@ -56,9 +64,13 @@ class Reproduction:
     findings: tuple[Finding, ...]
     comparisons: dict[str, Comparison]
     extras: dict[str, list[dict[str, Any]]]
-    runs: Runs
+    left_out: dict[str, str]
     folder: Path
+    seconds: float
     fewer: dict[int, Reproduction] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    runs: Runs | None = field(default=None, compare=False)
+    noun: ClassVar[str] = "what an experiment found"
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -97,13 +109,34 @@ class Reproduction:
     def __repr__(self) -> str:
         return str(self)
 
-    def _repr_html_(self) -> str:
-        said = "".join(f"<p>{html.escape(f'{block}: {text}')}</p>" for block, text in self.answers.items())
-        head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
-        rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in cells(finding)) for finding in self.findings)
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        caption = html.escape(f"{self.experiment.title} ({self.scale}) {self.stands_for}")
-        return f"{said}<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+    def said(self) -> list[str]:
+        """Return the answer of every block."""
+        return [f"{block}: {text}" for block, text in self.answers.items()]
+
+    def tables(self) -> list[Table]:
+        """Return one table: a row for each claim."""
+        import pandas as pd
+
+        rows = [cells(finding) for finding in self.findings]
+        title = f"{self.experiment.title} ({self.scale}) {self.stands_for}"
+        return [Table(pd.DataFrame(rows, columns=list(HEADINGS)), title)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the runs as values that JSON can hold."""
+        kept = replace(self, runs=None)
+        return Result.to_dict(kept) | {
+            "experiment": self.experiment.name,
+            "title": self.experiment.title,
+            "plan": plain(self.experiment),
+            "stands_for": self.stands_for,
+            "answers": self.answers,
+            "comparisons": {block: comparison.to_dict() for block, comparison in self.comparisons.items()},
+            "fewer": {str(count): own.to_dict() for count, own in self.fewer.items()},
+        }
+
+    @classmethod
+    def _read(cls, values: Mapping[str, Any]) -> Reproduction:
+        return super()._read(_with_plan(values))
 
 
 def reproduce(
@@ -185,10 +218,16 @@ def _run(
         findings=tuple(finding_of(claim, runs) for claim in experiment.claims_at(size)),
         comparisons=_comparisons(runs),
         extras={extra: EXTRAS[extra](context) for extra in experiment.extras},
-        runs=runs,
+        left_out=runs.skipped,
         folder=folder,
+        seconds=sum(sum(run.seconds.values()) for own in runs.results.values() for arm in own.values() for run in arm),
+        provenance=collect(),
+        runs=runs,
     )
-    _write(found, size)
+    record = found.to_dict() | {"settings": _settings(size)}
+    write_json(folder / "summary.json", record)
+    write_summary(folder / "summary.md", record, found.findings)
+    write_page(folder / "summary.html", record, found)
     return found
 
 
@@ -203,22 +242,13 @@ def _comparisons(runs: Runs) -> dict[str, Comparison]:
     return comparisons
 
 
-def _write(found: Reproduction, scale: Scale) -> None:
-    runs = [run for arms in found.runs.results.values() for own in arms.values() for run in own]
-    record = {
-        "experiment": found.experiment.name,
-        "title": found.experiment.title,
-        "scale": found.scale,
-        "stands_for": scale.stands_for,
-        "answers": found.answers,
-        "settings": {"seeds": scale.seeds, "layers": dict(scale.layers), "recipe": dict(scale.recipe)},
-        "findings": [asdict(finding) for finding in found.findings],
-        "extras": found.extras,
-        "left_out": found.runs.skipped,
-        "comparisons": {block: comparison.to_dict() for block, comparison in found.comparisons.items()},
-        "seconds": sum(sum(run.seconds.values()) for run in runs),
-        "provenance": collect(),
-    }
-    write_json(found.folder / "summary.json", record)
-    write_summary(found.folder / "summary.md", record, found.findings)
-    write_page(found.folder / "summary.html", record, found.findings, found.comparisons)
+def _with_plan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored values with the experiment itself; earlier files do not hold it, and name one of the package."""
+    plan = values.get("plan") or plain(load_experiment(values["experiment"]))
+    fewer = {count: _with_plan(own) for count, own in values.get("fewer", {}).items()}
+    findings = [in_words_of_today(one) for one in values["findings"]]
+    return {"folder": ".", **values, "experiment": plan, "findings": findings, "fewer": fewer, "runs": None}
+
+
+def _settings(scale: Scale) -> dict[str, Any]:
+    return {"seeds": scale.seeds, "layers": dict(scale.layers), "recipe": dict(scale.recipe)}

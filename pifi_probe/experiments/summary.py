@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -12,8 +12,9 @@ from pifi_probe.experiments.findings import Finding
 from pifi_probe.files import write_text
 from pifi_probe.reporting import plots
 from pifi_probe.reporting.html import Section, report
-from pifi_probe.training import Comparison
-from pifi_probe.training.comparison import HEADINGS as COMPARED
+
+if TYPE_CHECKING:
+    from pifi_probe.experiments.reproduce import Reproduction
 
 __all__ = ["HEADINGS", "cells", "write_page", "write_summary"]
 
@@ -68,9 +69,7 @@ def _text(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def write_page(
-    path: Path, record: Mapping[str, Any], findings: Sequence[Finding], comparisons: Mapping[str, Comparison]
-) -> None:
+def write_page(path: Path, record: Mapping[str, Any], found: Reproduction) -> None:
     """Write the HTML page: the answer of every block, claims with a plot, further tables, and every arm.
 
     Parameters
@@ -78,14 +77,13 @@ def write_page(
     path : Path
     record : mapping
         As in ``summary.json``.
-    findings : sequence of Finding
-    comparisons : mapping of str to Comparison
-        By block.
+    found : Reproduction
     """
+    findings, comparisons = found.findings, found.comparisons
     claims: Section = {
         "title": "Claims",
         "text": record["stands_for"],
-        "table": pd.DataFrame([cells(finding) for finding in findings], columns=list(HEADINGS)),
+        "table": found.tables()[0].frame,
     }
     points = [one for one in findings if one.measured is not None and one.unit == "points"]
     if points:
@@ -100,11 +98,12 @@ def write_page(
     ]
     arms: list[Section] = [
         {
-            "title": f"Every arm: {block}",
-            "text": comparison.size,
-            "table": pd.DataFrame([row.cells(comparison.metric) for row in comparison.rows], columns=list(COMPARED)),
+            "title": f"Every arm: {block}, {table.title}",
+            "text": f"{comparison.metric}; {comparison.size}",
+            "table": table.frame,
         }
         for block, comparison in comparisons.items()
+        for table in comparison.tables()
     ]
     rest: list[Section] = [{"title": "Left out", "text": left_out}] if left_out else []
     limits: Section = {"title": "What this does not show", "text": _LIMITS}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import torch
@@ -27,6 +27,8 @@ from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.pretrained import open_config, open_model
 from pifi_probe.provenance import collect
+from pifi_probe.reporting.result import Result
+from pifi_probe.reporting.tables import Table
 from pifi_probe.units import amount
 
 __all__ = ["HEADING", "Verified", "verify"]
@@ -37,7 +39,7 @@ _VERSIONS = ("pifi_probe", "torch", "transformers")
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verified(Result):
     """What `verify` found.
 
     Parameters
@@ -68,6 +70,7 @@ class Verified:
     reference: str
     n_tokens: int
     made: dict[str, Any]
+    noun: ClassVar[str] = "a verification"
 
     @property
     def error(self) -> float:
@@ -84,8 +87,17 @@ class Verified:
         return f"| {' | '.join(one_line(cell).replace('|', '/') for cell in cells)} |"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
-        return asdict(self)
+        """Return everything as values that JSON can hold."""
+        return super().to_dict() | {"error": self.error}
+
+    def tables(self) -> list[Table]:
+        """Return one table: a row for each layer."""
+        import pandas as pd
+
+        pairs = zip(self.layers, self.errors, strict=True)
+        rows = [{"layer": layer, "relative error": f"{error:.1e}"} for layer, error in pairs]
+        title = f"{self.model} ({self.family}, {self.format}) next to {self.reference}"
+        return [Table(pd.DataFrame(rows), title, f"{self.n_tokens} tokens")]
 
 
 @pickle_on_request

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.assets import is_asset
 from pifi_probe.errors import CheckpointError, PifiProbeError
-from pifi_probe.files import cache_root, existing, json_text, write_text
+from pifi_probe.files import cache_root, existing
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.models_table import repo_of
-from pifi_probe.reading import read_object
+from pifi_probe.reading import Refused
+from pifi_probe.reporting.result import Result
+from pifi_probe.reporting.tables import Table
 from pifi_probe.stats import Interval, holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from rich.table import Table
 
 __all__ = ["ARMS", "ControlRow", "PositiveControl", "control_path", "known_control"]
 
@@ -85,7 +85,7 @@ class ControlRow:
 
 
 @dataclass(frozen=True, repr=False)
-class PositiveControl:
+class PositiveControl(Result):
     """What `pifi_probe.positive_control` returns.
 
     Parameters
@@ -112,6 +112,8 @@ class PositiveControl:
     settings: dict[str, Any]
     info: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    noun: ClassVar[str] = "a positive control"
+    version: ClassVar[int] = VERSION
 
     def __getitem__(self, layers: int | Sequence[int]) -> ControlRow:
         wanted = (layers,) if isinstance(layers, int) else tuple(layers)
@@ -224,69 +226,18 @@ class PositiveControl:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
-        return {"version": VERSION} | asdict(self) | {"answer": self.answer, "passed": self.passed}
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return the control as JSON, and write it to `path`, atomically, when one is given."""
-        text = json_text(self.to_dict())
-        if path is not None:
-            write_text(path, text)
-        return text
+        return super().to_dict() | {"answer": self.answer, "passed": self.passed}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PositiveControl:
-        """Rebuild a control from `to_dict`.
+    def _read(cls, values: Mapping[str, Any]) -> PositiveControl:
+        found = super()._read(values)
+        if any(row.correct.keys() < set(ARMS) for row in found.rows):
+            raise Refused(f"a row lacks one of the arms {', '.join(ARMS)}")
+        return found
 
-        Raises
-        ------
-        CheckpointError
-            If the values are not a positive control, or one of another version.
-        """
-        try:
-            if values["version"] != VERSION:
-                raise ValueError(f"version {values['version']!r}, not {VERSION}")
-            rows = tuple(
-                ControlRow(
-                    layers=tuple(map(int, row["layers"])),
-                    correct={arm: tuple(map(int, row["correct"][arm])) for arm in ARMS},
-                    of=int(row["of"]),
-                )
-                for row in values["rows"]
-            )
-            settings, info, made = (dict(values[name]) for name in ("settings", "info", "provenance"))
-            return cls(
-                str(values["model"]), bool(values["foreign"]), int(values["n_layers"]), rows, settings, info, made
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(
-                f"this is not a positive control: {type(error).__name__}: {error}",
-                where="PositiveControl.from_dict",
-                next="give what PositiveControl.to_json wrote, or measure it again",
-            ) from error
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> PositiveControl:
-        """Read a control written by `to_json`."""
-        return cls.from_dict(read_object(Path(path)))
-
-    def to_rich(self) -> Table:
-        """Return the table for a terminal of 80 columns."""
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
-        from rich.text import Text
-
-        title, caption = Text(f"positive control of {self.model}"), Text(self.size)
-        table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for heading in self._headings:
-            table.add_column(heading, justify="left" if heading in ("layer", "works") else "right", no_wrap=True)
-        for cells in self.table.itertuples(index=False, name=None):
-            table.add_row(*(Text(_cell(cell)) for cell in cells))
-        return table
-
-    @property
-    def _headings(self) -> tuple[str, ...]:
-        short = {"shuffled": "shuffl.", "one token": "1 token", "effect (points)": "effect"}
-        return tuple(short.get(str(name), str(name)) for name in self.table)
+    def tables(self) -> list[Table]:
+        """Return one table: accuracy of every arm, a row for each layer."""
+        return [Table(self.table, f"positive control of {self.model}", self.size)]
 
     def __str__(self) -> str:
         return self.answer
@@ -294,18 +245,13 @@ class PositiveControl:
     def __repr__(self) -> str:
         return str(self)
 
-    def _repr_html_(self) -> str:
-        from pifi_probe.reporting.tables import to_html
-
-        return f"<p>{html.escape(self.answer)}</p>{to_html(self.table, caption=self.size)}"
+    def said(self) -> list[str]:
+        """Return the answer."""
+        return [self.answer]
 
 
 def _points(found: Interval) -> str:
     return f"{100 * found.mean:+z.1f} [{100 * found.low:z.1f}, {100 * found.high:z.1f}]"
-
-
-def _cell(value: object) -> str:
-    return ("yes" if value else "no") if isinstance(value, bool | np.bool_) else str(value)
 
 
 def control_path(content: str, settings: Mapping[str, Any], foreign: bool) -> Path:

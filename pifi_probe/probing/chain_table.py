@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import base64
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pifi_probe.errors import CorruptFileError, PifiProbeError
-from pifi_probe.files import write_text
-from pifi_probe.reading import inflate, parse_json, read_json
+from pifi_probe.errors import PifiProbeError
+from pifi_probe.reading import inflate
+from pifi_probe.reporting.result import Result, plain
+from pifi_probe.reporting.tables import Table
 from pifi_probe.stats import paired_difference
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pifi_probe.reporting.terminal import Fitted
-
 __all__ = ["ChainTable", "Reading", "build_chain_table"]
 
-FORMAT = 1
 LATE = "late interaction"  # the arm, and what others are read beside
 N_BOOT = 1000
 Codes = NDArray[np.int64]
@@ -84,7 +81,7 @@ def _odds(log_p: Floats) -> Floats:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ChainTable:
+class ChainTable(Result):
     """What `pifi_probe.probe_chain` returns.
 
     Parameters
@@ -114,6 +111,7 @@ class ChainTable:
     predicted: dict[str, Codes]
     info: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    noun: ClassVar[str] = "a table of chains"
 
     def difference(
         self,
@@ -190,51 +188,31 @@ class ChainTable:
 
         ``per_example=False`` leaves labels and predictions out.
         """
-        table = self if per_example else replace(self, labels={}, predicted={})
-        values = {
-            "format": FORMAT,
-            "info": table.info,
-            "scores": _columns(table.scores),
-            "differences": _columns(table.differences),
-            "labels": {name: _packed(array) for name, array in table.labels.items()},
-            "predicted": {name: _packed(array) for name, array in table.predicted.items()},
-            "provenance": table.provenance,
+        return Result.to_json(self if per_example else replace(self, labels={}, predicted={}), path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as values that JSON can hold; arrays are packed."""
+        return self._header() | {
+            "info": plain(self.info),
+            "scores": _columns(self.scores),
+            "differences": _columns(self.differences),
+            "labels": {name: _packed(array) for name, array in self.labels.items()},
+            "predicted": {name: _packed(array) for name, array in self.predicted.items()},
+            "provenance": plain(self.provenance),
         }
-        text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        if path is not None:
-            write_text(path, text)
-        return text
 
     @classmethod
-    def from_json(cls, source: str | Path) -> ChainTable:
-        """Rebuild a table from a file that `to_json` wrote, or from its text.
-
-        Raises
-        ------
-        CorruptFileError
-            If it is not a table of chains.
-        """
+    def _read(cls, values: Mapping[str, Any]) -> ChainTable:
         import pandas as pd
 
-        is_text = isinstance(source, str) and source.lstrip().startswith("{")
-        try:
-            values = parse_json(str(source)) if is_text else read_json(source)
-            if values["format"] != FORMAT:
-                raise ValueError(f"format {values['format']}, not {FORMAT}")
-            return cls(
-                scores=pd.DataFrame(values["scores"]),
-                differences=pd.DataFrame(values["differences"]),
-                labels={name: _unpacked(packed) for name, packed in values["labels"].items()},
-                predicted={name: _unpacked(packed) for name, packed in values["predicted"].items()},
-                info=values["info"],
-                provenance=values["provenance"],
-            )
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-            raise CorruptFileError(
-                f"this is not a table of chains: {error}",
-                where="the given text" if is_text else str(source),
-                next="give a file that ChainTable.to_json wrote",
-            ) from error
+        return cls(
+            scores=pd.DataFrame(values["scores"]),
+            differences=pd.DataFrame(values["differences"]),
+            labels={name: _unpacked(packed) for name, packed in values["labels"].items()},
+            predicted={name: _unpacked(packed) for name, packed in values["predicted"].items()},
+            info=values["info"],
+            provenance=values["provenance"],
+        )
 
     def summary(self) -> pd.DataFrame:
         """Return a row per test, number of labels and arm for people: scores and differences in points."""
@@ -242,19 +220,17 @@ class ChainTable:
 
         return summary(self)
 
-    def to_rich(self) -> Fitted:
-        """Return `summary` as a table for the terminal."""
-        from pifi_probe.reporting.tables import to_rich
+    def said(self) -> list[str]:
+        """Return the answer."""
+        return [self.answer]
 
-        return to_rich(self.summary(), title=self.answer, fixed=3)
+    def tables(self) -> list[Table]:
+        """Return `summary`."""
+        title = f"{self.info['llm']} behind {self.info['slm']}: accuracy in percent, differences in points"
+        return [Table(self.summary(), title, fixed=3)]
 
     def __repr__(self) -> str:
         return f"ChainTable({self.answer})"
-
-    def _repr_html_(self) -> str:
-        from pifi_probe.probing.chain_view import to_html
-
-        return to_html(self)
 
 
 def build_chain_table(

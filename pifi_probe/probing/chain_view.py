@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -10,7 +9,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from pifi_probe.probing.chain_table import ChainTable
 
-__all__ = ["summary", "to_html"]
+__all__ = ["summary"]
 
 
 def summary(table: ChainTable) -> pd.DataFrame:
@@ -49,9 +48,3 @@ def _shown(table: ChainTable, a: str, b: str, test: object, size: object) -> str
         return ""
     row = chosen.iloc[0]
     return f"{100 * row['difference']:+.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-
-
-def to_html(table: ChainTable) -> str:
-    """Return answer and summary for a notebook."""
-    shown = summary(table).to_html(index=False, escape=True, border=0)
-    return f"<p><strong>{html.escape(table.answer)}</strong></p>{shown}"

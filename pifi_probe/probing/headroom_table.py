@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pifi_probe.errors import CorruptFileError
-from pifi_probe.files import write_text
-from pifi_probe.reading import parse_json, read_json
+from pifi_probe.reporting.result import Result
+from pifi_probe.reporting.tables import Table
 from pifi_probe.stats import mean_interval, paired_difference
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from pifi_probe.reporting.terminal import Fitted
-
 __all__ = ["Headroom", "build_headroom", "choose_span", "span_scores"]
 
-FORMAT = 1
 N_PARTS = 5  # of the texts, for a choice of the depth that a text has no part in
 RISEN = 0.9  # share of the rise at which the donor counts as knowing it
 BEGUN = 0.25
@@ -34,7 +27,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, repr=False)
-class Headroom:
+class Headroom(Result):
     """What `pifi_probe.headroom` returns.
 
     Parameters
@@ -75,6 +68,7 @@ class Headroom:
     r2: tuple[float, ...]
     info: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    noun: ClassVar[str] = "a headroom result"
 
     @property
     def something(self) -> bool:
@@ -139,18 +133,13 @@ class Headroom:
             pd.DataFrame([*own, *rows]), value_label="accuracy, held out (%)", depth_label="input of layer"
         )
 
-    def to_rich(self) -> Fitted:
-        """Return encoder, donor and both at every depth as a table for the terminal."""
-        from pifi_probe.reporting.tables import to_rich
-
-        return to_rich(self._shown(), title=f"encoder alone: {100 * self.encoder:.1f} %")
-
-    def _shown(self) -> pd.DataFrame:
+    def tables(self) -> list[Table]:
+        """Return one table: encoder, donor and both at every depth."""
         import pandas as pd
 
         rows = self.frame
         limits = zip(rows["added"], rows["low"], rows["high"], strict=True)
-        return pd.DataFrame(
+        shown = pd.DataFrame(
             {
                 "input of layer": rows["depth"],
                 "donor, %": [f"{100 * value:.1f}" for value in rows["donor"]],
@@ -159,36 +148,7 @@ class Headroom:
                 "interface R²": ["" if np.isnan(value) else f"{value:.2f}" for value in rows["r2"]],
             }
         )
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return everything as JSON, and write it to `path`, atomically, when one is given."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        if path is not None:
-            write_text(path, text)
-        return text
-
-    @classmethod
-    def from_json(cls, source: str | Path) -> Headroom:
-        """Rebuild what `to_json` wrote, from a file or from its text.
-
-        Raises
-        ------
-        CorruptFileError
-            If it is not a headroom result.
-        """
-        is_text = isinstance(source, str) and source.lstrip().startswith("{")
-        try:
-            values = parse_json(str(source)) if is_text else read_json(source)
-            if values.pop("format") != FORMAT:
-                raise ValueError("another format")
-            made: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-            return cls(**made)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CorruptFileError(
-                f"this is not a headroom result: {error}",
-                where="the given text" if is_text else str(source),
-                next="give a file that Headroom.to_json wrote",
-            ) from error
+        return [Table(shown, f"encoder alone: {100 * self.encoder:.1f} %")]
 
     def __str__(self) -> str:
         return self.answer
@@ -196,12 +156,15 @@ class Headroom:
     def __repr__(self) -> str:
         return f"Headroom({self.answer})"
 
-    def _repr_html_(self) -> str:
-        from pifi_probe.reporting.plots import to_svg
-        from pifi_probe.reporting.tables import to_html
+    def said(self) -> list[str]:
+        """Return the answer."""
+        return [self.answer]
 
-        alt = "accuracy of encoder, donor and both against depth"
-        return f"<p><strong>{escape(self.answer)}</strong></p>{to_svg(self.plot(), alt)}{to_html(self._shown())}"
+    def picture(self) -> str:
+        """Return the plot as SVG."""
+        from pifi_probe.reporting.plots import to_svg
+
+        return to_svg(self.plot(), "accuracy of encoder, donor and both against depth")
 
 
 def build_headroom(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pifi_probe.escaping import printable
-from pifi_probe.reporting import depths, tables
+from pifi_probe.reporting import depths
 from pifi_probe.reporting.html import Section, report
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from pifi_probe.probing.table import ProbeTable
     from pifi_probe.scoring.points import Kind
 
-__all__ = ["caption", "curves", "heatmap", "measured", "ranges", "summary", "to_html", "write_report"]
+__all__ = ["caption", "curves", "heatmap", "measured", "ranges", "summary", "write_report"]
 
 _READING = (
     "Best depth: where the score is best. Among the best: the depths that cannot be told from it (95 %, corrected for "
@@ -165,21 +163,6 @@ def _depth_label(table: ProbeTable) -> str:
     if table.family != "own-state" or not len(outputs):
         return "layer"
     return f"depth ({outputs.iloc[0]}: output of the last layer)"
-
-
-def to_html(table: ProbeTable) -> str:
-    """Return the table for a notebook: summary, what was measured, notes; everything escaped, never too wide."""
-    what = "; ".join(f"<b>{_safe(name)}</b>: {_safe(words)}" for name, words in measured(table))
-    items = "".join(f"<li>{line}</li>" for line in [what, *map(_safe, table.notes)])
-    return (
-        '<div style="max-width: 100%">'
-        f'<div style="max-width: 100%; overflow-x: auto">{tables.to_html(summary(table), caption(table))}</div>'
-        f'<ul style="overflow-wrap: anywhere">{items}</ul></div>'
-    )
-
-
-def _safe(text: str) -> str:
-    return escape(printable(text))
 
 
 def _matrix(agreement: pd.DataFrame) -> pd.DataFrame:

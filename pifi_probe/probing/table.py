@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.bounds import MAX_LAYERS
-from pifi_probe.errors import CorruptFileError, PifiProbeError
+from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import csv_text, one_line
 from pifi_probe.files import write_text
-from pifi_probe.reading import Refused, inflate, parse_json, read_json, typed
+from pifi_probe.reading import Refused, inflate, typed
+from pifi_probe.reporting.result import Result, plain
+from pifi_probe.reporting.tables import Table
 from pifi_probe.scoring.points import Kind
 
 if TYPE_CHECKING:
@@ -26,13 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pifi_probe.probing.probe_model import ProbeForSequenceClassification
-    from pifi_probe.reporting.terminal import Fitted
     from pifi_probe.tasks import Task
 
 __all__ = ["ProbeTable", "series_name"]
 
-FORMAT = 1
-MAX_VALUES = 2_000_000  # of a stored table
 HEADLINE = "real - shuffled"
 DTYPES = {
     "family": "str",
@@ -78,7 +76,6 @@ class _Packed:
 class _Stored:
     """A table as JSON holds it."""
 
-    format: int
     family: str
     frame: dict[str, list[str | int | float | bool | None]]
     kinds: dict[str, Kind]
@@ -88,7 +85,7 @@ class _Stored:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ProbeTable:
+class ProbeTable(Result):
     """What `pifi_probe.probe` and `pifi_probe.probe_plugin` return.
 
     Parameters
@@ -124,6 +121,9 @@ class ProbeTable:
     per_example: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    noun: ClassVar[str] = "a table of probes"
+    most_values: ClassVar[int] = 2_000_000
 
     @property
     def estimators(self) -> list[str]:
@@ -283,12 +283,11 @@ class ProbeTable:
 
         return probe_as_model(self, point, task, llm)
 
-    def to_rich(self) -> Fitted:
-        """Return `summary` as a table for the terminal."""
+    def tables(self) -> list[Table]:
+        """Return `summary`."""
         from pifi_probe.probing.summary import caption
-        from pifi_probe.reporting.tables import to_rich
 
-        return to_rich(self.summary(), title=caption(self))
+        return [Table(self.summary(), caption(self))]
 
     def to_csv(self, path: str | Path | None = None) -> str:
         """Return `frame` as CSV, and write it to `path`, atomically, when one is given."""
@@ -302,53 +301,24 @@ class ProbeTable:
 
         The scores of single examples are most of a large table; ``per_example=False`` leaves them out.
         """
-        table = self if per_example else replace(self, per_example={})
-        text = json.dumps(table._to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        if path is not None:
-            write_text(path, text)
-        return text
+        return Result.to_json(self if per_example else replace(self, per_example={}), path)
 
-    def _to_dict(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as values that JSON can hold; arrays are packed."""
+        return self._header() | {
             "family": self.family,
-            "info": self.info,
+            "info": plain(self.info),
             "kinds": {name: asdict(kind) for name, kind in self.kinds.items()},
             "frame": {name: _plain(self.frame[name]) for name in DTYPES},
             "per_example": {name: _packed(array) for name, array in self.per_example.items()},
-            "provenance": self.provenance,
+            "provenance": plain(self.provenance),
         }
 
     @classmethod
-    def from_json(cls, source: str | Path) -> ProbeTable:
-        """Rebuild a table from a file that `to_json` wrote, or from its text; every value comes back exactly.
-
-        Raises
-        ------
-        CorruptFileError
-            If it is not a table of probes.
-        """
-        is_text = isinstance(source, str) and source.lstrip().startswith("{")
-        try:
-            if is_text:
-                values = parse_json(str(source), most_values=MAX_VALUES)
-            else:
-                values = read_json(source, most_values=MAX_VALUES)
-            return cls._from_dict(values)
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, zlib.error) as error:
-            raise CorruptFileError(
-                f"this is not a table of probes: {error}",
-                where="the given text" if is_text else str(source),
-                next="give a file that ProbeTable.to_json wrote",
-            ) from error
-
-    @classmethod
-    def _from_dict(cls, values: Mapping[str, Any]) -> ProbeTable:
+    def _read(cls, values: Mapping[str, Any]) -> ProbeTable:
         import pandas as pd
 
         stored = typed(_Stored, values)
-        if stored.format != FORMAT:
-            raise Refused(f"format {stored.format}, not {FORMAT}")
         found = cls(
             family=stored.family,
             frame=pd.DataFrame({name: stored.frame[name] for name in DTYPES}).astype(DTYPES),
@@ -365,10 +335,11 @@ class ProbeTable:
 
         return f"ProbeTable({one_line(caption(self))}; {len(self.frame)} rows)"
 
-    def _repr_html_(self) -> str:
-        from pifi_probe.probing.summary import to_html
+    def remarks(self) -> list[str]:
+        """Return what was measured, then `notes`."""
+        from pifi_probe.probing.summary import measured
 
-        return to_html(self)
+        return ["; ".join(f"{name}: {words}" for name, words in measured(self)), *self.notes]
 
 
 def _headline(arms: list[str]) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +16,59 @@ if TYPE_CHECKING:
 
     from pifi_probe.reporting.terminal import Fitted
 
-__all__ = ["printable", "to_html", "to_rich"]
+__all__ = ["Table", "printable", "to_html", "to_rich"]
 
 LONG = 40  # characters: a cell that must not become a narrow column of single words
 
 
-def to_rich(frame: pd.DataFrame, title: str = "", *, fixed: int = 1) -> Fitted:
+@dataclass(frozen=True)
+class Table:
+    """A frame as terminal, notebook and page show it: the same columns in the same order, the same cells.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The most important columns first, since a narrow terminal leaves out the last ones.
+    title : str
+        What it is.
+    note : str
+        What its numbers were made from.
+    fixed : int
+        How many columns name a row.
+    below : sequence of str
+        Columns of sentences, which a terminal tells below the table.
+    """
+
+    frame: pd.DataFrame
+    title: str = ""
+    note: str = ""
+    fixed: int = 1
+    below: Sequence[str] = ()
+
+    def titled(self, title: str) -> Table:
+        """Return it with words before its title."""
+        return replace(self, title=", ".join(part for part in (title, self.title) if part))
+
+    def to_rich(self) -> Fitted:
+        """Return it for a terminal."""
+        return to_rich(self.frame, self.title, fixed=self.fixed, note=self.note, below=self.below)
+
+    def to_html(self) -> str:
+        """Return it for a page, title and note as its caption."""
+        return to_html(self.frame, "; ".join(part for part in (self.title, self.note) if part))
+
+
+def to_rich(
+    frame: pd.DataFrame, title: str = "", *, fixed: int = 1, note: str = "", below: Sequence[str] = ()
+) -> Fitted:
     """Return a frame as a table that fits the terminal; the index is left out, the first `fixed` columns never are."""
     from pifi_probe.reporting.terminal import Fitted
 
     rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
     right = [place for place, column in enumerate(frame) if _is_numeric(frame[column])]
-    return Fitted([printable(name) for name in frame], rows, printable(title), right=right, fixed=fixed)
+    told = [place for place, column in enumerate(frame) if column in below]
+    headings = [printable(name) for name in frame]
+    return Fitted(headings, rows, printable(title), printable(note), right=right, fixed=fixed, below=told)
 
 
 def to_html(frame: pd.DataFrame, caption: str = "") -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,8 @@ from pifi_probe.differences import Runs, between
 from pifi_probe.escaping import printable
 from pifi_probe.ladder import Arm, Effect, control_seeds, effects_of, missing
 from pifi_probe.ranking import layer_effect
+from pifi_probe.reporting.result import Result, plain
+from pifi_probe.reporting.tables import Table
 from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.gp import layer_posterior
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
@@ -189,8 +191,8 @@ class Gain:
     words: str
 
 
-@dataclass(frozen=True)
-class SearchResult(Tells):
+@dataclass(frozen=True, repr=False)
+class SearchResult(Result, Tells):
     """What a search found.
 
     Parameters
@@ -244,6 +246,7 @@ class SearchResult(Tells):
     texts: str = ""
     metric: str = "accuracy"
     level: float = LEVEL
+    noun: ClassVar[str] = "what a search found"
     _trained_by: ClassVar[str] = "study resume runs them"
 
     @property
@@ -304,9 +307,34 @@ class SearchResult(Tells):
         return f"{runs}, and {self.confirm_cost:.2f} C to confirm" if self.confirm_cost else runs
 
     def to_dict(self) -> dict[str, Any]:
-        """Return values that JSON can hold."""
+        """Return everything as values that JSON can hold."""
         words = {"answer": self.answer, "verdict": self.verdict, "needed": self.needed()}
-        return words | asdict(self) | {"chosen": self.chosen.to_dict(), "label": self.chosen.label}
+        return super().to_dict() | words | {"chosen": self.chosen.to_dict(), "label": self.chosen.label}
+
+    @classmethod
+    def _read(cls, values: Mapping[str, Any]) -> SearchResult:
+        chosen = Candidate.from_dict(values["chosen"])
+        return super()._read({**values, "chosen": plain(chosen)})
+
+    def said(self) -> list[str]:
+        """Return the answer, then how sure the choice is."""
+        return self.verdict.splitlines()
+
+    def tables(self) -> list[Table]:
+        """Return the gains of the choice; empty before the confirmation."""
+        import pandas as pd
+
+        rows = [
+            {
+                "against": gain.control,
+                "gain (points)": f"{100 * gain.interval.mean:+z.1f}",
+                "interval": f"[{100 * gain.interval.low:+z.1f}, {100 * gain.interval.high:+z.1f}]",
+                "p": f"{gain.p_value:.2g}",
+                "verdict": gain.words,
+            }
+            for gain in self.gains
+        ]
+        return [Table(pd.DataFrame(rows), self.chosen.label, below=["verdict"])] if rows else []
 
     def __str__(self) -> str:
         return printable(self.verdict)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import html
-import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pifi_probe.escaping import printable
-from pifi_probe.files import write_text
 from pifi_probe.ladder import SHARES, Effect
+from pifi_probe.reporting.result import Result
+from pifi_probe.reporting.tables import Table
 from pifi_probe.telling import Tells
 from pifi_probe.training.sight import Plugged, check_sight
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from rich.console import Group
 
 __all__ = ["Comparison", "Row"]
 
-HEADINGS = ("test", "arm", "seeds", "mean", "difference", "balanced accuracy", "AUROC", "verdict")
+HEADINGS = ("arm", "difference", "mean", "seeds", "balanced accuracy", "AUROC", "verdict")
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,10 @@ class Row:
     def cells(self, metric: str) -> tuple[str, ...]:
         """Return the row as text, one cell for each of `HEADINGS`; shares in percent."""
         return (
-            self.test,
             self.arm,
-            str(len(self.seeds)),
-            _interval(self.mean, self.low, self.high, metric),
             _interval(self.difference, self.difference_low, self.difference_high, metric, sign="+"),
+            _interval(self.mean, self.low, self.high, metric),
+            str(len(self.seeds)),
             _percent(self.balanced_accuracy),
             _percent(self.auroc),
             self.verdict,
@@ -79,7 +75,7 @@ class Row:
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison(Tells):
+class Comparison(Result, Tells):
     """What `pifi_probe.compare` returns.
 
     Parameters
@@ -113,6 +109,7 @@ class Comparison(Tells):
     seconds: float = 0.0
     donors: tuple[Plugged, ...] = ()
     tags: tuple[str, ...] = ()
+    noun: ClassVar[str] = "a comparison"
 
     def sight(self) -> list[str]:
         """Say, where no effect of the weights was found, whether these layers could have shown one.
@@ -162,58 +159,29 @@ class Comparison(Tells):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
-        return asdict(self) | {"size": self.size}
+        return super().to_dict() | {"size": self.size}
 
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return the comparison as JSON, and write it to `path`, atomically, when one is given."""
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-        if path is not None:
-            write_text(path, text)
-        return text
+    def said(self) -> list[str]:
+        """Return the answer of every wiring."""
+        told = self.answers() if self.effects else []
+        return [f"{wiring}: {text}" if len(told) > 1 else text for wiring, text in told]
 
-    def to_rich(self, title: str = "") -> Group:
-        """Return a table for each test set, as wide as the terminal is, with the verdicts below."""
-        from rich.console import Group
+    def tables(self) -> list[Table]:
+        """Return a table for each test set, with the verdicts last."""
+        import pandas as pd
 
-        from pifi_probe.reporting.terminal import Fitted
-
-        test, *headings = HEADINGS
-        order = [headings.index(name) for name in ("arm", "difference", "mean", "seeds")]
-        order += [place for place in range(len(headings)) if place not in order]
-        tables: list[Fitted] = []
+        made = []
         for name in dict.fromkeys(row.test for row in self.rows):
-            cells = [row.cells(self.metric)[1:] for row in self.rows if row.test == name]
-            tables.append(
-                Fitted(
-                    [headings[place] for place in order],
-                    [[printable(row[place]).removeprefix("baseline") for place in order] for row in cells],
-                    printable(f"{title}, {test} {name}" if title else f"{test} {name}"),
-                    f"{self.metric}; {self.size}" if name == self.rows[-1].test else "",
-                    right=range(1, len(order)),
-                    below=[len(order) - 1],
-                )
-            )
-        return Group(*tables)
+            cells = [row.cells(self.metric) for row in self.rows if row.test == name]
+            note = f"{self.metric}; {self.size}" if name == self.rows[-1].test else ""
+            made.append(Table(pd.DataFrame(cells, columns=list(HEADINGS)), f"test {name}", note, below=HEADINGS[-1:]))
+        return made
 
     def __str__(self) -> str:
         return printable(self.verdict())
 
     def __repr__(self) -> str:
         return str(self)
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row.cells(self.metric))}</tr>"
-            for row in self.rows
-        )
-        said = "".join(
-            f"<p>{html.escape(f'{wiring}: {text}' if len(self.answers()) > 1 else text)}</p>"
-            for wiring, text in self.answers()
-        )
-        caption = html.escape(f"{self.metric}; {self.size}")
-        table = f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
-        return f"{said if self.effects else ''}{table}"
 
 
 def _interval(middle: float | None, low: float | None, high: float | None, metric: str, sign: str = "") -> str:

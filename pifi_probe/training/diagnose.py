@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from pifi_probe.encoders import within_positions
 from pifi_probe.errors import PifiProbeError
@@ -16,6 +15,8 @@ from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.reporting.result import Result
+from pifi_probe.reporting.tables import Table
 from pifi_probe.tasks.task import Split, Task
 from pifi_probe.training.describe import describe_model
 from pifi_probe.training.result import RunResult, runs_in
@@ -38,7 +39,7 @@ N_TEXTS = 300
 
 
 @dataclass(frozen=True, repr=False)
-class Diagnosis:
+class Diagnosis(Result):
     """What `diagnose` returns.
 
     Parameters
@@ -50,6 +51,7 @@ class Diagnosis:
 
     subject: str
     checks: tuple[Check, ...]
+    noun: ClassVar[str] = "a diagnosis"
 
     @property
     def status(self) -> str:
@@ -62,7 +64,14 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
-        return {"status": self.status} | asdict(self)
+        return super().to_dict() | {"status": self.status}
+
+    def tables(self) -> list[Table]:
+        """Return one table: a row for each check."""
+        import pandas as pd
+
+        rows = [(one.status, one.name, one.finding, one.advice) for one in self.checks]
+        return [Table(pd.DataFrame(rows, columns=["status", "check", "finding", "advice"]), self.subject, fixed=2)]
 
     def __str__(self) -> str:
         lines = [self.subject]
@@ -73,17 +82,6 @@ class Diagnosis:
 
     def __repr__(self) -> str:
         return str(self)
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{heading}</th>" for heading in ("status", "check", "finding", "advice"))
-        rows = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in _cells(check))}</tr>" for check in self.checks
-        )
-        return f"<table><caption>{html.escape(self.subject)}</caption><tr>{head}</tr>{rows}</table>"
-
-
-def _cells(check: Check) -> tuple[str, str, str, str]:
-    return check.status, check.name, check.finding, check.advice
 
 
 def diagnose(

@@ -51,6 +51,9 @@ def refuse_impossible(result: RunResult) -> None:
     for name in ("train", "test"):
         _number(f"seconds.{name}", result.seconds.get(name), 0, math.inf)
     _number("lr_projection", result.lr_projection, 0, math.inf)
+    for name, curve in result.curves.items():
+        if not all(map(math.isfinite, curve)):
+            raise Refused(f"curves.{name} holds NaN, which ends a run")
     for name, count in result.peak_memory.items():
         if count is not None and count < 0:
             raise Refused(f"peak_memory.{name} is {count}")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pifi_probe.errors import CorruptFileError, PifiProbeError
+from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import one_line
-from pifi_probe.files import write_text
 from pifi_probe.kinds import KINDS
 from pifi_probe.kinds.metrics import classification_metrics, per_example
 from pifi_probe.ladder import SHARES
-from pifi_probe.reading import parse_json, read_json, typed
+from pifi_probe.reporting.result import Result, plain
+from pifi_probe.reporting.tables import Table
 from pifi_probe.tags import tags_of, with_tags
 from pifi_probe.tasks.task import Task
 from pifi_probe.training.key import RunKey
@@ -28,8 +25,6 @@ from pifi_probe.vocabulary import in_words_of_today, stored_recipe
 
 __all__ = ["RunResult", "TestResult", "runs_in"]
 
-FORMAT = 1
-MAX_VALUES = 3_000_000  # of a stored result: curves of 400,000 steps
 SHOWN = (
     *(
         "accuracy",
@@ -125,8 +120,8 @@ def _written(values: NDArray[np.float64]) -> str:
     return " ".join(f"{value:.5g}" for value in values)
 
 
-@dataclass(frozen=True)
-class RunResult:
+@dataclass(frozen=True, repr=False)
+class RunResult(Result):
     """What `fine_tune` returns.
 
     Parameters
@@ -183,6 +178,8 @@ class RunResult:
     provenance: dict[str, Any] = field(default_factory=dict)
     tuned: dict[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+    noun: ClassVar[str] = "the result of a run"
+    most_values: ClassVar[int] = 3_000_000  # curves of 400,000 steps
 
     @property
     def label(self) -> str:
@@ -225,57 +222,13 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
-        return {"format": FORMAT, "label": self.label} | asdict(self) | {"tags": list(self.tags)}
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return the result as JSON, and write it to `path`, atomically, when one is given.
-
-        Raises
-        ------
-        SaveError
-            If the file cannot be written; an older one of that name stays.
-        """
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-        if path is not None:
-            write_text(path, text)
-        return text
+        return self._header() | {"label": self.label} | plain(self)
 
     @classmethod
-    def from_json(cls, source: str | Path) -> RunResult:
-        """Rebuild a result from a file that `to_json` wrote, or from its text.
-
-        Raises
-        ------
-        CorruptFileError
-            If it is not a result of a run.
-        """
-        is_text = isinstance(source, str) and source.lstrip().startswith("{")
-        where = "the given text" if is_text else str(source)
-        try:
-            if is_text:
-                values = parse_json(str(source), most_values=MAX_VALUES)
-            else:
-                values = read_json(source, most_values=MAX_VALUES)
-            return cls.from_dict(values)
-        except (OSError, ValueError) as error:
-            raise CorruptFileError(
-                f"this is not the result of a run: {error}", where=where, next="give a result.json of fine_tune"
-            ) from error
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RunResult:
-        """Rebuild a result from `to_dict`.
-
-        Raises
-        ------
-        Refused
-            If a value is missing, of another type, or one that no run can have had; a ValueError.
-        """
-        if isinstance(values, Mapping):
-            former = {"model": in_words_of_today, "recipe": stored_recipe}
-            found = {name: read(own) for name, read in former.items() if isinstance(own := values.get(name), Mapping)}
-            values = {**values, **found}
-        result = typed(cls, values)
+    def _read(cls, values: Mapping[str, Any]) -> RunResult:
+        former = {"model": in_words_of_today, "recipe": stored_recipe}
+        found = {name: read(own) for name, read in former.items() if isinstance(own := values.get(name), Mapping)}
+        result = super()._read({**values, **found})
         refuse_impossible(result)
         return result
 
@@ -283,16 +236,20 @@ class RunResult:
         scores = (f"{name} {describe_score(test.score_names[0], test)}" for name, test in self.tests.items())
         return one_line(f"RunResult({self.label}, seed {self.seed}: {', '.join(scores)})")
 
-    def _repr_html_(self) -> str:
+    def tables(self) -> list[Table]:
+        """Return one table: a row for each test, with the scores that its kind is known by."""
+        import pandas as pd
+
         kind = KINDS.get(self.task.get("kind", ""))  # None: a kind from outside that is not imported here
         names = dict.fromkeys((*SHOWN, *((kind.shown,) if kind else ())))
         shown = [name for name in names if any(name in test.metrics for test in self.tests.values())]
-        head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in ("test", "n", *shown))
-        rows = "".join(_row(name, test, shown) for name, test in self.tests.items())
+        rows = [
+            {"test": name, "n": test.metrics["n"]} | {one.replace("_", " "): test.metrics.get(one) for one in shown}
+            for name, test in self.tests.items()
+        ]
         counts = f"{self.parameters['trainable']:,} trained, {self.parameters['frozen']:,} frozen weights"
-        caption = f"{self.label}, seed {self.seed}, epoch {self.best_epoch}: {counts}, {self.seconds['train']:.0f} s"
-        caption += f"; tags: {', '.join(self.tags)}" if self.tags else ""
-        return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{rows}</table>"
+        title = f"{self.label}, seed {self.seed}, epoch {self.best_epoch}: {counts}, {self.seconds['train']:.0f} s"
+        return [Table(pd.DataFrame(rows), title, f"tags: {', '.join(self.tags)}" if self.tags else "")]
 
 
 def runs_in(results: Any, where: str) -> list[RunResult]:
@@ -318,9 +275,3 @@ def describe_score(metric: str, test: TestResult) -> str:
     """Return a test's mean of a score as text, shares in percent."""
     value = float(test.per_example(metric).mean()) if metric not in test.metrics else float(test.metrics[metric])
     return f"{value:.1%}" if metric in SHARES else f"{metric.replace('_', ' ')} {value:.3g}"
-
-
-def _row(name: str, test: TestResult, shown: Sequence[str]) -> str:
-    numbers = [f"{test.metrics[metric]:.3f}" if metric in test.metrics else "" for metric in shown]
-    cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in (name, test.metrics["n"], *numbers))
-    return f"<tr>{cells}</tr>"
