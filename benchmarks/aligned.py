@@ -44,6 +44,7 @@ from pifi_probe.training.devices import has_bf16
 
 STUDY = Path(__file__).parent.parent / "book" / "_studies" / "aligned"
 SLM, LLM, CHAIN = "minilm-l6", "smollm2-135m", (8, 14)
+SPAN = f"{CHAIN[0]}-{CHAIN[1]}"
 EXPLORING = ("movie-reviews", "product-reviews", "tweets", "word-order", "translation-match")
 APART = "translation-match-apart"  # the same pairs, each text read alone: they meet in the layers only
 CONFIRMING = ("critic-reviews", "umsab-english", "reuters-r8", "newsgroups", "germeval", "nsmc")
@@ -109,12 +110,12 @@ def probe(name: str, task: Task, data: Path | None, *, small: bool) -> dict[str,
         SLM,
         LLM,
         task,
-        CHAIN,
+        SPAN,
         references=() if small else ("donor",),
         interaction="layer" if name == APART else "encoder",
         fractions=(100,) if small else FRACTIONS,
-        draws=3 if small else DRAWS,
-        tests=[] if small else others,
+        n_draws=3 if small else DRAWS,
+        also=[] if small else others,
         n_train=n,
         n_test=n,
         n_align=600 if small else 1000,
@@ -160,10 +161,10 @@ def folded(name: str, task: Task, fold: int, data: Path | None, *, few: bool = F
         SLM,
         LLM,
         own,
-        CHAIN,
-        tests=[] if other is None else [fold_of(other, fold)],
+        SPAN,
+        also=[] if other is None else [fold_of(other, fold)],
         fractions=(FRACTIONS[0],) if few else (),
-        draws=DRAWS,
+        n_draws=DRAWS,
         n_train=1500,
         n_test=MOST // FOLDS,
         n_align=1000,

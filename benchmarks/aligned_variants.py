@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import claimed
-from aligned import CHAIN, LLM, PRECISION, SLM, STUDY
+from aligned import CHAIN, LLM, PRECISION, SLM, SPAN, STUDY
 
 import pifi_probe as pp
 from pifi_probe.experiments.whole import load_whole
@@ -46,7 +46,7 @@ def measure(variant: str, task: pp.Task, folder: Path) -> dict[str, Any]:
     """Return the table of one variant and task."""
     slm = variant if variant in ENCODERS else SLM
     llm = variant if variant in DONORS else rounded(folder, BITS[variant]) if variant in BITS else LLM
-    chain = pp.headroom(slm, llm, task, progress=False).span if variant in DONORS else CHAIN
+    chain = pp.headroom(slm, llm, task, progress=False).chain if variant in DONORS else SPAN
     table = pp.probe_chain(
         slm,
         llm,

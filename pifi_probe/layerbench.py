@@ -244,7 +244,7 @@ def load(path: str | Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def replay(strategy: str | Plain, table: str | Table | None = None, *, draws: int = DRAWS) -> list[Replay]:
+def replay(strategy: str | Plain, table: str | Table | None = None, *, n_draws: int = DRAWS) -> list[Replay]:
     """Let a strategy choose on the tables, and say what its choices are worth.
 
     Each seed is held out once: the strategy sees the others. Strategies that draw random numbers are replayed several
@@ -257,7 +257,7 @@ def replay(strategy: str | Plain, table: str | Table | None = None, *, draws: in
         returns the index of the layer that it chooses.
     table : str or Table, optional
         None: all that the strategy can be replayed on.
-    draws : int
+    n_draws : int
         Replays of each held-out seed.
 
     Returns
@@ -283,21 +283,21 @@ def replay(strategy: str | Plain, table: str | Table | None = None, *, draws: in
         play: Callable[[Table, Sequence[int], int], tuple[int, float]] = functools.partial(_play_named, strategy)
     else:
         play = functools.partial(_play_plain, strategy)
-    return [_worth(name, one, play, draws) for one in chosen]
+    return [_worth(name, one, play, n_draws) for one in chosen]
 
 
-def leaderboard(strategies: Iterable[str | Plain] = (), *, draws: int = DRAWS) -> pd.DataFrame:
+def leaderboard(strategies: Iterable[str | Plain] = (), *, n_draws: int = DRAWS) -> pd.DataFrame:
     """Return what strategies are worth, one row per strategy and table; the least regret first.
 
     Parameters
     ----------
     strategies : iterable of str or callable
         Beside those of the package.
-    draws : int
+    n_draws : int
     """
     import pandas as pd
 
-    rows = [vars(found) for one in (*OURS, *strategies) for found in replay(one, draws=draws)]
+    rows = [vars(found) for one in (*OURS, *strategies) for found in replay(one, n_draws=n_draws)]
     frame = pd.DataFrame(rows).drop(columns="choices")
     return frame.sort_values(["table", "regret"], kind="stable").reset_index(drop=True)
 
@@ -329,7 +329,7 @@ OURS: tuple[str | Plain, ...] = ("auto", "fast", "halving", _exhaustive, _once, 
 
 
 def _worth(
-    name: str, table: Table, play: Callable[[Table, Sequence[int], int], tuple[int, float]], draws: int
+    name: str, table: Table, play: Callable[[Table, Sequence[int], int], tuple[int, float]], n_draws: int
 ) -> Replay:
     from scipy.stats import t
 
@@ -338,7 +338,7 @@ def _worth(
     choices, costs, regrets, points = [], [], [], []
     for place, _ in enumerate(table.seeds):
         seen = [seed for other, seed in enumerate(table.seeds) if other != place]
-        own = [play(table, seen, draw) for draw in range(draws)]
+        own = [play(table, seen, draw) for draw in range(n_draws)]
         picks = [table.layers.index(layer) for layer, _ in own]
         choices += [layer for layer, _ in own]
         costs += [cost for _, cost in own]

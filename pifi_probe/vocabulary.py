@@ -15,17 +15,19 @@ __all__ = [
     "COMBINATIONS",
     "CONTROLS",
     "FIDELITIES",
+    "MAX_TOKENS",
     "STORED_FIDELITY",
     "TWINS",
     "in_words_of_today",
     "mode_of_today",
-    "stored_recipe",
+    "stored_settings",
 ]
 
 TWINS = ("random", "shuffled")  # layers of the same shape with other weights
 BASIC_CONTROLS = ("vanilla", "linear", *TWINS)  # those that every layer is compared with
 CONTROLS = (*BASIC_CONTROLS, "unfrozen", "mlp")
-COMBINATIONS = ("serial", "gated-serial", "mix", "unshared", "gated")  # of several layers: combine=, and designs=
+COMBINATIONS = ("serial", "gated-serial", "mix", "unshared", "gated")  # of several layers: combine=
+MAX_TOKENS = 100  # after which a text is cut, unless told: max_tokens=
 FIDELITIES = ("estimator", "frozen", "last-block", "short", "full")  # of a search's trials, from cheap to dear
 STORED_FIDELITY = "rung"  # what every study on disk, and Optuna's dashboard, calls the fidelity of a trial
 _FORMER = {
@@ -57,6 +59,6 @@ def mode_of_today(name: str, value: Any) -> Any:
     return now
 
 
-def stored_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a stored recipe."""
+def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a stored recipe, or of what a stored probe was measured with."""
     return {"max_tokens" if name == "max_length" else name: value for name, value in values.items()}

@@ -377,7 +377,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_every_arm_is_scored_alone_and_with_the_encoder_on_every_test(bert: str, llm: str):
     other = replace(slm.tiny_task(20, "others"), splits={"test": slm.tiny_task(200).splits["test"]})
     table = pp.probe_chain(
-        bert, llm, TASK, "1-2", fractions=(20,), draws=2, twins=2, tests=[other], references=["donor"], progress=False
+        bert, llm, TASK, "1-2", fractions=(20,), n_draws=2, twins=2, also=[other], references=["donor"], progress=False
     )
     arms = {"encoder", "interface", "real", "shuffled", "random", "donor"}
     assert set(table.scores["arm"]) == arms and set(table.scores["test"]) == {"words", "others"}

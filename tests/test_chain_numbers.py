@@ -42,8 +42,8 @@ def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"seed": -1}, "seed=-1"),
         ({"seed": 1.5}, "seed=1.5"),
         ({"twins": 1.5}, "twins=1.5"),
-        ({"draws": 0}, "draws=0"),
-        ({"draws": None}, "draws=None"),
+        ({"n_draws": 0}, "n_draws=0"),
+        ({"n_draws": None}, "n_draws=None"),
         ({"n_train": 0}, "n_train=0"),
         ({"n_train": 10.5}, "n_train=10.5"),
         ({"n_test": None}, "n_test=None"),
@@ -68,7 +68,9 @@ def test_numbers_that_no_chain_can_be_evaluated_with_are_refused(
 
 
 @pytest.mark.usefixtures("_nothing_runs")
-@pytest.mark.parametrize("layers", ["2-1", (2, 1), "0,2", "3", -4, (-1, 5), [0, 1, 2], "", 1.5, np.int64(3), [0, 5]])
+@pytest.mark.parametrize(
+    "layers", ["2-1", (2, 1), "0,2", "3", -4, (-1, 5), (0, 2), [0, 1.5], [True], [], "", 1.5, np.int64(3), [0, 5]]
+)
 def test_what_is_no_chain_of_the_model_is_refused(layers: Any, bert: str, llm: str):
     with pytest.raises(PlugInError, match="does not name a chain of layers"):
         pp.probe_chain(bert, llm, TASK, layers, progress=False)

@@ -22,7 +22,7 @@ TEXTS = ["the film was very good", "awful music", "the cast is happy and not sad
 @pytest.mark.parametrize("name", ["classes", "classes, sequence", "aligned, back", "folded", "tags"])
 def test_an_embedding_is_what_the_head_would_read(name: str, shelf: Shelf) -> None:
     model = shelf.model(name).eval()
-    made = pp.sentence_transformer(model, normalize=False)
+    made = pp.sentence_transformer(model, normalise=False)
     found = made.encode(TEXTS, batch_size=2)
     assert found.shape == (3, made.get_embedding_dimension())
     for text, vector in zip(TEXTS, found, strict=True):  # one by one: padding changes nothing

@@ -296,5 +296,5 @@ def test_a_search_for_a_chain_ranks_all_by_their_headroom_and_trains_the_best(
 
 def test_aligned_layers_are_one_chain_and_a_refused_search_leaves_no_study(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="one chain"):
-        pp.search("x", "y", TASK, wiring="aligned", max_layers=2, designs=("mix",), study=tmp_path / "s.db")
+        pp.search("x", "y", TASK, wiring="aligned", max_layers=2, combine=("mix",), study=tmp_path / "s.db")
     assert not list(tmp_path.iterdir())

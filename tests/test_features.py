@@ -118,7 +118,7 @@ def test_a_token_of_zeros_gives_no_nan() -> None:
 def test_long_texts_are_cut_at_the_length_or_the_context_and_counted(llm: str) -> None:
     long = replace(ROWS, texts=(*ROWS.texts[:-1], "good " * 500))
     features = llm_features(llm, long, max_tokens=1000)
-    assert features.info["max_length"] == 64, "the context of the tiny model"
+    assert features.info["max_tokens"] == 64, "the context of the tiny model"
     assert features.info["n_cut"] == 1 and features.info["notes"] == ["1 of 24 texts were cut after 64 tokens"]
     features = llm_features(llm, ROWS, max_tokens=5)
     assert features.info["n_cut"] == 24 and features.info["n_tokens"] == 5 * 24

@@ -44,7 +44,7 @@ def llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def scored(sizes: list[int], draws: int = 4) -> list[few_labels.Measured]:
-    return few_labels.score_with_few_labels(Planted(LABELS), LABELS, PLACES, sizes, draws=draws, seed=3)  # type: ignore[arg-type]
+    return few_labels.score_with_few_labels(Planted(LABELS), LABELS, PLACES, sizes, n_draws=draws, seed=3)  # type: ignore[arg-type]
 
 
 def test_more_labels_and_better_states_score_higher():
@@ -73,7 +73,7 @@ def test_what_is_scored_is_never_labelled(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(few_labels, "fit_block", spied)
     monkeypatch.setattr(Planted, "n_points", 1)
     planted.points[0] = planted.points[1]
-    few_labels.score_with_few_labels(planted, LABELS, PLACES, [20], draws=3, seed=0)  # type: ignore[arg-type]
+    few_labels.score_with_few_labels(planted, LABELS, PLACES, [20], n_draws=3, seed=0)  # type: ignore[arg-type]
     assert len(fitted) == 3 and len(set.union(*fitted)) > 20, "each draw has its own"
 
 
@@ -82,7 +82,7 @@ def test_the_table_holds_them_beside_the_others_and_comes_back(llm: str):
     table = pp.probe(
         llm,
         slm.tiny_task(120),
-        pp.ProbeSettings(fractions=(10, 0.5), draws=2),
+        pp.ProbeSettings(fractions=(10, 0.5), n_draws=2),
         n=60,
         estimators="ridge_accuracy",
         progress=False,

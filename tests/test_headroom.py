@@ -98,7 +98,7 @@ def test_what_is_kept_has_the_names_of_today_and_knows_what_it_hangs_on(
     again = pp.headroom(models[0], str(moved), replace(task, name="other"), progress=False)
     assert again.both == found.both and again.chain.startswith(str(moved)) and again.info["task"] == "other"
     for max_tokens in (64, 70):  # the encoder has 64 positions, the donor reads twice as many tokens
-        assert pp.headroom(*models, task, max_tokens=max_tokens, progress=False).info["max_length"] == max_tokens
+        assert pp.headroom(*models, task, max_tokens=max_tokens, progress=False).info["max_tokens"] == max_tokens
     file = moved / "tokenizer.json"
     file.write_text(file.read_text(encoding="utf-8").replace('"good"', '"gooood"'), encoding="utf-8")
     assert pp.headroom(models[0], str(moved), task, progress=False).r2 != found.r2

@@ -48,14 +48,14 @@ def test_knowing_the_held_out_seed_has_no_regret_and_the_worst_layer_the_most() 
     (table,) = [one for one in layerbench.tables() if one.name == MATCHED]
     held_out = iter(range(3))
     best = [int(place) for place in table.validation.argmin(0)]
-    oracle = pp.layerbench.replay(lambda ask: table.layers[best[next(held_out)]], MATCHED, draws=1)[0]
+    oracle = pp.layerbench.replay(lambda ask: table.layers[best[next(held_out)]], MATCHED, n_draws=1)[0]
     assert oracle.regret == 0 and oracle.cost == 0
     worst = pp.layerbench.replay(lambda ask: int(table.validation.mean(1).argmax()), table)[0]
     assert worst.regret > 0.05
 
 
 def test_a_strategy_of_the_search_asks_the_table() -> None:
-    (found,) = pp.layerbench.replay("fast", draws=1)
+    (found,) = pp.layerbench.replay("fast", n_draws=1)
     assert found.table == MATCHED and 0 < found.cost < 1 and len(found.choices) == 3
 
 

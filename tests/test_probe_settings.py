@@ -36,7 +36,7 @@ WRONG: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "drop_first": NO_FLAGS,
         "template": ("no place", 5),
         "fractions": NO_LISTS,
-        "draws": (*NO_COUNTS, 0),
+        "n_draws": (*NO_COUNTS, 0),
     },
     pp.PluginProbeSettings: SHARED
     | {
@@ -98,8 +98,8 @@ def test_a_misspelt_word_is_answered_with_the_nearest_one() -> None:
 def test_equal_settings_are_equal_whatever_their_types() -> None:
     whole: Any = np.int64(3)
     flag: Any = np.bool_(False)
-    one = pp.ProbeSettings(draws=whole, n_folds=whole, cache=flag, fractions=np.array([10, 20]))  # type: ignore[arg-type]
-    two = pp.ProbeSettings(draws=3, n_folds=3, cache=False, fractions=[10, 20])
+    one = pp.ProbeSettings(n_draws=whole, n_folds=whole, cache=flag, fractions=np.array([10, 20]))  # type: ignore[arg-type]
+    two = pp.ProbeSettings(n_draws=3, n_folds=3, cache=False, fractions=[10, 20])
     assert one == two and hash(one) == hash(two) and one.to_dict() == two.to_dict()
     assert pp.ProbeSettings(fractions=(100.0, 0.5)).fractions == (100, 0.5), "the command line gives floats"
     assert pp.PluginProbeSettings(seeds=range(3), projections=["random"]).to_dict()["seeds"] == [0, 1, 2]

@@ -264,6 +264,7 @@ def test_what_was_recorded_before_is_still_read(kind: type[Result], pattern: str
     for file in files:
         found = kind.from_json(file)
         assert repr(found) and found._repr_html_()
+        assert "max_length" not in getattr(found, "info", {}), "max_tokens, as the option is called"
         assert kind.from_json(found.to_json()).to_json() == found.to_json()
 
 

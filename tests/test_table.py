@@ -352,7 +352,9 @@ class TestShown:
         page = Words(source)
         assert "script" not in page.tags
         assert page.text.count(ATTACK) >= 6
-        assert '<div style="max-width: 100%; overflow-x: auto"><table>' in source and "overflow-wrap: anywhere" in source
+        assert (
+            '<div style="max-width: 100%; overflow-x: auto"><table>' in source and "overflow-wrap: anywhere" in source
+        )
 
     def test_a_missing_null_or_interval_is_a_dash(self) -> None:
         shown = build_table("own-state", [Measured("hit", 0.5, 0, 0)], INFO, kinds=KINDS).summary().iloc[0]

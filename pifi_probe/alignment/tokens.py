@@ -15,6 +15,7 @@ from pifi_probe.compat import quiet_transformers
 from pifi_probe.encoders import has_token_types, room_of
 from pifi_probe.errors import FeatureError
 from pifi_probe.tasks.tokens import buckets
+from pifi_probe.vocabulary import MAX_TOKENS
 
 __all__ = [
     "Encoded",
@@ -259,7 +260,7 @@ def token_states(
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     *,
-    max_tokens: int = 100,
+    max_tokens: int = MAX_TOKENS,
     last_pools: bool = False,
     device: str | torch.device = "cpu",
 ) -> TokenStates:

@@ -32,7 +32,7 @@ __all__ = ["SECONDS", "Tour", "runs_that_fit", "run_tour"]
 SECONDS = 500.0  # of all stops; the timed first run decides how many more runs fit
 COPIES: dict[str, Any] = {"layers": "18", "n_fit": 96, "n_test": 48}
 CHAIN: dict[str, Any] = {"layers": "8-14", "n_train": 800, "n_test": 1000, "n_align": 800, "max_tokens": 60}
-CHAIN |= {"fractions": [200], "draws": 5}  # with fewer labels, too: five draws of them
+CHAIN |= {"fractions": [200], "n_draws": 5}  # with fewer labels, too: five draws of them
 PAPER = Size(DEFAULT, train=600, validation=150, test=500, seeds=3, epochs=4)
 RECIPE: dict[str, Any] = {"batch_size": 16, "max_tokens": 60}
 WIRED = tuple(DemoArm(Arm(control=control), LAST) for control in ("vanilla", None, "random", "linear"))

@@ -38,7 +38,7 @@ _BY_TRANSFORMERS = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}  # which 
 _VERSIONS = ("pifi_probe", "torch", "transformers")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verified(Result):
     """What `verify` found.
 
@@ -85,6 +85,9 @@ class Verified(Result):
             f"{self.error:.1e}" if self.error else "0", self.reference, self.made["date"], versions,
         )  # fmt: skip
         return f"| {' | '.join(one_line(cell).replace('|', '/') for cell in cells)} |"
+
+    def __repr__(self) -> str:
+        return one_line(f"Verified({self.model}, {self.format}: {len(self.layers)} layers, error {self.error:.1e})")
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""

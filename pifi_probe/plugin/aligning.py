@@ -27,6 +27,7 @@ from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.base import PiFiEncoderModel, PiFiPreTrainedModel
 from pifi_probe.plugin.encoding import Tokens
 from pifi_probe.tasks.tokens import buckets, tokenizer_digest
+from pifi_probe.vocabulary import MAX_TOKENS
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -35,7 +36,6 @@ __all__ = ["N_ALIGN", "align", "alignment_texts", "fit_interface", "fit_readout"
 
 N_ALIGN = 2000  # texts that the interface is fitted to
 N_STANDARD = 500  # of them, those on which the readout's features are standardised and the way back is fitted
-MAX_LENGTH = 100
 _BATCH_TOKENS = 2048
 _PENALTY = 1e-3  # of the way back, times the mean eigenvalue
 Twin = tuple[str, Callable[[FrozenLayer], FrozenLayer]]
@@ -71,7 +71,7 @@ def fit_interface(
     to the same texts and weights comes from the cache folder.
     """
     encoder = model.encoder
-    longest = within_positions(encoder, MAX_LENGTH)
+    longest = within_positions(encoder, MAX_TOKENS)
     digest = [weights_digest(encoder), tokenizer_digest(tokenizer), longest]
     card = first.card
     donor = open_reference(card.model, card.revision, first.named_by)
@@ -150,7 +150,7 @@ def _batches(
 ) -> Iterator[tuple[list[int], Tokens]]:
     """Yield the encoder's tokens of all texts, in batches of like length, with the rows of each."""
     model.eval()
-    coded = encode(tokenizer, *texts, within_positions(model.encoder, MAX_LENGTH))
+    coded = encode(tokenizer, *texts, within_positions(model.encoder, MAX_TOKENS))
     for rows in buckets(coded.lengths, _BATCH_TOKENS):
         ids, mask, types = (None if part is None else part.to(model.device) for part in coded.padded(rows))
         yield rows, model.encode_deeply(ids, mask, types)

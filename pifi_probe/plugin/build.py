@@ -41,7 +41,7 @@ from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import resolved_pooling
 from pifi_probe.plugin.registry import HEADS
 from pifi_probe.plugin.variants import make_variant, twin_of
-from pifi_probe.vocabulary import TWINS, mode_of_today
+from pifi_probe.vocabulary import MAX_TOKENS, TWINS, mode_of_today
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -54,7 +54,6 @@ logger = logging.getLogger(__name__)
 _NO_LAYER = ("vanilla", "linear", "mlp")
 _MODES = ("feed", "mask", "scale", "bypass", "pooling")
 N_CALIBRATION = 64  # texts
-N_CALIBRATION_TOKENS = 100  # of each, or the positions of an encoder that has fewer
 
 
 @pickle_on_request
@@ -386,7 +385,7 @@ def _calibration_texts(task: Task) -> tuple[list[str], list[str] | None]:
 
 def _calibrate(model: PiFiPreTrainedModel, texts: tuple[list[str], list[str] | None], targets: Sequence[float]) -> None:
     """Match scales on texts, or on pairs of them; uses no label."""
-    longest = within_positions(model.encoder, N_CALIBRATION_TOKENS)
+    longest = within_positions(model.encoder, MAX_TOKENS)
     batch = tokenizer_for(model)(*texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
     plugin = model.plugin
     assert isinstance(plugin, PlugIn)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pifi_probe.errors import PlugInError
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.base import PiFiEncoderModel
+from pifi_probe.vocabulary import MAX_TOKENS
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -16,7 +17,7 @@ __all__ = ["sentence_transformer"]
 
 
 def sentence_transformer(
-    model: PiFiEncoderModel | str | Path, *, normalize: bool = True, max_tokens: int = 100
+    model: PiFiEncoderModel | str | Path, *, normalise: bool = True, max_tokens: int = MAX_TOKENS
 ) -> SentenceTransformer:
     """Return a plugged encoder as a `sentence_transformers.SentenceTransformer`.
 
@@ -29,7 +30,7 @@ def sentence_transformer(
     model : PiFiEncoderModel, str or Path
         From `plug_in`; it is not copied, so training the one trains the other. Or a folder or hub id that
         ``SentenceTransformer.save`` wrote, which opens without any code from it, or in which a plugged model was saved.
-    normalize : bool
+    normalise : bool
         Give embeddings a length of 1. A saved SentenceTransformer keeps what it was saved with.
     max_tokens : int
         Tokens per text, the rest is cut off.
@@ -85,5 +86,5 @@ def sentence_transformer(
             where=model.config.layer_specs,
             next='plug in with read="back"',
         )
-    parts = [PluggedEncoder(model, max_tokens), *([Normalize()] if normalize else [])]
+    parts = [PluggedEncoder(model, max_tokens), *([Normalize()] if normalise else [])]
     return SentenceTransformer(modules=parts, device=str(model.device))

@@ -11,6 +11,7 @@ from pifi_probe.encoders import pool, within_positions
 from pifi_probe.plugin.base import PiFiEncoderModel
 from pifi_probe.plugin.loading import open_plugged, tokenizer_for
 from pifi_probe.reading import read_object
+from pifi_probe.vocabulary import MAX_TOKENS
 
 __all__ = ["MODULE", "PluggedEncoder"]
 
@@ -30,7 +31,7 @@ class PluggedEncoder(InputModule):
     config_file_name = _SETTINGS
     config_keys = ["max_seq_length"]
 
-    def __init__(self, model: PiFiEncoderModel, max_seq_length: int = 100) -> None:
+    def __init__(self, model: PiFiEncoderModel, max_seq_length: int = MAX_TOKENS) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer_for(model)
@@ -78,8 +79,8 @@ class PluggedEncoder(InputModule):
         settings = read_object(path) if path else {}
         hub = {name: value for name, value in options.items() if name != "cache_folder"}
         model = open_plugged(model_name_or_path, **hub)
-        length = settings.get("max_seq_length", 100)
-        return cls(model, length if isinstance(length, int) and length > 2 else 100)
+        length = settings.get("max_seq_length", MAX_TOKENS)
+        return cls(model, length if isinstance(length, int) and length > 2 else MAX_TOKENS)
 
     @property
     def device(self) -> torch.device:

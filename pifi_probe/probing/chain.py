@@ -34,7 +34,7 @@ from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.tasks.task import Split, Task
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe
-from pifi_probe.vocabulary import TWINS
+from pifi_probe.vocabulary import MAX_TOKENS, TWINS
 
 __all__ = ["ARMS", "probe_chain", "span_of"]
 
@@ -50,7 +50,7 @@ def probe_chain(
     slm: str | PreTrainedModel,
     llm: str,
     task: Task,
-    layers: str | int | tuple[int, int] | None = None,
+    layers: str | int | Sequence[int] | None = None,
     *,
     arms: Sequence[str] = ARMS,
     twins: int = 1,
@@ -58,13 +58,13 @@ def probe_chain(
     references: Sequence[str] = (),
     interaction: str = "encoder",
     fractions: Sequence[float] = (),
-    draws: int = 3,
-    tests: Sequence[Task] = (),
-    score: str = "test",
+    n_draws: int = 3,
+    also: Sequence[Task] = (),
+    split: str = "test",
     n_train: int = 4000,
     n_test: int = 3000,
     n_align: int = 2000,
-    max_tokens: int = 100,
+    max_tokens: int = MAX_TOKENS,
     device: str = "auto",
     precision: str = "float32",
     tokenizer: GivenTokenizer | None = None,
@@ -90,9 +90,9 @@ def probe_chain(
         alignment, one in memory at a time.
     task : Task
         One class a row, of one text or of two; see `interaction`.
-    layers : str, int or (int, int), optional
-        The chain, first and last layer included: ``"8-14"``, ``(8, 14)``, or one layer. None: the chain that
-        `pifi_probe.headroom` suggests, which reads labels of training texts to choose it.
+    layers : str, int or sequence of int, optional
+        The chain, first and last layer included: ``"8-14"``, one layer, or all its layers, ``range(8, 15)``. None: the
+        chain that `pifi_probe.headroom` suggests, which reads labels of training texts to choose it.
     arms : sequence of str
         "encoder": its own features alone (mean and first token of all its layers). "interface": the interface
         without a layer. "real": the donor's layers. "shuffled", "random": the same layers with their entries
@@ -117,12 +117,12 @@ def probe_chain(
     fractions : sequence of int or float
         Also with fewer labels: numbers of labelled texts, or shares below 1. The interface still sees all training
         texts that it is aligned on, without their labels.
-    draws : int
+    n_draws : int
         Draws of labelled texts for each of them.
-    tests : sequence of Task
+    also : sequence of Task
         Domain shift: other tasks with the same label names; all their rows but those that are training texts.
-    score : {"test", "validation"}
-        The split of `task` that is scored. While you choose layers, score "validation".
+    split : {"test", "validation"}
+        Of `task`, the one that is scored. While you choose layers, take "validation".
     n_train, n_test, n_align : int
         At most so many rows, drawn by class: labelled, scored (of each test), and seen by the alignment, which are
         among the labelled ones.
@@ -166,9 +166,9 @@ def probe_chain(
     >>> print(table.answer)  # doctest: +SKIP
     """
     start = time.perf_counter()
-    _check(arms, references, score)
-    twins, draws, max_tokens = whole_numbers(
-        PlugInError, "probe_chain", twins=twins, draws=draws, max_tokens=max_tokens
+    _check(arms, references, split)
+    twins, n_draws, max_tokens = whole_numbers(
+        PlugInError, "probe_chain", twins=twins, n_draws=n_draws, max_tokens=max_tokens
     )
     n_train, n_test, n_align = whole_numbers(
         PlugInError, "probe_chain", n_train=n_train, n_test=n_test, n_align=n_align
@@ -178,12 +178,12 @@ def probe_chain(
     _check_interaction(interaction, task, references)
     device = device_of(Recipe(device=device, precision=precision)).type
     checkpoint = open_named(llm)
-    train, scored = _rows(task, tests, score, n_train, n_test, seed)
+    train, scored = _rows(task, also, split, n_train, n_test, seed)
     label_counts(fractions, len(train), 2 * task.n_labels, task.name)
     refuse_few(np.asarray(train.labels), task.name)
     if layers is None:
         how: dict[str, Any] = {"device": device, "tokenizer": tokenizer, "cache": cache, "progress": progress}
-        layers = headroom(slm, llm, task, max_tokens=max_tokens, seed=seed, **how).span
+        layers = "{}-{}".format(*headroom(slm, llm, task, max_tokens=max_tokens, seed=seed, **how).span)
     first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
     refuse_missing_states(checkpoint.config, last + 1, llm)
     encoder = Encoder(slm, max_tokens, device, cache, precision, tokenizer, texts_apart=interaction == "layer")
@@ -232,7 +232,7 @@ def probe_chain(
         trained[kind] = train_in_place(kind, interface, real, texts, labels[""], task.n_labels, seed=seed)
         seconds[kind] = round(time.perf_counter() - began, 1)
     began = time.perf_counter()
-    readings = _read(blocks, labels, train, task, fractions, draws, seed, trained)
+    readings = _read(blocks, labels, train, task, fractions, n_draws, seed, trained)
     seconds["readout"] = round(time.perf_counter() - began, 1)
     info = {
         "slm": encoder.name,
@@ -240,14 +240,14 @@ def probe_chain(
         "layers": [first, last],
         "task": task.name,
         "label_names": list(task.label_names),
-        "scored": score,
+        "scored": split,
         "tests": {name: len(rows) for name, rows in scored.items()},
         "n_train": len(train),
         "interface": interface.facts() | {"digest": interface.digest()},
         "interaction": interaction,
         "twins": twins,
-        "draws": draws,
-        "max_length": max_tokens,
+        "n_draws": n_draws,
+        "max_tokens": max_tokens,
         "precision": precision,
         "seed": seed,
         "layer_sha256": [layer.card.sha256 for layer in real],
@@ -256,7 +256,7 @@ def probe_chain(
     return build_chain_table(readings, {name: labels[name] for name in scored}, info, made)
 
 
-def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tuple[int, int]:
+def span_of(layers: str | int | Sequence[int], n_layers: int, llm: str) -> tuple[int, int]:
     """Return first and last layer of a chain, both included.
 
     Raises
@@ -265,9 +265,15 @@ def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tup
         If this does not name a chain of the model.
     """
     found: Sequence[int] = ()
-    if isinstance(layers, tuple | list) and len(layers) == 2:
-        layers = f"{layers[0]}-{layers[1]}"
-    if isinstance(layers, str) and "[" in layers:
+    if isinstance(layers, Sequence) and not isinstance(layers, str):
+        with contextlib.suppress(LayerIndexError, TypeError, ValueError):
+            found = [
+                layer_numbers(int(one), n_layers, llm)[0]
+                for one in layers
+                if isinstance(one, Integral) and not isinstance(one, bool)
+            ]
+            found = found if len(found) == len(layers) else ()
+    elif isinstance(layers, str) and "[" in layers:
         spec = parse(layers)
         found = spec.indices(n_layers) if isinstance(spec, LayerSpec) and spec.donor == llm else ()
     elif isinstance(layers, str | Integral) and layers not in ("", "all"):
@@ -277,12 +283,12 @@ def span_of(layers: str | int | tuple[int, int], n_layers: int, llm: str) -> tup
         raise PlugInError(
             f"{layers!r} does not name a chain of layers: {llm} has layers 0 to {n_layers - 1}",
             where="layers",
-            next='give first and last layer, such as "8-14"',
+            next='give first and last layer as text, such as "8-14"',
         )
     return found[0], found[-1]
 
 
-def _check(arms: Sequence[str], references: Sequence[str], score: str) -> None:
+def _check(arms: Sequence[str], references: Sequence[str], split: str) -> None:
     for given, known, what in ((arms, (*ARMS, *REMOVED), "arms"), (references, REFERENCES, "references")):
         unknown = [name for name in given if name not in known]
         if unknown or isinstance(given, str):
@@ -291,8 +297,8 @@ def _check(arms: Sequence[str], references: Sequence[str], score: str) -> None:
                 where=what,
                 next=f"give a list of some of {', '.join(known)}",
             )
-    if score not in ("test", "validation"):
-        raise TaskError(f"the split {score!r} cannot be scored", where="score", next="use test or validation")
+    if split not in ("test", "validation"):
+        raise TaskError(f"the split {split!r} cannot be scored", where="split", next="use test or validation")
 
 
 def _check_own(own_interfaces: bool, arms: Sequence[str]) -> None:
@@ -324,7 +330,7 @@ def _check_interaction(interaction: str, task: Task, references: Sequence[str]) 
 
 
 def _rows(
-    task: Task, tests: Sequence[Task], score: str, n_train: int, n_test: int, seed: int
+    task: Task, also: Sequence[Task], split: str, n_train: int, n_test: int, seed: int
 ) -> tuple[Split, dict[str, Split]]:
     """Return training rows, and the rows of every test by its name."""
     if not task.has_row_classes:
@@ -333,17 +339,17 @@ def _rows(
             where=task.name,
             next='train on it with pp.plug_in(wiring="aligned")',
         )
-    for name in ("train", score):
+    for name in ("train", split):
         if name not in task.splits:
             raise TaskError(f"the task has no {name} split", where=task.name, next="load it with one")
     size = min(n_train, len(task.splits["train"]))
     train = task.subset(train=size, seed=seed).splits["train"]
-    found = {task.name: _at_most(task, score, n_test, seed)}
-    for other in tests:
+    found = {task.name: _at_most(task, split, n_test, seed)}
+    for other in also:
         whole = replace(other, splits={"test": _joined(other)})
         found[other.name] = _at_most(shift_view(whole, task)[0], "test", n_test, seed)
-    if len(found) != 1 + len(tests):
-        raise TaskError("two tests have the same name", where="tests", next="give each test its own name")
+    if len(found) != 1 + len(also):
+        raise TaskError("two tests have the same name", where="also", next="give each test its own name")
     return train, found
 
 
@@ -391,13 +397,13 @@ def _read(
     train: Split,
     task: Task,
     fractions: Sequence[float],
-    draws: int,
+    n_draws: int,
     seed: int,
     trained: Mapping[str, Trained],
 ) -> list[Reading]:
     """Fit every readout, alone and with the encoder, at every number of labels, and return its predictions."""
     readings: list[Reading] = []
-    for size, draw, rows in _labelled(train, task, fractions, draws, seed):
+    for size, draw, rows in _labelled(train, task, fractions, n_draws, seed):
         y, n_labels = labels[""][rows], task.n_labels
         # What every arm is read beside: fitted once, and said of every test.
         beside = {
@@ -436,14 +442,14 @@ def _read(
 
 
 def _labelled(
-    train: Split, task: Task, fractions: Sequence[float], draws: int, seed: int
+    train: Split, task: Task, fractions: Sequence[float], n_draws: int, seed: int
 ) -> list[tuple[int, int, NDArray[np.int64]]]:
-    """Return number of labels, draw and rows of every labelled set; all rows once, fewer of them `draws` times."""
+    """Return number of labels, draw and rows of every labelled set; all rows once, fewer of them `n_draws` times."""
     sets = []
     place = {id_: row for row, id_ in enumerate(train.ids)}
     view = replace(task, splits={"train": train})
     for size in label_counts(fractions, len(train), 2 * task.n_labels, task.name):  # two a class
-        for draw in range(draws):
+        for draw in range(n_draws):
             ids = view.subset(train=size, seed=1000 * (seed + 1) + draw).splits["train"].ids
             sets.append((size, draw, np.array([place[id_] for id_ in ids])))
     return [*sets, (len(train), 0, np.arange(len(train)))]

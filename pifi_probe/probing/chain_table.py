@@ -17,6 +17,7 @@ from pifi_probe.reading import inflate
 from pifi_probe.reporting.result import Result, plain
 from pifi_probe.reporting.tables import Table
 from pifi_probe.stats import paired_difference
+from pifi_probe.vocabulary import stored_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,7 +211,7 @@ class ChainTable(Result):
             differences=pd.DataFrame(values["differences"]),
             labels={name: _unpacked(packed) for name, packed in values["labels"].items()},
             predicted={name: _unpacked(packed) for name, packed in values["predicted"].items()},
-            info=values["info"],
+            info=stored_settings(values["info"]),
             provenance=values["provenance"],
         )
 

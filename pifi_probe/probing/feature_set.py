@@ -36,7 +36,7 @@ class FeatureKey:
     precision, pooling, template : str
     normalise, drop_first : bool
     max_length : int
-        Tokens after which a text is cut.
+        Tokens after which a text is cut; the name is part of the address of what is kept.
     kind : {"llm", "slm"}
     version : int
         Of the computation.

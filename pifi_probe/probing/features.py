@@ -28,6 +28,7 @@ from pifi_probe.tasks.task import Split
 from pifi_probe.tasks.tokens import Tokens, buckets, fill_template, tokenise, tokenizer_digest
 from pifi_probe.training.devices import autocast, device_of
 from pifi_probe.training.recipe import Recipe
+from pifi_probe.vocabulary import MAX_TOKENS
 
 __all__ = ["POOLINGS", "FeatureKey", "Features", "llm_features", "pool_tokens", "scoring_rows", "slm_features"]
 
@@ -44,7 +45,7 @@ def llm_features(
     pooling: str = "mean",
     normalise: bool = True,
     drop_first: bool = True,
-    max_tokens: int = 100,
+    max_tokens: int = MAX_TOKENS,
     template: str | None = None,
     precision: str = "float32",
     device: str = "auto",
@@ -174,7 +175,7 @@ def slm_features(
     rows: Split,
     *,
     pooling: str = "auto",
-    max_tokens: int = 100,
+    max_tokens: int = MAX_TOKENS,
     precision: str = "float32",
     device: str = "auto",
     batch_tokens: int | None = None,
@@ -311,7 +312,7 @@ def _info(model: str, key: FeatureKey, tokens: Tokens, device: torch.device) -> 
         "pooling": key.pooling,
         "precision": key.precision,
         "device": device.type,
-        "max_length": tokens.limit,
+        "max_tokens": tokens.limit,
         "n_tokens": sum(tokens.lengths),
         "n_cut": tokens.n_cut,
         "features": key.digest,

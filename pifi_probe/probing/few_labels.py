@@ -46,7 +46,7 @@ def score_with_few_labels(
     places: Sequence[dict[str, Any]],
     sizes: Sequence[int],
     *,
-    draws: int,
+    n_draws: int,
     seed: int,
     progress: bool = False,
 ) -> list[Measured]:
@@ -60,7 +60,7 @@ def score_with_few_labels(
         Depth, layer and position.
     sizes : sequence of int
         Labelled examples; see `sizes_of`.
-    draws : int
+    n_draws : int
         Draws of them, by class; the same at every point, and smaller ones within larger ones.
     seed : int
 
@@ -71,13 +71,13 @@ def score_with_few_labels(
     """
     order = _by_class(labels, np.random.default_rng(seed))
     pool, scored = order[: len(labels) // 2], np.sort(order[len(labels) // 2 :])
-    chosen = [pool[_by_class(labels[pool], np.random.default_rng([seed, draw + 1]))] for draw in range(draws)]
+    chosen = [pool[_by_class(labels[pool], np.random.default_rng([seed, draw + 1]))] for draw in range(n_draws)]
 
     def score(point: int) -> list[Measured]:
         states = np.array(features[point], dtype=np.float32)
         found = []
         for size in sizes:
-            right = np.empty((draws, len(scored)))
+            right = np.empty((n_draws, len(scored)))
             for draw, rows in enumerate(chosen):
                 few = np.sort(rows[:size])
                 fitted = fit_block(states[few], labels[few], int(labels.max()) + 1, seed=seed)

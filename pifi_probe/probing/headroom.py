@@ -36,6 +36,7 @@ from pifi_probe.scoring.threads import side_by_side
 from pifi_probe.tasks.task import Task
 from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe
+from pifi_probe.vocabulary import MAX_TOKENS
 
 __all__ = ["headroom"]
 
@@ -52,7 +53,7 @@ def headroom(
     *,
     n: int = 1000,
     split: str = "train",
-    max_tokens: int = 100,
+    max_tokens: int = MAX_TOKENS,
     device: str = "auto",
     tokenizer: GivenTokenizer | None = None,
     cache: bool = True,
@@ -170,7 +171,7 @@ def headroom(
     }
     info = names | {
         "n": len(rows),
-        "max_length": max_tokens,
+        "max_tokens": max_tokens,
         "seed": seed,
         "n_align": len(some.rows),
         "notes": features.info["notes"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pifi_probe.reporting.result import Result
 from pifi_probe.reporting.tables import Table
 from pifi_probe.stats import mean_interval, paired_difference
+from pifi_probe.vocabulary import stored_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,6 +150,10 @@ class Headroom(Result):
             }
         )
         return [Table(shown, f"encoder alone: {100 * self.encoder:.1f} %")]
+
+    @classmethod
+    def _read(cls, values: Mapping[str, Any]) -> Headroom:
+        return super()._read({**values, "info": stored_settings(values.get("info", {}))})
 
     def __str__(self) -> str:
         return self.answer

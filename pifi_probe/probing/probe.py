@@ -119,7 +119,7 @@ def probe(
         )
         places = [place_of_point(features, point) for point in range(features.n_points)]
         measured += score_with_few_labels(
-            features, labels, places, sizes, draws=settings.draws, seed=seed, progress=progress
+            features, labels, places, sizes, n_draws=settings.n_draws, seed=seed, progress=progress
         )
         end = time.perf_counter()
     info = {
@@ -133,14 +133,14 @@ def probe(
         "pooling": settings.pooling,
         "tokens": tokens_in_words(settings.normalise, settings.drop_first),
         "template": features.info["template"],
-        "max_length": features.info["max_length"],
+        "max_tokens": features.info["max_tokens"],
         "precision": settings.precision,
         "held out": f"leave one out, or {settings.n_folds} folds (logistic)",
         "null": f"{settings.n_permutations} label permutations, the same for all depths"
         if settings.n_permutations
         else "none",
         "seed": seed,
-        **({"few labels": f"{settings.draws} draws, scored on half of the texts"} if sizes else {}),
+        **({"few labels": f"{settings.n_draws} draws, scored on half of the texts"} if sizes else {}),
         "notes": [*features.info["notes"], *_notes(chosen, settings.n_permutations)],
     }
     made = collect(

@@ -40,6 +40,7 @@ from pifi_probe.scoring.folds import stratified_folds
 from pifi_probe.scoring.linear import cross_validate, fit_logistic
 from pifi_probe.scoring.spectrum import Spectrum
 from pifi_probe.tasks import EMBEDDED, Task, load_task
+from pifi_probe.vocabulary import MAX_TOKENS
 
 if TYPE_CHECKING:
     from pifi_probe.probing.table import ProbeTable
@@ -80,7 +81,7 @@ class ProbeConfig(PretrainedConfig):
         pooling: str = "mean",
         normalise: bool = True,
         drop_first: bool = True,
-        max_tokens: int = 100,
+        max_tokens: int = MAX_TOKENS,
         scores: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -347,7 +348,7 @@ def probe_as_model(
         raise FeatureError(f"the table has no point {point}", where="point", next=f"use {depths[0]} to {depths[-1]}")
     rows = scoring_rows(task, int(info["n"]), info["split"], int(info["seed"]))
     handling = {"pooling": info["pooling"], **_token_handling(str(info["tokens"]))}
-    limit = int(info["max_length"])
+    limit = int(info["max_tokens"])
     features = llm_features(donor, rows, kind="single", until=point, max_tokens=limit, progress=False, **handling)
     labels = np.asarray(rows.labels, dtype=np.int64)
     head = _fitted(features[point], labels, int(info["seed"]))

@@ -16,7 +16,7 @@ from pifi_probe.scoring.folds import MIN_FOLDS
 from pifi_probe.scoring.projections import PROJECTIONS
 from pifi_probe.training.checked import Checked, is_number
 from pifi_probe.training.recipe import DEVICES, PRECISIONS
-from pifi_probe.vocabulary import mode_of_today
+from pifi_probe.vocabulary import MAX_TOKENS, mode_of_today
 
 __all__ = ["PLUGIN_PROBE", "PROBE", "PluginProbeSettings", "ProbeSettings", "check_settings"]
 
@@ -29,7 +29,7 @@ class _Settings(Checked):
     """What both probes share."""
 
     split: str = "train"
-    max_tokens: int = 100
+    max_tokens: int = MAX_TOKENS
     n_permutations: int = 100
     n_folds: int = 5
     precision: str = "float32"
@@ -103,7 +103,7 @@ class ProbeSettings(_Settings):
     fractions : sequence of int or float
         Also the logistic probe with so few labelled texts, or shares of half the texts below 1, scored on the other
         half: ``"logistic_accuracy, 100 labels"`` among the estimators.
-    draws : int
+    n_draws : int
         Draws of the labelled texts; the interval covers them and the texts.
 
     Raises
@@ -119,7 +119,7 @@ class ProbeSettings(_Settings):
     drop_first: bool = True
     template: str | None = None
     fractions: Sequence[float] = ()
-    draws: int = 6
+    n_draws: int = 6
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,7 +130,7 @@ class ProbeSettings(_Settings):
         good = self.template is None or (isinstance(self.template, str) and "{text}" in self.template)
         self._require("template", good, "is not a text with {text}", 'write one, such as template="Review: {text}"')
         self._set_fractions()
-        self._set_count("draws", 1)
+        self._set_count("n_draws", 1)
 
     def _set_fractions(self) -> None:
         """Store plain numbers; how many texts there are to ask for, only the task says."""

@@ -21,6 +21,7 @@ from pifi_probe.reading import Refused, inflate, typed
 from pifi_probe.reporting.result import Result, plain
 from pifi_probe.reporting.tables import Table
 from pifi_probe.scoring.points import Kind
+from pifi_probe.vocabulary import stored_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -324,7 +325,7 @@ class ProbeTable(Result):
             frame=pd.DataFrame({name: stored.frame[name] for name in DTYPES}).astype(DTYPES),
             kinds=stored.kinds,
             per_example={name: _unpacked(packed) for name, packed in stored.per_example.items()},
-            info=stored.info,
+            info=stored_settings(stored.info),
             provenance=stored.provenance,
         )
         _refuse_impossible(found)

@@ -85,7 +85,7 @@ class AlignedRuns:
             raise SearchError(
                 "an aligned chain is layers in series, and its cheap fidelities train nothing",
                 where=candidate.label,
-                next='use designs=("serial",), or the fidelity "full"',
+                next='use combine=("serial",), or the fidelity "full"',
             )
         return [] if candidate.control == "vanilla" else list_of(self.parts.layer(candidate, "float32"))
 

@@ -39,7 +39,7 @@ def search(
     wiring: str = "matched",
     layers: Layers | Mapping[str, Layers] = None,
     max_layers: int = 1,
-    designs: Sequence[str] | None = None,
+    combine: Sequence[str] | None = None,
     modes: Sequence[Mapping[str, object]] = (),
     max_texts: int | None = FIRST_PASS,
     recipe: Recipe | None = None,
@@ -83,7 +83,7 @@ def search(
         Only these: ``"0-9,15,-1"``, ``"0:30:3"`` or numbers; negative ones count from the end.
     max_layers : int
         The most layers in a combination.
-    designs : sequence of str, optional
+    combine : sequence of str, optional
         Of combinations; see `Space`. None: "mix", and "serial" for aligned chains.
     modes : sequence of mappings
         Alternatives to choose between, such as ``[{}, {"feed": "sequence"}]``; empty: the wiring as it is.
@@ -136,9 +136,9 @@ def search(
     wiring = mode_of_today("wiring", wiring)
     modes = [{name: mode_of_today(name, value) for name, value in one.items()} for one in modes]
     make_executor(executor, workers)  # its name and number are checked before anything slow
-    designs = designs if designs is not None else ("serial",) if wiring == "aligned" else ("mix",)
-    if wiring == "aligned" and max_layers > 1 and tuple(designs) != ("serial",):
-        raise SearchError("aligned layers are one chain", where="designs", next='use designs=("serial",)')
+    combine = combine if combine is not None else ("serial",) if wiring == "aligned" else ("mix",)
+    if wiring == "aligned" and max_layers > 1 and tuple(combine) != ("serial",):
+        raise SearchError("aligned layers are one chain", where="combine", next='use combine=("serial",)')
     store = Store.open(dated(study))
     if not resume and store.records():
         raise SearchError(
@@ -155,7 +155,7 @@ def search(
     noted = store.noted("settings")
     begun = noted is not None and read_settings(noted, str(store.address))[0].task["fingerprint"] == task.fingerprint
     whole, task = task, task if begun else first_pass(task, max_texts)
-    space = make_space(llm, layers, max_layers, designs, modes)
+    space = make_space(llm, layers, max_layers, combine, modes)
     settings = Settings.of(
         task,
         slm,

@@ -10,7 +10,7 @@ from pifi_probe.errors import CorruptFileError, SearchError
 from pifi_probe.layers.spec import Layers, layer_numbers, layer_ranges, model_names
 from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.space import Modes, Space
-from pifi_probe.vocabulary import in_words_of_today, stored_recipe
+from pifi_probe.vocabulary import in_words_of_today, stored_settings
 
 if TYPE_CHECKING:
     from pifi_probe.selection.store import Store
@@ -130,7 +130,7 @@ class Settings:
         known = {field.name for field in fields(cls)}
         kept = {name: value for name, value in Recipe().to_dict().items() if name not in ("seed", "device")}
         try:
-            recipe = stored_recipe(typed(_StoredSettings, values).recipe)
+            recipe = stored_settings(typed(_StoredSettings, values).recipe)
             unknown = sorted({*values} - known) + [f"recipe.{name}" for name in sorted({*recipe} - {*kept})]
             if not unknown:
                 return cls._checked({**in_words_of_today(values), "recipe": {**kept, **recipe}})

@@ -180,7 +180,7 @@ class Space:
         if unknown or (self.max_layers > 1 and not self.designs):
             raise SearchError(
                 f"unknown designs: {', '.join(unknown) or 'none given'}",
-                where="designs",
+                where="combine",
                 next=f"use some of {', '.join(DESIGNS[1:])}",
             )
         object.__setattr__(self, "layers", self._indices())

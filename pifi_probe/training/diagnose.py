@@ -32,6 +32,7 @@ from pifi_probe.training.signatures import (
     check_language,
     check_scale,
 )
+from pifi_probe.vocabulary import MAX_TOKENS
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -194,7 +195,7 @@ def _ratios(subject: RunResult | PiFiForSequenceClassification, task: Task | Non
     if task is None:
         return []
     tokenizer = tokenizer_for(subject)
-    max_tokens = within_positions(subject.encoder, 100)
+    max_tokens = within_positions(subject.encoder, MAX_TOKENS)
     scales = plugin_scales(subject, encode(_some_split(task), tokenizer, max_tokens), tokenizer)
     return [scales["branch_ratio"]] if "branch_ratio" in scales else []
 

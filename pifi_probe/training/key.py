@@ -14,7 +14,7 @@ from pifi_probe.layers.parallel import FrozenLayers, branches_of
 from pifi_probe.layers.reduce import reduce
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.tasks.shift import shift_view
-from pifi_probe.vocabulary import in_words_of_today, stored_recipe
+from pifi_probe.vocabulary import in_words_of_today, stored_settings
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -123,7 +123,7 @@ class RunKey:
         tests: Mapping[str, str] | None,
         start: str,
     ) -> RunKey:
-        flat = {f"recipe.{name}": value for name, value in stored_recipe(recipe).items()} | {"task": task} | flat
+        flat = {f"recipe.{name}": value for name, value in stored_settings(recipe).items()} | {"task": task} | flat
         if tests is not None:
             flat["tests"] = sorted(tests)
             flat |= {f"test {name}": value for name, value in tests.items()}

@@ -13,7 +13,7 @@ import numpy as np
 from pifi_probe.errors import RecipeError
 from pifi_probe.reading import Refused, parse_json
 from pifi_probe.training.checked import Checked, is_number
-from pifi_probe.vocabulary import stored_recipe
+from pifi_probe.vocabulary import MAX_TOKENS, stored_settings
 
 __all__ = ["DEVICES", "PRECISIONS", "Recipe"]
 
@@ -81,7 +81,7 @@ class Recipe(Checked):
     lr_gate: float = 1e-2
     batch_size: int = 32
     epochs: int = 3
-    max_tokens: int = 100
+    max_tokens: int = MAX_TOKENS
     label_smoothing: float = 0.05
     max_grad_norm: float = 5.0
     seed: int = 0
@@ -134,7 +134,7 @@ class Recipe(Checked):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Rebuild a recipe; settings that are not named keep their defaults, and names of older records are known."""
-        values = stored_recipe(values)
+        values = stored_settings(values)
         cls._check_names(values)
         return cls(**values)
 

@@ -21,7 +21,7 @@ from pifi_probe.tasks.task import Task
 from pifi_probe.training.key import RunKey
 from pifi_probe.training.plausible import refuse_impossible
 from pifi_probe.training.recipe import Recipe
-from pifi_probe.vocabulary import in_words_of_today, stored_recipe
+from pifi_probe.vocabulary import in_words_of_today, stored_settings
 
 __all__ = ["RunResult", "TestResult", "runs_in"]
 
@@ -226,7 +226,7 @@ class RunResult(Result):
 
     @classmethod
     def _read(cls, values: Mapping[str, Any]) -> RunResult:
-        former = {"model": in_words_of_today, "recipe": stored_recipe}
+        former = {"model": in_words_of_today, "recipe": stored_settings}
         found = {name: read(own) for name, read in former.items() if isinstance(own := values.get(name), Mapping)}
         result = super()._read({**values, **found})
         refuse_impossible(result)
