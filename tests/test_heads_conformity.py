@@ -13,7 +13,7 @@ from pifi_probe.kinds import KINDS, kind_of
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin import PlugIn
 from pifi_probe.plugin.base import PiFiPreTrainedModel
-from pifi_probe.plugin.pooling import resolve_pooling
+from pifi_probe.plugin.pooling import resolved_pooling
 from pifi_probe.plugin.registry import HEADS as MODELS
 from tests import kinds, slm
 
@@ -59,7 +59,7 @@ def test_left_and_right_padding_give_equal_predictions(
         monkeypatch.setattr(slm, "SPECIAL", ["[UNK]", "[PAD]", *slm.SPECIAL[2:]])
     model = pp.plug_in(str(bert), layer, task=kinds.task_of(kind))
     model.encoder = slm.tiny_slm(family)
-    model.config.pooling = resolve_pooling("cls", model.encoder.config, None)
+    model.config.pooling = resolved_pooling("cls", model.encoder.config, None).how
     assert as_text(predicted(model, kind, "left")) == as_text(predicted(model, kind, "right"))
 
 

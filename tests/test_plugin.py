@@ -15,7 +15,7 @@ from pifi_probe.errors import CheckpointError, FrozenLayerError, LicenceError, P
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin import PlugIn
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.plugin.pooling import resolve_pooling
+from pifi_probe.plugin.pooling import resolved_pooling
 from tests import slm, tiny
 
 
@@ -47,7 +47,7 @@ def build(bert: Path, layer: FrozenLayer, **options: object) -> PiFiForSequenceC
 def test_left_and_right_padding_give_equal_logits(family: str, how: str, bert: Path, layer: FrozenLayer) -> None:
     model = build(bert, layer, pooling=how)
     model.encoder = slm.tiny_slm(family)
-    model.config.pooling = resolve_pooling(how, model.encoder.config, None)
+    model.config.pooling = resolved_pooling(how, model.encoder.config, None).how
     batches = [batch("left"), batch("right")]
     if family == "mpnet":  # its padding id is 1, whatever the configuration says
         for data in batches:

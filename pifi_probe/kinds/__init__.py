@@ -16,4 +16,18 @@ from pifi_probe.kinds import multi as multi
 # isort: on
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 
-__all__ = ["KINDS", "Columns", "Kind", "Layout", "Origin", "Row", "Split", "fits", "kind_of", "register_kind"]
+__all__ = [
+    "KINDS",
+    "USUAL_KIND",
+    "Columns",
+    "Kind",
+    "Layout",
+    "Origin",
+    "Row",
+    "Split",
+    "fits",
+    "kind_of",
+    "register_kind",
+]
+
+USUAL_KIND = classes.Classes.name  # where nothing says which

@@ -25,11 +25,6 @@ class FrozenParallel(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(branches)
 
-    @property
-    def hidden_sizes(self) -> tuple[int, ...]:
-        """Width of the residual stream of each branch."""
-        return tuple(branch.hidden_size for branch in branches_of(self))
-
     def forward(self, *args: object, **kwargs: object) -> None:
         """Refuse: there is nothing yet that could add the branches up."""
         raise FrozenLayerError(

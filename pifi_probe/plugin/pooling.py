@@ -12,7 +12,7 @@ from pifi_probe.errors import HubError, PlugInError
 from pifi_probe.layers.small_files import small_files
 from pifi_probe.plugin.stated_pooling import stated_pooling
 
-__all__ = ["Pooling", "Resolved", "resolve_pooling", "resolved_pooling"]
+__all__ = ["Pooling", "Resolved", "resolved_pooling"]
 
 Pooling = Literal["cls", "mean", "last"]
 
@@ -22,11 +22,6 @@ class Resolved(NamedTuple):
 
     how: str
     why: str
-
-
-def resolve_pooling(how: str, config: PretrainedConfig, source: str | Path | None) -> str:
-    """Turn ``"auto"`` into the pooling an encoder was made for; see `resolved_pooling`."""
-    return resolved_pooling(how, config, source).how
 
 
 def resolved_pooling(how: str, config: PretrainedConfig, source: str | Path | None) -> Resolved:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from pifi_probe.encoders import context_of, pool, room_of
 from pifi_probe.errors import FeatureError
-from pifi_probe.kinds import KINDS, fits
+from pifi_probe.kinds import KINDS, USUAL_KIND, fits
 from pifi_probe.layers.content import content_of, weights_digest
 from pifi_probe.layers.open import open_named
 from pifi_probe.layers.stream import Batch, stream
@@ -41,7 +41,7 @@ def llm_features(
     llm: str,
     rows: Split,
     *,
-    kind: str = "single",
+    kind: str = USUAL_KIND,
     pooling: str = "mean",
     normalise: bool = True,
     drop_first: bool = True,

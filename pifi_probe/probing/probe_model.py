@@ -335,11 +335,12 @@ def probe_as_model(
     info = table.info
     donor = _donor(table, llm)
     task = _task(table, task)
-    if table.family != "own-state" or task.kind != "single" or info.get("template") not in (None, "{text}"):
+    one_text = task.has_row_classes and next(iter(task.splits.values())).pairs is None
+    if table.family != "own-state" or not one_text or info.get("template") not in (None, "{text}"):
         raise FeatureError(
             "only a probe of the model's own states, on single texts without a template, becomes a model",
             where=f"{info['llm']} on {info['task']}",
-            next="probe with pp.probe, a task of kind single and no template",
+            next="probe with pp.probe, a task of single texts with one class each, and no template",
         )
     depths = sorted({int(depth) for depth in table.frame["depth"].dropna()})
     if point is None:
@@ -349,7 +350,7 @@ def probe_as_model(
     rows = scoring_rows(task, int(info["n"]), info["split"], int(info["seed"]))
     handling = {"pooling": info["pooling"], **_token_handling(str(info["tokens"]))}
     limit = int(info["max_tokens"])
-    features = llm_features(donor, rows, kind="single", until=point, max_tokens=limit, progress=False, **handling)
+    features = llm_features(donor, rows, kind=task.kind, until=point, max_tokens=limit, progress=False, **handling)
     labels = np.asarray(rows.labels, dtype=np.int64)
     head = _fitted(features[point], labels, int(info["seed"]))
     name, revision = parse_model(donor)

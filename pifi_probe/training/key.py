@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -128,11 +126,6 @@ class RunKey:
             flat["tests"] = sorted(tests)
             flat |= {f"test {name}": value for name, value in tests.items()}
         return cls(json.loads(json.dumps(flat | ({"start": start} if start else {}))))
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """sha256 of all entries: equal for equal keys, in every process."""
-        return hashlib.sha256(json.dumps(self.entries, sort_keys=True).encode()).hexdigest()
 
     def replacing(self, **entries: Any) -> RunKey:
         """Return the key with other values; a list stands for any of its values."""
