@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pifi_probe.errors import PifiProbeError
 
-__all__ = ["TEXTS", "Registry", "caller", "home_of", "lacking", "mistyped"]
+__all__ = ["TEXTS", "Registry", "caller", "home_of", "lacking", "mistyped", "told_how"]
 
 T = TypeVar("T")
+Decorator = TypeVar("Decorator", bound=Callable[..., Any])
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 TEXTS = "a tuple of texts, such as ('one',)"
 
@@ -123,6 +125,32 @@ def home_of(entry: object) -> str:
     """Return where a class or function was defined; "" for anything else."""
     name = getattr(entry, "__qualname__", "")
     return f"{entry.__module__}.{name}" if name else ""
+
+
+def told_how(error: type[PifiProbeError], written: str) -> Callable[[Decorator], Decorator]:
+    """Let a registering decorator that is written with or without its brackets, but should not be, say how it is.
+
+    Parameters
+    ----------
+    error : type
+        What is raised in place of Python's TypeError.
+    written : str
+        How the decorator is written.
+    """
+
+    def wrap(register: Decorator) -> Decorator:
+        @functools.wraps(register)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            try:
+                inspect.signature(register).bind(*args, **kwargs)
+            except TypeError as why:
+                where = next((home_of(one) for one in args if home_of(one)), "") or register.__name__
+                raise error(f"{register.__name__}: {why}", where=where, next=f"write {written}") from why
+            return register(*args, **kwargs)
+
+        return cast(Decorator, checked)
+
+    return wrap
 
 
 def lacking(cls: type, base: type, attributes: tuple[str, ...] = ()) -> str:

@@ -16,6 +16,7 @@ import pifi_probe as pp
 from pifi_probe import ladder
 from pifi_probe.cli import main
 from pifi_probe.errors import (
+    EstimatorError,
     PifiProbeError,
     PlugInError,
     SearchError,
@@ -26,6 +27,7 @@ from pifi_probe.errors import (
 from pifi_probe.importing import IMPORT
 from pifi_probe.kinds import KINDS, Columns, Kind, Layout, Origin
 from pifi_probe.kinds.classes import Classes
+from pifi_probe.kinds.tags import Tags
 from pifi_probe.layers.families import FAMILIES, Family
 from pifi_probe.layers.formats import formats
 from pifi_probe.layers.formats.registry import FORMATS
@@ -452,3 +454,34 @@ def test_a_layer_is_read_from_a_checkpoint_in_a_format_from_outside(tmp_path: Pa
     assert [type(one) for one in formats() if one.name == "halves"] == [corrected] != [own]
     with pytest.raises(UnsupportedFormatError, match="there is a format 'halves' already"):
         pp.register_format(type("Halves", (corrected,), {"__module__": "elsewhere"}))
+
+
+def test_a_decorator_with_or_without_its_brackets_says_how_it_is_written() -> None:
+    def mine(features: Any) -> float:
+        return 0.0
+
+    class Own:
+        pass
+
+    for error, register, given, written in (
+        (EstimatorError, pp.register_estimator, (mine,), "write @register_estimator(title="),
+        (EstimatorError, pp.register_estimator, (), "write @register_estimator(title="),
+        (PlugInError, pp.register_head, (Own,), 'write @register_head("NAME", hub_tag='),
+        (TaskError, pp.register_kind, (), "write @register_kind"),
+        (SearchError, pp.register_strategy, (), "write @register_strategy"),
+        (UnsupportedFormatError, pp.register_format, (), "write @register_format"),
+    ):
+        with pytest.raises(error) as caught:
+            register(*given)  # type: ignore[operator]
+        assert written in caught.value.next and "argument" in caught.value.what
+        assert not given or given[0].__name__ in caught.value.where
+
+
+def test_a_kind_that_takes_its_words_away_from_what_reads_them_is_refused() -> None:
+    with pytest.raises(TaskError, match="has items=False, and the encode.. of Tags reads a list of strings"):
+
+        @pp.register_kind
+        class Untold(Tags):
+            name = "untold-tags"
+            layout = Layout(("text",), ("tags",))
+            items = False

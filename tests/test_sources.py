@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,14 @@ def test_empty_requests_need_no_read() -> None:
     source = MemorySource(b"")
     raw = read_raw([TensorInfo("none", "F32", (0,), source, 0, 0)])
     assert torch.equal(raw["none"], torch.empty(0, dtype=torch.uint8))
+
+
+def test_a_file_that_nobody_needs_any_more_is_closed_without_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"abc")
+    own = FileSource(tmp_path / "weights")
+    assert own.read(0, 3) == b"abc"
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        del own
+        gc.collect()
+    assert [one for one in seen if one.category is ResourceWarning] == []

@@ -19,7 +19,7 @@ from pifi_probe.kinds.labels import checked_text, is_missing
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 from pifi_probe.kinds.text import row_keys
 from pifi_probe.ladder import ERRORS, SHARES
-from pifi_probe.registry import TEXTS, Registry, home_of, lacking, mistyped
+from pifi_probe.registry import TEXTS, Registry, home_of, lacking, mistyped, told_how
 
 __all__ = [
     "IGNORED",
@@ -260,6 +260,7 @@ _ATTRIBUTES: Mapping[str, str] = {
 }  # fmt: skip
 
 
+@told_how(TaskError, "@register_kind")
 def register_kind(cls: K) -> K:
     """Add a kind of task; a class decorator.
 
@@ -302,6 +303,9 @@ def _contradiction(cls: type[Kind]) -> str:
         return "has pairs, and its layout names no column for them"
     if cls.pair is False and layout.pair:
         return "has no pairs (pair=False), and its layout names a column for them"
+    encoder = next(one for one in cls.__mro__ if "encode" in vars(one))
+    if getattr(encoder, "items", False) and not cls.items:
+        return f"has items=False, and the encode() of {encoder.__name__} reads a list of strings in every row"
     home = next(one for one in cls.__mro__ if "loss" in vars(one))
     if unread := [name for name in getattr(home, "targets", ()) if name not in cls.targets]:
         return f"has targets={cls.targets!r} without {unread[0]!r}, which the loss() of {home.__name__} reads"

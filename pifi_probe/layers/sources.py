@@ -140,6 +140,10 @@ class FileSource(ByteSource):
                 self._file.close()
             self._file = None
 
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            self.close()
+
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`."""
         self._check(offset, length)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pifi_probe.errors import PlugInError
 from pifi_probe.plugin.base import PiFiPreTrainedModel
-from pifi_probe.registry import Registry, home_of
+from pifi_probe.registry import Registry, home_of, told_how
 
 __all__ = ["HEADS", "register_head"]
 
@@ -16,6 +16,7 @@ M = TypeVar("M", bound=type[PiFiPreTrainedModel])
 HEADS: Registry[type[PiFiPreTrainedModel]] = Registry("head", PlugInError)
 
 
+@told_how(PlugInError, '@register_head("NAME", hub_tag="...")')
 def register_head(name: str, *, hub_tag: str) -> Callable[[M], M]:
     """Add a model with a head of its own; a class decorator.
 

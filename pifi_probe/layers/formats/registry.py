@@ -13,7 +13,7 @@ from pifi_probe.errors import UnsupportedFormatError
 from pifi_probe.layers.formats.base import Example, Format, Numbers, Packed
 from pifi_probe.layers.sources import ByteSource, TensorInfo
 from pifi_probe.reading import Refused
-from pifi_probe.registry import TEXTS, Registry, home_of, lacking, mistyped
+from pifi_probe.registry import TEXTS, Registry, home_of, lacking, mistyped, told_how
 
 __all__ = ["FORMATS", "STORED", "find_packed", "formats", "register_format"]
 
@@ -45,6 +45,7 @@ def _made(cls: type[Format]) -> Format:
     return cls()
 
 
+@told_how(UnsupportedFormatError, "@register_format")
 def register_format(cls: F) -> F:
     """Add a format; a class decorator. Formats are tried in the order of their registration.
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.registry import Registry, home_of, mistyped
+from pifi_probe.registry import Registry, home_of, mistyped, told_how
 from pifi_probe.scoring.estimators.base import Estimator, Permuted, Scored
 from pifi_probe.scoring.estimators.memory import Memory, linear
 
@@ -27,6 +27,7 @@ _FACTS: Mapping[str, str] = {
 }
 
 
+@told_how(EstimatorError, '@register_estimator(title="...", unit="...", range="...", cost="...", source="...")')
 def register_estimator(
     *,
     title: str,

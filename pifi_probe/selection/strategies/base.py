@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from pifi_probe.errors import SearchError
-from pifi_probe.registry import Registry, home_of, lacking
+from pifi_probe.registry import Registry, home_of, lacking, told_how
 from pifi_probe.selection.gp import layer_posterior
 from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
 from pifi_probe.selection.trials import FIDELITIES, Proposal, Trial
@@ -122,6 +122,7 @@ S = TypeVar("S", bound=type[Base])
 STRATEGIES: Registry[type[Base]] = Registry("strategy", SearchError)
 
 
+@told_how(SearchError, "@register_strategy")
 def register_strategy(cls: S) -> S:
     """Add a strategy of search; a class decorator.
 
