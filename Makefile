@@ -11,7 +11,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 RAY := $(VENV)/.ray
-# what chapters 13 to 15 read, beside the embedded default
+# what chapters 13 to 15 read, next to the embedded default
 NOTEBOOK_TEXTS := ui-strings
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120
 BENCHMARKS := extract train_step fold stream_memory estimators probe_sweep efficiency

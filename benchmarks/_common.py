@@ -160,7 +160,7 @@ def _proc(name: str) -> dict[str, str]:
 def target(
     what: str, measured: float, *, most: float | None = None, least: float | None = None, unit: str = " x"
 ) -> dict[str, Any]:
-    """Return one line of the table of targets; without a bound, of what is only told beside them."""
+    """Return one line of the table of targets; without a bound, of what is only told next to them."""
     if most is None and least is None:
         return {"what": what, "to reach": None, "measured": measured, "holds": None}
     holds = (most is None or measured <= most) and (least is None or measured >= least)

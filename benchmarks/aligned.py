@@ -1,4 +1,4 @@
-"""The study of aligned chains: what real middle layers add to an encoder, beside every twin, on eleven tasks.
+"""The study of aligned chains: what real middle layers add to an encoder, next to every twin, on eleven tasks.
 
 The protocol is `book/_studies/aligned/protocol.md`. Every task is one JSON in that folder; what is there is kept, so
 that the same command goes on after an interruption.

@@ -1,8 +1,8 @@
-"""What an aligned chain costs, beside the donor's own probe: alignment, an arm, headroom, and what must be kept.
+"""What an aligned chain costs, next to the donor's own probe: alignment, an arm, headroom, and what must be kept.
 
 Each part runs in a fresh process with an empty cache: the alignment of 2,000 texts up to layer 8 (encoder, donor,
 ridge), one arm of the frozen evaluation on the same texts, the donor's own states up to the chain's exit, and
-`pp.headroom` on 1,000 texts. Seconds of the processor stand beside seconds of the clock: on a machine that others use
+`pp.headroom` on 1,000 texts. Seconds of the processor stand next to seconds of the clock: on a machine that others use
 too, the latter say little; divided by the cores, the former are a lower bound of a quiet machine's.
 
     python benchmarks/alignment_cost.py

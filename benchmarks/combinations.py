@@ -2,7 +2,7 @@
 
 For each task a pair and a triple (side by side, each layer with projections of its own) are chosen greedily, and a
 block of two neighbours in series, all by the validation NLL on the search's fidelity "frozen". Each is then trained in
-full beside its controls: (a) one layer k times, (b) shuffled layers, (c) an ensemble of k seeds of the
+full next to its controls: (a) one layer k times, (b) shuffled layers, (c) an ensemble of k seeds of the
 best single layer, (d) a trainable MLP with as many weights as the projections. One JSON a run below
 ``book/_studies/combinations/<task>/``; finished ones are skipped, so it can be killed and started again.
 

@@ -141,7 +141,7 @@ def _read(text: str) -> Floats:
 
 
 def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what k layers add, and what that says of one model beside the other."""
+    """Return what k layers add, and what that says of one model next to the other."""
     rows, targets = [], []
     for task, of_task in measurements.items():
         own: dict[tuple[str, str], Floats] = {}

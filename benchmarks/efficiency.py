@@ -1,4 +1,4 @@
-"""What the block costs beside its rivals: encoders of four sizes with layers of four sizes, random weights.
+"""What the block costs next to its rivals: encoders of four sizes with layers of four sizes, random weights.
 
 Every encoder with the 8B layer, every layer with the base encoder, and the small encoder with the smallest layer.
 Each pair is measured by `pp.benchmark` in a fresh process. With ``--device cuda`` in bf16, recorded under a name of

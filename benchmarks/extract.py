@@ -243,7 +243,7 @@ def size_targets(runs: dict[str, dict[str, Any]], stored: int) -> list[dict[str,
 
 
 def time_targets(runs: dict[str, dict[str, Any]], n_layers: int) -> list[dict[str, Any]]:
-    """Return how much longer loading the model takes: the reference code's line, and what is told beside it."""
+    """Return how much longer loading the model takes: the reference code's line, and what is told next to it."""
     bounds: dict[str, dict[str, Any]] = {PAPER_32: {"least": 20 if n_layers == 32 else 8}}
     found = []
     for arm, bound in (bounds | {LOAD_32: {}, PAPER: {}, LOAD: {}}).items():

@@ -3,7 +3,7 @@
 Layouts of arms and seeds are drawn as ``y[arm, seed] = seed effect + spread[arm] * noise``, with no true difference
 between arms, and every arm is compared with the first. Arms spread alike, or with log-normal spreads (the standard
 deviation of the log standard deviation is told), or with the heavy tails of Student's t with 4 degrees of freedom, or
-the baseline spreads twice as much as the rest. Widths are beside those of the paired t interval over the seeds of the
+the baseline spreads twice as much as the rest. Widths are next to those of the paired t interval over the seeds of the
 two arms alone.
 
     python benchmarks/intervals.py           # about ten minutes on one core

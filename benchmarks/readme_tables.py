@@ -65,7 +65,7 @@ def experiments() -> dict[str, dict[str, Any]]:
 
 
 def claims_table(record: dict[str, Any]) -> str:
-    """Return the claims of an experiment beside what was measured."""
+    """Return the claims of an experiment next to what was measured."""
     rows = [cells(Finding(**finding)) for finding in record["findings"]]
     return _markdown([HEADINGS, ["---"] * len(HEADINGS), *rows])
 

@@ -175,7 +175,7 @@ def scores(name: str, layers: Sequence[int], seeds: int) -> np.ndarray:
 
 
 def check(small: str, large: str) -> None:
-    """Print and record how alike two sizes rank the checked layers, beside how alike the seeds of one size do."""
+    """Print and record how alike two sizes rank the checked layers, next to how alike the seeds of one size do."""
     first, second = scores(small, CHECKED, 3), scores(large, CHECKED, 3)
     record: dict[str, object] = {"layers": CHECKED, "sizes": [small, large], "provenance": collect()}
     for place, metric in enumerate(("validation NLL", "test accuracy")):

@@ -137,6 +137,11 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor, how: str) -> torch.
     Returns
     -------
     Tensor, (batch, d)
+
+    Raises
+    ------
+    PlugInError
+        If the pooling is unknown.
     """
     mask = attention_mask.to(states.dtype)
     if how == "mean":

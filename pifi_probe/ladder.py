@@ -1,6 +1,6 @@
 """The ladder of effects: what the projections, the block, the language model's weights and the choice of layer do.
 
-Each rung is a difference between groups of arms of one wiring, so that all runs of a group count:
+Each step is a difference between groups of arms of one wiring, so that all runs of a group count:
 
 =============  ===================================================  ========================================
 effect         difference                                           question
@@ -37,7 +37,7 @@ Scores = Mapping[str, Mapping[int, Floats]]
 # scores in [0, 1], larger is better; a kind of task adds those that are its own
 SHARES = {"accuracy", "exact_match", "f1", "token_accuracy", "chrf"}
 ERRORS = frozenset(("nll", "squared_error", "absolute_error", "loss"))  # of which smaller is better in every kind
-LAST = "last layer"  # which a search sets beside its choice
+LAST = "last layer"  # which a search sets next to its choice
 MANY = 4  # layers, from which a trend over depth is told
 
 
@@ -62,7 +62,7 @@ def control_seeds(n_seeds: int, n_layers: int) -> int:
 
 @dataclass(frozen=True)
 class Effect:
-    """One rung of the ladder.
+    """One step of the ladder.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def missing(arms: Mapping[str, Arm]) -> dict[str, list[str]]:
 
 
 def answer(effects: Sequence[Effect], unit: str = "points", plugged: str = "") -> str:
-    """Say in one to three plain sentences what the plain rungs of one test set and wiring found.
+    """Say in one to three plain sentences what the plain steps of one test set and wiring found.
 
     Parameters
     ----------

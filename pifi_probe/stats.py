@@ -142,7 +142,13 @@ def paired_difference(
 
 
 def mean_interval(scores: ArrayLike, *, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> Interval:
-    """Return the interval of the mean of one arm's scores, shape (S, N); see :func:`paired_difference`."""
+    """Return the interval of the mean of one arm's scores, shape (S, N); see :func:`paired_difference`.
+
+    Raises
+    ------
+    PifiProbeError
+        If the scores have another shape, fewer than one seed or two examples, or are not finite.
+    """
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 2 or values.shape[0] < 1 or values.shape[1] < 2:
         raise PifiProbeError(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "LINES", "Tells", "needed_lines", "unit_of"]
 
 LINES, COLUMNS = 8, 80  # of a panel, at most
-_GROUPS = {"projections": "linear", "twins": "twins", "plugging in": "real"}  # effects that are rungs of the picture
+_GROUPS = {"projections": "linear", "twins": "twins", "plugging in": "real"}  # effects that are steps of the picture
 _ALT = (
     "Difference to the encoder alone in {unit}, with intervals: two projections, random and shuffled twins of the "
     "layers, and the real layers; one panel per test set and wiring."
@@ -72,7 +72,7 @@ class Tells:
         return []
 
     def ladder(self) -> pd.DataFrame:
-        """Return the rungs from the encoder alone to the real layers: what `plot` shows.
+        """Return the steps from the encoder alone to the real layers: what `plot` shows.
 
         One row per test set, wiring and group of arms ("vanilla", "linear", "twins", "real"): the difference to the
         encoder alone with its interval, in points for shares. Empty without an encoder alone.

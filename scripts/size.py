@@ -23,7 +23,7 @@ Size = dict[str, Counter[str]]  # room -> {"files": ..., "lines": ...}
 
 
 def room_of(path: str) -> str:
-    """Return the room of a file of the package: its folder, or "(root)" for the small files beside them."""
+    """Return the room of a file of the package: its folder, or "(root)" for the small files next to them."""
     parts = path.split("/")
     if len(parts) > 2:
         return f"{parts[1]}/"

@@ -35,7 +35,7 @@ _HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attenti
 
 ALSO = ("mistral4",)  # decoders that transformers keeps for models with vision only
 
-# What a type needs beside the sizes that all have.
+# What a type needs besides the sizes that all have.
 _DENSE_FIRST = {"mlp_layer_types": ["dense", "sparse", "sparse", "dense"]}
 _MOE_LATENT = _EXPERTS | _LATENT | _DENSE_FIRST
 _INDEXER = {"index_topk": 64, "index_head_dim": 16, "index_n_heads": 2}

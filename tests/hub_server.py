@@ -479,7 +479,7 @@ def download(handler: _Handler, hub: HubServer, oid: str) -> Answer:
 
 
 def check_signature(handler: _Handler, hub: HubServer) -> None:
-    """As object stores do: a signed address, and no second way to authenticate beside it."""
+    """As object stores do: a signed address, and no second way to authenticate besides it."""
     if handler.token is not None:
         raise Refusal(400, None, "Only one auth mechanism allowed")
     if handler.query.get("signature") != [str(hub.signature)]:

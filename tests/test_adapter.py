@@ -36,7 +36,7 @@ def layer(spec: str, **options: Any) -> FrozenLayer:
 
 
 def train(base: Path, folder: Path, targets: list[str] | None = None, **settings: Any) -> Path:
-    """Save an adapter with random numbers, and beside it in ``merged`` the model that peft makes of both."""
+    """Save an adapter with random numbers, and next to it in ``merged`` the model that peft makes of both."""
     torch.manual_seed(0)
     with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(base)

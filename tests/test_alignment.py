@@ -188,7 +188,7 @@ def test_the_donor_is_read_only_up_to_the_last_entry(llm: str, monkeypatch: pyte
     states = token_states(slm.tiny_slm("bert"), slm.tiny_tokenizer(), TEXTS)
     found = fit_interfaces(states, TEXTS, open_checkpoint(llm), [0, ENTRY], model=llm)
     assert read == [0, 1] and sorted(found) == [0, ENTRY]
-    assert found[ENTRY].digest() == interface(llm).digest()  # whatever other entries are fitted beside it
+    assert found[ENTRY].digest() == interface(llm).digest()  # whatever other entries are fitted next to it
 
 
 def test_an_interface_comes_back_from_its_file_as_it_was(llm: str, tmp_path: Path):

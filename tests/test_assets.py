@@ -24,7 +24,7 @@ from tests.fake_packages import TEXTS, WEIGHTS, tamper, write_sdist, write_wheel
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of packages that pip looks into, and nowhere else; an empty cache beside it."""
+    """A folder of packages that pip looks into, and nowhere else; an empty cache next to it."""
     folder = tmp_path / "an index"
     folder.mkdir()
     for name in [name for name in os.environ if name.startswith("PIP_")]:
@@ -52,7 +52,7 @@ def without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leftovers(name: str) -> list[str]:
-    """What lies beside the asset's own version folder."""
+    """What lies next to the asset's own version folder."""
     base = assets.cache_root() / "assets" / name
     return [entry.name for entry in base.iterdir() if not entry.is_dir() or entry.name.startswith("staging")]
 

@@ -46,7 +46,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def with_words(folder: Path) -> str:
-    """Put a tokenizer beside a donor: words, or bytes where transformers has one class for all models of a type."""
+    """Put a tokenizer next to a donor: words, or bytes where transformers has one class for all models of a type."""
     slm.tiny_tokenizer().save_pretrained(folder)
     with contextlib.suppress(TokenizerError):
         donor_tokenizer(open_checkpoint(str(folder)))

@@ -83,7 +83,7 @@ def test_the_operator_builds_what_the_specification_names(layers: list[FrozenLay
     assert list_of(first | second | wide) == list_of(first | (second | wide)) == [first, second, wide]
     found = first >> second | third
     assert isinstance(found, FrozenParallel) and len(found.branches) == 2
-    assert list_of(first | first) == [first, first], "a layer may stand beside itself"
+    assert list_of(first | first) == [first, first], "a layer may stand next to itself"
 
 
 def test_a_parallel_set_has_no_output_and_no_place_in_a_series(layers: list[FrozenLayer]) -> None:

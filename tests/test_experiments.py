@@ -1,4 +1,4 @@
-"""The paper's experiments as data: read, run, resumed, and set beside what the paper reports."""
+"""The paper's experiments as data: read, run, resumed, and set next to what the paper reports."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_a_draw_by_class_is_even_nested_and_the_same_again() -> None:
     assert two.fingerprint == task.subset(per_class=2).fingerprint != task.subset(per_class=2, seed=1).fingerprint
     with pytest.raises(pp.errors.TaskError, match="3 rows of every class were asked for, and c has 2"):
         task.subset(per_class=3)
-    with pytest.raises(pp.errors.TaskError, match="beside train"):
+    with pytest.raises(pp.errors.TaskError, match="together with train"):
         task.subset(train=9, per_class=2)
     with pytest.raises(pp.errors.TaskError, match="rows have one class"):
         kinds.task_of("regression").subset(per_class=2)

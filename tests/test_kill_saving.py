@@ -79,7 +79,7 @@ def test_a_model_saved_over_another_is_the_old_or_the_new_one(
     names = {path.name for path in folder.iterdir()}
     assert not any(name.startswith(".") for name in names), "nothing is left over"
     assert ("model.safetensors" in names) != ("model.safetensors.index.json" in names), (
-        "no stale weights beside the new"
+        "no stale weights next to the new"
     )
 
 

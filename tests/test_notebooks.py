@@ -229,7 +229,7 @@ def test_a_line_that_alt_text_calls_dashed_is_drawn_so(source: Path) -> None:
 
 @each_source
 def test_a_live_number_is_asserted_where_it_is_printed(source: Path) -> None:
-    """nbval does not compare what follows the sign for "about": an assertion does, in this cell or beside it."""
+    """nbval does not compare what follows the sign for "about": an assertion does, in this cell or next to it."""
     cells = _code(NOTEBOOKS[source])
     for place, cell in enumerate(cells):
         live = "checks.reveal(" in cell.source and "live=False" not in cell.source

@@ -110,7 +110,7 @@ def command(name: str) -> Any:
     return commands()[name]
 
 
-# what commands have beside the arguments of their functions: what is shown, what is kept, and one of several at a time
+# what commands have besides the arguments of their functions: what is shown, what is kept, and one of several at a time
 ONLY_TYPED = {"as_json", "table", "out", "csv", "html", "tagged", "runs", "model", "n_train", "per_class"}
 ONLY_TYPED |= {"fraction", "design", "arms", "seconds"}
 BEHIND = {

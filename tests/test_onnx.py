@@ -32,7 +32,7 @@ def run(file: Path, batch: dict[str, torch.Tensor]) -> list[np.ndarray]:
 
 
 def run_howto(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """Run the example of the how-to beside a folder that is called deployed."""
+    """Run the example of the how-to next to a folder that is called deployed."""
     (code,) = re.findall(r"```python\n(import json.*?)```", HOWTO.read_text(encoding="utf-8"), re.DOTALL)
     assert len(code.splitlines()) <= 20
     assert not re.search("torch|transformers|pifi_probe", code)

@@ -1,4 +1,4 @@
-"""With ``interaction="layer"`` two texts meet in the layers only, and late interaction is judged beside them."""
+"""With ``interaction="layer"`` two texts meet in the layers only, and late interaction is judged next to them."""
 
 from __future__ import annotations
 

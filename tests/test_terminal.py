@@ -118,7 +118,7 @@ def test_records_fold_their_values_and_keep_their_keys(
 
 @WIDTHS
 def test_what_was_measured(width: int) -> None:
-    """The tables of `probe`, `headroom` and `bench`; that of `control` is tested beside its class."""
+    """The tables of `probe`, `headroom` and `bench`; that of `control` is tested next to its class."""
     probed = ProbeTable.from_json(ROOT / "book" / "_studies" / "probes" / "movie-reviews-own-state.json")
     fits(printed(probed.to_rich(), width), width, *(title.split()[0] for title in probed.summary()["estimator"]))
     room = Headroom(
@@ -137,7 +137,7 @@ def test_what_was_measured(width: int) -> None:
 @WIDTHS
 def test_a_running_search(width: int) -> None:
     live = Live()
-    why = "the strategy asks for it because nothing else is known of the layers beside this one"
+    why = "the strategy asks for it because nothing else is known of the layers besides this one"
     live._rows.extend(
         ("12", f"smollm2-135m[{index}] | smollm2-135m[3] (mix)", "last-block", "0", "NLL 0.6123, 14.0 s", why)
         for index in (2, 29)

@@ -91,7 +91,7 @@ def tiny_gguf(
 ) -> Path:
     """Write ``tiny_gguf_model(family)`` as a float32 GGUF file; `metadata` adds keys of its architecture.
 
-    With `split`, in parts of so many tensors, beside `path`; `small_first` keeps the first part free of tensors.
+    With `split`, in parts of so many tensors, next to `path`; `small_first` keeps the first part free of tensors.
     `quantised` stores matrices as Q8_0 where their rows allow it.
     """
     model = tiny_gguf_model(family)

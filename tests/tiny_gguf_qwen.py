@@ -20,7 +20,7 @@ EXTRA_LAYERS = {"qwen35": 1}  # that predict further tokens
 
 
 def write_sizes(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None:
-    """Write what these architectures have beside the sizes of all."""
+    """Write what these architectures have besides the sizes of all."""
     writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
     writer.add_ssm_state_size(config.linear_key_head_dim)
     writer.add_ssm_group_count(config.linear_num_key_heads)

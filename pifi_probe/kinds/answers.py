@@ -96,7 +96,7 @@ class Answers(Kind):
         """
         assert split.pairs is not None
         require_offsets(tokenizer, "qa")
-        room = max_tokens - max_tokens // 2 - tokenizer.num_special_tokens_to_add(pair=True)  # beside any question
+        room = max_tokens - max_tokens // 2 - tokenizer.num_special_tokens_to_add(pair=True)  # besides any question
         if room < 2:
             raise RecipeError(
                 f"max_tokens={max_tokens} leaves no room for a context next to its question",

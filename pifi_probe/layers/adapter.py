@@ -165,7 +165,7 @@ class Adapter:
 
 
 def _of_decoder(source: ByteSource) -> dict[int, dict[str, TensorInfo]]:
-    """Return the tensors of each layer of the text decoder; what sees or hears beside it has layers of its own."""
+    """Return the tensors of each layer of the text decoder; what sees or hears besides it has layers of its own."""
     found: dict[str, dict[int, dict[str, TensorInfo]]] = defaultdict(lambda: defaultdict(dict))
     for name, info in safetensors_io.read_header(source).items():
         match = _NAME.match(name)

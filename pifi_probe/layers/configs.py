@@ -20,7 +20,7 @@ from pifi_probe.reading import Refused, open_file, read_object
 __all__ = ["NUMBER_FILES", "read_config", "read_licence", "read_numbers", "read_weight_map"]
 
 # Where the quantisation is described: keys of config.json (MLX writes the second), and files that older tools write
-# beside it, with the key in them (ModelOpt).
+# next to it, with the key in them (ModelOpt).
 _SETTINGS = ("quantization_config", "quantization", "compression_config")
 # Published with code of their own, and built as another type is: transformers reads the text model of kimi_k25 so.
 _BUILT_AS: Mapping[str, str] = {"kimi_k2": "deepseek_v3"}

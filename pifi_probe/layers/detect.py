@@ -1,4 +1,4 @@
-"""What a layer needs beside the states that enter it, found by watching its whole model run.
+"""What a layer needs besides the states that enter it, found by watching its whole model run.
 
 Each number in memory is marked with where it came from: the tokens, or a module of one layer. When a layer is called,
 the states that enter it are handed over without marks, so that a marked number which it reads is one that it cannot
@@ -103,7 +103,7 @@ class _Watch(TorchDispatchMode):
         return self._marks.get(tensor.untyped_storage()._cdata, frozenset())
 
     def miss(self, index: int, what: str, way: str = "") -> None:
-        """Note what layer `index` needs beside its input."""
+        """Note what layer `index` needs besides its input."""
         self.missing.setdefault(index, {}).setdefault(what, f" ({way})" if way else "")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -229,7 +229,7 @@ def _of_module(watch: _Watch, name: str) -> tuple[Any, Any]:
 
 
 def missing_states(config: PretrainedConfig) -> Mapping[int, str]:
-    """Return for each layer that is not a function of its input states what it needs beside them.
+    """Return for each layer that is not a function of its input states what it needs besides them.
 
     Parameters
     ----------

@@ -225,7 +225,7 @@ def _refuse_integers(tensors: dict[str, torch.Tensor], where: str) -> None:
 
 def _resolve_dtype(dtype: str | torch.dtype, tensors: dict[str, torch.Tensor]) -> torch.dtype:
     if dtype == "auto":
-        # The widest matrix decides: norms are often stored in float32 beside bfloat16 matrices.
+        # The widest matrix decides: norms are often stored in float32 next to bfloat16 matrices.
         return max(tensors.values(), key=torch.numel).dtype
     return _stated_dtype(dtype)
 

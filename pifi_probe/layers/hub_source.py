@@ -23,7 +23,7 @@ __all__ = ["HubRangeSource"]
 
 _log = logging.getLogger(__name__)
 _EXPIRED = {401, 403, 410}  # answers of a storage to a signed address whose time is over
-_ETAG = "etag"  # beside the parts: the version of the file that they are of
+_ETAG = "etag"  # next to the parts: the version of the file that they are of
 
 
 @dataclass

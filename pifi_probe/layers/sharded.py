@@ -21,12 +21,12 @@ from pifi_probe.layers.sources import TensorInfo, dropping_what_cannot_be
 __all__ = ["ShardedCheckpoint", "check_finite", "check_index", "decoder_prefix", "is_text"]
 
 _LAYER = re.compile(r"^(?P<prefix>.*?\b(?:layers|h|blocks))\.(?P<i>\d+)\.(?P<rest>.*)$")
-_NOT_TEXT = re.compile(  # parts beside the text decoder that may have as many layers as it
+_NOT_TEXT = re.compile(  # parts besides the text decoder that may have as many layers as it
     r"vision|visual|image|audio|speech|talker|wav|siglip|q_?former|resampler|perceiver|connector|projector|encoder"
     r"|\b(mtp|vit|img|draft)(\b|_)"
 )
 _TEXT = re.compile(r"language_model|text_model|thinker|\bllm\b")
-# Masks and frequencies that old checkpoints store beside the weights; the model computes them.
+# Masks and frequencies that old checkpoints store next to the weights; the model computes them.
 _COMPUTED = re.compile(r"(\.rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias)$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.")
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|embeddings?)\.weight$")
@@ -200,7 +200,7 @@ class ShardedCheckpoint(ABC):
 
 
 def is_text(prefix: str) -> bool:
-    """Tell whether a prefix of names can be the text decoder's, and not that of what sees or hears beside it."""
+    """Tell whether a prefix of names can be the text decoder's, and not that of what sees or hears besides it."""
     return _NOT_TEXT.search(prefix) is None or _TEXT.search(prefix) is not None
 
 

@@ -37,7 +37,7 @@ __all__ = [
 
 CHECK_CONFIG = "check that config.json belongs to these weights, or download the model again"  # what to do next
 
-_MOST_OUTSIDE = 1 << 28  # entries of position tables and masks beside one layer; OPT-175B has 25 million
+_MOST_OUTSIDE = 1 << 28  # entries of position tables and masks besides one layer; OPT-175B has 25 million
 _KEPT = 4  # whole models without weights; one of 61 layers takes 5 s to build and some 10 MB
 
 

@@ -52,7 +52,7 @@ def tokenizer_folder(checkpoint: Checkpoint) -> Path:
 
 
 def vocabulary_digest(checkpoint: Checkpoint) -> str:
-    """Return a digest over the files of the tokenizer beside a local checkpoint.
+    """Return a digest over the files of the tokenizer next to a local checkpoint.
 
     It is "" where `pifi_probe.layers.content.content_of` knows the tokenizer: of the hub, and of a GGUF file.
     """

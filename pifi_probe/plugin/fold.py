@@ -135,7 +135,14 @@ class FoldedPlugIn(nn.Module):
 
 
 def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tuple[PlugIn | FoldedPlugIn, FoldReport]:
-    """Fold the plug-in of a model; see `PiFiForSequenceClassification.fold`."""
+    """Fold the plug-in of a model; see `PiFiForSequenceClassification.fold`.
+
+    Raises
+    ------
+    PlugInError
+        If there is no frozen layer, it reads more than one token, several layers are combined other than in series, or
+        the form is unknown or not exact for this layer.
+    """
     plugin = model.plugin
     if not isinstance(plugin, PlugIn) or not model.frozen_layers:
         raise PlugInError(

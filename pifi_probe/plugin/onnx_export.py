@@ -56,7 +56,15 @@ class OnnxExport:
 
 
 def export_onnx(model: PiFiPreTrainedModel, path: str | Path, *, int8: bool = False) -> OnnxExport:
-    """Write a plugged model as an ONNX graph; see `StoredModel.export_onnx`."""
+    """Write a plugged model as an ONNX graph; see `StoredModel.export_onnx`.
+
+    Raises
+    ------
+    PlugInError
+        If a library is missing, the model cannot be traced, or the graph's numbers differ from the model's.
+    SaveError
+        If the folder cannot be written.
+    """
     onnxruntime = _library("onnxruntime")
     for name in ("onnx", "onnxscript"):
         _library(name)

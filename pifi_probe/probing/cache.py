@@ -205,7 +205,7 @@ def _remove(folder: Path) -> int:
 
 
 def _lock_of(folder: Path) -> BaseFileLock:
-    # beside the entry and never deleted, else two processes could lock two files of one name
+    # next to the entry and never deleted, else two processes could lock two files of one name
     file = folder.parent / "locks" / f"{folder.name}.lock"
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

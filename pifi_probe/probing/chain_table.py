@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChainTable", "Reading", "build_chain_table"]
 
-LATE = "late interaction"  # the arm, and what others are read beside
+LATE = "late interaction"  # the arm, which others are read together with
 N_BOOT = 1000
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -331,7 +331,15 @@ class ProbeForSequenceClassification(PreTrainedModel):
 def probe_as_model(
     table: ProbeTable, point: int | None, task: Task | None, llm: str | None
 ) -> ProbeForSequenceClassification:
-    """Fit the probe of a table at one point to all its rows; see `ProbeTable.to_model`."""
+    """Fit the probe of a table at one point to all its rows; see `ProbeTable.to_model`.
+
+    Raises
+    ------
+    FeatureError
+        For tables of plug-ins, of pairs or with a template, and for points that the table has not.
+    TaskError
+        If the task is missing or another one.
+    """
     info = table.info
     donor = _donor(table, llm)
     task = _task(table, task)

@@ -23,7 +23,7 @@ NAMES = {
 
 
 def ladder(frame: pd.DataFrame, *, value_label: str = "difference to the encoder alone (points)") -> Figure:
-    """Plot the rungs from the encoder alone to the real layer, with intervals: one panel per panel name.
+    """Plot the steps from the encoder alone to the real layer, with intervals: one panel per panel name.
 
     Parameters
     ----------

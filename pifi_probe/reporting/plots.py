@@ -251,7 +251,7 @@ def _bars(rows: pd.DataFrame) -> Any:
 def add_legend(
     figure: Figure, looks: dict[Any, tuple[str, str]], dashed: frozenset[Any] | set[Any] = frozenset()
 ) -> None:
-    """Add the names of series above the axes, as many beside each other as there is room for."""
+    """Add the names of series above the axes, as many next to each other as there is room for."""
     from matplotlib.lines import Line2D
 
     handles = [

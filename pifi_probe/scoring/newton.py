@@ -3,6 +3,13 @@
 Every step is one matrix product for all problems together. Steps are found by conjugate gradients; on principal
 components the Hessian is close to diagonal, so that its diagonal is a good preconditioner. A problem that has
 converged drops out. Shapes: P problems, C columns of coefficients (1 for two classes, else K), N rows, D features.
+
+The loss is convex, so that Newton's step ``-H^-1 g`` with its exact Hessian leads to the one minimum:
+``g = (p - y) Z + penalty theta`` and, for two classes, ``H = Z' diag(p (1 - p)) Z + penalty``; for K classes the middle
+is ``diag(p) - p p'`` for every row. H is never formed: conjugate gradients need only its product with a direction, two
+matrix products with Z. They stop early, since a residual below a share of the gradient that falls with it still
+converges superlinearly (Dembo, Eisenstat and Steihaug, 1982), and a line search with Armijo's condition halves a step
+that overshoots. The whole is algorithm 7.1 of Nocedal and Wright, Numerical Optimization (2006).
 """
 
 from __future__ import annotations
@@ -48,11 +55,13 @@ def minimise(z: Tensor, targets: Tensor, penalty: Tensor, rows: Tensor, tol: flo
     squares = z.square()
     for _ in range(MAX_NEWTON):
         p, rest = _probabilities(logits)
+        # gradient, and the diagonal of the Hessian, sum over rows of p (1 - p) z^2, as preconditioner
         gradient = (rows * _residuals(p, rest, targets)) @ z + penalty * theta
         diagonal = (rows * p * rest) @ squares + penalty
         diagonal = diagonal.where(diagonal > 0, 1.0)
         size = _dot(gradient, _scaled(gradient, diagonal))
         first = size if first is None else first
+        # eta = min(1/4, sqrt(|g| / |g_0|)), here squared: loose steps far from the minimum, exact ones near it
         accuracy = (size / first.clamp_min(1e-300)).sqrt().clamp(max=FORCING)
         weights = rows * p if len(targets) > 1 else rows * p * rest
         step, along = _conjugate_gradients(z, weights, p, penalty, diagonal, -gradient, accuracy * size)
@@ -113,10 +122,12 @@ def _conjugate_gradients(
     size = _dot(residual, scaled)
     direction = scaled
     for _ in range(MAX_CG):
+        # H d = Z' W (Z d) + penalty d, with W = p (1 - p), or diag(p) - p p' of every row
         ahead = direction @ z.T  # (P, C, N)
         spread = ahead if p.shape[1] == 1 else ahead - (p * ahead).sum(dim=1, keepdim=True)
         product = (weights * spread) @ z + penalty * direction
         bend = _dot(direction, product)
+        # the exact step along the direction, then one that is conjugate to all before (Fletcher and Reeves)
         alpha = torch.where(bend > 0, size / bend, 0.0)[:, None, None]
         step, along, residual = step + alpha * direction, along + alpha * ahead, residual - alpha * product
         scaled = _scaled(residual, diagonal)
@@ -157,6 +168,7 @@ def _line_search(
     length = logits.new_ones(len(logits), 1, 1)
     before = loss(torch.zeros_like(length))
     for _ in range(40):
+        # Armijo: at least 1e-4 of the fall that the slope promises; the last term is the loss's own rounding
         falls = loss(length) <= before + 1e-4 * length.flatten() * slope + 1e-12 * before
         if falls.all():
             break

@@ -96,11 +96,18 @@ def fit_depths(
         A cheap score at `x` (n,) and at `grid` (m,): its regression line is the mean of the process.
     seed : int
         Of the draws.
+
+    Notes
+    -----
+    After Rasmussen and Williams, Gaussian Processes for Machine Learning (2006): the posterior is equations 2.25 and
+    2.26, the marginal likelihood equation 2.30, the Matern kernel with nu = 5/2 equation 4.17.
     """
     from scipy.optimize import minimize
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+    # The process models what the regression on a cheap score leaves, in units of its spread, so that the bounds of the
+    # kernel mean the same for every task. Coordinates are depth, then one-hot models, each with a length scale.
     line_x, line_grid = _line(y, prior, len(grid))
     rest = y - line_x
     spread = float(rest.std()) or max(float(np.abs(y).max()), 1.0) * 1e-6
@@ -121,6 +128,9 @@ def fit_depths(
     if len(y) > 3:
         theta = minimize(loss, theta, method="L-BFGS-B", jac=True, bounds=kernel.bounds).x
     fitted = kernel.clone_with_theta(theta)
+    # With K = smooth(x) + noise + nugget and k = smooth(x, grid): mean k' K^-1 y, covariance smooth(grid) - k' K^-1 k.
+    # Where the noise of the means is known, the nugget is a layer's own value, so it belongs to the layer on the grid
+    # that was measured (`same`); else it is noise, and only K has it.
     smooth, nugget = fitted.k1, float(fitted.k2.noise_level)
     own = nugget if known else 0.0
     same = (x[:, None, :] == grid[None, :, :]).all(-1)  # (n, m)
@@ -128,6 +138,7 @@ def fit_depths(
     solved = np.linalg.solve(smooth(x) + np.diag(noise + nugget), np.column_stack([rest / spread, cross]))
     mean = cross.T @ solved[:, 0]
     covariance = smooth(grid) + own * np.eye(len(grid)) - cross.T @ solved[:, 1:]
+    # Joint draws through the root of the covariance; eigenvalues below 0 are rounding, where Cholesky would stop.
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     root = vectors * np.sqrt(np.clip(values, 0, None))
     normal = np.random.default_rng(seed).standard_normal((N_DRAWS, len(grid)))

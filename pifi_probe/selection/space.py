@@ -341,7 +341,15 @@ def _runs(indices: Sequence[int], k: int) -> int:
 
 
 def place_of(layer: str) -> tuple[str, int]:
-    """Return model (with its revision) and index of ``"MODEL[i]"``."""
+    """Return model (with its revision) and index of ``"MODEL[i]"``.
+
+    Raises
+    ------
+    SearchError
+        If it names something else than one layer.
+    SpecError
+        If it does not follow the grammar.
+    """
     spec = parse(layer)
     if not isinstance(spec, LayerSpec) or spec.index is None:
         raise SearchError(f"{layer!r} is not a single layer", next="write MODEL[i]")

@@ -330,7 +330,7 @@ class Study:
                 measure, amount, self.spent, self._confirm_cost(fidelity, self.settings.seeds), slots, fidelity
             )
         kept = self._kept_back(fidelity, amount, measure.full_seconds)
-        if (kept + 1) * measure.full_seconds > slots * amount.amount:  # not even one full run beside it
+        if (kept + 1) * measure.full_seconds > slots * amount.amount:  # not even one full run next to it
             fidelity = "frozen"
             kept = self._kept_back(fidelity, amount, measure.full_seconds)
         return estimate(measure, amount, self.store.spent(confirmed=True), kept, slots, fidelity)

@@ -155,7 +155,8 @@ class Task:
     def _of_every_class(self, wanted: int, train: int | None, seed: int) -> Split:
         """Return as many training rows of every class."""
         if train is not None or not self.has_row_classes or "train" not in self.splits:
-            what = "is given beside train" if train is not None else "needs a train split whose rows have one class"
+            lacks = "needs a train split whose rows have one class"
+            what = "is given together with train" if train is not None else lacks
             raise TaskError(f"per_class {what}", where=self.name, next="give train=, the number of all rows, alone")
         split = self.splits["train"]
         counts = Counter(split.labels)

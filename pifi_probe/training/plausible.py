@@ -22,7 +22,7 @@ _SHARES = frozenset(
 )
 _CORRELATIONS = frozenset(("mcc", "pearson", "spearman"))
 _NOT_NEGATIVE = ERRORS | {"n"}
-_EDGE = 1e-9  # sums of shares may end beside one
+_EDGE = 1e-9  # sums of shares may end next to one
 
 
 def refuse_impossible(result: RunResult) -> None:

@@ -8,7 +8,7 @@ const GROUPS = {
   real: { name: "+ the real layer", shape: "square", colour: "var(--pp-real)" },
 };
 
-/** The rungs from the encoder alone to the real layer as an SVG, which says the same in words; null without any. */
+/** The steps from the encoder alone to the real layer as an SVG, which says the same in words; null without any. */
 function ladderOf(rungs, width) {
   const own = Object.keys(GROUPS).map((name) => rungs.find((one) => one.group === name)).filter(Boolean);
   if (own.length < 2) return null;

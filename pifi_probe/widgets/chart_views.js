@@ -87,7 +87,7 @@ function chosenSign(at, y, height) {
   return s("g", { class: "pp-chosen" }, s("path", { d: `M${at} ${y + 9}l-6 -9h12z` }), s("path", { d: `M${at} ${y + 9}v${height - 9}`, "stroke-dasharray": "1 3" }));
 }
 
-/** The confirmation beside the layers: the choice and its controls, each in a column of its own, on fresh seeds. */
+/** The confirmation next to the layers: the choice and its controls, each in a column of its own, on fresh seeds. */
 function confirmStrip(svg, groups, tools, whole) {
   const { x, width, y, height, sy } = tools;
   const step = width / CONFIRMED.length;
