@@ -36,6 +36,7 @@ _FORMER = {
     ("mask", "paper"): "none",
     ("plot", "rungs"): "fidelities",
 }
+_SETTINGS = {"max_length": "max_tokens", "draws": "n_draws"}
 _IN_LABEL = ((r"^paper: ", "pifi: "), (r"\(paper(?=[,)])", "(pifi"), (r"\b(scale|mask)=paper\b", r"\1=none"))
 
 
@@ -61,4 +62,4 @@ def mode_of_today(name: str, value: Any) -> Any:
 
 def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a stored recipe, or of what a stored probe was measured with."""
-    return {"max_tokens" if name == "max_length" else name: value for name, value in values.items()}
+    return {_SETTINGS.get(name, name): value for name, value in values.items()}

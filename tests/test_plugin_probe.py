@@ -212,7 +212,7 @@ def test_the_null_of_permuted_labels_stands_beside_the_encoder_and_no_gain(table
 
 def test_the_table_says_how_it_was_made(table: ProbeTable) -> None:
     info = table.info
-    assert (info["n"], info["split"], info["draws"], info["projections"]) == (N, "train", 1, ["random"])
+    assert (info["n"], info["split"], info["n_draws"], info["projections"]) == (N, "train", 1, ["random"])
     assert info["regime"].startswith("raw") and info["pooling"] == "cls (encoder)"
     assert info["alignment"]["n"] == N and info["alignment"]["drop_first"] and info["alignment"]["normalise"]
     assert info["trained"]["fitted"] == N and info["trained"]["scored"] == 100 and info["trained"]["seeds"] == [0, 1, 2]
@@ -223,7 +223,7 @@ def test_the_table_says_how_it_was_made(table: ProbeTable) -> None:
 
 def test_aligned_projections_report_how_well_they_align(world: World) -> None:
     found = probe_plugin(world.slm, world.llm, world.task, QUICK, n=60, estimators="ridge_mse")
-    assert found.info["draws"] == 4
+    assert found.info["n_draws"] == 4
     assert set(found.info["alignment"]["r2"]) == {"ridge", "procrustes"}
     for projection in ("ridge", "procrustes"):
         value = row(found, "alignment_r2", "real", PLANTED, projection)["value"]

@@ -11,7 +11,6 @@ import pandas as pd
 from pifi_probe.reporting import plots
 from pifi_probe.reporting.html import Section, report
 from pifi_probe.training import Comparison, RunResult
-from pifi_probe.training.comparison import HEADINGS
 
 __all__ = ["write_report"]
 
@@ -75,7 +74,10 @@ def _differences(baseline: str, comparison: Comparison) -> Section:
 
 
 def _table(comparison: Comparison) -> pd.DataFrame:
-    return pd.DataFrame([row.cells(comparison.metric) for row in comparison.rows], columns=list(HEADINGS))
+    """Return the tables of all test sets as one."""
+    tests = dict.fromkeys(row.test for row in comparison.rows)
+    shown = {test: table.frame for test, table in zip(tests, comparison.tables(), strict=True)}
+    return pd.concat(shown, names=["test", ""]).reset_index("test")
 
 
 def _depth(comparison: Comparison) -> Section:

@@ -211,7 +211,7 @@ def probe_plugin(
         "pooling": f"{vectors['scored'].info['pooling']} (encoder)",
         "regime": regime,
         "projections": list(settings.projections),
-        "draws": settings.n_draws if "random" in settings.projections else 0,
+        "n_draws": settings.n_draws if "random" in settings.projections else 0,
         "held out": f"leave one out, or {settings.n_folds} folds (logistic); trained: the task's validation split",
         "null": NULL
         + (f"; of the encoder alone: {settings.n_permutations} label permutations" if settings.n_permutations else ""),
