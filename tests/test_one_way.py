@@ -244,7 +244,7 @@ def test_a_recipe_of_an_older_record_is_the_same_recipe() -> None:
     new = pp.Recipe(max_tokens=64)
     old = {("max_length" if name == "max_tokens" else name): value for name, value in new.to_dict().items()}
     assert pp.Recipe.from_dict(old) == new
-    assert RunKey.of({}, "task", old).digest == RunKey.of({}, "task", new.to_dict()).digest
+    assert RunKey.of({}, "task", old) == RunKey.of({}, "task", new.to_dict())
 
 
 def test_the_word_paper_of_versions_before_is_read_and_told_of() -> None:

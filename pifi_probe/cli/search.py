@@ -15,6 +15,7 @@ from pifi_probe.escaping import one_line
 from pifi_probe.layers.spec import layer_ranges
 from pifi_probe.selection.database import DATED, dated
 from pifi_probe.tags import tags_of
+from pifi_probe.vocabulary import COMBINATIONS
 
 __all__ = ["register"]
 
@@ -45,7 +46,7 @@ def search(
     wiring: str = typer.Option("matched", help=flags.WIRING),
     layers: str = flags.Layers,
     max_layers: int = typer.Option(1, help="The most layers in a combination."),
-    combine: list[str] = typer.Option([], help="How several layers are combined, mix by default; may be repeated."),
+    combine: list[str] = typer.Option([], help=f"Of several layers: {', '.join(COMBINATIONS)}; may be repeated."),
     epochs: int = flags.Epochs,
     learning_rate: float = flags.LearningRate,
     precision: str = flags.Precision,
