@@ -163,6 +163,31 @@ def test_with_fewer_labels_an_experiment_runs_again_in_folders_below(
     assert not ran  # refused before anything runs
 
 
+def test_an_aligned_chain_is_an_arm_like_others_with_fewer_labels_too(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {
+        "stands_for": "tiny models",
+        "layers": {"middle": f"{world / 'llm'}[1:3]"},
+        "blocks": {"one": {"slm": str(world / "bert"), "task": {"file": "words.jsonl.gz", "split": "split"}}},
+        "seeds": 1,
+        "recipe": RECIPE,
+        "sizes": {"train": 16, "test": 16},
+    }
+    chain = {"layer": "middle", "wiring": "aligned"}
+    arms = {"vanilla": {"control": "vanilla"}, "chain": chain, "twin": chain | {"control": "shuffled"}}
+    claims = [{"says": "it helps", "arm": "chain", "against": "vanilla"}]
+    name = plan(world, tmp_path / "chain.yaml", arms=arms, claims=claims, scales={"small": small})
+    found = pp.reproduce(name, out=tmp_path / "out", data=world / "data", fractions=[8])
+    monkeypatch.setattr(runner, "fine_tune", None)  # the second time nothing is trained
+    again = pp.reproduce(name, out=tmp_path / "out", data=world / "data", fractions=[8])
+    for first, second, n in ((found, again, 16), (found.fewer[8], again.fewer[8], 8)):
+        (run,), (twin,) = first.runs.results["one"]["chain"], first.runs.results["one"]["twin"]
+        assert run.model["wiring"] == twin.model["wiring"] == "aligned" and run.task["sizes"]["train"] == n
+        assert run.model["layers"] != twin.model["layers"] or run.layer_digests != twin.layer_digests
+        assert second.findings == first.findings
+
+
 def test_an_interrupted_experiment_goes_on_with_the_runs_that_are_missing(
     finished: tuple[str, Path], world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
