@@ -15,11 +15,11 @@ from torch.nn.functional import cross_entropy
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
+from pifi_probe.layers.variants import make_variant
 from pifi_probe.plugin.build import N_CALIBRATION, initialise
 from pifi_probe.plugin.combine import make_plugin
 from pifi_probe.plugin.config import WIRINGS, PiFiConfig
 from pifi_probe.plugin.modeling import Head
-from pifi_probe.plugin.variants import make_variant
 from pifi_probe.probing.frozen_arms import Tail
 from pifi_probe.probing.frozen_slm import LEARNING_RATE, Vectors, _held_out
 from pifi_probe.selection.evaluate import FROZEN_EPOCHS

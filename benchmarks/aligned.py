@@ -33,14 +33,14 @@ from sklearn.model_selection import StratifiedKFold
 
 import pifi_probe as pp
 from pifi_probe.alignment.readout import fit_block, fit_stack
+from pifi_probe.devices import has_bf16
+from pifi_probe.features.chain_parts import Encoder, Texts, cached_interfaces, twin_of
 from pifi_probe.files import write_json
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.probing.chain import _rows
-from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces, twin_of
 from pifi_probe.provenance import collect
 from pifi_probe.tasks import Split, Task
-from pifi_probe.training.devices import has_bf16
 
 STUDY = Path(__file__).parent.parent / "book" / "_studies" / "aligned"
 SLM, LLM, CHAIN = "minilm-l6", "smollm2-135m", (8, 14)
@@ -243,7 +243,7 @@ class Held:
 
 
 def _log_p(model: Any, rows: Split) -> Any:
-    from pifi_probe.plugin.loading import tokenizer_for
+    from pifi_probe.plugin.tokenizer import tokenizer_for
 
     tokenizer, found = tokenizer_for(model), []
     model.eval()

@@ -61,7 +61,8 @@ def measure(variant: str, task: pp.Task, folder: Path) -> dict[str, Any]:
     )
     print(variant, table.answer, flush=True)
     found = dict(json.loads(table.to_json()))
-    found["info"]["llm"] = f"{LLM}, {variant} a weight" if variant in BITS else llm
+    if variant in BITS:  # not by its folder, which is gone when this ends
+        found["info"]["llm"] = found["info"]["interface"]["donor"] = f"{LLM}, {variant} a weight"
     return found
 
 

@@ -22,7 +22,7 @@ import pifi_probe as pp
 from pifi_probe.alignment.tokens import joined
 from pifi_probe.layers.frozen import list_of
 from pifi_probe.layers.open import open_checkpoint
-from pifi_probe.plugin.loading import encoder_tokenizer, load_encoder
+from pifi_probe.slm import encoder_tokenizer, load_encoder
 
 SLM, LLM, TASK, CHAIN = "minilm-l6", "smollm2-135m", "movie-reviews", (8, 14)
 N_ALIGN, N_HEADROOM = 2000, 1000
@@ -61,7 +61,7 @@ def _chain_part(part: str, task: pp.Task, n: int, seed: int) -> dict[str, Any]:
     from pifi_probe.alignment.chain import chain_features
     from pifi_probe.alignment.fit import fit_interfaces
     from pifi_probe.alignment.tokens import token_states
-    from pifi_probe.probing.features import llm_features
+    from pifi_probe.features.donor import llm_features
 
     rows = task.subset(train=n, seed=seed).splits["train"]
     if part == "donor":

@@ -24,17 +24,17 @@ import pifi_probe as pp
 from pifi_probe.alignment.chain import read_out
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.readout import Block, fit_block, fit_stack
+from pifi_probe.devices import autocast, has_bf16
+from pifi_probe.features.chain_parts import Encoder, Texts, cached_interfaces
+from pifi_probe.features.headroom_table import Headroom
 from pifi_probe.files import write_json
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.open import open_checkpoint
-from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
-from pifi_probe.probing.headroom_table import Headroom
 from pifi_probe.provenance import collect
 from pifi_probe.ranking import rank_agreement
 from pifi_probe.stats import paired_difference
 from pifi_probe.tasks.tokens import buckets
-from pifi_probe.training.devices import autocast, has_bf16
 
 STUDY = Path(__file__).parent.parent / "book" / "_studies" / "chains"
 SLM, LLM = "minilm-l6", "smollm2-135m"

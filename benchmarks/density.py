@@ -19,9 +19,11 @@ import torch
 from _common import parser, record, target
 from numpy.typing import NDArray
 
+from pifi_probe.features.donor import llm_features
+from pifi_probe.features.rows import scoring_rows
 from pifi_probe.layers.open import open_checkpoint
-from pifi_probe.plugin.variants import make_variant
-from pifi_probe.probing.features import llm_features, scoring_rows, slm_features
+from pifi_probe.layers.variants import make_variant
+from pifi_probe.probing.encoder_vectors import slm_features
 from pifi_probe.probing.layer_scores import branch, layers_of
 from pifi_probe.probing.warm import other_rows
 from pifi_probe.scoring import estimators

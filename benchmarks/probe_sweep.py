@@ -107,7 +107,7 @@ def measure(arm: str, n: int, seed: int, folder: str, limit: float | None = None
 
 def rows_of(n: int, seed: int) -> Rows:
     """Return texts and labels, the same for all."""
-    from pifi_probe.probing.rows import scoring_rows
+    from pifi_probe.features.rows import scoring_rows
     from pifi_probe.tasks import load_task
 
     rows = scoring_rows(load_task(TASK), n, "train", seed)

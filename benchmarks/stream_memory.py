@@ -68,7 +68,7 @@ def arms() -> list[str]:
     """Return the ways that this processor has."""
     import torch
 
-    from pifi_probe.training.devices import has_bf16
+    from pifi_probe.devices import has_bf16
 
     return [arm for arm in ARMS if arm != BF16 or has_bf16(torch.device("cpu"))]
 

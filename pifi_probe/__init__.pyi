@@ -14,6 +14,8 @@ from pifi_probe.experiments.reproduce import Reproduction as Reproduction
 from pifi_probe.experiments.reproduce import reproduce as reproduce
 from pifi_probe.experiments.verify import Verified as Verified
 from pifi_probe.experiments.verify import verify as verify
+from pifi_probe.features.headroom import headroom as headroom
+from pifi_probe.features.headroom_table import Headroom as Headroom
 from pifi_probe.kinds import Kind as Kind
 from pifi_probe.kinds import register_kind as register_kind
 from pifi_probe.layers.extract import extract as extract
@@ -37,8 +39,6 @@ from pifi_probe.plugin.embedding import sentence_transformer as sentence_transfo
 from pifi_probe.probing.chain import probe_chain as probe_chain
 from pifi_probe.probing.chain_table import ChainTable as ChainTable
 from pifi_probe.probing.control import positive_control as positive_control
-from pifi_probe.probing.headroom import headroom as headroom
-from pifi_probe.probing.headroom_table import Headroom as Headroom
 from pifi_probe.probing.plugin_probe import probe_plugin as probe_plugin
 from pifi_probe.probing.probe import probe as probe
 from pifi_probe.probing.settings import PluginProbeSettings as PluginProbeSettings

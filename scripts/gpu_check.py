@@ -28,12 +28,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import pifi_probe as pp  # noqa: E402
 from benchmarks._checkpoint import llama_8b, llama_tiny, write_checkpoint  # noqa: E402
 from pifi_probe.cli import main as main_of_cli  # noqa: E402
+from pifi_probe.devices import has_bf16  # noqa: E402
 from pifi_probe.files import write_json  # noqa: E402
 from pifi_probe.layers.frozen import FrozenLayer  # noqa: E402
 from pifi_probe.layers.open import open_checkpoint  # noqa: E402
 from pifi_probe.layers.stream import Batch, stream  # noqa: E402
 from pifi_probe.provenance import collect, shorten_paths  # noqa: E402
-from pifi_probe.training.devices import has_bf16  # noqa: E402
 from tests import kinds, runs, slm, tiny  # noqa: E402
 from tests.contract import CASES, Shelf, answer, batch_of  # noqa: E402
 

@@ -303,7 +303,7 @@ def test_a_question_about_a_donor_is_asked_of_the_chain_that_headroom_suggests(
     def asked(slm: str, donor: str, task: pp.Task, **_: Any) -> Any:
         raise _Asked(donor)
 
-    monkeypatch.setattr("pifi_probe.probing.headroom.headroom", asked)
+    monkeypatch.setattr("pifi_probe.plugin.build.headroom", asked)
     monkeypatch.setattr("pifi_probe.cli.runs.load_task", lambda *_: TASK)
     with pytest.raises(_Asked, match=re.escape(llm)):
         pp.decide("x", llm, TASK, wiring="aligned", out=tmp_path)

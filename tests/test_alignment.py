@@ -412,9 +412,9 @@ def test_a_second_evaluation_computes_nothing_anew(bert: str, llm: str, monkeypa
         raise AssertionError("computed again")
 
     for name in (
-        "pifi_probe.probing.chain_parts.token_states",
+        "pifi_probe.features.chain_parts.token_states",
         "pifi_probe.alignment.kept.fit_interfaces",
-        "pifi_probe.probing.chain_parts.chain_features",
+        "pifi_probe.features.chain_parts.chain_features",
     ):
         monkeypatch.setattr(name, refused)
     again = pp.probe_chain(bert, llm, TASK, "1-2", progress=False)

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from pifi_probe import files
 from pifi_probe.cli import main
 from pifi_probe.errors import FeatureError, SaveError
+from pifi_probe.features.cache import cache_entries, clear_cache
+from pifi_probe.features.donor import llm_features
+from pifi_probe.features.feature_set import Features
+from pifi_probe.features.rows import scoring_rows
 from pifi_probe.layers import stream as module
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.probing import cache
-from pifi_probe.probing.cache import cache_entries, clear_cache
-from pifi_probe.probing.features import Features, llm_features
-from pifi_probe.probing.rows import scoring_rows
 from tests import slm, tiny
 
 N_LAYERS = 8
@@ -179,7 +180,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from pifi_probe.layers import stream as module
-from pifi_probe.probing.features import llm_features
+from pifi_probe.features.donor import llm_features
 from tests.test_cache import ROWS, stacked
 llm, log, out, stuck, budget = sys.argv[1:]
 original = module.extract_from

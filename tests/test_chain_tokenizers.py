@@ -290,7 +290,7 @@ def test_a_tokenizer_without_places_is_refused_before_anything_is_computed(
     monkeypatch.setenv("PIFI_PROBE_FEATURES", str(tmp_path / "features"))
     llm = donor_folder(tmp_path / "llm", ByT5Tokenizer())
     bert = str(slm.tiny_slm_folder(tmp_path / "slm"))
-    monkeypatch.setattr("pifi_probe.probing.chain_parts.token_states", None)
+    monkeypatch.setattr("pifi_probe.features.chain_parts.token_states", None)
     monkeypatch.setattr("pifi_probe.plugin.aligning.token_states", None)
     task = slm.tiny_task(24)
     for asked in (

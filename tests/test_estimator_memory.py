@@ -28,7 +28,7 @@ import sys, numpy as np
 from pifi_probe.scoring.points import score_points
 from pifi_probe.probing.probe import applicable
 from pifi_probe.probing.building import build_table
-from pifi_probe.probing.feature_set import Features
+from pifi_probe.features.feature_set import Features
 from pifi_probe.scoring.estimators import resolve, get, as_labels
 from pifi_probe.tasks.task import Split
 import torch

@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 import pifi_probe as pp
+from pifi_probe.devices import has_bf16
 from pifi_probe.errors import FeatureError, LayerIndexError, PifiProbeError, RecipeError, SpecError, TaskError
+from pifi_probe.features.donor import llm_features, pool_tokens
+from pifi_probe.features.feature_set import Features
+from pifi_probe.features.rows import scoring_rows
 from pifi_probe.kinds.encoding import encode
 from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.plugin import PlugIn
-from pifi_probe.probing.features import Features, llm_features, pool_tokens, slm_features
-from pifi_probe.probing.rows import scoring_rows
+from pifi_probe.probing.encoder_vectors import slm_features
 from pifi_probe.tasks import Split, tokens
-from pifi_probe.training.devices import has_bf16
 from tests import slm, tiny
 from tests.hub_server import running_hub
 from tests.states import whole_states

@@ -17,9 +17,9 @@ from pifi_probe.layers.configs import read_config, read_licence
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.build import plug_in
-from pifi_probe.plugin.loading import load_encoder
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.pretrained import open_tokenizer
+from pifi_probe.slm import load_encoder
 from tests.fuzzing import QUICK, fuzz, mutate_bytes, mutate_text
 from tests.slm import tiny_slm, tiny_task, tiny_tokenizer
 from tests.tiny import tiny_checkpoint

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.errors import CorruptFileError, TaskError
-from pifi_probe.probing.headroom_table import build_headroom, choose_span, span_scores
+from pifi_probe.features.headroom_table import build_headroom, choose_span, span_scores
 from tests import slm, tiny
 
 N, DEPTHS = 400, 9
@@ -84,7 +84,7 @@ def test_every_depth_of_a_donor_is_measured_once_and_kept(
     found = pp.headroom(*models, slm.tiny_task(60), progress=False)
     assert len(found.donor) == len(found.both) == tiny.N_LAYERS + 1 and len(found.r2) == tiny.N_LAYERS
     assert 0 <= found.span[0] <= found.span[1] < tiny.N_LAYERS and found.info["n"] == 60
-    monkeypatch.setattr("pifi_probe.probing.headroom.llm_features", None)
+    monkeypatch.setattr("pifi_probe.features.headroom.llm_features", None)
     assert pp.headroom(*models, slm.tiny_task(60), progress=False) == found
 
 

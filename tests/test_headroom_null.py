@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import pifi_probe as pp
 from pifi_probe.alignment.readout import cross_fitted, out_of_fold
-from pifi_probe.probing.headroom_table import build_headroom
+from pifi_probe.features.headroom_table import build_headroom
 
 DEPTHS, OWN, DONOR = 5, 24, 16
 Floats = NDArray[np.float32]

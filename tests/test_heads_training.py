@@ -13,9 +13,9 @@ from transformers import Trainer, TrainingArguments
 
 import pifi_probe as pp
 from pifi_probe.errors import CheckpointError, PifiProbeError, PlugInError, TaskError
+from pifi_probe.features.rows import scoring_rows
 from pifi_probe.kinds import kind_of
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.probing.rows import scoring_rows
 from pifi_probe.tasks import Split, Task
 from pifi_probe.training import Recipe, RunResult
 from tests import kinds, slm

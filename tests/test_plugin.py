@@ -164,7 +164,7 @@ def test_the_paper_wiring_is_the_full_layer_called_on_one_token(bert: Path, laye
 def test_the_shuffled_control_keeps_each_tensors_values_and_the_random_one_its_spread(
     layer: FrozenLayer,
 ) -> None:
-    from pifi_probe.plugin.variants import make_variant
+    from pifi_probe.layers.variants import make_variant
 
     real = dict(layer.tensors())
     shuffled = dict(make_variant(layer, "shuffled", single_token=False).tensors())

@@ -14,10 +14,11 @@ import torch
 import pifi_probe as pp
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import EstimatorError, LayerIndexError, PlugInError, TaskError
+from pifi_probe.features.rows import scoring_rows
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.probing import layer_scores, plugin_probe, plugin_scores, warm
-from pifi_probe.probing.features import scoring_rows, slm_features
+from pifi_probe.probing.encoder_vectors import slm_features
 from pifi_probe.probing.gains import beside
 from pifi_probe.probing.ntk import ntk
 from pifi_probe.probing.plugin_probe import probe_plugin

@@ -13,7 +13,7 @@ import pifi_probe as pp
 from pifi_probe.errors import CorruptFileError, PlugInError
 from pifi_probe.escaping import markdown_cell
 from pifi_probe.plugin.pooling import resolved_pooling
-from pifi_probe.probing.features import slm_features
+from pifi_probe.probing.encoder_vectors import slm_features
 from tests import slm
 from tests.hub_server import running_hub
 

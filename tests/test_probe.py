@@ -93,7 +93,7 @@ class TestProbe:
         self, llm: str, task: Task, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = pp.probe(llm, task, estimators="ridge_accuracy,hscore", **ONE_CALL)
-        monkeypatch.setattr("pifi_probe.probing.features.stream", lambda *_, **__: pytest.fail("a second pass"))
+        monkeypatch.setattr("pifi_probe.features.donor.stream", lambda *_, **__: pytest.fail("a second pass"))
         again = pp.probe(llm, task, estimators="ridge_accuracy,hscore", **ONE_CALL)
         pd.testing.assert_frame_equal(first.frame, again.frame, check_exact=True)
 

@@ -15,9 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForSequenceClassification, pipeline
 
 import pifi_probe as pp
-from pifi_probe.probing.features import llm_features
+from pifi_probe.features.donor import llm_features
+from pifi_probe.features.rows import scoring_rows
 from pifi_probe.probing.probe_model import ProbeForSequenceClassification
-from pifi_probe.probing.rows import scoring_rows
 from tests import slm, tiny
 
 TASK = slm.tiny_task(120)

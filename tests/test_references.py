@@ -17,7 +17,7 @@ from pifi_probe.efficiency.arms import build_arms
 from pifi_probe.errors import HubError, ModelNotFoundError, PlugInError, TokenizerError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
-from pifi_probe.plugin.loading import tokenizer_for
+from pifi_probe.plugin.tokenizer import tokenizer_for
 from tests import runs, slm, tiny
 from tests.hub_server import HubServer, running_hub
 

@@ -30,10 +30,10 @@ from pifi_probe.experiments.findings import Finding
 from pifi_probe.experiments.plan import load_experiment
 from pifi_probe.experiments.reproduce import Reproduction
 from pifi_probe.experiments.verify import Verified
+from pifi_probe.features.headroom_table import Headroom
 from pifi_probe.layers.control import ARMS, ControlRow, PositiveControl
 from pifi_probe.probing.building import build_table
 from pifi_probe.probing.chain_table import ChainTable, Reading, build_chain_table
-from pifi_probe.probing.headroom_table import Headroom
 from pifi_probe.probing.table import ProbeTable
 from pifi_probe.reporting.result import Result
 from pifi_probe.scoring.points import Measured

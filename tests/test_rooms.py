@@ -16,8 +16,8 @@ PACKAGE = Path(pifi_probe.__file__).parent
 FLOORS = """
 escaping
 errors
-bounds reading registry tags units vocabulary
-files permissions background
+bounds checked reading registry tags units vocabulary
+files permissions background devices
 folders provenance importing progress compat
 pretrained
 encoders
@@ -30,9 +30,11 @@ ladder
 reporting
 telling
 layers
+slm
 kinds
 tasks
 alignment
+features
 plugin
 training
 probing
@@ -47,7 +49,6 @@ FLOOR = {name: floor for floor, line in enumerate(FLOORS.strip().splitlines()) f
 # the looks upwards that there are: the file, the room, and why it may
 ALLOWED = {
     ("selection/study.py", "widgets"): "study.widget() shows a study",
-    ("plugin/build.py", "probing"): "the default chain of an aligned plug-in is what headroom suggests",
 }
 
 
@@ -122,16 +123,9 @@ def floors_of(room: str) -> dict[str, int]:
     return floors
 
 
-# modules that import one another, inside functions. A layer's own methods give other layers. A model's own methods save
-# it, export it, and load what it was saved with; `plug_in` asks headroom for a chain (ALLOWED). `study.widget()`.
+# modules that import one another, inside functions: a layer's own methods give other layers, and `study.widget()`
 CIRCLES = [
     {f"layers.{name}" for name in ("frozen", "parallel", "reduce")},
-    {
-        "plugin",
-        *(f"plugin.{name}" for name in ("aligning", "base", "build", "generation", "heads", "loading", "modeling")),
-        *(f"plugin.{name}" for name in ("onnx_export", "registry", "storage")),
-        *(f"probing.{name}" for name in ("chain_parts", "features", "headroom")),
-    },
     {f"selection.{name}" for name in ("search", "study")}
     | {f"widgets.{name}" for name in ("controls", "layer_search", "request")},
 ]

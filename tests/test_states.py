@@ -84,7 +84,7 @@ def test_the_last_token_is_the_last_one_that_is_no_padding(llm: str, reference: 
 
 
 def test_probe_numbers_depths_alike(llm: str, pooled: pp.States) -> None:
-    from pifi_probe.probing.features import llm_features
+    from pifi_probe.features.donor import llm_features
     from pifi_probe.tasks import Split
 
     rows = Split(TEXTS, [0] * len(TEXTS), [str(i) for i in range(len(TEXTS))])

@@ -15,7 +15,7 @@ from pifi_probe.cli import main
 from pifi_probe.cli.live import Live
 from pifi_probe.cli.output import print_record
 from pifi_probe.efficiency.result import ArmCost, Benchmark, Spread
-from pifi_probe.probing.headroom_table import Headroom
+from pifi_probe.features.headroom_table import Headroom
 from pifi_probe.probing.table import ProbeTable
 from pifi_probe.reporting.terminal import Fitted
 

@@ -20,10 +20,11 @@ from transformers import (
 
 import pifi_probe as pp
 from pifi_probe.errors import PlugInError, TokenizerError
+from pifi_probe.features.donor import llm_features
 from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import check_known, check_tokenizer, donor_tokenizer, load_tokenizer
 from pifi_probe.plugin import tokenizer_for
-from pifi_probe.probing.features import llm_features, slm_features
+from pifi_probe.probing.encoder_vectors import slm_features
 from tests import slm
 from tests.hub_server import running_hub
 from tests.kinds import task_of, tiny_seq2seq

@@ -463,7 +463,7 @@ def test_the_headroom_is_shown_as_answer_and_curves_before_the_start(
         asked.append((slm, llm))
         return planted(True)
 
-    monkeypatch.setattr("pifi_probe.probing.headroom.headroom", headroom)
+    monkeypatch.setattr("pifi_probe.features.headroom.headroom", headroom)
     widget = widgets()
     click(widget, "Headroom")
     until(lambda: "the donor adds" in widget.figure.value)

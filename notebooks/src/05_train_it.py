@@ -28,7 +28,7 @@ from torch import nn
 import pifi_probe as pp
 from pifi_probe import checks
 from pifi_probe.layers.residual import residual_rms
-from pifi_probe.probing.features import slm_features
+from pifi_probe.probing.encoder_vectors import slm_features
 from pifi_probe.probing.frozen_slm import Vectors, frozen_slm, make_arm
 from pifi_probe.reporting.looks import ARMS
 from pifi_probe.reporting.plots import forest

@@ -171,7 +171,7 @@ for kind in ("plain", "scaled"):
 # **Checkpoint.** The library's pooling is the third way:
 
 # %%
-from pifi_probe.probing.features import pool_tokens  # noqa: E402
+from pifi_probe.features.donor import pool_tokens  # noqa: E402
 
 ours = pooled("scaled, no first", 15)[0]
 x = states[0][15][None]  # (1, seq, d_llm)

@@ -23,8 +23,8 @@ from matplotlib import pyplot as plt
 import pifi_probe as pp
 from pifi_probe import checks
 from pifi_probe.layers.residual import residual_rms
-from pifi_probe.plugin.variants import make_variant
-from pifi_probe.probing.features import slm_features
+from pifi_probe.layers.variants import make_variant
+from pifi_probe.probing.encoder_vectors import slm_features
 from pifi_probe.probing.table import ProbeTable
 from pifi_probe.reporting.looks import ARMS
 from pifi_probe.scoring import estimators

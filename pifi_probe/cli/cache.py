@@ -27,8 +27,8 @@ def list_all(hub: bool = Hub, as_json: bool = flags.Json) -> None:
     if hub:
         _list_hub(as_json)
         return
+    from pifi_probe.features.cache import cache_entries
     from pifi_probe.files import features_root
-    from pifi_probe.probing.cache import cache_entries
 
     entries = cache_entries()
     if as_json:
@@ -67,8 +67,8 @@ def clear(
     as_json: bool = flags.Json,
 ) -> None:
     """Delete cached features; those that a running process is writing stay."""
+    from pifi_probe.features.cache import clear_cache
     from pifi_probe.layers.hub_cache import clear_hub_cache
-    from pifi_probe.probing.cache import clear_cache
 
     freed = clear_hub_cache(names or None) if hub else clear_cache(names or None)
     if as_json:

@@ -14,10 +14,10 @@ from pifi_probe.errors import PifiProbeError
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.references import open_reference
+from pifi_probe.layers.variants import make_variant
 from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
-from pifi_probe.plugin.variants import make_variant
 
 __all__ = ["ARMS", "FOLDED", "PIFI", "VANILLA", "adapted", "build_arms"]
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from pifi_probe.compat import quiet_transformers
+from pifi_probe.devices import device_of
 from pifi_probe.efficiency.arms import FOLDED, Model, build_arms, frozen_layer_of
 from pifi_probe.efficiency.counts import counted_macs, held_bytes, measured_macs, random_batch
 from pifi_probe.efficiency.measure import Moments, forward_of, interleaved, peak_bytes, step_of
@@ -20,7 +21,6 @@ from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.task import Task
-from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe
 
 __all__ = ["benchmark"]
@@ -79,7 +79,7 @@ def benchmark(
     >>> pp.benchmark(pp.plug_in("minilm-l6", "smollm2-135m[-1]", task=task), task)  # doctest: +SKIP
     """
     _check(model, task)
-    device = device_of(recipe)
+    device = device_of(recipe.device, recipe.precision)
     arms, left_out = build_arms(model, device)
     kind = kind_of(task)
     batch, steps_per_epoch = _training_batch(model, task, kind, recipe, device)

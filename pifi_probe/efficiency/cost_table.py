@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from pifi_probe.devices import device_of
 from pifi_probe.efficiency.arms import adapted
 from pifi_probe.efficiency.cost_result import CostRow, CostTable
 from pifi_probe.efficiency.reference import probed
@@ -27,13 +28,12 @@ from pifi_probe.layers.frozen import list_of
 from pifi_probe.layers.spec import parse
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.build import plug_in
-from pifi_probe.plugin.loading import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
+from pifi_probe.plugin.tokenizer import tokenizer_for
 from pifi_probe.provenance import collect
 from pifi_probe.selection.study import Study
 from pifi_probe.stats import mean_interval
 from pifi_probe.tasks.task import Task
-from pifi_probe.training.devices import device_of
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.result import RunResult, TestResult
 from pifi_probe.training.run import fine_tune
@@ -148,7 +148,7 @@ def cost_table(
             where="cost_table",
             next=f"use some of: {', '.join(COST_ARMS)}" if unknown else "use five or more",
         )
-    device, folder = device_of(recipe), Path(out)
+    device, folder = device_of(recipe.device, recipe.precision), Path(out)
     recipe = recipe.replace(device=device.type)  # runs of another device in the folder are others
     searched = _search_cost(study, slm, layer, task) if study is not None else {}
     if not allow_busy:
@@ -333,7 +333,7 @@ def _serve(
     for name, one in learned.items():
         with _failures(failed, name):
             model, tokenizers[name] = one.load()
-            models[name] = model.to(device_of(recipe))
+            models[name] = model.to(device_of(recipe.device, recipe.precision))
             rows[name]["total"] = sum(p.numel() for p in model.parameters())
             if isinstance(model, PiFiForSequenceClassification):
                 limit = within_positions(model.encoder, limit)

@@ -14,9 +14,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pifi_probe.devices import autocast
 from pifi_probe.efficiency.counts import held_bytes
 from pifi_probe.kinds import Kind
-from pifi_probe.training.devices import autocast
 from pifi_probe.training.recipe import Recipe
 
 __all__ = ["Moments", "forward_of", "interleaved", "peak_bytes", "step_of"]

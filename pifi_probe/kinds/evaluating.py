@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,18 +11,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
+from pifi_probe.devices import autocast
 from pifi_probe.kinds.encoding import EncodedSplit
 
-__all__ = ["autocast", "batches_of", "evaluating", "predict_logits"]
+__all__ = ["batches_of", "evaluating", "predict_logits"]
 
 _BATCH = 32
-
-
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return the context of automatic mixed precision; it does nothing for ``"float32"``."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @contextmanager

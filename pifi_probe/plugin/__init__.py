@@ -1,6 +1,6 @@
 """From layers to a model a user trains."""
 
-from pifi_probe.plugin.build import plug_in, tokenizer_for
+from pifi_probe.plugin.build import plug_in
 from pifi_probe.plugin.card import LicenceCheck
 from pifi_probe.plugin.config import COMBINATIONS, CONTROLS, WIRINGS, PiFiConfig, register_wiring
 from pifi_probe.plugin.generation import PiFiForConditionalGeneration
@@ -8,6 +8,7 @@ from pifi_probe.plugin.heads import PiFiForMultipleChoice, PiFiForQuestionAnswer
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.registry import HEADS, register_head
+from pifi_probe.plugin.tokenizer import tokenizer_for
 
 __all__ = [
     "COMBINATIONS",

@@ -26,6 +26,7 @@ from pifi_probe.layers.references import open_reference, resolve_reference
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.base import PiFiEncoderModel, PiFiPreTrainedModel
 from pifi_probe.plugin.encoding import Tokens
+from pifi_probe.plugin.tokenizer import tokenizer_for
 from pifi_probe.tasks.tokens import buckets, tokenizer_digest
 from pifi_probe.vocabulary import MAX_TOKENS
 
@@ -189,8 +190,6 @@ def fit_readout(model: PiFiEncoderModel, task: Task, *, n_train: int = 4000, see
     ``logits = a head(h) + b (R z + c) + e``, with R and c by logistic regression on the training texts and a, b, e by
     logistic regression on the validation texts: two numbers and one for each class. Useless chains get b near zero.
     """
-    from pifi_probe.plugin.loading import tokenizer_for
-
     plugin = model.plugin
     if not isinstance(plugin, AlignedPlugIn) or plugin.read != "beside":
         raise PlugInError(

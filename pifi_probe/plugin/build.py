@@ -17,30 +17,26 @@ from pifi_probe.alignment.tokens import special_ids
 from pifi_probe.encoders import is_decoder, pool, within_positions
 from pifi_probe.errors import PlugInError
 from pifi_probe.escaping import one_line
+from pifi_probe.features.headroom import headroom
 from pifi_probe.kinds import KINDS
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, list_of
 from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.layers.tokenizer import GivenTokenizer, load_tokenizer
+from pifi_probe.layers.variants import make_variant, twin_of
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.aligning import Twin, align, alignment_texts, fit_interface, texts_read
 from pifi_probe.plugin.base import PiFiPreTrainedModel, describe
 from pifi_probe.plugin.combine import arrange
 from pifi_probe.plugin.config import CONTROLS, WIRINGS, PiFiConfig
-from pifi_probe.plugin.loading import (
-    embedding_rows,
-    encoder_tokenizer,
-    load_encoder,
-    load_encoder_decoder,
-    stream,
-    tokenizer_for,
-)
+from pifi_probe.plugin.loading import load_encoder_decoder, stream
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import resolved_pooling
 from pifi_probe.plugin.registry import HEADS
-from pifi_probe.plugin.variants import make_variant, twin_of
+from pifi_probe.plugin.tokenizer import tokenizer_for
+from pifi_probe.slm import embedding_rows, encoder_tokenizer, load_encoder
 from pifi_probe.vocabulary import MAX_TOKENS, TWINS, mode_of_today
 
 if TYPE_CHECKING:
@@ -305,8 +301,6 @@ def named_chain(
             where=task.name,
             next=f'name the chain, such as "{layer}[8:15]"',
         )
-    from pifi_probe.probing.headroom import headroom  # the one look upwards: a default, which a caller may replace
-
     return headroom(slm, layer, task, tokenizer=tokenizer, progress=False).chain
 
 

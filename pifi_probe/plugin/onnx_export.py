@@ -20,6 +20,8 @@ from pifi_probe.compat import quiet_transformers
 from pifi_probe.encoders import has_token_types
 from pifi_probe.errors import PifiProbeError, PlugInError
 from pifi_probe.folders import replaced_together
+from pifi_probe.plugin.card import write_model_card
+from pifi_probe.plugin.tokenizer import tokenizer_for
 
 if TYPE_CHECKING:
     from pifi_probe.plugin.base import PiFiPreTrainedModel
@@ -205,9 +207,6 @@ def _meaning(model: PiFiPreTrainedModel) -> dict[str, str]:
 
 def _describe(model: PiFiPreTrainedModel, folder: Path) -> None:
     """Put the tokenizer and the model's card next to the graph."""
-    from pifi_probe.plugin.card import write_model_card
-    from pifi_probe.plugin.loading import tokenizer_for
-
     with contextlib.suppress(PifiProbeError):  # a model that was made in memory may have none
         tokenizer_for(model).save_pretrained(folder)
     write_model_card(model, folder)

@@ -9,7 +9,8 @@ from sentence_transformers.sentence_transformer.modules import InputModule
 
 from pifi_probe.encoders import pool, within_positions
 from pifi_probe.plugin.base import PiFiEncoderModel
-from pifi_probe.plugin.loading import open_plugged, tokenizer_for
+from pifi_probe.plugin.loading import open_plugged
+from pifi_probe.plugin.tokenizer import tokenizer_for
 from pifi_probe.reading import read_object
 from pifi_probe.vocabulary import MAX_TOKENS
 

@@ -18,20 +18,20 @@ from pifi_probe.files import existing
 from pifi_probe.folders import finish_replacing, replaced_together
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.references import NamedBy, open_reference
-from pifi_probe.layers.small_files import small_files
 from pifi_probe.layers.spec import LayerSpec
-from pifi_probe.layers.tokenizer import has_tokenizer, load_tokenizer
+from pifi_probe.layers.tokenizer import load_tokenizer
 from pifi_probe.permissions import pickle_allowed
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.config import PiFiConfig, vocabularies
 from pifi_probe.plugin.fold import FoldedPlugIn, FoldReport
 from pifi_probe.plugin.plugin import PlugIn
+from pifi_probe.plugin.tokenizer import own_tokenizer_source
 from pifi_probe.pretrained import measure_config, reading_weights, refuse_adapter
 
 if TYPE_CHECKING:
     from pifi_probe.plugin.onnx_export import OnnxExport
 
-__all__ = ["StoredModel", "own_tokenizer_source"]
+__all__ = ["StoredModel"]
 
 _LAYER_PREFIX = "plugin.layers."
 _COPY_AGAIN = "copy or download the whole model again: files of it are missing, damaged or of another model"
@@ -350,7 +350,7 @@ class StoredModel(PreTrainedModel):
             If the donor's layer no longer has the stored sha256.
         """
         from pifi_probe.layers.extract import extract_from
-        from pifi_probe.plugin.variants import make_variant
+        from pifi_probe.layers.variants import make_variant
 
         for layer in self.frozen_layers:
             card = layer.card
@@ -363,15 +363,6 @@ class StoredModel(PreTrainedModel):
                 "name the revision that was used, or ask for the model saved with save_layer=True",
             )
             layer.assign(dict(again.tensors()))
-
-
-def own_tokenizer_source(model: StoredModel) -> str:
-    """Return the folder or repository a model was loaded from, if a tokenizer was saved there with it; else ""."""
-    source = str(getattr(model.config, "_name_or_path", "") or "")
-    if not source or source == model.config.slm:
-        return ""
-    files = small_files(source, getattr(model.config, "_commit_hash", None))
-    return source if files is not None and has_tokenizer(files.names) else ""
 
 
 def _weight_files(variant: str | None) -> str:

@@ -15,25 +15,24 @@ from transformers import PreTrainedModel
 
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.readout import fit_block, fit_stack, refuse_few
+from pifi_probe.checked import whole_number, whole_numbers
+from pifi_probe.devices import device_of
 from pifi_probe.errors import LayerIndexError, PlugInError, TaskError
+from pifi_probe.features.chain_parts import Encoder, Texts, cached_interfaces
+from pifi_probe.features.headroom import headroom
 from pifi_probe.layers.detect import refuse_missing_states
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.open import open_named
 from pifi_probe.layers.spec import LayerSpec, layer_numbers, parse
 from pifi_probe.layers.tokenizer import GivenTokenizer
+from pifi_probe.layers.variants import twin_of
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.plugin.variants import twin_of
-from pifi_probe.probing.chain_parts import Encoder, Texts, cached_interfaces
 from pifi_probe.probing.chain_references import TRAINED, Trained, donor_states, encoder_twice, train_in_place
 from pifi_probe.probing.chain_table import LATE, ChainTable, Reading, build_chain_table
-from pifi_probe.probing.headroom import headroom
-from pifi_probe.probing.whole import whole_number, whole_numbers
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.tasks.task import Split, Task
-from pifi_probe.training.devices import device_of
-from pifi_probe.training.recipe import Recipe
 from pifi_probe.vocabulary import MAX_TOKENS, TWINS
 
 __all__ = ["ARMS", "probe_chain", "span_of"]
@@ -176,7 +175,7 @@ def probe_chain(
     seed = whole_number("seed", seed, 0, PlugInError, "probe_chain")
     _check_own(own_interfaces, arms)
     _check_interaction(interaction, task, references)
-    device = device_of(Recipe(device=device, precision=precision)).type
+    device = device_of(device, precision).type
     checkpoint = open_named(llm)
     train, scored = _rows(task, also, split, n_train, n_test, seed)
     label_counts(fractions, len(train), 2 * task.n_labels, task.name)

@@ -14,13 +14,13 @@ from torch.nn.functional import cross_entropy
 from pifi_probe.alignment.chain import BATCH_TOKENS, read_out, run_chain
 from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.tokens import TokenStates
+from pifi_probe.devices import autocast
 from pifi_probe.errors import TrainingDiverged
+from pifi_probe.features.chain_parts import Encoder, Texts
+from pifi_probe.features.donor import llm_features
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.plugin.variants import twin_of
-from pifi_probe.probing.chain_parts import Encoder, Texts
-from pifi_probe.probing.features import llm_features
+from pifi_probe.layers.variants import twin_of
 from pifi_probe.tasks.tokens import buckets
-from pifi_probe.training.devices import autocast
 
 __all__ = ["TRAINED", "Trained", "donor_states", "encoder_twice", "train_in_place"]
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from pifi_probe.checked import whole_number, whole_numbers
 from pifi_probe.encoders import context_of
 from pifi_probe.errors import CheckpointError, FeatureError, LayerIndexError
 from pifi_probe.layers.checkpoint import Checkpoint
@@ -23,9 +24,8 @@ from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.open import open_named
 from pifi_probe.layers.spec import layer_numbers
 from pifi_probe.layers.stem import Stem
+from pifi_probe.layers.variants import make_variant
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.plugin.variants import make_variant
-from pifi_probe.probing.whole import whole_number, whole_numbers
 from pifi_probe.probing.words import Words, draw_words, once, twice
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import collect

@@ -17,7 +17,7 @@ from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.tasks.task import nested_order
 
 if TYPE_CHECKING:
-    from pifi_probe.probing.features import Features
+    from pifi_probe.features.feature_set import Features
 
 __all__ = ["kinds_with_few_labels", "score_with_few_labels", "sizes_of"]
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.variants import make_variant
 from pifi_probe.plugin.build import initialise
 from pifi_probe.plugin.config import WIRINGS, PiFiConfig
 from pifi_probe.plugin.modeling import Head
 from pifi_probe.plugin.plugin import PlugIn
-from pifi_probe.plugin.variants import make_variant
 from pifi_probe.vocabulary import BASIC_CONTROLS
 
 __all__ = ["Arm", "Tail", "make_arm", "make_tail", "stack"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.errors import EstimatorError
-from pifi_probe.probing.feature_set import Features
+from pifi_probe.features.feature_set import Features
 from pifi_probe.scoring.estimators import Estimator, get, names, resolve
 from pifi_probe.scoring.points import Kind, Measured, score_points
 from pifi_probe.scoring.spectrum import centred

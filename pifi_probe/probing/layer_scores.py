@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from pifi_probe.errors import EstimatorError
+from pifi_probe.features.feature_set import Features
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import measure_profile, residual_rms
-from pifi_probe.plugin.variants import make_variant
-from pifi_probe.probing.feature_set import Features
+from pifi_probe.layers.variants import make_variant
 from pifi_probe.probing.gains import Score, Scorer, arms_of, beside, encoder_rows, mean_of
 from pifi_probe.scoring.estimators import Estimator
 from pifi_probe.scoring.intervals import N_FIFTHS

@@ -11,6 +11,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from pifi_probe.errors import TaskError
+from pifi_probe.features.donor import llm_features
+from pifi_probe.features.feature_set import Features
+from pifi_probe.features.rows import scoring_rows
 from pifi_probe.layers.extract import pick_device
 from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.spec import Layers, layer_numbers, parse_model
@@ -18,8 +21,7 @@ from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.probing.building import build_table
-from pifi_probe.probing.feature_set import Features
-from pifi_probe.probing.features import llm_features, scoring_rows, slm_features
+from pifi_probe.probing.encoder_vectors import slm_features
 from pifi_probe.probing.frozen_slm import LEARNING_RATE, Vectors
 from pifi_probe.probing.gains import Scorer, applicable, gain_kinds
 from pifi_probe.probing.layer_scores import Alignment, LayerScores, PluginScores, layers_of

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pifi_probe.errors import EstimatorError
+from pifi_probe.features.donor import llm_features, tokens_in_words
+from pifi_probe.features.rows import scoring_rows
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.probing.building import build_table
-from pifi_probe.probing.features import llm_features, tokens_in_words
 from pifi_probe.probing.few_labels import kinds_with_few_labels, score_with_few_labels, sizes_of
-from pifi_probe.probing.rows import scoring_rows
 from pifi_probe.probing.settings import PROBE, ProbeSettings, check_settings
 from pifi_probe.provenance import PeakMemory, collect
 from pifi_probe.scoring.estimators import Estimator, as_labels, resolve

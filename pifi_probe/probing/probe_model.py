@@ -23,6 +23,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from pifi_probe.alignment.tokens import marked_first
 from pifi_probe.errors import CheckpointError, FeatureError, ModelNotFoundError, PifiProbeError, TaskError
+from pifi_probe.features.donor import llm_features, pool_tokens, tokens_in_words
+from pifi_probe.features.rows import scoring_rows
 from pifi_probe.files import atomic_write, existing, save_tensors
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.content import content_of
@@ -34,8 +36,6 @@ from pifi_probe.layers.stem import Stem
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.losses import sequence_loss
 from pifi_probe.pretrained import measure_config, reading_weights
-from pifi_probe.probing.features import llm_features, pool_tokens, tokens_in_words
-from pifi_probe.probing.rows import scoring_rows
 from pifi_probe.scoring.folds import stratified_folds
 from pifi_probe.scoring.linear import cross_validate, fit_logistic
 from pifi_probe.scoring.spectrum import Spectrum

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from pifi_probe.checked import Checked, is_number
+from pifi_probe.devices import DEVICES, PRECISIONS
 from pifi_probe.errors import EstimatorError, PlugInError, TaskError
+from pifi_probe.features.rows import refuse_test_split
 from pifi_probe.plugin.config import WIRINGS, pooled_wirings
-from pifi_probe.probing.rows import refuse_test_split
 from pifi_probe.scoring.folds import MIN_FOLDS
 from pifi_probe.scoring.projections import PROJECTIONS
-from pifi_probe.training.checked import Checked, is_number
-from pifi_probe.training.recipe import DEVICES, PRECISIONS
 from pifi_probe.vocabulary import MAX_TOKENS, mode_of_today
 
 __all__ = ["PLUGIN_PROBE", "PROBE", "PluginProbeSettings", "ProbeSettings", "check_settings"]

@@ -16,8 +16,10 @@ import numpy as np
 import psutil
 import torch
 
+from pifi_probe.devices import device_of
 from pifi_probe.encoders import context_of
 from pifi_probe.errors import FeatureError, SaveError
+from pifi_probe.features.donor import batch_tokens_on, pool_tokens
 from pifi_probe.files import advice, alone_in, atomic_write, make_folder, write_json
 from pifi_probe.folders import remove_folder
 from pifi_probe.layers.checkpoint import Checkpoint
@@ -30,7 +32,6 @@ from pifi_probe.layers.states import finished_point
 from pifi_probe.layers.stream import Batch, stream
 from pifi_probe.layers.tokenizer import GivenTokenizer, donor_tokenizer
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.probing.features import batch_tokens_on, pool_tokens
 from pifi_probe.probing.state_arrays import (
     DESCRIPTION,
     OFFSETS,
@@ -42,8 +43,6 @@ from pifi_probe.probing.state_arrays import (
 )
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.tokens import Tokens, buckets, tokenise, tokenizer_digest
-from pifi_probe.training.devices import device_of
-from pifi_probe.training.recipe import Recipe
 from pifi_probe.units import amount
 
 __all__ = ["DTYPES", "STATE_POOLINGS", "states"]
@@ -145,7 +144,7 @@ def states(
     pooling = "none" if pooling is None else pooling
     _one_of(pooling, STATE_POOLINGS, "pooling")
     _one_of(dtype, DTYPES, "dtype")
-    place = device_of(Recipe(device=device, precision=precision))
+    place = device_of(device, precision)
     at_once = batch_tokens_on(place, batch_tokens)
     if at_once < 1 or (max_tokens is not None and max_tokens < 1):
         raise FeatureError("max_tokens and batch_tokens are at least 1", where="states", next="leave them out")

@@ -35,8 +35,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from pifi_probe.devices import device_of
 from pifi_probe.encoders import within_positions
 from pifi_probe.errors import RunInterrupted, SearchError, TaskError
+from pifi_probe.features.rows import scoring_rows
 from pifi_probe.kinds.encoding import EncodedSplit, encode
 from pifi_probe.kinds.evaluating import predict_logits
 from pifi_probe.kinds.metrics import per_example
@@ -48,12 +50,11 @@ from pifi_probe.layers.residual import residual_rms
 from pifi_probe.plugin.build import load_encoder, plug_in, tokenizer_for
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.probing.features import slm_features
+from pifi_probe.probing.encoder_vectors import slm_features
 from pifi_probe.probing.frozen_arms import Arm, make_arm, make_tail
 from pifi_probe.probing.frozen_slm import Vectors, frozen_slm
 from pifi_probe.probing.gains import beside
 from pifi_probe.probing.one_shot import train_one_shot
-from pifi_probe.probing.rows import scoring_rows
 from pifi_probe.scoring.estimators import logme
 from pifi_probe.selection.aligned import AlignedRuns
 from pifi_probe.selection.budget import Measure, Work
@@ -62,7 +63,6 @@ from pifi_probe.selection.space import ONE_SHOT, Candidate
 from pifi_probe.selection.trials import FIDELITIES, Outcome
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
 from pifi_probe.tasks.tokens import tokenizer_digest
-from pifi_probe.training.devices import device_of
 from pifi_probe.training.folder import RunFolder
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.run import Run
@@ -147,7 +147,7 @@ class Parts:
     @property
     def device(self) -> str:
         """Name of the device that the recipe asks for."""
-        return device_of(self.recipe).type
+        return device_of(self.recipe.device, self.recipe.precision).type
 
     @functools.cached_property
     def encoder(self) -> PreTrainedModel:

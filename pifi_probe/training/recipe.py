@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from pifi_probe.checked import Checked, is_number
+from pifi_probe.devices import DEVICES, PRECISIONS
 from pifi_probe.errors import RecipeError
 from pifi_probe.reading import Refused, parse_json
-from pifi_probe.training.checked import Checked, is_number
 from pifi_probe.vocabulary import MAX_TOKENS, stored_settings
 
-__all__ = ["DEVICES", "PRECISIONS", "Recipe"]
+__all__ = ["Recipe"]
 
-PRECISIONS = ("float32", "bf16")
 _WEIGHTS = ("none", "balanced")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)

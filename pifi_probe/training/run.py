@@ -12,6 +12,7 @@ from typing import Any
 from transformers import IntervalStrategy, PreTrainedTokenizerBase, TrainerCallback
 
 from pifi_probe.compat import quiet_transformers
+from pifi_probe.devices import device_of
 from pifi_probe.encoders import n_positions
 from pifi_probe.errors import PlugInError, RecipeError, TaskError
 from pifi_probe.files import alone_in
@@ -20,15 +21,15 @@ from pifi_probe.kinds.encoding import EncodedSplit
 from pifi_probe.layers.tokenizer import GivenTokenizer, check_known, load_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import model_class_of
-from pifi_probe.plugin.loading import embedding_rows, tokenizer_for
+from pifi_probe.plugin.tokenizer import tokenizer_for
 from pifi_probe.provenance import PeakMemory, collect
+from pifi_probe.slm import embedding_rows
 from pifi_probe.tags import tags_of
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
 from pifi_probe.tasks.tokens import tokenizer_digest
 from pifi_probe.training.callbacks import Interrupt, ProgressBar
 from pifi_probe.training.describe import count_parameters, describe_model, layer_digests, start_digest
-from pifi_probe.training.devices import device_of
 from pifi_probe.training.folder import RunFolder, temporary_run_folder
 from pifi_probe.training.history import History, load_trained_state
 from pifi_probe.training.recipe import Recipe
@@ -188,7 +189,7 @@ class Run:
 
     def __post_init__(self) -> None:
         _check(self.model, self.task)
-        self.device = device_of(self.recipe)
+        self.device = device_of(self.recipe.device, self.recipe.precision)
         self.kind = kind_of(self.task)
         self.kind.weigh(self.recipe.class_weights, self.task.splits["train"].labels)
         self.views = {self.task.name: (self.task, "")}

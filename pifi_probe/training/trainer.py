@@ -21,6 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from pifi_probe.devices import autocast
 from pifi_probe.errors import PifiProbeError, SaveError, TaskError, TrainingDiverged
 from pifi_probe.files import advice
 from pifi_probe.kinds import Kind
@@ -30,7 +31,6 @@ from pifi_probe.plugin.combine import GATES
 from pifi_probe.registry import home_of
 from pifi_probe.tasks.task import Split
 from pifi_probe.training.data import LengthGroupedOrder
-from pifi_probe.training.devices import autocast
 from pifi_probe.training.history import History, load_trained_state, trained_state
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.scales import plugin_scales

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from pifi_probe.background import in_background
+from pifi_probe.checked import whole_number
 from pifi_probe.errors import PifiProbeError, SearchError, SpecError, TaskError
 from pifi_probe.layers.spec import Layers, layer_ranges, model_names
-from pifi_probe.probing.whole import whole_number
 from pifi_probe.vocabulary import mode_of_today
 from pifi_probe.widgets.request import (
     MOST_BYTES,

@@ -17,7 +17,7 @@ from pifi_probe.selection import events
 from pifi_probe.selection.settings import note_source, read_source
 
 if TYPE_CHECKING:
-    from pifi_probe.probing.headroom_table import Headroom
+    from pifi_probe.features.headroom_table import Headroom
     from pifi_probe.selection.budget import Estimate
     from pifi_probe.selection.study import Study
     from pifi_probe.tasks.task import Task
@@ -107,7 +107,7 @@ class Request:
 
     def headroom(self) -> list[Headroom]:
         """Return what each large model adds to the small one on at most 1,000 training texts; kept on disk."""
-        from pifi_probe.probing.headroom import headroom
+        from pifi_probe.features.headroom import headroom
 
         task, names = self.load(), model_names(self.llm)
         n = min(1000, len(task.splits.get("train", ()))) or 1000

@@ -1,4 +1,4 @@
-"""Settings that refuse a bad value when they are made, in words that name the setting."""
+"""Numbers that a caller gives, and settings, refused when they are bad, in words that name them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 import numbers
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self, TypeGuard
@@ -14,7 +15,7 @@ import numpy as np
 
 from pifi_probe.errors import PifiProbeError
 
-__all__ = ["Checked", "is_number"]
+__all__ = ["Checked", "is_number", "nearest", "whole_number", "whole_numbers"]
 
 
 def is_number(value: object, kind: type[int] | type[float] = float) -> TypeGuard[float]:
@@ -24,6 +25,28 @@ def is_number(value: object, kind: type[int] | type[float] = float) -> TypeGuard
         return isinstance(value, abstract) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # of a whole number that no float holds
         return False
+
+
+def whole_number(name: str, value: object, least: int, error: type[PifiProbeError], where: str) -> int:
+    """Return a whole number of at least `least`, not True; one of NumPy's becomes Python's, which JSON can hold.
+
+    Raises
+    ------
+    PifiProbeError
+        Of the given type, if it is another.
+    """
+    try:
+        found = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        found = least - 1
+    if found < least or isinstance(value, bool):
+        raise error(f"{name}={value!r}", where=where, next=f"{name} is a whole number of at least {least}")
+    return found
+
+
+def whole_numbers(error: type[PifiProbeError], where: str, least: int = 1, **given: object) -> tuple[int, ...]:
+    """Return numbers in the order in which they are given; see `whole_number`."""
+    return tuple(whole_number(name, value, least, error, where) for name, value in given.items())
 
 
 @dataclass(frozen=True)
@@ -51,7 +74,7 @@ class Checked:
         known = [field.name for field in fields(cls)]
         for name in names:
             if name not in known:
-                raise cls._refusal(f"unknown setting {name!r}", "", _nearest(name, known))
+                raise cls._refusal(f"unknown setting {name!r}", "", nearest(name, known))
 
     def _set_number(self, name: str, kind: type[int] | type[float]) -> None:
         """Store a plain Python number, so that equal settings have equal hashes."""
@@ -72,7 +95,7 @@ class Checked:
         object.__setattr__(self, name, bool(getattr(self, name)))
 
     def _require_choice(self, name: str, choices: Sequence[str]) -> None:
-        self._require(name, getattr(self, name) in choices, "is unknown", _nearest(getattr(self, name), choices))
+        self._require(name, getattr(self, name) in choices, "is unknown", nearest(getattr(self, name), choices))
 
     def _require(self, name: str, holds: bool, otherwise: str, hint: str = "") -> None:
         if not holds:
@@ -82,6 +105,7 @@ class Checked:
             )
 
 
-def _nearest(word: object, known: Sequence[str]) -> str:
+def nearest(word: object, known: Sequence[str]) -> str:
+    """Return a hint at the name that was meant, or at those that there are."""
     near = difflib.get_close_matches(str(word), known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"

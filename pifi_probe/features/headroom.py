@@ -17,7 +17,14 @@ from transformers import PreTrainedModel
 from pifi_probe.alignment.fit import interface_fits
 from pifi_probe.alignment.readout import cross_fitted, out_of_fold, refuse_few
 from pifi_probe.alignment.tokens import check_places
+from pifi_probe.checked import whole_number
+from pifi_probe.devices import device_of
 from pifi_probe.errors import CorruptFileError, FeatureError, TaskError
+from pifi_probe.features.chain_parts import Encoder, Texts
+from pifi_probe.features.donor import llm_features
+from pifi_probe.features.feature_set import Features
+from pifi_probe.features.headroom_table import Headroom, build_headroom
+from pifi_probe.features.rows import scoring_rows
 from pifi_probe.files import cache_root
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.detect import refuse_missing_states
@@ -25,17 +32,10 @@ from pifi_probe.layers.open import open_named
 from pifi_probe.layers.tokenizer import GivenTokenizer, donor_tokenizer
 from pifi_probe.layers.tokenizer_files import vocabulary_digest
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.probing.chain_parts import Encoder, Texts
-from pifi_probe.probing.features import Features, llm_features
-from pifi_probe.probing.headroom_table import Headroom, build_headroom
-from pifi_probe.probing.rows import scoring_rows
-from pifi_probe.probing.whole import whole_number
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import collect
 from pifi_probe.scoring.threads import side_by_side
 from pifi_probe.tasks.task import Task
-from pifi_probe.training.devices import device_of
-from pifi_probe.training.recipe import Recipe
 from pifi_probe.vocabulary import MAX_TOKENS
 
 __all__ = ["headroom"]
@@ -121,7 +121,7 @@ def headroom(
     seed = whole_number("seed", seed, 0, FeatureError, "headroom")
     rows = scoring_rows(task, min(n, len(task.splits.get(split, ()))) or n, split, seed)
     refuse_few(np.asarray(rows.labels), task.name)
-    device = device_of(Recipe(device=device)).type
+    device = device_of(device).type
     encoder = Encoder(slm, max_tokens, device, cache, tokenizer=tokenizer)
     checkpoint = open_named(llm)
     models = [encoder.digest, content_of(checkpoint), vocabulary_digest(checkpoint), max_tokens]

@@ -1,4 +1,4 @@
-"""Pooled states of texts at every depth of a language model, and pooled vectors of a small one."""
+"""Pooled states of texts at every depth of a language model."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
-from pifi_probe.encoders import context_of, pool, room_of
+from pifi_probe.devices import device_of
+from pifi_probe.encoders import context_of
 from pifi_probe.errors import FeatureError
+from pifi_probe.features.feature_set import FeatureKey, Features, Save, collect
 from pifi_probe.kinds import KINDS, USUAL_KIND, fits
-from pifi_probe.layers.content import content_of, weights_digest
+from pifi_probe.layers.content import content_of
 from pifi_probe.layers.open import open_named
 from pifi_probe.layers.stream import Batch, stream
-from pifi_probe.layers.tokenizer import GivenTokenizer, check_known, donor_tokenizer, load_tokenizer
-from pifi_probe.plugin.config import PiFiConfig
-from pifi_probe.plugin.loading import embedding_rows, load_encoder, tokenizer_for
-from pifi_probe.plugin.modeling import PiFiForSequenceClassification
-from pifi_probe.plugin.pooling import resolved_pooling
-from pifi_probe.probing.feature_set import FeatureKey, Features, Save, collect
-from pifi_probe.probing.rows import scoring_rows
+from pifi_probe.layers.tokenizer import GivenTokenizer, check_known, donor_tokenizer
 from pifi_probe.tasks.task import Split
 from pifi_probe.tasks.tokens import Tokens, buckets, fill_template, tokenise, tokenizer_digest
-from pifi_probe.training.devices import autocast, device_of
-from pifi_probe.training.recipe import Recipe
 from pifi_probe.vocabulary import MAX_TOKENS
 
-__all__ = ["POOLINGS", "FeatureKey", "Features", "llm_features", "pool_tokens", "scoring_rows", "slm_features"]
+__all__ = [
+    "POOLINGS",
+    "batch_tokens_on",
+    "check_that",
+    "info_of",
+    "llm_features",
+    "pool_tokens",
+    "rows_digest",
+    "tokens_in_words",
+]
 
 POOLINGS = ("mean", "last", "mean+last")
 BATCH_TOKENS = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # on a CPU, more are not faster
@@ -113,12 +115,12 @@ def llm_features(
     CheckpointError, HubError, UnsupportedFamilyError
         As for `pifi_probe.extract`.
     """
-    _check(pooling in POOLINGS, f"unknown pooling {pooling!r}", f"use one of {', '.join(POOLINGS)}")
+    check_that(pooling in POOLINGS, f"unknown pooling {pooling!r}", f"use one of {', '.join(POOLINGS)}")
     of_kind = kind in KINDS and KINDS[kind].row_classes and fits(KINDS[kind], rows)
-    _check(of_kind, f"the rows are not of kind {kind!r}", "use task.kind")
-    place = device_of(Recipe(device=device, precision=precision))
+    check_that(of_kind, f"the rows are not of kind {kind!r}", "use task.kind")
+    place = device_of(device, precision)
     at_once = batch_tokens_on(place, batch_tokens)
-    _check(max_tokens >= 1 and at_once >= 1, "max_tokens and batch_tokens are at least 1", "leave them out")
+    check_that(max_tokens >= 1 and at_once >= 1, "max_tokens and batch_tokens are at least 1", "leave them out")
     checkpoint = open_named(llm)
     own = donor_tokenizer(checkpoint, tokenizer)
     texts, template = fill_template(rows, template)
@@ -128,7 +130,7 @@ def llm_features(
     key = FeatureKey(
         model=content_of(checkpoint),
         tokenizer=identity,
-        rows=_rows_digest(rows),
+        rows=rows_digest(rows),
         precision=precision,
         pooling=pooling,
         template=template,
@@ -167,90 +169,7 @@ def llm_features(
     points = collect(key, last + 1, shape, compute, llm if cache else None)
     handling = {"normalise": normalise, "drop_first": drop_first, "template": template}
     info = {"family": "own-state", "position": POSITION, **handling}
-    return Features(points, rows, info | _info(llm, key, tokens, place))
-
-
-def slm_features(
-    slm: str | PreTrainedModel,
-    rows: Split,
-    *,
-    pooling: str = "auto",
-    max_tokens: int = MAX_TOKENS,
-    precision: str = "float32",
-    device: str = "auto",
-    batch_tokens: int | None = None,
-    tokenizer: GivenTokenizer | None = None,
-    cache: bool = True,
-) -> Features:
-    """Return the vectors that ``plug_in(wiring="matched")`` feeds into L_in: encoder and pooling, in evaluation mode.
-
-    Parameters
-    ----------
-    slm : str or PreTrainedModel
-        As in `pifi_probe.plug_in`.
-    rows : Split
-    pooling : {"auto", "cls", "mean", "last"}
-        As in `PiFiConfig`; nothing is normalised.
-    max_tokens, precision, device, batch_tokens, tokenizer, cache
-        As in `llm_features`.
-
-    Returns
-    -------
-    Features
-        One point of (N, d_slm), float32.
-
-    Raises
-    ------
-    ModelNotFoundError, PlugInError, TokenizerError, RecipeError, FeatureError
-    """
-    place = device_of(Recipe(device=device, precision=precision))
-    at_once = batch_tokens_on(place, batch_tokens)
-    _check(max_tokens >= 1 and at_once >= 1, "max_tokens and batch_tokens are at least 1", "leave them out")
-    encoder, name, source = load_encoder(slm)
-    how, why = resolved_pooling(pooling, encoder.config, source)
-    config = PiFiConfig(encoder=encoder.config.to_dict(), slm=name, control="vanilla", pooling=how, pooling_from=why)
-    model = PiFiForSequenceClassification(config, encoder=encoder).eval()
-    if tokenizer is not None:
-        model.tokenizer = load_tokenizer(tokenizer, n_rows=embedding_rows(model.encoder))
-    own = tokenizer_for(model)
-    identity = tokenizer_digest(own)
-    check_known(own, rows.texts, name)
-    pairs = None if rows.pairs is None else list(rows.pairs)
-    limit = min(max_tokens, room_of(encoder))
-    tokens = tokenise(own, list(rows.texts), limit, pairs)
-    key = FeatureKey(
-        model=weights_digest(encoder),
-        tokenizer=identity,
-        rows=_rows_digest(rows),
-        precision=precision,
-        pooling=how,
-        template="",
-        normalise=False,
-        drop_first=False,
-        max_length=tokens.limit,
-        kind="slm",
-    )
-
-    @torch.no_grad()
-    def compute(save: Save, folder: Path | None) -> None:
-        vectors = np.empty((len(rows), int(config.hidden_size)), dtype=np.float32)
-        model.to(place)
-        for batch in buckets(tokens.lengths, at_once):
-            ids, mask = (tensor.to(place) for tensor in tokens.padded(batch))
-            types = tokens.padded_types(batch)
-            with autocast(precision, place):
-                states, mask = model.encode(ids, mask, None if types is None else types.to(place))
-                vectors[batch] = pool(states, mask, how).float().cpu().numpy()
-        if not np.isfinite(vectors).all():
-            raise FeatureError(
-                "the encoder's vectors hold NaN or infinite values", where=name, next="check its weights"
-            )
-        save(0, vectors)
-
-    points = collect(
-        key, 1, (len(rows), int(config.hidden_size)), compute, (name or encoder.config.model_type) if cache else None
-    )
-    return Features(points, rows, {"family": "encoder"} | _info(name, key, tokens, place))
+    return Features(points, rows, info | info_of(llm, key, tokens, place))
 
 
 def pool_tokens(
@@ -299,7 +218,7 @@ def batch_tokens_on(device: torch.device, asked: int | None = None) -> int:
     return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]) if asked is None else asked
 
 
-def _info(model: str, key: FeatureKey, tokens: Tokens, device: torch.device) -> dict[str, Any]:
+def info_of(model: str, key: FeatureKey, tokens: Tokens, device: torch.device) -> dict[str, Any]:
     """Return what was done, for tables and provenance."""
     notes = []
     if tokens.n_cut:
@@ -320,13 +239,15 @@ def _info(model: str, key: FeatureKey, tokens: Tokens, device: torch.device) -> 
     }
 
 
-def _rows_digest(rows: Split) -> str:
+def rows_digest(rows: Split) -> str:
+    """Return the sha256 of what is read of the rows."""
     digest = hashlib.sha256()
     for row in zip(rows.ids, rows.texts, rows.pairs or [None] * len(rows), strict=True):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _check(holds: bool, otherwise: str, next: str) -> None:
+def check_that(holds: bool, otherwise: str, next: str) -> None:
+    """Refuse an option unless something holds."""
     if not holds:
         raise FeatureError(otherwise, where="features", next=next)

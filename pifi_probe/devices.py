@@ -1,43 +1,57 @@
-"""Which device a run uses, and in which precision it may."""
+"""Which device computes, and in which precision it may."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from pifi_probe.checked import nearest
 from pifi_probe.errors import RecipeError
-from pifi_probe.kinds.evaluating import autocast
-from pifi_probe.training.recipe import Recipe
 
-__all__ = ["autocast", "device_of", "has_bf16"]
+__all__ = ["DEVICES", "PRECISIONS", "autocast", "device_of", "has_bf16"]
 
 
-def device_of(recipe: Recipe) -> torch.device:
-    """Return the device a recipe asks for.
+PRECISIONS = ("float32", "bf16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context of automatic mixed precision; it does nothing for ``"float32"``."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def device_of(device: str, precision: str = "float32") -> torch.device:
+    """Return the device that is asked for.
 
     Raises
     ------
     RecipeError
-        If the machine has no such device, or the device cannot compute in the recipe's precision.
+        If there is no such device or precision, the machine lacks the device, or the device the precision.
     """
+    for name, value, known in (("device", device, DEVICES), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise RecipeError(f"{name}={value!r} is unknown", where=f"recipe, {name}", next=nearest(value, known))
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = recipe.device if recipe.device != "auto" else next(kind for kind, there in available.items() if there)
+    name = device if device != "auto" else next(kind for kind, there in available.items() if there)
     if not available[name]:
         raise RecipeError(
             f"this machine has no {name} device that this PyTorch can use",
             where="recipe, device",
             next='use device="auto", or install a PyTorch build for the device',
         )
-    device = torch.device(name)
-    if recipe.precision == "bf16" and not has_bf16(device):
+    found = torch.device(name)
+    if precision == "bf16" and not has_bf16(found):
         raise RecipeError(
             f"this {name} has no bf16 instructions",
             where="recipe, precision",
             next='use precision="float32"',
         )
-    return device
+    return found
 
 
 def has_bf16(device: torch.device) -> bool:

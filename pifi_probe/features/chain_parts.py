@@ -19,17 +19,17 @@ from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.kept import kept_interfaces
 from pifi_probe.alignment.late import late_interaction
 from pifi_probe.alignment.tokens import TokenStates, apart, joined, token_states
+from pifi_probe.devices import autocast
 from pifi_probe.encoders import is_decoder, within_positions
+from pifi_probe.features.cache import Entry
 from pifi_probe.layers.content import weights_digest
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.open import open_named
 from pifi_probe.layers.tokenizer import GivenTokenizer, load_tokenizer
-from pifi_probe.plugin.loading import embedding_rows, encoder_tokenizer, load_encoder
-from pifi_probe.plugin.variants import twin_of
-from pifi_probe.probing.cache import Entry
+from pifi_probe.layers.variants import twin_of
+from pifi_probe.slm import embedding_rows, encoder_tokenizer, load_encoder
 from pifi_probe.tasks.task import Split
 from pifi_probe.tasks.tokens import tokenizer_digest
-from pifi_probe.training.devices import autocast
 
 __all__ = ["Encoder", "Texts", "cached_interfaces"]
 

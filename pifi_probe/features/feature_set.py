@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.errors import FeatureError, LayerIndexError
-from pifi_probe.probing.cache import Entry, Point
+from pifi_probe.features.cache import Entry, Point
 from pifi_probe.tasks.task import Split
 
 __all__ = ["FeatureKey", "Features", "Save", "collect"]
