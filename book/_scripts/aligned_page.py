@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from aligned import APART, CONFIRMING, EXPLORING, FOLDS  # noqa: E402
 from aligned_headroom import draw, gains, missed, section, shown, table_of  # noqa: E402
-from aligned_variants import DONORS, ENCODERS, TASKS, VARIANTS  # noqa: E402
+from aligned_variants import BITS, DONORS, ENCODERS, TASKS, VARIANTS  # noqa: E402
 
 from pifi_probe.stats import holm, paired_difference, smallest_detectable  # noqa: E402
 
@@ -231,6 +231,23 @@ def variant_table() -> str:
         "`pp.headroom` names on training texts. Bold: found after Holm's correction over the two tasks.\n\n"
         + table_of(lines)
         + _ahead(known, found)
+        + _rounded(found)
+    )
+
+
+def _rounded(found: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Return on how many tasks the chain of a donor of fewer bits holds; empty if none is recorded."""
+    holds = {
+        name: sum(each["all"] for each in judged(found[name], own_tests(found[name])).values())
+        for name in BITS
+        if name in found
+    }
+    if not holds:
+        return ""
+    said = "; ".join(f"rounded to {name}, on {n or 'none'} of {len(TASKS)} tasks" for name, n in holds.items())
+    return (
+        f"\n\nThe chain of the same donor beats all four: {said}. Whatever helps is in the weights, and rounding "
+        "takes it away."
     )
 
 

@@ -197,6 +197,9 @@ TRIED = (
             ("gemma3-270m", "of Gemma 3 270M"),
             ("mpnet-base", "behind mpnet-base, a larger encoder"),
             ("e5-small-multilingual", "behind a multilingual encoder"),
+            ("8-bits", "with weights rounded to 8 bits"),
+            ("3-bits", "with weights rounded to 3 bits"),
+            ("2-bits", "with weights rounded to 2 bits"),
         )
     ),
     *(
