@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import pifi_probe as pp
 from pifi_probe.files import write_text
-from pifi_probe.reporting.plots import to_svg
+from pifi_probe.reporting.svg import standalone_svg
 
 OUT = Path(__file__).resolve().parent.parent / "book" / "_studies" / "probes"
 TASKS = ("movie-reviews", "tweets", "product-reviews")
@@ -54,16 +53,8 @@ def write(table: pp.ProbeTable, file: Path) -> None:
     table.to_csv(file.with_suffix(".csv"))
     table.report(file.with_suffix(".html"))
     for name, figure in (("curves", table.plot()), ("heatmap", table.heatmap())):
-        write_text(file.with_name(f"{file.stem}-{name}.svg"), standalone(figure, f"{table!r}: {name}"))
+        write_text(file.with_name(f"{file.stem}-{name}.svg"), standalone_svg(figure, f"{table!r}: {name}") + "\n")
     table.to_json(file, per_example=table.family == "own-state")  # a plug-in table has some 30 MB of them
-
-
-def standalone(figure: Any, alt: str) -> str:
-    """Return a plot as a file of its own: its ink follows the reader's colour scheme, on no ground."""
-    style = "<style>:root { color: #1b1b1c } @media (prefers-color-scheme: dark) { :root { color: #e8e8ea } }</style>"
-    svg = to_svg(figure, alt)
-    head = svg.index(">") + 1
-    return svg[:head] + style + svg[head:] + "\n"
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ BOOK = ROOT / "book"
 HTML = BOOK / "_build" / "html"
 
 
-def load(name: str) -> ModuleType:
+def load(name: str, folder: str = "_scripts") -> ModuleType:
     """Return a script of the book as a module."""
-    spec = importlib.util.spec_from_file_location(name, BOOK / "_scripts" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, BOOK / folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -124,6 +124,21 @@ def test_the_landing_page_shows_the_one_picture_of_the_block() -> None:
     shown = (BOOK / "_theme" / "pifi-block.html").read_text(encoding="utf-8")
     assert shown == f'<div class="pifi-hero">{pifi_block("layer").svg()}</div>\n'
     assert "_theme/pifi-block.html" in (BOOK / "intro.md").read_text(encoding="utf-8")
+
+
+def test_a_figure_of_a_notebook_takes_the_colours_of_the_page() -> None:
+    from matplotlib.figure import Figure
+
+    from pifi_probe.reporting.svg import standalone_svg
+
+    figures = load("inline_figures", folder="_extension")
+    figure = Figure(figsize=(6, 3))
+    figure.subplots().plot([1, 2], color="black")
+    own = standalone_svg(figure)
+    assert own.startswith(figures.OURS)
+    piece = figures.inlined(own, 'one "line"')
+    assert "prefers-color-scheme" not in piece and "background" not in piece and "currentColor" in piece
+    assert piece.count('aria-label="one &quot;line&quot;"') == 2 and 'role="img"' in piece
 
 
 def test_the_page_on_compatibility_is_the_recorded_walk() -> None:

@@ -28,6 +28,7 @@ from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.escaping import csv_text, keywords, literal, markdown_cell, one_line, printable
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.reporting import plots
+from pifi_probe.reporting.svg import to_svg
 from pifi_probe.selection.export import _with_report, to_code
 from pifi_probe.selection.settings import Settings
 from pifi_probe.selection.space import Candidate
@@ -288,6 +289,6 @@ def test_a_picture_shows_foreign_text_as_text(nasty: str) -> None:
     frame = pd.DataFrame({"depth": [0, 1, np.nan], "series": [nasty, nasty, "c"], "mean": [0.1, 0.2, 0.3]})
     figure = plots.depth_curve(frame, value_label=nasty)
     figure.axes[0].set_title(f"set by the caller {nasty}", parse_math=False)
-    svg = plots.to_svg(figure, nasty)
+    svg = to_svg(figure, nasty)
     root = ElementTree.fromstring(svg)
     assert harmless(svg) and not [node for node in root.iter() if node.tag.endswith(("script", "}b"))]

@@ -9,14 +9,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from nbclient import NotebookClient
 from rich.console import Console
 
 from pifi_probe.errors import PifiProbeError, SaveError
 from pifi_probe.reporting import html, looks, plots, searches, tables
+from pifi_probe.reporting.svg import standalone_svg, to_svg
 
 ATTACK = "<script>alert('1')</script> \"& $\\frac _x [red]\x1b[31m\x00"
 VOID = {"meta", "br", "img", "link"}
@@ -139,7 +142,7 @@ class TestPlots:
         import matplotlib
 
         before = dict(matplotlib.rcParams)
-        plots.to_svg(plots.forest(forest_frame()), "x")
+        to_svg(plots.forest(forest_frame()), "x")
         assert dict(matplotlib.rcParams) == before
 
     @pytest.mark.parametrize("plot", [plots.depth_curve, plots.forest, plots.learning_curves])
@@ -154,7 +157,7 @@ class TestPlots:
 class TestSvg:
     @pytest.mark.parametrize("name", FIGURES)
     def test_it_is_an_image_with_words_on_a_transparent_ground_in_the_pages_own_ink(self, name: str) -> None:
-        svg = plots.to_svg(FIGURES[name](), f"what {ATTACK} shows")
+        svg = to_svg(FIGURES[name](), f"what {ATTACK} shows")
         root = ElementTree.fromstring(svg)
         assert root.get("role") == "img"
         assert root.get("aria-label") == f"what {tables.printable(ATTACK)} shows"
@@ -165,7 +168,7 @@ class TestSvg:
 
     def test_the_same_figure_gives_the_same_bytes_and_others_share_no_identifier(self) -> None:
         one, again, other = (
-            plots.to_svg(plots.forest(frame), "alt")
+            to_svg(plots.forest(frame), "alt")
             for frame in (forest_frame(), forest_frame(), forest_frame().assign(mean=0.0))
         )
         assert one == again
@@ -215,10 +218,51 @@ class TestReadable:
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width + 1
 
 
+class TestStandalone:
+    @pytest.mark.parametrize("name", FIGURES)
+    def test_it_has_a_pale_and_a_dark_ground_and_no_text_becomes_markup(self, name: str) -> None:
+        shown = standalone_svg(FIGURES[name](), f"what {ATTACK} shows")
+        root = ElementTree.fromstring(shown)
+        assert root.get("class") == "pifi-plot" and root.get("fill") == "currentColor"
+        assert shown.count("prefers-color-scheme: dark") == 1 and shown.count("background:") == 2
+        assert not [element for element in root.iter() if "script" in str(element.tag)]
+        assert shown == standalone_svg(FIGURES[name](), f"what {ATTACK} shows")
+
+    def test_black_of_pyplot_is_the_ink_too_and_ticks_of_a_logarithmic_axis_are_no_dollars(self) -> None:
+        figure = Figure()
+        axes = figure.subplots()
+        axes.bar([1, 2], [1.0, 1e6], color="black")
+        axes.set(yscale="log", xlabel="#000000 <b>")
+        shown = standalone_svg(figure, math=True)
+        assert ">#000000 &lt;b&gt;<" in shown and "#000000" not in shown.replace(">#000000 ", "")
+        assert "mathdefault" not in shown
+
+    def test_thousands_of_points_are_drawn_as_pixels_and_the_figure_is_left_as_it_was(self) -> None:
+        figure = Figure()
+        points = figure.subplots().scatter(*np.random.default_rng(0).normal(size=(2, 6000)))
+        shown = standalone_svg(figure)
+        assert "data:image/png;base64" in shown and len(shown) < 200_000
+        assert not points.get_rasterized()
+
+
 class TestInNotebooks:
     def test_a_figure_shows_itself_without_pyplot(self) -> None:
         for figure in (plots.forest(forest_frame()), plots.depth_curve(depth_frame())):
             assert figure._repr_png_().startswith(b"\x89PNG")
+            assert figure._repr_svg_().startswith("<svg ")
+
+    @pytest.mark.parametrize("pyplot", [True, False])
+    def test_every_figure_is_shown_as_png_and_svg_in_our_colours(self, pyplot: bool) -> None:
+        draw = "from matplotlib import pyplot as plt; plt.plot([1, 2]); plt.show()"
+        if not pyplot:
+            draw = "import pandas as pd; from pifi_probe.reporting.plots import learning_curves\n"
+            draw += "learning_curves(pd.DataFrame({'step': [0, 1], 'value': [1, 2], 'series': ['a$b', 'a$b']}))"
+        start = "from pifi_probe.reporting.figure import show_figures; show_figures(get_ipython())"
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (start, draw)])
+        NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+        (output,) = notebook.cells[1].outputs
+        assert {"image/png", "image/svg+xml"} <= set(output.data)
+        assert looks.COLOURS[0].lower() in output.data["image/svg+xml"]
 
 
 class TestTables:

@@ -20,7 +20,7 @@ from pifi_probe.probing.building import build_table
 from pifi_probe.probing.table import ProbeTable
 from pifi_probe.reporting import depths
 from pifi_probe.reporting.looks import INK
-from pifi_probe.reporting.plots import to_svg
+from pifi_probe.reporting.svg import to_svg
 from pifi_probe.scoring import intervals
 from pifi_probe.scoring.points import Kind, Measured
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from pifi_probe.reporting.plots import forest, to_svg
+from pifi_probe.reporting.plots import forest
+from pifi_probe.reporting.svg import to_svg
 
 PICTURES = Path(__file__).resolve().parent.parent / "_pictures" / "results"
 STEPS = {  # effect: (what is compared, the arm's group)

@@ -122,10 +122,8 @@ shares = {
 }
 figure, axes = plt.subplots(figsize=(6, 1.8))
 left = [0.0, 0.0]
-for (name, widths), colour in zip(
-    shares.items(), ("tab:green", "tab:purple", "tab:olive"), strict=True
-):
-    axes.barh(["full", "reduced"], widths, left=left, label=name, color=colour)
+for name, widths in shares.items():
+    axes.barh(["full", "reduced"], widths, left=left, label=name)
     left = [a + b for a, b in zip(left, widths, strict=True)]
 axes.set(xlabel="million weights")
 axes.legend(

@@ -133,6 +133,7 @@ alike = np.array(
 # %% alt="Heat map of the mean cosine between what five layers add to the same vectors; the diagonal is one, all other values are small."
 figure, axes = plt.subplots(figsize=(3.6, 3))
 image = axes.imshow(alike, vmin=-1, vmax=1, cmap="RdBu_r")
+axes.grid(False)
 axes.set(
     xticks=range(5), yticks=range(5), xticklabels=LAYERS, yticklabels=LAYERS
 )

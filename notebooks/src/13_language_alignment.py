@@ -87,11 +87,9 @@ for model, own in times.items():
 
 # %% alt="Grouped bars: times the tokens of the same content in English, for German, Korean and Chinese, by the tokenizers of MiniLM and SmolLM2; a line marks one."
 figure, axes = plt.subplots(figsize=(6, 2.8))
-for place, (model, colour) in enumerate(
-    zip(times, ("tab:green", "tab:purple"), strict=True)
-):
+for place, model in enumerate(times):
     x = [i + 0.4 * place for i in range(len(languages))]
-    axes.bar(x, times[model].values(), width=0.38, label=model, color=colour)
+    axes.bar(x, times[model].values(), width=0.38, label=model)
 axes.axhline(1, color="black", linewidth=1)
 axes.set_xticks([i + 0.2 for i in range(len(languages))], list(languages))
 axes.set(ylabel="times the English tokens")

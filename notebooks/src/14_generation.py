@@ -130,6 +130,7 @@ checks.reveal(guess, f"outputs {changed}", live=False)
 # %% alt="A grid of six by six: output position against changed input position. Cells on and below the diagonal are filled, cells above it are empty."
 figure, axes = plt.subplots(figsize=(3.2, 3.0))
 axes.imshow(influence > 1e-4, cmap="Blues")
+axes.grid(False)
 axes.set(
     xlabel="changed input", ylabel="output", xticks=range(6), yticks=range(6)
 )

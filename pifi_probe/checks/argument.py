@@ -11,8 +11,8 @@ import pandas as pd
 from pifi_probe.checks.session import recorded
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.probing.table import ProbeTable
-from pifi_probe.reporting.looks import ARMS, INK
-from pifi_probe.reporting.plots import framed, styled, whole_ticks
+from pifi_probe.reporting.looks import ARMS, INK, styled
+from pifi_probe.reporting.plots import framed, whole_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

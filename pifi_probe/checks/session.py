@@ -111,7 +111,9 @@ def _quiet() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if shell := get_ipython():
-        shell.run_line_magic("matplotlib", "inline")
+        from pifi_probe.reporting.figure import show_figures
+
+        show_figures(shell)
 
 
 def _at_hand(name: str) -> None:

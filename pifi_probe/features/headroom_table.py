@@ -167,7 +167,7 @@ class Headroom(Result):
 
     def picture(self) -> str:
         """Return the plot as SVG."""
-        from pifi_probe.reporting.plots import to_svg
+        from pifi_probe.reporting.svg import to_svg
 
         return to_svg(self.plot(), "accuracy of encoder, donor and both against depth")
 

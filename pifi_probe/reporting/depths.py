@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pifi_probe.escaping import printable
-from pifi_probe.reporting.looks import ARMS, INK, looks_of
-from pifi_probe.reporting.plots import MAX_LABEL, checked, framed, styled
+from pifi_probe.reporting.looks import ARMS, INK, looks_of, styled
+from pifi_probe.reporting.plots import MAX_LABEL, checked, framed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import printable
 from pifi_probe.files import write_text
-from pifi_probe.reporting.plots import to_svg
+from pifi_probe.reporting.svg import to_svg
 from pifi_probe.reporting.tables import to_html
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pifi_probe.escaping import printable
-from pifi_probe.reporting.looks import ARMS, INK
-from pifi_probe.reporting.plots import FILLED, MAX_LABEL, checked, framed, styled
+from pifi_probe.reporting.looks import ARMS, INK, styled
+from pifi_probe.reporting.plots import FILLED, MAX_LABEL, checked, framed
 
 if TYPE_CHECKING:
     import pandas as pd

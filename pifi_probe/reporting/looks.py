@@ -6,12 +6,13 @@ so `tests/test_looks.py` compares those.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["ARMS", "COLOURS", "INK", "MARKERS", "group_of", "looks_of"]
+__all__ = ["ARMS", "COLOURS", "INK", "MARKERS", "group_of", "looks_of", "style", "styled"]
 
 # hues of Okabe and Ito (2008), Color Universal Design, where needed made darker or lighter:
 # each has a contrast of at least 3:1 to a white and to a nearly black page; those of the arms come last
@@ -67,3 +68,36 @@ def looks_of(names: Iterable[Any]) -> dict[Any, tuple[str, str]]:
             looks[name] = (colour, next((one for one in MARKERS if one not in used), marker))
         seen.add(group)
     return looks
+
+
+def style() -> dict[str, Any]:
+    """Return the settings of matplotlib that all plots share."""
+    from cycler import cycler
+
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    return {
+        **dict.fromkeys(inked, INK),
+        "text.parse_math": False,  # a label such as "$x" is text
+        "svg.fonttype": "none",
+        "svg.hashsalt": "pifi_probe",
+        "font.size": 10,
+        "axes.prop_cycle": cycler(color=COLOURS),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": INK,
+        "grid.alpha": 0.12,
+        "lines.linewidth": 1.8,
+        "lines.markersize": 6.5,
+        "legend.frameon": False,
+    }
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the style that all plots share."""
+    import matplotlib
+
+    with matplotlib.rc_context(style()):
+        yield

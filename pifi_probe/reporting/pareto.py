@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pifi_probe.reporting.looks import INK, looks_of
-from pifi_probe.reporting.plots import framed, styled
+from pifi_probe.reporting.looks import INK, looks_of, styled
+from pifi_probe.reporting.plots import framed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import re
 import textwrap
-import warnings
-from collections.abc import Iterator, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import printable
-from pifi_probe.reporting.looks import ARMS, INK, group_of, looks_of
+from pifi_probe.reporting.looks import ARMS, INK, group_of, looks_of, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +24,6 @@ __all__ = [
     "forest",
     "framed",
     "learning_curves",
-    "styled",
-    "to_svg",
 ]
 
 MAX_LABEL = 60
@@ -156,36 +148,6 @@ def learning_curves(
     return figure
 
 
-def to_svg(figure: Figure, alt: str) -> str:
-    """Return a figure as an ``<svg>`` element to be put into a page.
-
-    It has a transparent ground, takes the colour of the page's text, holds no date, and its identifiers do not
-    collide with those of another figure.
-
-    Parameters
-    ----------
-    figure : Figure
-    alt : str
-        What the figure shows, in words, for readers who do not see it.
-    """
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_text(printable(text.get_text()))
-    buffer = io.StringIO()
-    with styled(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's own fonts will have it
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL).replace(INK, "currentColor")
-    prefix = hashlib.sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{prefix}-", tag[0]), svg)
-    label = escape(printable(alt), quote=True)
-    least = f"{0.7 * figure.get_figwidth():.1f}in"  # narrower, its letters would be too small to read
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" style="min-width: {least}" ', 1)
-
-
 def checked(frame: pd.DataFrame, columns: Sequence[str], value: str) -> pd.DataFrame:
     """Return the rows that have a value; a missing column, or no such row, is an error."""
     missing = [column for column in columns if column not in frame]
@@ -197,31 +159,6 @@ def checked(frame: pd.DataFrame, columns: Sequence[str], value: str) -> pd.DataF
     if not len(rows):
         raise PifiProbeError("there is nothing to plot", where=f"column {value!r}", next="give rows with values")
     return rows
-
-
-@contextlib.contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the style that all plots share."""
-    import matplotlib
-
-    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
-    style: dict[Any, Any] = {
-        **dict.fromkeys(inked, INK),
-        "text.parse_math": False,  # a label such as "$x" is text
-        "svg.fonttype": "none",
-        "svg.hashsalt": "pifi_probe",
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": INK,
-        "grid.alpha": 0.12,
-        "lines.linewidth": 1.8,
-        "lines.markersize": 6.5,
-        "legend.frameon": False,
-    }
-    with matplotlib.rc_context(style):
-        yield
 
 
 def framed(width: float, height: float, panels: int, **options: Any) -> tuple[Figure, list[Axes]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pifi_probe.escaping import printable
-from pifi_probe.reporting.looks import INK, looks_of
-from pifi_probe.reporting.plots import MAX_LABEL, add_legend, checked, framed, styled
+from pifi_probe.reporting.looks import INK, looks_of, styled
+from pifi_probe.reporting.plots import MAX_LABEL, add_legend, checked, framed
 
 if TYPE_CHECKING:
     import pandas as pd

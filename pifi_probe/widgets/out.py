@@ -74,9 +74,9 @@ def save(path: Path, study: Study, rows: Sequence[Row]) -> Path:
 
 
 def _svg(study: Study) -> str:
-    from pifi_probe.reporting.plots import to_svg
+    from pifi_probe.reporting.svg import standalone_svg
 
-    return to_svg(study.plot("depth"), f"validation NLL over depth; {study.best.label if study.best else ''}")
+    return standalone_svg(study.plot("depth"), f"validation NLL over depth; {study.best.label if study.best else ''}")
 
 
 def snapshot(state: SearchState, study: Study | None) -> str:
