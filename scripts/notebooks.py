@@ -43,7 +43,8 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "PIFI_PROBE_FAST": "1"}
-COLAB_CELL = f"""import os, subprocess, sys
+COLAB_CELL = f"""# @title For Colab: fetch the repository. Elsewhere this cell does nothing.
+import os, subprocess, sys
 
 if "google.colab" in sys.modules:  # elsewhere the repository is already here
     home = "/content/pifi_probe"
@@ -116,7 +117,8 @@ def _titled(cell: NotebookNode, source: Path) -> NotebookNode:
 
 
 def _colab_cell() -> NotebookNode:
-    return nbformat.v4.new_code_cell(COLAB_CELL, metadata={"tags": ["colab", "remove-cell"]})
+    folded = {"cellView": "form", "jupyter": {"source_hidden": True}}  # in Colab, in JupyterLab
+    return nbformat.v4.new_code_cell(COLAB_CELL, metadata={"tags": ["colab", "remove-cell"], **folded})
 
 
 def _finished(cell: NotebookNode) -> NotebookNode:

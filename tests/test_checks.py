@@ -55,6 +55,18 @@ def test_an_answer_without_return_is_named(check: Any) -> None:
     assert "without a return" in check(lambda *_: None).message
 
 
+def test_a_long_sentence_is_broken_at_the_end_of_a_word_and_no_name_is_torn(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "a-very-long-name/" * 6
+    checks.say("name:", "word " * 40 + name)
+    checks.say("short\n\nlines stay")
+    lines = capsys.readouterr().out.splitlines()
+    assert name in "".join(lines) and any(name in line for line in lines)
+    assert all(len(line) <= 80 for line in lines if name not in line)
+    assert lines[1].startswith("    word") and lines[-3:] == ["short", "", "lines stay"]
+
+
 def _future(scores: torch.Tensor) -> torch.Tensor:
     return torch.ones_like(scores, dtype=torch.bool).triu(1)
 

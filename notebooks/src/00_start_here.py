@@ -164,7 +164,7 @@ print("recorded by:", rows.attrs["command"], "on", rows.attrs["date"])
 print("your guess:", checks.guessed(guess))
 print(table.to_string(index=False))
 verdicts = rows.set_index("arm")["verdict"]
-print(
+checks.say(
     "\nthe last layer in the paper's wiring:",
     verdicts["pifi: smollm2-135m[29]"],
 )

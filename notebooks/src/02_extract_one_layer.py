@@ -189,7 +189,7 @@ print(
 try:
     pp.extract("smollm2-135m[30]")
 except pp.errors.LayerIndexError as error:
-    print(error)
+    checks.say(error)
 
 # %% [markdown]
 # ## Exercises

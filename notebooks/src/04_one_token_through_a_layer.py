@@ -99,7 +99,7 @@ assert (layer(x) - reduced(x)).abs().max() < 1e-4
 try:
     reduced(pair)
 except pp.errors.FrozenLayerError as error:
-    print(error)
+    checks.say(error)
 
 # %% [markdown]
 # Where did the weights go?

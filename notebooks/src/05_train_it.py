@@ -221,7 +221,7 @@ assert (
     abs(low - (d.mean() - half)) < 0.2 and abs(high - (d.mean() + half)) < 0.2
 )
 print(f"pp.compare: {100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]")
-print("its verdict:", row["verdict"])
+checks.say("its verdict:", row["verdict"])
 
 # %% [markdown]
 # **Read.** The verdict is a sentence, so you do not have to make one up. "No difference detectable" is about this run's
@@ -238,7 +238,7 @@ frame = frame[frame["test"] == "movie-reviews"].set_index("arm")
 row = frame.loc["matched: smollm2-135m[29]"]
 together = 100 * (row["difference_high"] - row["difference_low"])
 print(f"two arms alone: {high - low:.1f} points wide, all arms: {together:.1f}")
-print(comparison.answer)
+checks.say(comparison.answer)
 
 # %% [markdown]
 # ## 3. Is it the language model's knowledge?
@@ -305,7 +305,7 @@ forest(found, value_label="difference (points)")
 
 # %%
 for base, rows in against.items():
-    print(f"{last} against {base}: {rows.loc[last, 'verdict']}")
+    checks.say(f"{last} against {base}: {rows.loc[last, 'verdict']}")
 
 # %% [markdown]
 # **Read.** The block costs about four points and its knowledge gives back less than one, which the second interval cannot
@@ -319,7 +319,7 @@ for base, rows in against.items():
 # %%
 decided = json.loads(checks.recorded("book/_studies/decided.json").read_text())
 for name, tests in decided["tables"].items():
-    print(f"{name}: {tests[0]['answer']}\n")
+    checks.say(f"{name}: {tests[0]['answer']}\n")
 
 # %% [markdown]
 # To judge them again: `python book/_scripts/decided_page.py --judge`; [Decided then, decided now](../book/decided.md) shows
@@ -367,7 +367,8 @@ broken.plugin.L_in = nn.Linear(384, 512, bias=False)
 said["2 wrong width"] = pp.diagnose(broken)["dimensions"]
 
 for name, check in said.items():
-    print(f"{name}: {check.status}. {check.finding}\n  -> {check.advice}")
+    checks.say(f"{name}: {check.status}. {check.finding}")
+    checks.say("  ->", check.advice)
 
 # %%
 from pifi_probe.plugin import tokenizer_for
@@ -376,9 +377,8 @@ tokens = tokenizer_for(broken)(["A wonderful film."], return_tensors="pt")
 try:
     broken(**tokens)
 except RuntimeError as error:
-    print(
-        "your guess:", checks.guessed(guess), "| the second one raises:", error
-    )
+    print("your guess:", checks.guessed(guess))
+    checks.say("the second one raises:", error)
 
 # %% [markdown]
 # **Read.** A wrong width stops you at once. The unfrozen layer would have trained without a word.
@@ -396,8 +396,10 @@ foreign = Split(texts=korean, labels=(1, 0, 1, 0), ids=("a", "b", "c", "d"))
 said["3 wrong language"] = pp.diagnose(
     model, task=replace(task, splits={"test": foreign}, language="ko")
 )["language of the donor"]
-print(said["3 wrong language"].status, "|", said["3 wrong language"].finding)
-print("->", said["3 wrong language"].advice)
+checks.say(
+    said["3 wrong language"].status, "|", said["3 wrong language"].finding
+)
+checks.say("->", said["3 wrong language"].advice)
 
 # %% [markdown]
 # Last, the learning rate of the projections, a hundred times too high:
@@ -414,7 +416,7 @@ norms = {
 assert norms["burnt"] > 10 * norms["healthy"]
 times = norms["burnt"] / norms["healthy"]
 print(said["4 rate x 100"].status, f"| gradients ≈{times:.0f} times as large")
-print("->", said["4 rate x 100"].advice)
+checks.say("->", said["4 rate x 100"].advice)
 
 # %% [markdown]
 # **Checkpoint.** All four were found, each by its own check:
@@ -432,7 +434,7 @@ assert all(check.status in ("warn", "fail") for check in said.values())
 others = [run for arm in arms[:-1] for run in runs[arm]]
 diagnosis = pp.diagnose(runs["layer"][0], runs=[*runs["layer"], *others])
 print(diagnosis["better than its controls"].status)
-print("->", diagnosis["better than its controls"].advice)
+checks.say("->", diagnosis["better than its controls"].advice)
 
 # %% [markdown]
 # ## Exercises

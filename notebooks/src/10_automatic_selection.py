@@ -218,7 +218,7 @@ copy = Path(tempfile.mkdtemp()) / "study.db"
 shutil.copy(checks.recorded("book/_studies/search/movie-reviews.db"), copy)
 study = pp.Study.open(copy)
 print("your guess:", checks.guessed(guess))
-print(study.result)
+checks.say(study.result)
 
 # %%
 fidelities = [trial.fidelity for trial in study.trials]

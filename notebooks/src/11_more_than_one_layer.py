@@ -299,7 +299,7 @@ forest(
 )
 
 # %%
-print(record["verdict"])
+checks.say(record["verdict"])
 print("comparisons:", len(shown))
 
 # %% [markdown]
@@ -320,7 +320,7 @@ print(
     .round(3)
     .to_string(index=False)
 )
-print(news["verdict"])
+checks.say(news["verdict"])
 
 # %% [markdown]
 # To make them again: `python benchmarks/combinations.py`. `pifi-probe reproduce multi-layer` asks the same in

@@ -18,9 +18,11 @@
 # %%
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.colors import ListedColormap
 
 import pifi_probe as pp
 from pifi_probe import checks
+from pifi_probe.reporting.looks import COLOURS
 from pifi_probe.plugin import tokenizer_for
 
 checks.start(
@@ -129,7 +131,7 @@ checks.reveal(guess, f"outputs {changed}", live=False)
 
 # %% alt="A grid of six by six: output position against changed input position. Cells on and below the diagonal are filled, cells above it are empty."
 figure, axes = plt.subplots(figsize=(3.2, 3.0))
-axes.imshow(influence > 1e-4, cmap="Blues")
+axes.imshow(influence > 1e-4, cmap=ListedColormap(["none", COLOURS[0]]))
 axes.grid(False)
 axes.set(
     xlabel="changed input", ylabel="output", xticks=range(6), yticks=range(6)
@@ -274,7 +276,7 @@ print("claims measured:", len(record.measured), "of", len(record.findings))
 # an interval without zero compares two poor translators here. The record says so itself:
 
 # %%
-print(record.summary.get("stands_for", "nothing is recorded yet"))
+checks.say(record.summary.get("stands_for", "nothing is recorded yet"))
 
 # %% [markdown]
 # The command that makes it again (hours on two cores; without `--data` the part that needs a file of yours is left out):

@@ -22,6 +22,7 @@ from pifi_probe.checks.probes import check_left_out_residuals, check_p_value, ch
 from pifi_probe.checks.records import Record, experiment
 from pifi_probe.checks.refereeing import check_found_by_holm, check_objections, check_paired
 from pifi_probe.checks.revealing import reveal
+from pifi_probe.checks.saying import say
 from pifi_probe.checks.searching import check_chance_to_be_best, check_next_layer, check_paired_error
 from pifi_probe.checks.session import Session, guessed, quiz, recorded, recorded_table, start
 from pifi_probe.checks.shifting import check_accuracy_under, check_auroc, check_balanced_accuracy
@@ -106,5 +107,6 @@ __all__ = [
     "recorded",
     "recorded_table",
     "reveal",
+    "say",
     "start",
 ]
