@@ -22,8 +22,8 @@ from matplotlib.colors import ListedColormap
 
 import pifi_probe as pp
 from pifi_probe import checks
-from pifi_probe.reporting.looks import COLOURS
 from pifi_probe.plugin import tokenizer_for
+from pifi_probe.reporting.looks import COLOURS
 
 checks.start(
     "14", seed=0, needs=("minilm-l6", "smollm2-135m", "ui-strings-en-de")

@@ -70,7 +70,7 @@ def looks_of(names: Iterable[Any]) -> dict[Any, tuple[str, str]]:
     return looks
 
 
-def style() -> dict[str, Any]:
+def style() -> dict[Any, Any]:
     """Return the settings of matplotlib that all plots share."""
     from cycler import cycler
 

@@ -16,6 +16,7 @@ from pifi_probe.escaping import printable
 from pifi_probe.reporting.looks import INK, styled
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 __all__ = ["standalone_svg", "to_svg"]
@@ -99,11 +100,13 @@ def _within(found: str, wanted: str, tag: re.Match[str]) -> str:
 @contextlib.contextmanager
 def _many_as_pixels(figure: Figure) -> Iterator[None]:
     """Draw series of very many points as pixels inside the SVG, so that it stays small."""
+    import numpy as np
     from matplotlib.collections import PathCollection
     from matplotlib.lines import Line2D
 
-    many = [one for one in figure.findobj(PathCollection) if len(one.get_offsets()) > MANY]
-    many += [one for one in figure.findobj(Line2D) if len(one.get_xdata()) > MANY]
+    points: list[Artist] = [one for one in figure.findobj(PathCollection) if np.shape(one.get_offsets())[0] > MANY]
+    lines: list[Artist] = [one for one in figure.findobj(Line2D) if np.size(one.get_xdata()) > MANY]
+    many = points + lines
     before = [one.get_rasterized() for one in many]
     for one in many:
         one.set_rasterized(True)
