@@ -41,7 +41,7 @@ checks.pifi_block("layer")
 #
 # $$X_0 = \mathrm{Embed}(\text{tokens}) \in \mathbb{R}^{T \times d} \qquad X_{i+1} = X_i + \mathrm{Branch}_i(X_i)$$
 #
-# We feed a sentence into SmolLM2, up to the input of its first layer.
+# We feed a sentence into SmolLM2, up to the input of its first layer; `Stem` is all that a model does before that.
 
 # %%
 checkpoint = open_checkpoint("smollm2-135m")
