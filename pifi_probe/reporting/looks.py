@@ -72,7 +72,7 @@ def looks_of(names: Iterable[Any]) -> dict[Any, tuple[str, str]]:
 
 def style() -> dict[Any, Any]:
     """Return the settings of matplotlib that all plots share."""
-    from cycler import cycler
+    from matplotlib.rcsetup import cycler
 
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     return {
