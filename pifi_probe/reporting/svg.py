@@ -23,6 +23,7 @@ __all__ = ["standalone_svg", "to_svg"]
 
 BLACKS = (INK, "#000000")  # what becomes the colour of the text around the figure
 FONTS = "'DejaVu Sans', Verdana, sans-serif"  # the one that the text was measured with, and one as wide
+INKED = 'fill="currentColor"'  # matplotlib leaves out a fill that is black
 MANY = 2000  # points of one series that are drawn as pixels
 # the class keeps the rules to such figures where a viewer puts the SVG into its own page
 GROUND = (
@@ -44,7 +45,7 @@ def to_svg(figure: Figure, alt: str) -> str:
         What the figure shows, in words, for readers who do not see it.
     """
     least = f"{0.7 * figure.get_figwidth():.1f}in"  # narrower, its letters would be too small to read
-    return _svg(figure, f'role="img" aria-label="{_quoted(alt)}" style="min-width: {least}"')
+    return _svg(figure, f'role="img" aria-label="{_quoted(alt)}" {INKED} style="min-width: {least}"')
 
 
 def standalone_svg(figure: Figure, alt: str = "", *, math: bool = False) -> str:
@@ -61,7 +62,7 @@ def standalone_svg(figure: Figure, alt: str = "", *, math: bool = False) -> str:
         True for a figure of pyplot, whose ticks on a logarithmic axis are formulas between dollars.
     """
     named = f' role="img" aria-label="{_quoted(alt)}"' if alt else ""
-    svg = _svg(figure, f'class="pifi-plot"{named}', tight=True, math=math)
+    svg = _svg(figure, f'{INKED} class="pifi-plot"{named}', tight=True, math=math)
     head = svg.index(">") + 1
     return svg[:head] + GROUND + svg[head:]
 
@@ -90,7 +91,7 @@ def _svg(figure: Figure, attributes: str, tight: bool = False, math: bool = Fals
         svg = re.sub(r"<[^>]+>", partial(_within, found, wanted), svg)
     prefix = hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r"<[^>]+>", partial(_within, r'(\bid="|href="#|url\(#)', rf"\g<1>f{prefix}-"), svg)
-    return svg.replace("<svg ", f'<svg fill="currentColor" {attributes} ', 1)  # matplotlib names no black fill
+    return svg.replace("<svg ", f"<svg {attributes} ", 1)
 
 
 def _within(found: str, wanted: str, tag: re.Match[str]) -> str:
