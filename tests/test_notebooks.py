@@ -208,7 +208,7 @@ def test_every_plot_has_alt_text_and_is_followed_by_a_number(source: Path) -> No
     for cell, after in zip(cells, cells[1:], strict=False):
         if any("image/png" in output.get("data", {}) for output in cell.outputs):
             assert len(cell.metadata["mystnb"]["image"]["alt"]) > 40
-            assert re.search(r"\b(print|reveal)\(|\bassert\b", after.source) and _said(after)
+            assert re.search(r"\b(print|reveal|say)\(|\bassert\b", after.source) and _said(after)
 
 
 @each_source
