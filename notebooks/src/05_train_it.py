@@ -244,7 +244,7 @@ checks.say(comparison.answer)
 # ## 3. Is it the language model's knowledge?
 #
 # **Why.** Plugging in a layer changes more than one thing: two more linear maps, a nonlinear block, larger vectors, and,
-# last, what the language model knows. Controls add these one by one, each a *rung* of
+# last, what the language model knows. Controls add these one by one, each a *step* of
 # the *ladder* from the encoder alone to the real layer. With accuracies $A$:
 #
 # $$A_{real} - A_{vanilla} = \underbrace{(A_{linear} - A_{vanilla})}_{\text{projections}}

@@ -307,7 +307,7 @@ TASKS = {
     "translation-match": "accuracy",
     "sentiment-rating": "squared_error",  # smaller is better
 }
-gates = {}
+effects = {}
 print("your guess:", checks.guessed(guess))
 for name, metric in TASKS.items():
     rows = {}
@@ -320,7 +320,7 @@ for name, metric in TASKS.items():
             score if metric == "accuracy" else -score
         )
     layers = {arm: own for arm, own in rows.items() if arm.startswith("layer")}
-    gates[name] = layer_effect(np.array(list(layers.values())))
+    effects[name] = layer_effect(np.array(list(layers.values())))
     shown = {
         "encoder alone": rows["vanilla-29"],
         "linear only": rows["linear-29"],
@@ -332,7 +332,7 @@ for name, metric in TASKS.items():
         arm: np.mean(shown[arm]) - np.mean(shown["linear only"])
         for arm in ("best layer", "random-init")
     }
-    print(f"{name}, {metric}: {gates[name].verdict}")
+    print(f"{name}, {metric}: {effects[name].verdict}")
     print(
         "  ",
         ", ".join(
@@ -345,14 +345,14 @@ for name, metric in TASKS.items():
     )
 
 # %%
-found = sum(gate.something_to_select for gate in gates.values())
-print(f"the gate finds a layer effect on {found} of {len(gates)} tasks")
-assert gates["newsgroups"].icc > gates["sentiment-rating"].icc
+found = sum(effect.something_to_select for effect in effects.values())
+print(f"the test finds a layer effect on {found} of {len(effects)} tasks")
+assert effects["newsgroups"].icc > effects["sentiment-rating"].icc
 
 # %% [markdown]
 # To make these runs again: `python benchmarks/truth_table.py newsgroups`, and so on. The
 # [results page](../book/results.md) has every arm with its interval, and [Decided then, decided now](../book/decided.md) what
-# all arms together decide: on `newsgroups` the projections gain, and the real layers lose to their twins. The page's gates
+# all arms together decide: on `newsgroups` the projections gain, and the real layers lose to their twins. The tests of that page
 # use validation scores, these use test scores, so they may differ. A gain of squared error is what the error falls by.
 #
 # **Read.** Layers differ clearly on newsgroups only, and there the best of them does not beat the projections alone. An

@@ -90,7 +90,7 @@ truth = np.array(found["nll"])  # (layers, seeds), validation NLL
 depth = np.arange(30) / 29
 measured = [0, 4, 8, 12, 17, 21, 25, 29]
 noise = np.full(len(measured), found["noise"] ** 2 / truth.shape[1])
-belief = fit_depths(
+posterior = fit_depths(
     depth[measured, None], truth[measured].mean(1), noise, depth[:, None]
 )
 
@@ -98,10 +98,10 @@ belief = fit_depths(
 figure, axes = plt.subplots(figsize=(6, 3))
 layers = np.arange(30)
 colour, marker = ARMS["real"]
-axes.plot(layers, belief.mean, color="black")
-low, high = belief.mean - 2 * belief.sd, belief.mean + 2 * belief.sd
+axes.plot(layers, posterior.mean, color="black")
+low, high = posterior.mean - 2 * posterior.sd, posterior.mean + 2 * posterior.sd
 axes.fill_between(
-    layers, low, high, color="black", alpha=0.15, label="belief, two sd"
+    layers, low, high, color="black", alpha=0.15, label="posterior, two sd"
 )
 axes.plot(
     measured, truth[measured].mean(1), marker, color=colour, label="measured"
@@ -122,19 +122,19 @@ print(
     "inside the band" if inside else "outside the band",
 )
 print(
-    f"standard deviation of the belief: ≈{belief.sd[4]:.4f} nats at a measured layer,",
-    f"≈{belief.sd[2]:.4f} at its neighbour",
+    f"standard deviation of the posterior: ≈{posterior.sd[4]:.4f} nats at a measured layer,",
+    f"≈{posterior.sd[2]:.4f} at its neighbour",
 )
-assert belief.sd[4] < belief.sd[2]
+assert posterior.sd[4] < posterior.sd[2]
 
 # %% [markdown]
-# **Read.** The band is wide, and its middle line is nearly flat. A flat line in a wide band is a belief too: that it matters
+# **Read.** The band is wide, and its middle line is nearly flat. A flat line in a wide band says something, too: that it matters
 # little which layer is taken.
 #
 # ## 3. Where to look next
 #
 # **Why.** Looking where the mean is lowest finds nothing new; looking where the band is widest wastes runs on bad layers.
-# Thompson's rule does both: draw one curve from the belief, run the layer that is best *in that draw*:
+# Thompson's rule does both: draw one curve from the posterior, run the layer that is best *in that draw*:
 #
 # $$i_{\text{next}} = \arg\min_i f(i) \quad f \sim p(\cdot \mid \text{measured}) \qquad
 # p_{\text{best}}(i) = \Pr\big[f(i) = \min_j f(j)\big]$$
@@ -147,8 +147,8 @@ assert belief.sd[4] < belief.sd[2]
 guess = None  # per cent
 
 # %%
-leader = int(belief.mean.argmin())
-p_best = belief.p_best
+leader = int(posterior.mean.argmin())
+p_best = posterior.p_best
 assert np.isclose(p_best.sum(), 1)
 checks.reveal(guess, 100 * p_best[leader], f"% for layer {leader}", ".0f")
 print("layers that share 90 % of the probability:", end=" ")
@@ -162,7 +162,7 @@ axes.set(xlabel="layer", ylabel="probability to be the best")
 plt.show()
 
 # %%
-regret = [belief.regret(i) for i in layers]
+regret = [posterior.regret(i) for i in layers]
 assert min(regret) >= 0
 print(
     f"expected regret: at most ≈{max(regret):.4f} nats;",
@@ -228,7 +228,7 @@ print(
 )
 print(f"spent: {study.spent.cost:.2f} full runs")
 
-# %% alt="The recorded search: validation loss over depth for frozen and full runs with intervals, the belief over depth and the controls."
+# %% alt="The recorded search: validation loss over depth for frozen and full runs with intervals, the posterior over depth and the controls."
 study.plot("depth")
 
 # %%

@@ -106,7 +106,7 @@ print("columns:", ", ".join(w.results.columns))
 # band that layers without knowledge reach, and the model as a stack of blocks, coloured by $p_{\text{best}}$.
 #
 # This is a recorded search with a budget of six full runs. Choose a view, point at a mark, sort the table: it works
-# without Python too, in the book. In the belief,
+# without Python too, in the book. In the posterior,
 #
 # $$p_{\text{best}}(i) = \Pr\big[f(i) = \min_j f(j)\big] \qquad \sum_{i=0}^{29} p_{\text{best}}(i) = 1$$
 #
@@ -115,7 +115,7 @@ print("columns:", ", ".join(w.results.columns))
 # %% tags=["guess"]
 guess = None  # "yes" or "no"
 
-# %% tags=["nbval-ignore-output"] reason="the page holds beliefs in full precision"
+# %% tags=["nbval-ignore-output"] reason="the page holds posteriors in full precision"
 study = pp.Study.open(shutil.copy(long_search, "movie-reviews.db"))
 recorded = study.widget()
 recorded.static()
@@ -125,11 +125,11 @@ print("your guess:", checks.guessed(guess))
 print(study.result.answer)
 print(study.result.details[0])
 
-# %% alt="The recorded search as a picture: validation loss over depth with frozen and full runs, the belief over depth and the controls."
+# %% alt="The recorded search as a picture: validation loss over depth with frozen and full runs, the posterior over depth and the controls."
 study.plot("depth")
 
 # %%
-largest = max(belief.p_best for belief in study.result.posterior)
+largest = max(one.p_best for one in study.result.posterior)
 assert largest < 0.5
 print(
     "trials:",
