@@ -50,8 +50,8 @@ print(checkpoint.format, "with", len(contents), "tensors")
 contents[contents["name"].str.startswith("blk.29.")].reset_index(drop=True)
 
 # %% [markdown]
-# **Read.** Nine tensors make a layer: the seven matrices and two norms of chapter 01. The type `Q4_1` means about four
-# bits a weight; the library turns them into float32 when it reads them.
+# **Read.** Nine tensors make a layer: the seven matrices and two norms of chapter 01. The type `Q4_1` means five
+# bits a weight (four, and two numbers for every 32 weights); the library turns them into float32 when it reads them.
 #
 # **Predict.** What share of the file, in per cent, does one layer take?
 
@@ -130,13 +130,14 @@ print(f"outputs 3 and 4 moved by at least ≈{moved[3:].min():.2f}")
 # **Why.** Most models on the hub are safetensors, often in several files (*shards*). We write the layer we have as a
 # tiny checkpoint of that kind and read it back: same weights, another container.
 #
-# **Predict.** The GGUF file took about five bits a weight for this layer. How many times larger is it in float32?
+# **Predict.** The GGUF file took five bits a weight for this layer. How many times larger is it in float32?
 
 # %% tags=["guess"]
 guess = None  # times
 
 # %%
 folder = Path(tempfile.mkdtemp())
+# the copy is a model of one layer
 checkpoint.config.num_hidden_layers, kept = (
     1,
     checkpoint.config.num_hidden_layers,
@@ -189,7 +190,7 @@ print(
 try:
     pp.extract("smollm2-135m[30]")
 except pp.errors.LayerIndexError as error:
-    print(error)
+    checks.say(error)
 
 # %% [markdown]
 # ## Exercises

@@ -294,18 +294,11 @@ for row in own.itertuples():
     print(f"{row.test:16s} {row.arm}: {row.verdict}")
 
 # %% alt="Forest plot of the differences to the encoder alone in the matched wiring, for the last and a random layer on three test sets, with intervals and a line at zero."
-points = own.assign(arm=own["test"] + ": " + own["arm"])
-points = points.rename(
-    columns={"difference_low": "low", "difference_high": "high"}
-)
-points["mean"] = points["difference"]
-points[["mean", "low", "high"]] = 100 * points[["mean", "low", "high"]].astype(
-    float
-)
-forest(
-    points[["arm", "mean", "low", "high"]],
-    value_label="to the encoder alone (points)",
-)
+columns = ["difference", "difference_low", "difference_high"]
+points = 100 * own[columns].astype(float)
+points = points.set_axis(["mean", "low", "high"], axis=1)
+points = points.assign(arm=own["test"] + ": " + own["arm"])
+forest(points, value_label="to the encoder alone (points)")
 
 # %%
 print("comparisons shown:", len(own))
