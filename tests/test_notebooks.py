@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 IGNORE = "nbval-ignore-output"
 LEDGER = "The evidence for and against the claims"
 MOST_IGNORED = 0.15
+MOST_SVG = 100_000  # characters
 PARTS = (  # what every notebook holds, in this order
     r"^# \d\d[a-z]? ",
     r"\[Open in Colab\]",
@@ -218,6 +219,17 @@ def test_every_cell_with_alt_text_shows_an_image(source: Path) -> None:
         if cell.metadata.get("mystnb", {}).get("image"):
             kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
             assert any(kind.startswith("image/") for kind in kinds), cell.source
+
+
+@each_source
+def test_every_figure_is_there_for_light_and_dark_pages_and_for_viewers_of_png_alone(source: Path) -> None:
+    for cell in _code(NOTEBOOKS[source]):
+        for output in cell.outputs:
+            kinds = output.get("data", {})
+            if "image/png" in kinds:
+                svg = kinds["image/svg+xml"]
+                assert svg.startswith('<svg fill="currentColor" class="pifi-plot"') and "<script" not in svg
+                assert len(svg) < MOST_SVG and not re.search(r"<dc:date>|20\d\d-\d\d-\d\dT", svg)
 
 
 @each_source

@@ -143,7 +143,7 @@ record = json.loads(
 )
 measured = record["measurements"]["smollm2-135m"]
 whole = PositiveControl.from_dict(measured["own states"]["control"])
-print(whole.answer)
+checks.say(whole.answer)
 
 # %% alt="Accuracy of the next word over the 30 layers of SmolLM2, one line for each arm: the real layer rises at 17, jumps at 18 and once more at 23; twins and single tokens follow one layer behind, because the skip connection hands on what earlier layers found."
 whole.figure()

@@ -118,7 +118,7 @@ moved = {
 # %% alt="Bar chart of the relative change of each weight of the layer on a logarithmic axis; queries and keys move far less than values, output, MLP and norms."
 figure, axes = plt.subplots(figsize=(6, 2.8))
 axes.barh(list(moved), list(moved.values()), color="black")
-axes.set(xlabel="relative change", xscale="log")
+axes.set(xlabel="relative change", xscale="log", xlim=(5e-5, 2e-2))
 plt.show()
 
 # %%

@@ -122,7 +122,7 @@ recorded.static()
 
 # %%
 print("your guess:", checks.guessed(guess))
-print(study.result.answer)
+checks.say(study.result.answer)
 print(study.result.details[0])
 
 # %% alt="The recorded search as a picture: validation loss over depth with frozen and full runs, the posterior over depth and the controls."
@@ -242,7 +242,7 @@ try:
         recipe=pp.Recipe(epochs=2, max_tokens=24, device="cpu"),
     )
 except SearchError as error:
-    print(error)
+    checks.say(error)
 
 # %% [markdown]
 # **Read.** The file is the search. A colleague, a script and the widget can all open it, and `pifi-probe study show` too.
