@@ -179,6 +179,7 @@ TRIED = (
         "book/_studies/chains/movie-reviews.json",
         chains,
     ),
+    Tried("The same on tweets", "book/_studies/chains/tweets.json", chains),
     Tried("The chain on German tweets, offence", ALIGNED.format("germeval"), aligned),
     Tried("The chain on Korean film reviews", ALIGNED.format("nsmc"), aligned),
     Tried(

@@ -9,7 +9,8 @@
 # - combine layers in series, side by side, and behind gates, and say where each design starts;
 # - say how alike the things are that two layers add;
 # - name the four controls of equal size, and what each of them rules out;
-# - read a combination study without mistaking an ensemble for knowledge.
+# - read a combination study without mistaking an ensemble for knowledge;
+# - say in which wiring, and where in the donor, more layers add.
 #
 # | Minutes on a CPU | Difficulty | You need first | Downloads |
 # |---|---|---|---|
@@ -329,6 +330,58 @@ checks.say(news["verdict"])
 # **Read.** On news the triple beats the encoder alone and the single layer, and it beats none of the shuffled layers, one
 # layer three times, and the trained MLP. That is more trained weights, not more layers of a language model.
 #
+# ## 6. Where more layers do help
+#
+# **Why.** So far the layers read one vector. Aligned chains ([chapter 00b](00b_what_no_random_layer_can.ipynb)) read all
+# tokens, frozen, and one after the other as in the donor. Every chain of one, two, four and eight layers was tested behind a
+# frozen encoder. A chain of $n$ layers that begins at layer $a$ gains
+#
+# $$g(a, n) = A_{\text{encoder and chain}} - A_{\text{encoder}} \qquad n \in \{1, 2, 4, 8\}$$
+#
+# **Predict.** Among chains that begin in layers 6 to 12: how much do eight layers gain on tweets, in points, where one layer
+# gains about one?
+
+# %% tags=["guess"]
+guess = None  # points
+
+# %%
+gains = {}
+for name in ("movie-reviews", "tweets"):
+    chains, _ = checks.chain_gains(name)
+    middle = chains[chains["first"].between(6, 12)]
+    late = chains[chains["first"] > 18]
+    gains[name] = middle.groupby("layers")["gain"].mean()
+    print(
+        f"{name}, chains from layers 6 to 12:",
+        ", ".join(f"{n} layers {gain:+.1f}" for n, gain in gains[name].items()),
+    )
+    print(f"  chains from layers 19 to 29: {late['gain'].mean():+.1f}")
+checks.reveal(guess, gains["tweets"][8], "points", ".1f")
+assert all(own.is_monotonic_increasing for own in gains.values())
+
+# %% alt="Lines of the gain over the first layer of the chain, films and tweets, one line a length: in the middle the line of eight layers is highest, then four, two and one; from layer 19 on all lie together near zero."
+figure, panels = plt.subplots(1, 2, figsize=(7, 2.8), sharey=True)
+for axes, name in zip(panels, gains, strict=True):
+    chains, _ = checks.chain_gains(name)
+    for n, rows in chains.sort_values("first").groupby("layers"):
+        axes.plot(
+            rows["first"],
+            rows["gain"],
+            color=ARMS["real"][0],
+            alpha=0.4 + 0.2 * np.log2(n),
+            label=f"{n} layer{'s' * (n > 1)}",
+        )
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(xlabel="first layer", title=name)
+panels[0].set_ylabel("points over the encoder")
+panels[0].legend(frameon=False, fontsize=8)
+plt.show()
+
+# %% [markdown]
+# **Read.** In the middle each doubling of the chain adds; late in the donor no length does. More layers help where they can
+# do together what they do in the donor: on all tokens, in order, at the depth where the task's knowledge is made. Each cell
+# is one alignment and one set of test texts, so read the trend, not a single chain.
+#
 # ## Exercises
 #
 # **Exercise 11.1.** The mix of section 1: `layers` are functions of `x`, `weights` has one number for each layer after the
@@ -411,6 +464,7 @@ checks.quiz("11")
 # - Every design starts exactly at its first layer, so only what is learnt can differ.
 # - More parts gain by being more: seeds that vote are the control.
 # - A combination has something of its own only if it beats the best of four controls of equal size.
+# - In an aligned chain of middle layers more layers do add: eight gain more than four, two and one.
 #
 # **Words:** [branch](../book/glossary.md#branch) · [gate](../book/glossary.md#gate) ·
 # [ensemble](../book/glossary.md#ensemble) · [control](../book/glossary.md#control)

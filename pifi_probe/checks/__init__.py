@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pifi_probe.checks.argument import depth_figure, gains_by_depth
+from pifi_probe.checks.argument import chain_gains, depth_figure, gains_by_depth
 from pifi_probe.checks.basics import check_spec, check_trained_parts
 from pifi_probe.checks.combining import check_majority_vote, check_mix, check_more_than_ensemble
 from pifi_probe.checks.copying import check_effect, check_lacking, check_next_word
@@ -98,6 +98,7 @@ __all__ = [
     "check_trained_parts",
     "check_training_bytes",
     "check_wall_minutes",
+    "chain_gains",
     "depth_figure",
     "experiment",
     "gains_by_depth",

@@ -1,4 +1,4 @@
-"""The argument of chapters 07 to 10 in one figure: what a donor's states know by depth, what plugged layers give."""
+"""The argument of chapters 07 to 11: what a donor's states know by depth, and what plugged layers and chains give."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from pifi_probe.checks.session import recorded
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.features.headroom_table import Headroom
 from pifi_probe.probing.table import ProbeTable
 from pifi_probe.reporting.looks import ARMS, INK, styled
 from pifi_probe.reporting.plots import framed, whole_ticks
@@ -17,7 +18,7 @@ from pifi_probe.reporting.plots import framed, whole_ticks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["depth_figure", "gains_by_depth"]
+__all__ = ["chain_gains", "depth_figure", "gains_by_depth"]
 
 STEPS = {  # part of the argument: (what the legend says, colour, marker)
     "states": ("07: the donor's own states, read by a probe", "#009E73", "o"),
@@ -27,6 +28,7 @@ STEPS = {  # part of the argument: (what the legend says, colour, marker)
 }
 PROBES = "book/_studies/probes/movie-reviews-"
 MATCHED = "book/_studies/truth/movie-reviews-matched"
+CHAINS = "book/_studies/chains"
 
 
 def gains_by_depth() -> dict[str, pd.DataFrame]:
@@ -65,6 +67,35 @@ def gains_by_depth() -> dict[str, pd.DataFrame]:
             [first for first, _ in real], [last for _, last in real], [100 * gain for gain in real.values()]
         ),
     }
+
+
+def chain_gains(task: str) -> tuple[pd.DataFrame, Headroom]:
+    """Return what recorded aligned chains give next to a frozen encoder, and the headroom that was measured before.
+
+    Parameters
+    ----------
+    task : {"movie-reviews", "tweets"}
+
+    Returns
+    -------
+    DataFrame, Headroom
+        One row a chain, the best first: ``first`` and ``last`` layer, ``layers``, ``gain`` in points of accuracy and
+        ``nats`` of negative log-likelihood, both over the encoder alone on the same test texts.
+
+    Raises
+    ------
+    PifiProbeError
+        If the record is not here.
+    """
+    found = json.loads(recorded(f"{CHAINS}/{task}.json").read_text(encoding="utf-8"))
+    alone = found["encoder"]
+    rows = []
+    for span, cell in found["cells"].items():
+        first, last = map(int, span.split("-"))
+        points = 100 * (cell["accuracy"] - alone["accuracy"])
+        rows.append((first, last, last - first + 1, points, alone["nll"] - cell["nll"]))
+    table = pd.DataFrame(rows, columns=["first", "last", "layers", "gain", "nats"])
+    return table.sort_values("nats", ascending=False, ignore_index=True), Headroom.from_dict(found["headroom"])
 
 
 def _frame(first: object, last: object, gain: object) -> pd.DataFrame:
