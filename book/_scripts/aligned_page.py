@@ -402,9 +402,10 @@ def places_table() -> str:
     return (
         "## Which layers, and how many?\n\nEvery entry, and one, two, four and eight layers: 109 chains a task, 800 "
         "labels. The best of all is chosen on the texts that it is tested on. No other rule saw a test text: "
-        "`pp.headroom` looks at training texts (*rise* of the donor's probe over the span, *r2* of the interface at its "
-        "entry, number of *layers*, *score*: rise times r2), and where its span is none of the 109, the nearest of them "
-        f"stands for it. Over all chains score and gain agree with Spearman's rho {agreement}.\n\n" + table_of(lines)
+        "`pp.headroom` looks at training texts (*rise* of the donor's probe over the span, *r2* of the interface at "
+        "its entry, number of *layers*, *score*: rise times r2), and where its span is none of the 109, the nearest of "
+        f"them stands for it. Over all chains score and gain agree with Spearman's rho {agreement}.\n\n"
+        + table_of(lines)
     )
 
 
