@@ -403,9 +403,24 @@ for row in checks.gains_by_depth()["chain"].itertuples():
 # %% tags=["guess"]
 guess = None  # a number of chains
 
+# %% alt="Two heat maps, films and tweets: gain of a chain by its first layer and its length. Chains of eight layers that begin at layers 5 to 10 are the brightest; a ring marks the one that headroom names, at or next to the brightest cell."
+tasks = ("movie-reviews", "tweets")
+figure, panels = plt.subplots(2, 1, figsize=(7, 3.6), sharex=True)
+lengths = [1, 2, 4, 8]
+for axes, name in zip(panels, tasks, strict=True):
+    chains, headroom = checks.chain_gains(name)
+    cells = chains.pivot(index="layers", columns="first", values="nats")
+    shown = axes.imshow(cells, aspect="auto", cmap="viridis", origin="lower")
+    axes.plot(headroom.span[0], 3, "o", ms=11, mfc="none", mec="black", mew=2)
+    axes.set(yticks=range(4), yticklabels=lengths, ylabel="layers", title=name)
+    figure.colorbar(shown, ax=axes, label="nats")
+panels[1].set_xlabel("first layer of the chain")
+figure.tight_layout()
+plt.show()
+
 # %%
 better = {}
-for name in ("movie-reviews", "tweets"):
+for name in tasks:
     chains, headroom = checks.chain_gains(name)  # the best first
     eight = chains.query("layers == 8")
     named = eight.index[eight["first"] == headroom.span[0]][0]
@@ -421,25 +436,11 @@ for name in ("movie-reviews", "tweets"):
     ):
         print(
             f"  {what}: {row['first']:.0f} to {row['last']:.0f},",
-            f"{row['gain']:+.1f} points, {row['nats']:+.3f} nats",
+            f"{round(row['gain'], 1) + 0:+.1f} points, {row['nats']:+.3f} nats",
         )
 checks.reveal(guess, better["tweets"], "chains", ".0f")
 print("on films:", better["movie-reviews"])
 assert max(better.values()) < 5
-
-# %% alt="Two heat maps, films and tweets: gain of a chain by its first layer and its length. Chains of eight layers that begin at layers 5 to 10 are the brightest; a ring marks the one that headroom names, at or next to the brightest cell."
-figure, panels = plt.subplots(2, 1, figsize=(7, 3.6), sharex=True)
-lengths = [1, 2, 4, 8]
-for axes, name in zip(panels, better, strict=True):
-    chains, headroom = checks.chain_gains(name)
-    cells = chains.pivot(index="layers", columns="first", values="nats")
-    shown = axes.imshow(cells, aspect="auto", cmap="viridis", origin="lower")
-    axes.plot(headroom.span[0], 3, "o", ms=11, mfc="none", mec="black", mew=2)
-    axes.set(yticks=range(4), yticklabels=lengths, ylabel="layers", title=name)
-    figure.colorbar(shown, ax=axes, label="nats")
-panels[1].set_xlabel("first layer of the chain")
-figure.tight_layout()
-plt.show()
 
 # %% [markdown]
 # **Read.** On tweets no chain is better than the one that headroom names, on films one of 109. The best of all is chosen on

@@ -344,24 +344,10 @@ checks.say(news["verdict"])
 # %% tags=["guess"]
 guess = None  # points
 
-# %%
-gains = {}
-for name in ("movie-reviews", "tweets"):
-    chains, _ = checks.chain_gains(name)
-    middle = chains[chains["first"].between(6, 12)]
-    late = chains[chains["first"] > 18]
-    gains[name] = middle.groupby("layers")["gain"].mean()
-    print(
-        f"{name}, chains from layers 6 to 12:",
-        ", ".join(f"{n} layers {gain:+.1f}" for n, gain in gains[name].items()),
-    )
-    print(f"  chains from layers 19 to 29: {late['gain'].mean():+.1f}")
-checks.reveal(guess, gains["tweets"][8], "points", ".1f")
-assert all(own.is_monotonic_increasing for own in gains.values())
-
 # %% alt="Lines of the gain over the first layer of the chain, films and tweets, one line a length: in the middle the line of eight layers is highest, then four, two and one; from layer 19 on all lie together near zero."
+tasks = ("movie-reviews", "tweets")
 figure, panels = plt.subplots(1, 2, figsize=(7, 2.8), sharey=True)
-for axes, name in zip(panels, gains, strict=True):
+for axes, name in zip(panels, tasks, strict=True):
     chains, _ = checks.chain_gains(name)
     for n, rows in chains.sort_values("first").groupby("layers"):
         axes.plot(
@@ -376,6 +362,26 @@ for axes, name in zip(panels, gains, strict=True):
 panels[0].set_ylabel("points over the encoder")
 panels[0].legend(frameon=False, fontsize=8)
 plt.show()
+
+# %%
+gains = {}
+for name in tasks:
+    chains, _ = checks.chain_gains(name)
+    middle = chains[chains["first"].between(6, 12)]
+    late = chains[chains["first"] > 18]
+    gains[name] = middle.groupby("layers")["gain"].mean()
+    print(
+        f"{name}, chains from layers 6 to 12:",
+        ", ".join(
+            f"{n} layer{'s' * (n > 1)} {round(gain, 1) + 0:+.1f}"
+            for n, gain in gains[name].items()
+        ),
+    )
+    print(
+        f"  chains from layers 19 to 29: {round(late['gain'].mean(), 1) + 0:+.1f}"
+    )
+checks.reveal(guess, gains["tweets"][8], "points", ".1f")
+assert all(own.is_monotonic_increasing for own in gains.values())
 
 # %% [markdown]
 # **Read.** In the middle each doubling of the chain adds; late in the donor no length does. More layers help where they can
