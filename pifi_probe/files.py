@@ -264,8 +264,8 @@ def finite(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """Return `value` as the indented JSON that `write_json` writes."""
-    return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return `value` as the indented JSON that `write_json` writes; infinite numbers come back from Python's reader."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n"
 
 
 def write_json(path: Path | str, value: Any) -> None:

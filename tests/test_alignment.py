@@ -438,7 +438,7 @@ def test_without_layers_the_chain_is_that_of_the_headroom(bert: str, llm: str):
     assert tuple(table.info["layers"]) == pp.headroom(bert, llm, TASK, progress=False).span
 
 
-@pytest.mark.parametrize("name", ["twins", "draws", "max_tokens"])
+@pytest.mark.parametrize("name", ["twins", "n_draws", "max_tokens"])
 def test_numbers_below_one_are_refused(name: str, bert: str, llm: str):
     with pytest.raises(pp.errors.PlugInError, match=f"{name}=0"):
         pp.probe_chain(bert, llm, TASK, 1, progress=False, **{name: 0})  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pifi_probe import files
 from pifi_probe.cli import main
 from pifi_probe.errors import FeatureError, SaveError
+from pifi_probe.features import cache
 from pifi_probe.features.cache import cache_entries, clear_cache
 from pifi_probe.features.donor import llm_features
 from pifi_probe.features.feature_set import Features
@@ -31,7 +32,6 @@ from pifi_probe.features.rows import scoring_rows
 from pifi_probe.layers import stream as module
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.probing import cache
 from tests import slm, tiny
 
 N_LAYERS = 8

@@ -61,7 +61,7 @@ def measured(bert: str, llm: str, last: int) -> None:
     assert len(found.r2) == len(found.donor) - 1
     control = pp.positive_control(llm, f"0-{last}", foreign=True, **WORDS)
     assert control.rows[0].layers == tuple(range(last + 1))
-    table = pp.probe_chain(bert, llm, TASK, (0, last), progress=False)
+    table = pp.probe_chain(bert, llm, TASK, f"0-{last}", progress=False)
     assert set(table.scores["arm"]) == {"encoder", "interface", "real", "shuffled", "random"}
     assert table.scores["nll"].notna().all()
 
@@ -129,7 +129,7 @@ def test_a_type_is_aligned_to_or_refused_by_what_it_lacks(
         nothing_runs(monkeypatch)
         for asked in (
             lambda: pp.headroom(bert, llm, TASK, progress=False),
-            lambda: pp.probe_chain(bert, llm, TASK, (0, last), progress=False),
+            lambda: pp.probe_chain(bert, llm, TASK, f"0-{last}", progress=False),
             lambda: pp.positive_control(llm, **WORDS),
         ):
             with pytest.raises(UnsupportedFamilyError, match="needs more than the states that enter it"):
@@ -139,8 +139,13 @@ def test_a_type_is_aligned_to_or_refused_by_what_it_lacks(
 
 
 def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("chain_parts.token_states", "headroom.llm_features", "control.Stem", "chain.extract_from"):
-        monkeypatch.setattr(f"pifi_probe.probing.{name}", None)
+    for name in (
+        "features.chain_parts.token_states",
+        "features.headroom.llm_features",
+        "probing.control.Stem",
+        "probing.chain.extract_from",
+    ):
+        monkeypatch.setattr(f"pifi_probe.{name}", None)
     monkeypatch.setattr("pifi_probe.plugin.aligning.token_states", None)
 
 
@@ -153,11 +158,11 @@ def test_a_donor_whose_layers_need_more_is_refused_before_anything_is_computed(
         shared.save_pretrained(tmp_path / "llm")
     llm = with_words(tmp_path / "llm")
     last = int(shared.config.num_hidden_layers) - 1
-    pp.probe_chain(bert, llm, TASK, (0, last - 1), arms=["real"], progress=False)
+    pp.probe_chain(bert, llm, TASK, f"0-{last - 1}", arms=["real"], progress=False)
     nothing_runs(monkeypatch)
     for asked in (
         lambda: pp.headroom(bert, llm, TASK, progress=False),
-        lambda: pp.probe_chain(bert, llm, TASK, (1, last), progress=False),
+        lambda: pp.probe_chain(bert, llm, TASK, f"1-{last}", progress=False),
         lambda: pp.positive_control(llm, **WORDS),
     ):
         with pytest.raises(UnsupportedFamilyError, match="keys and values of a layer before"):

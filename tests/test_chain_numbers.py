@@ -31,8 +31,13 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("chain_parts.token_states", "headroom.llm_features", "control.Stem", "chain.extract_from"):
-        monkeypatch.setattr(f"pifi_probe.probing.{name}", None)
+    for name in (
+        "features.chain_parts.token_states",
+        "features.headroom.llm_features",
+        "probing.control.Stem",
+        "probing.chain.extract_from",
+    ):
+        monkeypatch.setattr(f"pifi_probe.{name}", None)
 
 
 @pytest.mark.usefixtures("_nothing_runs")

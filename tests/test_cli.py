@@ -99,7 +99,7 @@ def test_doctor_fails_when_an_asset_is_missing(
 ) -> None:
     monkeypatch.setenv("PIFI_PROBE_CACHE", str(tmp_path))
     assert main(["doctor", "--json"]) == 1
-    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
     assert not findings["embedded assets"]["well"] and findings["embedded assets"]["next"] == "pifi-probe assets pull"
     assert findings["Python"]["well"]
 

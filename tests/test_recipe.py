@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,8 @@ def test_every_setting_makes_another_run() -> None:
     }
     assert changes.keys() == Recipe().to_dict().keys()
     recipes = [Recipe(), *(Recipe().replace(**{name: value}) for name, value in changes.items())]
-    assert len({RunKey.of({}, "task", one.to_dict()).digest for one in recipes}) == 12
+    keys = [RunKey.of({}, "task", one.to_dict()) for one in recipes]
+    assert all(a != b for a, b in combinations(keys, 2)) and len(keys) == 12
 
 
 def test_replace_leaves_the_original_as_it_was() -> None:

@@ -17,7 +17,7 @@ from tqdm.notebook import tqdm_notebook
 from transformers import TrainerCallback
 
 import pifi_probe as pp
-from pifi_probe import progress
+from pifi_probe import devices, progress
 from pifi_probe.encoders import n_positions
 from pifi_probe.errors import CorruptFileError, PlugInError, RecipeError, TaskError, TrainingDiverged
 from pifi_probe.kinds import base
@@ -26,7 +26,7 @@ from pifi_probe.kinds.evaluating import predict_logits
 from pifi_probe.kinds.metrics import by_correct_answers, classification_metrics
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks import Split, Task
-from pifi_probe.training import Recipe, RunResult, callbacks, devices, fine_tune
+from pifi_probe.training import Recipe, RunResult, callbacks, fine_tune
 from pifi_probe.training.data import LengthGroupedOrder
 from pifi_probe.training.history import History
 from pifi_probe.training.trainer import PiFiTrainer
