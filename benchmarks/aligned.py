@@ -10,6 +10,7 @@ that the same command goes on after an interruption.
     python benchmarks/aligned.py --folds product-reviews   # every text of the task is a test text once
     python benchmarks/aligned.py --trained --folds movie-reviews   # both
     python benchmarks/aligned.py --few --folds product-reviews     # with 100 labels
+    python benchmarks/aligned.py --few movie-reviews               # with 10 and with 30 labels, many draws
 
 Tasks that are not part of the package are read from the folder ``--data`` (JSON lines with a column ``split``) and left
 out without it.
@@ -61,6 +62,7 @@ FILES = {
 }
 PRECISION = "bf16" if has_bf16(torch.device("cpu")) else "float32"  # as the machine has it; recorded
 FRACTIONS, DRAWS = (100, 300, 1000), 6
+FEWEST, MANY_DRAWS = (10, 30), 20
 FOLDS, MOST = 3, 4500  # MOST: texts of a task of which folds are made
 FOLDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "umsab-english")
 FOLDED_SHIFT = {"movie-reviews": "product-reviews", "product-reviews": "movie-reviews", "tweets": "product-reviews"}
@@ -102,8 +104,8 @@ def word_order(task: Task) -> Task:
     return replace(task, name="word-order", splits=made, label_names=("as written", "swapped"))
 
 
-def probe(name: str, task: Task, data: Path | None, *, small: bool) -> dict[str, Any]:
-    """Return the table of one task as JSON."""
+def probe(name: str, task: Task, data: Path | None, *, small: bool = False, few: bool = False) -> dict[str, Any]:
+    """Return the table of one task as JSON; with few labels, on its own test texts alone."""
     others = [other for other in (load(one, data) for one in SHIFT.get(name, ())) if other is not None]
     n = 600 if small else 1500
     table = pp.probe_chain(
@@ -111,11 +113,11 @@ def probe(name: str, task: Task, data: Path | None, *, small: bool) -> dict[str,
         LLM,
         task,
         SPAN,
-        references=() if small else ("donor",),
+        references=() if small or few else ("donor",),
         interaction="layer" if name == APART else "encoder",
-        fractions=(100,) if small else FRACTIONS,
-        n_draws=3 if small else DRAWS,
-        also=[] if small else others,
+        fractions=FEWEST if few else (100,) if small else FRACTIONS,
+        n_draws=MANY_DRAWS if few else 3 if small else DRAWS,
+        also=[] if small or few else others,
         n_train=n,
         n_test=n,
         n_align=600 if small else 1000,
@@ -262,7 +264,9 @@ def main() -> None:
     options.add_argument("--data", type=Path, help="folder of the tasks that are no part of the package")
     options.add_argument("--small", action="store_true", help="fewer texts; into --out")
     options.add_argument("--trained", action="store_true", help="with a fine-tuned encoder, two seeds")
-    options.add_argument("--few", action="store_true", help="with --folds: 100 labels, six draws")
+    options.add_argument(
+        "--few", action="store_true", help="10 and 30 labels, 20 draws; with --folds: 100 labels, six draws"
+    )
     options.add_argument("--folds", action="store_true", help="every text of a task is a test text once")
     options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
     given = options.parse_args()
@@ -272,7 +276,10 @@ def main() -> None:
             print(f"{name}: no file; name its folder with --data")
             continue
         made: list[tuple[str, Callable[[], dict[str, Any]]]] = [
-            (name, lambda name=name, task=task: probe(name, task, given.data, small=given.small))
+            (
+                f"{'few-' * given.few}{name}",
+                lambda name=name, task=task: probe(name, task, given.data, small=given.small, few=given.few),
+            )
         ]
         if given.trained:
             made = [

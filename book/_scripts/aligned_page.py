@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from aligned import APART, CONFIRMING, EXPLORING, FOLDS  # noqa: E402
+from aligned import APART, CONFIRMING, EXPLORING, FEWEST, FOLDS, MANY_DRAWS  # noqa: E402
 from aligned_headroom import draw, gains, missed, section, shown, table_of  # noqa: E402
 from aligned_variants import BITS, DONORS, ENCODERS, TASKS, VARIANTS  # noqa: E402
 
@@ -182,6 +182,30 @@ def labels_needed(record: dict[str, Any], test: str, sizes: tuple[int, ...]) -> 
         if low < aim <= high:
             return f"{few * (many / few) ** ((aim - low) / (high - low)):,.0f}"
     return f"more than {sizes[-1]:,}"
+
+
+def fewest_table() -> str:
+    """Return the table with 10 and 30 labels; empty if none is recorded."""
+    found = {
+        file.stem.removeprefix("few-"): json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted(STUDY.glob("few-*.json"))
+        if not file.stem.startswith("few-fold")
+    }
+    if not found:
+        return ""
+    cells = [(name, record["info"]["task"], size) for name, record in found.items() for size in FEWEST]
+    results = judged(found, cells)
+    lines = [["task", "labels", "encoder", "real chain", *(f"real - {NAMES[b]}" for b in OTHERS), "beats all"]]
+    for cell in cells:
+        name, test, size = cell
+        own = results[cell]
+        means = [f"{accuracy(found[name], arm, test, size):.1f}" for arm in ("encoder", "real")]
+        marks = [shown(own[b], own[b]["difference"] > 0 and own[b]["adjusted"] < 0.05) for b in OTHERS]
+        lines.append([name, str(size), *means, *marks, "yes" if own["all"] else "no"])
+    return (
+        f"With 10 and with 30 labels, {MANY_DRAWS} draws of them. Bold: found after Holm's correction over this table, by "
+        "intervals over texts and draws.\n\n" + table_of(lines)
+    )
 
 
 def few_cells() -> Cells:
@@ -500,6 +524,7 @@ def page() -> str:
         "Bold: found after Holm's correction over this table.\n\n" + few_folds
         if few_joined
         else "",
+        fewest_table(),
         "## With a fine-tuned encoder\n\nThe encoder is fine-tuned first; the stacking weights come from texts that "
         "neither saw. Bold: the interval leaves out zero.\n\n" + tuned
         if tuned
