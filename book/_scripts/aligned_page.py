@@ -203,7 +203,7 @@ def fewest_table() -> str:
         marks = [shown(own[b], own[b]["difference"] > 0 and own[b]["adjusted"] < 0.05) for b in OTHERS]
         lines.append([name, str(size), *means, *marks, "yes" if own["all"] else "no"])
     return (
-        f"With 10 and with 30 labels, {MANY_DRAWS} draws of them. Bold: found after Holm's correction over this table, by "
+        f"With 10 and with 30 labels, {MANY_DRAWS} draws. Bold: found after Holm's correction over this table, by "
         "intervals over texts and draws.\n\n" + table_of(lines)
     )
 
