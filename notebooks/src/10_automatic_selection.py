@@ -403,7 +403,7 @@ for row in checks.gains_by_depth()["chain"].itertuples():
 # %% tags=["guess"]
 guess = None  # a number of chains
 
-# %% alt="Two heat maps, films and tweets: gain of a chain by its first layer and its length. Chains of eight layers that begin at layers 5 to 10 are the brightest; a ring marks the one that headroom names, at or next to the brightest cell."
+# %% alt="Two heat maps, films and tweets: gain of a chain by its first layer and its length. Chains of eight layers that begin at layers 5 to 10 are the brightest; a red ring marks the one that headroom names, at or next to the brightest cell."
 tasks = ("movie-reviews", "tweets")
 figure, panels = plt.subplots(2, 1, figsize=(7, 3.6), sharex=True)
 lengths = [1, 2, 4, 8]
@@ -411,7 +411,7 @@ for axes, name in zip(panels, tasks, strict=True):
     chains, headroom = checks.chain_gains(name)
     cells = chains.pivot(index="layers", columns="first", values="nats")
     shown = axes.imshow(cells, aspect="auto", cmap="viridis", origin="lower")
-    axes.plot(headroom.span[0], 3, "o", ms=11, mfc="none", mec="black", mew=2)
+    axes.plot(headroom.span[0], 3, "o", ms=11, mfc="none", mec="#c00000", mew=2)
     axes.set(yticks=range(4), yticklabels=lengths, ylabel="layers", title=name)
     figure.colorbar(shown, ax=axes, label="nats")
 panels[1].set_xlabel("first layer of the chain")
