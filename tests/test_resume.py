@@ -346,4 +346,4 @@ def test_a_full_disk_loses_nothing_that_was_finished(
     assert done.returncode == 0, done.stderr
     for name in ("run", "late"):
         assert_same(fine_tune(parts.model(), TASK, RECIPE, also=ALSO, out=tmp_path / name, resume=True), whole[0])
-        assert json.loads((tmp_path / name / "result.json").read_text(encoding="utf-8"))["format"] == 1
+        assert json.loads((tmp_path / name / "result.json").read_text(encoding="utf-8"))["result"] == "RunResult"
