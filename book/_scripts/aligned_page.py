@@ -90,6 +90,12 @@ def judged(
     return made
 
 
+def verdicts(own: dict[str, Any]) -> list[str]:
+    """Return the cells of the four differences, bold where found after the correction, and whether all are."""
+    marks = [shown(own[b], own[b]["difference"] > 0 and own[b]["adjusted"] < 0.05) for b in OTHERS]
+    return [*marks, "yes" if own["all"] else "no"]
+
+
 def accuracy(record: dict[str, Any], arm: str, test: str, n_labels: int) -> float:
     """Return the accuracy of an arm, with the encoder, in percent."""
     reading = "alone" if arm in ("encoder", "donor") else "with encoder"
@@ -117,8 +123,7 @@ def main_table(found: dict[str, dict[str, Any]]) -> tuple[str, list[str], str]:
                 f"{accuracy(found[name], 'encoder', test, n):.1f}",
                 f"{accuracy(found[name], 'real', test, n):.1f}",
                 f"{accuracy(found[name], 'donor', test, n):.1f}",
-                *(shown(own[b], own[b]["difference"] > 0 and own[b]["adjusted"] < 0.05) for b in OTHERS),
-                "yes" if own["all"] else "no",
+                *verdicts(own),
             ]
         )
     small = {cell[0]: {b: results[cell][b] for b in OTHERS} for cell in cells if not results[cell]["all"]}
@@ -200,8 +205,7 @@ def fewest_table() -> str:
         name, test, size = cell
         own = results[cell]
         means = [f"{accuracy(found[name], arm, test, size):.1f}" for arm in ("encoder", "real")]
-        marks = [shown(own[b], own[b]["difference"] > 0 and own[b]["adjusted"] < 0.05) for b in OTHERS]
-        lines.append([name, str(size), *means, *marks, "yes" if own["all"] else "no"])
+        lines.append([name, str(size), *means, *verdicts(own)])
     return (
         f"With 10 and with 30 labels, {MANY_DRAWS} draws. Bold: found after Holm's correction over this table, by "
         "intervals over texts and draws.\n\n" + table_of(lines)
@@ -244,12 +248,10 @@ def variant_table() -> str:
         results = judged(own, own_tests(own))
         for cell, each in results.items():
             task, test, n = cell
-            sure = {b: each[b]["difference"] > 0 and each[b]["adjusted"] < 0.05 for b in OTHERS}
             said = "nothing" if own is known else _changed(name)
             first, last = own[task]["info"]["layers"]
             means = [f"{accuracy(own[task], arm, test, n):.1f}" for arm in ("encoder", "real")]
-            marks = [shown(each[b], sure[b]) for b in OTHERS]
-            lines.append([said, task, f"{first}-{last}", *means, *marks, "yes" if each["all"] else "no"])
+            lines.append([said, task, f"{first}-{last}", *means, *verdicts(each)])
     return (
         "## Other encoders, another donor, fewer bits\n\nOne thing is changed at a time. The donor of all other runs "
         "has 4 bits a weight; here its layers are rounded once more. The chain of Gemma 3 is the span that "
