@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import stat
 import zlib
 from collections import Counter
@@ -135,6 +136,9 @@ def read_bytes(path: Path | str, most: int = MAX_BYTES) -> bytes:
     return raw
 
 
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape of one half of a pair of UTF-16
+
+
 def parse_json(raw: bytes | str, *, most_values: int = MAX_VALUES, unique: bool = False) -> Any:
     """Parse JSON, its number of values bounded before they are made.
 
@@ -150,7 +154,7 @@ def parse_json(raw: bytes | str, *, most_values: int = MAX_VALUES, unique: bool 
     Raises
     ------
     Refused
-        If it is not UTF-8 or JSON, nested too deeply, or holds more values.
+        If it is not UTF-8 or JSON, nested too deeply, holds more values, or holds half a character.
     """
     if isinstance(raw, str):
         raw = raw.encode("utf-8", errors="surrogatepass")
@@ -161,9 +165,14 @@ def parse_json(raw: bytes | str, *, most_values: int = MAX_VALUES, unique: bool 
             f"{most_values:,} are the most that are read"
         )
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique if unique else None)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique if unique else None)
+        if _HALF.search(raw):  # perhaps of a pair, which is a character
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except Refused:
         raise
+    except UnicodeEncodeError as error:
+        raise Refused("it holds half a character (a lone surrogate)") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise Refused(f"it is not valid JSON: {error}") from error
 

@@ -93,6 +93,14 @@ def test_what_is_no_json_is_refused(raw: bytes) -> None:
         parse_json(raw)
 
 
+def test_half_a_character_is_refused_and_a_pair_of_halves_is_one() -> None:
+    assert parse_json(rb'"\ud83d\ude00"') == "\U0001f600"
+    assert parse_json(rb'"\\ud83d"') == r"\ud83d", "not an escape"
+    for half in (rb'{"a": "\ud83d"}', rb'["\ude00"]', rb'{"\uD83D": 1}'):
+        with pytest.raises(Refused, match="half a character"):
+            parse_json(half)
+
+
 def odd(path: Path, kind: str) -> Path:
     if kind == "pipe":
         os.mkfifo(path)

@@ -248,6 +248,14 @@ def test_numbers_that_json_does_not_have_are_null_and_come_back_as_nan() -> None
     assert row.low is None, "what was not measured stays None"
 
 
+def test_a_file_that_says_nan_is_read_as_one_that_says_null() -> None:
+    run = MADE[RunResult]().to_dict()
+    run["provenance"] = {"note": float("nan"), "other": float("inf")}
+    read = RunResult.from_json(json.dumps(run))
+    assert read.provenance == {"note": None, "other": None}
+    assert RunResult.from_json(read.to_json()) == read
+
+
 @pytest.mark.parametrize(
     ("kind", "pattern"),
     [

@@ -120,7 +120,7 @@ class Result:
             if not isinstance(values, Mapping):
                 raise Refused("it is not a JSON object")
             cls._refuse_others(values)
-            return cls._read(values)
+            return cls._read(finite(values))  # in words of JSON, also where a file says NaN
         except _UNREADABLE as error:
             why = error.what if isinstance(error, PifiProbeError) else str(error)
             raise CorruptFileError(
