@@ -7,6 +7,7 @@ that the same command goes on after an interruption.
     python benchmarks/aligned.py movie-reviews        # one task
     python benchmarks/aligned.py movie-reviews critic-reviews product-reviews --small   # minutes, other numbers
     python benchmarks/aligned.py --trained movie-reviews   # with a fine-tuned encoder
+    python benchmarks/aligned.py --through movie-reviews   # with an encoder that is trained through the chain
     python benchmarks/aligned.py --folds product-reviews   # every text of the task is a test text once
     python benchmarks/aligned.py --trained --folds movie-reviews   # both
     python benchmarks/aligned.py --few --folds product-reviews     # with 100 labels
@@ -67,6 +68,15 @@ FOLDS, MOST = 3, 4500  # MOST: texts of a task of which folds are made
 FOLDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "umsab-english")
 FOLDED_SHIFT = {"movie-reviews": "product-reviews", "product-reviews": "movie-reviews", "tweets": "product-reviews"}
 ARMS = ("encoder", "interface", "real", "shuffled", "random")
+THROUGH = {  # arms that are trained as a whole: their control, and how the chain is read
+    "encoder": ("vanilla", None),
+    "interface": ("linear", "beside"),
+    "real": (None, "beside"),
+    "shuffled": ("shuffled", "beside"),
+    "random": ("random", "beside"),
+    "real, back": (None, "back"),
+}
+N_THROUGH = 600
 
 
 def load(name: str, data: Path | None) -> Task | None:
@@ -229,6 +239,26 @@ def trained(name: str, task: Task, seed: int) -> dict[str, Any]:
     return {"correct": correct, "precision": PRECISION}
 
 
+def through(name: str, task: Task, seed: int, arm: str) -> dict[str, Any]:
+    """Train encoder, head and readout together through the chain; correct answers of every example of the fold."""
+    control, read = THROUGH[arm]
+    on = validated(task).subset(train=N_THROUGH, seed=seed)
+    modes = {"read": read} if read else {}
+    model = pp.plug_in(SLM, f"{LLM}[{SPAN}]", task=on, control=control, wiring="aligned", seed=seed, **modes)
+    result = pp.fine_tune(model, on, pp.Recipe(seed=seed, epochs=3, max_tokens=64))
+    test = result.tests[on.name]
+    print(name, seed, arm, f"{test.metrics['accuracy']:.3f}", flush=True)
+    scales = {key: result.epochs[-1].get(key) for key in ("branch_ratio", "output_ratio")}
+    return {
+        "correct": {arm: test.correct},
+        "precision": result.recipe.precision,
+        "recipe": result.recipe.to_dict(),
+        "best_epoch": result.best_epoch,
+        "scales": scales,
+        "seconds": result.seconds,
+    }
+
+
 def validated(task: Task) -> Task:
     """Return a fold with a validation split, of 250 of its training texts."""
     few = task.subset(train=1750, seed=0)
@@ -267,6 +297,7 @@ def main() -> None:
     options.add_argument(
         "--few", action="store_true", help="10 and 30 labels, 20 draws; with --folds: 100 labels, six draws"
     )
+    options.add_argument("--through", action="store_true", help="every arm trained as a whole, in folds of 600 texts")
     options.add_argument("--folds", action="store_true", help="every text of a task is a test text once")
     options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
     given = options.parse_args()
@@ -292,6 +323,15 @@ def main() -> None:
                     lambda name=name, task=task, k=k: trained(name, validated(fold_of(task, k)), k),
                 )
                 for k in range(FOLDS)
+            ]
+        elif given.through:
+            made = [
+                (
+                    f"through-fold{k}-{name}-{arm.replace(', ', '-')}",
+                    lambda name=name, task=task, k=k, arm=arm: through(name, fold_of(task, k), k, arm),
+                )
+                for k in range(FOLDS)
+                for arm in THROUGH
             ]
         elif given.folds:
             made = [
