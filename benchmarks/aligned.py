@@ -259,6 +259,11 @@ def through(name: str, task: Task, seed: int, arm: str) -> dict[str, Any]:
     }
 
 
+def through_name(name: str, fold: int, arm: str) -> str:
+    """Return the name of the record of one arm."""
+    return f"through-fold{fold}-{name}-{arm.replace(', ', '-')}"
+
+
 def validated(task: Task) -> Task:
     """Return a fold with a validation split, of 250 of its training texts."""
     few = task.subset(train=1750, seed=0)
@@ -327,7 +332,7 @@ def main() -> None:
         elif given.through:
             made = [
                 (
-                    f"through-fold{k}-{name}-{arm.replace(', ', '-')}",
+                    through_name(name, k, arm),
                     lambda name=name, task=task, k=k, arm=arm: through(name, fold_of(task, k), k, arm),
                 )
                 for k in range(FOLDS)

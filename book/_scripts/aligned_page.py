@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from aligned import APART, CONFIRMING, EXPLORING, FEWEST, FOLDS, MANY_DRAWS  # noqa: E402
+from aligned import APART, CONFIRMING, EXPLORING, FEWEST, FOLDS, MANY_DRAWS, N_THROUGH, THROUGH, through_name  # noqa: E402
 from aligned_headroom import draw, gains, missed, section, shown, table_of  # noqa: E402
 from aligned_variants import BITS, DONORS, ENCODERS, TASKS, VARIANTS  # noqa: E402
 
@@ -28,6 +28,7 @@ EMBEDDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "reu
 NATURAL = (*EMBEDDED, "umsab-english", "germeval", "nsmc")
 MADE = ("word-order", "translation-match")  # made from texts that people wrote
 OTHERS = ("encoder", "interface", "shuffled", "random")
+SIZES = (100, 300, 1000)  # numbers of labels of the first runs
 NAMES = {"encoder": "encoder", "interface": "interface alone", "shuffled": "shuffled", "random": "random"}
 
 HEAD = """# Aligned chains: where a language model's weights matter
@@ -56,13 +57,10 @@ REFERENCES = {
 }
 
 
-def records(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def records(names: tuple[str, ...], prefix: str = "") -> dict[str, dict[str, Any]]:
     """Return what is recorded of these tasks, by name."""
-    return {
-        name: json.loads((STUDY / f"{name}.json").read_text(encoding="utf-8"))
-        for name in names
-        if (STUDY / f"{name}.json").is_file()
-    }
+    files = {name: STUDY / f"{prefix}{name}.json" for name in names}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
 
 
 def rows_of(columns: dict[str, list[Any]], **wanted: Any) -> list[dict[str, Any]]:
@@ -163,53 +161,67 @@ def label_table(found: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
     """Return accuracies by number of labels, and the tasks where the real chain beats everything with 100."""
     cells = [(name, record["info"]["task"], 100) for name, record in found.items()]
     results = judged(found, cells)
-    sizes = (100, 300, 1000)
     needed = "labels the encoder needs for as much"
-    lines = [["task", "arm", *(f"{size:,} labels" for size in sizes), "real - encoder with 100", needed]]
+    lines = [["task", "arm", *(f"{size:,} labels" for size in SIZES), "real - encoder with 100", needed]]
     for cell in cells:
         name, test, _ = cell
         for arm in ("encoder", "real", "shuffled", "random"):
             gain = shown(results[cell]["encoder"], results[cell]["all"]) if arm == "real" else ""
-            each = [f"{accuracy(found[name], arm, test, size):.1f}" for size in sizes]
-            labels = labels_needed(found[name], test, sizes) if arm == "real" else ""
+            each = [f"{accuracy(found[name], arm, test, size):.1f}" for size in SIZES]
+            curve = {n: accuracy(found[name], "encoder", test, n) for n in (*SIZES, found[name]["info"]["n_train"])}
+            labels = labels_needed(curve, accuracy(found[name], "real", test, SIZES[0])) if arm == "real" else ""
             lines.append([name if arm == "encoder" else "", arm, *each, gain, labels])
     return table_of(lines), [cell[0] for cell in cells if results[cell]["all"]]
 
 
-def labels_needed(record: dict[str, Any], test: str, sizes: tuple[int, ...]) -> str:
-    """Return how many labels bring the encoder alone where the chain is with the fewest, on a line over log(labels)."""
-    sizes = (*sizes, record["info"]["n_train"])
-    aim = accuracy(record, "real", test, sizes[0])
-    reached = [accuracy(record, "encoder", test, size) for size in sizes]
+def labels_needed(curve: dict[int, float], aim: float) -> str:
+    """Return with how many labels the encoder alone, whose curve it is, reaches `aim`, on a line over log(labels)."""
+    sizes, reached = list(curve), list(curve.values())
     if aim <= reached[0]:
         return f"{sizes[0]} or fewer"
-    for (few, low), (many, high) in pairwise(zip(sizes, reached, strict=True)):
+    for (few, low), (many, high) in pairwise(curve.items()):
         if low < aim <= high:
             return f"{few * (many / few) ** ((aim - low) / (high - low)):,.0f}"
     return f"more than {sizes[-1]:,}"
 
 
-def fewest_table() -> str:
-    """Return the table with 10 and 30 labels; empty if none is recorded."""
-    found = {
-        file.stem.removeprefix("few-"): json.loads(file.read_text(encoding="utf-8"))
-        for file in sorted(STUDY.glob("few-*.json"))
-        if not file.stem.startswith("few-fold")
-    }
+def fewest_table() -> tuple[str, str]:
+    """Return the table with 10 and 30 labels, and its answer in one sentence; empty if none is recorded."""
+    found = records(tuple(few_names()), "few-")
     if not found:
-        return ""
+        return "", ""
     cells = [(name, record["info"]["task"], size) for name, record in found.items() for size in FEWEST]
     results = judged(found, cells)
-    lines = [["task", "labels", "encoder", "real chain", *(f"real - {NAMES[b]}" for b in OTHERS), "beats all"]]
+    head = ["task", "labels", "encoder", "real chain", *(f"real - {NAMES[b]}" for b in OTHERS), "beats all"]
+    lines = [[*head, "labels the encoder needs for as much"]]
+    whole = records(tuple(found))
     for cell in cells:
         name, test, size = cell
         own = results[cell]
-        means = [f"{accuracy(found[name], arm, test, size):.1f}" for arm in ("encoder", "real")]
-        lines.append([name, str(size), *means, *verdicts(own)])
+        aim, alone = (accuracy(found[name], arm, test, size) for arm in ("real", "encoder"))
+        curve = {n: accuracy(found[name], "encoder", test, n) for n in FEWEST}
+        curve |= {n: accuracy(whole[name], "encoder", test, n) for n in SIZES}
+        needed = labels_needed({n: points for n, points in curve.items() if n >= size}, aim) if own["all"] else ""
+        lines.append([name, str(size), f"{alone:.1f}", f"{aim:.1f}", *verdicts(own), needed])
+    held = {size: [cell for cell in cells if cell[2] == size and results[cell]["all"]] for size in reversed(FEWEST)}
+    said = "; ".join(f"with {size} on {_named([cell[0] for cell in own])}" for size, own in held.items())
+    size, own = next(iter(held.items()))
+    gains = [f"{100 * results[cell]['encoder']['difference']:.1f} points on {cell[0]}" for cell in own]
     return (
-        f"With 10 and with 30 labels, {MANY_DRAWS} draws. Bold: found after Holm's correction over this table, by "
-        "intervals over texts and draws.\n\n" + table_of(lines)
-    )
+        f"### With 10 and with 30 labels\n\nTasks, of {len(found)}, where the real chain beats all four: {said}. Means "
+        f"over {MANY_DRAWS} draws of labelled texts. Bold: found after Holm's correction over this table, by intervals "
+        "over texts and draws. Last column: as above.\n\n" + table_of(lines)
+    ), f" With {size} labels they add {_joined(gains)}, more than any twin." * bool(gains)
+
+
+def _joined(parts: list[str]) -> str:
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
+
+
+def few_names() -> list[str]:
+    """Return the tasks that were read with 10 and 30 labels."""
+    names = (file.stem.removeprefix("few-") for file in STUDY.glob("few-*.json"))
+    return sorted(name for name in names if not name.startswith("fold"))
 
 
 def few_cells() -> Cells:
@@ -354,6 +366,40 @@ def joined_folds(prefix: str) -> Cells:
     }
 
 
+def through_cells() -> Cells:
+    """Return the answers of arms that were trained as a whole, of every task whose folds and arms are all there."""
+    cells: Cells = {}
+    for name in TASKS:
+        files = {arm: [STUDY / f"{through_name(name, k, arm)}.json" for k in range(FOLDS)] for arm in THROUGH}
+        if all(file.is_file() for own in files.values() for file in own):
+            cells[name, name] = {
+                arm: [[float(one) for file in own for one in _answers(file, arm)]] for arm, own in files.items()
+            }
+    return cells
+
+
+def _answers(file: Path, arm: str) -> str:
+    return str(json.loads(file.read_text(encoding="utf-8"))["correct"][arm])
+
+
+def through_table(cells: Cells) -> str:
+    """Return what the chain adds to an encoder that is trained through it; empty if nothing is recorded."""
+    if not cells:
+        return ""
+    table, held = folded_table(cells, "task", {cell: cell[0] for cell in cells})
+    back = []
+    for (name, _), arms in cells.items():
+        own = paired_difference(arms["real, back"], arms["encoder"])
+        back.append(f"{shown({'difference': own.mean, 'low': own.low, 'high': own.high}, False)} on {name}")
+    said = f"The real chain beats all four on {_named(held)}." if held else "On no task does it beat all four."
+    return (
+        f"### Trained through the chain\n\n{said} Here nothing is fine-tuned first: encoder, head and readout are "
+        f"trained together on {N_THROUGH} texts, with the gradient through the frozen layers, in three folds. Bold: "
+        f"found after Holm's correction over this table.\n\n{table}\n\nRead back into the encoder's tokens in place of "
+        f"next to its vector, the chain adds to the encoder: {'; '.join(back)}."
+    )
+
+
 def folded_table(cells: Cells, first: str, named: dict[tuple[str, str], str]) -> tuple[str, list[str]]:
     """Return the table of joined folds, and where the chain beats all four after Holm's correction over the table."""
     found = {(cell, b): paired_difference(arms["real"], arms[b]) for cell, arms in cells.items() for b in OTHERS}
@@ -473,6 +519,7 @@ def page() -> str:
     few_joined, tuned_cells = few_cells(), joined_folds("trained-")
     few_folds, on_few_folds = folded_table(few_joined, "task", {cell: cell[0] for cell in few_joined})
     tuned_folds, on_tuned_folds = folded_table(tuned_cells, "task", {cell: cell[0] for cell in tuned_cells})
+    fewest, said_of_fewest = fewest_table()
     larger, on_folds, shifted_folds, gained = folds_tables()
     natural = [name for tasks in held.values() for name in tasks if name in NATURAL]
     goals = [
@@ -504,6 +551,7 @@ def page() -> str:
         HEAD.format(
             answer=_answer(everything, [name for tasks in held.values() for name in tasks], on_folds, gained)
             + _added("With 100 labels", few_joined, on_few_folds)
+            + said_of_fewest
             + _added("Next to an encoder that is fine-tuned on the same labels", tuned_cells, on_tuned_folds)
         ).strip(),
         "## Targets, and what was reached\n\n" + table_of([["what", "to reach", "reached"], *goals]),
@@ -526,7 +574,7 @@ def page() -> str:
         "Bold: found after Holm's correction over this table.\n\n" + few_folds
         if few_joined
         else "",
-        fewest_table(),
+        fewest,
         "## With a fine-tuned encoder\n\nThe encoder is fine-tuned first; the stacking weights come from texts that "
         "neither saw. Bold: the interval leaves out zero.\n\n" + tuned
         if tuned
@@ -535,6 +583,7 @@ def page() -> str:
         "correction over this table.\n\n" + tuned_folds
         if tuned_cells
         else "",
+        through_table(through_cells()),
         places_table(),
         variant_table(),
         pair_table(),
@@ -578,7 +627,7 @@ def _added(beginning: str, cells: Cells, held: list[str]) -> str:
     """Return what the chain adds to an encoder where it beats everything; empty where it does not."""
     arms = {task: found for (task, _), found in cells.items()}
     points = [100 * paired_difference(arms[name]["real"], arms[name]["encoder"]).mean for name in held]
-    said = " and ".join(f"{one:.1f} points on {name}" for one, name in zip(points, held, strict=True))
+    said = _joined([f"{one:.1f} points on {name}" for one, name in zip(points, held, strict=True)]) if held else ""
     return f" {beginning} they add {said}, again more than any twin." * bool(held)
 
 

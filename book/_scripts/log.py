@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pifi_probe.stats import paired_difference
-from pifi_probe.vocabulary import in_words_of_today
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from aligned_page import FEWEST, MANY_DRAWS, difference, few_cells, joined_folds  # noqa: E402
+
+from pifi_probe.stats import paired_difference  # noqa: E402
+from pifi_probe.vocabulary import in_words_of_today  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "book" / "log.md"
@@ -104,6 +108,20 @@ def condition(layers: str, arm: str) -> Callable[[Record], str]:
     return said
 
 
+def with_labels(n_labels: int) -> Callable[[Record], str]:
+    """Return how to say what the real chain adds with so many labels."""
+
+    def said(record: Record) -> str:
+        info, over = record["info"], []
+        for other in ("encoder", "shuffled"):
+            row = difference(record, "real", other, info["task"], n_labels)
+            mean, low, high = (100 * row[key] for key in ("difference", "low", "high"))
+            over.append(f"{mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]")
+        return f"{over[0]} points over the encoder with as many, {over[1]} over the shuffled twin, {MANY_DRAWS} draws"
+
+    return said
+
+
 def chains(record: Record) -> str:
     """Say which of all chains is the best on the test texts, and what the last eight layers give."""
     found = {name: 100 * cell["accuracy"] for name, cell in record["cells"].items()}
@@ -118,9 +136,6 @@ def in_folds(task: str, kind: str, encoder: str) -> Callable[[Record], str]:
     """Return how to say what the real chain adds to an encoder, and to its shuffled twin, over all folds."""
 
     def said(_: Record) -> str:
-        sys.path.insert(0, str(Path(__file__).resolve().parent))
-        from aligned_page import few_cells, joined_folds
-
         cells = few_cells() if kind == "few" else joined_folds("trained-")
         [arms] = [arms for (name, _), arms in cells.items() if name == task]
         over = []
@@ -210,6 +225,16 @@ TRIED = (
             in_folds(task, "few", "the encoder with as many"),
         )
         for task, texts in (("product-reviews", "product reviews"), ("tweets", "tweets"))
+    ),
+    *(
+        Tried(f"The chain with {n} labels, {texts}", ALIGNED.format(f"few-{task}"), with_labels(n))
+        for n in FEWEST
+        for task, texts in (
+            ("movie-reviews", "film reviews"),
+            ("product-reviews", "product reviews"),
+            ("tweets", "tweets"),
+            ("critic-reviews", "critics' sentences"),
+        )
     ),
 )
 
