@@ -169,14 +169,29 @@ def run(book: NotebookNode) -> None:
     NotebookClient(
         book, timeout=CELL_TIMEOUT, kernel_name="python3", resources=resources, record_timing=False
     ).execute()
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
     book.metadata.update(copy.deepcopy(METADATA))
+
+
+def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Return outputs in which printed text is one piece; the kernel sends it in several, wherever it was flushed."""
+    whole: list[NotebookNode] = []
+    for output in outputs:
+        before = whole[-1] if whole else None
+        if before is not None and output.output_type == before.output_type == "stream" and output.name == before.name:
+            before.text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def with_outputs_of(book: NotebookNode, old: NotebookNode) -> None:
     """Take over the outputs of a notebook with the same code."""
     ran = [cell for cell in old.cells if cell.cell_type == "code"]
     for cell, before in zip((c for c in book.cells if c.cell_type == "code"), ran, strict=True):
-        cell.outputs, cell.execution_count = before.outputs, before.execution_count
+        cell.outputs, cell.execution_count = joined(before.outputs), before.execution_count
     if "widgets" in old.metadata:
         book.metadata["widgets"] = old.metadata["widgets"]
 

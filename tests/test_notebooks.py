@@ -9,6 +9,7 @@ import ast
 import importlib.util
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -284,6 +285,30 @@ def test_no_cell_failed_or_shows_a_place_on_somebodys_disk(source: Path) -> None
     text = json.dumps([cell.outputs for cell in _code(NOTEBOOKS[source])])
     assert "Traceback" not in text
     assert not re.search(r"/(home|root|Users|tmp|work)/", text)
+
+
+@each_source
+def test_what_a_cell_prints_is_one_piece(source: Path) -> None:
+    for place, cell in enumerate(NOTEBOOKS[source].cells):
+        kinds = [(output.output_type, output.get("name")) for output in cell.get("outputs", [])]
+        assert not [one for one, after in pairwise(kinds) if one == after and one[0] == "stream"], place
+
+
+def test_printed_pieces_are_joined_and_what_stands_between_them_is_not() -> None:
+    def said(text: str, name: str = "stdout") -> NotebookNode:
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    image = nbformat.v4.new_output("display_data", data={"text/plain": "a figure"})
+    pieces = [said("one"), said(" line\n"), said("a warning", "stderr"), said("two\n"), image, said("three\n")]
+    texts = [output.get("text") for output in script.joined(pieces)]
+    assert texts == ["one line\n", "a warning", "two\n", None, "three\n"]
+
+
+@each_source
+def test_no_word_of_a_part_stands_alone(source: Path) -> None:
+    for cell in NOTEBOOKS[source].cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"\*\*(Why|Predict|Checkpoint|Read)\.\*\*\s*(\n\n|\Z)", cell.source), cell.source
 
 
 @each_source

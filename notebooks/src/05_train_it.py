@@ -334,8 +334,9 @@ for name, tests in decided["tables"].items():
 # **Why.** The paper names signs of a PiFi model that went wrong. We cause each of them and read what
 # `pp.diagnose` finds. What is checked:
 #
-# $$\mathrm{sha256}(\phi_{after}) = \mathrm{sha256}(\phi_{before}) \qquad W_{in} \in \mathbb{R}^{d \times d_s}
-# \qquad \frac{\text{bytes of the texts}}{\text{tokens}} \ge 3 \qquad \lVert g_t \rVert \le 5 \text{ at most steps } t$$
+# $$\mathrm{sha256}(\phi_{after}) = \mathrm{sha256}(\phi_{before}) \qquad W_{in} \in \mathbb{R}^{d \times d_s}$$
+#
+# $$\frac{\text{bytes of the texts}}{\text{tokens}} \ge 3 \qquad \lVert g_t \rVert \le 5 \text{ at most steps } t$$
 #
 # First the model from above, which should be healthy. Its gradients are numbers of live training, so we look at the status
 # of each check. One more, "sight of the weights", depends on whether your machine has measured the positive control of

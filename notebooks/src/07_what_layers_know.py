@@ -217,8 +217,8 @@ print(
 )
 
 # %% [markdown]
-# **Read.** Nearly all right on texts that the probe has seen, half right on texts left out: the first number says nothing
-# about the layer. Every score in this package is held out: one text at a time, or by folds.
+# **Read.** Nearly all right on texts that the probe has seen, little better than a coin on texts left out: the first
+# number says nothing about the layer. Every score in this package is held out: one text at a time, or by folds.
 #
 # ## 4. A null next to every score
 #

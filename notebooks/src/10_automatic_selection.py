@@ -171,8 +171,9 @@ print(
 )
 
 # %% [markdown]
-# **Read.** *Expected regret* is what a choice is expected to lose, in nats. It may be small although nobody knows which
-# layer is best. That is the number to stop by.
+# **Read.** The most probable best is not the layer with the best mean but the last one: each draw that still falls at
+# the end has its minimum there, while layers in the middle share theirs. *Expected regret* is what a choice is expected to
+# lose, in nats. It may be small although nobody knows which layer is best. That is the number to stop by.
 #
 # ## 4. Race the last few
 #

@@ -191,7 +191,7 @@ print(
 # python benchmarks/stream_memory.py
 # ```
 #
-# **Checkpoint.**
+# **Checkpoint.** No run held more than two layers and the budget:
 
 # %%
 assert all(
@@ -260,7 +260,7 @@ print(
 )
 
 # %% [markdown]
-# **Checkpoint.**
+# **Checkpoint.** Both tables hold the same candidates and the same losses:
 
 # %%
 assert list(table["candidate"]) == list(other["candidate"]) and differ == 0
