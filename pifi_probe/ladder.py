@@ -29,14 +29,11 @@ from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.stats import MIN_SEEDS
 from pifi_probe.vocabulary import TWINS
 
-__all__ = ["ERRORS", "LAST", "SHARES", "Arm", "Effect", "answer", "control_seeds", "effects_of", "missing", "needed"]
+__all__ = ["LAST", "Arm", "Effect", "answer", "control_seeds", "effects_of", "missing", "needed"]
 
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Mapping[int, Floats]]
 
-# scores in [0, 1], larger is better; a kind of task adds those that are its own
-SHARES = {"accuracy", "exact_match", "f1", "token_accuracy", "chrf"}
-ERRORS = frozenset(("nll", "squared_error", "absolute_error", "loss"))  # of which smaller is better in every kind
 LAST = "last layer"  # which a search sets next to its choice
 MANY = 4  # layers, from which a trend over depth is told
 

@@ -34,6 +34,7 @@ _IS: Mapping[str, Callable[[object], bool]] = {
     "a mapping of names to values": lambda value: (
         isinstance(value, Mapping) and all(isinstance(one, str) for one in value)
     ),
+    "a number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "callable": callable,
     "a mapping of texts to texts": lambda value: (
         isinstance(value, Mapping) and all(isinstance(one, str) for pair in value.items() for one in pair)

@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pifi_probe.ladder import SHARES, Effect, answer, needed
+from pifi_probe.kinds import metric_named
+from pifi_probe.ladder import Effect, answer, needed
 from pifi_probe.units import duration
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pifi_probe.reporting.html import Section
 
-__all__ = ["COLUMNS", "LINES", "Tells", "needed_lines", "unit_of"]
+__all__ = ["COLUMNS", "LINES", "Tells", "needed_lines"]
 
 LINES, COLUMNS = 8, 80  # of a panel, at most
 _GROUPS = {"projections": "linear", "twins": "twins", "plugging in": "real"}  # effects that are steps of the picture
@@ -60,7 +61,7 @@ class Tells:
     @property
     def unit(self) -> str:
         """Unit of the metric in words."""
-        return unit_of(self.metric)
+        return metric_named(self.metric).of_differences
 
     def needed(self) -> list[str]:
         """Say for every undecided effect of the task's own test set what would decide it."""
@@ -79,7 +80,7 @@ class Tells:
         """
         import pandas as pd
 
-        scale = 100.0 if self.metric in SHARES else 1.0
+        scale = metric_named(self.metric).scale
         rows: list[dict[str, Any]] = []
         for effect in self.effects:
             if effect.metric != self.metric or effect.name not in _GROUPS:
@@ -147,11 +148,6 @@ class Tells:
 
     def _seconds_a_run(self) -> float:
         raise NotImplementedError
-
-
-def unit_of(metric: str) -> str:
-    """Return the unit of a metric in words."""
-    return "points" if metric in SHARES else {"nll": "nats"}.get(metric, metric.replace("_", " "))
 
 
 def needed_lines(undecided: Sequence[Effect], seconds: float, level: float) -> list[str]:

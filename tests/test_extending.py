@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import pifi_probe as pp
-from pifi_probe import ladder
 from pifi_probe.cli import main
 from pifi_probe.errors import (
+    CorruptFileError,
     EstimatorError,
     PifiProbeError,
     PlugInError,
@@ -25,8 +28,9 @@ from pifi_probe.errors import (
     UnsupportedFormatError,
 )
 from pifi_probe.importing import IMPORT
-from pifi_probe.kinds import KINDS, Columns, Kind, Layout, Origin
+from pifi_probe.kinds import KINDS, Columns, Kind, Layout, Metric, Origin, metric_named
 from pifi_probe.kinds.classes import Classes
+from pifi_probe.kinds.measures import ACCURACY
 from pifi_probe.kinds.tags import Tags
 from pifi_probe.layers.families import FAMILIES, Family
 from pifi_probe.layers.formats import formats
@@ -37,6 +41,7 @@ from pifi_probe.plugin.registry import HEADS
 from pifi_probe.scoring.estimators import registry
 from pifi_probe.selection.space import Space
 from pifi_probe.selection.strategies import STRATEGIES, Base, make_strategy
+from pifi_probe.training.result import TestResult
 from tests import runs, slm
 from tests.test_search import search
 from tests.test_search import stub as stub
@@ -65,12 +70,10 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(IMPORT, raising=False)
     registries: tuple[dict[str, Any], ...] = (KINDS, HEADS, WIRINGS, STRATEGIES, FAMILIES, FORMATS, registry.ESTIMATORS)
     kept = [dict(one) for one in registries]
-    shares = set(ladder.SHARES)
     yield
     for one, before in zip(registries, kept, strict=True):
         one.clear()
         one.update(before)
-    ladder.SHARES.intersection_update(shares)
 
 
 def stars(folder: Path) -> Path:
@@ -186,9 +189,17 @@ def test_a_kind_that_lacks_something_is_refused_where_it_is_registered() -> None
     refused("layout without a text, and no parse", layout=Layout((), ("label",)))
     refused("has layout='label', which is not a Layout", layout="label")
     refused("row_classes, and no classes", classes=False)
-    refused("has shares='closeness', which is not a tuple of texts", shares="closeness")
-    refused(r"has shares=\('',\), which is not a tuple of texts", shares=("",))
-    refused("'nll' among its shares, and of that smaller is better", shares=("closeness", "nll"))
+    refused("has measures='closeness', which is not a tuple of Metric", measures="closeness")
+    refused("has measures=Metric.*, which is not a tuple of Metric", measures=Metric("closeness", 0, 1))
+    refused("has measures=.*, which is not a tuple of Metric", measures=("closeness",))
+    refused(
+        "says of the metric 'nll' larger_is_better=True, and the kind '.*' says larger_is_better=False",
+        measures=(Metric("closeness", 0, 1), Metric("nll", 0)),
+    )
+    refused(
+        "says of the metric 'accuracy' high=100, and the kind '.*' says high=1", measures=(Metric("accuracy", 0, 100),)
+    )
+    refused("has shown='nearness', which is none of its measures", shown="nearness")
     refused("has targets='labels', which is not a tuple of texts", targets="labels")
     refused(r"has targets=\('label',\) without 'labels', which the loss\(\) of Classes reads", targets=("label",))
     refused("has name=5, which is not a text", name=5)
@@ -215,15 +226,66 @@ def test_a_layout_whose_names_are_one_text_is_refused(role: str) -> None:
         Layout(("text",), ("label",), by_name="no")  # type: ignore[arg-type]
 
 
-def test_a_kind_that_is_run_again_gives_up_the_shares_that_it_no_longer_names() -> None:
-    def register(*shares: str) -> None:
-        pp.register_kind(type("Mine", (Classes,), {"name": "mine", "__module__": "here", "shares": shares}))
+def test_a_kind_that_is_run_again_gives_up_the_metrics_that_it_no_longer_names() -> None:
+    def register(*measures: Metric) -> None:
+        pp.register_kind(type("Mine", (Classes,), {"name": "mine", "__module__": "here", "measures": measures}))
 
-    usual = set(ladder.SHARES)
-    register("accuracy", "distance")
-    assert usual | {"distance"} == ladder.SHARES
-    register("closeness")
-    assert usual | {"closeness"} == ladder.SHARES
+    def shares() -> set[str]:
+        return {one.name for kind in KINDS.values() for one in kind.measures if one.is_share}
+
+    usual = shares()
+    register(ACCURACY, Metric("distance", 0, 1))
+    assert usual | {"distance"} == shares() and metric_named("distance").larger_is_better
+    register(Metric("closeness", 0, 1))
+    assert usual | {"closeness"} == shares() and not metric_named("distance").larger_is_better
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"name": 5}, "has name=5, which is not a text"),
+        ({"name": "far", "low": "0"}, "has low='0', which is not a number"),
+        ({"name": "far", "high": None}, "has high=None, which is not a number"),
+        ({"name": "far", "low": 1, "high": 0}, "has low=1, which is not below high=0"),
+        ({"name": "far", "larger_is_better": "no"}, "has larger_is_better='no', which is not True or False"),
+        ({"name": "far", "unit": "points"}, "has unit='points', which are hundredths of a share"),
+        ({"name": "far", "shown": 1}, "has shown=1, which is not True or False"),
+    ],
+)
+def test_a_metric_that_contradicts_itself_is_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(TaskError, match=f"a metric {said}"):
+        Metric(**values)
+
+
+def test_a_metric_from_outside_is_bounded_shown_and_ranked_as_its_kind_says() -> None:
+    """A distance in steps of stars, of which less is better, next to a share of near answers."""
+    measures = (Metric("steps", 0, 4, larger_is_better=False, unit="stars"), Metric("near", 0, 1))
+    values = {"name": "mine", "__module__": "here", "measures": measures, "shown": "steps"}
+    pp.register_kind(type("Mine", (Classes,), values))
+
+    def run(control: str | None, seed: int, steps: float) -> pp.RunResult:
+        made = runs.made_up(control=control, seed=seed)
+        draws = steps + np.random.default_rng(seed).normal(0, 0.1, 40)
+        rows = {"steps": draws, "near": np.full(40, 0.5)}
+        found = {name: float(row.mean()) for name, row in rows.items()} | {"n": 40}
+        test = TestResult.scored(runs.TASK, found, rows)
+        epochs = [{name: one for name, one in epoch.items() if name == "epoch"} | found for epoch in made.epochs]
+        return replace(made, task=made.task | {"kind": "mine"}, epochs=epochs, tests={runs.TASK.name: test})
+
+    real, plain = [run(None, seed, 1.0) for seed in range(3)], [run("vanilla", seed, 2.0) for seed in range(3)]
+    steps = pp.compare([*real, *plain])
+    (row,) = [row for row in steps.rows if row.difference is not None]
+    assert row.difference is not None and row.difference > 0.9 and row.mean == pytest.approx(1.0, abs=0.1)
+    assert steps.unit == "stars" and row.verdict.startswith("better by 1.000 stars")
+    near = pp.compare([*real, *plain], metric="near")
+    assert near.unit == "points" and "50.0" in near._repr_html_()
+    again = pp.RunResult.from_json(real[0].to_json())
+    assert ">steps</th>" in again._repr_html_() and ">near</th>" in again._repr_html_()
+    for name, value in (("steps", 4.5), ("steps", -1.0), ("near", 1.5)):
+        wrong = json.loads(real[0].to_json())
+        next(iter(wrong["tests"].values()))["metrics"][name] = value
+        with pytest.raises(CorruptFileError, match=rf"{name} is {value}, which it cannot be"):
+            pp.RunResult.from_json(json.dumps(wrong))
 
 
 def test_a_kind_whose_rows_may_have_a_second_text_is_loaded_and_scored_with_and_without(

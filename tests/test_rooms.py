@@ -28,11 +28,10 @@ ranking two_way
 differences scoring
 ladder
 reporting
-telling
 layers
 slm
 kinds
-tasks
+telling tasks
 alignment
 features
 plugin

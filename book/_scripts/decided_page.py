@@ -19,10 +19,10 @@ from pifi_probe.experiments.findings import finding_of
 from pifi_probe.experiments.plan import load_experiment
 from pifi_probe.experiments.runner import Runs
 from pifi_probe.files import write_json
-from pifi_probe.ladder import SHARES, answer
+from pifi_probe.kinds import metric_named
+from pifi_probe.ladder import answer
 from pifi_probe.provenance import collect
 from pifi_probe.stats import holm, paired_difference
-from pifi_probe.telling import unit_of
 from pifi_probe.training import RunResult
 from pifi_probe.vocabulary import in_words_of_today
 
@@ -112,7 +112,7 @@ def table(folder: Path) -> list[dict[str, Any]]:
 
 def told_then(runs: list[RunResult], test: str, metric: str) -> int | None:
     """Return how many arms each alone could be told from vanilla over seeds; None with fewer than three seeds."""
-    sign = 1.0 if metric in SHARES else -1.0
+    sign = metric_named(metric).sign
     arms: dict[str, list[Any]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         arms.setdefault(run.label, []).append(sign * run.tests[test].per_example(metric))
@@ -185,9 +185,9 @@ def shown(finding: dict[str, Any]) -> str:
 
 def interval(effect: dict[str, Any], metric: str) -> str:
     """Return the interval of an effect in words."""
-    scale, digits = (100.0, 1) if metric in SHARES else (1.0, 3)
+    scale, digits = (known := metric_named(metric)).scale, known.digits
     mean, low, high = (f"{scale * effect[name]:+z.{digits}f}" for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}] {unit_of(metric)}"
+    return f"{mean} [{low}, {high}] {known.of_differences}"
 
 
 def cell(text: str) -> str:

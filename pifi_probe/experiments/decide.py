@@ -13,8 +13,8 @@ from pifi_probe.errors import CorruptFileError, RecipeError
 from pifi_probe.experiments.crew import ARMS, Crew, Job, run_all
 from pifi_probe.experiments.runner import stored_run
 from pifi_probe.files import make_folder, write_json
-from pifi_probe.kinds import KINDS
-from pifi_probe.ladder import SHARES, Effect
+from pifi_probe.kinds import KINDS, metric_named
+from pifi_probe.ladder import Effect
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.parallel import FrozenLayers
 from pifi_probe.permissions import pickle_on_request
@@ -91,7 +91,7 @@ class Decision(Result):
 
     def __str__(self) -> str:
         unit = self.comparison.unit
-        shown = f"{self.effect.interval('points' if self.effect.metric in SHARES else unit)} {unit}"
+        shown = f"{self.effect.interval(unit)} {unit}"
         seeds = f"{self.effect.n_seeds} seeds, {len(self.looks)} looks, {self.seconds / 60:.1f} minutes of runs"
         first = f"{self.question}: {self.verdict}, {shown} ({seeds})"
         lines = [first, self.comparison.answer]
@@ -198,7 +198,7 @@ def decide(
     """
     if question not in QUESTIONS:
         raise RecipeError(f"unknown question {question!r}", where="decide", next=f"use one of {', '.join(QUESTIONS)}")
-    most = 100 if KINDS[task.kind].shown in SHARES else math.inf
+    most = 100 if metric_named(KINDS[task.kind].shown).is_share else math.inf
     if not 0 < margin < most:
         raise RecipeError(
             f"margin={margin!r} is not between 0 and {most:g}", where="decide", next="1.0 is one point of accuracy"
@@ -348,7 +348,7 @@ def _refuse_small(limit: Budget, n_runs: int, first: RunResult, slots: int) -> N
 
 def _margin(runs: list[RunResult], margin: float) -> float:
     metric = next(iter(runs[0].tests.values())).score_names[0]
-    return margin / 100 if metric in SHARES else margin
+    return margin / metric_named(metric).scale
 
 
 def _effect(runs: list[RunResult], question: str, level: float, margin: float) -> Effect:

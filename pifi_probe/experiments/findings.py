@@ -11,7 +11,7 @@ import numpy as np
 from pifi_probe import differences as judging
 from pifi_probe.experiments.plan import Claim
 from pifi_probe.experiments.runner import Runs
-from pifi_probe.ladder import SHARES
+from pifi_probe.kinds import metric_named
 from pifi_probe.stats import Interval
 from pifi_probe.training import RunResult
 from pifi_probe.training.result import TestResult
@@ -64,13 +64,13 @@ def finding_of(claim: Claim, runs: Runs) -> Finding:
         words = f"not measured: {', '.join(missing)} left out"
         return Finding(claim.says, claim.source, claim.value, "points", None, None, None, words)
     metric = claim.metric or _tests_of(claim, runs.results[plus[0]][claim.arm])[0].score_names[0]
-    scale = 100.0 if metric in SHARES else 1.0
+    scale = metric_named(metric).scale
     own = [_difference(claim, runs.results[name], metric) for name in plus]
     off = [_difference(claim, runs.results[name], metric) for name in claim.minus]
     middle = _mean(own) - (_mean(off) if off else 0.0)
     half = math.hypot(_half(own), _half(off) if off else 0.0)
     measured, low, high = (scale * value for value in (middle, middle - half, middle + half))
-    unit = "points" if metric in SHARES else metric
+    unit = metric_named(metric).of_differences
     words = _verdict(claim, low, high) + ("" if all(one.over_seeds for one in own + off) else _FEW_SEEDS)
     return Finding(claim.says, claim.source, claim.value, unit, measured, low, high, words)
 
@@ -85,7 +85,7 @@ def _tests_of(claim: Claim, runs: Sequence[RunResult]) -> list[TestResult]:
 
 def _difference(claim: Claim, arms: dict[str, list[RunResult]], metric: str) -> Interval:
     """Judge a difference together with all arms of its block, which tell how much seeds matter."""
-    sign = 1.0 if metric in SHARES else -1.0
+    sign = metric_named(metric).sign
     scores = {
         arm: {seed: sign * test.per_example(metric) for seed, test in enumerate(_tests_of(claim, own))}
         for arm, own in arms.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pifi_probe.kinds.base import KINDS, Kind, fits, kind_of, register_kind
+from pifi_probe.kinds.base import KINDS, Kind, fits, kind_of, metric_named, register_kind
 
 # isort: off
 from pifi_probe.kinds import answers as answers
@@ -14,6 +14,7 @@ from pifi_probe.kinds import ratings as ratings
 from pifi_probe.kinds import multi as multi
 
 # isort: on
+from pifi_probe.kinds.measures import Metric
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = [
@@ -22,11 +23,13 @@ __all__ = [
     "Columns",
     "Kind",
     "Layout",
+    "Metric",
     "Origin",
     "Row",
     "Split",
     "fits",
     "kind_of",
+    "metric_named",
     "register_kind",
 ]
 

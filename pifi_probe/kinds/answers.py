@@ -19,7 +19,7 @@ from pifi_probe.kinds.evaluating import batches_of, evaluating
 from pifi_probe.kinds.labels import answers
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 from pifi_probe.kinds.text import normalise
-from pifi_probe.kinds.text_metrics import answer_metrics, answer_scores
+from pifi_probe.kinds.text_metrics import ANSWERING, answer_metrics, answer_scores
 
 __all__ = ["Answers"]
 
@@ -62,6 +62,7 @@ class Answers(Kind):
     pair = True
     targets = ("start_positions", "end_positions")
     shown = "f1"
+    measures = ANSWERING
 
     @classmethod
     def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:

@@ -16,9 +16,9 @@ from pifi_probe.errors import RecipeError, TaskError
 from pifi_probe.kinds.encoding import EncodedSplit, encode
 from pifi_probe.kinds.evaluating import predict_logits
 from pifi_probe.kinds.labels import checked_text, is_missing
+from pifi_probe.kinds.measures import Metric
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 from pifi_probe.kinds.text import row_keys
-from pifi_probe.ladder import ERRORS, SHARES
 from pifi_probe.registry import TEXTS, Registry, home_of, lacking, mistyped, told_how
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "TaskFacts",
     "fits",
     "kind_of",
+    "metric_named",
     "register_kind",
     "smoothed_loss",
 ]
@@ -84,10 +85,10 @@ class Kind(ABC):
     targets : tuple of str
         Of a batch: what the model is not shown.
     shown : str
-        The metric for a progress bar, and among the numbers of a result.
-    shares : tuple of str
-        Those among `scores`, besides `pifi_probe.ladder.SHARES`, that lie in [0, 1], where larger is better. Of all
-        others smaller is better, as of a loss.
+        The metric for a progress bar.
+    measures : tuple of Metric
+        Range, direction and looks of `metrics` and `scores`, in the order of a result's table. A name means the same
+        in every kind; what no kind names has no bounds, and smaller is better, as of a loss.
     """
 
     name: ClassVar[str] = ""
@@ -99,7 +100,7 @@ class Kind(ABC):
     items: ClassVar[bool] = False
     targets: ClassVar[tuple[str, ...]] = ("labels",)
     shown: ClassVar[str] = "accuracy"
-    shares: ClassVar[tuple[str, ...]] = ()
+    measures: ClassVar[tuple[Metric, ...]] = ()
 
     def __init__(self, task: TaskFacts) -> None:
         self.task = task
@@ -253,9 +254,8 @@ class OneOutput(Kind):
 
 K = TypeVar("K", bound=type[Kind])
 KINDS: Registry[type[Kind]] = Registry("kind of task", TaskError)
-_USUAL = frozenset(SHARES)
 _ATTRIBUTES: Mapping[str, str] = {
-    "name": "a text", "head": "a text", "shown": "a text", "targets": TEXTS, "shares": TEXTS,
+    "name": "a text", "head": "a text", "shown": "a text", "targets": TEXTS,
     "classes": "True or False", "row_classes": "True or False", "items": "True or False", "pair": "True, False or None",
 }  # fmt: skip
 
@@ -282,9 +282,6 @@ def register_kind(cls: K) -> K:
             f"the kind {named!r} {missing}", where=where, next="correct it: book/extending/kind.md shows how"
         )
     KINDS.add(cls.name, cls)
-    own = {name for one in KINDS.values() for name in one.shares}
-    SHARES.intersection_update(_USUAL | own)  # a class that was run again may have given one up
-    SHARES.update(own)
     return cls
 
 
@@ -309,8 +306,23 @@ def _contradiction(cls: type[Kind]) -> str:
     home = next(one for one in cls.__mro__ if "loss" in vars(one))
     if unread := [name for name in getattr(home, "targets", ()) if name not in cls.targets]:
         return f"has targets={cls.targets!r} without {unread[0]!r}, which the loss() of {home.__name__} reads"
-    if errors := [name for name in cls.shares if name in ERRORS]:
-        return f"has {errors[0]!r} among its shares, and of that smaller is better"
+    return _contradiction_of_measures(cls)
+
+
+def _contradiction_of_measures(cls: type[Kind]) -> str:
+    """Say what is wrong with the metrics that a kind names, or ""."""
+    measures = cls.measures
+    if not isinstance(measures, tuple) or not all(isinstance(one, Metric) for one in measures):
+        return f"has measures={measures!r}, which is not a tuple of Metric, such as (Metric('closeness', 0, 1),)"
+    others = {one.name: (name, one) for name, kind in KINDS.items() if name != cls.name for one in kind.measures}
+    for one in measures:
+        kind, other = others.get(one.name, ("", one))
+        facts = ("low", "high", "larger_is_better", "unit", "listed")
+        if differ := [name for name in facts if getattr(one, name) != getattr(other, name)]:
+            own, theirs = (f"{differ[0]}={getattr(metric, differ[0])!r}" for metric in (one, other))
+            return f"says of the metric {one.name!r} {own}, and the kind {kind!r} says {theirs}"
+    if cls.shown not in {one.name for one in measures} | others.keys():
+        return f"has shown={cls.shown!r}, which is none of its measures"
     return ""
 
 
@@ -322,6 +334,12 @@ def fits(kind: type[Kind], split: Split) -> bool:
 def kind_of(task: TaskFacts) -> Kind:
     """Return what reading, training and testing do for a task."""
     return KINDS.named(task.kind, "Task.kind")(task)
+
+
+def metric_named(name: str) -> Metric:
+    """Return what is known of a metric; what no kind names is taken for an error without bounds."""
+    found = (one for kind in KINDS.values() for one in kind.measures if one.name == name)
+    return next(found, Metric(name, larger_is_better=False))
 
 
 def smoothed_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:

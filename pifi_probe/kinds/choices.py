@@ -16,7 +16,7 @@ from pifi_probe.kinds.encoding import EncodedSplit
 from pifi_probe.kinds.evaluating import batches_of, evaluating
 from pifi_probe.kinds.labels import MAX_CHOICES, choices, not_whole
 from pifi_probe.kinds.metrics import by_correct_answers
-from pifi_probe.kinds.row_metrics import choice_metrics, choice_scores
+from pifi_probe.kinds.row_metrics import CHOICE, choice_metrics, choice_scores
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = ["Choices"]
@@ -48,6 +48,7 @@ class Choices(Kind):
     )
     head = "multiple-choice"
     items = True
+    measures = CHOICE
 
     @classmethod
     def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:

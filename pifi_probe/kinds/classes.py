@@ -12,7 +12,7 @@ from torch import nn
 from pifi_probe.errors import RecipeError
 from pifi_probe.kinds.base import Batch, OneOutput, Scores, register_kind
 from pifi_probe.kinds.labels import class_name, not_whole
-from pifi_probe.kinds.metrics import by_correct_answers, classification_metrics, per_example
+from pifi_probe.kinds.metrics import CLASSIFICATION, by_correct_answers, classification_metrics, per_example
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = ["Classes", "Pairs"]
@@ -26,6 +26,7 @@ class Classes(OneOutput):
     layout = Layout(("text", "sentence"), ("label",))
     head = "sequence-classification"
     classes = row_classes = True
+    measures = CLASSIFICATION
     weights: torch.Tensor | None = None  # (K,), float32: of each class in the loss
 
     def weigh(self, weights: str | Sequence[float], labels: Sequence[Any]) -> None:

@@ -9,11 +9,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.kinds.measures import EXACT_MATCH, MACRO_F1, NLL, PRIORS, Metric
 
-__all__ = ["HALF", "best_thresholds", "label_metrics", "label_scores"]
+__all__ = ["HALF", "LABELLING", "best_thresholds", "label_metrics", "label_scores"]
 
 HALF = 0.5  # where nothing is known
 Floats = NDArray[np.float64]
+LABELLING = (
+    Metric("micro_f1", 0, 1),
+    MACRO_F1,
+    Metric("example_f1", 0, 1),
+    EXACT_MATCH,
+    NLL,
+    Metric("thresholds", 0, 1, shown=False, listed=True),
+    *PRIORS,
+)
 
 
 def best_thresholds(truth: ArrayLike, logits: ArrayLike) -> Floats:

@@ -10,10 +10,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.kinds.measures import ACCURACY, MACRO_F1, NLL, PRIORS, Metric
 
-__all__ = ["by_correct_answers", "calibration_error", "classification_metrics", "per_example"]
+__all__ = ["CLASSIFICATION", "by_correct_answers", "calibration_error", "classification_metrics", "per_example"]
 
 N_BINS = 15
+CLASSIFICATION = (
+    ACCURACY,
+    Metric("balanced_accuracy", 0, 1),
+    MACRO_F1,
+    Metric("mcc", -1, 1),
+    Metric("auroc", 0, 1),
+    NLL,
+    Metric("ece", 0, 1, larger_is_better=False),
+    *PRIORS,
+)
 
 
 def classification_metrics(labels: ArrayLike, logits: ArrayLike) -> dict[str, Any]:

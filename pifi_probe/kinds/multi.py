@@ -23,7 +23,7 @@ from pifi_probe.errors import TaskError
 from pifi_probe.kinds.base import Batch, Kind, Scores, TaskFacts, register_kind
 from pifi_probe.kinds.encoding import EncodedSplit, encode
 from pifi_probe.kinds.evaluating import predict_logits
-from pifi_probe.kinds.label_metrics import HALF, best_thresholds, label_metrics, label_scores
+from pifi_probe.kinds.label_metrics import HALF, LABELLING, best_thresholds, label_metrics, label_scores
 from pifi_probe.kinds.labels import class_name, in_order, is_missing, not_whole, yes_or_no
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 
@@ -56,7 +56,7 @@ class MultiLabel(Kind):
     classes = True
     pair = None
     shown = "micro_f1"
-    shares = ("example_f1",)
+    measures = LABELLING
 
     @classmethod
     def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:

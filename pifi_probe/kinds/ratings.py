@@ -11,7 +11,7 @@ from torch import nn
 
 from pifi_probe.kinds.base import Batch, OneOutput, Scores, TaskFacts, register_kind
 from pifi_probe.kinds.labels import is_minus_one, rating
-from pifi_probe.kinds.row_metrics import rating_metrics, rating_scores
+from pifi_probe.kinds.row_metrics import RATING, rating_metrics, rating_scores
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = ["Ratings"]
@@ -26,6 +26,7 @@ class Ratings(OneOutput):
     head = "sequence-classification"
     pair = None
     shown = "squared_error"
+    measures = RATING
 
     @classmethod
     def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:

@@ -10,11 +10,37 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.kinds.measures import ACCURACY, F1, NLL, Metric
 
-__all__ = ["NO_TAG", "choice_metrics", "choice_scores", "rating_metrics", "rating_scores", "tag_metrics", "tag_scores"]
+__all__ = [
+    "CHOICE",
+    "NO_TAG",
+    "RATING",
+    "TAGGING",
+    "choice_metrics",
+    "choice_scores",
+    "rating_metrics",
+    "rating_scores",
+    "tag_metrics",
+    "tag_scores",
+]
 
 NO_TAG = -1  # what is predicted of a word that the model did not see
 Scores = dict[str, NDArray[np.float64]]
+
+RATING = (
+    Metric("pearson", -1, 1),
+    Metric("spearman", -1, 1),
+    Metric("squared_error", 0, larger_is_better=False),
+    Metric("absolute_error", 0, larger_is_better=False, shown=False),
+)
+CHOICE = (ACCURACY, Metric("chance", 0, 1), NLL)
+TAGGING = (
+    F1,
+    Metric("token_accuracy", 0, 1),
+    Metric("precision", 0, 1, shown=False),
+    Metric("recall", 0, 1, shown=False),
+)
 
 
 def rating_metrics(ratings: ArrayLike, predicted: ArrayLike) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pifi_probe.kinds.base import IGNORED, Batch, Kind, Scores, register_kind, s
 from pifi_probe.kinds.encoding import EncodedSplit, require_offsets
 from pifi_probe.kinds.evaluating import batches_of, evaluating
 from pifi_probe.kinds.labels import checked_text, class_name, not_whole
-from pifi_probe.kinds.row_metrics import NO_TAG, tag_metrics, tag_scores
+from pifi_probe.kinds.row_metrics import NO_TAG, TAGGING, tag_metrics, tag_scores
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = ["Tags"]
@@ -54,6 +54,7 @@ class Tags(Kind):
     classes = True
     items = True
     shown = "f1"
+    measures = TAGGING
 
     @classmethod
     def parse(cls, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:

@@ -11,9 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["answer_metrics", "answer_scores", "written_metrics", "written_scores"]
+from pifi_probe.kinds.measures import EXACT_MATCH, F1, NLL, Metric
+
+__all__ = ["ANSWERING", "WRITING", "answer_metrics", "answer_scores", "written_metrics", "written_scores"]
 
 Scores = dict[str, NDArray[np.float64]]
+ANSWERING = (EXACT_MATCH, F1)
+WRITING = (
+    *(Metric(name, 0, 1) for name in ("bleu", "chrf", "rouge1", "rouge2", "rougeL")),
+    NLL,
+    Metric("empty", 0, 1, larger_is_better=False, shown=False),
+)
 _NO_SPACES = ("zh", "ja")  # languages that are written without spaces between words
 _ARTICLES = frozenset({"a", "an", "the"})
 _BLEU_TOKENS = {"zh": "zh", "ja": "char", "ko": "char"}  # sacrebleu's own for ja and ko need further packages

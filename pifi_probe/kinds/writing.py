@@ -19,7 +19,7 @@ from pifi_probe.kinds.encoding import EncodedSplit
 from pifi_probe.kinds.evaluating import batches_of, evaluating
 from pifi_probe.kinds.labels import checked_text
 from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
-from pifi_probe.kinds.text_metrics import written_metrics, written_scores
+from pifi_probe.kinds.text_metrics import WRITING, written_metrics, written_scores
 
 __all__ = ["Writing", "Written"]
 
@@ -54,6 +54,7 @@ class Writing(Kind):
     layout = Layout(("text", "source", "article"), ("target", "summary", "highlights"))
     head = "conditional-generation"
     shown = "nll"
+    measures = WRITING
 
     @classmethod
     def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:

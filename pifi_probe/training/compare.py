@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskError
-from pifi_probe.kinds import KINDS
-from pifi_probe.ladder import SHARES, Arm, Effect, effects_of, missing
+from pifi_probe.kinds import KINDS, metric_named
+from pifi_probe.ladder import Arm, Effect, effects_of, missing
 from pifi_probe.stats import mean_interval, verdict
 from pifi_probe.tags import tags_of, with_tags
 from pifi_probe.training.comparison import Comparison, Row
@@ -23,7 +23,6 @@ __all__ = ["Comparison", "compare"]
 
 MARGIN = 0.01  # one point
 _ALSO = ("accuracy", "nll")  # the ladder is told in both where both are known
-_UNITS = {"nll": "nats"}  # of scores where smaller is better
 _NOT_OF_THE_MODEL = ("recipe", "task", "tests")  # checked before, with words of their own
 Arms = dict[str, dict[int, RunResult]]
 
@@ -94,7 +93,7 @@ def compare(
     metric = metric or known[0]
     if metric not in known:
         raise PifiProbeError(f"unknown metric {metric!r}", where="compare", next=f"use one of {', '.join(known)}")
-    if margin is not None and metric in SHARES and margin >= 1:
+    if margin is not None and metric_named(metric).is_share and margin >= 1:
         raise PifiProbeError(
             f"margin={margin!r} is all that {metric} can differ by",
             where="compare",
@@ -110,7 +109,7 @@ def compare(
         rows += _rows_of(test, arms, bases, metric, level)
         for name in dict.fromkeys((metric, *(other for other in _ALSO if other in known))):
             scores = {arm: _scores(own, test, name) for arm, own in arms.items()}
-            near = (margin if name == metric else None) or (MARGIN if name in SHARES else None)
+            near = (margin if name == metric else None) or (MARGIN if metric_named(name).is_share else None)
             effects += effects_of(scores, kinds, test, name, level=level, margin=near)
     seconds = float(np.mean([sum(run.seconds.values()) for run in runs]))
     lacking = missing(kinds)
@@ -228,7 +227,7 @@ def _model(arms: Arms, arm: str) -> dict[str, Any]:
 
 def _scores(runs: dict[int, RunResult], test: str, metric: str) -> dict[int, NDArray[np.float64]]:
     """Return the score of every example by seed, larger is better."""
-    sign = 1.0 if metric in SHARES else -1.0
+    sign = metric_named(metric).sign
     return {seed: sign * run.tests[test].per_example(metric) for seed, run in runs.items()}
 
 
@@ -240,7 +239,7 @@ def _rows_of(test: str, arms: Arms, bases: dict[str, str], metric: str, level: f
     rows = []
     for arm, runs in arms.items():
         values = np.stack(list(scores[arm].values()))
-        own = mean_interval(values if metric in SHARES else -values, level=level)
+        own = mean_interval(metric_named(metric).sign * values, level=level)
         difference = found.get(arm)
         interval = difference.interval if difference else None
         rows.append(
@@ -266,7 +265,7 @@ def _rows_of(test: str, arms: Arms, bases: dict[str, str], metric: str, level: f
 
 
 def _words(found: Difference, n_arms: int, metric: str, spread: float | None) -> str:
-    words = verdict(found.interval, "points" if metric in SHARES else _UNITS.get(metric, metric.replace("_", " ")))
+    words = verdict(found.interval, metric_named(metric).of_differences)
     if found.interval.excludes_zero and found.p_value >= 1 - found.interval.level:
         words += f" taken alone; not detectable among {n_arms} arms (adjusted p = {found.p_value:.2f})"
     if spread is not None:

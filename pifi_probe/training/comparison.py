@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pifi_probe.escaping import printable
-from pifi_probe.ladder import SHARES, Effect
+from pifi_probe.kinds import metric_named
+from pifi_probe.ladder import Effect
 from pifi_probe.reporting.result import Result
 from pifi_probe.reporting.tables import Table
 from pifi_probe.telling import Tells
@@ -187,7 +188,7 @@ class Comparison(Result, Tells):
 def _interval(middle: float | None, low: float | None, high: float | None, metric: str, sign: str = "") -> str:
     if middle is None or low is None or high is None:
         return ""
-    scale, digits = (100.0, 1) if metric in SHARES else (1.0, 3)
+    scale, digits = (known := metric_named(metric)).scale, known.digits
     return f"{scale * middle:{sign}z.{digits}f} [{scale * low:{sign}z.{digits}f}, {scale * high:{sign}z.{digits}f}]"
 
 

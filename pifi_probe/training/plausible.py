@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pifi_probe.ladder import ERRORS
+from pifi_probe.kinds import Metric, metric_named
 from pifi_probe.reading import Refused
 from pifi_probe.tags import no_tag
 
@@ -15,14 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["refuse_impossible", "refuse_impossible_metrics"]
 
-_SHARES = frozenset(
-    ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "auroc", "ece", "chance", "exact_match", "f1")
-    + ("example_f1",)
-    + ("precision", "recall", "token_accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL")
-)
-_CORRELATIONS = frozenset(("mcc", "pearson", "spearman"))
-_NOT_NEGATIVE = ERRORS | {"n"}
 _EDGE = 1e-9  # sums of shares may end next to one
+_COUNT = Metric("n", 0)
 
 
 def refuse_impossible(result: RunResult) -> None:
@@ -69,21 +63,18 @@ def refuse_impossible(result: RunResult) -> None:
 def refuse_impossible_metrics(metrics: Mapping[str, Any], where: str) -> None:
     """Refuse metrics beyond their range, NaN or infinite."""
     for name, value in metrics.items():
-        if name in _SHARES:
-            _number(f"{where}.{name}", value, 0, 1 + _EDGE)
-        elif name in _CORRELATIONS:
-            _number(f"{where}.{name}", value, -1 - _EDGE, 1 + _EDGE)
-        elif name in _NOT_NEGATIVE:
-            _number(f"{where}.{name}", value, 0, math.inf)
-        elif name.endswith("_prior") or name == "thresholds":
-            if not isinstance(value, list):
-                raise Refused(f"{where}.{name} is not a list of shares")
-            for share in value:
-                _number(f"{where}.{name}", share, 0, 1 + _EDGE)
+        known = _COUNT if name == "n" else metric_named(name)
+        if known.listed and not isinstance(value, list):
+            raise Refused(f"{where}.{name} is not a list of numbers")
+        if math.isfinite(known.low) or math.isfinite(known.high):
+            for one in value if known.listed else [value]:
+                _number(f"{where}.{name}", one, known.low - _EDGE, known.high + _EDGE)
 
 
 def _refuse_impossible_test(name: str, test: TestResult) -> None:
-    refuse_impossible_metrics(test.metrics | {"train_prior": test.train_prior}, name)
+    refuse_impossible_metrics(test.metrics, name)
+    for share in test.train_prior:
+        _number(f"{name}.train_prior", share, 0, 1 + _EDGE)
     n = test.metrics.get("n")
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise Refused(f"{name}.n is {n!r}, not a number of examples")
@@ -92,10 +83,9 @@ def _refuse_impossible_test(name: str, test: TestResult) -> None:
         values = [_parsed(f"{name}.{column}", part) for part in text.split()]
         if len(values) != n:
             raise Refused(f"{name}.{column} has {len(values)} values for {n} examples")
-        if column in (*_SHARES, *_NOT_NEGATIVE) and min(values) < 0:
-            raise Refused(f"{name}.{column} holds a negative value")
-        if column in _SHARES and max(values) > 1 + _EDGE:
-            raise Refused(f"{name}.{column} holds a share of {max(values)}")
+        known = metric_named(column)
+        for value in (min(values), max(values)):
+            _number(f"a value of {name}.{column}", value, known.low - _EDGE, known.high + _EDGE)
     if test.scores:
         return
     if len(test.correct) != n or set(test.correct) - {"0", "1"}:

@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import one_line
-from pifi_probe.kinds import KINDS
+from pifi_probe.kinds import KINDS, metric_named
 from pifi_probe.kinds.metrics import classification_metrics, per_example
-from pifi_probe.ladder import SHARES
 from pifi_probe.reporting.result import Result, plain
 from pifi_probe.reporting.tables import Table
 from pifi_probe.tags import tags_of, with_tags
@@ -24,23 +23,6 @@ from pifi_probe.training.recipe import Recipe
 from pifi_probe.vocabulary import in_words_of_today, stored_settings
 
 __all__ = ["RunResult", "TestResult", "runs_in"]
-
-SHOWN = (
-    *(
-        "accuracy",
-        "balanced_accuracy",
-        "micro_f1",
-        "macro_f1",
-        "example_f1",
-        "mcc",
-        "auroc",
-        "chance",
-        "pearson",
-        "spearman",
-        "squared_error",
-    ),
-    *("exact_match", "f1", "token_accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "nll", "ece"),
-)
 
 
 @dataclass(frozen=True)
@@ -240,8 +222,9 @@ class RunResult(Result):
         """Return one table: a row for each test, with the scores that its kind is known by."""
         import pandas as pd
 
-        kind = KINDS.get(self.task.get("kind", ""))  # None: a kind from outside that is not imported here
-        names = dict.fromkeys((*SHOWN, *((kind.shown,) if kind else ())))
+        own = KINDS.get(self.task.get("kind", ""))  # None: a kind from outside that is not imported here
+        known = (one for kind in (own, *KINDS.values()) if kind for one in kind.measures)
+        names = dict.fromkeys(one.name for one in known if one.shown)
         shown = [name for name in names if any(name in test.metrics for test in self.tests.values())]
         rows = [
             {"test": name, "n": test.metrics["n"]} | {one.replace("_", " "): test.metrics.get(one) for one in shown}
@@ -274,4 +257,4 @@ def runs_in(results: Any, where: str) -> list[RunResult]:
 def describe_score(metric: str, test: TestResult) -> str:
     """Return a test's mean of a score as text, shares in percent."""
     value = float(test.per_example(metric).mean()) if metric not in test.metrics else float(test.metrics[metric])
-    return f"{value:.1%}" if metric in SHARES else f"{metric.replace('_', ' ')} {value:.3g}"
+    return f"{value:.1%}" if metric_named(metric).is_share else f"{metric.replace('_', ' ')} {value:.3g}"
