@@ -205,7 +205,7 @@ def texts_of(task: Task, other: Task | None) -> dict[str, str]:
 
 
 def trained(name: str, task: Task, seed: int) -> dict[str, Any]:
-    """Fine-tune the encoder, then read the chain beside it: accuracies, and correct answers of every example.
+    """Fine-tune the encoder, then read the chain next to it: accuracies, and correct answers of every example.
 
     The encoder is fine-tuned, and the chain's readout fitted, on three quarters of the training texts; the other
     quarter, which neither saw, gives the stacking weights. The chain is fed by the encoder as it was before.

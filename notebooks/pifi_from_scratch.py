@@ -5,7 +5,7 @@ encoder and its task head. Only the encoder, two linear maps and the head are tr
 
     text -> encoder -> h -> L_in -> frozen layer -> L_out -> head -> logits
 
-Read it from top to bottom. Run it to train the method beside its controls on real weights and real reviews:
+Read it from top to bottom. Run it to train the method next to its controls on real weights and real reviews:
 
     python notebooks/pifi_from_scratch.py
 

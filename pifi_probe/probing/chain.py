@@ -404,7 +404,7 @@ def _read(
     readings: list[Reading] = []
     for size, draw, rows in _labelled(train, task, fractions, n_draws, seed):
         y, n_labels = labels[""][rows], task.n_labels
-        # What every arm is read beside: fitted once, and said of every test.
+        # What every arm is read next to: fitted once, and said of every test.
         beside = {
             arm: fit_block(blocks[arm][0][""][rows], y, n_labels, seed=seed)
             for arm in ("encoder", LATE)
