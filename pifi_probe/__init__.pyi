@@ -23,7 +23,7 @@ from pifi_probe.layers.families import register_family as register_family
 from pifi_probe.layers.formats import register_format as register_format
 from pifi_probe.layers.frozen import FrozenChain as FrozenChain
 from pifi_probe.layers.frozen import FrozenLayer as FrozenLayer
-from pifi_probe.layers.parallel import FrozenParallel as FrozenParallel
+from pifi_probe.layers.frozen import FrozenParallel as FrozenParallel
 from pifi_probe.layers.reduce import reduce as reduce
 from pifi_probe.plugin import LicenceCheck as LicenceCheck
 from pifi_probe.plugin import PiFiConfig as PiFiConfig

@@ -37,6 +37,7 @@ __all__ = [
     "save_tensors",
     "sha256_file",
     "write_json",
+    "write_record",
     "write_text",
 ]
 
@@ -261,6 +262,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_record(path: Path | str, value: Any) -> None:
+    """Write what readers besides Python open, atomically, as indented JSON (UTF-8); see `finite`."""
+    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def json_text(value: Any) -> str:

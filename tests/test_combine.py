@@ -13,8 +13,7 @@ import torch
 import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.errors import FrozenLayerError, PlugInError, RecipeError
-from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, list_of
-from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel
+from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, FrozenLayers, FrozenParallel, list_of
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.plugin import tokenizer_for
 from pifi_probe.plugin.combine import Gated, GatedSerial, Mix, Unshared

@@ -37,7 +37,7 @@ _GELU = ("gpt2", "bloom", "falcon", "starcoder2", "gemma")  # a table of half pr
 
 @pytest.fixture
 def complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the files say what llama.cpp wants besides: a tokenizer, the kinds of layers, no layers that are left out."""
+    """Have the files say what llama.cpp wants besides: a tokenizer, kinds of layers, no layers left out."""
     own: dict[str, Any] = {name: getattr(GGUFWriter, name) for name in dir(GGUFWriter) if name.startswith("add_")}
 
     def tokens(self: GGUFWriter, some: list[str]) -> None:

@@ -122,9 +122,8 @@ def floors_of(room: str) -> dict[str, int]:
     return floors
 
 
-# modules that import one another, inside functions: a layer's own methods give other layers, and `study.widget()`
+# modules that import one another, inside functions: `study.widget()` shows a study
 CIRCLES = [
-    {f"layers.{name}" for name in ("frozen", "parallel", "reduce")},
     {f"selection.{name}" for name in ("search", "study")}
     | {f"widgets.{name}" for name in ("controls", "layer_search", "request")},
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from pifi_probe.errors import RecipeError, RunInterrupted
 from pifi_probe.experiments.plan import Arm
 from pifi_probe.experiments.runner import stored_run
-from pifi_probe.layers.parallel import FrozenLayers
+from pifi_probe.layers.frozen import FrozenLayers
 from pifi_probe.selection.budget import Measure
 from pifi_probe.selection.executors import Executor
 from pifi_probe.selection.space import Candidate

@@ -16,7 +16,7 @@ from pifi_probe.files import make_folder, write_json
 from pifi_probe.kinds import KINDS, metric_named
 from pifi_probe.ladder import Effect
 from pifi_probe.layers.extract import extract
-from pifi_probe.layers.parallel import FrozenLayers
+from pifi_probe.layers.frozen import FrozenLayers
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.build import named_chain
 from pifi_probe.provenance import collect

@@ -12,7 +12,7 @@ from pifi_probe.errors import RecipeError
 from pifi_probe.experiments.plan import Arm
 from pifi_probe.experiments.report import write_report
 from pifi_probe.experiments.runner import stored_run
-from pifi_probe.files import finite, write_json
+from pifi_probe.files import write_record
 from pifi_probe.ladder import control_seeds
 from pifi_probe.layers.extract import extract
 from pifi_probe.provenance import collect
@@ -176,7 +176,7 @@ def _write(demo: Demo, size: str) -> None:
         "provenance": collect(),
         "comparisons": {baseline: asdict(comparison) for baseline, comparison in demo.comparisons.items()},
     }
-    write_json(demo.folder / "comparison.json", finite(record))
+    write_record(demo.folder / "comparison.json", record)
     write_report(
         demo.folder / "report.html",
         size=str(demo.size),

@@ -15,7 +15,7 @@ from pifi_probe.experiments.findings import Finding, finding_of
 from pifi_probe.experiments.plan import Experiment, Scale, load_experiment
 from pifi_probe.experiments.runner import Runs, run_blocks
 from pifi_probe.experiments.summary import HEADINGS, cells, write_page, write_summary
-from pifi_probe.files import finite, write_json
+from pifi_probe.files import write_record
 from pifi_probe.provenance import collect
 from pifi_probe.reporting.result import Result, plain
 from pifi_probe.reporting.tables import Table
@@ -225,7 +225,7 @@ def _run(
         runs=runs,
     )
     record = found.to_dict() | {"settings": _settings(size)}
-    write_json(folder / "summary.json", finite(record))
+    write_record(folder / "summary.json", record)
     write_summary(folder / "summary.md", record, found.findings)
     write_page(folder / "summary.html", record, found)
     return found

@@ -12,7 +12,7 @@ from pifi_probe import assets
 from pifi_probe.errors import AssetError, HubError, ModelNotFoundError, RecipeError
 from pifi_probe.experiments.plan import Arm, Experiment, Scale
 from pifi_probe.layers.extract import extract
-from pifi_probe.layers.parallel import FrozenLayers
+from pifi_probe.layers.frozen import FrozenLayers
 from pifi_probe.plugin import plug_in
 from pifi_probe.tasks import Task, load_task
 from pifi_probe.training import Recipe, RunResult, fine_tune

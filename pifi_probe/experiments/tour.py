@@ -14,7 +14,7 @@ import pandas as pd
 from pifi_probe.experiments.demo import DEFAULT, LAST, LLM, SLM, TRAIN_ON, DemoArm, Size, at_most
 from pifi_probe.experiments.plan import Arm
 from pifi_probe.experiments.runner import stored_run
-from pifi_probe.files import finite, write_json
+from pifi_probe.files import write_json, write_record
 from pifi_probe.layers.control import PositiveControl
 from pifi_probe.layers.extract import extract
 from pifi_probe.probing.chain import probe_chain
@@ -151,7 +151,7 @@ def run_tour(folder: str | Path, *, say: Callable[[str], None] = lambda line: No
     times["runs"] = sum(sum(run.seconds.values()) for run in results)
     tour = Tour(root, control, chain, results, times)
     write_json(root / "seconds.json", times)
-    write_json(root / "comparison.json", finite(tour.to_dict()))
+    write_record(root / "comparison.json", tour.to_dict())
     report("PiFi demo", _sections(tour), root / "report.html", {"seconds": times, "provenance": collect()})
     return tour
 

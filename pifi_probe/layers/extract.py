@@ -18,9 +18,8 @@ from pifi_probe.layers.cut import donor_config
 from pifi_probe.layers.detect import refuse_missing_state
 from pifi_probe.layers.families import family_of
 from pifi_probe.layers.formats import Contents
-from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, LayerCard
+from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, FrozenLayers, FrozenParallel, LayerCard
 from pifi_probe.layers.open import open_checkpoint
-from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel
 from pifi_probe.layers.shell import CHECK_CONFIG, around_layer, layers_path, load_around, refuse_absurd_config, silence
 from pifi_probe.layers.spec import LayerSpec, Parallel, Serial, parse
 from pifi_probe.units import amount

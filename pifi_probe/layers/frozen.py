@@ -1,4 +1,4 @@
-"""A frozen layer: the family's own code around one layer's weights, and a card that says whose they are."""
+"""A frozen layer: the family's own code around one layer's weights, and a card; layers in series and side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,13 +23,11 @@ from pifi_probe.layers.card import LayerCard
 from pifi_probe.layers.families import Family, family_of
 from pifi_probe.layers.references import NamedBy
 from pifi_probe.layers.shell import layers_of, make_shell, refuse_absurd_config
+from pifi_probe.layers.value_path import reduce_structure
 from pifi_probe.pretrained import config_from_dict
 from pifi_probe.reading import read_object
 
-if TYPE_CHECKING:
-    from pifi_probe.layers.parallel import FrozenParallel
-
-__all__ = ["FrozenChain", "FrozenLayer", "LayerCard"]
+__all__ = ["FrozenChain", "FrozenLayer", "FrozenLayers", "FrozenParallel", "LayerCard"]
 
 WEIGHTS_FILE = "layer.safetensors"
 CARD_FILE = "layer.json"
@@ -70,8 +68,6 @@ class FrozenLayer(nn.Module):
         """
         layer = cls(make_shell(config, _index_in(config, card), getattr(torch, card.dtype)), card)
         if card.reduced:
-            from pifi_probe.layers.reduce import reduce_structure
-
             reduce_structure(layer)
         return layer
 
@@ -209,7 +205,7 @@ class FrozenLayer(nn.Module):
         return FrozenChain([self]) >> other
 
     def __or__(self, other: FrozenLayer | FrozenChain | FrozenParallel) -> FrozenParallel:
-        return _side_by_side(self, other)
+        return FrozenParallel([self]) | other
 
     def save(self, folder: str | Path) -> Path:
         """Write ``layer.safetensors`` and ``layer.json`` into `folder` and return it.
@@ -421,26 +417,67 @@ class FrozenChain(nn.Module):
         return FrozenChain(list_of(self) + list_of(other))
 
     def __or__(self, other: FrozenLayer | FrozenChain | FrozenParallel) -> FrozenParallel:
-        return _side_by_side(self, other)
+        return FrozenParallel([self]) | other
 
     def __repr__(self) -> str:
         return " >> ".join(repr(layer) for layer in self.layers)
 
 
-def list_of(layer: FrozenLayer | FrozenChain | FrozenParallel) -> list[FrozenLayer]:
+class FrozenParallel(nn.Module):
+    """Frozen branches side by side; made by ``a | b`` or ``pp.extract("M[3] | M[20]")``.
+
+    It has no output of its own: `pifi_probe.plug_in` combines the branches with weights that are trained.
+
+    Parameters
+    ----------
+    branches : list of FrozenLayer or FrozenChain
+        Their hidden sizes may differ.
+    """
+
+    def __init__(self, branches: list[FrozenLayer | FrozenChain]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, *args: object, **kwargs: object) -> None:
+        """Refuse: there is nothing yet that could add the branches up."""
+        raise FrozenLayerError(
+            "layers side by side have no output of their own",
+            where=" | ".join(repr(branch) for branch in self.branches),
+            next='combine them with pp.plug_in(..., combine="mix"), or call each branch by itself',
+        )
+
+    def __or__(self, other: FrozenLayer | FrozenChain | FrozenParallel) -> FrozenParallel:
+        return FrozenParallel(branches_of(self) + branches_of(other))
+
+    def __rshift__(self, other: object) -> None:
+        raise FrozenLayerError(
+            "layers side by side cannot stand in a series",
+            where=">>",
+            next="write A >> B | C >> D: each branch is a series of its own",
+        )
+
+    __rrshift__ = __rshift__
+
+    def __repr__(self) -> str:
+        return " | ".join(repr(branch) for branch in self.branches)
+
+
+FrozenLayers = FrozenLayer | FrozenChain | FrozenParallel
+
+
+def branches_of(layers: FrozenLayers) -> list[FrozenLayer | FrozenChain]:
+    """Return what stands side by side; a layer or chain is one branch."""
+    if not isinstance(layers, FrozenParallel):
+        return [layers]
+    return [branch for branch in layers.branches if isinstance(branch, (FrozenLayer, FrozenChain))]
+
+
+def list_of(layer: FrozenLayers) -> list[FrozenLayer]:
     """Return the frozen layers of a layer, a chain or a parallel set, in order."""
     if isinstance(layer, FrozenLayer):
         return [layer]
     parts: Any = layer.layers if isinstance(layer, FrozenChain) else layer.branches
     return [one for part in parts for one in list_of(part)]
-
-
-def _side_by_side(
-    first: FrozenLayer | FrozenChain, other: FrozenLayer | FrozenChain | FrozenParallel
-) -> FrozenParallel:
-    from pifi_probe.layers.parallel import FrozenParallel
-
-    return FrozenParallel([first]) | other
 
 
 def _fingerprint(named: tuple[str, torch.Tensor]) -> str:

@@ -20,8 +20,8 @@ from pifi_probe.layers.families import family_of
 from pifi_probe.layers.formats import Contents
 from pifi_probe.layers.frozen import FrozenLayer, LayerCard
 from pifi_probe.layers.open import is_gguf, open_checkpoint
-from pifi_probe.layers.reduce import reduce_structure
 from pifi_probe.layers.shell import make_shell
+from pifi_probe.layers.value_path import reduce_structure
 from pifi_probe.models_table import NAMED_MODELS, NamedModel, repo_of
 from pifi_probe.pretrained import open_config
 

@@ -20,8 +20,7 @@ from pifi_probe.escaping import one_line
 from pifi_probe.features.headroom import headroom
 from pifi_probe.kinds import KINDS
 from pifi_probe.layers.extract import extract
-from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, list_of
-from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel
+from pifi_probe.layers.frozen import FrozenChain, FrozenLayer, FrozenLayers, FrozenParallel, list_of
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.layers.tokenizer import GivenTokenizer, load_tokenizer
 from pifi_probe.layers.variants import make_variant, twin_of

@@ -29,8 +29,7 @@ from torch import nn
 from transformers.initialization import copy_, ones_, zeros_
 
 from pifi_probe.errors import PlugInError
-from pifi_probe.layers.frozen import FrozenLayer, list_of
-from pifi_probe.layers.parallel import FrozenLayers, branches_of
+from pifi_probe.layers.frozen import FrozenLayer, FrozenLayers, branches_of, list_of
 from pifi_probe.plugin.config import COMBINATIONS, PiFiConfig
 from pifi_probe.plugin.plugin import PlugIn, output_scale, rms
 

@@ -13,7 +13,8 @@ from transformers.activations import ACT2FN
 
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.reduce import ValueAttention, reduce
+from pifi_probe.layers.reduce import reduce
+from pifi_probe.layers.value_path import ValueAttention
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.plugin import PlugIn
 

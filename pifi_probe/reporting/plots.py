@@ -196,5 +196,5 @@ def add_legend(
         for name, (colour, marker) in looks.items()
     ]
     names = [printable(name)[:MAX_LABEL] for name in looks]
-    room = int(12 * figure.get_figwidth()) // (max(map(len, names), default=0) + 7)  # names next to each other in a line
+    room = int(12 * figure.get_figwidth()) // (max(map(len, names), default=0) + 7)  # names in a line
     figure.legend(handles, names, loc="outside upper left", ncols=max(1, min(3, len(names), room)))

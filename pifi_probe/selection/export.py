@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.escaping import csv_text, keywords, literal, markdown, markdown_cell
-from pifi_probe.files import finite, write_json, write_text
+from pifi_probe.files import write_record, write_text
 from pifi_probe.plugin.build import plug_in
 from pifi_probe.provenance import collect
 from pifi_probe.reporting.html import Section, report
@@ -52,7 +52,7 @@ def _describe(study: Study, folder: Path) -> None:
     assert result is not None
     board = study.leaderboard()
     record = {"settings": settings_of(study), "result": result.to_dict(), "trials": board.to_dict("records")}
-    write_json(folder / "search.json", finite(record))
+    write_record(folder / "search.json", record)
     write_text(folder / "trials.csv", csv_text(board))
     try:
         write_text(folder / "train.py", study.to_code())

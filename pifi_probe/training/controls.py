@@ -8,8 +8,7 @@ from pathlib import Path
 
 from pifi_probe.errors import RecipeError
 from pifi_probe.layers.extract import extract
-from pifi_probe.layers.frozen import list_of
-from pifi_probe.layers.parallel import FrozenLayers, FrozenParallel, branches_of
+from pifi_probe.layers.frozen import FrozenLayers, FrozenParallel, branches_of, list_of
 from pifi_probe.plugin.build import plug_in
 from pifi_probe.plugin.config import CONTROLS
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pifi_probe.layers.frozen import FrozenLayer, list_of
-from pifi_probe.layers.parallel import FrozenLayers, branches_of
+from pifi_probe.layers.frozen import FrozenLayer, FrozenLayers, branches_of, list_of
 from pifi_probe.layers.reduce import reduce
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.tasks.shift import shift_view

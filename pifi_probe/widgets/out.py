@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pifi_probe.errors import PifiProbeError, SearchError
 from pifi_probe.escaping import csv_text
-from pifi_probe.files import atomic_write, finite, write_json, write_text
+from pifi_probe.files import atomic_write, write_record, write_text
 from pifi_probe.widgets.rows import Row
 from pifi_probe.widgets.state import SearchState
 
@@ -55,15 +55,13 @@ def save(path: Path, study: Study, rows: Sequence[Row]) -> Path:
         write_text(path, csv_text(frame_of(rows), index=True))
     elif suffix == ".json":
         result = study.result
-        write_json(
+        write_record(
             path,
-            finite(
-                {
-                    "settings": study.settings.to_dict() | {"budget": str(study.budget)},
-                    "result": None if result is None else result.to_dict(),
-                    "trials": list(rows),
-                }
-            ),
+            {
+                "settings": study.settings.to_dict() | {"budget": str(study.budget)},
+                "result": None if result is None else result.to_dict(),
+                "trials": list(rows),
+            },
         )
     elif suffix == ".svg":
         write_text(path, _svg(study))
