@@ -13,7 +13,7 @@ from pifi_probe.tags import no_tag
 if TYPE_CHECKING:
     from pifi_probe.training.result import RunResult, TestResult
 
-__all__ = ["refuse_impossible", "refuse_impossible_metrics"]
+__all__ = ["refuse_impossible"]
 
 _EDGE = 1e-9  # sums of shares may end next to one
 _COUNT = Metric("n", 0)
@@ -38,7 +38,7 @@ def refuse_impossible(result: RunResult) -> None:
     if not 0 <= result.best_epoch < len(result.epochs):
         raise Refused(f"best_epoch is {result.best_epoch} of {len(result.epochs)} epochs")
     for epoch in result.epochs:
-        refuse_impossible_metrics(epoch, "epochs")
+        _refuse_metrics(epoch, "epochs")
     for name in ("trainable", "frozen"):
         if result.parameters.get(name, -1) < 0:
             raise Refused(f"parameters.{name} is {result.parameters.get(name)}")
@@ -60,7 +60,7 @@ def refuse_impossible(result: RunResult) -> None:
         _refuse_impossible_test(name, test)
 
 
-def refuse_impossible_metrics(metrics: Mapping[str, Any], where: str) -> None:
+def _refuse_metrics(metrics: Mapping[str, Any], where: str) -> None:
     """Refuse metrics beyond their range, NaN or infinite."""
     for name, value in metrics.items():
         known = _COUNT if name == "n" else metric_named(name)
@@ -72,7 +72,7 @@ def refuse_impossible_metrics(metrics: Mapping[str, Any], where: str) -> None:
 
 
 def _refuse_impossible_test(name: str, test: TestResult) -> None:
-    refuse_impossible_metrics(test.metrics, name)
+    _refuse_metrics(test.metrics, name)
     for share in test.train_prior:
         _number(f"{name}.train_prior", share, 0, 1 + _EDGE)
     n = test.metrics.get("n")
