@@ -13,7 +13,7 @@
 #
 # What comes out is short. [pifi_from_scratch.py](https://github.com/pifi-probe/pifi_probe/blob/main/notebooks/pifi_from_scratch.py)
 # holds all of it in one plain file of 150 lines, with the controls and their comparison: read it first, or keep it open next
-# to this page. A test compares its numbers with the library's.
+# to this page. Section 6 compares your numbers with its own, and with the library's.
 #
 # | Minutes on a CPU | Difficulty | You need first | Downloads |
 # |---|---|---|---|
@@ -249,6 +249,31 @@ for whose, held in (
 
 # %% [markdown]
 # Which weights are missing, and why does it not matter? Chapter 04.
+#
+# **Checkpoint.** Now the plain file. It takes a layer out of a model of transformers; `layer.shell` is one, cut down to
+# the layer that we extracted. With your weights it must give your logits:
+
+# %%
+import sys
+from types import SimpleNamespace
+
+file = checks.recorded("notebooks/pifi_from_scratch.py")
+sys.path.insert(0, str(file.parent))
+import pifi_from_scratch as plain
+
+cut = SimpleNamespace(model=layer.shell, config=layer.config)
+same = plain.build("pifi", encoder, plain.OneLayer(cut, 0), n_labels=2)
+for part in ("encoder", "L_in", "L_out", "head"):
+    getattr(same, part).load_state_dict(getattr(mine, part).state_dict())
+
+with torch.no_grad():
+    difference = (mine(**tokens) - same.eval()(**tokens)).abs().max()
+assert difference < 1e-4
+print(f"largest difference of the logits: ≈{difference:.0e}")
+
+# %% [markdown]
+# **Read.** Three ways to the same numbers: your forty lines, the plain file and the library. What follows in this book can
+# be checked against any of them.
 #
 # ## Exercises
 #
