@@ -84,7 +84,7 @@ def test_what_is_no_chain_of_the_model_is_refused(layers: Any, bert: str, llm: s
 def test_numbers_of_numpy_and_lists_name_a_chain_as_others_do(bert: str, llm: str):
     numbers = {"seed": np.int64(0), "n_train": np.int32(30), "twins": np.int8(1), "arms": ["interface"]}
     expected = pp.probe_chain(bert, llm, TASK, (1, 2), n_train=30, arms=["interface"], progress=False)
-    for layers in ([1, 2], "-2--1", (np.int64(1), np.int64(2))):
+    for layers in ([1, 2], "-2--1", (np.int64(1), np.int64(2)), np.array([1, 2]), range(1, 3)):
         found = pp.probe_chain(bert, llm, TASK, layers, progress=False, **numbers)  # type: ignore[arg-type]
         assert found.scores.equals(expected.scores) and found.info["layers"] == [1, 2] and found.to_json()
     one = pp.probe_chain(bert, llm, TASK, np.int64(1), arms=["interface"], progress=False)  # type: ignore[arg-type]

@@ -300,3 +300,19 @@ def test_a_tokenizer_without_places_is_refused_before_anything_is_computed(
     ):
         with pytest.raises(FeatureError, match="does not say at which characters"):
             asked()
+
+
+def test_a_donor_without_a_tokenizer_is_not_answered_with_the_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PIFI_PROBE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIFI_PROBE_FEATURES", str(tmp_path / "features"))
+    llm = str(tiny.tiny_checkpoint("llama", tmp_path / "llm"))
+    bert = str(slm.tiny_slm_folder(tmp_path / "slm"))
+    task = slm.tiny_task(24)
+    for asked in (
+        lambda: pp.headroom(bert, llm, task, progress=False),
+        lambda: pp.probe_chain(bert, llm, task, 1, progress=False),
+        lambda: pp.plug_in(bert, f"{llm}[1]", task=task, wiring="aligned"),
+    ):
+        with pytest.raises(pp.errors.TokenizerError, match="without the donor's tokenizer") as caught:
+            asked()
+        assert "tokenizer= is the encoder's" in caught.value.next

@@ -206,7 +206,7 @@ def test_without_a_tokenizer_the_words_are_any_tokens(llama: str) -> None:
     assert words.tokens(np.array([[0, 1]])).tolist() == [[1, *words.ids[:2].tolist()]]
 
 
-@pytest.mark.parametrize("layers", ["3", "0-3", "-4", [5], "two", "1-0", [], "1.5"])
+@pytest.mark.parametrize("layers", ["3", "0-3", "-4", [5], "two", "1-0", [], "1.5", True, [True]])
 def test_a_layer_that_is_not_there_is_refused(llama: str, layers: Any) -> None:
     with pytest.raises(LayerIndexError, match="layer"):
         pp.positive_control(llama, layers, **SMALL)

@@ -125,6 +125,9 @@ def test_texts_that_are_unknown_are_refused_or_warned_of(caplog: pytest.LogCaptu
     with pytest.raises(TokenizerError) as caught:
         check_known(tokenizer, ["ein guter Film war das nicht"], "texts")
     assert "100%" in caught.value.what
+    with pytest.raises(TokenizerError) as caught:
+        check_known(tokenizer, ["", "  ", "\n"], "texts")
+    assert "no token" in caught.value.what and "column" in caught.value.next
     check_known(tokenizer, ["the film war gut"], "texts")
     assert "50 %" in caplog.text
     caplog.clear()

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.alignment.interface import Interface
-from pifi_probe.alignment.tokens import TokenStates, encode
+from pifi_probe.alignment.tokens import TokenStates, aligned_tokenizer, encode
 from pifi_probe.encoders import context_of
 from pifi_probe.errors import FeatureError
 from pifi_probe.layers.adapter import Adapter
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.stream import Batch, stream
-from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.tasks.tokens import buckets
 
 __all__ = ["fit_interfaces", "interface_fits", "match_tokens"]
@@ -219,7 +218,7 @@ def _summed(
     kept: slice,
     adapter: Adapter | None = None,
 ) -> _Summed:
-    tokenizer = donor_tokenizer(checkpoint)
+    tokenizer = aligned_tokenizer(checkpoint)
     tokenizer.truncation_side = "right"  # a text that lost its beginning would meet tokens that had not read it
     plan = _plan(states, texts, tokenizer, min(max_tokens, context_of(checkpoint.config)), seed, model)
     wanted, width = sorted(set(entries)), int(checkpoint.config.hidden_size)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pifi_probe.alignment.fit import fit_interfaces
 from pifi_probe.alignment.interface import Interface
-from pifi_probe.alignment.tokens import TokenStates, check_places, joined
+from pifi_probe.alignment.tokens import TokenStates, aligned_tokenizer, joined
 from pifi_probe.errors import CorruptFileError, SaveError
 from pifi_probe.files import cache_root
 from pifi_probe.layers.adapter import Adapter, adapter_content
@@ -19,7 +19,6 @@ from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.detect import refuse_missing_states
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.layers.tokenizer_files import vocabulary_digest
 
 __all__ = ["kept_interfaces"]
@@ -79,7 +78,7 @@ def kept_interfaces(
     missing = [entry for entry in entries if entry not in found]
     if missing:
         refuse_missing_states(donor.config, max(missing), llm)
-        check_places(donor_tokenizer(donor))  # before the encoder reads all texts
+        aligned_tokenizer(donor)  # before the encoder reads all texts
         fitted = fit_interfaces(
             states(),
             joined(first, second),

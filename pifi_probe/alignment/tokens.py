@@ -13,13 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.encoders import has_token_types, room_of
-from pifi_probe.errors import FeatureError
+from pifi_probe.errors import FeatureError, TokenizerError
+from pifi_probe.layers.checkpoint import Checkpoint
+from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.tasks.tokens import buckets
 from pifi_probe.vocabulary import MAX_TOKENS
 
 __all__ = [
     "Encoded",
     "TokenStates",
+    "aligned_tokenizer",
     "apart",
     "check_places",
     "compact",
@@ -141,6 +144,28 @@ def check_places(tokenizer: PreTrainedTokenizerBase) -> None:
             where=type(tokenizer).__name__,
             next="use a model with a tokenizer.json (a fast tokenizer)",
         )
+
+
+def aligned_tokenizer(donor: Checkpoint) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a donor that an encoder is to be aligned to; ``tokenizer=`` is the encoder's there.
+
+    Raises
+    ------
+    TokenizerError
+        If the donor has none that can be loaded and used.
+    FeatureError
+        If it cannot say where its tokens lie.
+    """
+    try:
+        tokenizer = donor_tokenizer(donor)
+    except TokenizerError as error:
+        raise TokenizerError(
+            f"an encoder cannot be aligned without the donor's tokenizer: {error.what}",
+            where=error.where,
+            next="put it next to the donor's weights (tokenizer.json and its settings); tokenizer= is the encoder's",
+        ) from error
+    check_places(tokenizer)
+    return tokenizer
 
 
 def encode(

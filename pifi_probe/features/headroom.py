@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from pifi_probe.alignment.fit import interface_fits
 from pifi_probe.alignment.readout import cross_fitted, out_of_fold, refuse_few
-from pifi_probe.alignment.tokens import check_places
+from pifi_probe.alignment.tokens import aligned_tokenizer
 from pifi_probe.checked import whole_number
 from pifi_probe.devices import device_of
 from pifi_probe.errors import CorruptFileError, FeatureError, TaskError
@@ -29,7 +29,7 @@ from pifi_probe.files import cache_root
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.detect import refuse_missing_states
 from pifi_probe.layers.open import open_named
-from pifi_probe.layers.tokenizer import GivenTokenizer, donor_tokenizer
+from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.layers.tokenizer_files import vocabulary_digest
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.progress import bar_options
@@ -133,7 +133,7 @@ def headroom(
             known = Headroom.from_json(file)
             return replace(known, info=known.info | names)  # of the same contents, which may have other names today
     refuse_missing_states(checkpoint.config, int(checkpoint.config.num_hidden_layers), llm)
-    check_places(donor_tokenizer(checkpoint))
+    aligned_tokenizer(checkpoint)
     texts = Texts(encoder, rows)
     pooled = texts.pooled()
     features = llm_features(

@@ -214,8 +214,10 @@ def layer_ranges(layers: Layers, where: str) -> list[tuple[int, int, int]]:
             return []
         if isinstance(layers, str):
             return [_range(part) for part in text.split(",")]
-        several: Any = [layers] if isinstance(layers, Integral) else layers
+        several: Any = [layers] if isinstance(layers, Integral) else list(layers)
         indices = [operator.index(index) for index in several]
+        if any(isinstance(index, bool) for index in several):
+            raise TypeError
         if not indices:
             raise LayerIndexError(f"there is no layer {layers!r}", where=where, next="name one, or leave layers out")
         return [(index, index, 1) for index in indices]

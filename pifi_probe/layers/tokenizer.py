@@ -190,12 +190,18 @@ def check_known(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], where:
     Raises
     ------
     TokenizerError
-        If more than 95 % of the tokens are the unknown token, or there is none at all.
+        If more than 95 % of the tokens are the unknown token, or there is no token at all.
     """
     rows = [_ids(tokenizer, text) for text in texts[:N_TEXTS]]
     total = sum(map(len, rows))
     unknown = sum(row.count(tokenizer.unk_token_id) for row in rows)
-    share = unknown / total if total else 1.0
+    if not total:
+        raise TokenizerError(
+            f"the texts hold no token: {len(rows)} were looked at, and all are empty or blank",
+            where=where,
+            next="check the column that they are read from (text=)",
+        )
+    share = unknown / total
     if share > MOST_UNKNOWN:
         raise TokenizerError(
             f"{share:.0%} of the texts' tokens are unknown to the tokenizer: nothing can be learnt from them",

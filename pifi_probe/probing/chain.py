@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -264,20 +263,12 @@ def span_of(layers: str | int | Sequence[int], n_layers: int, llm: str) -> tuple
         If this does not name a chain of the model.
     """
     found: Sequence[int] = ()
-    if isinstance(layers, Sequence) and not isinstance(layers, str):
-        with contextlib.suppress(LayerIndexError, TypeError, ValueError):
-            found = [
-                layer_numbers(int(one), n_layers, llm)[0]
-                for one in layers
-                if isinstance(one, Integral) and not isinstance(one, bool)
-            ]
-            found = found if len(found) == len(layers) else ()
-    elif isinstance(layers, str) and "[" in layers:
+    if isinstance(layers, str) and "[" in layers:
         spec = parse(layers)
         found = spec.indices(n_layers) if isinstance(spec, LayerSpec) and spec.donor == llm else ()
-    elif isinstance(layers, str | Integral) and layers not in ("", "all"):
+    elif not isinstance(layers, str) or layers not in ("", "all"):
         with contextlib.suppress(LayerIndexError):
-            found = layer_numbers(layers if isinstance(layers, str) else int(layers), n_layers, llm)
+            found = layer_numbers(layers, n_layers, llm)
     if not found or list(found) != list(range(found[0], found[0] + len(found))):
         raise PlugInError(
             f"{layers!r} does not name a chain of layers: {llm} has layers 0 to {n_layers - 1}",
