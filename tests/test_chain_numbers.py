@@ -12,6 +12,7 @@ import pytest
 import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.errors import FeatureError, LayerIndexError, PlugInError, TaskError
+from pifi_probe.tasks.splitting import label_counts
 from tests import slm, tiny
 
 TASK = slm.tiny_task(40)
@@ -63,6 +64,8 @@ def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"fractions": [1.5]}, "labelled texts"),
         ({"fractions": [float("nan")]}, "nan labelled texts"),
         ({"fractions": [10**9]}, "labelled texts"),
+        ({"fractions": [True]}, "True labelled texts"),
+        ({"fractions": ["8"]}, "'8' labelled texts"),
     ],
 )
 def test_numbers_that_no_chain_can_be_evaluated_with_are_refused(
@@ -79,6 +82,12 @@ def test_numbers_that_no_chain_can_be_evaluated_with_are_refused(
 def test_what_is_no_chain_of_the_model_is_refused(layers: Any, bert: str, llm: str):
     with pytest.raises(PlugInError, match="does not name a chain of layers"):
         pp.probe_chain(bert, llm, TASK, layers, progress=False)
+
+
+def test_numbers_of_numpy_name_sizes():
+    assert (
+        label_counts(np.array([4, 8]), 40, 4, "t") == [4, 8] == label_counts([np.int64(4), np.float32(0.2)], 40, 4, "t")
+    )
 
 
 def test_numbers_of_numpy_and_lists_name_a_chain_as_others_do(bert: str, llm: str):

@@ -293,7 +293,7 @@ def _plan(
         raise FeatureError(
             f"{sum(found)} tokens of {len(texts)} texts can be paired between the two models, too few to align them",
             where=model,
-            next="give more texts, or longer ones: those of a task's training split",
+            next="give more texts, or longer ones: those of a task's training split; max_tokens cuts them",
         )
     return parts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+from pifi_probe.checked import is_number
 from pifi_probe.errors import TaskError
 from pifi_probe.tasks.task import SPLIT_NAMES, Split
 
@@ -67,11 +68,11 @@ def label_counts(fractions: Iterable[float], n: int, fewest: int, where: str) ->
         )
     counts = []
     for fraction in fractions:
-        known = isinstance(fraction, (int, float)) and fraction == fraction and abs(fraction) != float("inf")
+        known = is_number(fraction)
         size = (round(fraction * n) if fraction < 1 else int(fraction)) if known else -1
         if not fewest <= size <= n:
             raise TaskError(
-                f"{size if known else fraction} labelled texts were asked for",
+                f"{size if known else repr(fraction)} labelled texts were asked for",
                 where=f"fractions of {where}",
                 next=f"ask for {fewest} to {n}, or for shares below 1",
             )
