@@ -43,6 +43,13 @@ the set-up and what counts were [written down before](https://github.com/pifi-pr
 the tasks of the confirming half were touched.
 """
 
+NOT_TRIED = """## What was not tried
+
+Open, since there is no run of it: a donor of more than 270M weights; an encoder that was trained on no pairs of
+sentences (no package index has one); what else could stand in the chain's place, on other tasks than movie-reviews;
+evidence that lies inside long texts; tweets in Arabic; CoLA, TREC and irony, which a user has to bring as files.
+sentiment-rating has a number a text, and the readout behind a chain tells classes apart."""
+
 
 REFERENCES = {
     "encoder": "nothing: the encoder alone",
@@ -588,6 +595,7 @@ def page() -> str:
         variant_table(),
         pair_table(),
         reference_table(),
+        NOT_TRIED,
         f"## How it was made\n\n`python benchmarks/aligned.py`, {provenance['date'][:10]}, {machine['cpu']}, "
         f"{machine['cores']} cores; one JSON a task in `book/_studies/aligned/`. In minutes, at a smaller size, "
         "without touching the records: `python benchmarks/aligned.py movie-reviews critic-reviews product-reviews "

@@ -214,7 +214,8 @@ def layer_ranges(layers: Layers, where: str) -> list[tuple[int, int, int]]:
             return []
         if isinstance(layers, str):
             return [_range(part) for part in text.split(",")]
-        several: Any = [layers] if isinstance(layers, Integral) else list(layers)
+        given: Any = layers
+        several = [given] if isinstance(given, Integral) else list(given)
         indices = [operator.index(index) for index in several]
         if any(isinstance(index, bool) for index in several):
             raise TypeError
