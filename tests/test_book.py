@@ -212,6 +212,18 @@ def test_the_results_are_the_recorded_ones() -> None:
     assert results.page() == results.PAGE.read_text(encoding="utf-8"), "run make results"
 
 
+@pytest.mark.parametrize("name", ["regret", "trained", "agreement"])
+def test_no_label_of_a_strategys_picture_is_cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = load("result_pictures")
+    monkeypatch.setattr(pictures, "_piece", lambda figure, alt: figure)
+    record = json.loads((ROOT / "benchmarks" / "results" / "selection.json").read_text(encoding="utf-8"))
+    figure = pictures.SELECTION[name](record["measurements"])
+    figure.draw_without_rendering()  # the layout is made when it is drawn
+    box = figure.get_tightbbox()  # inches
+    width, height = figure.get_size_inches()
+    assert box.x0 >= -0.01 and box.y0 >= -0.01 and box.x1 <= width + 0.01 and box.y1 <= height + 0.01
+
+
 def test_each_question_of_the_results_shows_its_picture_before_its_tables() -> None:
     page = (BOOK / "results.md").read_text(encoding="utf-8")
     for section in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:

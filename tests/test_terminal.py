@@ -93,7 +93,8 @@ def test_a_study(
 @pytest.mark.parametrize(
     ("command", "names"),
     [(["info", "list"], ("llama-3.1-70b-instruct",)), (["reproduce", "list"], ("language-alignment", "paper:")),
-     (["assets", "list"], ("smollm2-135m", "licence")), (["info"], ("version of torch", "cache"))],
+     (["assets", "list"], ("smollm2-135m", "licence")),
+     (["info"], ("version of torch", "cache", "machine cores", " GB"))],
 )  # fmt: skip
 def test_lists(
     width: int,

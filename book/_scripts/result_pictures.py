@@ -5,6 +5,8 @@ Each is a piece of a page with an SVG in the colour of the page's text, in book/
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from pifi_probe.reporting.plots import forest
+from pifi_probe.reporting.looks import ARMS, COLOURS, INK, MARKERS, styled
+from pifi_probe.reporting.plots import add_legend, forest, framed
 from pifi_probe.reporting.svg import to_svg
 
 PICTURES = Path(__file__).resolve().parent.parent / "_pictures" / "results"
@@ -111,6 +114,59 @@ def density(rows: Iterable[Mapping[str, Any]]) -> str:
         forest(frame, value_label="real - shuffled (thousandths of a nat)"),
         "Usable information of real layers minus that of shuffled ones, with intervals, for two language models.",
     )
+
+
+def regret(measured: Mapping[str, Any]) -> str:
+    """Return what every strategy's choice loses on seeds that did not choose it, over what was spent."""
+    own = zip(measured["curves"], itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
+    looks = {name: (colour, marker) for name, colour, marker in own}
+    with styled():
+        figure, (axes,) = framed(7.0, 4.6, 1)
+        for name, curve in measured["curves"].items():
+            colour, marker = looks[name]
+            means = [1000 * sum(values) / len(values) for values in curve.values()]
+            axes.plot([float(cost) for cost in curve], means, color=colour, marker=marker, markersize=4, linewidth=1.3)
+        axes.set(xscale="log", xlabel="spent (full runs)", ylabel="regret (thousandths of a nat)")
+        add_legend(figure, looks)
+    return _piece(figure, "Regret of every strategy, in held-out NLL above the best layer, against what it spent.")
+
+
+def trained(measured: Mapping[str, Any]) -> str:
+    """Return the validation NLL of every layer, trained in full: each seed, and the mean."""
+    colour, marker = ARMS["real"]
+    layers, seeds = range(len(measured["nll"])), zip(*measured["nll"], strict=True)
+    with styled():
+        figure, (axes,) = framed(7.0, 3.6, 1)
+        for place, values in enumerate(seeds):
+            axes.plot(layers, values, ".", color=colour, alpha=0.5, label="" if place else "one seed")
+        means = [sum(values) / len(values) for values in measured["nll"]]
+        axes.plot(layers, means, marker, color=colour, label="mean of the seeds")
+        axes.set(xlabel="layer of smollm2-135m", ylabel="validation NLL (nats)")
+        axes.legend()
+    return _piece(figure, "Validation NLL of every layer, trained in full with three seeds; no layer stands out.")
+
+
+def agreement(measured: Mapping[str, Any]) -> str:
+    """Return how well every cheap score ranks the layers as the full runs do, the best first."""
+    rows = [row for row in measured["proxies"] if row["Kendall"] is not None and not math.isnan(row["Kendall"])]
+    rows.sort(key=lambda row: -row["Kendall"])
+    places = range(len(rows))
+    with styled():
+        figure, (axes,) = framed(7.6, 0.2 * len(rows) + 1, 1)
+        chance = [row["null 95 %"] for row in rows]
+        axes.hlines(places, [-one for one in chance], chance, color=ARMS["twins"][0], alpha=0.4, linewidth=6)
+        axes.plot([row["Kendall"] for row in rows], places, "o", color=INK, markersize=5)
+        axes.set_yticks(places, [row["score"] for row in rows], fontsize=8)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        figure.supxlabel(
+            "Kendall's tau with the full runs\ngrey: what two smooth curves reach by chance (95 %)", fontsize="medium"
+        )
+    return _piece(
+        figure, "Kendall's tau of every cheap score with the full runs, most of it within what chance reaches."
+    )
+
+
+SELECTION = {"regret": regret, "trained": trained, "agreement": agreement}
 
 
 def _numbers(text: str) -> list[float]:

@@ -51,11 +51,6 @@ SPEED = (
     "efficiency",
 )
 WHAT = {"own-state": "the language model's own states", "plug-in": "the layer as a function on the encoder's vectors"}
-PLOTS = {
-    "cost-regret": "Regret of every strategy against what it cost",
-    "layers": "Held-out NLL of every layer, trained, with intervals",
-    "proxies": "How well each cheap score ranks the layers that were trained",
-}
 HEAD = """# Results
 
 Every number on this page comes from a recorded file, named next to it with the command that made it, its date, commit
@@ -216,9 +211,9 @@ def selection() -> str:
             "## Is a search for the layer worth it?",
             "The strategies of `pp.search` replayed on the runs of movie-reviews in the *matched* wiring. "
             f"From `{_name(file)}`; {made(record)}.",
-            *(f"![{alt}](_studies/selection/{SELECTED}-{kind}.svg)" for kind, alt in PLOTS.items()),
+            *(pictures.shown(name) for name in pictures.SELECTION),
             targets(record),
-            folded("Every strategy", rows_table(record)),
+            f":::{{dropdown}} Every strategy, {len(record['rows'])} rows\n\n{rows_table(record)}\n\n:::",
             "One search, recorded, to look into: [A search to explore](explorer.md).",
         ]
     )
@@ -252,17 +247,24 @@ def density() -> str:
     """Return what one, two and four layers add to the encoder's vectors."""
     file = RECORDS / "density.json"
     record = json.loads(file.read_text(encoding="utf-8"))
-    differences = "\n".join(f"- {row['what']}: {row['measured']:+z.1f}" for row in record["targets"])
+    differences = "\n".join(f"- {_between(row)}" for row in record["targets"])
     return "\n\n".join(
         [
             "## Does a layer hold less in a deeper model?",
             f"{DENSITY}\n\nFrom `{_name(file)}`; {made(record)}.",
             pictures.shown("density"),
             folded("Every set of layers", rows_table(record)),
-            f"The difference between the two models in *real - shuffled*, with its interval:\n\n{differences}",
+            "The difference between the two models (smollm2-135m - gemma3-270m) in *real - shuffled*, in thousandths "
+            f"of a nat, with its interval:\n\n{differences}",
             f"**What this can and cannot tell.** {LIMITS}",
         ]
     )
+
+
+def _between(row: dict[str, Any]) -> str:
+    """Return one difference between two models, its interval behind it."""
+    layers, interval = re.fullmatch(r"(.*), smollm2-135m - gemma3-270m, mnat (\[.*\])", row["what"]).groups()
+    return f"{layers}: {row['measured']:+z.1f} {interval}"
 
 
 def demo() -> str:
@@ -431,6 +433,8 @@ def drawn() -> dict[str, str]:
         found[f"combinations-{record['task']}"] = pictures.combinations(
             record, {row["arm"]: sets.title(row["arm"]) for row in record["rows"]}
         )
+    measured = json.loads((RECORDS / "selection.json").read_text(encoding="utf-8"))["measurements"]
+    found |= {name: draw(measured) for name, draw in pictures.SELECTION.items()}
     if (RECORDS / "density.json").is_file():
         found["density"] = pictures.density(json.loads((RECORDS / "density.json").read_text(encoding="utf-8"))["rows"])
     return found

@@ -135,7 +135,7 @@ print("labels:", list(task.label_names))
 # **Why.** This is the question of the whole book, and one run cannot answer it. The recorded demo trained several
 # *arms* (an arm is one of the models that are compared), each with several seeds on 1,000 reviews: the encoder alone
 # (*vanilla*), the block with real layers, and *controls* that have the block's shape but not the language model's
-# knowledge. An arm's name begins with its wiring: `pifi` is the paper's, `matched` hands the layer vectors of the length it
+# knowledge: `random` is a layer of random weights, `linear` the two projections with nothing between them. An arm's name begins with its wiring: `pifi` is the paper's, `matched` hands the layer vectors of the length it
 # is used to and starts at the encoder alone.
 #
 # **Predict.** Will the last layer beat the encoder alone? By how many points of accuracy?
@@ -163,16 +163,16 @@ forest(table)
 # %%
 print("recorded by:", rows.attrs["command"], "on", rows.attrs["date"])
 print("your guess:", checks.guessed(guess))
-print(table.to_string(index=False))
 verdicts = rows.set_index("arm")["verdict"]
 checks.say(
-    "\nthe last layer in the paper's wiring:",
+    "the last layer in the paper's wiring:",
     verdicts["pifi: smollm2-135m[29]"],
 )
+table.set_index("arm")
 
 # %% [markdown]
-# **Read.** The last layer, `smollm2-135m[29]`, does not beat the encoder alone here: it is some points worse, and the last
-# line has the verdict. It is a careful one: among nine arms one looks worse by luck now and then, so Holm's correction asks
+# **Read.** The last layer, `smollm2-135m[29]`, does not beat the encoder alone here: it is some points worse, and the line above the
+# table has the verdict. It is a careful one: among nine arms one looks worse by luck now and then, so Holm's correction asks
 # for more evidence than one comparison alone would need. Where an interval contains zero, this run detects no difference. Now find the *random* arm, a
 # layer with random weights. Whatever it shares with the real layer is not the language model's knowledge. That is why every
 # comparison in this book has controls ([Decided then, decided now](../book/decided.md) is what they decide), and why

@@ -115,6 +115,9 @@ def _in_words(record: dict[str, Any]) -> dict[str, Any]:
     for key, value in record.items():
         if value is None:
             continue
+        if isinstance(value, dict):
+            words |= _in_words({f"{key} {part.replace('_', ' ')}": own for part, own in value.items()})
+            continue
         is_bytes = key.endswith((" bytes", " memory")) or " bytes " in key
         large = type(value) is int and (is_bytes or " weights" in key or " macs" in key)
         words[key] = amount(value, "B" if is_bytes else "") if large else value
