@@ -20,7 +20,7 @@ from pifi_probe.plugin.build import plug_in
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.pretrained import open_tokenizer
 from pifi_probe.slm import load_encoder
-from tests.fuzzing import QUICK, fuzz, mutate_bytes, mutate_text
+from tests.fuzzing import fuzz, mutate_bytes, mutate_text
 from tests.slm import tiny_slm, tiny_task, tiny_tokenizer
 from tests.tiny import tiny_checkpoint
 
@@ -170,13 +170,6 @@ KINDS: dict[str, tuple[Callable[[Path, Path], Case], tuple[float, float], int]] 
     "card": (card_case, (1.0, 1.0), 1),
     "interface": (interface_case, (0.05, 0.8), 4),
 }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_some_altered_folders(kind: str, whole: Path, tmp_path: Path) -> None:
-    make, accepted, ways = KINDS[kind]
-    fuzz(make(whole, tmp_path), QUICK if kind == "card" else QUICK // 4, accepted=accepted, ways=ways)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from pifi_probe.selection.study import Study
 from pifi_probe.selection.views import leaderboard
 from pifi_probe.training.recipe import Recipe
 from pifi_probe.training.result import RunResult
-from tests.fuzzing import QUICK, fuzz, mutate_bytes, mutate_json, mutate_text
+from tests.fuzzing import fuzz, mutate_bytes, mutate_json, mutate_text
 from tests.search_stub import SPACE, StubEvaluator, runner
 
 N = 40
@@ -307,12 +307,6 @@ def case_of(kind: str, folder: Path, study_file: Path) -> Callable[[random.Rando
 
 
 KINDS = ("result as text", "result.json", "probe table", "recipe", "study.db")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_some_altered_files(kind: str, tmp_path: Path, study_file: Path) -> None:
-    fuzz(case_of(kind, tmp_path, study_file), QUICK, accepted=(0.05, 0.8))
 
 
 @pytest.mark.slow
