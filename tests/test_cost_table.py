@@ -118,6 +118,8 @@ def test_the_donor_by_probe_counts_what_it_runs_and_is_not_probed_twice(
     monkeypatch.setattr(reference, "probe", lambda *args, **kwargs: pytest.fail("probed again"))
     (again,) = cost_table("no-encoder", f"{donor}[1]", task, RECIPE, **options).rows
     assert (again.quality, again.by_seed, again.train_s_per_1000) == (row.quality, row.by_seed, row.train_s_per_1000)
+    with pytest.raises(pytest.fail.Exception, match="probed again"):  # another seed is another probe
+        cost_table("no-encoder", f"{donor}[1]", task, RECIPE.replace(seed=7), **options)
 
 
 @pytest.mark.slow

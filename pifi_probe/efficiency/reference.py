@@ -77,7 +77,7 @@ def probed(
         views[other.name] = (view, str(report) if report.n_dropped else "")
     tested = {name: view.fingerprint for name, (view, _) in views.items()}
     wanted = {"donor": donor, "task": task.fingerprint, "tests": tested, "max_tokens": recipe.max_tokens}
-    wanted |= {"device": recipe.device, "precision": recipe.precision}
+    wanted |= {"seed": recipe.seed, "device": recipe.device, "precision": recipe.precision}
 
     def load() -> Served:
         model = ProbeForSequenceClassification.from_pretrained(
