@@ -108,12 +108,9 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> str:
             better = [row["control"] for row in own if row["difference"] > 0 and row["p_holm"] < 0.05]
             worse = [row["control"] for row in own if row["difference"] < 0 and row["p_holm"] < 0.05]
             if own:
-                parts.append(
-                    f"by {metric.replace('nll', 'NLL')} better than {_names(better)} and worse than {_names(worse)} "
-                    f"of {len(own)}"
-                )
+                parts.append(f"by {metric.replace('nll', 'NLL')} {_judged(better, worse)} (of {len(own)})")
         if parts:
-            said.append(f"{combination}: {'; '.join(parts)}")
+            said.append(f"{combination}: {', '.join(parts)}")
     same = [
         combination
         for combination in COMBINATIONS
@@ -131,11 +128,12 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> str:
         if same
         else "No combination is better in NLL than the single layer and all its controls at equal k."
     )
-    return f"{end} After Holm's correction, {'. '.join(said)}."
+    return f"{end} After Holm's correction, {'; '.join(said)}."
 
 
-def _names(arms: Sequence[str]) -> str:
-    return ", ".join(arms) or "none"
+def _judged(better: Sequence[str], worse: Sequence[str]) -> str:
+    found = [f"{how} than {' and '.join(arms)}" for how, arms in (("better", better), ("worse", worse)) if arms]
+    return " and ".join(found) or "no difference found"
 
 
 def title(arm: str) -> str:

@@ -114,9 +114,10 @@ def test_a_combination_wins_only_against_every_control(load: Any) -> None:
     verdict = load("_combination_tables").verdict
     assert verdict(rows(1, 0.01)).startswith("Better in NLL than the single layer and all controls at equal k: pair.")
     assert verdict(rows(1, 0.2)).startswith("No combination")
+    assert "pair: by accuracy no difference found (of 6), by NLL no difference found (of 6)" in verdict(rows(1, 0.2))
     mixed = rows(1, 0.01)
     mixed[-1]["difference"] = -0.1
-    assert verdict(mixed).startswith("No combination") and "worse than mlp-pair of 6" in verdict(mixed)
+    assert verdict(mixed).startswith("No combination") and "worse than mlp-pair (of 6)" in verdict(mixed)
 
 
 def test_every_combination_has_controls_at_its_own_number_of_layers(load: Any) -> None:

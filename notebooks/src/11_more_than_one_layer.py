@@ -283,11 +283,7 @@ for name, chosen_layers in record["chosen"].items():
     print(
         f"{name:7s} {chosen_layers['design']:9s} layers {chosen_layers['layers']}"
     )
-print(
-    controls[["combination", "control", *points, "p_holm"]]
-    .round(2)
-    .to_string(index=False)
-)
+controls.set_index(["combination", "control"])[[*points, "p_holm"]].round(2)
 
 # %% alt="Forest plot of the accuracy of a pair, a triple and a block of layers minus that of each of their controls, with intervals and a line at zero."
 shown = controls.assign(
@@ -316,12 +312,8 @@ news = json.loads(
 triple = pd.DataFrame(news["controls"]).query(
     "metric == 'nll' and combination == 'triple'"
 )
-print(
-    triple[["control", "difference", "low", "high", "p_holm"]]
-    .round(3)
-    .to_string(index=False)
-)
 checks.say(news["verdict"])
+triple.set_index("control")[["difference", "low", "high", "p_holm"]].round(3)
 
 # %% [markdown]
 # To make them again: `python benchmarks/combinations.py`. `pifi-probe reproduce multi-layer` asks the same in
