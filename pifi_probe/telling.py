@@ -151,14 +151,18 @@ class Tells:
 
 
 def needed_lines(undecided: Sequence[Effect], seconds: float, level: float) -> list[str]:
-    """Say what would decide each effect, at so many seconds a run."""
-    lines = []
+    """Say what would decide each effect, at so many seconds a run; those that seeds cannot decide share a line."""
+    lines, beyond = [], []
     for effect in undecided:
         more = needed(effect, seconds_a_run=seconds, level=level)
-        what = f"{', '.join(part for part in (effect.wiring, effect.name) if part)}: "
+        what = ", ".join(part for part in (effect.wiring, effect.name) if part)
         if more is None:
-            lines.append(f"{what}more seeds alone do not decide it; more test texts would narrow it")
+            beyond.append(what)
         else:
             seeds, arms, total = more
-            lines.append(f"{what}about {seeds} more seed{'s' * (seeds != 1)} of {arms} arms, {duration(total)}")
+            lines.append(f"{what}: about {seeds} more seed{'s' * (seeds != 1)} of {arms} arms, {duration(total)}")
+    if beyond:
+        names = ("; " if any("," in what for what in beyond) else ", ").join(beyond)
+        it, them = ("it", "it") if len(beyond) == 1 else ("these", "them")
+        lines.append(f"{names}: more seeds alone do not decide {it}; more test texts would narrow {them}")
     return lines
