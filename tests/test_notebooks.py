@@ -305,10 +305,20 @@ def test_printed_pieces_are_joined_and_what_stands_between_them_is_not() -> None
 
 
 @each_source
-def test_no_word_of_a_part_stands_alone(source: Path) -> None:
+def test_no_word_of_a_part_stands_alone_and_no_linter_is_spoken_to(source: Path) -> None:
     for cell in NOTEBOOKS[source].cells:
         if cell.cell_type == "markdown":
             assert not re.search(r"\*\*(Why|Predict|Checkpoint|Read)\.\*\*\s*(\n\n|\Z)", cell.source), cell.source
+        else:
+            assert "# noqa" not in cell.source, cell.source
+
+
+@each_source
+def test_a_table_that_is_printed_fits_a_phone(source: Path) -> None:
+    """Printed lines wrap, and then nobody can read a table; a frame that is shown is moved sideways."""
+    for cell in _code(NOTEBOOKS[source]):
+        if ".to_string(" in cell.source:
+            assert max(map(len, _said(cell).splitlines())) <= 40, cell.source
 
 
 @each_source

@@ -222,7 +222,7 @@ record
 
 # %%
 table = pd.DataFrame(record.extra("forgetting"))
-print(table.round(4).T.to_string(header=False) if len(table) else record)
+table.round(4).T if len(table) else record
 
 # %% [markdown]
 # To make it again: `pifi-probe reproduce frozen-vs-tuned --scale small`.

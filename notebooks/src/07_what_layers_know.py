@@ -171,7 +171,7 @@ for kind in ("plain", "scaled"):
 # **Checkpoint.** The library's pooling is the third way:
 
 # %%
-from pifi_probe.features.donor import pool_tokens  # noqa: E402
+from pifi_probe.features.donor import pool_tokens
 
 ours = pooled("scaled, no first", 15)[0]
 x = states[0][15][None]  # (1, seq, d_llm)
@@ -271,7 +271,7 @@ assert above > 0
 # **Checkpoint.** The arithmetic, once by hand, for depth 15:
 
 # %%
-from pifi_probe.scoring.spectrum import Spectrum  # noqa: E402
+from pifi_probe.scoring.spectrum import Spectrum
 
 spectrum = Spectrum.of(z)
 score = estimators.ridge_accuracy(z, labels, spectrum=spectrum)

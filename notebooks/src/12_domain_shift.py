@@ -127,7 +127,7 @@ rows = [
 ]
 table = pd.DataFrame(rows).set_index(["test", "arm"]).round(1)
 print("your guess:", checks.guessed(guess))
-print(table.to_string())
+table
 
 # %% alt="For three test sets, accuracy, balanced accuracy and AUROC of the encoder alone, with the last layer and with a random layer, as groups of dots; on tweets accuracy differs much more between arms than AUROC does."
 figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.8), sharey=True)
