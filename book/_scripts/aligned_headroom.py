@@ -30,8 +30,8 @@ def table_of(lines: list[list[str]]) -> str:
 
 
 def shown(row: dict[str, Any], bold: bool = False) -> str:
-    """Return a difference in points with its interval."""
-    text = f"{100 * row['difference']:+.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    """Return a difference in points with its interval, which does not break inside its brackets."""
+    text = f"{100 * row['difference']:+.1f} [{100 * row['low']:.1f},\u00a0{100 * row['high']:.1f}]"
     return f"**{text}**" if bold else text
 
 
