@@ -141,6 +141,17 @@ def test_a_figure_of_a_notebook_takes_the_colours_of_the_page() -> None:
     assert piece.count('aria-label="one &quot;line&quot;"') == 2 and 'role="img"' in piece
 
 
+def test_a_quiz_waits_for_mathjax_in_every_chapter_that_has_one() -> None:
+    patient = load("quiz_math", folder="_extension").patient
+    asked = 0
+    for file in sorted((BOOK.parent / "notebooks").glob("*.ipynb")):
+        text = file.read_text(encoding="utf-8").replace('\\"', '"')
+        asked += text.count("MathJax.version")
+        assert "version[" not in patient(text), "jupyterquiz asks in another way: quiz_math is to follow"
+    assert asked > 20
+    assert patient('if (version[0] == "2") {') == 'if (version?.[0] == "2") {'
+
+
 def test_the_page_on_compatibility_is_the_recorded_walk() -> None:
     from pifi_probe.layers.refused import REFUSED
 
@@ -335,7 +346,9 @@ class _Page(HTMLParser):
 
 @pytest.mark.slow
 def test_built_pages_have_one_title_alt_texts_and_links_that_lead_somewhere(built_book: Path) -> None:
-    parsed = {file.resolve(): _Page(file.read_text(encoding="utf-8")) for file in built_book.rglob("*.html")}
+    texts = {file.resolve(): file.read_text(encoding="utf-8") for file in built_book.rglob("*.html")}
+    assert not [file.name for file, text in texts.items() if "version[0]" in text], "a quiz that does not wait"
+    parsed = {file: _Page(text) for file, text in texts.items()}
     broken = []
     for page in pages():
         file = (built_book / f"{page}.html").resolve()

@@ -70,7 +70,7 @@ class _Visit:
         )
         self.page = self.context.new_page()
         self.page.on("console", lambda message: self._note(message.type == "error", f"console: {message.text}"))
-        self.page.on("pageerror", lambda error: self._note(True, f"error: {error}"))
+        self.page.on("pageerror", lambda error: self._note(True, f"error: {error} {error.stack}"))
         self.page.on("response", lambda answer: self._note(answer.status >= 400, f"{answer.status}: {answer.url}"))
         own = address.split("/", 3)[2]
         self.page.on(
