@@ -116,7 +116,7 @@ def test_every_family_is_aligned_to_and_measured(family: str, bert: str, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TYPES[::8])  # a sample: all families are walked over above
+@pytest.mark.parametrize("name", TYPES[::16])  # a sample: all families are walked over above
 def test_a_type_is_aligned_to_or_refused_by_what_it_lacks(
     name: str, bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
