@@ -1,7 +1,6 @@
 """Build the book: fetch what its pages need, then run Sphinx, which needs no network.
 
-python book/_scripts/build.py              the book is book/_build/html/index.html
-python book/_scripts/build.py --offline    fetch nothing: with vendored JavaScript if it is there
+python book/_scripts/build.py    the book is book/_build/html/index.html
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ NEEDS_VENDOR = ("nb_ipywidgets_js", "mathjax_path")
 
 
 def main() -> int:
-    offline = "--offline" in sys.argv[1:]
-    vendored = (vendor.VENDOR / "vendor" / "embed-amd.js").is_file() if offline else vendor.fetch()
+    vendored = vendor.fetch()
     for stale in (BUILD / "html", BUILD / ".doctrees"):  # an incremental build leaves pages and widgets behind
         shutil.rmtree(stale, ignore_errors=True)
     write_explorer()

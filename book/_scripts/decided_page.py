@@ -185,8 +185,8 @@ def shown(finding: dict[str, Any]) -> str:
 
 def interval(effect: dict[str, Any], metric: str) -> str:
     """Return the interval of an effect in words."""
-    scale, digits = (known := metric_named(metric)).scale, known.digits
-    mean, low, high = (f"{scale * effect[name]:+z.{digits}f}" for name in ("mean", "low", "high"))
+    known = metric_named(metric)
+    mean, low, high = (f"{known.scale * effect[name]:+z.{known.digits}f}" for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}] {known.of_differences}"
 
 

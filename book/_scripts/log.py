@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from aligned_page import FEWEST, MANY_DRAWS, difference, few_cells, joined_folds  # noqa: E402
+from aligned_page import FEWEST, MANY_DRAWS, difference, few_cells, joined_folds, rows_of  # noqa: E402
 
 from pifi_probe.stats import paired_difference  # noqa: E402
 from pifi_probe.vocabulary import in_words_of_today  # noqa: E402
@@ -59,16 +59,21 @@ def strategies(record: Record) -> str:
     return ", ".join(f"{name} {rows[name]}" for name in ("fast", "last", "middle", "greedy")) + " mnat after exhaustive"
 
 
+def points(mean: float, low: float, high: float) -> str:
+    """Return a difference of shares, with its interval, in points."""
+    return f"{100 * mean:+z.1f} [{100 * low:+z.1f}, {100 * high:+z.1f}]"
+
+
+def between(record: Record, a: str, b: str, n_labels: int) -> str:
+    """Return by how many points of accuracy one arm is above another on the chain's own task."""
+    row = difference(record, a, b, record["info"]["task"], n_labels)
+    return points(row["difference"], row["low"], row["high"])
+
+
 def aligned(record: Record) -> str:
     """Say what the real chain adds to the encoder on the task that it was fitted to, and its shuffled twin."""
-    info, columns = record["info"], record["differences"]
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    said = []
-    for arm in ("real", "shuffled"):
-        wanted = (info["task"], info["n_train"], "accuracy", arm, "encoder")
-        [row] = [one for one in rows if (one["test"], one["n_labels"], one["metric"], one["a"], one["b"]) == wanted]
-        said.append(f"{100 * row['difference']:+z.1f} [{100 * row['low']:+z.1f}, {100 * row['high']:+z.1f}]")
-    return f"{said[0]} points over the encoder alone; its shuffled twin {said[1]}"
+    real, shuffled = (between(record, arm, "encoder", record["info"]["n_train"]) for arm in ("real", "shuffled"))
+    return f"{real} points over the encoder alone; its shuffled twin {shuffled}"
 
 
 def control(layer: int) -> Callable[[Record], str]:
@@ -100,10 +105,8 @@ def condition(layers: str, arm: str) -> Callable[[Record], str]:
 
     def said(record: Record) -> str:
         rows = record["chains"][layers]["differences"]
-        wanted = {"metric": "accuracy", "a": arm, "b": "encoder", "n_labels": record["n_train"]}
-        (at,) = [i for i in range(len(rows["a"])) if all(rows[key][i] == value for key, value in wanted.items())]
-        mean, low, high = (100 * rows[key][at] for key in ("difference", "low", "high"))
-        return f"{mean:+z.1f} [{low:+z.1f}, {high:+z.1f}] points over the encoder alone"
+        (row,) = rows_of(rows, metric="accuracy", a=arm, b="encoder", n_labels=record["n_train"])
+        return f"{points(row['difference'], row['low'], row['high'])} points over the encoder alone"
 
     return said
 
@@ -112,12 +115,8 @@ def with_labels(n_labels: int) -> Callable[[Record], str]:
     """Return how to say what the real chain adds with so many labels."""
 
     def said(record: Record) -> str:
-        info, over = record["info"], []
-        for other in ("encoder", "shuffled"):
-            row = difference(record, "real", other, info["task"], n_labels)
-            mean, low, high = (100 * row[key] for key in ("difference", "low", "high"))
-            over.append(f"{mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]")
-        return f"{over[0]} points over the encoder with as many, {over[1]} over the shuffled twin, {MANY_DRAWS} draws"
+        encoder, shuffled = (between(record, "real", other, n_labels) for other in ("encoder", "shuffled"))
+        return f"{encoder} points over the encoder with as many, {shuffled} over the shuffled twin, {MANY_DRAWS} draws"
 
     return said
 
@@ -141,7 +140,7 @@ def in_folds(task: str, kind: str, encoder: str) -> Callable[[Record], str]:
         over = []
         for other in ("encoder", "shuffled"):
             found = paired_difference(arms["real"], arms[other])
-            over.append(f"{100 * found.mean:+z.1f} [{100 * found.low:+z.1f}, {100 * found.high:+z.1f}]")
+            over.append(points(found.mean, found.low, found.high))
         texts = f"{len(arms['real'][0]):,} texts"
         return f"{over[0]} points over {encoder}, {over[1]} over the shuffled twin, {texts}"
 

@@ -188,7 +188,8 @@ class Comparison(Result, Tells):
 def _interval(middle: float | None, low: float | None, high: float | None, metric: str, sign: str = "") -> str:
     if middle is None or low is None or high is None:
         return ""
-    scale, digits = (known := metric_named(metric)).scale, known.digits
+    known = metric_named(metric)
+    scale, digits = known.scale, known.digits
     return f"{scale * middle:{sign}z.{digits}f} [{scale * low:{sign}z.{digits}f}, {scale * high:{sign}z.{digits}f}]"
 
 

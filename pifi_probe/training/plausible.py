@@ -68,7 +68,7 @@ def _refuse_metrics(metrics: Mapping[str, Any], where: str) -> None:
             raise Refused(f"{where}.{name} is not a list of numbers")
         if math.isfinite(known.low) or math.isfinite(known.high):
             for one in value if known.listed else [value]:
-                _number(f"{where}.{name}", one, known.low - _EDGE, known.high + _EDGE)
+                _in_range(f"{where}.{name}", one, known)
 
 
 def _refuse_impossible_test(name: str, test: TestResult) -> None:
@@ -85,7 +85,7 @@ def _refuse_impossible_test(name: str, test: TestResult) -> None:
             raise Refused(f"{name}.{column} has {len(values)} values for {n} examples")
         known = metric_named(column)
         for value in (min(values), max(values)):
-            _number(f"a value of {name}.{column}", value, known.low - _EDGE, known.high + _EDGE)
+            _in_range(f"a value of {name}.{column}", value, known)
     if test.scores:
         return
     if len(test.correct) != n or set(test.correct) - {"0", "1"}:
@@ -103,6 +103,11 @@ def _parsed(where: str, text: str) -> float:
     if not math.isfinite(value):
         raise Refused(f"{where} holds {value}")
     return value
+
+
+def _in_range(where: str, value: Any, known: Metric) -> None:
+    """Refuse a value beyond a metric's range; sums may end next to its ends, but nothing rounds to below zero."""
+    _number(where, value, known.low - _EDGE if known.low else 0, known.high + _EDGE)
 
 
 def _number(where: str, value: Any, least: float, most: float) -> None:
