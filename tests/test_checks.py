@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from typing import Any
@@ -178,6 +179,9 @@ def test_the_picture_says_in_words_what_it_shows_and_takes_the_pages_colour() ->
     figure = checks.pifi_block("L_in")
     assert figure.alt.endswith("Lit: L_in.") and f'aria-label="{figure.alt}"' in figure.svg()
     assert "currentColor" in figure.svg() and "LLM layer (frozen)" in figure.alt
+    shown = figure._repr_mimebundle_()
+    assert f'aria-label="{figure.alt}"' in shown["image/svg+xml"] and shown["text/plain"] == figure.alt
+    assert base64.b64decode(shown["image/png"]).startswith(b"\x89PNG")
     with pytest.raises(PifiProbeError, match="no part 'lin'"):
         checks.pifi_block("lin")
 
@@ -221,6 +225,25 @@ def test_the_argument_over_depth_is_that_of_the_records() -> None:
     assert not figure.axes[0].collections
     with pytest.raises(PifiProbeError, match="unknown part"):
         checks.depth_figure("headroom")
+
+
+def test_a_quiz_says_what_it_is_where_no_script_runs_and_waits_for_mathjax(monkeypatch: pytest.MonkeyPatch) -> None:
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    had = InteractiveShell.initialized()
+    InteractiveShell.instance()
+    try:
+        with capture_output() as shown:
+            checks.quiz("03")
+    finally:
+        if not had:
+            InteractiveShell.clear_instance()
+    page, script = (one.data for one in shown.outputs)
+    assert "<div" in page["text/html"] and page["text/plain"] == script["text/plain"]
+    assert script["text/plain"].startswith("A quiz of ") and "trust the notebook" in script["text/plain"]
+    text = script["application/javascript"]
+    assert "MathJax.version" in text and "version?.[0] ==" in text and "version[" not in text, "jupyterquiz has changed"
 
 
 def test_a_missing_quiz_or_record_says_what_to_do(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -342,3 +342,20 @@ def test_every_quiz_question_has_one_right_answer_and_tells_why_others_are_wrong
     for question in questions:
         assert sum(answer["correct"] for answer in question["answers"]) == 1
         assert all(answer["feedback"] for answer in question["answers"])
+
+
+@each_source
+def test_every_output_says_something_in_a_notebook_that_is_not_trusted(source: Path) -> None:
+    """JupyterLab runs no script there, cleans HTML of SVG and styles, and takes PNG or plain text for others."""
+    notebook = json.loads((ROOT / "notebooks" / f"{source.stem}.ipynb").read_text(encoding="utf-8"))
+    seen = 0
+    for cell in notebook["cells"]:
+        shown = [one["data"] for one in cell.get("outputs", ()) if "data" in one]
+        seen += len(shown)
+        for data in shown:
+            assert "image/png" in data or not re.match(r"<\S+ .*>$", "".join(data["text/plain"])), cell["source"]
+            page = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", "".join(data.get("text/html", "words")))
+            assert "<svg" not in page, cell["source"]  # its letters would run together
+            words = re.sub(r"<[^>]*>", "", page).strip()
+            assert words or "A quiz of" in str(shown), cell["source"]
+    assert seen > 5

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 import pifi_probe
+import pifi_probe as pp
+from pifi_probe.tasks import Task
+from tests import slm
 
 PACKAGE = Path(pifi_probe.__file__).parent
 # bottom to top, each line one floor; book/architecture.md says what is in them
@@ -241,3 +247,53 @@ def test_the_controls_of_every_layer_are_listed_once() -> None:
         and (isinstance(node.elts[2], ast.Starred) or getattr(node.elts[2], "value", "") == "random")
     }
     assert lists == {"vocabulary.py"}
+
+
+def rooms_of_the_task(call: Callable[[], object], task: Task) -> set[tuple[str, ...]]:
+    """Return the rooms, from the outermost call inwards, that a task or its splits were handed through."""
+    handed, home = (task, *task.splits.values()), f"{PACKAGE}/"
+    ways: set[tuple[str, ...]] = set()
+
+    def room(frame: FrameType) -> str | None:
+        """Return the room of a call that was handed the task; None for any other."""
+        code = frame.f_code
+        if not code.co_filename.startswith(home):
+            return None
+        given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
+        if not any(one is each for one in given for each in handed):
+            return None
+        return Path(code.co_filename).relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+    def look(frame: FrameType | None, event: str, _: object) -> None:
+        if frame is not None and room(frame):
+            rooms = []
+            while frame is not None:
+                rooms.append(room(frame))
+                frame = frame.f_back
+            ways.add(tuple(one for one, _ in groupby(one for one in reversed(rooms) if one)))
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return ways
+
+
+@pytest.mark.parametrize("entry", ["probe", "probe_plugin"])
+def test_a_task_on_its_way_through_a_probe_enters_no_room_twice(
+    entry: str, llm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIFI_PROBE_FEATURES", str(tmp_path / "features"))
+    task = slm.tiny_task(120)
+    if entry == "probe":
+        settings = pp.ProbeSettings(n_permutations=0)
+        ways = rooms_of_the_task(lambda: pp.probe(llm, task, settings, n=40, progress=False), task)
+    else:
+        encoder = str(slm.tiny_slm_folder(tmp_path / "slm"))
+        quick = pp.PluginProbeSettings(n_permutations=0, trained=False, ntk=False)
+        ways = rooms_of_the_task(lambda: pp.probe_plugin(encoder, llm, task, quick, n=40, progress=False), task)
+    assert {way[0] for way in ways} == {"probing"} and any("kinds" in way for way in ways), ways
+    assert [way for way in ways if len(set(way)) < len(way)] == []
+    assert max(map(len, ways)) <= 7

@@ -292,6 +292,8 @@ def test_the_static_page_holds_data_script_and_style_and_asks_nobody(widgets: An
     assert repr(page) == repr(widget) and page.html == page._repr_html_() == widget.static().html
     assert "llm[6]" in page.html and "mount(el" in page.html and page.html.count("<script") == 1
     assert not re.search(r"""(src|href)=["']?https?:""", page.html)
+    still = re.sub(r"(?s)<(style|script|svg).*?</\1>", "", page.html)  # what a notebook that is not trusted shows
+    assert "Layer search: finished" in still and "llm[6]" in still.split("<table")[1]
 
 
 def test_texts_from_tasks_models_and_errors_are_escaped(monkeypatch: pytest.MonkeyPatch, widgets: Any) -> None:

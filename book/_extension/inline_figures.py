@@ -39,7 +39,9 @@ class InlineFigures(SphinxPostTransform):
 
 def inlined(svg: str, alt: str) -> str:
     """Return an SVG of `pifi_probe.reporting.svg` without its ground, with words, in a box that scrolls."""
-    label = escape(alt, quote=True)
+    own = re.match(r'<svg [^>]*?( role="img" aria-label="([^"]*)")', svg)  # words that the figure brings itself
+    label = own[2] if own else escape(alt, quote=True)
+    svg = svg.replace(own[1], "", 1) if own else svg
     svg = re.sub(r"<style>\.pifi-plot.*?</style>", "", svg, count=1)
     wide = re.search(r'\bwidth="([\d.]+)pt"', svg)
     least = f' style="min-width: {0.7 * float(wide[1]):.0f}pt"' if wide else ""  # narrower, letters would be too small

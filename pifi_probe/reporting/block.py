@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.reporting.looks import ARMS
+from pifi_probe.reporting.figure import Figure, png_of
+from pifi_probe.reporting.looks import ARMS, INK, styled
+from pifi_probe.reporting.svg import standalone_svg, to_svg
 
 __all__ = ["PARTS", "BlockFigure", "pifi_block"]
 
@@ -19,8 +22,8 @@ PARTS = {  # part: (what the box says, what becomes of its weights)
     "head": ("head", "trained"),
     "label": ("label", ""),
 }
-_WIDTHS = {"layer": 124, "encoder": 100}
-_WIDTH, _GAP, _TOP, _HEIGHT = 76, 22, 14, 62
+_WIDTHS = {"layer": 124, "encoder": 100}  # hundredths of an inch, as all below
+_WIDTH, _GAP, _BOTTOM, _HEIGHT = 76, 22, 28, 62
 _LIT = ARMS["real"][0]
 
 
@@ -43,45 +46,59 @@ class BlockFigure:
         lit = " and ".join(PARTS[part][0] for part in self.lit)
         return f"The PiFi block, from left to right: {chain}." + (f" Lit: {lit}." if lit else "")
 
-    def _repr_html_(self) -> str:
-        return self.svg()
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
+        """Return SVG for a notebook that is trusted, and PNG for one that is not."""
+        figure = self.figure()
+        return {
+            "image/svg+xml": standalone_svg(figure, self.alt),
+            "image/png": b64encode(png_of(figure)).decode(),
+            "text/plain": self.alt,
+        }
 
     def __repr__(self) -> str:
         return self.alt
 
     def svg(self) -> str:
         """Return the picture as inline SVG; it takes the colour of the text around it."""
-        x, boxes = 2, []
-        for part, (name, fate) in PARTS.items():
-            width = _WIDTHS.get(part, _WIDTH)
-            boxes.append(_box(x, width, name, fate, part in self.lit))
-            if part != "label":
-                boxes.append(_arrow(x + width, x + width + _GAP))
-            x += width + _GAP
-        total = x - _GAP + 2
-        return (
-            f'<svg class="pifi-block" role="img" aria-label="{escape(self.alt)}" viewBox="0 0 {total} 112" '
-            f'xmlns="http://www.w3.org/2000/svg" style="width:100%;max-width:{total}px;height:auto;color:inherit" '
-            f'font-family="sans-serif" font-size="15" text-anchor="middle">{"".join(boxes)}</svg>'
-        )
+        return to_svg(self.figure(), self.alt)
+
+    def figure(self) -> Figure:
+        """Draw the picture."""
+        total = sum(_WIDTHS.get(part, _WIDTH) for part in PARTS) + _GAP * (len(PARTS) - 1) + 4
+        with styled():
+            figure = Figure(figsize=(total / 100, (_BOTTOM + _HEIGHT + 4) / 100))
+            axes = figure.add_axes((0, 0, 1, 1))
+            axes.set(xlim=(0, total), ylim=(0, _BOTTOM + _HEIGHT + 4))
+            axes.axis("off")
+            x = 2
+            for part in PARTS:
+                if x > 2:
+                    _arrow(axes, x - _GAP, x)
+                x = _box(axes, x, part, part in self.lit) + _GAP
+        return figure
 
 
-def _box(x: int, width: int, name: str, fate: str, lit: bool) -> str:
-    """Return one part: its box, its name, and below what becomes of its weights."""
-    look = f'stroke="{_LIT}" stroke-width="3.5" fill="{_LIT}" fill-opacity="0.18"' if lit else 'stroke="currentColor"'
-    plain = "" if lit else ' fill="none" stroke-width="1.3"'
-    dashes = ' stroke-dasharray="6 4"' if fate == "frozen" else ""
-    middle = x + width // 2
-    weight = ' font-weight="700"' if lit else ""
-    box = f'<rect x="{x}" y="{_TOP}" width="{width}" height="{_HEIGHT}" rx="8" {look}{plain}{dashes}/>'
-    text = f'<text x="{middle}" y="{_TOP + 37}" fill="currentColor"{weight}>{escape(name)}</text>'
-    below = f'<text x="{middle}" y="102" fill="currentColor" font-size="13">{fate}</text>' if fate else ""
-    return box + text + below
+def _box(axes: Any, x: int, part: str, lit: bool) -> int:
+    """Draw one part: its box, its name, and below what becomes of its weights; return where it ends."""
+    from matplotlib.patches import FancyBboxPatch
+
+    (name, fate), width = PARTS[part], _WIDTHS.get(part, _WIDTH)
+    look = {"edgecolor": _LIT, "facecolor": f"{_LIT}2e", "linewidth": 2.5} if lit else {"edgecolor": INK, "fill": False}
+    dashes = (0, (5, 3)) if fate == "frozen" else "solid"
+    shape = "round,pad=0,rounding_size=8"
+    axes.add_patch(FancyBboxPatch((x, _BOTTOM), width, _HEIGHT, boxstyle=shape, linestyle=dashes, **look))
+    middle = x + width / 2
+    weight = "bold" if lit else "normal"
+    axes.text(middle, _BOTTOM + _HEIGHT / 2, name, ha="center", va="center", fontsize=10.5, weight=weight)
+    axes.text(middle, 10, fate, ha="center", va="center", fontsize=9.5)
+    return x + width
 
 
-def _arrow(start: int, end: int) -> str:
-    y = _TOP + _HEIGHT // 2
-    return f'<path d="M{start + 2} {y}H{end - 4}m-6 -5l6 5l-6 5" fill="none" stroke="currentColor" stroke-width="1.5"/>'
+def _arrow(axes: Any, start: int, end: int) -> None:
+    from matplotlib.patches import FancyArrowPatch
+
+    y = _BOTTOM + _HEIGHT / 2
+    axes.add_patch(FancyArrowPatch((start + 2, y), (end - 2, y), arrowstyle="->", mutation_scale=11, color=INK))
 
 
 def pifi_block(*lit: str) -> BlockFigure:

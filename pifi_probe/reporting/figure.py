@@ -10,19 +10,24 @@ import matplotlib.figure
 from pifi_probe.reporting.looks import style
 from pifi_probe.reporting.svg import standalone_svg
 
-__all__ = ["Figure", "show_figures"]
+__all__ = ["Figure", "png_of", "show_figures"]
 
 
 class Figure(matplotlib.figure.Figure):
     """A figure unknown to pyplot: it shows itself in a notebook, whether or not pyplot was imported there."""
 
     def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
-        return buffer.getvalue()
+        return png_of(self)
 
     def _repr_svg_(self) -> str:
         return standalone_svg(self)
+
+
+def png_of(figure: matplotlib.figure.Figure) -> bytes:
+    """Return a figure as a PNG on a pale ground, cut to what is drawn."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()
 
 
 def show_figures(shell: Any) -> None:

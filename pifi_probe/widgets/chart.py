@@ -76,17 +76,24 @@ class SearchChart(anywidget.AnyWidget):
         """Send new or changed trials to all open views; `every`: there are no others."""
         self.send({"kind": "rows", "rows": rows, "every": every})
 
-    def page(self) -> str:
-        """Return the chart, table and card as HTML with its own style and script, for pages without Python."""
+    def page(self, still: str = "") -> str:
+        """Return the chart, table and card as HTML with its own style and script, for pages without Python.
+
+        Parameters
+        ----------
+        still : str
+            HTML that stands there until the script runs, and stays where none does.
+        """
         values = {name: getattr(self, name) for name in _VALUES}
         data = json.dumps(values, sort_keys=True)
         name = f"search-{hashlib.sha256(data.encode()).hexdigest()[:12]}"
         return (
             f"<style>{(_HERE / 'chart.css').read_text(encoding='utf-8')}</style>\n"
-            f'<div class="{name}" data-values="{html.escape(data, quote=True)}"></div>\n'
+            f'<div class="{name}" data-values="{html.escape(data, quote=True)}">{still}</div>\n'
             f'<script type="module">\n{script()}\n'
             f'for (const el of document.querySelectorAll(".{name}:not([data-open])")) {{\n'
-            f'  el.dataset.open = "";\n  mount(el, JSON.parse(el.dataset.values));\n}}\n</script>'
+            '  el.dataset.open = "";\n  el.replaceChildren();\n'
+            "  mount(el, JSON.parse(el.dataset.values));\n}\n</script>"
         )
 
     def __repr__(self) -> str:

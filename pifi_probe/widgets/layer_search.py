@@ -342,9 +342,13 @@ class LayerSearch(ipywidgets.VBox):
         return snapshot(self.engine.state, self.study)
 
     def static(self) -> Markup:
-        """Return chart, table and card as rich output that can be explored on a page without Python."""
+        """Return chart, table and card as rich output that can be explored on a page without Python.
+
+        Where scripts do not run either, as in a notebook that is not trusted, the words and the table of `snapshot` are
+        shown.
+        """
         self.publish()
-        return Markup(self.chart.page(), repr(self))
+        return Markup(self.chart.page(snapshot(self.engine.state, self.study, picture=False)), repr(self))
 
     def _needed(self) -> Study:
         if self.study is None:

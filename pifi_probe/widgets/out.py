@@ -79,7 +79,7 @@ def _svg(study: Study) -> str:
     return standalone_svg(study.plot("depth"), f"validation NLL over depth; {study.best.label if study.best else ''}")
 
 
-def snapshot(state: SearchState, study: Study | None) -> str:
+def snapshot(state: SearchState, study: Study | None, *, picture: bool = True) -> str:
     """Return state, verdict, chart and the best candidates as HTML; no time is in it, so that it can be compared."""
     from pifi_probe.reporting.tables import to_html
 
@@ -91,7 +91,7 @@ def snapshot(state: SearchState, study: Study | None) -> str:
         if study is None or result is None:
             return _paragraph(lines)
         board = study.leaderboard().drop(columns="cost").head(SHOWN).round(3)
-        return _paragraph([*lines, *result.verdict.splitlines()]) + _svg(study) + to_html(board)
+        return _paragraph([*lines, *result.verdict.splitlines()]) + (_svg(study) if picture else "") + to_html(board)
     except PifiProbeError as error:
         return _paragraph([*lines, str(error)])
 
