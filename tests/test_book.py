@@ -172,10 +172,17 @@ def test_compatibility_names_exceptions_and_not_each_family() -> None:
 
 
 @pytest.mark.slow
-def test_the_page_on_aligned_chains_is_the_recorded_study() -> None:
+def test_the_page_on_aligned_chains_is_the_recorded_study(tmp_path: Path) -> None:
     aligned = load("aligned_page")
     page = aligned.PAGE.read_text(encoding="utf-8")
     assert aligned.page() == page and page.count("| yes |") >= 2, "run make results"
+    assert page.index("_pictures/aligned-forest.html") < page.index("| --- |"), "the picture comes before the tables"
+    shown = aligned.first_rows(aligned.records((*aligned.EXPLORING, *aligned.CONFIRMING)))
+    picture = load("aligned_forest")
+    kept = picture.PICTURE.read_text(encoding="utf-8")
+    picture.PICTURE = tmp_path / "forest.html"
+    picture.draw(shown)
+    assert picture.PICTURE.read_text(encoding="utf-8") == kept and len(shown) == 11, "run make results"
 
 
 def test_the_page_of_verdicts_is_the_recorded_one() -> None:
@@ -226,7 +233,7 @@ def test_the_results_are_the_recorded_ones() -> None:
 @pytest.mark.parametrize("name", ["regret", "trained", "agreement"])
 def test_no_label_of_a_strategys_picture_is_cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = load("result_pictures")
-    monkeypatch.setattr(pictures, "_piece", lambda figure, alt: figure)
+    monkeypatch.setattr(pictures, "piece", lambda figure, alt: figure)
     record = json.loads((ROOT / "benchmarks" / "results" / "selection.json").read_text(encoding="utf-8"))
     figure = pictures.SELECTION[name](record["measurements"])
     figure.draw_without_rendering()  # the layout is made when it is drawn

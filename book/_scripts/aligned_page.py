@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from aligned import APART, CONFIRMING, EXPLORING, FEWEST, FOLDS, MANY_DRAWS, N_THROUGH, THROUGH, through_name  # noqa: E402
+from aligned_forest import LOOKS, Row  # noqa: E402
+from aligned_forest import draw as draw_forest  # noqa: E402
 from aligned_headroom import draw, gains, missed, section, shown, table_of  # noqa: E402
 from aligned_variants import BITS, DONORS, ENCODERS, TASKS, VARIANTS  # noqa: E402
 
@@ -34,6 +36,10 @@ NAMES = {"encoder": "encoder", "interface": "interface alone", "shuffled": "shuf
 HEAD = """# Aligned chains: where a language model's weights matter
 
 {answer}
+
+```{{raw}} html
+:file: _pictures/aligned-forest.html
+```
 
 In the paper's wiring a language model's weights do not matter: the [results page](results.md) shows it. This page is
 about another wiring. One linear regression, fitted on unlabelled texts, maps the encoder's tokens to the states that a
@@ -422,6 +428,24 @@ def folded_table(cells: Cells, first: str, named: dict[tuple[str, str], str]) ->
     return table_of(lines), [named[cell] for cell in cells if all(sure[cell, b] for b in OTHERS)]
 
 
+def first_rows(everything: dict[str, dict[str, Any]]) -> dict[str, Row]:
+    """Return what each arm adds to the encoder on every task, with all its texts where they were tested in folds."""
+    rows: dict[str, Row] = {}
+    for (name, test), arms in joined_folds("").items():
+        if name == test:
+            rows[name] = {arm: _points(paired_difference(arms[arm], arms["encoder"]).__dict__, "mean") for arm in LOOKS}
+    for name, test, n in own_tests(everything):
+        if name not in rows and name != APART:
+            rows[name] = {
+                arm: _points(difference(everything[name], arm, "encoder", test, n), "difference") for arm in LOOKS
+            }
+    return dict(sorted(rows.items(), key=lambda item: -item[1]["real"][0]))
+
+
+def _points(found: dict[str, Any], mean: str) -> tuple[float, float, float]:
+    return 100 * found[mean], 100 * found["low"], 100 * found["high"]
+
+
 def folds_tables() -> tuple[str, list[str], list[str], dict[str, float]]:
     """Return tables of the runs in which every text is a test text once, where the chain beats all, and its gains."""
     cells = joined_folds("")
@@ -646,3 +670,4 @@ def _named(names: list[str]) -> str:
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
     draw(gains(records((*EXPLORING, *CONFIRMING)), difference))
+    draw_forest(first_rows(records((*EXPLORING, *CONFIRMING))))

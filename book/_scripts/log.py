@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from aligned_page import FEWEST, MANY_DRAWS, difference, few_cells, joined_folds, rows_of  # noqa: E402
+from aligned_page import FEWEST, MANY_DRAWS, difference, few_cells, joined_folds, rows_of, through_cells  # noqa: E402
 
 from pifi_probe.stats import paired_difference  # noqa: E402
 from pifi_probe.vocabulary import in_words_of_today  # noqa: E402
@@ -76,13 +76,13 @@ def aligned(record: Record) -> str:
     return f"{real} points over the encoder alone; its shuffled twin {shuffled}"
 
 
-def control(layer: int) -> Callable[[Record], str]:
+def control(layer: int, llm: str = "smollm2-135m") -> Callable[[Record], str]:
     """Return how to say the accuracy around a layer in the positive control, in percent."""
 
     def said(record: Record) -> str:
         from pifi_probe.layers.control import PositiveControl
 
-        found = PositiveControl.from_dict(record["measurements"]["smollm2-135m"]["own states"]["control"])[layer]
+        found = PositiveControl.from_dict(record["measurements"][llm]["own states"]["control"])[layer]
         share = {arm: f"{100 * found.accuracy(arm).mean:.1f}" for arm in found.correct}
         return (
             f"next words read: {share['real']} % after it, {share['none']} % without it, {share['shuffled']} and "
@@ -135,7 +135,7 @@ def in_folds(task: str, kind: str, encoder: str) -> Callable[[Record], str]:
     """Return how to say what the real chain adds to an encoder, and to its shuffled twin, over all folds."""
 
     def said(_: Record) -> str:
-        cells = few_cells() if kind == "few" else joined_folds("trained-")
+        cells = {"few": few_cells, "through": through_cells}.get(kind, lambda: joined_folds("trained-"))()
         [arms] = [arms for (name, _), arms in cells.items() if name == task]
         over = []
         for other in ("encoder", "shuffled"):
@@ -168,6 +168,11 @@ TRIED = (
     Tried("Repeated random words, layer 18 on its own states", CONTROL, control(18)),
     Tried("Repeated random words, layer 29, the paper's choice", CONTROL, control(29)),
     Tried("A foreign code through one ridge regression", CONTROL, foreign),
+    Tried(
+        "Repeated random words, layer 11 of Gemma 3 270M",
+        "benchmarks/results/control_gemma3-270m.json",
+        control(11, "gemma3-270m"),
+    ),
     Tried("Film reviews: layers 8 to 14 behind an aligned interface", CONDITIONS, condition("8-14", "real")),
     Tried("The same, shuffled twin", CONDITIONS, condition("8-14", "shuffled")),
     Tried("The same, random twin", CONDITIONS, condition("8-14", "random")),
@@ -205,6 +210,14 @@ TRIED = (
         "The chain next to a fine-tuned encoder, product reviews, three folds",
         ALIGNED.format("trained-fold2-product-reviews"),
         in_folds("product-reviews", "trained", "the fine-tuned encoder"),
+    ),
+    *(
+        Tried(
+            f"The encoder trained through the chain from the start, {texts}, three folds",
+            ALIGNED.format(f"through-fold2-{task}-real"),
+            in_folds(task, "through", "an encoder trained in the same way"),
+        )
+        for task, texts in (("movie-reviews", "film reviews"), ("product-reviews", "product reviews"))
     ),
     *(
         Tried(f"The chain {what}, film reviews", ALIGNED.format(f"variant-{name}-movie-reviews"), aligned)

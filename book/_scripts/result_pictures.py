@@ -42,7 +42,7 @@ def claims(found: Sequence[Mapping[str, Any]], said: str) -> str:
         for one in found
         if one["measured"] is not None and one["unit"] == "points"
     ]
-    return _piece(forest(pd.DataFrame(rows), value_label="difference (points)"), said)
+    return piece(forest(pd.DataFrame(rows), value_label="difference (points)"), said)
 
 
 def demo(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -55,7 +55,7 @@ def demo(rows: Iterable[Mapping[str, Any]]) -> str:
             if row["difference"] is not None
         ]
     )
-    return _piece(
+    return piece(
         forest(frame, value_label="difference to the encoder alone (points)"),
         "Differences of every arm of the demo to the encoder alone, in points with intervals, on three test sets.",
     )
@@ -73,7 +73,7 @@ def tables(decided: Mapping[str, Sequence[Mapping[str, Any]]], *, points: bool) 
         if effect["name"] == step
     ]
     unit = "points of accuracy" if points else "squared error; positive is better"
-    return _piece(
+    return piece(
         forest(pd.DataFrame(rows), value_label=f"difference ({unit})"),
         f"What each step from the encoder alone to the real layers adds on every table, in {unit}.",
     )
@@ -89,7 +89,7 @@ def combinations(record: Mapping[str, Any], names: Mapping[str, str]) -> str:
             if row["metric"] == "accuracy" and row["difference"] is not None and row["arm"] != "vanilla"
         ]
     )
-    return _piece(
+    return piece(
         forest(frame, value_label="difference to the encoder alone (points)"),
         f"Every set of layers and every control on {record['task']} against the encoder alone, with intervals.",
     )
@@ -110,7 +110,7 @@ def density(rows: Iterable[Mapping[str, Any]]) -> str:
             for row in rows
         ]
     )
-    return _piece(
+    return piece(
         forest(frame, value_label="real - shuffled (thousandths of a nat)"),
         "Usable information of real layers minus that of shuffled ones, with intervals, for two language models.",
     )
@@ -128,7 +128,7 @@ def regret(measured: Mapping[str, Any]) -> str:
             axes.plot([float(cost) for cost in curve], means, color=colour, marker=marker, markersize=4, linewidth=1.3)
         axes.set(xscale="log", xlabel="spent (full runs)", ylabel="regret (thousandths of a nat)")
         add_legend(figure, looks)
-    return _piece(figure, "Regret of every strategy, in held-out NLL above the best layer, against what it spent.")
+    return piece(figure, "Regret of every strategy, in held-out NLL above the best layer, against what it spent.")
 
 
 def trained(measured: Mapping[str, Any]) -> str:
@@ -143,7 +143,7 @@ def trained(measured: Mapping[str, Any]) -> str:
         axes.plot(layers, means, marker, color=colour, label="mean of the seeds")
         axes.set(xlabel="layer of smollm2-135m", ylabel="validation NLL (nats)")
         axes.legend()
-    return _piece(figure, "Validation NLL of every layer, trained in full with three seeds; no layer stands out.")
+    return piece(figure, "Validation NLL of every layer, trained in full with three seeds; no layer stands out.")
 
 
 def agreement(measured: Mapping[str, Any]) -> str:
@@ -161,7 +161,7 @@ def agreement(measured: Mapping[str, Any]) -> str:
         figure.supxlabel(
             "Kendall's tau with the full runs\ngrey: what two smooth curves reach by chance (95 %)", fontsize="medium"
         )
-    return _piece(
+    return piece(
         figure, "Kendall's tau of every cheap score with the full runs, most of it within what chance reaches."
     )
 
@@ -183,7 +183,8 @@ def write(pictures: Mapping[str, str]) -> None:
         (PICTURES / f"{name}.html").write_text(piece, encoding="utf-8")
 
 
-def _piece(figure: Any, alt: str) -> str:
+def piece(figure: Any, alt: str) -> str:
+    """Return a figure as a piece of a page."""
     label = escape(alt, quote=True)
     return f'<div class="pifi-figure" tabindex="0" role="group" aria-label="{label}">{to_svg(figure, alt)}</div>\n'
 
