@@ -129,28 +129,25 @@ def depth_heatmap(frame: pd.DataFrame, *, depth_label: str = "depth") -> Figure:
         If a column is missing or there is nothing to plot.
     """
     rows = checked(frame, ("row", "depth", "behind"), "behind")
-    names = list(dict.fromkeys(rows["row"]))
-    depths = np.arange(int(rows["depth"].min()), int(rows["depth"].max()) + 1)
-    cells = np.full((len(names), len(depths)), np.nan)
-    y = rows["row"].map(names.index).to_numpy(dtype=int)
-    x = rows["depth"].to_numpy(dtype=int) - depths[0]
-    cells[y, x] = rows["behind"]
+    depths = range(int(rows["depth"].min()), int(rows["depth"].max()) + 1)
+    cells = rows.pivot(index="row", columns="depth", values="behind").reindex(dict.fromkeys(rows["row"]), columns=depths)
     with styled():
+        import seaborn
         from matplotlib.colors import BoundaryNorm, ListedColormap
 
-        figure, (axes,) = framed(max(6.0, 2.8 + 0.19 * len(depths)), 1.5 + 0.3 * len(names), 1)
+        figure, (axes,) = framed(max(6.0, 2.8 + 0.19 * len(depths)), 1.5 + 0.3 * len(cells), 1)
         norm = BoundaryNorm(np.arange(WORST, 1), len(SHADES))
-        edges = (np.append(depths, depths[-1] + 1) - 0.5, np.arange(len(names) + 1) - 0.5)
-        shown = np.ma.masked_invalid(np.clip(cells, WORST + 1e-6, -1e-6))
-        mesh = axes.pcolormesh(*edges, shown, cmap=ListedColormap(list(SHADES)), norm=norm, edgecolors="face")
+        shown = cells.clip(WORST + 1e-6, -1e-6)
+        seaborn.heatmap(shown, ax=axes, cmap=ListedColormap(list(SHADES)), norm=norm, cbar=False, yticklabels=False)
         if "best" in rows:
+            x, y = (rows["depth"] - depths[0] + 0.5, cells.index.get_indexer(rows["row"]) + 0.5)
             best = rows["best"].to_numpy(dtype=bool)
-            axes.plot(x[best] + depths[0], y[best], "o", color="#000001", markersize=3.5, markeredgecolor="#f4f4f4")
-        axes.set_yticks(range(len(names)), [printable(name)[:MAX_LABEL] for name in names])
-        axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.plot(x[best], y[best], "o", color="#000001", markersize=3.5, markeredgecolor="#f4f4f4")
+        axes.set_yticks(np.arange(len(cells)) + 0.5, [printable(name)[:MAX_LABEL] for name in cells.index])
+        axes.set_ylabel("")
         axes.set_xlabel(printable(depth_label))
         axes.grid(False)
-        bar = figure.colorbar(mesh, ax=axes, orientation="horizontal", location="top", shrink=0.6, aspect=30)
+        bar = figure.colorbar(axes.collections[0], ax=axes, orientation="horizontal", location="top", shrink=0.6, aspect=30)
         bar.set_label("behind the best, in half-widths of the interval", fontsize="small")
         bar.set_ticks([*range(WORST, 1)], labels=["worse", *map(str, range(WORST + 1, 0)), "best"])
         bar.ax.tick_params(labelsize="small")
