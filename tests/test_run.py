@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import re
+import select
+import struct
 import sys
+import termios
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from tqdm.notebook import tqdm_notebook
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 import pifi_probe as pp
 from pifi_probe import devices, progress
@@ -262,8 +268,30 @@ def test_the_progress_bar_stays_on_one_line_and_leaves_nothing_behind(
     monkeypatch.setattr(sys, "stderr", terminal)
     fine_tune(parts.model(), TASK, RECIPE.replace(epochs=10))
     shown = terminal.getvalue()
-    assert "seed 0" in shown and "step" in shown and "\n" not in shown
+    assert "seed 0" in shown and "left" in shown and "\n" not in shown
     assert shown.rsplit("\r", 2)[1].strip() == "" and shown.endswith("\r"), "the last thing it does is to clear"
+
+
+def test_a_terminal_of_80_columns_shows_the_whole_number_behind_the_longest_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with open(theirs, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        bar, nothing = callbacks.ProgressBar("matched: shuffled smollm2-135m[29], seed 0"), cast(Any, None)
+        bar.on_train_begin(nothing, TrainerState(max_steps=152), nothing)
+        bar.on_step_end(nothing, nothing, nothing)
+        bar.on_evaluate(nothing, nothing, nothing, {"eval_accuracy": 0.7814})
+        bar.close()
+        terminal.flush()
+        shown = b""
+        while select.select([ours], [], [], 0.5)[0]:
+            shown += os.read(ours, 100_000)
+    os.close(ours)
+    lines = shown.decode().split("\r")
+    assert any(re.search(r"\[29\], seed 0: .*left, accuracy 0\.781$", line) for line in lines), lines
+    assert 40 < max(map(len, lines)) <= 80
 
 
 def test_in_a_notebook_the_bar_is_a_widget_that_is_closed_at_the_end(
@@ -279,7 +307,7 @@ def test_in_a_notebook_the_bar_is_a_widget_that_is_closed_at_the_end(
     monkeypatch.setattr(callbacks, "tqdm", notebook_bar)  # tqdm.auto chooses it where there is a kernel
     fine_tune(parts.model(), TASK, RECIPE)
     (bar,) = bars
-    assert bar.n == bar.total == 9 and "validation accuracy=" in str(bar.container)
+    assert bar.n == bar.total == 9 and "accuracy 0." in str(bar.container)
     assert bar.container.comm is None, "closed"
     assert capfd.readouterr().err == ""
 

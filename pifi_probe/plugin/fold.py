@@ -256,7 +256,12 @@ def _why_not_z(plugin: PlugIn) -> str:
 
 @torch.no_grad()
 def _fold_z(plugin: PlugIn) -> FoldedPlugIn:
-    """Fold in float64, then cast (book/methods.md, Folding)."""
+    """Fold in float64, then cast (book/methods.md, Folding).
+
+    With x = L_in h, a norm is ``gain * x / |x|``, so what follows it is linear in ``s h`` with s = 1 / |x|; attention
+    over one token is ``W_o W_v``. What enters the layer's second half is then ``mixed @ [h; s h; 1]``, and every map
+    before or after it is multiplied into one matrix.
+    """
     layer: Any = plugin.layers[0]
     block: Any = layer.block
     attention: Any = getattr(block, layer.family.attention)

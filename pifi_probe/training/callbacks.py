@@ -41,9 +41,9 @@ class ProgressBar(TrainerCallback):
             total=state.max_steps,
             initial=state.global_step,
             desc=one_line(self.label),
-            unit="step",
             leave=False,
             dynamic_ncols=True,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {remaining} left{postfix}",  # all of it in 80 columns
             **bar_options(),
         )
 
@@ -59,9 +59,9 @@ class ProgressBar(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show the validation metric."""
+        """Show the metric on the validation split."""
         if metrics:
-            self.bar.set_postfix({f"validation {self.metric}": f"{metrics[f'eval_{self.metric}']:.3f}"})
+            self.bar.set_postfix_str(f"{self.metric} {metrics[f'eval_{self.metric}']:.3f}")
 
     def close(self) -> None:
         """Remove the bar, however the run ended."""
