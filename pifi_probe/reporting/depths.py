@@ -130,7 +130,9 @@ def depth_heatmap(frame: pd.DataFrame, *, depth_label: str = "depth") -> Figure:
     """
     rows = checked(frame, ("row", "depth", "behind"), "behind")
     depths = range(int(rows["depth"].min()), int(rows["depth"].max()) + 1)
-    cells = rows.pivot(index="row", columns="depth", values="behind").reindex(dict.fromkeys(rows["row"]), columns=depths)
+    cells = rows.pivot(index="row", columns="depth", values="behind").reindex(
+        dict.fromkeys(rows["row"]), columns=depths
+    )
     with styled():
         import seaborn
         from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -147,7 +149,9 @@ def depth_heatmap(frame: pd.DataFrame, *, depth_label: str = "depth") -> Figure:
         axes.set_ylabel("")
         axes.set_xlabel(printable(depth_label))
         axes.grid(False)
-        bar = figure.colorbar(axes.collections[0], ax=axes, orientation="horizontal", location="top", shrink=0.6, aspect=30)
+        bar = figure.colorbar(
+            axes.collections[0], ax=axes, orientation="horizontal", location="top", shrink=0.6, aspect=30
+        )
         bar.set_label("behind the best, in half-widths of the interval", fontsize="small")
         bar.set_ticks([*range(WORST, 1)], labels=["worse", *map(str, range(WORST + 1, 0)), "best"])
         bar.ax.tick_params(labelsize="small")
