@@ -83,7 +83,9 @@ def _box(axes: Any, x: int, part: str, lit: bool) -> int:
     from matplotlib.patches import FancyBboxPatch
 
     (name, fate), width = PARTS[part], _WIDTHS.get(part, _WIDTH)
-    look = {"edgecolor": _LIT, "facecolor": f"{_LIT}2e", "linewidth": 2.5} if lit else {"edgecolor": INK, "fill": False}
+    look: dict[str, Any] = (
+        {"edgecolor": _LIT, "facecolor": f"{_LIT}2e", "linewidth": 2.5} if lit else {"edgecolor": INK, "fill": False}
+    )
     dashes = (0, (5, 3)) if fate == "frozen" else "solid"
     shape = "round,pad=0,rounding_size=8"
     axes.add_patch(FancyBboxPatch((x, _BOTTOM), width, _HEIGHT, boxstyle=shape, linestyle=dashes, **look))

@@ -130,9 +130,8 @@ def depth_heatmap(frame: pd.DataFrame, *, depth_label: str = "depth") -> Figure:
     """
     rows = checked(frame, ("row", "depth", "behind"), "behind")
     depths = range(int(rows["depth"].min()), int(rows["depth"].max()) + 1)
-    cells = rows.pivot(index="row", columns="depth", values="behind").reindex(
-        dict.fromkeys(rows["row"]), columns=depths
-    )
+    names = list(dict.fromkeys(rows["row"]))
+    cells = rows.pivot(index="row", columns="depth", values="behind").reindex(names, columns=depths)
     with styled():
         import seaborn
         from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -142,10 +141,10 @@ def depth_heatmap(frame: pd.DataFrame, *, depth_label: str = "depth") -> Figure:
         shown = cells.clip(WORST + 1e-6, -1e-6)
         seaborn.heatmap(shown, ax=axes, cmap=ListedColormap(list(SHADES)), norm=norm, cbar=False, yticklabels=False)
         if "best" in rows:
-            x, y = (rows["depth"] - depths[0] + 0.5, cells.index.get_indexer(rows["row"]) + 0.5)
+            x, y = rows["depth"] - depths[0] + 0.5, rows["row"].map(names.index) + 0.5
             best = rows["best"].to_numpy(dtype=bool)
             axes.plot(x[best], y[best], "o", color="#000001", markersize=3.5, markeredgecolor="#f4f4f4")
-        axes.set_yticks(np.arange(len(cells)) + 0.5, [printable(name)[:MAX_LABEL] for name in cells.index])
+        axes.set_yticks(np.arange(len(names)) + 0.5, [printable(name)[:MAX_LABEL] for name in names])
         axes.set_ylabel("")
         axes.set_xlabel(printable(depth_label))
         axes.grid(False)
