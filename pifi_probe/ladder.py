@@ -267,7 +267,7 @@ def answer(effects: Sequence[Effect], unit: str = "points", plugged: str = "") -
     plugged : str
         The layer that is plugged in, where there is one.
     """
-    by_name = {effect.name: effect for effect in effects}
+    by_name = {effect.name: effect for effect in effects if effect.name in ("plugging in", "projections", "knowledge")}
     sentences = []
     if whole := by_name.get("plugging in"):
         subject = f"Plugging in {plugged}".strip()
@@ -277,7 +277,11 @@ def answer(effects: Sequence[Effect], unit: str = "points", plugged: str = "") -
     if own := by_name.get("knowledge"):
         twins = "random or shuffled layers of the same shape"
         sentences.append(f"The language model's own weights {_phrase(own, unit, twins)}.")
-    return " ".join(sentences[:3]) or "No effect can be told from these arms: vanilla, linear and twins are missing."
+    few = [effect.n_seeds for effect in by_name.values() if not effect.over_seeds]
+    if few:
+        says = "1 seed says" if min(few) == 1 else f"{min(few)} seeds say"
+        sentences[-1] = f"{sentences[-1][:-1]}; intervals are over test examples only: {says} nothing about seed noise."
+    return " ".join(sentences) or "No effect can be told from these arms: vanilla, linear and twins are missing."
 
 
 def _phrase(effect: Effect, unit: str, other: str) -> str:

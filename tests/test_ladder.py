@@ -137,6 +137,14 @@ def _of(wiring: str, lacking: tuple[str, ...]) -> list[RunResult]:
     ]
 
 
+def test_an_answer_from_too_few_seeds_says_that_they_say_nothing_of_seeds() -> None:
+    arms = {"vanilla": 0.6, "linear": 0.7, None: 0.9}
+    one = compare(runs(arms, n_seeds=1)).answer
+    assert one.endswith("; intervals are over test examples only: 1 seed says nothing about seed noise.")
+    assert one.count(". ") == 1, "still a sentence for each step"
+    assert "seed noise" not in compare(runs(arms, n_seeds=3)).answer
+
+
 def test_what_would_decide_is_told_in_seeds_and_minutes() -> None:
     effect = ladder(TRUE)["knowledge"]
     open_one = replace(effect, mean=0.01, seed_error=0.01, example_error=0.002, n_seeds=3, verdict="undecided")

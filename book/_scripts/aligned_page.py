@@ -404,7 +404,11 @@ def through_table(cells: Cells) -> str:
     for (name, _), arms in cells.items():
         own = paired_difference(arms["real, back"], arms["encoder"])
         back.append(f"{shown({'difference': own.mean, 'low': own.low, 'high': own.high}, False)} on {name}")
-    said = f"The real chain beats all four on {_named(held)}." if held else "On no task does it beat all four."
+    said = (
+        f"The real chain beats all four on {_named(held)}."
+        if held
+        else ("On no task does it beat all four: fine-tune first and add the chain afterwards, as above.")
+    )
     return (
         f"### Trained through the chain\n\n{said} Here nothing is fine-tuned first: encoder, head and readout are "
         f"trained together on {N_THROUGH} texts, with the gradient through the frozen layers, in three folds. Bold: "
