@@ -300,3 +300,13 @@ def test_a_full_disk_while_saving_leaves_nothing_half_written(llm: Path, tmp_pat
     assert done.returncode == 2, done.stderr
     assert "could not write" in done.stderr and "Traceback" not in done.stderr
     assert list((tmp_path / "layer").iterdir()) == []
+
+
+def test_the_commands_are_attached_once() -> None:
+    """Each call once attached all of them again, so that the hundredth was a second slower than the first."""
+    from pifi_probe.cli import app
+
+    assert main(["--version"]) == 0
+    before = len(app.registered_commands), len(app.registered_groups)
+    assert main(["--version"]) == 0
+    assert (len(app.registered_commands), len(app.registered_groups)) == before and sum(before) > 15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -72,9 +73,8 @@ def main(args: list[str] | None = None) -> int:
     int
         0 when all went well, 1 when a check failed, 2 for a bad input or option, 130 when interrupted.
     """
-    _register()
     _speak_utf8()
-    return _guarded(lambda: app(args=args, prog_name="pifi-probe", standalone_mode=False))
+    return _guarded(lambda: _command()(args=args, prog_name="pifi-probe", standalone_mode=False))
 
 
 def _guarded(call: Callable[[], Any]) -> int:
@@ -125,8 +125,9 @@ def _speak_utf8() -> None:
             reconfigure(errors="replace")
 
 
-def _register() -> None:
-    """Attach the commands; each module imports heavy libraries only inside its commands."""
+@functools.cache
+def _command() -> Any:
+    """Return the command with all others attached, once; each module imports heavy libraries only inside its own."""
     from pifi_probe.cli import (
         assets,
         bench,
@@ -165,3 +166,4 @@ def _register() -> None:
         verify,
     ):
         module.register(app)
+    return typer.main.get_command(app)
