@@ -23,6 +23,7 @@ import argparse
 import hashlib
 import json
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -305,7 +306,7 @@ def main() -> None:
     options.add_argument("--through", action="store_true", help="every arm trained as a whole, in folds of 600 texts")
     options.add_argument("--folds", action="store_true", help="every text of a task is a test text once")
     options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
-    given = options.parse_args()
+    given, start = options.parse_args(), time.perf_counter()
     for name in given.tasks or (FOLDED if given.folds else (*EXPLORING, APART, *CONFIRMING)):
         task = load(name, given.data)
         if task is None:

@@ -104,7 +104,8 @@ def measure(slm: str, layer: str, device: str, seed: int, quick: bool) -> dict[s
         model.config.slm = "minilm-l6"  # whose tokenizer has BERT's vocabulary
         recipe = pp.Recipe(device=device, precision="bf16" if device == "cuda" else "float32", seed=seed)
         shapes = {"batches": (1, 2), "lengths": (8,)} if quick else {}
-        cost = pp.benchmark(model, task, recipe, rounds=3 if quick else ROUNDS, most_seconds=SECONDS, **shapes)
+        rounds, seconds = (3, 1) if quick else (ROUNDS, SECONDS)
+        cost = pp.benchmark(model, task, recipe, rounds=rounds, most_seconds=seconds, **shapes)
     found = cost.to_dict()
     return {key: found[key] for key in ("device", "precision", "macs_length", "arms", "left_out")}
 

@@ -28,7 +28,8 @@ def main() -> None:
     """Train, export, predict, record."""
     options = parser(__doc__).parse_args()
     n_train, n_test, timed = (40, 40, 5) if options.quick else (N_TRAIN, N_TEST, TIMED)
-    task = pp.load_task(TASK).subset(train=n_train, test=n_test, seed=options.seed)
+    fewer = {"validation": 40} if options.quick else {}
+    task = pp.load_task(TASK).subset(train=n_train, test=n_test, seed=options.seed, **fewer)
     model = pp.plug_in(SLM, LAYER, task=task, seed=options.seed)
     recipe = pp.Recipe(seed=options.seed, epochs=2, max_tokens=LENGTH, device="cpu")
     pp.fine_tune(model, task, recipe)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 STUDY = ROOT / "book" / "_studies" / "aligned"
 PLACES = ROOT / "benchmarks" / "results" / "chains.json"
 PAGE = ROOT / "book" / "aligned.md"
+SMALL = STUDY / "small.json"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -627,9 +628,19 @@ def page() -> str:
         f"## How it was made\n\n`python benchmarks/aligned.py`, {provenance['date'][:10]}, {machine['cpu']}, "
         f"{machine['cores']} cores; one JSON a task in `book/_studies/aligned/`. In minutes, at a smaller size, "
         "without touching the records: `python benchmarks/aligned.py movie-reviews critic-reviews product-reviews "
-        "--small --out runs/aligned`.",
+        "--small --out runs/aligned`" + small_time() + ".",
     ]
     return "\n\n".join(part for part in text if part) + "\n"
+
+
+def small_time() -> str:
+    """Return how long the small form of the embedded tasks took; empty where that is not recorded."""
+    if not SMALL.is_file():
+        return ""
+    record = json.loads(SMALL.read_text(encoding="utf-8"))
+    machine = record["provenance"]["machine"]
+    took = f"{record['seconds'] / 60:.0f} minutes on one of {machine['cores']} cores ({machine['cpu']}), shared"
+    return f" ({', '.join(record['tasks'])}: {took})"
 
 
 def _answer(everything: dict[str, Any], held: list[str], on_folds: list[str], gained: dict[str, float]) -> str:
