@@ -354,7 +354,8 @@ class _Page(HTMLParser):
 @pytest.mark.slow
 def test_built_pages_have_one_title_alt_texts_and_links_that_lead_somewhere(built_book: Path) -> None:
     texts = {file.resolve(): file.read_text(encoding="utf-8") for file in built_book.rglob("*.html")}
-    assert not [file.name for file, text in texts.items() if "version[0]" in text], "a quiz that does not wait"
+    shown = {file: text for file, text in texts.items() if "_modules" not in file.parts}  # those are our sources
+    assert not [file.name for file, text in shown.items() if "version[0]" in text], "a quiz that does not wait"
     parsed = {file: _Page(text) for file, text in texts.items()}
     broken = []
     for page in pages():
