@@ -94,6 +94,11 @@ class Runs:
         found = zip(self._arms, self._layout.stands_out, self._layout.spread, strict=True)
         return {arm: float(spread) for arm, out, spread in found if out}
 
+    def linked(self, weights: Weights) -> bool:
+        """Whether a difference can be judged: its arms share a seed, or others link them."""
+        own = np.array([[weights.get(arm, 0.0) for arm in self._arms]])
+        return self._layout.estimates(own) if self._layout is not None else bool(self._shared(own[0]).any())
+
     def differences(self, asked: Mapping[str, Weights], *, level: float = 0.95) -> dict[str, Difference]:
         """Return every difference that was asked for, by its name.
 
@@ -114,7 +119,7 @@ class Runs:
         weights = np.array([[own.get(arm, 0.0) for arm in self._arms] for own in asked.values()])
         if self._layout is not None:
             contrasts = self._layout.contrasts(weights)
-            rows = np.einsum("kas,asn->kn", contrasts.cells, np.nan_to_num(self._values))
+            rows = self._rounded(np.einsum("kas,asn->kn", contrasts.cells, np.nan_to_num(self._values)))
             errors, dfs, covariance = contrasts.errors, contrasts.dfs, contrasts.covariance
             n_seeds = [int(self._present[own != 0].sum(axis=1).min()) for own in weights]
         else:
@@ -142,8 +147,16 @@ class Runs:
 
     def _paired(self, name: str, weights: Floats) -> Floats:
         """Return the difference for each seed that all its arms have, shape (S, N)."""
-        arms = np.flatnonzero(weights)
-        shared = self._present[arms].all(axis=0)
+        arms, shared = np.flatnonzero(weights), self._shared(weights)
         if not shared.any():
             raise RecipeError("the arms share no seed", where=name, next="run both with the same seeds")
-        return np.asarray(np.tensordot(weights[arms], self._values[arms][:, shared], axes=1), dtype=np.float64)
+        return self._rounded(np.tensordot(weights[arms], self._values[arms][:, shared], axes=1))
+
+    def _rounded(self, differences: Floats) -> Floats:
+        """Return differences with those that are an error of rounding set to zero: equal arms differ by nothing."""
+        least = 1e-12 * float(np.nanmax(np.abs(self._values)))
+        return np.where(np.abs(differences) > least, differences, 0.0)
+
+    def _shared(self, weights: Floats) -> NDArray[np.bool_]:
+        """Return which seeds all arms of a difference have, shape (S,)."""
+        return np.asarray(self._present[np.flatnonzero(weights)].all(axis=0))

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.differences import Difference, Runs, between
+from pifi_probe.kinds import metric_named
 from pifi_probe.stats import MIN_SEEDS
 from pifi_probe.vocabulary import TWINS
 
@@ -67,7 +68,7 @@ class Effect:
         "plugging in", "projections", "twins", "block", "knowledge", "choice" or "depth".
     test, wiring, metric : str
     of, against : tuple of str
-        Labels of the arms whose means are compared.
+        Labels of the arms whose means are compared; for "depth" the later and the earlier half of the layers.
     mean, low, high : float
         In the unit of the metric, larger is better for errors and losses, too. For "choice" the mean is shrunk
         towards zero, since the best of several is partly lucky, and the interval allows for having picked it.
@@ -102,9 +103,16 @@ class Effect:
     seed_error: float
     example_error: float
 
-    def interval(self, unit: str = "points") -> str:
-        """Return mean and interval as text, such as ``"+1.2 [-0.3, +2.7]"``; points are hundredths of a share."""
-        scale, digits = (100.0, 1) if unit == "points" else (1.0, 3)
+    def interval(self, unit: str = "") -> str:
+        """Return mean and interval as text, such as ``"+1.2 [-0.3, +2.7]"``; points are hundredths of a share.
+
+        Parameters
+        ----------
+        unit : str
+            As in `Comparison.unit`; empty: the metric's own.
+        """
+        points = (unit or metric_named(self.metric).of_differences) == "points"
+        scale, digits = (100.0, 1) if points else (1.0, 3)
         mean, low, high = (scale * value for value in (self.mean, self.low, self.high))
         return f"{mean:+z.{digits}f} [{low:+z.{digits}f}, {high:+z.{digits}f}]"
 
@@ -118,7 +126,7 @@ def effects_of(
     runs = Runs(scores, bases)
     for wiring in dict.fromkeys(arm.wiring for arm in arms.values()):
         groups = _groups(arms, wiring)
-        pairs = {name: pair for name, pair in _pairs(groups).items() if all(pair)}
+        pairs = {name: pair for name, pair in _pairs(groups).items() if all(pair) and runs.linked(between(*pair))}
         judged = runs.differences({name: between(*pair) for name, pair in pairs.items()}, level=level)
         for name, pair in pairs.items():
             verdict = _verdict(judged[name], margin)
@@ -201,7 +209,7 @@ def _layers(
     margin: float | None,
 ) -> list[Effect]:
     """Return what the choice among several layers is worth, and the trend over depth."""
-    if len(real) < 2:
+    if len(real) < 2 or not all(runs.linked(between([label], list(real))) for label in real):
         return []
     found = runs.differences({label: between([label], list(real)) for label in real}, level=level)
     values = np.array([found[label].interval.mean for label in real])
@@ -242,9 +250,9 @@ def _trend(
     slope = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     weights = dict(zip(labels, slope * (x.max() - x.min()), strict=True))
     found = runs.differences({"depth": weights}, level=level)["depth"]
-    last, first = (tuple(label for label in labels if depths[label] == edge) for edge in (x.max(), x.min()))
+    later, earlier = (tuple(label for label in labels if sign * weights[label] > 0) for sign in (1, -1))
     verdict = _verdict(found, margin)
-    return _effect("depth", test, wiring, metric, (last, first), found, verdict, margin)
+    return _effect("depth", test, wiring, metric, (later, earlier), found, verdict, margin)
 
 
 def missing(arms: Mapping[str, Arm]) -> dict[str, list[str]]:
@@ -257,7 +265,12 @@ def missing(arms: Mapping[str, Arm]) -> dict[str, list[str]]:
     return found
 
 
-def answer(effects: Sequence[Effect], unit: str = "points", plugged: str = "") -> str:
+def answer(
+    effects: Sequence[Effect],
+    unit: str = "points",
+    plugged: str = "",
+    lacking: Sequence[str] = ("vanilla", "linear", "twins"),
+) -> str:
     """Say in one to three plain sentences what the plain steps of one test set and wiring found.
 
     Parameters
@@ -266,6 +279,8 @@ def answer(effects: Sequence[Effect], unit: str = "points", plugged: str = "") -
     unit : str
     plugged : str
         The layer that is plugged in, where there is one.
+    lacking : sequence of str
+        Groups of arms without which nothing can be told; see `missing`.
     """
     by_name = {effect.name: effect for effect in effects if effect.name in ("plugging in", "projections", "knowledge")}
     sentences = []
@@ -281,7 +296,11 @@ def answer(effects: Sequence[Effect], unit: str = "points", plugged: str = "") -
     if few:
         says = "1 seed says" if min(few) == 1 else f"{min(few)} seeds say"
         sentences[-1] = f"{sentences[-1][:-1]}; intervals are over test examples only: {says} nothing about seed noise."
-    return " ".join(sentences) or "No effect can be told from these arms: vanilla, linear and twins are missing."
+    if sentences:
+        return " ".join(sentences)
+    names = " and ".join(part for part in (", ".join(lacking[:-1]), *lacking[-1:]) if part)
+    why = f"{names} {'is' if len(lacking) == 1 else 'are'} missing" if lacking else "they share no seed"
+    return f"No effect can be told from these arms: {why}."
 
 
 def _phrase(effect: Effect, unit: str, other: str) -> str:

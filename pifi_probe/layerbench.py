@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pifi_probe.checked import is_number, whole_number
 from pifi_probe.errors import CorruptFileError, SearchError
 from pifi_probe.reading import read_json
 from pifi_probe.vocabulary import in_words_of_today
@@ -199,7 +200,7 @@ def tables(path: str | Path | None = None) -> list[Table]:
     CorruptFileError
         If the file is not a LayerBench.
     """
-    return list(_read(None if path is None else str(path)))
+    return list(_recorded() if path is None else _read(Path(path)))
 
 
 def load(path: str | Path | None = None) -> pd.DataFrame:
@@ -276,6 +277,13 @@ def replay(strategy: str | Plain, table: str | Table | None = None, *, n_draws: 
     ...     return max(ask.layers)
     >>> [found.table for found in replay(deepest)]  # doctest: +SKIP
     """
+    if not isinstance(strategy, str) and not callable(strategy):
+        raise SearchError(
+            f"a {type(strategy).__name__} is no strategy",
+            where="layerbench",
+            next='give a name such as "auto", or a function that takes an Ask and returns a layer',
+        )
+    whole_number("n_draws", n_draws, 1, SearchError, "layerbench")
     name = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "strategy")
     chosen = [table] if isinstance(table, Table) else _named(table)
     if isinstance(strategy, str):
@@ -361,12 +369,12 @@ def _worth(
 
 def _play_plain(strategy: Plain, table: Table, seen: Sequence[int], draw: int) -> tuple[int, float]:
     ask = Ask(table, seen, np.random.default_rng([draw, *seen]))
-    layer = int(strategy(ask))
-    if layer not in table.layers:
+    layer = strategy(ask)
+    if not is_number(layer, int) or layer not in table.layers:
         raise SearchError(
-            f"the strategy chose layer {layer}", where=table.name, next=f"return one of {_shown(table.layers)}"
+            f"the strategy chose layer {layer!r:.60}", where=table.name, next=f"return one of {_shown(table.layers)}"
         )
-    return layer, ask.spent
+    return int(layer), ask.spent
 
 
 def _play_named(name: str, table: Table, seen: Sequence[int], draw: int) -> tuple[int, float]:
@@ -399,7 +407,9 @@ def _named(name: str | None) -> list[Table]:
     found = [table for table in known if name in (None, table.name)]
     if not found:
         raise SearchError(
-            f"there is no table {name!r}", where="layerbench", next=f"use one of {', '.join(t.name for t in known)}"
+            f"there is no table {name!r:.80}",
+            where="layerbench",
+            next=f"use one of {', '.join(t.name for t in known)}, or one of layerbench.tables(path)",
         )
     return found
 
@@ -408,18 +418,20 @@ def _shown(layers: Sequence[int]) -> str:
     return ", ".join(str(layer) for layer in layers)
 
 
-@functools.lru_cache(maxsize=4)
-def _read(path: str | None) -> tuple[Table, ...]:
-    if path is None:
-        home = importlib.resources.files("pifi_probe").joinpath("layerbench.json")
-        record = json.loads(home.read_text(encoding="utf-8"))
-        return tuple(_table(values) for values in record["tables"])
+@functools.lru_cache(maxsize=1)
+def _recorded() -> tuple[Table, ...]:
+    home = importlib.resources.files("pifi_probe").joinpath("layerbench.json")
+    record = json.loads(home.read_text(encoding="utf-8"))
+    return tuple(_table(values) for values in record["tables"])
+
+
+def _read(path: Path) -> tuple[Table, ...]:
     try:
-        record = read_json(Path(path))
-        return tuple(_table(values) for values in record["tables"])
+        return tuple(_table(values) for values in read_json(path)["tables"])
     except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+        reason = f"there is no entry {error}" if isinstance(error, KeyError) else error
         raise CorruptFileError(
-            f"this is not a LayerBench: {error}", where=path, next="compare it with the package's layerbench.json"
+            f"this is not a LayerBench: {reason}", where=str(path), next="compare it with the package's layerbench.json"
         ) from error
 
 
@@ -433,6 +445,12 @@ def _table(values: Mapping[str, Any]) -> Table:
     validation = np.array(values["validation"], dtype=np.float64)
     if validation.shape != (len(layers), len(seeds)):
         raise ValueError(f"{values['name']}: losses of shape {validation.shape}")
+    expected = {(LAYER, layer, seed) for layer in layers for seed in seeds}
+    if len(expected) < validation.size or not np.isfinite(validation).all():
+        raise ValueError(f"{values['name']}: a layer or seed occurs twice, or a loss is not finite")
+    if other := sorted(expected ^ {run for run in scores if run[0] == LAYER}):
+        kind = "has no runs" if other[0] in expected else "does not list the runs"
+        raise ValueError(f"{values['name']} {kind} of layer {other[0][1]}, seed {other[0][2]}")
     return Table(
         name=str(values["name"]),
         task=str(values["task"]),

@@ -50,7 +50,8 @@ class Tells:
         own = self._own(test)
         wirings = dict.fromkeys(effect.wiring for effect in own)
         told = [(name, answer([e for e in own if e.wiring == name], self.unit, self._plugged())) for name in wirings]
-        return told or [("", answer([]))]
+        lacking = list(dict.fromkeys(name for names in self.missing.values() for name in names))
+        return told or [("", answer([], lacking=lacking))]
 
     @property
     def answer(self) -> str:
@@ -117,10 +118,9 @@ class Tells:
         return "\n".join([*kept, *last])
 
     def _last_lines(self, room: int) -> list[str]:
-        lacking = [f"{wiring} without {', '.join(names)}".strip() for wiring, names in self.missing.items()]
         last = []
-        if lacking and room > 1:
-            last = textwrap.wrap(f"Not told: {'; '.join(lacking)} ({self._trained_by}).", COLUMNS - 2)[:2]
+        if self.missing and room > 1:
+            last = textwrap.wrap(self._not_told(), COLUMNS - 2)[:2]
         undecided = self.needed()
         if undecided and len(last) < room:
             lines = textwrap.wrap(f"To decide {undecided[0]}", COLUMNS - 2)
@@ -130,11 +130,17 @@ class Tells:
     def sections(self, title: str = "The answer") -> list[Section]:
         """Return what stands first in a report: the answer in words, and the ladder where there is one."""
         said = [f"{wiring}: {text}" if wiring else text for wiring, text in self.answers()]
-        first: Section = {"title": title, "text": "\n".join([*said, *self.needed(), *self.sight()])}
+        lacking = [self._not_told()] if self.missing else []
+        first: Section = {"title": title, "text": "\n".join([*said, *lacking, *self.needed(), *self.sight()])}
         if len(self.ladder()):
             first["figure"] = self.plot_ladder()
             first["alt"] = _ALT.format(unit=self.unit)
         return [first]
+
+    def _not_told(self) -> str:
+        """Name the arms without which some effects cannot be told, and the command that trains them."""
+        lacking = [f"{wiring} without {', '.join(names)}".strip() for wiring, names in self.missing.items()]
+        return f"Not told: {'; '.join(lacking)} ({self._trained_by})."
 
     def _own(self, test: str | None = None) -> list[Effect]:
         """Return the effects on one test set (the task's own) in the metric of the answer."""

@@ -150,6 +150,10 @@ class Layout:
         self.stands_out: NDArray[np.bool_] = seen & (pooled > 0) & (p_values * n_arms < STANDS_OUT)
         self.dfs = np.where(self.stands_out, own_df, self.dfs)
 
+    def estimates(self, weights: ArrayLike) -> bool:
+        """Return whether every row of weights, shape (K, A), can be estimated; see `contrasts`."""
+        return self._design.estimates(np.atleast_2d(np.asarray(weights, dtype=np.float64)))
+
     def contrasts(self, weights: ArrayLike) -> Contrasts:
         """Return differences between arms or between groups of arms.
 
@@ -165,7 +169,7 @@ class Layout:
         """
         c = np.atleast_2d(np.asarray(weights, dtype=np.float64))
         design = self._design
-        if np.abs(c.sum(axis=1)).max(initial=0.0) > 1e-9 or not design.estimates(c):
+        if np.abs(c.sum(axis=1)).max(initial=0.0) > 1e-9 or not self.estimates(c):
             raise PifiProbeError("the arms share no seed", next="run them with the same seeds")
         flat = c @ design.effects  # (K, cells)
         parts = (flat**2) @ design.arm.T * self.variances  # (K, A): each arm's share of the variance

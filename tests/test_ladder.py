@@ -58,7 +58,8 @@ def test_every_rung_is_the_difference_of_its_groups() -> None:
         assert found[name].mean == pytest.approx(mean, abs=0.01), name
         assert found[name].low <= mean <= found[name].high
     assert [found[name].verdict for name in ("projections", "block", "knowledge")] == ["better", "worse", "better"]
-    assert found["depth"].mean == pytest.approx(0.05, abs=0.01) and found["depth"].of == ("layer 5",)
+    assert found["depth"].mean == pytest.approx(0.05, abs=0.01)
+    assert found["depth"].of == ("layer 3", "layer 4", "layer 5")
 
 
 def test_the_choice_is_shrunk_and_its_interval_allows_for_having_picked() -> None:
@@ -155,6 +156,52 @@ def test_what_would_decide_is_told_in_seeds_and_minutes() -> None:
     assert needed(replace(open_one, example_error=0.02), seconds_a_run=60) is None
     text = compare(runs({"vanilla": 0.6, "linear": 0.605, None: 0.61}, n_seeds=1)).needed()
     assert any("2 more seeds of 2 arms" in line for line in text)
+
+
+def test_a_trend_over_depth_is_decided_by_more_runs_of_all_its_layers() -> None:
+    more = needed(replace(ladder(TRUE)["depth"], over_seeds=False, verdict="undecided", n_seeds=1), seconds_a_run=1)
+    assert more == (2, 6, 12)
+
+
+def test_one_arm_is_not_said_to_be_missing() -> None:
+    assert compare(runs({"vanilla": 0.6})).answer.endswith("real, twins and linear are missing.")
+    assert compare(runs({"vanilla": 0.6}) + runs({"linear": 0.7}, 1), "linear").answer.startswith("Two projections")
+
+
+def test_a_step_whose_arms_share_no_seed_is_left_out_and_the_others_are_told() -> None:
+    some = {"vanilla": (0, 1), "linear": (0,), "random": (1,), None: (0,)}
+    made = [
+        made_up("matched", control=arm, seed=seed, accuracy=FULL[arm]) for arm, seeds in some.items() for seed in seeds
+    ]
+    found = compare(made)
+    assert {effect.name for effect in found.effects} == {"plugging in", "projections", "twins"}
+    assert len([row for row in found.rows if row.baseline]) == 3
+
+
+def test_layers_without_a_common_seed_are_not_ranked() -> None:
+    own = {label: runs for label, runs in scores(np.random.default_rng(0), dict.fromkeys(ARMS, 0.5), 2).items()}
+    for arm, seed in (("linear", 0), *((f"layer {i}", i % 2) for i in range(6))):
+        own[arm] = {seed: own[arm][seed]}
+    kept = {arm: own[arm] for arm in ("vanilla", "layer 0", "layer 1")}
+    found = effects_of(kept, {arm: ARMS[arm] for arm in kept}, "t", "accuracy", level=0.95, margin=None)
+    assert not found
+
+
+def test_arms_that_are_the_same_to_the_last_bit_differ_by_nothing() -> None:
+    one = {seed: np.random.default_rng(seed).random(30) for seed in range(3)}
+    arms = {arm: ARMS[arm] for arm in ("vanilla", "linear", "random 1", "layer 1")}
+    for found in effects_of(dict.fromkeys(arms, one), arms, "t", "accuracy", level=0.95, margin=None):
+        assert (found.mean, found.p_value) == (0, 1) and max(-found.low, found.high) < 1e-12
+
+
+def test_an_effect_in_nats_is_not_shown_in_points() -> None:
+    shown = {effect.metric: effect.interval() for effect in compare(runs(FULL)).effects if effect.name == "knowledge"}
+    assert shown["accuracy"].startswith("+10.0 [") and shown["nll"].startswith("+0.100 [")
+
+
+def test_a_report_names_the_arms_that_are_missing_and_what_trains_them() -> None:
+    (section,) = compare(runs({"vanilla": 0.6, None: 0.8})).sections()
+    assert "matched without twins, linear (train --arms all trains them)" in section["text"]
 
 
 def test_a_plot_needs_the_encoder_alone() -> None:

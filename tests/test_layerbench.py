@@ -66,6 +66,10 @@ def test_a_strategy_of_the_search_asks_the_table() -> None:
         (lambda ask: ask(0, seed=2), MATCHED, "no run of layer 0, seed 2"),
         (lambda ask: ask(0), "newsgroups", "no run of layer 0"),
         (lambda ask: 0, "nowhere", "no table 'nowhere'.*movie-reviews"),
+        (lambda ask: None, MATCHED, "chose layer None"),
+        (lambda ask: 3.7, MATCHED, "chose layer 3.7"),
+        (lambda ask: "last", MATCHED, "chose layer 'last'"),
+        (3, MATCHED, "a int is no strategy"),
     ],
 )
 def test_what_was_not_recorded_is_refused_with_what_was(strategy: object, table: str, says: str) -> None:
@@ -93,3 +97,46 @@ def test_a_table_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(json.dumps(record), encoding="utf-8")
     (table,) = pp.layerbench.tables(tmp_path / "mine.json")
     assert table.name == "mine" and pp.layerbench.replay(lambda ask: ask.layers[0], table)[0].table == "mine"
+
+
+def own_file(folder: Path, **changes: object) -> Path:
+    """Write a small table of one's own, with changes."""
+    runs = [
+        {"kind": "layer", "layer": layer, "seed": seed, "correct": encode_bits("1010")}
+        for layer in (0, 2)
+        for seed in (0, 1)
+    ]
+    table = {"name": "mine", "task": "t", "slm": "s", "llm": "l", "wiring": "matched", "n_layers": 3, "layers": [0, 2]}
+    table |= {"seeds": [0, 1], "controls": [], "sizes": {"test": 4}, "metric": "accuracy", "runs": runs}
+    table |= {"validation": [[0.5, 0.4], [0.3, 0.2]], "cheap": {}, "costs": {}}
+    path = folder / "mine.json"
+    path.write_text(json.dumps({"tables": [table | changes]}), encoding="utf-8")
+    return path
+
+
+def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    assert [table.name for table in layerbench.tables(own_file(tmp_path))] == ["mine"]
+    assert [table.name for table in layerbench.tables(own_file(tmp_path, name="mine now"))] == ["mine now"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"runs": []}, "mine has no runs of layer 0, seed 0"),
+        ({"layers": [0, 1]}, "mine has no runs of layer 1, seed 0"),
+        ({"seeds": [0, 0]}, "occurs twice"),
+        ({"validation": [[0.5, float("nan")], [0.3, 0.2]]}, "not finite"),
+        ({"metric": "f1"}, "there is no entry 'scores'"),
+    ],
+)
+def test_a_table_that_is_not_whole_is_refused_where_it_is_read(
+    changes: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CorruptFileError, match=says):
+        pp.layerbench.tables(own_file(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("n_draws", [0, -1, 1.5, True])
+def test_a_strategy_is_replayed_at_least_once(n_draws: object) -> None:
+    with pytest.raises(SearchError, match="n_draws"):
+        pp.layerbench.replay(lambda ask: 0, MATCHED, n_draws=n_draws)  # type: ignore[arg-type]

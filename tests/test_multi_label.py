@@ -142,6 +142,41 @@ def test_rows_that_nobody_has_labelled_can_be_left_out_and_those_without_a_label
     assert len(of_rows(load_task(path, drop_unlabelled=True, **options))) == 36
 
 
+@pytest.mark.parametrize("value", ["-1", ""])
+def test_a_row_of_which_one_label_is_unknown_is_left_out_as_the_message_says(value: str, tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "columns rows.csv")
+    frame = pd.read_csv(path, dtype=str)
+    frame.loc[3, "calm"] = value
+    frame.to_csv(path, index=False)
+    with pytest.raises(TaskError, match="drop_unlabelled=True leaves out rows"):
+        load_task(path, label=list(NAMES))
+    task = load_task(path, label=list(NAMES), drop_unlabelled=True)
+    assert len(of_rows(task)) == 35 and "1 of 36 train rows left out" in task.notes[0]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda labels: str(np.array(labels)),  # as pandas writes a column of arrays
+        lambda labels: "\n".join(str(np.array(labels)).split(" ")),  # a long one goes over lines
+        lambda labels: str(tuple(labels)),
+        lambda labels: str(set(labels)) if labels else "[]",
+    ],
+)
+def test_lists_are_read_as_numpy_and_python_write_them(write: Any, tmp_path: Path) -> None:
+    frame = pd.DataFrame([(text, write(labels)) for text, labels in ROWS], columns=["text", "labels"])
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    task = load_task(tmp_path / "rows.csv", kind="multi-label")
+    assert task.label_names == NAMES
+    assert of_rows(task) == {text: sorted(labels) for text, labels in ROWS}
+
+
+def test_a_name_in_brackets_is_a_name(tmp_path: Path) -> None:
+    frame = pd.DataFrame([(text, "(other)|sad" if n % 2 else "(other)") for n, (text, _) in enumerate(ROWS)])
+    frame.set_axis(["text", "labels"], axis=1).to_csv(tmp_path / "rows.csv", index=False)
+    assert load_task(tmp_path / "rows.csv", kind="multi-label").label_names == ("(other)", "sad")
+
+
 def test_labels_that_no_task_has_are_refused() -> None:
     for labels, message in [((0, 0), "twice"), ((3,), "outside of 0 to 2"), (("a",), "whole number"), (1, "a int")]:
         split = Split(texts=("a",), labels=(labels,), ids=("0",))

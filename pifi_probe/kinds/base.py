@@ -153,7 +153,7 @@ class Kind(ABC):
 
     @classmethod
     def unlabelled(cls, label: object) -> bool:
-        """Return whether a label is missing; where each has a column of its own, a list of them is given."""
+        """Return whether a label is missing, from the column of labels, or from one of several."""
         return is_missing(label)
 
     @classmethod

@@ -7,7 +7,9 @@ epoch; the thresholds of the best epoch are part of the trained model's configur
 from __future__ import annotations
 
 import ast
+import io
 import json
+import tokenize
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -153,10 +155,25 @@ class MultiLabel(Kind):
         return best_thresholds(self._truth(split), predictions.logits)
 
 
+def _with_commas(text: str) -> str:
+    """Put a comma between values that only white space divides, as numpy writes them; Python would join two texts."""
+    made: list[str] = []
+    before = tokenize.OP
+    for kind, token, *_ in tokenize.generate_tokens(io.StringIO(text).readline):
+        if kind in (tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER):
+            continue
+        values = (tokenize.STRING, tokenize.NUMBER, tokenize.NAME)
+        made += [","] * (kind in values and before in values) + [token]
+        before = kind
+    return " ".join(made)
+
+
 def _listed(value: object, separator: str, at: str) -> list[Any]:
     """Return the labels of a row as a list; they may be written as one, or stand between separators."""
     if isinstance(value, str) and value.strip().startswith("["):
         value = _read_list(value.strip(), at)
+    elif isinstance(value, str) and (found := _python_group(value.strip())) is not None:
+        value = found
     elif isinstance(value, str) and not is_missing(value):
         parts = value.split(separator) if separator else [value]
         value = [part.strip() for part in parts if part.strip()]
@@ -175,14 +192,25 @@ def _listed(value: object, separator: str, at: str) -> list[Any]:
     return value
 
 
+def _python_group(text: str) -> list[Any] | None:
+    """Read a tuple or a set of texts or numbers as Python writes it; None for any other text, such as (other)."""
+    if text[:1] + text[-1:] not in ("()", "{}") or len(text) > MAX_WRITTEN:
+        return None
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return list(found) if isinstance(found, tuple | set) else None
+
+
 def _read_list(text: str, at: str) -> object:
-    """Read a list as JSON or as Python writes it, of which pandas makes a column of texts."""
+    """Read a list as JSON, or as Python or numpy writes it, of which pandas makes a column of texts."""
     try:
         if len(text) <= MAX_WRITTEN:
             try:
                 return json.loads(text)
             except ValueError:
-                return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+                return ast.literal_eval(_with_commas(text))
+    except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
         pass
     raise TaskError(f"{text[:60]!r} is not a list of labels", where=at, next='write it as ["sad", "angry"]')

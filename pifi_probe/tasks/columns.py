@@ -147,21 +147,21 @@ class Table:
     def labelled(self) -> Table:
         """Return the rows with a label: none is missing, and none is -1, which stands for a hidden one.
 
+        Where each label has a column of its own, a row needs them all.
         What -1 means is the kind's to say.
         """
-        kind, names = KINDS[self.roles.kind], self.roles.labels
-        labels = (
-            list(map(list, zip(*map(self.columns.get, names), strict=True)))
-            if names
-            else self.columns[self.roles.label]
-        )
-        hidden_is_minus_one = kind.hides_minus_one(labels)
+        kind = KINDS[self.roles.kind]
+        columns = [self.columns[name] for name in self.roles.labels or (self.roles.label,)]
+        hidden = [kind.hides_minus_one(column) for column in columns]
         kept = [
             row
-            for row, label in enumerate(labels)
-            if not kind.unlabelled(label) and not (hidden_is_minus_one and is_minus_one(label))
+            for row, labels in enumerate(zip(*columns, strict=True))
+            if not any(
+                kind.unlabelled(one) or (minus_one and is_minus_one(one))
+                for one, minus_one in zip(labels, hidden, strict=True)
+            )
         ]
-        if len(kept) == len(labels):
+        if len(kept) == len(self):
             return self
         return replace(
             self,
