@@ -32,11 +32,11 @@ models_table
 stats
 ranking two_way
 differences scoring
-ladder
 reporting
 layers
 slm
 kinds
+ladder
 telling tasks
 alignment
 features

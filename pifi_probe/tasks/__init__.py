@@ -82,8 +82,8 @@ def load_task(
         own), and say so in the task's notes.
     drop_unlabelled : bool
         Leave out rows whose label is missing or -1, which marks labels that are hidden (of ratings: where all are
-        -1), in any of the columns of labels, and say so in the task's notes. A test or validation split that has no other rows is carved from the
-        training rows.
+        -1), in any of the columns of labels, and say so in the task's notes. A test or validation split that has no
+        other rows is carved from the training rows.
 
     Returns
     -------
