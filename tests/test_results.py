@@ -161,7 +161,7 @@ def test_every_result_is_tried_here() -> None:
 
 
 # has HTML or JSON of its own and is no result: a frozen layer, settings, a study, pictures, and what a widget shows
-OTHERS = {"BlockFigure", "FrozenLayer", "Markup", "Recipe", "Study"}
+OTHERS = {"FrozenLayer", "Markup", "Recipe", "Study"}
 
 
 def test_nobody_else_writes_json_or_html() -> None:
