@@ -89,6 +89,19 @@ def test_a_wide_margin_makes_a_small_difference_none(monkeypatch: pytest.MonkeyP
     assert (found.verdict, found.stopped) == ("equivalent", "decided")
 
 
+@pytest.mark.parametrize("margin", [None, "1", True, float("nan"), 0, -1.0, 100])
+def test_a_margin_that_is_none_is_refused_before_anything_is_made(margin: Any, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"margin=.* is not between 0 and 100.*1\.0 is one point"):
+        pp.decide("slm", object(), TASK, out=tmp_path / "new", margin=margin)  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_recipe_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"a str is no recipe.*pifi_probe\.Recipe"):
+        pp.decide("slm", object(), TASK, out=tmp_path / "new", recipe="x")  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()
+
+
 def test_with_fewer_labels_it_is_decided_too_and_the_budget_is_shared(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

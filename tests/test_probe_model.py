@@ -129,7 +129,8 @@ def test_what_cannot_become_a_model_says_why(table: pp.ProbeTable, llm: str) -> 
         table.to_model(llm=llm)
     with pytest.raises(pp.errors.TaskError, match="not the task that was probed"):
         table.to_model(llm=llm, task=TASK.subset(train=40))
-    with pytest.raises(pp.errors.FeatureError, match="no point 99"):
-        table.to_model(99, llm=llm, task=TASK)
+    for point in (99, True):
+        with pytest.raises(pp.errors.FeatureError, match=f"no point {point}"):
+            table.to_model(point, llm=llm, task=TASK)
     with pytest.raises(pp.errors.FeatureError, match="own states"):
         replace(table, family="plug-in").to_model(llm=llm, task=TASK)

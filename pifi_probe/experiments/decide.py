@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pifi_probe.checked import is_number
 from pifi_probe.errors import CorruptFileError, RecipeError
 from pifi_probe.experiments.crew import ARMS, Crew, Job, run_all
 from pifi_probe.experiments.runner import stored_run
@@ -92,7 +93,8 @@ class Decision(Result):
     def __str__(self) -> str:
         unit = self.comparison.unit
         shown = f"{self.effect.interval(unit)} {unit}"
-        seeds = f"{self.effect.n_seeds} seeds, {len(self.looks)} looks, {self.seconds / 60:.1f} minutes of runs"
+        looks = f"{len(self.looks)} look{'s' * (len(self.looks) != 1)}"
+        seeds = f"{self.effect.n_seeds} seeds, {looks}, {self.seconds / 60:.1f} minutes of runs"
         first = f"{self.question}: {self.verdict}, {shown} ({seeds})"
         lines = [first, self.comparison.answer]
         if self.verdict == "undecided":
@@ -199,9 +201,13 @@ def decide(
     if question not in QUESTIONS:
         raise RecipeError(f"unknown question {question!r}", where="decide", next=f"use one of {', '.join(QUESTIONS)}")
     most = 100 if metric_named(KINDS[task.kind].shown).is_share else math.inf
-    if not 0 < margin < most:
+    if not is_number(margin) or not 0 < margin < most:
         raise RecipeError(
             f"margin={margin!r} is not between 0 and {most:g}", where="decide", next="1.0 is one point of accuracy"
+        )
+    if not isinstance(recipe, Recipe | None):
+        raise RecipeError(
+            f"a {type(recipe).__name__} is no recipe", where="decide", next="give pifi_probe.Recipe(...), or None"
         )
     limit = Budget.parse(budget)
     base = recipe or Recipe()

@@ -353,8 +353,8 @@ def probe_as_model(
     depths = sorted({int(depth) for depth in table.frame["depth"].dropna()})
     if point is None:
         point = _best(table)
-    if point not in depths:
-        raise FeatureError(f"the table has no point {point}", where="point", next=f"use {depths[0]} to {depths[-1]}")
+    if isinstance(point, bool) or point not in depths:
+        raise FeatureError(f"the table has no point {point!r}", where="point", next=f"use {depths[0]} to {depths[-1]}")
     rows = scoring_rows(task, int(info["n"]), info["split"], int(info["seed"]))
     handling = {"pooling": info["pooling"], **_token_handling(str(info["tokens"]))}
     limit = int(info["max_tokens"])
