@@ -501,7 +501,7 @@ def test_a_chapter_is_sound_in_jupyterlab(browser: Any, axe: str, tmp_path: Path
         context = browser.new_context(viewport={"width": 1280, "height": 1400})
         page = context.new_page()
         page.goto(f"{address}/lab/tree/{path.name}")
-        page.wait_for_selector(".jp-OutputArea-output .jp-RenderedSVG img", timeout=90_000)
+        page.wait_for_selector(".jp-OutputArea-output.jp-RenderedSVG img", timeout=90_000)
         found = serious(page, axe, ".jp-OutputArea-output.jp-RenderedHTMLCommon")
         page.screenshot(path=tmp_path / "chapter.png")
         context.close()
