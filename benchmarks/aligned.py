@@ -306,7 +306,7 @@ def main() -> None:
     options.add_argument("--through", action="store_true", help="every arm trained as a whole, in folds of 600 texts")
     options.add_argument("--folds", action="store_true", help="every text of a task is a test text once")
     options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
-    given, start = options.parse_args(), time.perf_counter()
+    given, start, fresh = options.parse_args(), time.perf_counter(), True
     for name in given.tasks or (FOLDED if given.folds else (*EXPLORING, APART, *CONFIRMING)):
         task = load(name, given.data)
         if task is None:
@@ -350,11 +350,12 @@ def main() -> None:
         for key, make in made:
             file = given.out / f"{key}.json"
             with claimed(file) as free:
+                fresh &= free
                 if free:
                     found = make()
                     found.setdefault("provenance", collect(task=task.fingerprint))
                     write_json(file, found)
-    if given.small:
+    if given.small and fresh:  # else what is there already was made in another time
         spent = {"tasks": given.tasks, "seconds": time.perf_counter() - start, "provenance": collect()}
         write_json(given.out / "small.json", spent)
 

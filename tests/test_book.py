@@ -172,7 +172,7 @@ def test_compatibility_names_exceptions_and_not_each_family() -> None:
 
 
 @pytest.mark.slow
-def test_the_page_on_aligned_chains_is_the_recorded_study(tmp_path: Path) -> None:
+def test_the_page_on_aligned_chains_is_the_recorded_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     aligned = load("aligned_page")
     page = aligned.PAGE.read_text(encoding="utf-8")
     assert aligned.page() == page and page.count("| yes |") >= 2, "run make results"
@@ -180,8 +180,8 @@ def test_the_page_on_aligned_chains_is_the_recorded_study(tmp_path: Path) -> Non
     shown = aligned.first_rows(aligned.records((*aligned.EXPLORING, *aligned.CONFIRMING)))
     picture = load("aligned_forest")
     kept = picture.PICTURE.read_text(encoding="utf-8")
-    picture.PICTURE = tmp_path / "forest.html"
-    picture.draw(shown)
+    monkeypatch.setattr(picture, "PICTURE", tmp_path / "forest.html")
+    picture.draw_forest(shown)
     assert picture.PICTURE.read_text(encoding="utf-8") == kept and len(shown) == 11, "run make results"
 
 

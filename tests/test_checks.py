@@ -227,7 +227,7 @@ def test_the_argument_over_depth_is_that_of_the_records() -> None:
         checks.depth_figure("headroom")
 
 
-def test_a_quiz_says_what_it_is_where_no_script_runs_and_waits_for_mathjax(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiz_says_what_it_is_where_no_script_runs_and_waits_for_mathjax() -> None:
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
 

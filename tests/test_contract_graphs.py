@@ -36,7 +36,7 @@ EXPORTS = [
     for name in CASES
     for labels in (True, False)
     if labels
-    or name in ("classes", "answers", "mix")
+    or name in QUICK
     or name.startswith("aligned")
     or CASES[name].kind == "seq2seq"  # without labels a graph has its loss less
     for mark in [[] if labels and name in QUICK else [pytest.mark.slow]]
@@ -67,7 +67,9 @@ def test_an_exported_model_takes_any_batch_length_and_padding(name: str, labels:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["classes", "classes, sequence", "aligned", "aligned, back", "tags", "gated"])
+@pytest.mark.parametrize(
+    "name", ["classes", "classes, matched", "classes, sequence", "aligned", "aligned, back", "tags", "gated"]
+)
 def test_a_compiled_model_is_one_graph(name: str, shelf: Shelf) -> None:
     torch._dynamo.reset()  # a process compiles one function for a few models only
     model, batch = shelf.model(name), batch_of(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from result_pictures import piece
 
 from pifi_probe.reporting.looks import ARMS, INK, styled
-from pifi_probe.reporting.plots import FILLED, add_legend, framed
+from pifi_probe.reporting.plots import FILLED, add_legend, framed, interval_mark
 
 PICTURE = Path(__file__).resolve().parent.parent / "_pictures" / "aligned-forest.html"
 LOOKS = {  # arm: (what the legend says, group of its colour and shape)
@@ -21,10 +21,10 @@ LOOKS = {  # arm: (what the legend says, group of its colour and shape)
     "random": ("its random twin", "twins"),
 }
 DODGE = 0.19  # between the arms of a task, in rows
-Row = Mapping[str, tuple[float, float, float]]  # of every arm: difference to the encoder, low, high, in points
+Row = Mapping[str, Mapping[str, float]]  # of every arm: difference to the encoder, low, high, in shares
 
 
-def draw(tasks: Mapping[str, Row]) -> None:
+def draw_forest(tasks: Mapping[str, Row]) -> None:
     """Write the picture.
 
     Parameters
@@ -38,10 +38,8 @@ def draw(tasks: Mapping[str, Row]) -> None:
         figure, (axes,) = framed(7.2, 1.2 + 0.5 * len(tasks), 1)
         for place, row in enumerate(tasks.values()):
             for n, (arm, (says, _)) in enumerate(LOOKS.items()):
-                mean, low, high = row[arm]
-                y, (colour, marker) = place + DODGE * (n - 1.5), looks[says]
-                axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
-                axes.plot(mean, y, marker, color=colour, fillstyle="full" if low > 0 or high < 0 else "none")
+                found = (100 * row[arm][part] for part in ("difference", "low", "high"))
+                interval_mark(axes, place + DODGE * (n - 1.5), *found, looks[says])
         axes.axvline(0, color=INK, linewidth=0.8)
         axes.set_yticks(range(len(tasks)), list(tasks))
         axes.set_ylim(len(tasks) - 0.5, -0.5)
@@ -53,5 +51,6 @@ def draw(tasks: Mapping[str, Row]) -> None:
 
 
 def _said(tasks: Mapping[str, Row]) -> str:
-    ahead = [name for name, row in tasks.items() if row["real"][1] > max(row[arm][0] for arm in LOOKS if arm != "real")]
+    others = [arm for arm in LOOKS if arm != "real"]
+    ahead = [row for row in tasks.values() if row["real"]["low"] > max(row[arm]["difference"] for arm in others)]
     return f"on {len(ahead)} of {len(tasks)} the chain's interval lies above every other arm's mean."

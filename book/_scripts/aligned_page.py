@@ -20,12 +20,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from aligned import APART, CONFIRMING, EXPLORING, FEWEST, FOLDS, MANY_DRAWS, N_THROUGH, THROUGH, through_name  # noqa: E402
-from aligned_forest import LOOKS, Row  # noqa: E402
-from aligned_forest import draw as draw_forest  # noqa: E402
+from aligned_forest import LOOKS, Row, draw_forest  # noqa: E402
 from aligned_headroom import draw, gains, missed, section, shown, table_of  # noqa: E402
 from aligned_variants import BITS, DONORS, ENCODERS, TASKS, VARIANTS  # noqa: E402
 
-from pifi_probe.stats import holm, paired_difference, smallest_detectable  # noqa: E402
+from pifi_probe.stats import Interval, holm, paired_difference, smallest_detectable  # noqa: E402
 
 EMBEDDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "reuters-r8", "newsgroups")
 NATURAL = (*EMBEDDED, "umsab-english", "germeval", "nsmc")
@@ -87,6 +86,11 @@ def difference(record: dict[str, Any], a: str, b: str, test: str, n_labels: int)
     """Return one difference in accuracy."""
     (row,) = rows_of(record["differences"], metric="accuracy", a=a, b=b, test=test, n_labels=n_labels)
     return row
+
+
+def as_row(found: Interval) -> dict[str, float]:
+    """Return an interval as the rows of the records have it."""
+    return {"difference": found.mean, "low": found.low, "high": found.high}
 
 
 def judged(
@@ -339,7 +343,7 @@ def trained_table() -> tuple[str, list[str]]:
             for arm, text in json.loads(file.read_text(encoding="utf-8"))["correct"].items()
         }
         own = {b: paired_difference([right["real"]], [right[b]]) for b in OTHERS}
-        cells = [shown({"difference": i.mean, "low": i.low, "high": i.high}, i.low > 0) for i in own.values()]
+        cells = [shown(as_row(i), i.low > 0) for i in own.values()]
         lines.append([name, seed, f"{100 * sum(right['encoder']) / len(right['encoder']):.1f}", *cells])
         beaten.setdefault(name, []).append(all(i.low > 0 for i in own.values()))
         seen[name] = max(seen.get(name, 0), *(100 * smallest_detectable(i) for i in own.values()))
@@ -403,12 +407,12 @@ def through_table(cells: Cells) -> str:
     table, held = folded_table(cells, "task", {cell: cell[0] for cell in cells})
     back = []
     for (name, _), arms in cells.items():
-        own = paired_difference(arms["real, back"], arms["encoder"])
-        back.append(f"{shown({'difference': own.mean, 'low': own.low, 'high': own.high}, False)} on {name}")
+        own = as_row(paired_difference(arms["real, back"], arms["encoder"]))
+        back.append(f"{shown(own)} on {name}")
     said = (
         f"The real chain beats all four on {_named(held)}."
         if held
-        else ("On no task does it beat all four: fine-tune first and add the chain afterwards, as above.")
+        else "On no task does it beat all four: fine-tune first and add the chain afterwards, as above."
     )
     return (
         f"### Trained through the chain\n\n{said} Here nothing is fine-tuned first: encoder, head and readout are "
@@ -426,7 +430,7 @@ def folded_table(cells: Cells, first: str, named: dict[tuple[str, str], str]) ->
     lines = [[first, "test texts", "encoder", "real chain", *(f"real - {NAMES[b]}" for b in OTHERS), "beats all"]]
     for cell, arms in cells.items():
         each = {b: found[cell, b] for b in OTHERS}
-        marks = [shown({"difference": i.mean, "low": i.low, "high": i.high}, sure[cell, b]) for b, i in each.items()]
+        marks = [shown(as_row(i), sure[cell, b]) for b, i in each.items()]
         means = [f"{100 * float(np.mean(arms[arm])):.1f}" for arm in ("encoder", "real")]
         beats = "yes" if all(sure[cell, b] for b in OTHERS) else "no"
         lines.append([named[cell], f"{len(arms['real'][0]):,}", *means, *marks, beats])
@@ -438,17 +442,11 @@ def first_rows(everything: dict[str, dict[str, Any]]) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for (name, test), arms in joined_folds("").items():
         if name == test:
-            rows[name] = {arm: _points(paired_difference(arms[arm], arms["encoder"]).__dict__, "mean") for arm in LOOKS}
+            rows[name] = {arm: as_row(paired_difference(arms[arm], arms["encoder"])) for arm in LOOKS}
     for name, test, n in own_tests(everything):
         if name not in rows and name != APART:
-            rows[name] = {
-                arm: _points(difference(everything[name], arm, "encoder", test, n), "difference") for arm in LOOKS
-            }
-    return dict(sorted(rows.items(), key=lambda item: -item[1]["real"][0]))
-
-
-def _points(found: dict[str, Any], mean: str) -> tuple[float, float, float]:
-    return 100 * found[mean], 100 * found["low"], 100 * found["high"]
+            rows[name] = {arm: difference(everything[name], arm, "encoder", test, n) for arm in LOOKS}
+    return dict(sorted(rows.items(), key=lambda item: -item[1]["real"]["difference"]))
 
 
 def folds_tables() -> tuple[str, list[str], list[str], dict[str, float]]:
@@ -639,8 +637,8 @@ def small_time() -> str:
         return ""
     record = json.loads(SMALL.read_text(encoding="utf-8"))
     machine = record["provenance"]["machine"]
-    took = f"{record['seconds'] / 60:.0f} minutes on one of {machine['cores']} cores ({machine['cpu']}), shared"
-    return f" ({', '.join(record['tasks'])}: {took})"
+    took = f"{record['seconds'] / 60:.0f} minutes with {machine['threads']} thread on {machine['cores']} cores"
+    return f" ({', '.join(record['tasks'])}: {took}, {machine['cpu']})"
 
 
 def _answer(everything: dict[str, Any], held: list[str], on_folds: list[str], gained: dict[str, float]) -> str:

@@ -20,6 +20,7 @@ from matplotlib import pyplot as plt
 from pifi_probe.files import write_json
 from pifi_probe.layers.control import PositiveControl
 from pifi_probe.reporting.looks import ARMS, INK, group_of
+from pifi_probe.reporting.plots import interval_mark
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONTROL, CONDITIONS = ROOT / "benchmarks/results/control.json", ROOT / "book/_studies/conditions.json"
@@ -106,10 +107,7 @@ def draw_reviews(axes: Any, numbers: dict[str, Any], ink: str) -> None:
     """Draw what each chain adds to the encoder."""
     for place, (name, (mean, low, high)) in enumerate(numbers["points over the encoder"].items()):
         group = group_of(BARS[name][1]) or "real"  # real weights, but for twins and the interface
-        colour, marker = inked(group, ink), ARMS[group][1]
-        filled = "full" if low > 0 or high < 0 else "none"
-        axes.plot([low, high], [-place, -place], color=colour, linewidth=1.6)
-        axes.plot(mean, -place, marker, color=colour, markersize=5, fillstyle=filled)
+        interval_mark(axes, -place, mean, low, high, (inked(group, ink), ARMS[group][1]), markersize=5)
     axes.axvline(0, color=ink, linewidth=0.7)
     names = list(numbers["points over the encoder"])
     axes.set_yticks([-place for place in range(len(names))], names)

@@ -160,11 +160,11 @@ def quiz(number: str) -> None:
     for output in shown.outputs:
         data = {**output.data, "text/plain": words}
         if SCRIPT in data:
-            data[SCRIPT] = patient(data[SCRIPT])
+            data[SCRIPT] = _patient(data[SCRIPT])
         display(data, raw=True)
 
 
-def patient(script: str) -> str:
+def _patient(script: str) -> str:
     """Return the script of a quiz so that it asks for MathJax's version only where there is one.
 
     Until MathJax is loaded `window.MathJax` is its configuration, which has no version; once loaded it sets the whole

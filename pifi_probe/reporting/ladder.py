@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pifi_probe.escaping import printable
 from pifi_probe.reporting.looks import ARMS, INK, styled
-from pifi_probe.reporting.plots import FILLED, MAX_LABEL, checked, framed
+from pifi_probe.reporting.plots import FILLED, MAX_LABEL, checked, framed, interval_mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,11 +46,9 @@ def ladder(frame: pd.DataFrame, *, value_label: str = "difference to the encoder
         for axes, panel in zip(all_axes, panels, strict=True):
             axes.axvline(0, color=INK, linewidth=0.8)
             for row in rows[rows["panel"] == panel].itertuples():
-                colour, marker = ARMS[row.group]
-                position = groups.index(row.group)
-                axes.plot([row.low, row.high], [position, position], color=colour, linewidth=2.2)
-                filled = row.group == "vanilla" or row.low > 0 or row.high < 0
-                axes.plot(row.mean, position, marker, color=colour, fillstyle="full" if filled else "none")
+                whole = {"fillstyle": "full"} if row.group == "vanilla" else {}  # zero itself
+                place, look = groups.index(row.group), ARMS[row.group]
+                interval_mark(axes, place, row.mean, row.low, row.high, look, width=2.2, **whole)
             axes.set_title(printable(panel)[:MAX_LABEL])
         all_axes[0].set_yticks(range(len(groups)), [NAMES[name] for name in groups])
         all_axes[0].set_ylim(len(groups) - 0.5, -0.5)

@@ -23,6 +23,7 @@ __all__ = [
     "depth_curve",
     "forest",
     "framed",
+    "interval_mark",
     "learning_curves",
 ]
 
@@ -102,10 +103,7 @@ def forest(frame: pd.DataFrame, *, value_label: str = "difference to vanilla (po
             for row in own.itertuples():
                 position = arms.index(row.arm)
                 of = getattr(row, "of", group_of(row.arm))
-                colour, marker = ARMS[of] if of else (INK, "o")
-                found = row.low > 0 or row.high < 0
-                axes.plot([row.low, row.high], [position, position], color=colour, linewidth=1.6)
-                axes.plot(row.mean, position, marker, color=colour, fillstyle="full" if found else "none")
+                interval_mark(axes, position, row.mean, row.low, row.high, ARMS[of] if of else (INK, "o"))
             axes.axvline(0, color=INK, linewidth=0.8)
             axes.set_title(printable(group)[:MAX_LABEL])
         panels[0].set_yticks(range(len(arms)), names)
@@ -159,6 +157,26 @@ def checked(frame: pd.DataFrame, columns: Sequence[str], value: str) -> pd.DataF
     if not len(rows):
         raise PifiProbeError("there is nothing to plot", where=f"column {value!r}", next="give rows with values")
     return rows
+
+
+def interval_mark(
+    axes: Axes, y: float, mean: Any, low: Any, high: Any, look: tuple[str, str], *, width: float = 1.6, **mark: Any
+) -> None:
+    """Draw an interval and its mean at a height, the marker filled where the interval leaves out zero.
+
+    Parameters
+    ----------
+    look : tuple of str
+        Colour and marker.
+    width : float
+        Of the interval's line, in points.
+    **mark
+        Of the marker, as `matplotlib.axes.Axes.plot` takes it.
+    """
+    colour, marker = look
+    axes.plot([low, high], [y, y], color=colour, linewidth=width)
+    filled = "full" if low > 0 or high < 0 else "none"
+    axes.plot(mean, y, marker, **{"color": colour, "fillstyle": filled} | mark)
 
 
 def framed(width: float, height: float, panels: int, **options: Any) -> tuple[Figure, list[Axes]]:
