@@ -21,9 +21,8 @@ from _common import parser, record, target
 from pifi_probe.cli import main as command
 from pifi_probe.tasks import load_task
 
-TASK, SLM, LAYER, QUESTION = "movie-reviews", "minilm-l6", "smollm2-135m[-1]", "plugging in"
-WIRING = "pifi"  # does the method as published help on these texts?
-ROWS, N_TRAIN = {"train": 600, "validation": 100, "test": 400}, 200
+TASK, SLM, LAYER, QUESTION = "tweets", "minilm-l6", "smollm2-135m[-1]", "plugging in"
+ROWS, N_TRAIN = {"train": 600, "validation": 100, "test": 400}, 300
 MINUTES = 15
 
 
@@ -52,7 +51,7 @@ def main() -> None:
         file, out = Path(folder) / "mine.csv", Path(folder) / "runs"
         write_csv(file, rows)
         call = ["decide", "--task", str(file), "--slm", SLM, "--layer", LAYER]
-        call += ["--wiring", WIRING, "--question", QUESTION, "--n-train", str(min(N_TRAIN, rows["train"] // 2))]
+        call += ["--question", QUESTION, "--n-train", str(min(N_TRAIN, rows["train"] // 2))]
         call += ["--budget", f"{MINUTES}m", "--epochs", "1" if chosen.quick else "3", "--out", str(out)]
         since = time.perf_counter()
         code = command(call)

@@ -1,7 +1,8 @@
 """The recorded probe tables of both families, for three tasks, with their plots.
 
 Writes book/_studies/probes/TASK-FAMILY.json, .csv, .html and two .svg plots. A table that is there already is kept
-(--again makes it anew), and features come from the cache, so that an interrupted recording goes on where it was.
+and its plots are drawn anew (--again makes it anew), and features come from the cache, so that an interrupted recording
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def main() -> None:
         for family in chosen.families:
             file = chosen.out / f"{task}-{family}.json"
             if file.is_file() and not chosen.again:
+                draw(pp.ProbeTable.from_json(file), file)
                 print(f"kept {file.name}", flush=True)
                 continue
             table = measure(family, task, chosen.n, chosen.seed)
@@ -52,9 +54,14 @@ def write(table: pp.ProbeTable, file: Path) -> None:
     """Write a table and what shows it; the JSON last, since it says that all is there."""
     table.to_csv(file.with_suffix(".csv"))
     table.report(file.with_suffix(".html"))
+    draw(table, file)
+    table.to_json(file, per_example=table.family == "own-state")  # a plug-in table has some 30 MB of them
+
+
+def draw(table: pp.ProbeTable, file: Path) -> None:
+    """Write the plots of a table."""
     for name, figure in (("curves", table.plot()), ("heatmap", table.heatmap())):
         write_text(file.with_name(f"{file.stem}-{name}.svg"), standalone_svg(figure, f"{table!r}: {name}") + "\n")
-    table.to_json(file, per_example=table.family == "own-state")  # a plug-in table has some 30 MB of them
 
 
 if __name__ == "__main__":

@@ -54,6 +54,14 @@ def test_series_have_the_look_of_their_group_and_no_two_the_same() -> None:
     assert len(set(given.values())) == len(names)
 
 
+def test_a_series_of_no_arm_never_has_the_colour_of_one() -> None:
+    names = ["ridge", "LoRA", "H-score", "LogME", "bits", "centroid", "mlp", *map(str, range(40))]
+    for arms in ([], ["vanilla", "a[1]"]):
+        given = looks.looks_of([*arms, *names])
+        assert not {given[name][0] for name in names} & {colour for colour, _ in looks.ARMS.values()}
+        assert len(set(given.values())) == len(arms) + len(names)
+
+
 def test_a_forest_draws_each_arm_in_its_groups_colour() -> None:
     arms = ["linear", "random a[1]", "a[1]", "a claim"]
     frame = pd.DataFrame({"arm": arms, "mean": [1.0] * 4, "low": [0.5, -1.0, 0.5, 0.5], "high": [2.0] * 4})

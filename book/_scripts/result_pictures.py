@@ -5,7 +5,6 @@ Each is a piece of a page with an SVG in the colour of the page's text, in book/
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import textwrap
@@ -16,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from pifi_probe.reporting.looks import ARMS, COLOURS, INK, MARKERS, styled
+from pifi_probe.reporting.looks import ARMS, INK, other_looks, styled
 from pifi_probe.reporting.plots import add_legend, forest, framed
 from pifi_probe.reporting.svg import to_svg
 
@@ -118,8 +117,7 @@ def density(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def regret(measured: Mapping[str, Any]) -> str:
     """Return what every strategy's choice loses on seeds that did not choose it, over what was spent."""
-    own = zip(measured["curves"], itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
-    looks = {name: (colour, marker) for name, colour, marker in own}
+    looks = dict(zip(measured["curves"], other_looks(), strict=False))
     with styled():
         figure, (axes,) = framed(7.0, 4.6, 1)
         for name, curve in measured["curves"].items():

@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["ARMS", "COLOURS", "INK", "MARKERS", "group_of", "looks_of", "style", "styled"]
+__all__ = ["ARMS", "COLOURS", "INK", "MARKERS", "group_of", "looks_of", "other_looks", "style", "styled"]
 
 # hues of Okabe and Ito (2008), Color Universal Design, where needed made darker or lighter:
 # each has a contrast of at least 3:1 to a white and to a nearly black page; those of the arms come last
 COLOURS = ("#009E73", "#B8629A", "#A67C00", "#2E8BC0", "#0072B2", "#D55E00", "#767676")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d")
 INK = "#1b1b1c"  # of text and axes; becomes the colour of the page's text in an SVG
 ARMS = {  # colour and marker of a group of arms, the same on every picture
     "vanilla": (INK, "D"),
@@ -51,23 +51,29 @@ def looks_of(names: Iterable[Any]) -> dict[Any, tuple[str, str]]:
     """Give every series a colour and a marker of its own, those of its group where the name tells it.
 
     Further series of a group keep its colour and get another marker; two real layers are told apart by colour, too.
+    A series of no group never has the colour of one.
     """
     names = list(dict.fromkeys(names))
     groups = {name: group_of(name) for name in names}
-    taken = {ARMS[group][0] for group in groups.values() if group is not None}
-    free = itertools.cycle([colour for colour in COLOURS if colour not in taken])
-    markers, looks, seen = itertools.cycle(MARKERS), {}, set()
+    others, looks, seen = other_looks(), {}, set()
     for name, group in groups.items():
         if group is not None and group not in seen:
             looks[name] = ARMS[group]
         elif group is None or group == "real":
-            looks[name] = (next(free), next(markers))
+            looks[name] = next(others)
         else:
             colour, marker = ARMS[group]
             used = {one for c, one in looks.values() if c == colour}
             looks[name] = (colour, next((one for one in MARKERS if one not in used), marker))
         seen.add(group)
     return looks
+
+
+def other_looks() -> Iterator[tuple[str, str]]:
+    """Yield the colours that no arm has, each with a marker; after the last colour the markers have moved on by one."""
+    free = [colour for colour in COLOURS if colour not in {own for own, _ in ARMS.values()}]
+    for number in itertools.count():
+        yield free[number % len(free)], MARKERS[(number + number // len(free)) % len(MARKERS)]
 
 
 def style() -> dict[Any, Any]:
