@@ -14,7 +14,7 @@ import torch
 
 import pifi_probe as pp
 from pifi_probe.errors import ModelNotFoundError, PlugInError, RunInterrupted, SearchError, TaskError
-from pifi_probe.kinds.evaluating import predict_logits
+from pifi_probe.kinds.parts.evaluating import predict_logits
 from pifi_probe.plugin.build import load_encoder
 from pifi_probe.selection.cached import LowerStates, blocks_of, truncate_encoder
 from pifi_probe.selection.evaluate import Parts, PiFiEvaluator

@@ -29,9 +29,9 @@ from pifi_probe.errors import (
 )
 from pifi_probe.importing import IMPORT
 from pifi_probe.kinds import KINDS, Columns, Kind, Layout, Metric, Origin, metric_named
-from pifi_probe.kinds.classes import Classes
-from pifi_probe.kinds.measures import ACCURACY
-from pifi_probe.kinds.tags import Tags
+from pifi_probe.kinds.parts.measures import ACCURACY
+from pifi_probe.kinds.single import Classes
+from pifi_probe.kinds.token_classification import Tags
 from pifi_probe.layers.families import FAMILIES, Family
 from pifi_probe.layers.formats import formats
 from pifi_probe.layers.formats.registry import FORMATS

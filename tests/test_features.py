@@ -20,7 +20,7 @@ from pifi_probe.errors import FeatureError, LayerIndexError, PifiProbeError, Rec
 from pifi_probe.features.donor import llm_features, pool_tokens
 from pifi_probe.features.feature_set import Features
 from pifi_probe.features.rows import scoring_rows
-from pifi_probe.kinds.encoding import encode
+from pifi_probe.kinds.parts.encoding import encode
 from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.plugin import PlugIn

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.kinds.metrics import calibration_error, classification_metrics, per_example
+from pifi_probe.kinds.parts.metrics import calibration_error, classification_metrics, per_example
 
 LABELS = [0, 0, 0, 1, 1, 1, 1, 1]
 LOGITS = [[2, 0], [1, 0], [0, 1], [0, 2], [0, 3], [1, 0], [0, 1], [0, 1]]

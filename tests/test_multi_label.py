@@ -17,8 +17,8 @@ import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskError
 from pifi_probe.kinds import kind_of
-from pifi_probe.kinds.label_metrics import best_thresholds, label_metrics, label_scores
-from pifi_probe.kinds.multi import Flags
+from pifi_probe.kinds.multi_label import Flags
+from pifi_probe.kinds.parts.label_metrics import best_thresholds, label_metrics, label_scores
 from pifi_probe.tasks import Split, Task, load_task
 from pifi_probe.training import Recipe
 from pifi_probe.training.ensemble import ensemble

@@ -27,9 +27,9 @@ from pifi_probe import devices, progress
 from pifi_probe.encoders import n_positions
 from pifi_probe.errors import CorruptFileError, PlugInError, RecipeError, TaskError, TrainingDiverged
 from pifi_probe.kinds import base
-from pifi_probe.kinds.encoding import encode
-from pifi_probe.kinds.evaluating import predict_logits
-from pifi_probe.kinds.metrics import by_correct_answers, classification_metrics
+from pifi_probe.kinds.parts.encoding import encode
+from pifi_probe.kinds.parts.evaluating import predict_logits
+from pifi_probe.kinds.parts.metrics import by_correct_answers, classification_metrics
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.tasks import Split, Task
 from pifi_probe.training import Recipe, RunResult, callbacks, fine_tune

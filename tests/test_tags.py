@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pifi_probe.errors import RecipeError, TaskError, TokenizerError
 from pifi_probe.kinds import kind_of
-from pifi_probe.kinds.row_metrics import NO_TAG, tag_metrics, tag_scores
+from pifi_probe.kinds.parts.row_metrics import NO_TAG, tag_metrics, tag_scores
 from pifi_probe.tasks import Split, Task
 from tests import slm
 from tests.kinds import task_of

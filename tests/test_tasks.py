@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pifi_probe.errors import TaskError
-from pifi_probe.kinds.text import normalise
+from pifi_probe.kinds.parts.text import normalise
 from pifi_probe.tasks import RATED, Split, Task, columns, from_file, load_task, shift_view
 from pifi_probe.tasks.rated import rated_task
 

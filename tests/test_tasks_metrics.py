@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.kinds.row_metrics import choice_metrics, rating_metrics, tag_metrics
-from pifi_probe.kinds.text_metrics import answer_metrics, answer_scores, written_metrics, written_scores
+from pifi_probe.kinds.parts.row_metrics import choice_metrics, rating_metrics, tag_metrics
+from pifi_probe.kinds.parts.text_metrics import answer_metrics, answer_scores, written_metrics, written_scores
 
 
 def test_correlations_and_errors_of_ratings() -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pifi_probe.kinds.base import KINDS, Kind, fits, kind_of, metric_named, register_kind
 
 # isort: off
-from pifi_probe.kinds import answers as answers
-from pifi_probe.kinds import choices as choices
-from pifi_probe.kinds import tags as tags
-from pifi_probe.kinds import classes as classes
-from pifi_probe.kinds import writing as writing
-from pifi_probe.kinds import ratings as ratings
-from pifi_probe.kinds import multi as multi
+from pifi_probe.kinds import qa as qa
+from pifi_probe.kinds import multiple_choice as multiple_choice
+from pifi_probe.kinds import token_classification as token_classification
+from pifi_probe.kinds import single as single
+from pifi_probe.kinds import pair as pair
+from pifi_probe.kinds import seq2seq as seq2seq
+from pifi_probe.kinds import regression as regression
+from pifi_probe.kinds import multi_label as multi_label
 
 # isort: on
-from pifi_probe.kinds.measures import Metric
-from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.parts.measures import Metric
+from pifi_probe.kinds.parts.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = [
     "KINDS",
@@ -33,4 +34,4 @@ __all__ = [
     "register_kind",
 ]
 
-USUAL_KIND = classes.Classes.name  # where nothing says which
+USUAL_KIND = single.Classes.name  # where nothing says which

@@ -13,12 +13,12 @@ from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import RecipeError, TaskError
-from pifi_probe.kinds.encoding import EncodedSplit, encode
-from pifi_probe.kinds.evaluating import predict_logits
-from pifi_probe.kinds.labels import checked_text, is_missing
-from pifi_probe.kinds.measures import Metric
-from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
-from pifi_probe.kinds.text import row_keys
+from pifi_probe.kinds.parts.encoding import EncodedSplit, encode
+from pifi_probe.kinds.parts.evaluating import predict_logits
+from pifi_probe.kinds.parts.labels import checked_text, is_missing
+from pifi_probe.kinds.parts.measures import Metric
+from pifi_probe.kinds.parts.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.parts.text import row_keys
 from pifi_probe.registry import TEXTS, Registry, home_of, lacking, mistyped, told_how
 
 __all__ = [

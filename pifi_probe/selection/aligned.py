@@ -12,7 +12,7 @@ from pifi_probe.alignment.readout import Block, fit_block, fit_stack
 from pifi_probe.errors import SearchError
 from pifi_probe.features.chain_parts import Encoder, Texts, cached_interfaces
 from pifi_probe.features.headroom import headroom
-from pifi_probe.kinds.metrics import per_example
+from pifi_probe.kinds.parts.metrics import per_example
 from pifi_probe.layers.frozen import FrozenLayer, list_of
 from pifi_probe.layers.variants import twin_of
 from pifi_probe.selection.space import Candidate

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import PlugInError
-from pifi_probe.kinds.encoding import EncodedSplit
+from pifi_probe.kinds.parts.encoding import EncodedSplit
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 
 __all__ = ["LowerStates", "blocks_of", "truncate_encoder"]

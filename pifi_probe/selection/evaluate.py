@@ -39,9 +39,9 @@ from pifi_probe.devices import device_of
 from pifi_probe.encoders import within_positions
 from pifi_probe.errors import RunInterrupted, SearchError, TaskError
 from pifi_probe.features.rows import scoring_rows
-from pifi_probe.kinds.encoding import EncodedSplit, encode
-from pifi_probe.kinds.evaluating import predict_logits
-from pifi_probe.kinds.metrics import per_example
+from pifi_probe.kinds.parts.encoding import EncodedSplit, encode
+from pifi_probe.kinds.parts.evaluating import predict_logits
+from pifi_probe.kinds.parts.metrics import per_example
 from pifi_probe.layers.content import content_of, weights_digest
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayer

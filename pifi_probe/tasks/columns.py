@@ -8,7 +8,7 @@ from numbers import Real
 
 from pifi_probe.errors import TaskError
 from pifi_probe.kinds import KINDS, Columns, Origin, Row, Split
-from pifi_probe.kinds.labels import (
+from pifi_probe.kinds.parts.labels import (
     MAX_TEXT,
     in_order,
     is_minus_one,

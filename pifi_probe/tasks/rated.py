@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pifi_probe.errors import TaskError
-from pifi_probe.kinds.text import row_keys
+from pifi_probe.kinds.parts.text import row_keys
 from pifi_probe.tasks.splitting import assign_splits
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
 

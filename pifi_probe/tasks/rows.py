@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pifi_probe.kinds.rows import Row, Split
-from pifi_probe.kinds.text import row_keys
+from pifi_probe.kinds.parts.rows import Row, Split
+from pifi_probe.kinds.parts.text import row_keys
 
 __all__ = ["Row", "keys_of", "to_split", "without_repeats"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pifi_probe.errors import TaskError
 from pifi_probe.kinds import Row
-from pifi_probe.kinds.text import normalise
+from pifi_probe.kinds.parts.text import normalise
 from pifi_probe.tasks.rows import to_split, without_repeats
 from pifi_probe.tasks.task import Task
 from pifi_probe.tasks.topics import divided

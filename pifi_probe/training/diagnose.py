@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pifi_probe.encoders import within_positions
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import printable
-from pifi_probe.kinds.encoding import encode
+from pifi_probe.kinds.parts.encoding import encode
 from pifi_probe.layers.references import NamedBy, open_reference
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 
 from pifi_probe.errors import RecipeError
-from pifi_probe.kinds.encoding import encode
-from pifi_probe.kinds.evaluating import predict_logits
-from pifi_probe.kinds.metrics import classification_metrics
+from pifi_probe.kinds.parts.encoding import encode
+from pifi_probe.kinds.parts.evaluating import predict_logits
+from pifi_probe.kinds.parts.metrics import classification_metrics
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.provenance import collect
 from pifi_probe.tasks.task import Split, Task

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import one_line
 from pifi_probe.kinds import KINDS, metric_named
-from pifi_probe.kinds.metrics import classification_metrics, per_example
+from pifi_probe.kinds.parts.metrics import classification_metrics, per_example
 from pifi_probe.reporting.result import Result, plain
 from pifi_probe.reporting.tables import Table
 from pifi_probe.tags import tags_of, with_tags
@@ -35,7 +35,7 @@ class TestResult:
     fingerprint : str
         sha256 of the rows that were tested: equal fingerprints can be paired example by example.
     metrics : dict
-        As `pifi_probe.kinds.metrics.classification_metrics` returns them, with ``label_prior`` the class shares
+        As `pifi_probe.kinds.parts.metrics.classification_metrics` returns them, with ``label_prior`` the class shares
         of this test split; for other kinds as `row_metrics` and `text_metrics` of `pifi_probe.tasks` do.
     train_prior : list of float
         Class shares of the training split; empty for kinds without classes. Under domain shift, accuracy mixes

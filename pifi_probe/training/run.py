@@ -17,7 +17,7 @@ from pifi_probe.encoders import n_positions
 from pifi_probe.errors import PlugInError, RecipeError, TaskError
 from pifi_probe.files import alone_in
 from pifi_probe.kinds import KINDS, kind_of
-from pifi_probe.kinds.encoding import EncodedSplit
+from pifi_probe.kinds.parts.encoding import EncodedSplit
 from pifi_probe.layers.tokenizer import GivenTokenizer, check_known, load_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import model_class_of

@@ -6,7 +6,7 @@ import torch
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from pifi_probe.encoders import pool
-from pifi_probe.kinds.encoding import EncodedSplit
+from pifi_probe.kinds.parts.encoding import EncodedSplit
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.encoding import Tokens

@@ -25,7 +25,7 @@ from pifi_probe.devices import autocast
 from pifi_probe.errors import PifiProbeError, SaveError, TaskError, TrainingDiverged
 from pifi_probe.files import advice
 from pifi_probe.kinds import Kind
-from pifi_probe.kinds.encoding import EncodedSplit
+from pifi_probe.kinds.parts.encoding import EncodedSplit
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.combine import GATES
 from pifi_probe.registry import home_of

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import TaskError
 from pifi_probe.kinds.base import IGNORED, Batch, Kind, Scores, register_kind, smoothed_loss
-from pifi_probe.kinds.encoding import EncodedSplit
-from pifi_probe.kinds.evaluating import batches_of, evaluating
-from pifi_probe.kinds.labels import checked_text
-from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
-from pifi_probe.kinds.text_metrics import WRITING, written_metrics, written_scores
+from pifi_probe.kinds.parts.encoding import EncodedSplit
+from pifi_probe.kinds.parts.evaluating import batches_of, evaluating
+from pifi_probe.kinds.parts.labels import checked_text
+from pifi_probe.kinds.parts.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.parts.text_metrics import WRITING, written_metrics, written_scores
 
 __all__ = ["Writing", "Written"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pifi_probe.kinds.measures import EXACT_MATCH, F1, NLL, Metric
+from pifi_probe.kinds.parts.measures import EXACT_MATCH, F1, NLL, Metric
 
 __all__ = ["ANSWERING", "WRITING", "answer_metrics", "answer_scores", "written_metrics", "written_scores"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.kinds.measures import EXACT_MATCH, MACRO_F1, NLL, PRIORS, Metric
+from pifi_probe.kinds.parts.measures import EXACT_MATCH, MACRO_F1, NLL, PRIORS, Metric
 
 __all__ = ["HALF", "LABELLING", "best_thresholds", "label_metrics", "label_scores"]
 

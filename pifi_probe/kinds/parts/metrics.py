@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.kinds.measures import ACCURACY, MACRO_F1, NLL, PRIORS, Metric
+from pifi_probe.kinds.parts.measures import ACCURACY, MACRO_F1, NLL, PRIORS, Metric
 
 __all__ = ["CLASSIFICATION", "by_correct_answers", "calibration_error", "classification_metrics", "per_example"]
 

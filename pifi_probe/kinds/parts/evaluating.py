@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.devices import autocast
-from pifi_probe.kinds.encoding import EncodedSplit
+from pifi_probe.kinds.parts.encoding import EncodedSplit
 
 __all__ = ["batches_of", "evaluating", "predict_logits"]
 

@@ -12,12 +12,12 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.kinds.base import Batch, Kind, Scores, register_kind
-from pifi_probe.kinds.encoding import EncodedSplit
-from pifi_probe.kinds.evaluating import batches_of, evaluating
-from pifi_probe.kinds.labels import MAX_CHOICES, choices, not_whole
-from pifi_probe.kinds.metrics import by_correct_answers
-from pifi_probe.kinds.row_metrics import CHOICE, choice_metrics, choice_scores
-from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.parts.encoding import EncodedSplit
+from pifi_probe.kinds.parts.evaluating import batches_of, evaluating
+from pifi_probe.kinds.parts.labels import MAX_CHOICES, choices, not_whole
+from pifi_probe.kinds.parts.metrics import by_correct_answers
+from pifi_probe.kinds.parts.row_metrics import CHOICE, choice_metrics, choice_scores
+from pifi_probe.kinds.parts.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = ["Choices"]
 

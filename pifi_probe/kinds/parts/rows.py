@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pifi_probe.errors import TaskError
-from pifi_probe.kinds.text import row_keys
+from pifi_probe.kinds.parts.text import row_keys
 from pifi_probe.registry import TEXTS, mistyped
 
 __all__ = ["Columns", "Layout", "Origin", "Row", "Split"]

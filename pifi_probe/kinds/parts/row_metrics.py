@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.kinds.measures import ACCURACY, F1, NLL, Metric
+from pifi_probe.kinds.parts.measures import ACCURACY, F1, NLL, Metric
 
 __all__ = [
     "CHOICE",

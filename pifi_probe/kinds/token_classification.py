@@ -17,11 +17,11 @@ from transformers import DataCollatorForTokenClassification, PreTrainedModel, Pr
 
 from pifi_probe.errors import TaskError
 from pifi_probe.kinds.base import IGNORED, Batch, Kind, Scores, register_kind, smoothed_loss
-from pifi_probe.kinds.encoding import EncodedSplit, require_offsets
-from pifi_probe.kinds.evaluating import batches_of, evaluating
-from pifi_probe.kinds.labels import checked_text, class_name, not_whole
-from pifi_probe.kinds.row_metrics import NO_TAG, TAGGING, tag_metrics, tag_scores
-from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.parts.encoding import EncodedSplit, require_offsets
+from pifi_probe.kinds.parts.evaluating import batches_of, evaluating
+from pifi_probe.kinds.parts.labels import checked_text, class_name, not_whole
+from pifi_probe.kinds.parts.row_metrics import NO_TAG, TAGGING, tag_metrics, tag_scores
+from pifi_probe.kinds.parts.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = ["Tags"]
 

@@ -1,4 +1,4 @@
-"""Kinds "single" and "pair": one class a row."""
+"""Kind "single": one class a row."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 
 from pifi_probe.errors import RecipeError
 from pifi_probe.kinds.base import Batch, OneOutput, Scores, register_kind
-from pifi_probe.kinds.labels import class_name, not_whole
-from pifi_probe.kinds.metrics import CLASSIFICATION, by_correct_answers, classification_metrics, per_example
-from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.parts.labels import class_name, not_whole
+from pifi_probe.kinds.parts.metrics import CLASSIFICATION, by_correct_answers, classification_metrics, per_example
+from pifi_probe.kinds.parts.rows import Columns, Layout, Origin, Row, Split
 
-__all__ = ["Classes", "Pairs"]
+__all__ = ["Classes"]
 
 
 @register_kind
@@ -80,12 +80,3 @@ class Classes(OneOutput):
         if self.weights is not None:
             return float(round(metrics["macro_f1"] * metrics["n"]) + 1 / (1 + metrics["nll"]))
         return by_correct_answers(metrics)
-
-
-@register_kind
-class Pairs(Classes):
-    """One class for two texts that are read together."""
-
-    name = "pair"
-    layout = Layout(("premise", "sentence1", "question1"), ("label",), pair=("hypothesis", "sentence2", "question2"))
-    pair = True

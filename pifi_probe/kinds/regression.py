@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from pifi_probe.kinds.base import Batch, OneOutput, Scores, TaskFacts, register_kind
-from pifi_probe.kinds.labels import is_minus_one, rating
-from pifi_probe.kinds.row_metrics import RATING, rating_metrics, rating_scores
-from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.parts.labels import is_minus_one, rating
+from pifi_probe.kinds.parts.row_metrics import RATING, rating_metrics, rating_scores
+from pifi_probe.kinds.parts.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = ["Ratings"]
 

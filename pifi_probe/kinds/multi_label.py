@@ -23,11 +23,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import TaskError
 from pifi_probe.kinds.base import Batch, Kind, Scores, TaskFacts, register_kind
-from pifi_probe.kinds.encoding import EncodedSplit, encode
-from pifi_probe.kinds.evaluating import predict_logits
-from pifi_probe.kinds.label_metrics import HALF, LABELLING, best_thresholds, label_metrics, label_scores
-from pifi_probe.kinds.labels import class_name, in_order, is_missing, not_whole, yes_or_no
-from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.parts.encoding import EncodedSplit, encode
+from pifi_probe.kinds.parts.evaluating import predict_logits
+from pifi_probe.kinds.parts.label_metrics import HALF, LABELLING, best_thresholds, label_metrics, label_scores
+from pifi_probe.kinds.parts.labels import class_name, in_order, is_missing, not_whole, yes_or_no
+from pifi_probe.kinds.parts.rows import Columns, Layout, Origin, Row, Split
 
 __all__ = ["Flags", "MultiLabel"]
 

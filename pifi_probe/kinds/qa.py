@@ -14,12 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import RecipeError
 from pifi_probe.kinds.base import Batch, Kind, Scores, register_kind
-from pifi_probe.kinds.encoding import EncodedSplit, require_offsets
-from pifi_probe.kinds.evaluating import batches_of, evaluating
-from pifi_probe.kinds.labels import answers
-from pifi_probe.kinds.rows import Columns, Layout, Origin, Row, Split
-from pifi_probe.kinds.text import normalise
-from pifi_probe.kinds.text_metrics import ANSWERING, answer_metrics, answer_scores
+from pifi_probe.kinds.parts.encoding import EncodedSplit, require_offsets
+from pifi_probe.kinds.parts.evaluating import batches_of, evaluating
+from pifi_probe.kinds.parts.labels import answers
+from pifi_probe.kinds.parts.rows import Columns, Layout, Origin, Row, Split
+from pifi_probe.kinds.parts.text import normalise
+from pifi_probe.kinds.parts.text_metrics import ANSWERING, answer_metrics, answer_scores
 
 __all__ = ["Answers"]
 

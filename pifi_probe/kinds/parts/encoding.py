@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.errors import TokenizerError
-from pifi_probe.kinds.rows import Split
+from pifi_probe.kinds.parts.rows import Split
 
 __all__ = ["EncodedSplit", "encode", "require_offsets"]
 
