@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.kinds import metric_named
 from pifi_probe.stats import MIN_SEEDS
-from pifi_probe.vocabulary import TWINS
+from pifi_probe.vocabulary import BARE, TWINS
 
 __all__ = ["LAST", "Arm", "Effect", "answer", "control_seeds", "effects_of", "missing", "needed"]
 
@@ -122,7 +122,7 @@ def effects_of(
 ) -> list[Effect]:
     """Return the effects that these arms can tell, wiring by wiring; the rest is named by `missing`."""
     found: list[Effect] = []
-    bases = [label for label, arm in arms.items() if arm.control in ("vanilla", "linear")]
+    bases = [label for label, arm in arms.items() if arm.control in BARE]
     runs = Runs(scores, bases)
     for wiring in dict.fromkeys(arm.wiring for arm in arms.values()):
         groups = _groups(arms, wiring)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
+    "BARE",
     "BASIC_CONTROLS",
     "COMBINATIONS",
     "CONTROLS",
@@ -18,17 +19,20 @@ __all__ = [
     "MAX_TOKENS",
     "STORED_FIDELITY",
     "TWINS",
+    "WITHOUT_LAYER",
     "in_words_of_today",
     "mode_of_today",
     "stored_settings",
 ]
 
-TWINS = ("random", "shuffled")  # layers of the same shape with other weights
-BASIC_CONTROLS = ("vanilla", "linear", *TWINS)  # those that every layer is compared with
+TWINS = ("random", "shuffled")  # layers of the same shape with other weights, which are drawn from the seed
+BARE = ("vanilla", "linear")  # the encoder alone, and with two projections only
+BASIC_CONTROLS = (*BARE, *TWINS)  # those that every layer is compared with
+WITHOUT_LAYER = (*BARE, "mlp")  # controls whose model holds no layer
 CONTROLS = (*BASIC_CONTROLS, "unfrozen", "mlp")
 COMBINATIONS = ("serial", "gated-serial", "mix", "unshared", "gated")  # of several layers: combine=
 MAX_TOKENS = 100  # after which a text is cut, unless told: max_tokens=
-FIDELITIES = ("estimator", "frozen", "last-block", "short", "full")  # of a search's trials, from cheap to dear
+FIDELITIES = ("estimator", "frozen", "last-block", "short", "full")  # of a search's trials, the cheapest first
 STORED_FIDELITY = "rung"  # what every study on disk, and Optuna's dashboard, calls the fidelity of a trial
 _FORMER = {
     ("wiring", "paper"): "pifi",

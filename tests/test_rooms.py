@@ -15,6 +15,7 @@ import pytest
 import pifi_probe
 import pifi_probe as pp
 from pifi_probe.tasks import Task
+from pifi_probe.vocabulary import BARE, BASIC_CONTROLS, CONTROLS, TWINS, WITHOUT_LAYER
 from tests import slm
 
 PACKAGE = Path(pifi_probe.__file__).parent
@@ -237,14 +238,14 @@ def test_functions_use_what_they_are_given() -> None:
 
 
 def test_the_controls_of_every_layer_are_listed_once() -> None:
+    said = {BARE, BASIC_CONTROLS, WITHOUT_LAYER, CONTROLS, TWINS, TWINS[::-1]}
     lists = {
         file.name
         for file in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Tuple | ast.List)
-        and len(node.elts) > 2
-        and [getattr(one, "value", "") for one in node.elts[:2]] == ["vanilla", "linear"]
-        and (isinstance(node.elts[2], ast.Starred) or getattr(node.elts[2], "value", "") == "random")
+        if isinstance(node, ast.Tuple | ast.List | ast.Set)
+        for names in [tuple(getattr(one, "value", None) for one in node.elts if not isinstance(one, ast.Starred))]
+        if names in said or (len(names) > 2 and names[:2] == BARE)
     }
     assert lists == {"vocabulary.py"}
 

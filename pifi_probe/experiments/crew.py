@@ -17,7 +17,7 @@ from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.trials import Outcome, Proposal
 from pifi_probe.tasks import Task
 from pifi_probe.training import Recipe, RunResult
-from pifi_probe.vocabulary import BASIC_CONTROLS
+from pifi_probe.vocabulary import BARE, BASIC_CONTROLS
 
 __all__ = ["ARMS", "Crew", "Job", "arms_named", "jobs_of", "run_all"]
 
@@ -139,7 +139,7 @@ def run_all(
             while waiting and len(running) < executor.slots:
                 job = waiting.pop(0)
                 control = None if job[0] == "real" else job[0]
-                layers = () if control in ("vanilla", "linear") else ("layer",)
+                layers = () if control in BARE else ("layer",)
                 proposal = Proposal(Candidate(layers, control=control), "full", job[1], "")
                 running[executor.submit(crew, proposal, lambda: False)] = job
             done, _ = wait(running, return_when=FIRST_COMPLETED)

@@ -6,13 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from pifi_probe import differences as judging
 from pifi_probe.experiments.plan import Claim
 from pifi_probe.experiments.runner import Runs
 from pifi_probe.kinds import metric_named
-from pifi_probe.stats import Interval
 from pifi_probe.training import RunResult
 from pifi_probe.training.result import TestResult
 
@@ -55,7 +52,8 @@ def finding_of(claim: Claim, runs: Runs) -> Finding:
     Notes
     -----
     Within a block, arms are paired over seeds and test examples and judged together (`pifi_probe.differences`).
-    Blocks have test sets of their own, so the half-widths of their intervals are joined by squares.
+    Blocks have test sets of their own, so what their intervals reach below and above their means is joined in
+    quadrature. Two arms are similar where two one-sided tests at 5 % lay their difference within the margin.
     """
     able = [name for name, arms in runs.results.items() if {claim.arm, claim.against} <= arms.keys()]
     plus = claim.blocks or tuple(name for name in able if name not in claim.minus and _tested(claim, runs, name))
@@ -67,11 +65,11 @@ def finding_of(claim: Claim, runs: Runs) -> Finding:
     scale = metric_named(metric).scale
     own = [_difference(claim, runs.results[name], metric) for name in plus]
     off = [_difference(claim, runs.results[name], metric) for name in claim.minus]
-    middle = _mean(own) - (_mean(off) if off else 0.0)
-    half = math.hypot(_half(own), _half(off) if off else 0.0)
-    measured, low, high = (scale * value for value in (middle, middle - half, middle + half))
+    measured, low, high = (scale * value for value in _joined(own, off, 0.05))
+    _, *inner = (scale * value for value in _joined(own, off, 0.10))
     unit = metric_named(metric).of_differences
-    words = _verdict(claim, low, high) + ("" if all(one.over_seeds for one in own + off) else _FEW_SEEDS)
+    over_seeds = all(one.interval.over_seeds for one in own + off)
+    words = _verdict(claim, (low, high), inner) + ("" if over_seeds else _FEW_SEEDS)
     return Finding(claim.says, claim.source, claim.value, unit, measured, low, high, words)
 
 
@@ -83,30 +81,42 @@ def _tests_of(claim: Claim, runs: Sequence[RunResult]) -> list[TestResult]:
     return [run.tests[claim.test] if claim.test else next(iter(run.tests.values())) for run in runs]
 
 
-def _difference(claim: Claim, arms: dict[str, list[RunResult]], metric: str) -> Interval:
+def _difference(claim: Claim, arms: dict[str, list[RunResult]], metric: str) -> judging.Difference:
     """Judge a difference together with all arms of its block, which tell how much seeds matter."""
     sign = metric_named(metric).sign
     scores = {
-        arm: {seed: sign * test.per_example(metric) for seed, test in enumerate(_tests_of(claim, own))}
+        arm: {run.seed: sign * test.per_example(metric) for run, test in zip(own, _tests_of(claim, own), strict=True)}
         for arm, own in arms.items()
         if claim.test is None or all(claim.test in run.tests for run in own)
     }
     together = judging.Runs(scores, [claim.against])
     asked = {"claim": judging.between([claim.arm], [claim.against])}
-    return together.differences(asked)["claim"].interval
+    return together.differences(asked)["claim"]
 
 
-def _mean(intervals: Sequence[Interval]) -> float:
-    return float(np.mean([one.mean for one in intervals]))
+def _joined(
+    plus: Sequence[judging.Difference], minus: Sequence[judging.Difference], alpha: float
+) -> tuple[float, float, float]:
+    """Return the mean over some blocks less that over others, with its limits at error `alpha`.
+
+    What lies below and above a mean is joined apart, in quadrature; a block that is subtracted has the two exchanged.
+    """
+    middle, below, above = 0.0, 0.0, 0.0
+    for sign, blocks in ((1, plus), (-1, minus)):
+        for block in blocks:
+            low, high = block.limits.at(alpha)
+            mean, n = block.interval.mean, len(blocks)
+            middle += sign * mean / n
+            down, up = ((mean - low) / n, (high - mean) / n)[::sign]
+            below, above = math.hypot(below, down), math.hypot(above, up)
+    return middle, middle - below, middle + above
 
 
-def _half(intervals: Sequence[Interval]) -> float:
-    return math.hypot(*((one.high - one.low) / 2 for one in intervals)) / len(intervals)
-
-
-def _verdict(claim: Claim, low: float, high: float) -> str:
+def _verdict(claim: Claim, limits: Sequence[float], inner: Sequence[float]) -> str:
+    """Judge a claim by its limits at 95 %; similar by those at 90 %, as two one-sided tests at 5 % do."""
+    low, high = limits
     if claim.expects == "similar":
-        if -claim.margin <= low and high <= claim.margin:
+        if -claim.margin < inner[0] and inner[1] < claim.margin:
             return f"holds here: within {claim.margin:g}"
         if low > claim.margin or high < -claim.margin:
             return f"does not hold here: further apart than {claim.margin:g}"

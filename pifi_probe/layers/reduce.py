@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -11,7 +13,7 @@ from pifi_probe.escaping import one_line
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.value_path import reduce_structure
 
-__all__ = ["reduce", "reduction_error"]
+__all__ = ["largest_relative_error", "probes", "reduce", "reduction_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,9 @@ def reduce(layer: FrozenLayer) -> FrozenLayer:
     try:
         reduce_structure(reduced)
         error = reduction_error(layer, reduced)
-    except (AttributeError, TypeError, ValueError, RuntimeError, ZeroDivisionError):
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, TypeError, ValueError, RuntimeError):
         return _fall_back(layer, f"its {_kind(layer)} has no value path of the family's usual form")
     if not error <= TOLERANCE:
         return _fall_back(layer, f"the self-test found a relative error of {error:.1e}")
@@ -64,14 +68,36 @@ def _fall_back(layer: FrozenLayer, reason: str) -> FrozenLayer:
 
 
 def reduction_error(layer: FrozenLayer, reduced: FrozenLayer, n: int = 8) -> float:
-    """Return the largest relative error of `reduced` over random inputs of three scales."""
-    generator = torch.Generator().manual_seed(0)
+    """Return the largest relative error of `reduced` over random inputs of three scales; NaN where one is NaN."""
     device = next(layer.parameters()).device
-    worst = 0.0
+    inputs = (states.to(device) for states in probes(n, 1, layer.hidden_size))  # (n, 1, d_llm)
+    return largest_relative_error(layer, reduced, inputs)
+
+
+def probes(*shape: int) -> Iterator[torch.Tensor]:
+    """Yield the random inputs of three scales, float32, on which an exact form is compared with what it stands for."""
+    generator = torch.Generator().manual_seed(0)
     for scale in (0.1, 1.0, 10.0):
-        states = (scale * torch.randn(n, 1, layer.hidden_size, generator=generator)).to(device)  # (n, 1, d_llm)
-        with torch.no_grad():
-            expected, got = layer(states), reduced(states)
-        error = float((got - expected).norm() / expected.norm())
-        worst = error if error != error else max(worst, error)
+        yield scale * torch.randn(*shape, generator=generator)
+
+
+@torch.no_grad()
+def largest_relative_error(
+    before: Callable[[torch.Tensor], torch.Tensor],
+    after: Callable[[torch.Tensor], torch.Tensor],
+    inputs: Iterable[torch.Tensor],
+) -> float:
+    """Return the largest ``|after(x) - before(x)| / |before(x)|`` (Euclidean norms of a whole output).
+
+    NaN where one of them is NaN: outputs that are no numbers are never alike. Outputs that are all zero are alike where
+    both are.
+    """
+    worst = 0.0
+    for states in inputs:
+        expected = before(states)
+        size, gap = float(expected.norm()), float((after(states) - expected).norm())
+        error = gap / size if size else (0.0 if gap == 0 else math.inf)
+        if math.isnan(error):
+            return error
+        worst = max(worst, error)
     return worst

@@ -36,7 +36,7 @@ from pifi_probe.plugin.pooling import resolved_pooling
 from pifi_probe.plugin.registry import HEADS
 from pifi_probe.plugin.tokenizer import tokenizer_for
 from pifi_probe.slm import embedding_rows, encoder_tokenizer, load_encoder
-from pifi_probe.vocabulary import MAX_TOKENS, TWINS, mode_of_today
+from pifi_probe.vocabulary import MAX_TOKENS, TWINS, WITHOUT_LAYER, mode_of_today
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -46,7 +46,6 @@ __all__ = ["load_encoder", "model_class_of", "named_chain", "plug_in", "tokenize
 L = TypeVar("L")
 logger = logging.getLogger(__name__)
 
-_NO_LAYER = ("vanilla", "linear", "mlp")
 _MODES = ("feed", "mask", "scale", "bypass", "pooling")
 N_CALIBRATION = 64  # texts
 
@@ -209,7 +208,7 @@ def plug_in(
     if is_decoder(encoder.config):
         logger.warning("%s is a decoder: the paper tested encoders only; its last token is pooled", one_line(name))
     pooled = modes["feed"] == "pooled"
-    bare = control in _NO_LAYER
+    bare = control in WITHOUT_LAYER
     kept = [] if bare else [_variant(one, control, pooled, seed, position) for position, one in enumerate(layers)]
     firsts = [layers[sum(branches[:j])] for j in range(len(branches))]
     unshared = design == "unshared" and control != "vanilla"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from transformers.activations import ACT2FN
 
 from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.reduce import reduce
+from pifi_probe.layers.reduce import largest_relative_error, probes, reduce
 from pifi_probe.layers.value_path import ValueAttention
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.plugin import PlugIn
@@ -142,7 +143,7 @@ def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tup
     ------
     PlugInError
         If there is no frozen layer, it reads more than one token, several layers are combined other than in series, or
-        the form is unknown or not exact for this layer.
+        the form is unknown or not exact for this layer, or the plug-in gives NaN.
     """
     plugin = model.plugin
     if not isinstance(plugin, PlugIn) or not model.frozen_layers:
@@ -179,7 +180,7 @@ def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tup
         exact = _in_float32(plugin)
         z = _fold_z(_grouped(exact))
         error = _relative_error(exact, z)
-        if error > TOLERANCE:
+        if not error <= TOLERANCE:
             reason = f"the folded form differs by {error:.1e}"
         elif form == "auto" and _n_bytes(z) >= _n_bytes(grouped):
             reason = (
@@ -193,6 +194,12 @@ def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tup
         )
     if isinstance(chosen, PlugIn):
         error = _relative_error(plugin, chosen)
+    if math.isnan(error):
+        raise PlugInError(
+            "the plug-in gives NaN, so that no folded form can be compared with it",
+            where=model.config.layer_specs,
+            next="train again with a smaller learning rate, or load an earlier checkpoint: these weights have diverged",
+        )
     return chosen, _report(plugin, chosen, reason or "asked for", error)
 
 
@@ -249,7 +256,9 @@ def _why_not_z(plugin: PlugIn) -> str:
         return "several layers in series"
     layer = plugin.layers[0]
     assert isinstance(layer, FrozenLayer)
-    if not layer.card.reduced or not layer.family.gated_mlp:
+    if not layer.card.reduced:
+        return f"this layer of {layer.card.family} has no exact single-token form"
+    if not layer.family.gated_mlp:
         return f"{layer.card.family} has no gated MLP after a root-mean-square norm and a plain residual"
     return ""
 
@@ -331,19 +340,15 @@ def _bias(linear: nn.Module, size: int) -> torch.Tensor:
     return torch.zeros(size, dtype=torch.float64) if bias is None else bias.detach().double()
 
 
-@torch.no_grad()
 def _relative_error(before: PlugIn, after: PlugIn | FoldedPlugIn) -> float:
     """Return the largest relative difference over random inputs of three scales; the bypass left out."""
-    generator = torch.Generator().manual_seed(0)
     weight = before.L_in.weight
-    worst = 0.0
-    for scale in (0.1, 1.0, 10.0):
-        h = (scale * torch.randn(16, weight.shape[1], generator=generator)).to(weight)  # (16, d_slm)
-        skip = h if before.bypass else 0.0
-        expected, got = before(h) - skip, after(h) - skip
-        size = float(expected.norm())
-        worst = max(worst, float((got - expected).norm()) / size) if size else worst
-    return worst
+
+    def alone(plugin: PlugIn | FoldedPlugIn) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda h: plugin(h) - h if before.bypass else plugin(h)
+
+    inputs = (h.to(weight) for h in probes(16, weight.shape[1]))  # (16, d_slm)
+    return largest_relative_error(alone(before), alone(after), inputs)
 
 
 def _n_params(module: nn.Module) -> int:

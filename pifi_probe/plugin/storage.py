@@ -27,6 +27,7 @@ from pifi_probe.plugin.fold import FoldedPlugIn, FoldReport
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.tokenizer import own_tokenizer_source
 from pifi_probe.pretrained import measure_config, reading_weights, refuse_adapter
+from pifi_probe.vocabulary import TWINS
 
 if TYPE_CHECKING:
     from pifi_probe.plugin.onnx_export import OnnxExport
@@ -210,7 +211,7 @@ class StoredModel(PreTrainedModel):
         """Raise `CheckpointError` unless the frozen layers are those that the configuration names."""
         control = self.config.control
         for layer in self.frozen_layers:
-            expected = control if control in ("random", "shuffled", "unfrozen") else "real"
+            expected = control if control in (*TWINS, "unfrozen") else "real"
             if layer.card.variant != expected:
                 raise CheckpointError(
                     f"the card of the layer says that it is {layer.card.variant!r}, in a model whose layers are "

@@ -29,13 +29,13 @@ from pifi_probe.permissions import pickle_on_request
 from pifi_probe.probing.words import Words, draw_words, once, twice
 from pifi_probe.progress import bar_options
 from pifi_probe.provenance import collect
+from pifi_probe.vocabulary import TWINS
 
 __all__ = ["positive_control"]
 
 WIDTH = 384  # numbers in the foreign code of a word, as many as a small encoder has
 PENALTY = 0.01  # of both ridges, as a share of the mean variance of a feature
 BATCH_TOKENS = 2048
-TWINS = ("shuffled", "random")
 FEWEST = 8  # words
 
 

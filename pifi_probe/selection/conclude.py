@@ -19,7 +19,7 @@ from pifi_probe.reporting.result import Result, plain
 from pifi_probe.reporting.tables import Table
 from pifi_probe.selection.budget import Spent
 from pifi_probe.selection.gp import layer_posterior
-from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
+from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import CONFIRM, SELECT, Record
 from pifi_probe.selection.trials import FIDELITIES, Outcome, Proposal, Strategy, Trial
 from pifi_probe.stats import Interval, verdict
@@ -131,7 +131,7 @@ def layer_seed_table(
     values: dict[Candidate, dict[int, float]] = defaultdict(dict)
     for trial in trials:
         candidate = trial.candidate
-        single = candidate.design == "single" and candidate.control is None and candidate.design != ONE_SHOT
+        single = candidate.design == "single" and candidate.control is None
         if single and trial.fidelity == fidelity and trial.state == "complete" and trial.outcome is not None:
             values[candidate][trial.seed] = trial.outcome.value
     seeds = sorted({seed for own in values.values() for seed in own})

@@ -59,7 +59,7 @@ from pifi_probe.scoring.estimators import logme
 from pifi_probe.selection.aligned import AlignedRuns
 from pifi_probe.selection.budget import Measure, Work
 from pifi_probe.selection.cached import LowerStates, blocks_of, truncate_encoder
-from pifi_probe.selection.space import ONE_SHOT, Candidate
+from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.trials import FIDELITIES, Outcome
 from pifi_probe.tasks.task import SPLIT_NAMES, Split, Task
 from pifi_probe.tasks.tokens import tokenizer_digest
@@ -373,7 +373,7 @@ class PiFiEvaluator:
             )
         _leave_if(stop)
         since = time.perf_counter()
-        one_shot = candidate.design == ONE_SHOT
+        one_shot = candidate.surveys
         if aligned and (one_shot or fidelity == "last-block"):
             raise SearchError(
                 f"{'one-shot training' if one_shot else 'the fidelity last-block'} does not know aligned chains",

@@ -12,7 +12,7 @@ from pifi_probe.escaping import printable
 from pifi_probe.ladder import Effect, needed
 from pifi_probe.selection.conclude import LEVEL, SearchResult, selected
 from pifi_probe.selection.gp import seed_adjusted
-from pifi_probe.selection.space import ONE_SHOT, Candidate
+from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.store import Record
 from pifi_probe.selection.trials import Proposal, Trial
 from pifi_probe.units import duration
@@ -128,7 +128,7 @@ def separation(records: Sequence[Record], result: SearchResult | None) -> Separa
 
 
 def _compared(candidate: Candidate) -> bool:
-    return candidate.control is None and candidate.design != ONE_SHOT
+    return candidate.control is None and not candidate.surveys
 
 
 def _effect(best: Candidate, other: Candidate, fidelity: str, difference: float, n: int, noise: float) -> Effect:

@@ -14,7 +14,7 @@ from pifi_probe.bounds import MAX_LAYERS
 from pifi_probe.errors import LayerIndexError, SearchError
 from pifi_probe.layers.spec import LayerSpec, parse
 from pifi_probe.reading import typed
-from pifi_probe.vocabulary import COMBINATIONS, CONTROLS, in_words_of_today
+from pifi_probe.vocabulary import BARE, COMBINATIONS, CONTROLS, TWINS, in_words_of_today
 
 __all__ = ["DESIGNS", "ONE_SHOT", "Candidate", "Space", "place_of"]
 
@@ -22,7 +22,6 @@ DESIGNS = ("single", *COMBINATIONS)
 ONE_SHOT = "one-shot"  # all layers of a model at once, mixed by a softmax: scores them, is never chosen
 _SERIES = ("serial", "gated-serial")
 _ONE_WIDTH = (*_SERIES, "mix", "gated")  # designs whose layers share L_in, so that their widths must agree
-_WITHOUT_LAYER = ("vanilla", "linear")
 MAX_CANDIDATES = 100_000  # that are made at once: about 1 kB each
 Modes = tuple[tuple[str, object], ...]
 
@@ -76,7 +75,7 @@ class Candidate:
             raise SearchError(
                 f"unknown control {self.control!r}", where="control", next=f"use one of {', '.join(CONTROLS)}"
             )
-        if not self.layers and self.control not in _WITHOUT_LAYER:
+        if not self.layers and self.control not in BARE:
             raise SearchError("a candidate has no layer", next="name at least one, such as smollm2-135m[-1]")
         if (len(self.layers) > 1) == (self.design == "single"):
             raise SearchError(
@@ -87,6 +86,11 @@ class Candidate:
 
     def __str__(self) -> str:
         return self.label
+
+    @property
+    def surveys(self) -> bool:
+        """Whether it trains all its layers at once, to score each of them: such a candidate is never chosen itself."""
+        return self.design == ONE_SHOT
 
     @property
     def spec(self) -> str:
@@ -128,7 +132,7 @@ class Candidate:
             If its layers do not make up a candidate.
         """
         known = typed(_StoredCandidate, values)
-        for layer in known.layers if known.design != ONE_SHOT else ():
+        for layer in known.layers if not known.surveys else ():
             place_of(layer)
         return cls(tuple(known.layers), known.design, tuple(in_words_of_today(known.modes).items()), known.control)
 
@@ -283,11 +287,11 @@ class Space:
 
     def controls(self, n_depths: int = 3) -> list[Candidate]:
         """Return vanilla, linear-only, and random and shuffled layers at `n_depths` depths of each model."""
-        found = [Candidate((), control=control) for control in _WITHOUT_LAYER]
+        found = [Candidate((), control=control) for control in BARE]
         for (name, _), indices in zip(self.models, self.layers, strict=True):
             n = min(n_depths, len(indices))
             spread = sorted({indices[round((2 * k + 1) / (2 * n) * (len(indices) - 1))] for k in range(n)})
-            found += [Candidate((f"{name}[{i}]",), control=c) for c in ("random", "shuffled") for i in spread]
+            found += [Candidate((f"{name}[{i}]",), control=c) for c in TWINS for i in spread]
         return found
 
     def depth(self, candidate: Candidate) -> float:

@@ -316,7 +316,7 @@ def _parameters(proposal: Proposal) -> tuple[dict[str, Any], dict[str, Any]]:
         STORED_FIDELITY: CategoricalDistribution(FIDELITIES),
         "seed": IntDistribution(0, 2**31),
     }
-    for place, layer in enumerate(proposal.candidate.layers if proposal.candidate.design != "one-shot" else (), 1):
+    for place, layer in enumerate(proposal.candidate.layers if not proposal.candidate.surveys else (), 1):
         params[f"layer {place}"] = place_of(layer)[1]
         distributions[f"layer {place}"] = IntDistribution(0, 1023)
     return params, distributions

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.errors import SearchError
 from pifi_probe.selection.conclude import SearchResult, selected, top_fidelity
-from pifi_probe.selection.space import ONE_SHOT, Candidate, Space, place_of
+from pifi_probe.selection.space import Candidate, Space, place_of
 from pifi_probe.selection.store import CONFIRM, Record
 from pifi_probe.selection.trials import FIDELITIES, Trial
 
@@ -119,7 +119,7 @@ def _depth(trials: Sequence[Trial], result: SearchResult, space: Space, confirme
 
     from pifi_probe.reporting.searches import depth_with_band
 
-    single = [(t, t.outcome.value) for t in trials if t.outcome is not None and t.candidate.design != ONE_SHOT]
+    single = [(t, t.outcome.value) for t in trials if t.outcome is not None and not t.candidate.surveys]
     fidelities = [result.fidelity]
     if len({t.candidate for t, _ in single if t.fidelity == result.fidelity}) < 3:
         fidelities += [
@@ -246,7 +246,7 @@ def _means(trials: Iterable[Trial]) -> dict[Candidate, float]:
     """Return the mean value of each candidate that may be chosen, and of controls."""
     values: dict[Candidate, list[float]] = defaultdict(list)
     for trial in trials:
-        if trial.outcome is not None and trial.candidate.design != ONE_SHOT:
+        if trial.outcome is not None and not trial.candidate.surveys:
             values[trial.candidate].append(trial.outcome.value)
     return {candidate: float(np.mean(own)) for candidate, own in values.items()}
 

@@ -11,7 +11,7 @@ from pifi_probe.layers.frozen import FrozenLayer, FrozenLayers, branches_of, lis
 from pifi_probe.layers.reduce import reduce
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.tasks.shift import shift_view
-from pifi_probe.vocabulary import in_words_of_today, stored_settings
+from pifi_probe.vocabulary import TWINS, WITHOUT_LAYER, in_words_of_today, stored_settings
 
 if TYPE_CHECKING:
     from pifi_probe.tasks.task import Task
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RunKey"]
 
-_BARE = ("vanilla", "linear", "mlp")  # controls that hold no layer
-_DRAWN = ("random", "shuffled")  # variants of a layer whose weights come from the seed
 _DERIVED = ("feed", "pooling")  # modes of a wiring that task and encoder may change
 
 
@@ -87,7 +85,7 @@ class RunKey:
         also: Iterable[Task] = (),
     ) -> RunKey:
         """Return what is known of a run before its model is built; arguments as for `plug_in` and `fine_tune`."""
-        own = [] if layers is None or control in _BARE else list_of(layers)
+        own = [] if layers is None or control in WITHOUT_LAYER else list_of(layers)
         modes = {name: value for name, value in WIRINGS.get(wiring, {}).items() if name not in _DERIVED}
         flat: dict[str, Any] = {"slm": slm, "wiring": wiring, "control": control, "layers": len(own), **modes}
         if len(own) > 1 and layers is not None:
@@ -140,7 +138,7 @@ class RunKey:
         drawn = {
             f"layer {n} sha256"
             for n in range(1, self.entries.get("layers", 0) + 1)
-            if self.entries.get(f"layer {n} variant") in _DRAWN
+            if self.entries.get(f"layer {n} variant") in TWINS
         }
         return self.without("recipe.seed", "start", *drawn)
 

@@ -14,7 +14,7 @@ from pifi_probe.errors import PifiProbeError
 from pifi_probe.training.check import Check
 from pifi_probe.training.compare import compare
 from pifi_probe.training.result import RunResult
-from pifi_probe.vocabulary import BASIC_CONTROLS
+from pifi_probe.vocabulary import BARE, BASIC_CONTROLS
 
 __all__ = [
     "Check",
@@ -76,7 +76,7 @@ def check_controls(arm: Sequence[RunResult], others: Sequence[RunResult]) -> Che
     """Compare an arm with its own controls on its own test split."""
     name = "better than its controls"
     control = arm[0].model["control"] if arm else None
-    if not arm or control in ("vanilla", "linear"):
+    if not arm or control in BARE:
         return Check(name, "skipped", f"this is the control {control}" if control else "a model alone has no scores")
     rows = {}
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pifi_probe.selection.conclude import LayerPosterior, SearchResult
 from pifi_probe.selection.separate import Separation
-from pifi_probe.selection.space import ONE_SHOT, Candidate, Space, place_of
+from pifi_probe.selection.space import Candidate, Space, place_of
 from pifi_probe.selection.store import SELECT, Record
 from pifi_probe.selection.trials import FIDELITIES, Outcome, Trial
 
@@ -32,7 +32,7 @@ def row_of(trial: Trial, phase: str) -> Row:
     return {
         "n": trial.number,
         "label": candidate.label,
-        "kind": candidate.control or ("one-shot" if candidate.design == ONE_SHOT else candidate.design),
+        "kind": candidate.control or candidate.design,
         "control": candidate.control is not None,
         "x": _place(candidate),
         "entry": _entry(candidate),
@@ -57,7 +57,7 @@ def row_of(trial: Trial, phase: str) -> Row:
 def _place(candidate: Candidate) -> float | None:
     """Return where a candidate stands on the axis: the mean index of its layers."""
     indices = [place_of(layer)[1] for layer in candidate.layers]
-    if not indices or candidate.design == ONE_SHOT:
+    if not indices or candidate.surveys:
         return None
     return sum(indices) / len(indices)
 

@@ -1,4 +1,4 @@
-"""Strategies, by name: what a search runs next, from what it has seen."""
+"""Strategies: what a search runs next, from what it has seen; listed in the order of the imports below."""
 
 from __future__ import annotations
 
@@ -8,34 +8,18 @@ from pifi_probe.errors import SearchError
 from pifi_probe.registry import home_of
 from pifi_probe.selection.space import Space
 from pifi_probe.selection.strategies.base import STRATEGIES, Base, register_strategy
-from pifi_probe.selection.strategies.depth import Grid, Thompson
-from pifi_probe.selection.strategies.one_shot import OneShot
-from pifi_probe.selection.strategies.optuna_samplers import NSGA2, TPE
-from pifi_probe.selection.strategies.plain import Exhaustive, Fast, Last, Middle, Random, TwoThirds
-from pifi_probe.selection.strategies.sets import Auto, Greedy, Halving
-from pifi_probe.selection.strategies.span import Span
+
+# isort: off
+from pifi_probe.selection.strategies import plain as plain
+from pifi_probe.selection.strategies import depth as depth
+from pifi_probe.selection.strategies import sets as sets
+from pifi_probe.selection.strategies import one_shot as one_shot
+from pifi_probe.selection.strategies import optuna_samplers as optuna_samplers
+from pifi_probe.selection.strategies import span as span
+
+# isort: on
 
 __all__ = ["STRATEGIES", "Base", "make_strategy", "register_strategy"]
-
-_ALL = (
-    Auto,
-    Fast,
-    Last,
-    TwoThirds,
-    Middle,
-    Random,
-    Grid,
-    Exhaustive,
-    Halving,
-    Thompson,
-    Greedy,
-    OneShot,
-    TPE,
-    NSGA2,
-    Span,
-)
-for _strategy in _ALL:
-    register_strategy(_strategy)
 
 
 def make_strategy(name: str, space: Space, *, seeds: int = 3, **options: Any) -> Base:

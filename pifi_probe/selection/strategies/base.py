@@ -12,7 +12,7 @@ import numpy as np
 from pifi_probe.errors import SearchError
 from pifi_probe.registry import Registry, home_of, lacking, told_how
 from pifi_probe.selection.gp import layer_posterior
-from pifi_probe.selection.space import ONE_SHOT, Candidate, Space
+from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.trials import FIDELITIES, Proposal, Trial
 
 __all__ = ["STRATEGIES", "Base", "register_strategy"]
@@ -91,7 +91,7 @@ class Base:
         """Return the values of complete trials by candidate and seed."""
         found: dict[Candidate, dict[int, float]] = defaultdict(dict)
         for trial in self.trials:
-            whole = trial.state == "complete" and trial.outcome is not None and trial.candidate.design != ONE_SHOT
+            whole = trial.state == "complete" and trial.outcome is not None and not trial.candidate.surveys
             if whole and trial.fidelity == fidelity and trial.outcome is not None and np.isfinite(trial.outcome.value):
                 found[trial.candidate][trial.seed] = trial.outcome.value
         return dict(found)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.selection.gp import Posterior, layer_posterior, model_number
 from pifi_probe.selection.space import Candidate
-from pifi_probe.selection.strategies.base import Base
+from pifi_probe.selection.strategies.base import Base, register_strategy
 from pifi_probe.selection.trials import Proposal
 
 __all__ = ["Depths", "Grid", "Thompson"]
@@ -96,6 +96,7 @@ class Depths(Base):
         return np.array([cheap[one] for one in layers]) if layers and all(one in cheap for one in layers) else None
 
 
+@register_strategy
 class Grid(Depths):
     """An even grid of layers, then the layer that the process over depth expects most of."""
 
@@ -119,6 +120,7 @@ class Grid(Depths):
         return min(abs(self.space.depth(one) - self.space.depth(other)) for other in same)
 
 
+@register_strategy
 class Thompson(Depths):
     """Thompson sampling from a process over depth, whose mean is the frozen-encoder sweep."""
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from pifi_probe.selection.space import ONE_SHOT, Candidate
-from pifi_probe.selection.strategies.base import Base
+from pifi_probe.selection.strategies.base import Base, register_strategy
 from pifi_probe.selection.trials import Proposal
 
 __all__ = ["OneShot"]
@@ -14,6 +14,7 @@ __all__ = ["OneShot"]
 KEPT = 2
 
 
+@register_strategy
 class OneShot(Base):
     """The architecture search that the paper suggests: all layers of a model at once, mixed by learnt weights."""
 
@@ -36,7 +37,7 @@ class OneShot(Base):
         """Return the summed weight of each layer."""
         found: dict[str, float] = defaultdict(float)
         for trial in self.trials:
-            if trial.candidate.design == ONE_SHOT and trial.outcome is not None and trial.outcome.result:
+            if trial.candidate.surveys and trial.outcome is not None and trial.outcome.result:
                 for layer, share in trial.outcome.result.get("weights", {}).items():
                     found[layer] += share
         return dict(found)

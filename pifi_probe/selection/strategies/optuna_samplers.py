@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pifi_probe.selection.space import Candidate
-from pifi_probe.selection.strategies.base import Base
+from pifi_probe.selection.strategies.base import Base, register_strategy
 from pifi_probe.selection.trials import Proposal
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class _Sampled(Base):
         raise NotImplementedError(self.name)
 
 
+@register_strategy
 class TPE(_Sampled):
     """Tree-structured Parzen estimator."""
 
@@ -66,6 +67,7 @@ class TPE(_Sampled):
         return optuna.samplers.TPESampler(n_startup_trials=5, seed=self.seed + len(self.trials))
 
 
+@register_strategy
 class NSGA2(_Sampled):
     """Non-dominated sorting genetic algorithm II."""
 

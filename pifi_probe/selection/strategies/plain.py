@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from pifi_probe.selection.space import Candidate
-from pifi_probe.selection.strategies.base import Base
+from pifi_probe.selection.strategies.base import Base, register_strategy
 from pifi_probe.selection.trials import Proposal
 
 __all__ = ["Exhaustive", "Fast", "Last", "Middle", "Random", "TwoThirds"]
@@ -21,24 +21,28 @@ class _Fixed(Base):
         return self.all_seeds(layer, self.fidelity, f"the layer at depth {self.depth:.2f}, by rule")
 
 
+@register_strategy
 class Last(_Fixed):
     """The last layer."""
 
     name = "last"
 
 
+@register_strategy
 class TwoThirds(_Fixed):
     """The layer at two thirds of the depth."""
 
     name, depth = "two-thirds", 2 / 3
 
 
+@register_strategy
 class Middle(_Fixed):
     """The layer in the middle."""
 
     name, depth = "middle", 0.5
 
 
+@register_strategy
 class Random(Base):
     """Candidates in random order, each with all seeds."""
 
@@ -51,6 +55,7 @@ class Random(Base):
             yield from self.all_seeds(candidates[place], self.fidelity, "drawn at random")
 
 
+@register_strategy
 class Exhaustive(Base):
     """All candidates with seed 0, then with seed 1, and so on."""
 
@@ -64,6 +69,7 @@ class Exhaustive(Base):
                 yield Proposal(candidate, self.fidelity, seed, f"all candidates, seed {seed}")
 
 
+@register_strategy
 class Fast(Exhaustive):
     """All single layers with a frozen encoder, and nothing else."""
 

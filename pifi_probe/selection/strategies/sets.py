@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from pifi_probe.ranking import rank_agreement
 from pifi_probe.selection.space import Candidate
-from pifi_probe.selection.strategies.base import Base
+from pifi_probe.selection.strategies.base import Base, register_strategy
 from pifi_probe.selection.strategies.depth import Thompson
 from pifi_probe.selection.trials import Proposal
 
@@ -32,6 +32,7 @@ def may_prune(lower: Mapping[Candidate, float], upper: Mapping[Candidate, float]
     return bool(found["kendall"] >= AGREEMENT)
 
 
+@register_strategy
 class Halving(Base):
     """All layers at the frozen fidelity, the better half at the short one, the better half of those at the full one.
 
@@ -66,6 +67,7 @@ class Halving(Base):
                 yield from self.all_seeds(one, "full", "put last by a fidelity that is not known to rank well")
 
 
+@register_strategy
 class Greedy(Base):
     """Forward selection: the best single layer, then the best layer to add to it, as long as the NLL falls."""
 
@@ -99,6 +101,7 @@ class Greedy(Base):
             leader, field = full[winner], self.space.extensions(winner)
 
 
+@register_strategy
 class Auto(Thompson):
     """The default: frozen-encoder sweep, Thompson sampling over depth, race of the leaders; then sets, if asked for.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pifi_probe.selection.space import Candidate
-from pifi_probe.selection.strategies.base import Base
+from pifi_probe.selection.strategies.base import Base, register_strategy
 from pifi_probe.selection.trials import Proposal
 
 __all__ = ["Span"]
@@ -13,6 +13,7 @@ __all__ = ["Span"]
 READ, TRAINED = 6, 2
 
 
+@register_strategy
 class Span(Base):
     """All chains by their headroom, the best six behind the frozen encoder, the best two in full with all seeds."""
 
