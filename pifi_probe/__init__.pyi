@@ -12,6 +12,7 @@ from pifi_probe.experiments.doctor import Checkup as Checkup
 from pifi_probe.experiments.doctor import doctor as doctor
 from pifi_probe.experiments.reproduce import Reproduction as Reproduction
 from pifi_probe.experiments.reproduce import reproduce as reproduce
+from pifi_probe.experiments.train_arms import train_arms as train_arms
 from pifi_probe.experiments.verify import Verified as Verified
 from pifi_probe.experiments.verify import verify as verify
 from pifi_probe.features.headroom import headroom as headroom

@@ -20,7 +20,7 @@ import pytest
 import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.cli import search as cli_search
-from pifi_probe.cli.runs import columns_of
+from pifi_probe.cli.inputs import columns_of
 from pifi_probe.errors import CheckpointError, CorruptFileError, PifiProbeError, SearchError, TaskError
 from pifi_probe.selection import events
 from pifi_probe.selection.conclude import pick

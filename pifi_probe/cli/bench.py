@@ -8,8 +8,8 @@ from typing import Any
 import typer
 
 from pifi_probe.cli import flags
+from pifi_probe.cli.inputs import load_task
 from pifi_probe.cli.output import console, print_json
-from pifi_probe.cli.runs import load_task
 
 __all__ = ["register"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import typer
 
 from pifi_probe.cli import flags
+from pifi_probe.cli.inputs import load_task
 from pifi_probe.cli.output import console
-from pifi_probe.cli.runs import load_task
 
 __all__ = ["register"]
 

@@ -1,4 +1,4 @@
-"""``reproduce`` and ``decide``: the paper's experiments by name, and one question about one layer."""
+"""``reproduce``: the paper's experiments by name."""
 
 from __future__ import annotations
 
@@ -18,63 +18,8 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    """Attach the commands."""
-    app.command("decide", epilog="Example: pifi-probe decide --task reviews.csv --budget 15m")(decide)
+    """Attach the command."""
     app.command("reproduce", epilog="Example: pifi-probe reproduce layer-position")(reproduce)
-
-
-def decide(
-    task: str = flags.Task,
-    slm: str = flags.Slm,
-    layer: str = typer.Option(
-        "", help="MODEL[i], or several: A[i] >> B[j]; by default the last of smollm2-135m, or its chain."
-    ),
-    question: str = typer.Option("knowledge", help="knowledge, plugging in, projections or block."),
-    margin: float = typer.Option(1.0, help="Smaller differences count as none, in points."),
-    budget: str = typer.Option("30m", help="A time (30m, 2h) or full runs (40)."),
-    wiring: str = typer.Option("matched", help=flags.WIRING),
-    text: str = flags.Text,
-    label: str = flags.Label,
-    kind: str = flags.Kind,
-    language: str = flags.Language,
-    n_train: int = flags.NTrain,
-    fraction: list[float] = flags.Fraction,
-    epochs: int = flags.Epochs,
-    precision: str = flags.Precision,
-    executor: str = flags.Executor,
-    workers: int = flags.Workers,
-    out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/decide-TASK when not given."),
-    allow_pickle: bool = flags.AllowPickle,
-    as_json: bool = flags.Json,
-) -> None:
-    """Train the layer and its controls with more and more seeds until the question is decided."""
-    import pifi_probe as pp
-    from pifi_probe.cli.runs import chosen_layer, load_task
-
-    layer = chosen_layer(layer, wiring)
-    main = load_task(task, text, label, kind, language)
-    main = main.subset(train=n_train) if n_train else main
-    terminal = console()
-
-    def say(run: RunResult) -> None:
-        if not as_json:
-            terminal.print(f"{run.label}, seed {run.seed}: {sum(run.seconds.values()):.0f} s")
-
-    recipe = pp.Recipe(epochs=epochs, precision=precision)
-    options = {
-        "margin": margin,
-        "budget": budget,
-        "question": question,
-        "wiring": wiring,
-        "fractions": fraction,
-    }
-    options |= {"executor": executor, "workers": workers, "allow_pickle": allow_pickle}
-    found = pp.decide(slm, layer, main, **options, recipe=recipe, out=out, on_run=say)  # type: ignore[arg-type]
-    if as_json:
-        print_json(found.to_dict())
-        return
-    terminal.print(str(found))
-    terminal.print(f"runs: {found.folder}; the same command continues there")
 
 
 def reproduce(

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pifi_probe.cli import flags
+from pifi_probe.cli.inputs import chosen_layer, load_task
 from pifi_probe.cli.output import console, print_json, print_record
-from pifi_probe.permissions import allowing_pickle
 from pifi_probe.tags import tags_of
 from pifi_probe.vocabulary import COMBINATIONS, CONTROLS
 
 if TYPE_CHECKING:
-    from pifi_probe.experiments.crew import Crew
     from pifi_probe.training import RunResult
 
-__all__ = ["chosen_layer", "columns_of", "load_task", "register"]
+__all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -70,8 +69,6 @@ def train(
     """Train one model and test it; with --arms, the layer and its controls with several seeds, and compare them."""
     import pifi_probe as pp
     from pifi_probe.errors import RunInterrupted
-    from pifi_probe.experiments.crew import Crew
-    from pifi_probe.plugin.build import named_chain
 
     tags_of(tags)
     main = load_task(task, text, label, kind, language)
@@ -84,10 +81,21 @@ def train(
     layer = chosen_layer(layer, wiring)
     if arms or n_seeds:
         _refuse_single(control, resume, save_model, tokenizer, report_to)
-        with allowing_pickle(allow_pickle):
-            donor = pp.extract(named_chain(slm, layer, main, wiring=wiring))
-            crew = Crew(out, slm, donor, main, recipe, wiring, combine or None, tuple(further), tags=tags_of(tags))
-            _train_arms(crew, arms, n_seeds, executor, workers, as_json)
+        terminal = console()
+
+        def say(run: RunResult) -> None:
+            if not as_json:
+                terminal.print(f"{run!r}, {sum(run.seconds.values()):.0f} s")
+
+        where: dict[str, Any] = {"out": out, "executor": executor, "workers": workers, "allow_pickle": allow_pickle}
+        what: dict[str, Any] = {
+            "wiring": wiring,
+            "combine": combine or None,
+            "arms": arms or "all",
+            "n_seeds": n_seeds or 3,
+        }
+        runs = pp.train_arms(slm, layer, main, recipe, **what, **where, also=further, tags=tags, on_run=say)
+        _compare_arms(runs, out, tags, as_json)
         return
     model = pp.plug_in(
         slm,
@@ -114,11 +122,6 @@ def train(
         print_record(f"{result.label} on {name}", shown)
 
 
-def chosen_layer(layer: str, wiring: str) -> str:
-    """Return the layer that was named, or the default: the last of smollm2-135m; aligned, the chain of its headroom."""
-    return layer or ("smollm2-135m" if wiring == "aligned" else "smollm2-135m[-1]")
-
-
 def _refuse_single(control: str, resume: bool, save_model: bool, tokenizer: str, report_to: list[str]) -> None:
     """Raise where an option belongs to a single run."""
     given = {
@@ -132,52 +135,21 @@ def _refuse_single(control: str, resume: bool, save_model: bool, tokenizer: str,
         raise typer.BadParameter(f"{wrong[0]} is for a single run; --arms keeps finished runs by itself")
 
 
-def _train_arms(crew: Crew, arms: str, n_seeds: int, executor: str, workers: int, as_json: bool) -> None:
-    """Train arms with several seeds; runs that are in the folder are not made again."""
+def _compare_arms(made: list[RunResult], out: Path, tags: list[str], as_json: bool) -> None:
+    """Compare arms that were trained; without the encoder alone, say how."""
     import pifi_probe as pp
-    from pifi_probe.experiments.crew import arms_named, jobs_of, run_all
-    from pifi_probe.selection.executors import make_executor
 
     terminal = console()
-
-    def say(run: RunResult) -> None:
-        if not as_json:
-            terminal.print(f"{run!r}, {sum(run.seconds.values()):.0f} s")
-
-    names = arms_named(arms or "all")
-    where = make_executor(executor, workers)
-    try:
-        runs = run_all(crew, jobs_of(names, n_seeds or 3), where, say)
-    finally:
-        where.close()
-    made = list(runs.values())
-    if "vanilla" not in names:
-        terminal.print(f"{len(made)} runs in {crew.root}; compare them: pifi-probe compare FOLDERS --baseline ARM")
+    if all(run.model["control"] != "vanilla" for run in made):
+        terminal.print(f"{len(made)} runs in {out}; compare them: pifi-probe compare FOLDERS --baseline ARM")
         return
-    comparison = pp.compare(made, tags=crew.tags)
-    comparison.to_json(crew.root / "comparison.json")
+    comparison = pp.compare(made, tags=tags_of(tags))
+    comparison.to_json(out / "comparison.json")
     if as_json:
         print_json(comparison.to_dict())
         return
     terminal.print(comparison.panel())
-    terminal.print(f"every arm: pifi-probe compare {crew.root}/*-seed* --table")
-
-
-def columns_of(text: str, label: str, kind: str, language: str) -> dict[str, Any]:
-    """Return what a command line says of its texts beyond the defaults of `pifi_probe.load_task`."""
-    said = {"text": text, "label": label, "kind": kind, "language": language}
-    usual = {"text": "text", "label": "label", "kind": "", "language": "en"}
-    return {name: value for name, value in said.items() if value != usual[name]}
-
-
-def load_task(name: str, text: str, label: str, kind: str, language: str) -> Any:
-    """Return an embedded or named task, or one from a file or the hub with these columns."""
-    import pifi_probe as pp
-    from pifi_probe.tasks import EMBEDDED, HUB_TASKS
-
-    if name in EMBEDDED or name in HUB_TASKS:
-        return pp.load_task(name)
-    return pp.load_task(name, **columns_of(text, label, kind, language))
+    terminal.print(f"every arm: pifi-probe compare {out}/*-seed* --table")
 
 
 def compare(

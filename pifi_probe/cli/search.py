@@ -9,8 +9,8 @@ from typing import Any
 import typer
 
 from pifi_probe.cli import flags
+from pifi_probe.cli.inputs import columns_of
 from pifi_probe.cli.output import console, print_json
-from pifi_probe.cli.runs import columns_of
 from pifi_probe.escaping import one_line
 from pifi_probe.layers.spec import layer_ranges
 from pifi_probe.selection.database import DATED, dated

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 from pifi_probe.errors import RecipeError, RunInterrupted
@@ -97,19 +98,22 @@ class Crew:
         return Measure(float("nan"), 0)
 
 
-def arms_named(names: str) -> tuple[str, ...]:
-    """Read ``"all"`` or names of arms with commas.
+def arms_named(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the arms that ``"all"``, their names with commas or a list of them stand for.
 
     Raises
     ------
     RecipeError
-        If there is no such arm.
+        If there is no such arm, or one is named twice.
     """
-    found = ARMS if names.strip() == "all" else tuple(name.strip() for name in names.split(",") if name.strip())
-    unknown = [name for name in found if name not in ARMS]
-    if unknown or not found:
+    if isinstance(names, str):
+        names = ARMS if names.strip() == "all" else [name.strip() for name in names.split(",") if name.strip()]
+    found = tuple(names)
+    wrong = [f"unknown arm {name!r}" for name in found if name not in ARMS]
+    wrong += [f"the arm {name!r} is named twice" for name in ARMS if found.count(name) > 1]
+    if wrong or not found:
         raise RecipeError(
-            f"unknown arm {unknown[0]!r}" if unknown else "no arm is named",
+            wrong[0] if wrong else "no arm is named",
             where="arms",
             next=f"give all, or some of {', '.join(ARMS)}",
         )
@@ -117,8 +121,16 @@ def arms_named(names: str) -> tuple[str, ...]:
 
 
 def jobs_of(arms: Sequence[str], n_seeds: int) -> list[Job]:
-    """Return arms and seeds, seed by seed."""
-    return [(arm, seed) for seed in range(n_seeds) for arm in arms]
+    """Return arms and seeds, seed by seed.
+
+    Raises
+    ------
+    RecipeError
+        If that is not a number of seeds.
+    """
+    if not isinstance(n_seeds, Integral) or isinstance(n_seeds, bool) or n_seeds < 1:
+        raise RecipeError(f"n_seeds={n_seeds!r}", where="n_seeds", next="give at least 1; 3 show the noise of seeds")
+    return [(arm, seed) for seed in range(int(n_seeds)) for arm in arms]
 
 
 def run_all(

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -29,7 +29,7 @@ from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.aligning import Twin, align, alignment_texts, fit_interface, texts_read
 from pifi_probe.plugin.base import PiFiPreTrainedModel, describe
 from pifi_probe.plugin.combine import arrange
-from pifi_probe.plugin.config import CONTROLS, WIRINGS, PiFiConfig
+from pifi_probe.plugin.config import CONTROLS, PiFiConfig, is_aligned, modes_of
 from pifi_probe.plugin.loading import load_encoder_decoder, stream
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.plugin.pooling import resolved_pooling
@@ -150,7 +150,7 @@ def plug_in(
     Source: the paper, section 3; preset values from its reference code, see book/methods.md, Scale.
     """
     wiring, mask, scale = mode_of_today("wiring", wiring), mode_of_today("mask", mask), mode_of_today("scale", scale)
-    preset = WIRINGS.named(wiring, "wiring")
+    preset = modes_of(wiring)
     if control is not None and control not in CONTROLS:
         raise PlugInError(f"unknown control {control!r}", where="control", next=f"use one of {', '.join(CONTROLS)}")
     overrides = dict(zip(_MODES, (feed, mask, scale, bypass, pooling), strict=True))
@@ -164,9 +164,9 @@ def plug_in(
                 next='leave feed out: for this kind it is "sequence"',
             )
         modes["feed"] = "sequence"
-    aligned = wiring == "aligned"
+    aligned = is_aligned(wiring)
     if aligned:
-        read = _read(read, task, modes)
+        read = _read(read, task, preset, modes)
         if control != "vanilla":
             layer = named_chain(slm, layer, task, wiring=wiring, tokenizer=tokenizer)
     elif read is not None or train_projections or own_interface:
@@ -249,15 +249,14 @@ def model_class_of(task: Task) -> type[PiFiPreTrainedModel]:
     return HEADS.named(KINDS[task.kind].head, f"head of the kind {task.kind!r}")
 
 
-def _read(read: str | None, task: Task, modes: dict[str, Any]) -> str:
+def _read(read: str | None, task: Task, preset: Mapping[str, Any], modes: Mapping[str, Any]) -> str:
     """Return how an aligned chain is read for a kind of task."""
-    fixed = {name: value for name, value in WIRINGS["aligned"].items() if name in ("feed", "scale", "bypass")}
-    changed = [name for name, value in fixed.items() if modes[name] != value]
+    changed = [name for name in ("feed", "scale", "bypass") if modes[name] != preset[name]]
     if changed:
         raise PlugInError(
             f"{changed[0]}={modes[changed[0]]!r} does not go with an aligned chain",
             where=changed[0],
-            next=f"leave {changed[0]} out: with this wiring it is {fixed[changed[0]]!r}",
+            next=f"leave {changed[0]} out: with this wiring it is {preset[changed[0]]!r}",
         )
     default = "beside" if model_class_of(task).pools else "back"
     if read not in (None, "beside", "back") or (read == "beside" and default == "back"):
@@ -291,7 +290,7 @@ def named_chain(
     PlugInError
         If a chain is to be suggested, and the task has no class a row.
     """
-    if wiring != "aligned" or not isinstance(layer, str) or "[" in layer:
+    if not is_aligned(wiring) or not isinstance(layer, str) or "[" in layer:
         return layer
     if not task.has_row_classes:
         raise PlugInError(

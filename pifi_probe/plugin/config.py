@@ -16,7 +16,16 @@ from pifi_probe.pretrained import harmless_entries
 from pifi_probe.registry import Registry, caller
 from pifi_probe.vocabulary import COMBINATIONS, CONTROLS, in_words_of_today
 
-__all__ = ["COMBINATIONS", "CONTROLS", "WIRINGS", "PiFiConfig", "pooled_wirings", "register_wiring"]
+__all__ = [
+    "COMBINATIONS",
+    "CONTROLS",
+    "WIRINGS",
+    "PiFiConfig",
+    "is_aligned",
+    "modes_of",
+    "pooled_wirings",
+    "register_wiring",
+]
 
 _CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
@@ -39,7 +48,14 @@ WIRINGS: Registry[Mapping[str, Any]] = Registry(
 
 
 def register_wiring(
-    name: str, *, feed: str, scale: str, bypass: bool, pooling: str, lr_projection_factor: float = 1.0
+    name: str,
+    *,
+    feed: str,
+    scale: str,
+    bypass: bool,
+    pooling: str,
+    lr_projection_factor: float = 1.0,
+    interface: str = "drawn",
 ) -> None:
     """Add a preset of the modes of `plug_in`.
 
@@ -49,6 +65,9 @@ def register_wiring(
         What users write: ``plug_in(..., wiring=...)``.
     feed, scale, bypass, pooling, lr_projection_factor
         As in `PiFiConfig`; `pooling` may be "auto", too.
+    interface : {"drawn", "fitted"}
+        L_in and L_out start at random, or are fitted to the states that the layers know, as those of "aligned" are:
+        every token is fed at the matched scale, with the bypass.
 
     Raises
     ------
@@ -56,11 +75,17 @@ def register_wiring(
         If a mode has a value that it cannot have, or the name is reserved or taken. The module that has registered a
         wiring may register it again, with other values, too.
     """
-    modes = {"feed": feed, "scale": scale, "bypass": bypass, "pooling": pooling}
+    modes = {"feed": feed, "scale": scale, "bypass": bypass, "pooling": pooling, "interface": interface}
+    fitted = interface == "fitted"
+    choices: dict[str, tuple[Any, ...]] = {
+        "feed": ("sequence",) if fitted else _CHOICES["feed"],
+        "scale": ("matched",) if fitted else _CHOICES["scale"],
+        "bypass": (True,) if fitted else (True, False),
+        "pooling": (*_CHOICES["pooling"], "auto"),
+        "interface": ("drawn", "fitted"),
+    }
     for mode, value in modes.items():
-        possible: tuple[Any, ...] = {**_CHOICES, "bypass": (True, False), "pooling": (*_CHOICES["pooling"], "auto")}[
-            mode
-        ]
+        possible = choices[mode]
         if value not in possible or (mode == "bypass" and not isinstance(value, bool)):
             raise PlugInError(
                 f"the wiring {name!r} has {mode}={value!r}",
@@ -80,7 +105,31 @@ def register_wiring(
 
 register_wiring("pifi", feed="pooled", scale="none", bypass=False, pooling="cls")
 register_wiring("matched", feed="pooled", scale="matched", bypass=True, pooling="auto", lr_projection_factor=10.0)
-register_wiring("aligned", feed="sequence", scale="matched", bypass=True, pooling="auto", lr_projection_factor=10.0)
+register_wiring(
+    "aligned",
+    feed="sequence",
+    scale="matched",
+    bypass=True,
+    pooling="auto",
+    lr_projection_factor=10.0,
+    interface="fitted",
+)
+
+
+def modes_of(wiring: str) -> dict[str, Any]:
+    """Return the modes of `PiFiConfig` that a wiring presets.
+
+    Raises
+    ------
+    PlugInError
+        If there is no such wiring.
+    """
+    return {name: value for name, value in WIRINGS.named(wiring, "wiring").items() if name != "interface"}
+
+
+def is_aligned(wiring: object) -> bool:
+    """Whether the interface of a wiring is fitted; of what is no wiring it is not."""
+    return isinstance(wiring, str) and wiring in WIRINGS and WIRINGS[wiring]["interface"] == "fitted"
 
 
 def pooled_wirings() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pifi_probe.errors import PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.variants import make_variant
 from pifi_probe.plugin.build import initialise
-from pifi_probe.plugin.config import WIRINGS, PiFiConfig
+from pifi_probe.plugin.config import PiFiConfig, modes_of
 from pifi_probe.plugin.modeling import Head
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.vocabulary import BASIC_CONTROLS
@@ -124,7 +124,7 @@ def make_tail(arm: Arm, calibration: torch.Tensor, n_labels: int, wiring: str, s
     position : int
         Of the seed among the seeds `arm` was made for.
     """
-    modes = {name: value for name, value in WIRINGS[wiring].items() if name != "pooling"}
+    modes = {name: value for name, value in modes_of(wiring).items() if name != "pooling"}
     config = PiFiConfig(control=arm.control, plugin_width=arm.width, **modes)
     layers = list(arm.layers) if len(arm.layers) < 2 else [arm.layers[position]]
     d_slm = calibration.shape[1]

@@ -48,7 +48,7 @@ from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.open import open_named
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.plugin.build import load_encoder, plug_in, tokenizer_for
-from pifi_probe.plugin.config import WIRINGS
+from pifi_probe.plugin.config import WIRINGS, is_aligned
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.probing.encoder_vectors import slm_features
 from pifi_probe.probing.frozen_arms import Arm, make_arm, make_tail
@@ -359,7 +359,7 @@ class PiFiEvaluator:
         PifiProbeError
             Whatever a run can raise.
         """
-        aligned = self.parts.wiring == "aligned"
+        aligned = is_aligned(self.parts.wiring)
         fidelities: dict[str, Callable[[Candidate, int, Stop], Outcome]] = {
             "estimator": self._estimator,
             "frozen": self._frozen if self._is_plain(candidate) or aligned else self._frozen_model,
@@ -398,7 +398,7 @@ class PiFiEvaluator:
         return {"parts": self.parts, "plain": self.plain}
 
     def _estimator(self, candidate: Candidate, seed: int, stop: Stop) -> Outcome:
-        if self.parts.wiring == "aligned":
+        if is_aligned(self.parts.wiring):
             promise, added = self._aligned.promise(candidate)
             return Outcome(-promise, result={"headroom": added})
         if not self._is_plain(candidate):
@@ -418,7 +418,7 @@ class PiFiEvaluator:
         return Outcome(-logme(features, train.labels))
 
     def _frozen(self, candidate: Candidate, seed: int, stop: Stop) -> Outcome:
-        if self.parts.wiring == "aligned":
+        if is_aligned(self.parts.wiring):
             return self._scored(candidate, "frozen", *self._aligned.frozen(candidate, seed))
         train, scored = self.parts.vectors
         arm = self.parts.arm(candidate, seed)

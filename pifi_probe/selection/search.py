@@ -132,12 +132,14 @@ def search(
     >>> study = pp.search("minilm-l6", "smollm2-135m", task, budget="5m")  # doctest: +SKIP
     >>> print(study.result)  # doctest: +SKIP
     """
+    from pifi_probe.plugin.config import is_aligned
+
     amount, tags = Budget.parse(budget), tags_of(tags)
     wiring = mode_of_today("wiring", wiring)
     modes = [{name: mode_of_today(name, value) for name, value in one.items()} for one in modes]
     make_executor(executor, workers)  # its name and number are checked before anything slow
-    combine = combine if combine is not None else ("serial",) if wiring == "aligned" else ("mix",)
-    if wiring == "aligned" and max_layers > 1 and tuple(combine) != ("serial",):
+    combine = combine if combine is not None else ("serial",) if is_aligned(wiring) else ("mix",)
+    if is_aligned(wiring) and max_layers > 1 and tuple(combine) != ("serial",):
         raise SearchError("aligned layers are one chain", where="combine", next='use combine=("serial",)')
     store = Store.open(dated(study))
     if not resume and store.records():

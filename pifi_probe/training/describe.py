@@ -11,7 +11,7 @@ from torch import nn
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.combine import Unshared
-from pifi_probe.plugin.config import WIRINGS, join_specs
+from pifi_probe.plugin.config import WIRINGS, is_aligned, join_specs, modes_of
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.training.history import trained_state
@@ -73,9 +73,15 @@ def _overrides(description: dict[str, Any]) -> str:
     if description["wiring"] in WIRINGS:
         return f"({', '.join(chosen)})" if chosen else ""
     factor = description["lr_projection_factor"]  # of all modes the one that cannot be overridden
-    base = next((name for name, preset in WIRINGS.items() if preset["lr_projection_factor"] == factor), "")
-    base = "aligned" if "read" in description else base
-    preset = {"mask": "causal", **WIRINGS.get(base, {})}
+    base = next(
+        (
+            name
+            for name, preset in WIRINGS.items()
+            if preset["lr_projection_factor"] == factor and is_aligned(name) == ("read" in description)
+        ),
+        "",
+    )
+    preset = {"mask": "causal", **(modes_of(base) if base else {})}
     changed = [f"{name}={description[name]}" for name in _OVERRIDABLE if description[name] != preset.get(name)]
     return f"({', '.join(part for part in (base, *changed, *chosen) if part)})"
 

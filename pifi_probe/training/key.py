@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pifi_probe.layers.frozen import FrozenLayer, FrozenLayers, branches_of, list_of
 from pifi_probe.layers.reduce import reduce
-from pifi_probe.plugin.config import WIRINGS
+from pifi_probe.plugin.config import modes_of
 from pifi_probe.tasks.shift import shift_view
 from pifi_probe.vocabulary import TWINS, WITHOUT_LAYER, in_words_of_today, stored_settings
 
@@ -86,7 +86,7 @@ class RunKey:
     ) -> RunKey:
         """Return what is known of a run before its model is built; arguments as for `plug_in` and `fine_tune`."""
         own = [] if layers is None or control in WITHOUT_LAYER else list_of(layers)
-        modes = {name: value for name, value in WIRINGS.get(wiring, {}).items() if name not in _DERIVED}
+        modes = {name: value for name, value in modes_of(wiring).items() if name not in _DERIVED}
         flat: dict[str, Any] = {"slm": slm, "wiring": wiring, "control": control, "layers": len(own), **modes}
         if len(own) > 1 and layers is not None:
             flat["combine"] = combine or _combination(layers)
