@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 
+import pifi_probe as pp
 from pifi_probe.cli import main
 from pifi_probe.errors import RecipeError
 from pifi_probe.experiments.crew import ARMS, Crew, arms_named, jobs_of, run_all
 from pifi_probe.experiments.plan import load_experiment
 from pifi_probe.ladder import control_seeds
+from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.selection.executors import Local
 from pifi_probe.selection.trials import Outcome, Proposal
 from tests.runs import RECIPE, TASK, Parts, made_up
@@ -68,6 +71,24 @@ def test_arms_are_named_or_refused() -> None:
     for wrong in ("vanila", "vanilla,nobody", " , "):
         with pytest.raises(RecipeError, match="arm"):
             arms_named(wrong)
+
+
+def test_arms_are_trained_from_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layer: FrozenLayer) -> None:
+    monkeypatch.setattr("pifi_probe.experiments.train_arms.Crew", functools.partial(Crew, make=make))
+    seen: list[Any] = []
+    call = functools.partial(pp.train_arms, "slm", layer, TASK, RECIPE, out=tmp_path / "arms", wiring="matched")
+    found = call(arms=["real", "vanilla"], n_seeds=2, on_run=seen.append)
+    assert [(run.model["control"], run.seed) for run in found] == [(None, 0), ("vanilla", 0), (None, 1), ("vanilla", 1)]
+    assert len(seen) == 4 and len(call(n_seeds=1)) == len(ARMS)
+    for words, wrong in {
+        "unknown arm 'vanila'": {"arms": "vanila"},
+        "named twice": {"arms": ["real", "real"]},
+        "n_seeds=0": {"n_seeds": 0},
+        "n_seeds=True": {"n_seeds": True},
+        "n_seeds=1.5": {"n_seeds": 1.5},
+    }.items():
+        with pytest.raises(RecipeError, match=words):
+            call(**wrong)
 
 
 @pytest.mark.slow

@@ -336,9 +336,27 @@ class Stub:
         self.tests = {"test": self}
         self.score_names = ["accuracy"]
         self.correct = np.roll(correct, seed)
+        self.seed = seed
 
     def per_example(self, metric: str) -> np.ndarray[Any, Any]:
         return self.correct
+
+
+def test_runs_of_a_claim_are_paired_by_their_seeds_and_not_by_their_places() -> None:
+    arms = {"a": [Stub(0.8, seed) for seed in (0, 1, 2)], "b": [Stub(0.7, seed) for seed in (0, 1, 2)]}
+    moved = {"a": arms["a"], "b": arms["b"][::-1]}
+    found, same = (finding_of(Claim("says", "a", "b"), Runs({"one": own}, {}, {})) for own in (arms, moved))
+    assert (found.low, found.high) == (same.low, same.high)
+    fewer = {"a": arms["a"][1:], "b": arms["b"]}  # the first run of one arm is missing
+    assert finding_of(Claim("says", "a", "b"), Runs({"one": fewer}, {}, {})).measured == pytest.approx(10.0)
+
+
+def test_similar_is_judged_by_two_one_sided_tests() -> None:
+    found = difference({"one": (0.70, 0.70)})
+    assert found.high is not None and found.low is not None
+    within = difference({"one": (0.70, 0.70)}, expects="similar", margin=0.95 * max(found.high, -found.low))
+    assert within.verdict.startswith("holds here: within"), "the limits of 90 % are nearer than those of 95 %"
+    assert difference({"one": (0.70, 0.70)}, expects="similar", margin=0.5 * found.high).verdict.startswith("open")
 
 
 def test_a_difference_of_differences_takes_one_block_off_another() -> None:

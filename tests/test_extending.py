@@ -35,12 +35,14 @@ from pifi_probe.kinds.token_classification import Tags
 from pifi_probe.layers.families import FAMILIES, Family
 from pifi_probe.layers.formats import formats
 from pifi_probe.layers.formats.registry import FORMATS
+from pifi_probe.plugin.aligned import AlignedPlugIn
 from pifi_probe.plugin.base import PiFiEncoderModel
 from pifi_probe.plugin.config import WIRINGS
 from pifi_probe.plugin.registry import HEADS
 from pifi_probe.scoring.estimators import registry
 from pifi_probe.selection.space import Space
 from pifi_probe.selection.strategies import STRATEGIES, Base, make_strategy
+from pifi_probe.training.describe import describe_model
 from pifi_probe.training.result import TestResult
 from tests import runs, slm
 from tests.test_search import search
@@ -362,6 +364,22 @@ def test_a_wiring_from_outside_is_trained_and_loaded_without_it(parts: runs.Part
     assert pp.PiFiForSequenceClassification.from_pretrained(tmp_path).config.wiring == "gentle"
     with pytest.raises(PlugInError, match="unknown wiring 'gentle'"):
         parts.model(wiring="gentle")
+
+
+def test_a_second_aligned_wiring_is_aligned_by_more_than_its_name(llm: str, tmp_path: Path) -> None:
+    fitted: dict[str, Any] = {"feed": "sequence", "scale": "matched", "bypass": True, "interface": "fitted"}
+    pp.register_wiring("late", pooling="cls", lr_projection_factor=2.0, **fitted)
+    bert, task = str(slm.tiny_slm_folder(tmp_path / "bert")), slm.tiny_task(60)
+    model = pp.plug_in(bert, f"{llm}[1:3]", task=task, wiring="late")
+    assert isinstance(model.plugin, AlignedPlugIn) and model.config.aligned["read"] == "beside"
+    assert (model.config.wiring, model.config.pooling, model.config.lr_projection_factor) == ("late", "cls", 2.0)
+    assert describe_model(model)["label"] == f"late: {llm}[1] >> {llm}[2]"
+    with pytest.raises(PlugInError, match="feed='pooled' does not go with an aligned chain"):
+        pp.plug_in(bert, f"{llm}[1:3]", task=task, wiring="late", feed="pooled")
+    with pytest.raises(PlugInError, match="has feed='pooled'.*use one of 'sequence'"):
+        pp.register_wiring("later", pooling="cls", **fitted | {"feed": "pooled"})
+    with pytest.raises(PlugInError, match="has interface='made'"):
+        pp.register_wiring("later", pooling="cls", **fitted | {"interface": "made"})
 
 
 def elsewhere(code: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from transformers import AutoModelForSequenceClassification
 
 import pifi_probe as pp
 from pifi_probe.errors import PlugInError
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.reduce import largest_relative_error, reduce
 from pifi_probe.plugin.fold import FoldedPlugIn
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from tests import slm, tiny
@@ -60,6 +63,36 @@ def test_folding_that_would_grow_the_model_is_not_done(bert: Path, tmp_path: Pat
     assert folded.fold_report is not None and folded.fold_report.form == "grouped"
     assert "not smaller" in folded.fold_report.reason
     assert relative(logits(model.fold("z")), logits(model)) <= 1e-5
+
+
+@pytest.mark.parametrize("form", ["auto", "z", "grouped"])
+@pytest.mark.parametrize("part", ["L_in", "L_out"])
+def test_weights_that_have_diverged_are_not_called_exact(form: str, part: str, bert: Path, tmp_path: Path) -> None:
+    model = build(bert, tiny.tiny_checkpoint("llama", tmp_path / "llm", **WIDE))
+    with torch.no_grad():
+        getattr(model.plugin, part).weight[0, 0] = torch.nan
+    with pytest.raises(PlugInError, match="gives NaN|no exact z-form"):
+        model.fold(form)
+
+
+def test_an_error_that_is_no_number_wins_and_nothing_divides_by_zero() -> None:
+    x = torch.ones(2, 3)
+    assert math.isnan(largest_relative_error(lambda h: h, lambda h: h * torch.nan, [x, x]))
+    assert math.isnan(largest_relative_error(lambda h: h, lambda h: h * h[0, 0], [torch.full((2, 3), torch.nan), x]))
+    assert largest_relative_error(torch.zeros_like, torch.zeros_like, [x]) == 0
+    assert largest_relative_error(torch.zeros_like, lambda h: h, [x]) == math.inf
+    assert largest_relative_error(lambda h: h, lambda h: 1.5 * h, [x, x]) == pytest.approx(0.5)
+
+
+def test_memory_that_runs_out_is_no_reason_to_keep_a_whole_layer(
+    layer: FrozenLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr("pifi_probe.layers.reduce.reduction_error", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        reduce(layer)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
