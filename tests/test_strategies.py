@@ -185,6 +185,15 @@ def test_one_seed_cannot_tell() -> None:
     assert "cannot be tested" in found.verdict
 
 
+def test_layers_that_no_seed_links_are_compared_as_measured() -> None:
+    rows, means, _ = seed_adjusted({(0, 0): 10.0, (1, 0): 11.0, (5, 1): 12.0, (6, 1): 13.0})
+    np.testing.assert_allclose(rows, [0, 1, 5, 6])
+    np.testing.assert_allclose(means, [10, 11, 12, 13])
+    linked = {(0, 0): 10.0, (0, 1): 14.0, (5, 1): 12.0}  # seed 1 adds 4: layer 5 is better than layer 0
+    _, means, _ = seed_adjusted(linked)
+    assert means[0] - means[1] == pytest.approx(2.0)
+
+
 def test_seed_effects_are_taken_out_of_layers_measured_with_different_seeds() -> None:
     layers, seeds = np.array([0.0, 1.0, 3.0]), np.array([10.0, 20.0, 60.0])
     pairs = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 0), (2, 2)]

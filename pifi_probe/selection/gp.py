@@ -55,7 +55,8 @@ def seed_adjusted(values: Mapping[tuple[int, int], float]) -> tuple[Array, Array
     """Return layers, their means without what the seeds share, and the variance of each mean.
 
     Layers are measured with different seeds; an additive model of layers and seeds, by least squares, makes their
-    means comparable. The variance is that of the residuals over all layers; NaN where nothing was repeated.
+    means comparable, where a chain of shared seeds links them. The variance is that of the residuals over all layers;
+    NaN where nothing was repeated.
 
     Parameters
     ----------
@@ -66,6 +67,8 @@ def seed_adjusted(values: Mapping[tuple[int, int], float]) -> tuple[Array, Array
     tuple of array
         Layers (sorted), means and variances, each (layers,).
     """
+    from scipy.sparse.csgraph import connected_components
+
     layers, seeds = (sorted({key[axis] for key in values}) for axis in (0, 1))
     keys = list(values)
     design = np.zeros((len(keys), len(layers) + len(seeds)))
@@ -73,7 +76,10 @@ def seed_adjusted(values: Mapping[tuple[int, int], float]) -> tuple[Array, Array
         design[row, layers.index(layer)] = design[row, len(layers) + seeds.index(seed)] = 1.0
     y = np.array([values[key] for key in keys], dtype=np.float64)
     solution = np.linalg.lstsq(design, y, rcond=None)[0]
-    shift = solution[len(layers) :].mean()
+    # What no chain of shared seeds links is compared as it was measured: on average seeds do nothing to any such part.
+    _, part = connected_components(design.T @ design)
+    of_layers, of_seeds = part[: len(layers)], part[len(layers) :]
+    shift = np.array([solution[len(layers) :][of_seeds == own].mean() for own in of_layers])
     free = len(keys) - int(np.linalg.matrix_rank(design))
     noise = float(((y - design @ solution) ** 2).sum()) / free if free > 0 else float("nan")
     counts = design[:, : len(layers)].sum(0)
