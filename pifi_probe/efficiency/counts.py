@@ -39,9 +39,13 @@ def measured_macs(model: PiFiForSequenceClassification, seq: int) -> int:
 
     Attention is computed in its plain form for this, because the fused kernels of processors are not counted.
     """
+    training = model.training
     model.eval()
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(**random_batch(model, 1, seq))
+    try:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            model(**random_batch(model, 1, seq))
+    finally:
+        model.train(training)
     return counter.get_total_flops() // 2
 
 

@@ -52,10 +52,13 @@ def ntk(tail: Tail, h: torch.Tensor, encoder_inputs: torch.Tensor | None = None)
     maps = [one for one in tail.modules() if isinstance(one, nn.Linear) and one.weight.requires_grad]
     seen: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
     handles = [one.register_forward_hook(_keep(seen)) for one in maps]
-    h = h.detach().requires_grad_()
-    logits = tail.eval()(h)  # (N, K)
-    for handle in handles:
-        handle.remove()
+    h, training = h.detach().requires_grad_(), tail.training
+    try:
+        logits = tail.eval()(h)  # (N, K)
+    finally:
+        tail.train(training)
+        for handle in handles:
+            handle.remove()
     inputs = [_gram(a) + (0.0 if one.bias is None else 1.0) for one, a, _ in seen]
     outputs = [out for _, _, out in seen]
     if encoder_inputs is not None:

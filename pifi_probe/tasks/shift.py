@@ -65,7 +65,11 @@ def shift_view(test_task: Task, train_task: Task) -> tuple[Task, ShiftReport]:
     """
     where = f"{test_task.name} as a shift test of {train_task.name}"
     if test_task.kind != train_task.kind:
-        raise TaskError(f"a {test_task.kind} task cannot test a {train_task.kind} task", where=where)
+        raise TaskError(
+            f"a {test_task.kind} task cannot test a {train_task.kind} task",
+            where=where,
+            next=f"give another task of kind {train_task.kind}",
+        )
     unknown = [name for name in test_task.label_names if name not in train_task.label_names]
     if unknown:
         raise TaskError(
