@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.kinds import metric_named
-from pifi_probe.stats import MIN_SEEDS
+from pifi_probe.stats import MIN_SEEDS, of_few_seeds
+from pifi_probe.units import scale_of
 from pifi_probe.vocabulary import BARE, TWINS
 
 __all__ = ["LAST", "Arm", "Effect", "answer", "control_seeds", "effects_of", "missing", "needed"]
@@ -111,8 +112,7 @@ class Effect:
         unit : str
             As in `Comparison.unit`; empty: the metric's own.
         """
-        points = (unit or metric_named(self.metric).of_differences) == "points"
-        scale, digits = (100.0, 1) if points else (1.0, 3)
+        scale, digits = scale_of(unit or metric_named(self.metric).of_differences)
         mean, low, high = (scale * value for value in (self.mean, self.low, self.high))
         return f"{mean:+z.{digits}f} [{low:+z.{digits}f}, {high:+z.{digits}f}]"
 
@@ -294,8 +294,7 @@ def answer(
         sentences.append(f"The language model's own weights {_phrase(own, unit, twins)}.")
     few = [effect.n_seeds for effect in by_name.values() if not effect.over_seeds]
     if few:
-        says = "1 seed says" if min(few) == 1 else f"{min(few)} seeds say"
-        sentences[-1] = f"{sentences[-1][:-1]}; intervals are over test examples only: {says} nothing about seed noise."
+        sentences[-1] = f"{sentences[-1][:-1]}; intervals are over test examples only: {of_few_seeds(min(few))}."
     if sentences:
         return " ".join(sentences)
     names = " and ".join(part for part in (", ".join(lacking[:-1]), *lacking[-1:]) if part)
@@ -304,7 +303,7 @@ def answer(
 
 
 def _phrase(effect: Effect, unit: str, other: str) -> str:
-    scale, digits = (100.0, 1) if unit == "points" else (1.0, 3)
+    scale, digits = scale_of(unit)
     low, high = sorted(scale * value for value in (effect.low, effect.high))
     if effect.verdict == "better":
         gains = f"{scale * effect.mean:z.{digits}f} {unit} [{low:z.{digits}f}, {high:z.{digits}f}]"

@@ -46,6 +46,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
+from pifi_probe.units import scale_of
 
 __all__ = [
     "Interval",
@@ -54,6 +55,7 @@ __all__ = [
     "holm",
     "joined_interval",
     "mean_interval",
+    "of_few_seeds",
     "paired_difference",
     "seed_error",
     "smallest_detectable",
@@ -182,8 +184,12 @@ def _method(n_seeds: int, n_boot: int) -> str:
     examples = f"percentile bootstrap over examples ({n_boot} draws)"
     if n_seeds >= MIN_SEEDS:
         return f"{examples} and t over {n_seeds} seeds, added in squares"
-    plural = "seed says" if n_seeds == 1 else "seeds say"
-    return f"{examples} only: {n_seeds} {plural} nothing about seed noise"
+    return f"{examples} only: {of_few_seeds(n_seeds)}"
+
+
+def of_few_seeds(n: int) -> str:
+    """Return in words what so few seeds cannot tell."""
+    return f"{n} {'seed says' if n == 1 else 'seeds say'} nothing about seed noise"
 
 
 def seed_error(values: Floats) -> float:
@@ -293,7 +299,7 @@ def verdict(interval: Interval, unit: str = "points") -> str:
     str
         Such as "better by 2.1 points [0.4, 3.9]" or "no difference detectable with 3 seeds".
     """
-    scale, digits = (100.0, 1) if unit == "points" else (1.0, 3)
+    scale, digits = scale_of(unit)
     mean, low, high = (scale * value for value in (interval.mean, interval.low, interval.high))
     shown = f"[{low:z.{digits}f}, {high:z.{digits}f}]"
     if interval.excludes_zero:
@@ -303,8 +309,7 @@ def verdict(interval: Interval, unit: str = "points") -> str:
         found = f"no difference detectable with {seeds} {shown}"
     if interval.over_seeds:
         return found
-    says = "1 seed says" if interval.n_seeds == 1 else f"{interval.n_seeds} seeds say"
-    return f"{found}, over examples only: {says} nothing about seed noise"
+    return f"{found}, over examples only: {of_few_seeds(interval.n_seeds)}"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["amount", "duration"]
+__all__ = ["amount", "duration", "scale_of"]
 
 _STEPS = ("", "k", "M", "G", "T", "P")
 
@@ -16,6 +16,11 @@ def amount(number: float, unit: str = "") -> str:
         number, step = number / 1000, step + 1
     digits = f"{number:.0f}" if step == 0 or abs(number) >= 100 else f"{number:.3g}"
     return f"{digits} {_STEPS[step]}{unit}".rstrip()
+
+
+def scale_of(unit: str) -> tuple[float, int]:
+    """Return by what a difference of scores is multiplied to be shown in a unit, and its decimals; points: 100 and 1."""
+    return (100.0, 1) if unit == "points" else (1.0, 3)
 
 
 def duration(seconds: float, *, short: bool = False) -> str:
