@@ -22,6 +22,7 @@ from pifi_probe.cli import main as command
 from pifi_probe.tasks import load_task
 
 TASK, SLM, LAYER, QUESTION = "tweets", "minilm-l6", "smollm2-135m[-1]", "plugging in"
+WIRING, LEARNING_RATE = "pifi", 5e-4  # as published, at a rate at which so few texts train the encoder alone well
 ROWS, N_TRAIN = {"train": 600, "validation": 100, "test": 400}, 300
 MINUTES = 15
 
@@ -51,7 +52,16 @@ def main() -> None:
         file, out = Path(folder) / "mine.csv", Path(folder) / "runs"
         write_csv(file, rows)
         call = ["decide", "--task", str(file), "--slm", SLM, "--layer", LAYER]
-        call += ["--question", QUESTION, "--n-train", str(min(N_TRAIN, rows["train"] // 2))]
+        call += [
+            "--wiring",
+            WIRING,
+            "--learning-rate",
+            str(LEARNING_RATE),
+            "--question",
+            QUESTION,
+            "--n-train",
+            str(min(N_TRAIN, rows["train"] // 2)),
+        ]
         call += ["--budget", f"{MINUTES}m", "--epochs", "1" if chosen.quick else "3", "--out", str(out)]
         since = time.perf_counter()
         code = command(call)

@@ -19,7 +19,7 @@ def amount(number: float, unit: str = "") -> str:
 
 
 def scale_of(unit: str) -> tuple[float, int]:
-    """Return what a difference of scores is multiplied by to be shown in a unit, and its decimals: 100 and 1 for points."""
+    """Return the factor by which a difference of scores is shown in a unit, and its decimals: 100 and 1 for points."""
     return (100.0, 1) if unit == "points" else (1.0, 3)
 
 

@@ -39,6 +39,7 @@ def decide(
     n_train: int = flags.NTrain,
     fraction: list[float] = flags.Fraction,
     epochs: int = flags.Epochs,
+    learning_rate: float = flags.LearningRate,
     precision: str = flags.Precision,
     executor: str = flags.Executor,
     workers: int = flags.Workers,
@@ -58,7 +59,7 @@ def decide(
         if not as_json:
             terminal.print(f"{run.label}, seed {run.seed}: {sum(run.seconds.values()):.0f} s")
 
-    recipe = pp.Recipe(epochs=epochs, precision=precision)
+    recipe = pp.Recipe(epochs=epochs, learning_rate=learning_rate, precision=precision)
     options = {
         "margin": margin,
         "budget": budget,
