@@ -52,16 +52,8 @@ def main() -> None:
         file, out = Path(folder) / "mine.csv", Path(folder) / "runs"
         write_csv(file, rows)
         call = ["decide", "--task", str(file), "--slm", SLM, "--layer", LAYER]
-        call += [
-            "--wiring",
-            WIRING,
-            "--learning-rate",
-            str(LEARNING_RATE),
-            "--question",
-            QUESTION,
-            "--n-train",
-            str(min(N_TRAIN, rows["train"] // 2)),
-        ]
+        call += ["--wiring", WIRING, "--learning-rate", str(LEARNING_RATE), "--question", QUESTION]
+        call += ["--n-train", str(min(N_TRAIN, rows["train"] // 2))]
         call += ["--budget", f"{MINUTES}m", "--epochs", "1" if chosen.quick else "3", "--out", str(out)]
         since = time.perf_counter()
         code = command(call)
