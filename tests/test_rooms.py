@@ -204,12 +204,27 @@ def test_what_an_encoder_is_asked_has_one_home() -> None:
 def test_the_files_that_a_new_reader_is_sent_to_are_there() -> None:
     page = (PACKAGE.parent / "book" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| [^|]+\? \| `([^`]+)`", page, re.MULTILINE)
-    assert len(rows) == 10
+    assert len(rows) > 20
     assert all((PACKAGE / row).exists() for row in rows)
     _, _, additions = page.partition("| addition | files it touches |")
     touched = re.findall(r"`([a-z_/.]+)`", additions.partition("\n\n")[0])
-    assert len(touched) == 7
+    assert len(touched) == 8
     assert all((PACKAGE / one).exists() or (PACKAGE.parent / one).exists() for one in touched)
+
+
+def test_the_page_on_architecture_lists_every_room_and_names_only_files_that_are_there() -> None:
+    root = PACKAGE.parent
+    page = (root / "book" / "architecture.md").read_text(encoding="utf-8")
+    _, _, after = page.partition("| room | what it holds |")
+    rooms = re.findall(r"^\| `(\w+)/?` \|", after.partition("\n\n")[0], re.MULTILINE)
+    assert set(rooms) == set(FLOOR) and len(rooms) == len(FLOOR)
+    floors = [FLOOR[room] for room in rooms]
+    assert floors == sorted(floors), "a room imports only from rooms earlier in the list"
+    homes = ("pifi_probe", "tests", "scripts", "notebooks", "book/_scripts")
+    files = [f"/{file.relative_to(root).as_posix()}" for home in homes for file in (root / home).rglob("*.py")]
+    named = set(re.findall(r"`([\w./]+\.py)`", page))
+    assert len(named) > 200
+    assert [name for name in sorted(named) if not any(file.endswith(f"/{name}") for file in files)] == []
 
 
 def test_no_file_takes_a_private_name_of_another() -> None:
