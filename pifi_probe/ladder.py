@@ -71,8 +71,9 @@ class Effect:
     of, against : tuple of str
         Labels of the arms whose means are compared; for "depth" the later and the earlier half of the layers.
     mean, low, high : float
-        In the unit of the metric, larger is better for errors and losses, too. For "choice" the mean is shrunk
-        towards zero, since the best of several is partly lucky, and the interval allows for having picked it.
+        In the unit of the metric; positive is better, even where the metric is an error or a loss. For "choice" the
+        mean is shrunk towards zero, since the best of several is partly lucky, and the interval allows for having
+        picked it.
     p_value : float
         Two-sided, taken alone ("choice": adjusted for the number of layers).
     verdict : {"better", "worse", "equivalent", "undecided"}

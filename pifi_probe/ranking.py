@@ -1,4 +1,4 @@
-"""Whether arms differ at all, which of many may be the best, and what is a score that ranks them worth.
+"""Whether arms differ at all, which of many may be the best, and what a score that ranks them is worth.
 
 With 31 depths the highest mean is partly luck, so :func:`best_set` returns every arm that the data cannot tell from
 the best. An arm leaves only if some other arm beats it by more than chance explains, allowing for having looked at
@@ -66,7 +66,7 @@ def best_set(scores: ArrayLike, level: float = 0.95, *, n_boot: int = 2_000, see
 
     For arm i, the largest of the standardised differences ``(mean_j - mean_i) / se_ij`` over all other arms j is
     compared with its bootstrap distribution over examples [2]_, the same draws for all arms. With three or more
-    seeds, the limit of each difference is widened, in squares, by Dunnett's limit [3]_ for the noise of seeds, whose
+    seeds, the limit of each difference is widened, in quadrature, by Dunnett's limit [3]_ for the noise of seeds, whose
     spread is pooled over arms; what an arm's own spread has above it counts in addition, with Student's t.
 
     Parameters
@@ -279,7 +279,18 @@ def _surrogates(curve: Array, n_draws: int, seed: int) -> Array:
 def regret_at(score: ArrayLike, quality: ArrayLike, k: int = 1) -> float:
     """Return how much better the best layer is than the best of the `k` layers with the highest scores.
 
-    Ties of the score count by expectation over their order when ``k`` is 1, and by depth otherwise.
+    Parameters
+    ----------
+    score, quality : array of float, shape (layers,)
+        Larger is better in both.
+    k : int
+        Layers that are tried.
+
+    Returns
+    -------
+    float
+        In the unit of `quality`, not below 0. Ties of the score count by expectation over their order when `k` is 1,
+        and by depth otherwise.
     """
     own, other = np.asarray(score, dtype=np.float64), np.asarray(quality, dtype=np.float64)
     if k == 1:
@@ -322,7 +333,7 @@ class LayerEffect:
     something_to_select : bool
         False only when the test could be made and found nothing.
     verdict : str
-        In words.
+        Such as "layers differ: p = 0.003, reliability of the means 0.71".
     """
 
     p_value: float
@@ -337,8 +348,13 @@ def layer_effect(table: NDArray[np.float64]) -> LayerEffect:
 
     Parameters
     ----------
-    table : array (layers, seeds)
+    table : array of float, shape (layers, seeds)
         Any measure of quality, each seed shared by all layers.
+
+    Returns
+    -------
+    LayerEffect
+        With one layer or one seed nothing is tested: its numbers are NaN, and there may be something to select.
     """
     from scipy.stats import f as f_distribution
     from scipy.stats import friedmanchisquare

@@ -5,8 +5,8 @@ minus the NLL: larger is better). Two arms are compared by the differences of th
 
 Both seeds and examples are samples: another seed or another test sentence would give another mean. The
 interval joins two standard ones: the half-widths of a percentile bootstrap over examples and of Student's t
-over the S seed means are added in squares ("square and add" [2]_). It is never narrower than either of the
-two. Seed noise within an example counts in both, so it errs on the wide side.
+over the S seed means are added in quadrature ("square and add" [2]_). It is never narrower than either of
+the two. Seed noise within an example counts in both, so it errs on the wide side.
 
 How often the 95 % interval holds the truth, with 300 examples (2,000 simulated data sets a row, standard
 deviations of seed, example and rest; `python -m pytest tests/test_stats.py -k coverage` repeats a part):
@@ -144,7 +144,19 @@ def paired_difference(
 
 
 def mean_interval(scores: ArrayLike, *, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> Interval:
-    """Return the interval of the mean of one arm's scores, shape (S, N); see :func:`paired_difference`.
+    """Return the interval of the mean of one arm's scores, or of paired differences of two arms.
+
+    Parameters
+    ----------
+    scores : array of float, shape (S, N)
+        By seed and example.
+    level, n_boot, seed
+        As in :func:`paired_difference`.
+
+    Returns
+    -------
+    Interval
+        With fewer than 3 seeds over examples only, as `method` says.
 
     Raises
     ------
@@ -169,7 +181,22 @@ def mean_interval(scores: ArrayLike, *, level: float = 0.95, n_boot: int = 10_00
 
 
 def joined_interval(limits: Limits, n_seeds: int, n_examples: int, *, level: float = 0.95) -> Interval:
-    """Return an interval whose noise of seeds was judged together with other arms, see `two_way.Contrasts`."""
+    """Return an interval whose noise of seeds was judged together with other arms, see `two_way.Contrasts`.
+
+    Parameters
+    ----------
+    limits : Limits
+        Mean, both kinds of noise, and the degrees of freedom of that of seeds.
+    n_seeds, n_examples : int
+        Of the arms that are compared.
+    level : float
+        Nominal coverage, in (0, 1).
+
+    Returns
+    -------
+    Interval
+        In the unit of the scores.
+    """
     low, high = limits.at(1 - level)
     method = (
         f"percentile bootstrap over examples ({len(limits.draws)} draws) and t over seeds, the spread of all arms "
@@ -193,7 +220,18 @@ def of_few_seeds(n: int) -> str:
 
 
 def seed_error(values: Floats) -> float:
-    """Return the standard error of the mean over seeds (0 where there are too few to tell)."""
+    """Return the standard error of the mean over seeds.
+
+    Parameters
+    ----------
+    values : array of float, shape (S, N)
+        By seed and example.
+
+    Returns
+    -------
+    float
+        In the unit of the values; 0 with fewer than three seeds, which are too few to tell.
+    """
     if len(values) < MIN_SEEDS:
         return 0.0
     return float(values.mean(axis=1).std(ddof=1) / np.sqrt(len(values)))
@@ -240,7 +278,7 @@ def _kept_times(n: int, n_boot: int, seed: int) -> tuple[NDArray[np.unsignedinte
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a mean for every level: its noise over seeds and over examples, added in squares.
+    """The limits of a mean for every level: its noise over seeds and over examples, added in quadrature.
 
     Parameters
     ----------
@@ -313,7 +351,19 @@ def verdict(interval: Interval, unit: str = "points") -> str:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number, in their order [3]_; below 0.05 is found among all."""
+    """Return p-values adjusted for their number, by Holm's method [3]_.
+
+    Parameters
+    ----------
+    p_values : sequence of float
+        Of tests that were made together, each in [0, 1].
+
+    Returns
+    -------
+    list of float
+        In the same order, at most 1. Rejecting those below 0.05 finds a difference where there is none in at most 5 %
+        of such families of tests.
+    """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     stepped = p[order] * np.arange(len(p), 0, -1)

@@ -9,7 +9,8 @@ intervals honest where arms are unlike:
    all arms were alike, and once unbiased whatever the others do (Grubbs' estimator [2]_, MINQUE [3]_ where cells miss).
 2. The prior has the scale of limma's or of the pooled variance, whichever is larger, and weighs at most about one run:
    ``d0 = min(limma's, 0.9 (9 / arms)^(1/4))``. More arms make it likelier that one of them is unlike the rest.
-3. No arm is said to vary less than its own runs do. The baseline, which enters every comparison, is held 10 % above.
+3. No arm is said to vary less than its own runs do. The baseline enters every comparison: its variance
+   is at least 10 % above that of its own runs.
 4. An arm whose runs vary more than chance explains (F test, Bonferroni) is named, and keeps its own variance alone.
 5. Student's t, with Welch's degrees of freedom [4]_, never more than the whole layout has.
 

@@ -64,6 +64,21 @@ def kept_interfaces(
     adapter : Adapter, optional
         As in `fit_interfaces`.
     cache : bool
+        Read interfaces that are kept, and keep those that are fitted; a full disk keeps none and is no error.
+
+    Returns
+    -------
+    dict of int to Interface
+        By entry; each says what it saw, `saw` included.
+
+    Raises
+    ------
+    UnsupportedFamilyError
+        If one has to be fitted, and a layer up to its entry needs more than the states that enter it.
+    TokenizerError
+        If one has to be fitted, and the donor has no tokenizer that can be used.
+    FeatureError
+        As in `fit_interfaces`.
     """
     first, second = list(texts[0]), None if texts[1] is None else list(texts[1])
     models = [content_of(donor), vocabulary_digest(donor), encoder]

@@ -19,7 +19,22 @@ FIRST_TOKEN = 5  # below it most vocabularies hold special tokens
 
 
 def random_batch(model: PiFiForSequenceClassification, batch: int, seq: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Return `batch` random texts of `seq` tokens without padding, on the model's device."""
+    """Return random texts of one length, without padding.
+
+    Parameters
+    ----------
+    model : PiFiForSequenceClassification
+        Gives vocabulary and device.
+    batch, seq : int
+        Number of texts, and of tokens in each.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    dict of Tensor
+        ``input_ids`` and ``attention_mask``, both (batch, seq), int64, on the model's device.
+    """
     generator = torch.Generator().manual_seed(seed)
     vocabulary = int(model.encoder.config.vocab_size)
     ids = torch.randint(min(FIRST_TOKEN, vocabulary - 1), vocabulary, (batch, seq), generator=generator)
@@ -28,16 +43,36 @@ def random_batch(model: PiFiForSequenceClassification, batch: int, seq: int, see
 
 
 def held_bytes(model: nn.Module) -> int:
-    """Return the bytes of all weights and buffers."""
+    """Return the bytes of all weights and buffers; tensors that share their memory count once.
+
+    Parameters
+    ----------
+    model : Module
+
+    Returns
+    -------
+    int
+    """
     held = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
     return sum(held.values())
 
 
 @torch.no_grad()
 def measured_macs(model: PiFiForSequenceClassification, seq: int) -> int:
-    """Return the MACs of one text of `seq` tokens as PyTorch counts them while the model runs.
+    """Return the MACs of one text as PyTorch counts them while the model runs.
 
     Attention is computed in its plain form for this, because the fused kernels of processors are not counted.
+
+    Parameters
+    ----------
+    model : PiFiForSequenceClassification
+        Is in evaluation afterwards.
+    seq : int
+        Tokens of the text.
+
+    Returns
+    -------
+    int
     """
     training = model.training
     model.eval()
@@ -50,10 +85,20 @@ def measured_macs(model: PiFiForSequenceClassification, seq: int) -> int:
 
 
 def counted_macs(model: PiFiForSequenceClassification, seq: int) -> int:
-    """Return the MACs of one text of `seq` tokens that follow from the shapes of the weights.
+    """Return the MACs of one text that follow from the shapes of the weights.
 
     One for each entry of a matrix that a token meets, and for each layer ``2 seq^2 width`` for the scores and the
     weighted sum of attention. What attention adds beyond that (DeBERTa's relative positions) is not counted.
+
+    Parameters
+    ----------
+    model : PiFiForSequenceClassification
+    seq : int
+        Tokens of the text.
+
+    Returns
+    -------
+    int
     """
     config = model.encoder.config
     encoder = seq * _matrices(model.encoder)

@@ -33,7 +33,7 @@ class Finding:
     measured, low, high : float or None
         The difference and its interval; positive where the first arm is better. None when a part was left out.
     verdict : str
-        In words.
+        Such as "holds here" or "open: the interval includes zero".
     """
 
     says: str
@@ -48,6 +48,19 @@ class Finding:
 
 def finding_of(claim: Claim, runs: Runs) -> Finding:
     """Measure a claim, with an interval of 95 %.
+
+    Parameters
+    ----------
+    claim : Claim
+        Which arms are compared, in which blocks, and what the paper expects.
+    runs : Runs
+        Of the experiment.
+
+    Returns
+    -------
+    Finding
+        In points for shares, else in the unit of the metric. Nothing is measured where a block lacks an arm; the
+        verdict names the block.
 
     Notes
     -----

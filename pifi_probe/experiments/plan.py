@@ -107,7 +107,7 @@ class Claim:
     Parameters
     ----------
     says : str
-        In words.
+        The claim as a sentence.
     arm, against : str
         Keys of two arms.
     source : str

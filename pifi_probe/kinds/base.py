@@ -144,12 +144,50 @@ class Kind(ABC):
     @classmethod
     @abstractmethod
     def labelled(cls, row: Row, values: Mapping[str, object], columns: Columns, origin: Origin) -> Row:
-        """Return a row with its label, and its items: ``row._replace(label=...)``."""
+        """Return a row with its label, and with its items where the kind has any; `parse` has read its texts.
+
+        Parameters
+        ----------
+        row : Row
+            With identifier and texts; its label is None.
+        values : mapping of str to object
+            What the source holds in every column of the row, as it was read.
+        columns : Columns
+            Which column is what.
+        origin : Origin
+            Where the row comes from, for messages; with ``class_names``, labels are indices into them.
+
+        Returns
+        -------
+        Row
+            ``row._replace(label=...)``. A class is given by its name: `pifi_probe.tasks` numbers the names once all
+            rows are read.
+
+        Raises
+        ------
+        TaskError
+            If the label is missing or not what it should be; says where it stands.
+        """
 
     @classmethod
     @abstractmethod
     def wrong_label(cls, split: Split, row: int, n_labels: int) -> str:
-        """Say what is wrong with a row's label, such as "has a label outside 0 to 1", or ""."""
+        """Say what is wrong with a row's label.
+
+        Parameters
+        ----------
+        split : Split
+            Rows of a finished task: classes are indices, not names.
+        row : int
+            Index of the row in the split.
+        n_labels : int
+            Number of classes of the task; 0 where the kind has none.
+
+        Returns
+        -------
+        str
+            The end of a sentence about the row, such as "has a label outside 0 to 1"; empty for a good label.
+        """
 
     @classmethod
     def unlabelled(cls, label: object) -> bool:
@@ -189,7 +227,26 @@ class Kind(ABC):
 
     @abstractmethod
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> EncodedSplit:
-        """Tokenise a split; texts are cut off after `max_tokens` tokens, special ones counted."""
+        """Tokenise a split.
+
+        Parameters
+        ----------
+        split : Split
+            N rows.
+        tokenizer : PreTrainedTokenizerBase
+        max_tokens : int
+            Tokens after which a row is cut off, special ones counted.
+
+        Returns
+        -------
+        EncodedSplit
+            Columns of N lists of int, not padded, and N labels; `collate` makes batches of them.
+
+        Raises
+        ------
+        TokenizerError
+            If the kind needs the places of tokens in the text, and the tokenizer does not give them.
+        """
 
     def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
         """Return what makes a padded batch of rows of an `EncodedSplit`."""
@@ -201,7 +258,25 @@ class Kind(ABC):
         return model(**inputs)
 
     def loss(self, outputs: Any, targets: Batch, smoothing: float) -> torch.Tensor:
-        """Return the training loss: the cross-entropy in nats with label smoothing, in float32."""
+        """Return what `pifi_probe.fine_tune` minimises: here the cross-entropy in nats, with label smoothing.
+
+        The model is called without labels for this. The loss of a model that is called with ``labels=``, as
+        transformers' own Trainer does, is that of its head (`pifi_probe.plugin.losses`), without smoothing or weights.
+
+        Parameters
+        ----------
+        outputs : ModelOutput
+            What `outputs` gave; here with ``logits`` (batch, n_labels).
+        targets : dict of Tensor
+            The entries of the batch that the kind's `targets` name; here ``labels`` (batch,), int64.
+        smoothing : float
+            Share of the label that is spread over all classes, in [0, 1).
+
+        Returns
+        -------
+        Tensor, shape (), float32
+            The mean over the batch.
+        """
         return nn.functional.cross_entropy(outputs.logits.float(), targets["labels"], label_smoothing=smoothing)
 
     @abstractmethod
@@ -214,19 +289,71 @@ class Kind(ABC):
         precision: str = "float32",
         final: bool = True,
     ) -> Any:
-        """Return predictions for `metrics` and `scores`; not `final` means validation after an epoch."""
+        """Return predictions of all rows, from which `metrics` and `scores` are computed.
+
+        Parameters
+        ----------
+        model : PreTrainedModel
+            Left in the mode (training or evaluation) that it was in.
+        split : EncodedSplit
+            N rows, as `encode` gave them.
+        tokenizer : PreTrainedTokenizerBase
+            Pads batches, and turns tokens into text.
+        precision : {"float32", "bf16"}
+        final : bool
+            False for the validation after an epoch, where a kind may leave out what takes long, such as writing texts.
+
+        Returns
+        -------
+        Any
+            In the order of the rows; for classes the logits (N, n_labels), float32.
+        """
 
     @abstractmethod
     def metrics(self, split: Split, predictions: Any) -> dict[str, Any]:
-        """Return the metrics of a split, with the number of rows as ``n``."""
+        """Return the metrics of a split.
+
+        Parameters
+        ----------
+        split : Split
+            N rows with their labels.
+        predictions : Any
+            What `predict` gave for them.
+
+        Returns
+        -------
+        dict of str to number
+            Those that `measures` name, within their bounds, and ``n``, the number of rows. What cannot be computed is
+            left out; ``undefined`` may say why, by name.
+        """
 
     @abstractmethod
     def scores(self, split: Split, predictions: Any) -> Scores:
-        """Return every row's own scores, shape (N,), for paired comparisons; the first is the main one."""
+        """Return what each row scores by itself, for comparisons that are paired over rows.
+
+        Parameters
+        ----------
+        split : Split
+            N rows with their labels.
+        predictions : Any
+            What `predict` gave for them.
+
+        Returns
+        -------
+        dict of str to array of float64, shape (N,)
+            By the names that `measures` give, which say in what direction they are better. The first one is the main
+            score, the default of `pifi_probe.compare`.
+        """
 
     @abstractmethod
     def quality(self, metrics: Mapping[str, Any]) -> float:
-        """Return what chooses the best epoch; larger is better."""
+        """Return the number by which the best epoch is chosen; larger is better.
+
+        Parameters
+        ----------
+        metrics : mapping
+            What `metrics` gave for the validation split.
+        """
 
     def settle(self, model: PreTrainedModel, epoch: Mapping[str, Any]) -> None:  # noqa: B027  (most need nothing)
         """Put what the best epoch's metrics say of reading predictions into the trained model's configuration."""

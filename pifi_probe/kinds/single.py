@@ -30,7 +30,7 @@ class Classes(OneOutput):
     weights: torch.Tensor | None = None  # (K,), float32: of each class in the loss
 
     def weigh(self, weights: str | Sequence[float], labels: Sequence[Any]) -> None:
-        """Weigh the classes in the training loss: not, inversely to their number, or as told."""
+        """Weigh the classes in the training loss: equally, inversely to their number, or with the given weights."""
         names = self.task.label_names
         if weights == "balanced":
             counts = np.bincount(labels, minlength=len(names))

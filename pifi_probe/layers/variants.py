@@ -47,7 +47,20 @@ def make_variant(layer: FrozenLayer, variant: str, *, single_token: bool, seed: 
 
 
 def twin_of(layer: FrozenLayer, variant: str, seed: int) -> FrozenLayer:
-    """Return the twin of a layer, drawn from the seed and the layer's own index, so that no two layers share a draw."""
+    """Return the twin of a layer in its full form, drawn so that no two layers of a donor share a draw.
+
+    Parameters
+    ----------
+    layer : FrozenLayer
+        Left as it is; its index is part of the seed.
+    variant : {"random", "shuffled"}
+    seed : int
+
+    Returns
+    -------
+    FrozenLayer
+        Whose card names the variant and its seed.
+    """
     own = int.from_bytes(hashlib.sha256(f"{seed}:layer {layer.card.index}".encode()).digest()[:6], "big")
     return make_variant(layer, variant, single_token=False, seed=own)
 

@@ -139,10 +139,25 @@ class FoldedPlugIn(nn.Module):
 def fold_plugin(model: PiFiForSequenceClassification, form: str = "auto") -> tuple[PlugIn | FoldedPlugIn, FoldReport]:
     """Fold the plug-in of a model; see `PiFiForSequenceClassification.fold`.
 
+    Parameters
+    ----------
+    model : PiFiForSequenceClassification
+        Left as it is.
+    form : {"auto", "z", "grouped"}
+        ``"z"``: both projections folded into the layer. ``"grouped"``: the same projections around the single-token
+        form of each layer. ``"auto"``: the z-form where it is exact and has fewer bytes, else ``"grouped"``.
+
+    Returns
+    -------
+    plugin : FoldedPlugIn or PlugIn
+        For the z-form, or for the grouped form, which shares its projections with `model`.
+    report : FoldReport
+        Sizes before and after, and the error that was measured.
+
     Raises
     ------
     PlugInError
-        If there is no frozen layer, it reads more than one token, several layers are combined other than in series, or
+        If there is no frozen layer, it reads more than one token, several layers are combined other than in series,
         the form is unknown or not exact for this layer, or the plug-in gives NaN.
     """
     plugin = model.plugin
@@ -360,7 +375,18 @@ def _n_bytes(module: nn.Module) -> int:
 
 
 def n_macs(module: nn.Module) -> int:
-    """Count one multiply-accumulate per matrix entry; of routed experts only those that act on a token."""
+    """Return the multiply-accumulates (MACs) that a module does for one token.
+
+    Parameters
+    ----------
+    module : Module
+        One MAC is counted for each entry of its matrices (2-d parameters). Routed experts are stacked matrices (3-d);
+        of these count as many as act on a token (``top_k``). Attention scores and norms are not counted.
+
+    Returns
+    -------
+    int
+    """
     total = 0
     for part in module.modules():
         experts = int(getattr(part, "num_experts", 1) or 1)

@@ -1,4 +1,9 @@
-"""Losses of the heads: means over a batch or, when gradients are accumulated, over all batches of a step."""
+"""Losses of the heads: means over a batch or, when gradients are accumulated, over all batches of a step.
+
+A model returns them when it is called with labels, as by transformers' own Trainer. `pifi_probe.fine_tune` calls it
+without labels and minimises `pifi_probe.kinds.Kind.loss`, which knows label smoothing and class weights; without these
+both are the same number.
+"""
 
 from __future__ import annotations
 

@@ -60,6 +60,20 @@ class OnnxExport:
 def export_onnx(model: PiFiPreTrainedModel, path: str | Path, *, int8: bool = False) -> OnnxExport:
     """Write a plugged model as an ONNX graph; see `StoredModel.export_onnx`.
 
+    Parameters
+    ----------
+    model : PiFiPreTrainedModel
+        Left as it is.
+    path : str or Path
+        A file that ends in ``.onnx``, or a folder for ``model.onnx``; tokenizer and model card lie next to it.
+    int8 : bool
+        Store matrices as int8; the difference to the model is reported and not bounded.
+
+    Returns
+    -------
+    OnnxExport
+        The file, its inputs and outputs, and its largest difference to the model.
+
     Raises
     ------
     PlugInError

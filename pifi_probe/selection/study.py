@@ -128,7 +128,7 @@ class Study:
             found.task, found.evaluator = task, make_evaluator(found.settings, task)
         return found
 
-    # Going on and leaving off
+    # Resuming, pausing and stopping
 
     def resume(
         self, *, budget: str | float | Budget | None = None, executor: str | Executor = "local", workers: int = 1

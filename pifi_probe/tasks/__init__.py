@@ -61,9 +61,9 @@ def load_task(
     group : str, optional
         Column of what a row belongs to: carved splits share no group. See `Task.held_out`.
     kind : str, optional
-        "single", "pair", "regression", "multiple-choice", "qa", "token-classification", "seq2seq" or "multi-label";
-        inferred from the columns, but for "regression", and "multi-label" with one column. That one holds lists, or
-        texts whose labels are separated by ``|``, ``;`` or ``,`` (the first of them that occurs in the file).
+        A key of `KINDS`, such as "single" or "qa"; inferred from the columns, except "regression" and "multi-label"
+        with one column, which must be named. That column holds lists, or texts whose labels are separated by ``|``,
+        ``;`` or ``,`` (the first of them that occurs in the file).
     split : str, optional
         A column that says "train", "validation" or "test".
     validation, test : float or str

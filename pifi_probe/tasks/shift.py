@@ -17,7 +17,19 @@ MAX_SHIFT_OVERLAP = 0.2
 
 @dataclass(frozen=True)
 class ShiftReport:
-    """What was dropped to make a fair test of domain shift."""
+    """What was dropped to make a fair test of domain shift.
+
+    Parameters
+    ----------
+    test_name, train_name : str
+        Of the two tasks.
+    n_before : int
+        Test rows that there were.
+    n_dropped : int
+        Those whose text the model was trained on.
+    example : str, optional
+        The first of these texts.
+    """
 
     test_name: str
     train_name: str

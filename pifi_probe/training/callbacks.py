@@ -1,4 +1,4 @@
-"""A quiet progress bar, and an interrupt that stops between two steps instead of within one."""
+"""A quiet progress bar, and a Ctrl-C that stops a run after the current step, never within one."""
 
 from __future__ import annotations
 

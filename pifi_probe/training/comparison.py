@@ -41,7 +41,7 @@ class Row:
     balanced_accuracy, auroc : float or None
         Means over seeds.
     verdict : str
-        In words.
+        As `pifi_probe.stats.verdict` says it, such as "better by 2.1 points [0.4, 3.9]".
     tags : tuple of str
         Of any of its runs.
     """

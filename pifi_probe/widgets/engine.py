@@ -97,11 +97,11 @@ class Engine:
             raise self.error
 
     def pause(self) -> None:
-        """Leave off within one training step; finished trials are kept."""
+        """Stop within one training step; finished trials are kept, and the search can be resumed."""
         self._ask("paused", "pausing")
 
     def stop(self) -> None:
-        """Leave off within one training step, for good: only a new budget goes on; also of what is paused."""
+        """Stop within one training step, or end a paused search, for good: only a new budget continues it."""
         if not self._ask("stopped", "stopping") and self.study is not None and self.state.word == "paused":
             self.study.stop()
             self.state.tell(state="stopped")

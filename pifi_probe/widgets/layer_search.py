@@ -179,11 +179,11 @@ class LayerSearch(ipywidgets.VBox):
         return self.result
 
     def pause(self) -> None:
-        """Leave off within one training step; `resume` goes on."""
+        """Stop within one training step; `resume` continues."""
         self.engine.pause()
 
     def stop(self) -> None:
-        """Leave off within one training step, for good: only a new budget goes on."""
+        """Stop within one training step, for good: only a new budget continues the search."""
         self.engine.stop()
 
     def resume(self) -> None:

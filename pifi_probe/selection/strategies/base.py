@@ -19,9 +19,10 @@ __all__ = ["STRATEGIES", "Base", "register_strategy"]
 
 
 class Base:
-    """A strategy that proposes the first run of a plan that has not been made.
+    """A strategy that proposes the first run of its plan that has not been made.
 
-    The plan is a pure function of what was observed, so that a search resumes by observing its trials again.
+    The plan is a pure function of what was observed, so that a search resumes by observing its trials again. Values are
+    losses, and lower is better: validation NLL in nats or, at the fidelity "estimator", minus the score.
 
     Parameters
     ----------
@@ -60,7 +61,10 @@ class Base:
         return None
 
     def plan(self) -> Iterable[Proposal]:
-        """Return the runs to make, in order, those already made too; may stop where an answer is awaited."""
+        """Return the runs to make, in order, those already made too.
+
+        The plan may end where it depends on runs that have not finished (`waits`): it is asked again when they have.
+        """
         raise NotImplementedError(self.name)
 
     def choose(self) -> Candidate | None:
@@ -88,7 +92,7 @@ class Base:
         return min(values, key=lambda one: float(found.mean[layers.index(one)]))
 
     def outcomes(self, fidelity: str) -> dict[Candidate, dict[int, float]]:
-        """Return the values of complete trials by candidate and seed."""
+        """Return the values of complete trials by candidate and seed; lower is better."""
         found: dict[Candidate, dict[int, float]] = defaultdict(dict)
         for trial in self.trials:
             whole = trial.state == "complete" and trial.outcome is not None and not trial.candidate.surveys
@@ -97,7 +101,7 @@ class Base:
         return dict(found)
 
     def means(self, fidelity: str) -> dict[Candidate, float]:
-        """Return the mean value of each candidate."""
+        """Return the mean value of each candidate; lower is better."""
         return {candidate: float(np.mean(list(own.values()))) for candidate, own in self.outcomes(fidelity).items()}
 
     def counts(self, fidelity: str) -> dict[Candidate, int]:
