@@ -33,49 +33,56 @@ def minimise(z: Tensor, targets: Tensor, penalty: Tensor, rows: Tensor, tol: flo
     ----------
     z : Tensor, shape (N, D + 1), float64
         Features, and a column of ones for the intercept.
-    targets : Tensor, shape (C, N)
+    targets : Tensor, shape (C, N), float64
         One-hot classes; for two classes only the second.
-    penalty : Tensor, shape (P, 1, D + 1)
-    rows : Tensor, shape (P, 1, N)
-        Weights of the rows.
+    penalty : Tensor, shape (P, 1, D + 1), float64
+        Of each coefficient; 0 for what is not penalised, such as the intercept.
+    rows : Tensor, shape (P, 1, N), float64
+        Weights of the rows; 0 leaves a row out.
     tol : float
         A problem has converged when a full Newton step is at most `tol` of the norm of its parameters, or changes no
         logit by more than rounding (where zero is the minimum).
 
     Returns
     -------
-    theta : Tensor, shape (P, C, D + 1)
+    theta : Tensor, shape (P, C, D + 1), float64
+        The minimum; the last iterate where `converged` is False.
     converged : Tensor, shape (P,), bool
+        False after `MAX_NEWTON` steps without convergence.
     """
     shape = (len(rows), len(targets), z.shape[1])
     found, converged = z.new_zeros(shape), torch.zeros(len(rows), dtype=torch.bool, device=z.device)
-    live = torch.arange(len(rows), device=z.device)
-    theta, logits = z.new_zeros(shape), z.new_zeros(*shape[:2], len(z))
+    active = torch.arange(len(rows), device=z.device)  # numbers of the problems that have not converged
+    theta, logits = z.new_zeros(shape), z.new_zeros(*shape[:2], len(z))  # logits = theta Z', kept up to date
     first: Tensor | None = None
     squares = z.square()
     for _ in range(MAX_NEWTON):
-        p, rest = _probabilities(logits)
-        # gradient, and the diagonal of the Hessian, sum over rows of p (1 - p) z^2, as preconditioner
-        gradient = (rows * _residuals(p, rest, targets)) @ z + penalty * theta
-        diagonal = (rows * p * rest) @ squares + penalty
+        p, not_p = _probabilities(logits)
+        # 1. the gradient g = (p - y) Z + penalty theta
+        gradient = (rows * _residuals(p, not_p, targets)) @ z + penalty * theta
+        # 2. the diagonal of the Hessian, sum over rows of p (1 - p) z^2 + penalty, as preconditioner M
+        diagonal = (rows * p * not_p) @ squares + penalty
         diagonal = diagonal.where(diagonal > 0, 1.0)
+        # 3. how exactly to solve for the step: eta = min(1/4, sqrt(|g| / |g_0|)), with |g|^2 = g' M^-1 g; squared here
         size = _dot(gradient, _scaled(gradient, diagonal))
         first = size if first is None else first
-        # eta = min(1/4, sqrt(|g| / |g_0|)), here squared: loose steps far from the minimum, exact ones near it
         accuracy = (size / first.clamp_min(1e-300)).sqrt().clamp(max=FORCING)
-        weights = rows * p if len(targets) > 1 else rows * p * rest
-        step, along = _conjugate_gradients(z, weights, p, penalty, diagonal, -gradient, accuracy * size)
-        length = _line_search(logits, along, theta, step, targets, rows, penalty, _dot(gradient, step))
-        theta, logits = theta + length * step, logits + length * along
-        small = (_dot(step, step) <= tol**2 * _dot(theta, theta)) | (along.abs().amax(dim=(1, 2)) <= ROUNDING)
+        # 4. the step -H^-1 g; `weights` is what multiplies each row in H: p (1 - p), or p of diag(p) - p p'
+        weights = rows * p if len(targets) > 1 else rows * p * not_p
+        step, logit_step = _conjugate_gradients(z, weights, p, penalty, diagonal, -gradient, accuracy * size)
+        # 5. how much of it to take
+        length = _line_search(logits, logit_step, theta, step, targets, rows, penalty, _dot(gradient, step))
+        theta, logits = theta + length * step, logits + length * logit_step
+        # 6. problems whose whole step was small have converged, and drop out
+        small = (_dot(step, step) <= tol**2 * _dot(theta, theta)) | (logit_step.abs().amax(dim=(1, 2)) <= ROUNDING)
         done = small & (length == 1).flatten()
-        found[live] = theta
+        found[active] = theta
         if done.any():
-            converged[live[done]] = True
+            converged[active[done]] = True
             left = ~done
-            live, theta, logits, first = live[left], theta[left], logits[left], first[left]
+            active, theta, logits, first = active[left], theta[left], logits[left], first[left]
             rows, penalty = rows[left], penalty[left]
-            if not len(live):
+            if not len(active):
                 break
     return found, converged
 
@@ -88,9 +95,9 @@ def _probabilities(logits: Tensor) -> tuple[Tensor, Tensor]:
     return p, torch.where(p < 0.5, 1 - p, p.where(p < 0.5, 0.0).sum(dim=1, keepdim=True))
 
 
-def _residuals(p: Tensor, rest: Tensor, targets: Tensor) -> Tensor:
+def _residuals(p: Tensor, not_p: Tensor, targets: Tensor) -> Tensor:
     """Return p - targets, without the loss of digits that would stop separable classes short of their minimum."""
-    return torch.where(targets > 0, -rest, p)
+    return torch.where(targets > 0, -not_p, p)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -109,44 +116,49 @@ def _scaled(residual: Tensor, diagonal: Tensor) -> Tensor:
 
 
 def _conjugate_gradients(
-    z: Tensor, weights: Tensor, p: Tensor, penalty: Tensor, diagonal: Tensor, residual: Tensor, enough: Tensor
+    z: Tensor, weights: Tensor, p: Tensor, penalty: Tensor, diagonal: Tensor, residual: Tensor, tolerance: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Solve ``Hessian @ step = residual`` for each problem until the scaled residual is `enough`.
+    """Solve ``Hessian @ step = residual`` for each problem by preconditioned conjugate gradients.
 
-    Returns the steps and what they add to the logits, so that a line search needs no product more.
+    A problem stops where ``r' M^-1 r``, with its residual r and the preconditioner M, is at most its `tolerance` (P,).
+    Returns the steps (P, C, D + 1) and what they add to the logits (P, C, N), so that a line search needs no further
+    product with Z.
     """
-    steps, alongs = torch.zeros_like(residual), torch.zeros_like(p)
-    live = torch.arange(len(p), device=p.device)
-    step, along = steps, alongs
-    scaled = _scaled(residual, diagonal)
-    size = _dot(residual, scaled)
-    direction = scaled
+    steps, logit_steps = torch.zeros_like(residual), torch.zeros_like(p)
+    active = torch.arange(len(p), device=p.device)
+    step, logit_step = steps, logit_steps
+    scaled = _scaled(residual, diagonal)  # M^-1 r
+    size = _dot(residual, scaled)  # r' M^-1 r
+    direction = scaled  # d
     for _ in range(MAX_CG):
         # H d = Z' W (Z d) + penalty d, with W = p (1 - p), or diag(p) - p p' of every row
-        ahead = direction @ z.T  # (P, C, N)
-        spread = ahead if p.shape[1] == 1 else ahead - (p * ahead).sum(dim=1, keepdim=True)
-        product = (weights * spread) @ z + penalty * direction
-        bend = _dot(direction, product)
-        # the exact step along the direction, then one that is conjugate to all before (Fletcher and Reeves)
-        alpha = torch.where(bend > 0, size / bend, 0.0)[:, None, None]
-        step, along, residual = step + alpha * direction, along + alpha * ahead, residual - alpha * product
+        along = direction @ z.T  # Z d, (P, C, N)
+        centred = along if p.shape[1] == 1 else along - (p * along).sum(dim=1, keepdim=True)
+        product = (weights * centred) @ z + penalty * direction
+        curvature = _dot(direction, product)  # d' H d
+        # the minimum along d: alpha = r' M^-1 r / d' H d, then step + alpha d and r - alpha H d
+        alpha = torch.where(curvature > 0, size / curvature, 0.0)[:, None, None]
+        step, logit_step = step + alpha * direction, logit_step + alpha * along
+        residual = residual - alpha * product
         scaled = _scaled(residual, diagonal)
         last, size = size, _dot(residual, scaled)
-        left = (size > enough) & (bend > 0)
-        steps[live], alongs[live] = step, along
+        left = (size > tolerance) & (curvature > 0)
+        steps[active], logit_steps[active] = step, logit_step
         if not left.any():
             break
+        # the next direction, conjugate to all before: M^-1 r + beta d, with the beta of Fletcher and Reeves
         direction = scaled + torch.where(last > 0, size / last, 0.0)[:, None, None] * direction
         if not left.all():
-            live, step, along, residual, direction = (t[left] for t in (live, step, along, residual, direction))
+            active, step, logit_step = active[left], step[left], logit_step[left]
+            residual, direction = residual[left], direction[left]
             weights, p, penalty, diagonal = weights[left], p[left], penalty[left], diagonal[left]
-            size, enough = size[left], enough[left]
-    return steps, alongs
+            size, tolerance = size[left], tolerance[left]
+    return steps, logit_steps
 
 
 def _line_search(
     logits: Tensor,
-    along: Tensor,
+    logit_step: Tensor,
     theta: Tensor,
     step: Tensor,
     targets: Tensor,
@@ -157,18 +169,18 @@ def _line_search(
     """Return how much of each step to take, (P, 1, 1): all of it, or halved until the loss falls enough."""
 
     def loss(length: Tensor) -> Tensor:
-        there = logits + length * along
-        if len(targets) == 1:
-            nll = softplus((1 - 2 * targets) * there)
-        else:
-            others = (there - (targets * there).sum(dim=1, keepdim=True)).masked_fill(targets > 0, -torch.inf)
-            nll = softplus(others.logsumexp(dim=1, keepdim=True))  # small losses to full relative precision
+        ahead = logits + length * logit_step
+        if len(targets) == 1:  # -log p = log(1 + exp(-logit)) for the second class, log(1 + exp(logit)) for the first
+            nll = softplus((1 - 2 * targets) * ahead)
+        else:  # log(1 + sum over the other classes of exp(their logit - the right one's)), precise for small losses
+            others = (ahead - (targets * ahead).sum(dim=1, keepdim=True)).masked_fill(targets > 0, -torch.inf)
+            nll = softplus(others.logsumexp(dim=1, keepdim=True))
         return (rows * nll).sum(dim=(1, 2)) + (penalty * (theta + length * step).square()).sum(dim=(1, 2)) / 2
 
     length = logits.new_ones(len(logits), 1, 1)
     before = loss(torch.zeros_like(length))
     for _ in range(40):
-        # Armijo: at least 1e-4 of the fall that the slope promises; the last term is the loss's own rounding
+        # Armijo: at least 1e-4 of the fall that the slope g' step promises; the last term is the loss's own rounding
         falls = loss(length) <= before + 1e-4 * length.flatten() * slope + 1e-12 * before
         if falls.all():
             break

@@ -62,7 +62,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The encoder's vectors and the layer's own input for the same texts, which nobody scores.
+    """The encoder's vectors and the layer's own input for the same texts, which are not those that are scored.
 
     Parameters
     ----------
@@ -151,20 +151,21 @@ def matched(x: NDArray[np.floating], target_rms: float) -> NDArray[np.float32]:
 
 
 def _random(h: NDArray[np.floating], d_llm: int, rng: np.random.Generator) -> Projection:
-    """Orthonormal rows by QR (P0): a rotation into a wider space, or, after PCA, within an equally wide one."""
+    """Draw orthonormal rows: a rotation into a wider space or, after PCA, within an equally wide one."""
     d_slm = h.shape[1]
     kept = min(d_slm, d_llm)
+    # QR of a normal matrix; with the signs of R's diagonal put into Q, Q is uniform over rotations
     q, r = np.linalg.qr(rng.standard_normal((d_llm, kept)))
-    rotation = (q * np.sign(np.diagonal(r))).T  # (kept, d_llm), uniform over rotations
+    rotation = (q * np.sign(np.diagonal(r))).T  # (kept, d_llm)
     center = np.zeros(d_slm)
-    if d_slm > d_llm:
+    if d_slm > d_llm:  # A = V Q': onto the first d_llm principal axes, then turned
         center = h.mean(axis=0, dtype=np.float64)
         rotation = _principal(h - center)[1][:, :d_llm] @ rotation
     return Projection(rotation, center, np.zeros(d_llm))
 
 
 def _moment(pairs: Pairs, rng: np.random.Generator) -> Projection:
-    """Carry mean and leading covariance of h over to those of the states (P1), by a random turn between the two.
+    """Carry mean and leading covariance of h over to those of the states, by a random turn between the two.
 
     The leading min(128, M/5) principal components take part, with eigenvalues shrunk as by Ledoit and Wolf.
     """
@@ -172,34 +173,41 @@ def _moment(pairs: Pairs, rng: np.random.Generator) -> Projection:
     rank = max(1, min(MAX_MOMENTS, len(pairs.h) // 5, pairs.h.shape[1], pairs.states.shape[1]))
     (spread_in, axes_in), (spread_out, axes_out) = (_principal(pairs.h - center), _principal(pairs.states - offset))
     rank = min(rank, len(spread_in), len(spread_out))
+    # A = V_in S_in^-1/2 Q S_out^1/2 V_out', with covariances V S V': whiten, turn, colour
+    whiten = axes_in[:, :rank] / np.sqrt(spread_in[:rank])  # (d_slm, rank)
     turn, r = np.linalg.qr(rng.standard_normal((rank, rank)))
-    whiten = axes_in[:, :rank] / np.sqrt(spread_in[:rank])
-    colour = axes_out[:, :rank] * np.sqrt(spread_out[:rank])
-    return Projection(whiten @ (turn * np.sign(np.diagonal(r))) @ colour.T, center, offset)
+    turn = turn * np.sign(np.diagonal(r))  # uniform over rotations
+    colour = axes_out[:, :rank] * np.sqrt(spread_out[:rank])  # (d_llm, rank)
+    return Projection(whiten @ turn @ colour.T, center, offset)
 
 
 def _ridge(pairs: Pairs) -> Projection:
-    """Ridge regression with intercept (P2); the penalty by the leave-one-out error over all outputs."""
+    """Fit a ridge regression with intercept; the penalty by the leave-one-out error over all outputs."""
+    # the intercept is that of the centred problem H A = Y, which is not penalised
     center, offset = pairs.h.mean(axis=0, dtype=np.float64), pairs.states.mean(axis=0, dtype=np.float64)
+    # H = U S V', so that every penalty needs the same two products
     u, s, vt = _svd(pairs.h - center)
-    projected = u.T @ (pairs.states - offset)  # (k, d_llm)
+    projected = u.T @ (pairs.states - offset)  # U' Y, (k, d_llm)
     penalties = PENALTIES * np.square(s).mean()
     errors = [_left_out_error(u, s, projected, pairs.states - offset, penalty) for penalty in penalties]
     penalty = penalties[int(np.argmin(errors))]
+    # A = (H'H + penalty)^-1 H'Y = V diag(s / (s^2 + penalty)) U' Y
     return Projection(vt.T @ ((s / (s**2 + penalty))[:, None] * projected), center, offset)
 
 
 def _left_out_error(u: Floats, s: Floats, projected: Floats, targets: Floats, penalty: float) -> float:
-    """Return the mean squared leave-one-out error; H_jj as in ridge regression with intercept."""
-    kept = s**2 / (s**2 + penalty)
-    residuals = targets - u @ (kept[:, None] * projected)
+    """Return the mean squared leave-one-out error of a penalty, without a fit for each row."""
+    kept = s**2 / (s**2 + penalty)  # shrinkage of each direction
+    residuals = targets - u @ (kept[:, None] * projected)  # y - H A, of the fit to all rows
+    # the fit without row j errs there by residual_j / (1 - leverage_j), to which the intercept adds 1 / N
     return float(np.square(residuals / (1 - 1 / len(u) - np.square(u) @ kept)[:, None]).mean())
 
 
 def _procrustes(pairs: Pairs) -> Projection:
-    """Fit the rotation and the one scale that map h nearest to the states (P2), between centred clouds."""
+    """Fit the rotation and the one scale that map h nearest to the states, between centred clouds."""
     center, offset = pairs.h.mean(axis=0, dtype=np.float64), pairs.states.mean(axis=0, dtype=np.float64)
     h, states = pairs.h - center, pairs.states - offset
+    # H'Y = U S V': the best rotation is U V', the best scale trace(S) / |H|^2
     u, s, vt = np.linalg.svd(h.T @ states, full_matrices=False)
     return Projection(u @ vt * (s.sum() / np.square(h).sum()), center, offset)
 
@@ -207,21 +215,22 @@ def _procrustes(pairs: Pairs) -> Projection:
 def _held_out_r2(fit: Callable[[Pairs], Projection], pairs: Pairs) -> Projection:
     """Fit on all pairs; say how well five fits on four fifths predict the fifth that they have not seen."""
     fold = np.random.default_rng(0).permutation(len(pairs.h)) % 5
-    lacking = total = 0.0
+    residual = total = 0.0  # sums of squares over held-out texts
     for k in range(5):
         seen, unseen = fold != k, fold == k
-        half = fit(Pairs(pairs.h[seen], pairs.states[seen]))
-        lacking += float(np.square(pairs.states[unseen] - half(pairs.h[unseen])).sum())
-        total += float(np.square(pairs.states[unseen] - half.offset).sum())
-    return replace(fit(pairs), r2=1 - lacking / total if total > 0 else float("nan"))
+        fitted = fit(Pairs(pairs.h[seen], pairs.states[seen]))
+        residual += float(np.square(pairs.states[unseen] - fitted(pairs.h[unseen])).sum())
+        total += float(np.square(pairs.states[unseen] - fitted.offset).sum())  # around the mean of the texts seen
+    return replace(fit(pairs), r2=1 - residual / total if total > 0 else float("nan"))
 
 
 def _principal(centred: NDArray[np.floating]) -> tuple[Floats, Floats]:
     """Return shrunk variances, largest first, and the principal axes (d, k), each with its largest entry positive."""
     from sklearn.covariance import ledoit_wolf_shrinkage
 
-    _, s, vt = _svd(centred)
+    _, s, vt = _svd(centred)  # the covariance is V diag(s^2 / N) V'
     signs = np.sign(vt[np.arange(len(vt)), np.abs(vt).argmax(axis=1)])
+    # Ledoit and Wolf: every variance a share of the way towards their mean
     shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
     variances = np.square(s) / len(centred)
     mean = variances.sum() / centred.shape[1]

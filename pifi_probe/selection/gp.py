@@ -43,7 +43,18 @@ class Posterior:
 
 
 def places(layers: Sequence[tuple[int, float]]) -> Array:
-    """Return coordinates (layers, 1 + models) from model numbers and depths; one model: (layers, 1)."""
+    """Return coordinates for the process: depth and, with several models, which model it is.
+
+    Parameters
+    ----------
+    layers : sequence of (int, float)
+        For each layer the number of its model, from 0, and its depth in it, in [0, 1].
+
+    Returns
+    -------
+    array of float64, shape (layers, 1), or (layers, 1 + models) with several models
+        Depth first, then the model as one-hot columns.
+    """
     n_models = 1 + max(model for model, _ in layers)
     depth = np.array([[depth] for _, depth in layers], dtype=np.float64)
     if n_models == 1:
@@ -52,20 +63,26 @@ def places(layers: Sequence[tuple[int, float]]) -> Array:
 
 
 def seed_adjusted(values: Mapping[tuple[int, int], float]) -> tuple[Array, Array, Array]:
-    """Return layers, their means without what the seeds share, and the variance of each mean.
+    """Return layers, their means without what the seeds share, and the noise of each mean.
 
     Layers are measured with different seeds; an additive model of layers and seeds, by least squares, makes their
-    means comparable, where a chain of shared seeds links them. The variance is that of the residuals over all layers;
-    NaN where nothing was repeated.
+    means comparable, where a chain of shared seeds links them.
 
     Parameters
     ----------
     values : mapping of (layer, seed) to float
+        In any unit. Layers that share no seed, not even through other layers, cannot be compared; the smallest
+        solution of least squares is then taken, without a warning.
 
     Returns
     -------
-    tuple of array
-        Layers (sorted), means and variances, each (layers,).
+    layers : array of float64, shape (layers,)
+        The numbers of the layers, sorted; whole numbers, to be cast where they index.
+    means : array of float64, shape (layers,)
+        In the unit of the values, at the mean effect of the seeds.
+    variances : array of float64, shape (layers,)
+        Residual variance of all layers over the number of runs of each. The uncertainty of the seeds' own effects is
+        not in it, so that means of few seeds are less certain than it says. NaN where nothing was repeated.
     """
     from scipy.sparse.csgraph import connected_components
 
@@ -94,14 +111,21 @@ def fit_depths(
     Parameters
     ----------
     x, y, variance : array
-        Coordinates (n, k) as from `places`, values (n,), and the noise variance of each. Where it is known the nugget
-        is what a layer has of its own, apart from its neighbours; where it is not (NaN), the nugget counts as noise.
+        Coordinates (n, k) as from `places`, values (n,), of which lower is better, and the noise variance of each
+        (n,). Where it is known the nugget is what a layer has of its own, apart from its neighbours; where it is not
+        (NaN), the nugget counts as noise.
     grid : array (m, k)
         All layers, the measured ones too.
     prior : tuple of array, optional
-        A cheap score at `x` (n,) and at `grid` (m,): its regression line is the mean of the process.
+        A cheap score at `x` (n,) and at `grid` (m,): its regression line is the mean of the process. Here **lower is
+        better**, too, against the convention of estimators: a line that falls is left out.
     seed : int
         Of the draws.
+
+    Returns
+    -------
+    Posterior
+        Of all m layers, in the unit of `y`.
 
     Notes
     -----
@@ -180,9 +204,15 @@ def layer_posterior(
         What was measured, lower being better; candidates that are not among the layers are left out.
     space : Space
     scores : array (layers,), optional
-        A cheap score of each: its regression line is the mean of the process.
+        A cheap score of each, **lower being better**, as values are and estimators' scores are not: its regression line
+        is the mean of the process.
     seed : int
         Of the draws.
+
+    Returns
+    -------
+    Posterior or None
+        In the order of `layers` and the unit of the values.
     """
     place = {one: i for i, one in enumerate(layers)}
     table = {(place[one], s): v for one, runs in values.items() if one in place for s, v in runs.items()}
