@@ -1,7 +1,7 @@
 """The study of aligned chains: what real middle layers add to an encoder, next to every twin, on eleven tasks.
 
 The protocol is `book/_studies/aligned/protocol.md`. Every task is one JSON in that folder; what is there is kept, so
-that the same command goes on after an interruption.
+that the same command continues after an interruption.
 
     python benchmarks/aligned.py                      # all tasks that can be had: hours on two cores
     python benchmarks/aligned.py movie-reviews        # one task

@@ -91,7 +91,7 @@ def child(task: Mapping[str, Any], scratch: str, python: str) -> dict[str, Any]:
 
 
 def measure(arm: str, n: int, seed: int, folder: str, limit: float | None = None) -> dict[str, Any]:
-    """Measure one arm in this fresh process; a plain loop leaves off after `limit` seconds."""
+    """Measure one arm in this fresh process; a plain loop stops after `limit` seconds."""
     rows = rows_of(n, seed)
     if arm == "convert":
         return convert(folder)

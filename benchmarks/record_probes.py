@@ -2,7 +2,7 @@
 
 Writes book/_studies/probes/TASK-FAMILY.json, .csv, .html and two .svg plots. A table that is there already is kept
 and its plots are drawn anew (--again makes it anew), and features come from the cache, so that an interrupted recording
-goes on where it was.
+continues where it stopped.
 """
 
 from __future__ import annotations

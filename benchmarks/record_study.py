@@ -1,7 +1,7 @@
 """The search that the book shows: a layer of SmolLM2 for MiniLM on movie reviews, with a fixed small budget.
 
 Writes book/_studies/search/movie-reviews.db and, when it is over, movie-reviews.json with its provenance. A search that
-was left off goes on where it was.
+was left off continues where it stopped.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Writes one JSON a run below ``book/_studies/truth/<table>/`` and skips the finis
 started again at any moment, and several processes may share the work. Seeds come first, then layers in an order that
 spreads over the depth, so that a partial table is a balanced one.
 
-    python benchmarks/truth_table.py movie-reviews-matched     # go on with a table
+    python benchmarks/truth_table.py movie-reviews-matched     # continue a table
     python benchmarks/truth_table.py --check                   # do 400 texts rank 5 layers as 1,000 texts do?
     python benchmarks/truth_table.py movie-reviews-matched --cheap    # the cheaper fidelities of the search, same texts
 """

@@ -1,4 +1,4 @@
-"""Threads of the widgets: work goes on next to the notebook, and stops before Python ends."""
+"""Threads of the widgets: work continues next to the notebook, and stops before Python ends."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def joined_interval(limits: Limits, n_seeds: int, n_examples: int, *, level: flo
     low, high = limits.at(1 - level)
     method = (
         f"percentile bootstrap over examples ({len(limits.draws)} draws) and t over seeds, the spread of all arms "
-        f"judged together ({limits.seed_df:.1f} degrees of freedom), added in squares"
+        f"judged together ({limits.seed_df:.1f} degrees of freedom), added in quadrature"
     )
     return Interval(
         limits.mean, low, high, limits.p_value(), n_seeds, n_examples, method, level=level, seed_df=limits.seed_df
@@ -210,7 +210,7 @@ def joined_interval(limits: Limits, n_seeds: int, n_examples: int, *, level: flo
 def _method(n_seeds: int, n_boot: int) -> str:
     examples = f"percentile bootstrap over examples ({n_boot} draws)"
     if n_seeds >= MIN_SEEDS:
-        return f"{examples} and t over {n_seeds} seeds, added in squares"
+        return f"{examples} and t over {n_seeds} seeds, added in quadrature"
     return f"{examples} only: {of_few_seeds(n_seeds)}"
 
 

@@ -67,7 +67,7 @@ def check_difference_of_differences(function: Callable[..., Any]) -> Report:
             "You subtracted end from end: an interval does not get narrower by a subtraction.": torch.tensor(
                 [1.5, here[1] - there[1], here[2] - there[2]]
             ),
-            "You added the half-widths: independent errors add in squares.": torch.tensor([1.5, -5.5, 8.5]),
+            "You added the half-widths: independent errors add in quadrature.": torch.tensor([1.5, -5.5, 8.5]),
             "You added the differences; subtract the second one.": torch.tensor([2.5, -2.5, 7.5]),
         }
         message = "The half-width is the root of the sum of the squared half-widths."

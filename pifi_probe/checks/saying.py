@@ -15,7 +15,7 @@ def say(*parts: object) -> None:
     Parameters
     ----------
     *parts : object
-        Joined by blanks; lines that go on are set in.
+        Joined by blanks; continued lines are indented.
     """
     for line in " ".join(map(str, parts)).split("\n"):
         broken = textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""``study``: read a search, go on with it, join it, export its choice, look at it in a browser."""
+"""``study``: read a search, continue it, join it, export its choice, look at it in a browser."""
 
 from __future__ import annotations
 

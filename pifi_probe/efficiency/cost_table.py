@@ -101,8 +101,8 @@ def cost_table(
     recipe : Recipe
         Its seed is the first one.
     out : str or Path
-        A folder. Every run is kept there, so that a call goes on, run by run, that was cut off or refused on a busy
-        machine.
+        A folder. Every run is kept there, so that a call that was cut off, or refused on a busy machine, continues run
+        by run.
     n_seeds : int
         Runs of each arm; five at least for an interval that means something.
     also : sequence of Task
@@ -134,7 +134,7 @@ def cost_table(
     RecipeError
         If other processes keep the machine busy, before or after training; or the machine cannot follow the recipe.
     RunInterrupted
-        On Ctrl-C; the same call goes on.
+        On Ctrl-C; the same call continues.
 
     Notes
     -----
@@ -191,7 +191,7 @@ def cost_table(
 
 @contextmanager
 def _failures(failed: dict[str, str], name: str) -> Iterator[None]:
-    """Note why an arm failed, and go on; but an interrupt or a full disk would be no arm's own fault."""
+    """Note why an arm failed, and continue; but an interrupt or a full disk would be no arm's own fault."""
     try:
         yield
     except (RunInterrupted, SaveError):

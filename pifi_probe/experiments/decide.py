@@ -62,7 +62,7 @@ class Decision(Result):
         Of all runs.
     stopped : {"decided", "budget", "seeds"}
     folder : Path
-        Of the runs; the same call goes on there.
+        Of the runs; the same call continues there.
     fewer : dict of int to Decision
         The same with so many labelled texts, where `fractions` were asked for.
     provenance : dict

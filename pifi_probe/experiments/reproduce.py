@@ -148,7 +148,7 @@ def reproduce(
     fractions: Sequence[float] = (),
     on_run: Callable[[int, int, RunResult], None] | None = None,
 ) -> Reproduction:
-    """Run an experiment of the paper, or go on with one, and compare what it says with what the paper reports.
+    """Run an experiment of the paper, or continue one, and compare what it says with what the paper reports.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Runs of an experiment: stored one by one, so that an interrupted experiment goes on where it was."""
+"""Runs of an experiment: stored one by one, so that an interrupted experiment continues where it stopped."""
 
 from __future__ import annotations
 

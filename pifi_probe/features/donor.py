@@ -95,7 +95,7 @@ def llm_features(
     tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Another one than the model's own: a hub id, a folder, or the tokenizer.
     cache : bool
-        Keep the features on disk, and take them from there. A killed call goes on after its last finished layer.
+        Keep the features on disk, and take them from there. A killed call continues after its last finished layer.
     progress : bool
         Show layers done, time left and bytes read, in a terminal or a notebook.
 

@@ -85,7 +85,7 @@ def stream(
         Merged into each layer, before `change`; the caller gives no `folder` with it.
     folder : Path, optional
         States of the last finished point are kept here until the pass is complete. The same call in another process
-        goes on from there and visits only the points that are left; the caller gives every checkpoint a folder of
+        continues from there and visits only the points that are left; the caller gives every checkpoint a folder of
         its own.
     memory : int, optional
         Bytes that the states of all batches may take in memory; larger ones live in files. None: a quarter of the

@@ -100,7 +100,7 @@ def positive_control(
     device : str
         "auto", "cpu", "cuda", ...
     cache : bool
-        Keep what was measured of each layer (``PIFI_PROBE_CACHE``), and go on from there.
+        Keep what was measured of each layer (``PIFI_PROBE_CACHE``), and continue from there.
     progress : bool
     allow_pickle : bool
         Read legacy ``.bin`` weights, too, with ``weights_only=True``; see `plug_in`.
@@ -180,7 +180,7 @@ def positive_control(
         rows[row.layers] = row
         info |= found
         if path is not None:
-            control(sorted(rows)).to_json(path)  # after each layer: a call that was stopped goes on from here
+            control(sorted(rows)).to_json(path)  # after each layer: a call that was stopped continues from here
     return control(parts)
 
 

@@ -89,7 +89,7 @@ class ProbeSettings(_Settings):
     memory : int, optional
         Bytes of hidden states to hold in memory; beyond it they go to disk. By default a quarter of what is free.
     cache : bool
-        Keep pooled features on disk (``PIFI_PROBE_FEATURES``, or the cache folder), so that a killed pass goes on
+        Keep pooled features on disk (``PIFI_PROBE_FEATURES``, or the cache folder), so that a killed pass continues
         and other estimators need no second one.
     pooling : {"mean", "last"}
         Over the tokens of a text.

@@ -50,7 +50,7 @@ __all__ = ["DTYPES", "STATE_POOLINGS", "states"]
 STATE_POOLINGS = ("mean", "last", "none")
 DTYPES = ("float32", "float16")
 _VERSION = 1  # of how states are computed and laid out
-_PASS = "pass"  # folder of the states that a pass goes on from
+_PASS = "pass"  # folder of the states from which a pass continues
 _WHAT = {
     "model": "the contents of the model",
     "tokenizer": "the tokenizer",
@@ -86,7 +86,7 @@ def states(
         name; of any format that `extract` reads.
     texts : iterable of str
     out : str or Path
-        Folder for the arrays. With the same inputs it is read, or a pass that was killed goes on after its last
+        Folder for the arrays. With the same inputs it is read, or a pass that was killed continues after its last
         finished layer; with other inputs it is refused.
     layers : int, iterable of int or str, optional
         Numbered as the depths of `probe`, from 0 to L for a model of L layers: layer i is the *input* of the model's
@@ -345,7 +345,7 @@ def _short(value: object) -> str:
 
 
 def _refuse_small_disk(writer: _Writer, n_left: int, order: list[list[int]]) -> None:
-    """Refuse what the disk does not hold: the arrays that are left, and the states of two layers to go on from."""
+    """Refuse what the disk does not hold: the arrays that are left, and the states of two layers to continue from."""
     array = writer.shape[0] * writer.shape[1] * writer.dtype.itemsize
     padded = sum(_padded(rows, writer.tokens) for rows in order)
     needed = n_left * array + 2 * 4 * padded * writer.shape[1]

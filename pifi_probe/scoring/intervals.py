@@ -3,7 +3,7 @@
 Three sources of an interval, by what an estimator can say:
 
 - a score for each example: a percentile bootstrap over the examples, the same draws for all layers, and with
-  three or more seeds Student's t over them, added in squares (as in `pifi_probe.stats`);
+  three or more seeds Student's t over them, added in quadrature (as in `pifi_probe.stats`);
 - only a score for all examples: the estimator on five disjoint stratified fifths of them. Its spread, divided by
   the square root of five, stands for that of the whole, which holds where spread falls as 1/sqrt(n) (batch means);
 - neither: no interval.

@@ -90,7 +90,7 @@ class TrialFinished(Event):
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """A trial failed and is in the table with its message; the search goes on."""
+    """A trial failed and is in the table with its message; the search continues."""
 
     trial: Trial
     message: str

@@ -71,8 +71,7 @@ def seed_adjusted(values: Mapping[tuple[int, int], float]) -> tuple[Array, Array
     Parameters
     ----------
     values : mapping of (layer, seed) to float
-        In any unit. Layers that share no seed, not even through other layers, cannot be compared; the smallest
-        solution of least squares is then taken, without a warning.
+        In any unit.
 
     Returns
     -------

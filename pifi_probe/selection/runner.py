@@ -98,7 +98,7 @@ class Runner:
         self._ask("stopped")
 
     def cancel(self, number: int | None = None) -> None:
-        """Stop one running trial after its current step, count it as failed, and go on with the next one.
+        """Stop one running trial after its current step, count it as failed, and continue with the next one.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class Runner:
                     self._phase(CONFIRM)
         finally:
             self.executor.close()
-            with suppress(PifiProbeError):  # a full disk: whoever goes on finds that this session is over
+            with suppress(PifiProbeError):  # a full disk: whoever resumes finds that this session is over
                 self._give_back()
             LIVE_SESSIONS.discard(self._session)
         if self._asked:

@@ -1,4 +1,4 @@
-"""What a search is, as its study keeps it: `Settings`, compared when somebody goes on, and where its texts are."""
+"""What a search is, as its study keeps it: `Settings`, compared when a search is resumed, and where its texts are."""
 
 from __future__ import annotations
 

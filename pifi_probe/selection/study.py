@@ -1,4 +1,4 @@
-"""`Study`: stop a search at any moment, go on later, and read what it found."""
+"""`Study`: stop a search at any moment, continue it later, and read what it found."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Study:
-    """A search on disk: what was tried, what was found, and the means to go on.
+    """A search on disk: what was tried, what was found, and the means to continue.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class Study:
         study : str, Path or Address
             As for `search`.
         task : Task, optional
-            Needed to go on; without it the study can only be read. It is cut down to as many texts as the search used.
+            Needed to continue; without it the study can only be read. Cut down to as many texts as the search used.
         on_event : callable, optional
 
         Raises
@@ -278,13 +278,13 @@ class Study:
         return Budget.parse(str(self.store.noted("budget", DEFAULT)))
 
     def pause(self) -> None:
-        """Stop within one training step; from any thread. `resume` goes on. Does nothing where nothing runs."""
+        """Stop within one training step; from any thread. `resume` continues. Does nothing where nothing runs."""
         with self._steering:
             if self._resuming.locked():
                 self._steer("paused")
 
     def stop(self) -> None:
-        """Stop within one training step, for good: only a new budget makes `resume` go on."""
+        """Stop within one training step, for good: only a new budget lets `resume` continue."""
         with self._steering:
             if self._resuming.locked():
                 self._steer("stopped")
@@ -298,7 +298,7 @@ class Study:
             self._runner.stop() if self._asked == "stopped" else self._runner.pause()
 
     def cancel(self, number: int | None = None) -> None:
-        """Stop one running trial within one training step, and go on with the next one.
+        """Stop one running trial within one training step, and continue with the next one.
 
         Parameters
         ----------
@@ -476,7 +476,7 @@ class Study:
         Parameters
         ----------
         folder : str or Path
-            An interrupted export goes on where it was.
+            An interrupted export continues where it stopped.
 
         Returns
         -------

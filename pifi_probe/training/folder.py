@@ -1,4 +1,4 @@
-"""The folder of a run: what it was, its checkpoints while it goes on, its result when it has ended."""
+"""The folder of a run: what it was, its checkpoints while it runs, its result when it has ended."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Holds Trainer's checkpoints while the run goes on."""
+        """Holds Trainer's checkpoints while it runs."""
         return self.path / "checkpoints"
 
     @property
@@ -75,7 +75,7 @@ class RunFolder:
         return found[max(found)] if found else None
 
     def begin(self, identity: dict[str, Any], *, resume: bool) -> str | None:
-        """Return the checkpoint to go on from, or make the folder ready for a new run.
+        """Return the checkpoint to continue from, or make the folder ready for a new run.
 
         Raises
         ------
@@ -94,14 +94,14 @@ class RunFolder:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Of the run that was begun here; one that goes on keeps those of its first call."""
+        """Of the run that was begun here; one that continues keeps those of its first call."""
         return with_tags(_read(self._run_file).get("tags"), ())
 
     def stored_result(self, identity: dict[str, Any], tests: dict[str, str]) -> RunResult | None:
         """Return the result of the same run with the same tests (name to fingerprint), if it has ended.
 
         A checkpoint is of a run that was begun after the result. Where that is the run asked for, or neither is,
-        return None: `begin` goes on with it, or refuses.
+        return None: `begin` continues it, or refuses.
 
         Raises
         ------
@@ -168,7 +168,7 @@ class RunFolder:
         return True
 
     def interrupted(self) -> RunInterrupted:
-        """Return the error that says how to go on."""
+        """Return the error that says how to continue."""
         checkpoint = self.last_checkpoint()
         if checkpoint is None:
             return RunInterrupted("interrupted; no checkpoint had been written", next="start the run again")

@@ -73,7 +73,7 @@ def fine_tune(
     also : sequence of Task
         Further test sets (domain shift). Texts that also occur in training or validation are left out.
     out : str or Path, optional
-        A folder for ``result.json`` and, while the run goes on, its checkpoints. The result (and model) of an
+        A folder for ``result.json`` and, while it runs, its checkpoints. The result (and model) of an
         earlier run in it stay until this run has ended, which replaces them. None: nothing is kept, unless the
         run is interrupted.
     resume : bool
@@ -92,7 +92,7 @@ def fine_tune(
         the loss of every step and the validation metrics of every epoch. Nothing is reported by default, and no number
         of the result depends on it.
     tags : str or sequence of str
-        Words of your own that the result keeps (``result.tags``); a run that goes on, or had ended, gets further ones.
+        Words of your own that the result keeps (``result.tags``); a continued or finished run gets further ones.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def fine_tune(
     TrainingDiverged
         If the loss or a gradient becomes NaN or infinite.
     RunInterrupted
-        On Ctrl-C; the message says how to go on.
+        On Ctrl-C; the message says how to continue.
     SaveError
         If the disk is full, `out` cannot be written or another process uses it; the checkpoint before is intact.
 

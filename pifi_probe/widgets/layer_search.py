@@ -47,7 +47,7 @@ class LayerSearch(ipywidgets.VBox):
     slm : str
     llm : str or list of str
     study : str, Path or None
-        File of the study. What lies in it already is shown at once, and Resume goes on with it, after a restart of
+        File of the study. What lies in it already is shown at once, and Resume continues it, after a restart of
         the kernel too. None: in memory.
     **options
         Further arguments of `pifi_probe.search`, such as ``strategy``, ``budget``, ``n_seeds``, ``layers``.
@@ -136,7 +136,7 @@ class LayerSearch(ipywidgets.VBox):
     # Steering
 
     def start(self) -> None:
-        """Start the search that the form asks for, or go on with it, in a thread; returns at once.
+        """Start the search that the form asks for, or continue it, in a thread; returns at once.
 
         Raises
         ------
@@ -187,7 +187,7 @@ class LayerSearch(ipywidgets.VBox):
         self.engine.stop()
 
     def resume(self) -> None:
-        """Go on with the study that is shown, in a thread.
+        """Continue the study that is shown, in a thread.
 
         Raises
         ------

@@ -142,7 +142,7 @@ class Request:
 
 
 def with_task(study: Study, given: Task | None = None) -> Study:
-    """Return a study together with its task, so that it can go on.
+    """Return a study together with its task, so that it can continue.
 
     Parameters
     ----------
