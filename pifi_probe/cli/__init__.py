@@ -1,4 +1,4 @@
-"""The command line; each command calls one public function and prints what it returns."""
+"""The command line: each command reads its options, calls what does the work, and prints what comes back."""
 
 from __future__ import annotations
 
