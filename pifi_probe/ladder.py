@@ -270,7 +270,7 @@ def answer(
     effects: Sequence[Effect],
     unit: str = "points",
     plugged: str = "",
-    lacking: Sequence[str] = ("vanilla", "linear", "twins"),
+    lacking: Sequence[str] = (*BARE, "twins"),
 ) -> str:
     """Say in one to three plain sentences what the plain steps of one test set and wiring found.
 

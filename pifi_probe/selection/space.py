@@ -132,7 +132,7 @@ class Candidate:
             If its layers do not make up a candidate.
         """
         known = typed(_StoredCandidate, values)
-        for layer in known.layers if not known.surveys else ():
+        for layer in known.layers if known.design != ONE_SHOT else ():
             place_of(layer)
         return cls(tuple(known.layers), known.design, tuple(in_words_of_today(known.modes).items()), known.control)
 
