@@ -1,4 +1,4 @@
-"""The long demo: vanilla, controls and layers of three depths in both wirings, on the embedded models and texts."""
+"""`demo --fast` and `--full`: controls and layers of three depths in both wirings, on the embedded models and texts."""
 
 from __future__ import annotations
 
