@@ -48,6 +48,7 @@ def test_more_seeds_go_to_the_arms_of_the_question_and_every_look_is_paid_for(
     found = pp.decide("slm", object(), TASK, out=tmp_path, budget="25")  # type: ignore[arg-type]
     assert (found.verdict, found.stopped) == ("undecided", "budget")
     assert len(made) <= 25 and {control for control, seed in made if seed > 1} == {None, "random", "shuffled"}
+    assert f"one of {100 * found.looks[-1]['level']:.1f} %, since looks are paid for" in str(found).splitlines()[1]
     errors = [1 - look["level"] for look in found.looks]
     done = [10, 13, 16, 22]  # of 25 runs: what is spent goes with the budget, and the last look spends the rest
     assert [look["seeds"] for look in found.looks] == [2, 3, 4, 6]

@@ -93,10 +93,16 @@ class Decision(Result):
     def __str__(self) -> str:
         unit = self.comparison.unit
         shown = f"{self.effect.interval(unit)} {unit}"
-        looks = f"{len(self.looks)} look{'s' * (len(self.looks) != 1)}"
-        seeds = f"{self.effect.n_seeds} seeds, {looks}, {self.seconds / 60:.1f} minutes of runs"
+        seeds = f"{self.effect.n_seeds} seeds, {self.seconds / 60:.1f} minutes of runs"
         first = f"{self.question}: {self.verdict}, {shown} ({seeds})"
-        lines = [first, self.comparison.answer]
+        lines = [first]
+        if self.looks:
+            times = "once" if len(self.looks) == 1 else f"{len(self.looks)} times"
+            lines.append(
+                f"That interval is one of {100 * self.looks[-1]['level']:.1f} %, since looks are paid for and the data "
+                f"were looked at {times}; those below are of 95 %."
+            )
+        lines.append(self.comparison.answer)
         if self.verdict == "undecided":
             lines += [f"stopped by the {self.stopped}", *self.comparison.needed()[:2]]
         lines += self.sight
