@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 import pifi_probe as pp
 from pifi_probe.errors import CheckpointError, PlugInError
 from pifi_probe.layers.frozen import FrozenLayer
-from pifi_probe.layers.references import NamedBy
+from pifi_probe.layers.references import NamedBy, resolve_reference
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from tests import slm, tiny
 from tests.slm import logits
@@ -271,3 +271,13 @@ def test_numbers_that_no_plugged_model_has_are_refused(entry: dict[str, Any], sh
     (sharded / "config.json").write_text(json.dumps(config | entry))
     with pytest.raises(PlugInError, match=f"{next(iter(entry))}=.* is not possible"):
         PiFiForSequenceClassification.from_pretrained(sharded)
+
+
+def test_an_embedded_model_is_opened_without_a_word_and_any_other_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "donor").mkdir()
+    assert resolve_reference("smollm2-135m", NamedBy(tmp_path), "donor") == ("smollm2-135m", None)
+    assert caplog.messages == []
+    resolve_reference("donor", NamedBy(tmp_path), "donor")
+    assert [line.startswith("opening the donor that a file names") for line in caplog.messages] == [True]

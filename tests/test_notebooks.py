@@ -291,6 +291,12 @@ def test_no_cell_failed_or_shows_a_place_on_somebodys_disk(source: Path) -> None
 
 
 @each_source
+def test_no_cell_warns_of_what_is_as_it_should_be(source: Path) -> None:
+    outputs = [output for cell in _code(NOTEBOOKS[source]) for output in cell.outputs]
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+
+
+@each_source
 def test_what_a_cell_prints_is_one_piece(source: Path) -> None:
     for place, cell in enumerate(NOTEBOOKS[source].cells):
         kinds = [(output.output_type, output.get("name")) for output in cell.get("outputs", [])]

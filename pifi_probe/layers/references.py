@@ -71,7 +71,8 @@ def resolve_reference(name: str, by: NamedBy | None, what: str) -> tuple[str, bo
             where=str(by.folder or "a file of no folder, or of the hub"),
             next="if you trust what names it, pass allow_external=True where you load it",
         )
-    logger.warning("opening the %s that a file names: %s", what, one_line(name))
+    if not assets.is_asset(found[0]):  # those come from pinned packages, whoever names them
+        logger.warning("opening the %s that a file names: %s", what, one_line(name))
     return found
 
 
