@@ -66,7 +66,7 @@ def measured_macs(model: PiFiForSequenceClassification, seq: int) -> int:
     Parameters
     ----------
     model : PiFiForSequenceClassification
-        Is in evaluation afterwards.
+        Runs in evaluation, and is left in the mode that it had.
     seq : int
         Tokens of the text.
 

@@ -49,7 +49,7 @@ def reduce(layer: FrozenLayer) -> FrozenLayer:
         error = reduction_error(layer, reduced)
     except torch.OutOfMemoryError:
         raise
-    except (AttributeError, TypeError, ValueError, RuntimeError):
+    except (AttributeError, TypeError, ValueError, RuntimeError, ZeroDivisionError):
         return _fall_back(layer, f"its {_kind(layer)} has no value path of the family's usual form")
     if not error <= TOLERANCE:
         return _fall_back(layer, f"the self-test found a relative error of {error:.1e}")
