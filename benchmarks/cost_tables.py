@@ -1,7 +1,7 @@
 """Quality beside cost for three pairs of models: what every arm reaches, and what it takes to train, ship and serve.
 
-Writes one JSON a pair below ``book/_studies/costs/``. Runs are kept below ``runs/costs/``, so that it can be stopped and
-started again; it refuses a busy machine.
+Writes one JSON a pair below ``book/_studies/costs/``. Runs are kept below ``runs/costs/``, so that it can be stopped
+and started again; it refuses a busy machine.
 
     python benchmarks/cost_tables.py                  # all three: about an hour and a half on two cores
     python benchmarks/cost_tables.py minilm-gemma3    # one
