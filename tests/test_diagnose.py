@@ -15,6 +15,7 @@ from torch import nn
 import pifi_probe as pp
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.layers.control import ControlRow, PositiveControl
+from pifi_probe.layers.spec import ModelRef
 from pifi_probe.plugin.plugin import PlugIn
 from pifi_probe.tasks import Task
 from pifi_probe.training import Check, RunResult, compare, diagnose, fine_tune
@@ -255,7 +256,7 @@ def test_whether_an_effect_of_the_weights_could_be_seen(
     known: PositiveControl | None, layer: int, feed: str, status: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pifi_probe.training.sight.known_control", lambda *_: known)
-    check = check_sight(Plugged("donor", None, (layer,), feed))
+    check = check_sight(Plugged(ModelRef("donor"), (layer,), feed))
     assert check.status == status and says in f"{check.finding} {check.advice}"
 
 

@@ -74,6 +74,23 @@ def test_whatever_changes_the_numbers_changes_the_key_and_is_named(changes: dict
     assert named in [one.partition(":")[0] for one in own.differences(other)]
 
 
+def test_equal_keys_have_one_hash_and_others_another() -> None:
+    assert len({key(), key(label="another name"), key(seed=3), key(start="other")}) == 3
+    assert RunKey({"b": 1, "a": 2}).digest == RunKey({"a": 2, "b": 1}).digest
+
+
+def test_a_search_is_recognised_by_the_same_rules_as_a_run() -> None:
+    settings = {"slm": "minilm-l6", "wiring": "matched", "recipe": {"epochs": 3}, "space": {"layers": [[0, 1]]}}
+    stored = RunKey.of_search(settings)
+    assert stored == RunKey.of_search(json.loads(json.dumps(settings)))
+    other = RunKey.of_search(settings | {"wiring": "pifi", "recipe": {"epochs": 5}, "space": {"layers": [[0]]}})
+    assert stored.changed(other) == [
+        ("wiring", "matched", "pifi"),
+        ("recipe.epochs", 3, 5),
+        ("space.layers", [[0, 1]], [[0]]),
+    ]
+
+
 def test_equal_runs_have_equal_keys_and_names_for_people_do_not_count() -> None:
     assert key() == key(label="another name")
     assert key().differences(key(label="another name")) == []

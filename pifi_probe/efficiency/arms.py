@@ -61,7 +61,7 @@ def _trained_layer(model: Model) -> Model:
     (layer,) = model.frozen_layers
     whole, card = layer, layer.card
     if card.reduced:
-        donor = open_reference(card.model, card.revision, layer.named_by)
+        donor = open_reference(card.ref, layer.named_by)
         whole = extract_from(donor, card.index, model=card.model, dtype=card.dtype)
     plugin: Any = copy.copy(model.plugin)
     plugin._modules = dict(plugin._modules) | {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
@@ -16,7 +15,7 @@ from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 from pifi_probe.errors import CheckpointError, UnsupportedFormatError
 from pifi_probe.escaping import one_line
 from pifi_probe.experiments.whole import load_whole
-from pifi_probe.layers.checkpoint import Checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint, local_path
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.open import open_named
@@ -182,15 +181,16 @@ def verify(
 
 def _reference(checkpoint: Checkpoint, model: str, reference: str | None) -> PreTrainedModel:
     """Load the whole model with transformers, in float32 on the CPU; of two quantised formats it is the owner."""
-    if reference is None and checkpoint.format == "safetensors" and Path(checkpoint.identity).is_dir():
-        config = open_config(checkpoint.identity)
+    path = local_path(checkpoint)
+    if reference is None and checkpoint.format == "safetensors" and path is not None and path.is_dir():
+        config = open_config(str(path))
         settings = getattr(config, "quantization_config", None)
         method = settings.get("quant_method") if isinstance(settings, dict) else None
         if method in _BY_TRANSFORMERS:
             how = _BY_TRANSFORMERS[method](dequantize=True)
             found = open_model(
                 AutoModelForCausalLM,
-                checkpoint.identity,
+                str(path),
                 config=config,
                 dtype=torch.float32,
                 quantization_config=how,

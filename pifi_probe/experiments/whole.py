@@ -6,7 +6,6 @@ import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from pifi_probe.errors import PlugInError
+from pifi_probe.layers.checkpoint import hub_place, local_path
 from pifi_probe.layers.extract import pick_device
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.open import open_checkpoint
@@ -99,17 +99,18 @@ def load_whole(name: str) -> WholeModel:
         As `pifi_probe.extract`.
     """
     checkpoint, device = open_checkpoint(name), pick_device("auto")
-    path = Path(checkpoint.identity)
+    path = local_path(checkpoint)
     options: dict[str, Any] = {}
-    source = path
+    if path is None:
+        source, file = hub_place(checkpoint)
+        options["revision"] = str(checkpoint.revision)
+    elif checkpoint.format == "gguf":
+        source, file = path.parent.as_posix(), path.name
+    else:
+        source, file = path.as_posix(), ""
     if checkpoint.format == "gguf":  # with a configuration, transformers reads the file's header once less
-        source, options = path.parent, {"gguf_file": path.name, "config": checkpoint.config}
-    if not path.exists():
-        repo, _, file = checkpoint.identity.partition("@")
-        source, options = Path(repo), {**options, "revision": str(checkpoint.revision)}
-        if checkpoint.format == "gguf":
-            options["gguf_file"] = file.partition("/")[2]
+        options |= {"gguf_file": file, "config": checkpoint.config}
     dtype = torch.float32 if device.type == "cpu" or checkpoint.format == "gguf" else "auto"
-    config = options.pop("config", None) or open_config(source.as_posix(), **options)
-    model = open_model(AutoModelForCausalLM, source.as_posix(), config=config, dtype=dtype, **options)
+    config = options.pop("config", None) or open_config(source, **options)
+    model = open_model(AutoModelForCausalLM, source, config=config, dtype=dtype, **options)
     return WholeModel(model.to(device).eval(), donor_tokenizer(checkpoint))

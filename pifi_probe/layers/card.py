@@ -8,7 +8,7 @@ from typing import Any
 
 from pifi_probe.bounds import MAX_LAYERS
 from pifi_probe.errors import CorruptFileError
-from pifi_probe.layers.spec import donor_name
+from pifi_probe.layers.spec import ModelRef
 from pifi_probe.reading import Refused, typed
 
 __all__ = ["LayerCard"]
@@ -74,9 +74,14 @@ class LayerCard:
         return f"{self.donor}[{self.index}]"
 
     @property
+    def ref(self) -> ModelRef:
+        """The model that it is a layer of."""
+        return ModelRef(self.model, self.revision)
+
+    @property
     def donor(self) -> str:
-        """The donor's name, with its revision where it has one."""
-        return donor_name(self.model, self.revision)
+        """The name of that model."""
+        return str(self.ref)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "card") -> LayerCard:

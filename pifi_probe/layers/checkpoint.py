@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,7 +15,7 @@ from pifi_probe.layers.formats import Contents, Numbers
 from pifi_probe.layers.sharded import ShardedCheckpoint
 from pifi_probe.layers.sources import ByteSource, TensorInfo, dropping_what_cannot_be
 
-__all__ = ["Checkpoint", "SafetensorsCheckpoint"]
+__all__ = ["Checkpoint", "SafetensorsCheckpoint", "hub_place", "local_path"]
 
 
 class Checkpoint(Protocol):
@@ -27,7 +28,7 @@ class Checkpoint(Protocol):
     format : str
         ``"safetensors"``, ``"gguf"`` or ``"pickle"``.
     identity : str
-        ``"repo@commit"`` or an absolute path.
+        ``"repo@commit"``, ``"repo@commit/file.gguf"`` or an absolute path; see `hub_place` and `local_path`.
     revision, licence : str or None
     gated : bool
     token : str, bool or None
@@ -77,6 +78,18 @@ class Checkpoint(Protocol):
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Read tensors by their stored names."""
         ...
+
+
+def local_path(checkpoint: Checkpoint) -> Path | None:
+    """Return the folder or file that a checkpoint lies in; None for one of the hub."""
+    path = Path(checkpoint.identity)
+    return path if path.exists() else None
+
+
+def hub_place(checkpoint: Checkpoint) -> tuple[str, str]:
+    """Return repository and file of a checkpoint of the hub; the file is "" where it is the whole repository."""
+    repo, _, rest = checkpoint.identity.partition("@")
+    return repo, rest.partition("/")[2]
 
 
 class SafetensorsCheckpoint(ShardedCheckpoint):

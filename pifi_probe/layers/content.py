@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pifi_probe.files import file_sha256
-from pifi_probe.layers.checkpoint import Checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint, local_path
 from pifi_probe.layers.configs import NUMBER_FILES
 
 __all__ = ["content_of", "weights_digest"]
@@ -17,8 +17,8 @@ __all__ = ["content_of", "weights_digest"]
 
 def content_of(checkpoint: Checkpoint) -> str:
     """Return ``"repo@commit"``, or a digest over the contents of the local files that make up the checkpoint."""
-    path = Path(checkpoint.identity)
-    if not path.exists():
+    path = local_path(checkpoint)
+    if path is None:
         return checkpoint.identity
     folder = path if path.is_dir() else path.parent
     files = {Path(info.source.name) for info in checkpoint.tensors.values()}

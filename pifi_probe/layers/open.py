@@ -10,7 +10,7 @@ from pifi_probe.files import existing
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.hub import open_hub_checkpoint
 from pifi_probe.layers.local import open_local_checkpoint
-from pifi_probe.layers.spec import parse_model
+from pifi_probe.layers.spec import ModelRef
 from pifi_probe.models_table import repo_of
 from pifi_probe.permissions import pickle_allowed
 
@@ -40,7 +40,7 @@ def open_named(llm: str) -> Checkpoint:
     PifiProbeError
         As `open_checkpoint`.
     """
-    return open_checkpoint(*parse_model(llm))
+    return open_checkpoint(*ModelRef.parse(llm))
 
 
 def open_checkpoint(

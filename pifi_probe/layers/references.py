@@ -13,6 +13,7 @@ from pifi_probe.escaping import one_line
 from pifi_probe.files import existing
 from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.open import is_hub_name, open_checkpoint
+from pifi_probe.layers.spec import ModelRef
 from pifi_probe.models_table import repo_of
 
 __all__ = ["NamedBy", "open_reference", "refused_without_token", "resolve_reference"]
@@ -76,7 +77,7 @@ def resolve_reference(name: str, by: NamedBy | None, what: str) -> tuple[str, bo
     return found
 
 
-def open_reference(name: str, revision: str | None, by: NamedBy | None) -> Checkpoint:
+def open_reference(ref: ModelRef, by: NamedBy | None) -> Checkpoint:
     """Open the donor that a card names.
 
     Raises
@@ -86,9 +87,9 @@ def open_reference(name: str, revision: str | None, by: NamedBy | None) -> Check
     ModelNotFoundError, CheckpointError, HubError
         As `open_checkpoint`.
     """
-    source, token = resolve_reference(name, by, "donor")
+    source, token = resolve_reference(ref.model, by, "donor")
     try:
-        return open_checkpoint(source, revision, token=token)
+        return open_checkpoint(source, ref.revision, token=token)
     except HubError as error:
         if token is False:
             raise refused_without_token(error, "donor") from error

@@ -11,7 +11,7 @@ import torch
 
 from pifi_probe.errors import PlugInError, TokenizerError
 from pifi_probe.files import cache_root, file_state, write_json
-from pifi_probe.layers.checkpoint import Checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint, local_path
 from pifi_probe.layers.frozen import LayerCard
 from pifi_probe.layers.references import NamedBy, open_reference
 from pifi_probe.layers.stream import Batch, stream
@@ -77,14 +77,15 @@ def residual_rms(card: LayerCard, named_by: NamedBy | None = None) -> float:
     -----
     Runs the whole model once, one layer in memory; the profile of all layers is kept in the cache folder.
     """
-    checkpoint = open_reference(card.model, card.revision, named_by)
-    if not Path(checkpoint.identity).exists():
+    checkpoint = open_reference(card.ref, named_by)
+    path = local_path(checkpoint)
+    if path is None:
         raise PlugInError(
             "the scale cannot be matched without the donor's other layers, and the donor is on the hub",
             where=card.spec,
             next='use scale="none", give target_rms=, or download the whole model and name its folder',
         )
-    file = cache_root() / "residual_rms" / f"{_key(checkpoint)}.json"
+    file = cache_root() / "residual_rms" / f"{_key(path)}.json"
     profile = _kept(file)
     if len(profile) <= card.index:
         profile = measure_profile(checkpoint, card.model)
@@ -92,8 +93,7 @@ def residual_rms(card: LayerCard, named_by: NamedBy | None = None) -> float:
     return float(profile[card.index])
 
 
-def _key(checkpoint: Checkpoint) -> str:
-    path = Path(checkpoint.identity)
+def _key(path: Path) -> str:
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     state = [file_state(file) for file in files if file.is_file()]
     return hashlib.sha256(json.dumps([state, TEXTS]).encode()).hexdigest()[:32]

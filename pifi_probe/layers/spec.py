@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 from pifi_probe.errors import LayerIndexError, SpecError
 from pifi_probe.files import existing
@@ -16,14 +16,13 @@ from pifi_probe.files import existing
 __all__ = [
     "LayerSpec",
     "Layers",
+    "ModelRef",
     "Parallel",
     "Serial",
-    "donor_name",
     "layer_numbers",
     "layer_ranges",
     "model_names",
     "parse",
-    "parse_model",
 ]
 
 GRAMMAR = "MODEL[i], MODEL@revision[i], MODEL[i:j], A[i] >> B[j] (series), A[i] | B[j] (parallel)"
@@ -33,9 +32,45 @@ _ITEM = re.compile(r"^(?P<model>.+?)\[(?P<start>-?\d{1,9})?(?P<colon>:)?(?P<stop
 Layers = str | int | Iterable[int] | None  # what names layers of one model
 
 
-def donor_name(model: str, revision: str | None) -> str:
-    """Return how a model is named in specs: with its revision, where it has one."""
-    return f"{model}@{revision}" if revision else model
+class ModelRef(NamedTuple):
+    """The name of a whole model, ``"MODEL"`` or ``"MODEL@revision"``.
+
+    What a model is known by wherever something of it is kept is its content, once it is open:
+    `pifi_probe.layers.content.content_of`.
+
+    Parameters
+    ----------
+    model : str
+        Hub id, local folder, ``.gguf`` or ``.safetensors`` file, or embedded name.
+    revision : str or None
+        Branch, tag or commit of a hub id.
+    """
+
+    model: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.revision}" if self.revision else self.model
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        """Read a name.
+
+        Raises
+        ------
+        SpecError
+            If `text` names layers, or no model that a layer of could be named.
+        """
+        spec = parse(f"{text}[0]") if isinstance(text, str) and text.strip() else None
+        if not isinstance(spec, LayerSpec) or (
+            spec.model.endswith("]") and _ITEM.match(spec.model) and not existing(text)
+        ):
+            raise SpecError(
+                f"a model is needed, not {'layers' if text else 'an empty name'}",
+                where=str(text),
+                next="give the model's name alone, such as smollm2-135m",
+            )
+        return spec.ref
 
 
 @dataclass(frozen=True)
@@ -61,15 +96,19 @@ class LayerSpec:
     stop: int | None = None
 
     def __str__(self) -> str:
-        name = self.donor
         if self.index is not None:
-            return f"{name}[{self.index}]"
-        return f"{name}[{'' if self.start is None else self.start}:{'' if self.stop is None else self.stop}]"
+            return f"{self.donor}[{self.index}]"
+        return f"{self.donor}[{'' if self.start is None else self.start}:{'' if self.stop is None else self.stop}]"
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model that it is a layer of."""
+        return ModelRef(self.model, self.revision)
 
     @property
     def donor(self) -> str:
-        """The model, with its revision where one is named."""
-        return donor_name(self.model, self.revision)
+        """The name of that model."""
+        return str(self.ref)
 
     def indices(self, n_layers: int) -> list[int]:
         """Return the layer indices this names in a model of `n_layers` layers.
@@ -133,24 +172,6 @@ def parse(text: str) -> LayerSpec | Serial | Parallel:
         raise SpecError(f"{reprlib.repr(text)} is not text", where="layer specification", next=f"write {GRAMMAR}")
     branches = tuple(_parse_series(branch) for branch in text.split("|"))
     return branches[0] if len(branches) == 1 else Parallel(branches)
-
-
-def parse_model(text: str) -> tuple[str, str | None]:
-    """Split the name of a whole model, ``"MODEL"`` or ``"MODEL@revision"``, into model and revision.
-
-    Raises
-    ------
-    SpecError
-        If `text` names layers, or no model that a layer of could be named.
-    """
-    spec = parse(f"{text}[0]") if isinstance(text, str) and text.strip() else None
-    if not isinstance(spec, LayerSpec) or (spec.model.endswith("]") and _ITEM.match(spec.model) and not existing(text)):
-        raise SpecError(
-            f"a model is needed, not {'layers' if text else 'an empty name'}",
-            where=str(text),
-            next="give the model's name alone, such as smollm2-135m",
-        )
-    return spec.model, spec.revision
 
 
 def model_names(llm: object) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pifi_probe.errors import CheckpointError
 from pifi_probe.files import file_sha256
-from pifi_probe.layers.checkpoint import Checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint, hub_place, local_path
 from pifi_probe.layers.gguf_checkpoint import GGUFCheckpoint
 
 __all__ = ["gguf_header_digest", "gguf_header_file", "tokenizer_folder", "vocabulary_digest"]
@@ -33,13 +33,12 @@ def tokenizer_folder(checkpoint: Checkpoint) -> Path:
     HubError
         As `pifi_probe.layers.hub.open_hub_checkpoint`.
     """
-    path = Path(checkpoint.identity)
-    if path.exists():
+    if path := local_path(checkpoint):
         return path if path.is_dir() else path.parent
     from pifi_probe.layers.hub import HubRepo
     from pifi_probe.layers.hub_client import HubClient
 
-    repo = HubRepo.open(HubClient(checkpoint.identity.partition("@")[0], checkpoint.token), checkpoint.revision)
+    repo = HubRepo.open(HubClient(hub_place(checkpoint)[0], checkpoint.token), checkpoint.revision)
     small = [name for name, size in repo.files.items() if size is None or size <= _MOST]
     vocabularies = [name for name in small if _VOCABULARY.fullmatch(name)]
     if not vocabularies:
@@ -56,7 +55,7 @@ def vocabulary_digest(checkpoint: Checkpoint) -> str:
 
     It is "" where `pifi_probe.layers.content.content_of` knows the tokenizer: of the hub, and of a GGUF file.
     """
-    if isinstance(checkpoint, GGUFCheckpoint) or not Path(checkpoint.identity).exists():
+    if isinstance(checkpoint, GGUFCheckpoint) or local_path(checkpoint) is None:
         return ""
     files = (file for file in tokenizer_folder(checkpoint).iterdir() if file.is_file())
     parts = [file for file in files if _VOCABULARY.fullmatch(file.name) or _BESIDE.fullmatch(file.name)]
@@ -72,8 +71,7 @@ def gguf_header_digest(checkpoint: GGUFCheckpoint) -> str:
 @contextlib.contextmanager
 def gguf_header_file(checkpoint: GGUFCheckpoint) -> Iterator[Path]:
     """Give a GGUF file on this machine that has the checkpoint's header: the file itself, or one without weights."""
-    path = Path(checkpoint.identity)
-    if path.exists():
+    if path := local_path(checkpoint):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="pifi_probe_gguf_") as folder:

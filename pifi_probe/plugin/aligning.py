@@ -75,7 +75,7 @@ def fit_interface(
     longest = within_positions(encoder, MAX_TOKENS)
     digest = [weights_digest(encoder), tokenizer_digest(tokenizer), longest]
     card = first.card
-    donor = open_reference(card.model, card.revision, first.named_by)
+    donor = open_reference(card.ref, first.named_by)
     adapter = None
     if card.adapter is not None:  # the layers below have their parts of it, too
         name, token = resolve_reference(card.adapter, first.named_by, "adapter")

@@ -355,7 +355,7 @@ class StoredModel(PreTrainedModel):
 
         for layer in self.frozen_layers:
             card = layer.card
-            checkpoint = open_reference(card.model, card.revision, layer.named_by)
+            checkpoint = open_reference(card.ref, layer.named_by)
             (index,) = LayerSpec(card.model, card.index).indices(int(checkpoint.config.num_hidden_layers))
             donor = extract_from(checkpoint, index, model=card.model, dtype=card.dtype, device=layer.shell.device)
             again = make_variant(donor, card.variant, single_token=card.reduced, seed=card.variant_seed)

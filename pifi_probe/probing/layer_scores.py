@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.errors import EstimatorError
 from pifi_probe.features.feature_set import Features
-from pifi_probe.layers.checkpoint import Checkpoint
+from pifi_probe.layers.checkpoint import Checkpoint, local_path
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import measure_profile, residual_rms
@@ -59,7 +58,7 @@ class InContext:
 
 def layers_of(checkpoint: Checkpoint, model: str, indices: Sequence[int], device: torch.device) -> Iterator[InContext]:
     """Read layers one after the other, in float32."""
-    local = Path(checkpoint.identity).exists()
+    local = local_path(checkpoint) is not None
     profile = [] if local else measure_profile(checkpoint, model)
     for index in indices:
         layer = extract_from(checkpoint, index, model=model, dtype="float32", device=device, digest=False)

@@ -16,7 +16,7 @@ from pifi_probe.features.feature_set import Features
 from pifi_probe.features.rows import scoring_rows
 from pifi_probe.layers.extract import pick_device
 from pifi_probe.layers.open import open_checkpoint
-from pifi_probe.layers.spec import Layers, layer_numbers, parse_model
+from pifi_probe.layers.spec import Layers, ModelRef, layer_numbers
 from pifi_probe.layers.tokenizer import GivenTokenizer
 from pifi_probe.permissions import pickle_on_request
 from pifi_probe.plugin.config import WIRINGS
@@ -120,8 +120,8 @@ def probe_plugin(
     """
     check_settings(settings, PluginProbeSettings, "probe_plugin")
     chosen, likeness = applicable(estimators)
-    model, revision = parse_model(llm)
-    checkpoint = open_checkpoint(model, revision)
+    ref = ModelRef.parse(llm)
+    checkpoint = open_checkpoint(*ref)
     indices = sorted(layer_numbers(layers, int(checkpoint.config.num_hidden_layers), llm))
     paired = bool(likeness or set(settings.projections) - {"random"})
     rows = _draw_rows(
@@ -196,7 +196,7 @@ def probe_plugin(
                 )
             )
         measured = [row for part in parts for row in part.controls()]
-        read = layers_of(checkpoint, model, indices, place)
+        read = layers_of(checkpoint, ref.model, indices, place)
         for one in tqdm(read, total=len(indices), desc="layers", leave=False, **bar_options(progress)):
             measured += [row for part in parts for row in part.measure(one)]
         times.append(time.perf_counter())

@@ -30,8 +30,9 @@ from pifi_probe.layers.checkpoint import Checkpoint
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.layers.references import NamedBy, open_reference
-from pifi_probe.layers.spec import parse_model
+from pifi_probe.layers.spec import ModelRef
 from pifi_probe.layers.stem import Stem
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.losses import sequence_loss
@@ -173,7 +174,7 @@ class ProbeForSequenceClassification(PreTrainedModel):
             If the donor's files are others, or it has no such point or width.
         """
         config = self.config
-        found = open_reference(config.donor, config.revision, self.named_by)
+        found = open_reference(ModelRef(config.donor, config.revision), self.named_by)
         n_layers, width = int(found.config.num_hidden_layers), int(found.config.hidden_size)
         if content_of(found) != config.content or not 0 <= config.point <= n_layers or width != config.width:
             raise CheckpointError(
@@ -361,11 +362,11 @@ def probe_as_model(
     features = llm_features(donor, rows, kind=task.kind, until=point, max_tokens=limit, progress=False, **handling)
     labels = np.asarray(rows.labels, dtype=np.int64)
     head = _fitted(features[point], labels, int(info["seed"]))
-    name, revision = parse_model(donor)
+    ref = ModelRef.parse(donor)
     config = ProbeConfig(
-        donor=name,
-        revision=revision,
-        content=content_of(open_reference(name, revision, None)),
+        donor=ref.model,
+        revision=ref.revision,
+        content=content_of(open_checkpoint(*ref)),
         point=point,
         width=features[point].shape[1],
         scores=head[2],

@@ -13,9 +13,9 @@ from pifi_probe.selection.budget import DEFAULT, Budget
 from pifi_probe.selection.database import DATED, dated
 from pifi_probe.selection.events import OnEvent
 from pifi_probe.selection.executors import Executor, make_executor
-from pifi_probe.selection.settings import Settings, make_space, read_settings
+from pifi_probe.selection.settings import Settings, make_space, read_settings, settle
 from pifi_probe.selection.store import Store
-from pifi_probe.selection.study import FIRST_PASS, Study, complete, first_pass, make_evaluator
+from pifi_probe.selection.study import FIRST_PASS, Study, first_pass, make_evaluator
 from pifi_probe.tags import tags_of, with_tags
 from pifi_probe.vocabulary import mode_of_today
 
@@ -170,7 +170,7 @@ def search(
         tokenizer=_name_of(tokenizer),
     )
     make_strategy(strategy, space, seeds=n_seeds, **(options or {}))
-    store.settle(settings.to_dict(), complete)
+    settle(store, settings)
     store.note("confirm", confirm)
     if tags:
         store.note("tags", with_tags(store.noted("tags"), tags))

@@ -10,11 +10,13 @@ from pifi_probe.errors import CorruptFileError, SearchError
 from pifi_probe.layers.spec import Layers, layer_numbers, layer_ranges, model_names
 from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.space import Modes, Space
+from pifi_probe.training.key import RunKey
 from pifi_probe.vocabulary import in_words_of_today, stored_settings
 
 if TYPE_CHECKING:
     from pifi_probe.selection.store import Store
     from pifi_probe.tasks.task import Task
+    from pifi_probe.training.key import RunKey
     from pifi_probe.training.recipe import Recipe
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "read_n_train",
     "read_settings",
     "read_source",
+    "settle",
 ]
 
 MAX_SEEDS = 10_000
@@ -157,6 +160,13 @@ class Settings:
         """Return values that JSON can hold."""
         return asdict(self)
 
+    @property
+    def key(self) -> RunKey:
+        """What makes two searches the same search."""
+        from pifi_probe.training.key import RunKey
+
+        return RunKey.of_search(self.to_dict())
+
 
 def check_wiring(wiring: object) -> None:
     """Raise SearchError if it is no wiring."""
@@ -185,6 +195,35 @@ def read_settings(values: Any, where: str) -> tuple[Settings, Space]:
             where=where,
             next="restore the file from a copy, or name another one",
         ) from error
+
+
+def settle(store: Store, settings: Settings) -> None:
+    """Note in a study what its search is, or check that it is this one.
+
+    Raises
+    ------
+    SearchError
+        If it is another one (the difference is shown), or of a newer version.
+    CorruptFileError
+        If what the study holds is no description of a search.
+    """
+    if store.noted("settings") is None:
+        store.note("settings", settings.to_dict())
+    stored, _ = read_settings(store.noted("settings"), str(store.address))  # of several processes the last one's
+    differences = [
+        f"{name}: {_shown(there)} there, {_shown(here)} here" for name, there, here in stored.key.changed(settings.key)
+    ]
+    if differences:
+        raise SearchError(
+            f"the study was made with other settings: {'; '.join(differences[:4])}",
+            where=str(store.address),
+            next="give the same settings, or name another study file",
+        )
+
+
+def _shown(value: Any) -> str:
+    text = str(value) or repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def make_space(

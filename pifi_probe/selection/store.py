@@ -16,7 +16,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,34 +135,6 @@ class Store:
         """Return what `note` stored."""
         with database_errors(self.address):
             return self.storage.get_study_user_attrs(self._study).get(name, default)
-
-    def settle(
-        self, settings: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
-    ) -> None:
-        """Store what the search is, or check that the stored search is the same.
-
-        Parameters
-        ----------
-        settings : mapping
-        complete : callable
-            Adds to stored settings what an older version did not store.
-
-        Raises
-        ------
-        SearchError
-            If it is another one; the difference is shown.
-        """
-        stored = self.noted("settings")
-        if stored is None:
-            self.note("settings", dict(settings))
-            stored = self.noted("settings")
-        differences = _differences(complete(stored), dict(settings))
-        if differences:
-            raise SearchError(
-                f"the study was made with other settings: {'; '.join(differences[:4])}",
-                where=str(self.address),
-                next="give the same settings, or name another study file",
-            )
 
     # Trials
 
@@ -320,24 +292,6 @@ def _parameters(proposal: Proposal) -> tuple[dict[str, Any], dict[str, Any]]:
         params[f"layer {place}"] = place_of(layer)[1]
         distributions[f"layer {place}"] = IntDistribution(0, 1023)
     return params, distributions
-
-
-def _differences(stored: Any, own: Any, name: str = "") -> list[str]:
-    """Return what differs, ``"recipe.epochs: 3 there, 5 here"``."""
-    if isinstance(stored, Mapping) and isinstance(own, Mapping):
-        names = [*stored, *(key for key in own if key not in stored)]
-        return [
-            difference
-            for key in names
-            for difference in _differences(stored.get(key), own.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    plain = [list(value) if isinstance(value, tuple) else value for value in (stored, own)]
-    return [] if plain[0] == plain[1] else [f"{name}: {_shown(stored)} there, {_shown(own)} here"]
-
-
-def _shown(value: Any) -> str:
-    text = str(value) or repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # What the database holds of a trial, read as what a search writes or refused

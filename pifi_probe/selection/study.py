@@ -19,7 +19,7 @@ from pifi_probe.selection.database import Address
 from pifi_probe.selection.executors import Executor, make_executor, refuse_in_worker
 from pifi_probe.selection.runner import FEWEST_SEEDS, Runner
 from pifi_probe.selection.separate import Listed, Separation, separation
-from pifi_probe.selection.settings import Settings, read_settings, read_source
+from pifi_probe.selection.settings import Settings, read_settings, read_source, settle
 from pifi_probe.selection.space import Candidate, Space
 from pifi_probe.selection.store import Record, Store
 from pifi_probe.selection.trials import Evaluator, Proposal, Strategy, Trial
@@ -57,11 +57,6 @@ def first_pass(task: Task, texts: int | None) -> Task:
     if texts is None or max(sizes.values()) <= texts:
         return task
     return task.subset(**{name: min(size, texts) for name, size in sizes.items()})
-
-
-def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return stored settings with what the version that wrote them did not know yet."""
-    return Settings.from_dict(stored).to_dict()
 
 
 class Study:
@@ -124,7 +119,7 @@ class Study:
                     task = task.subset(**found.settings.task["sizes"])
             sizes = {name: len(split) for name, split in task.splits.items()}
             own = {"name": task.name, "fingerprint": task.fingerprint, "sizes": sizes}
-            store.settle(replace(found.settings, task=own).to_dict(), complete)
+            settle(store, replace(found.settings, task=own))
             found.task, found.evaluator = task, make_evaluator(found.settings, task)
         return found
 

@@ -11,6 +11,7 @@ from pifi_probe.errors import PifiProbeError
 from pifi_probe.escaping import printable
 from pifi_probe.kinds.parts.encoding import encode
 from pifi_probe.layers.references import NamedBy, open_reference
+from pifi_probe.layers.spec import ModelRef
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.plugin.base import PiFiPreTrainedModel
 from pifi_probe.plugin.build import tokenizer_for
@@ -173,7 +174,7 @@ def _language(
     layer = about["layers"][0]
     try:
         by = NamedBy(None, allow_external) if isinstance(subject, RunResult) else subject.frozen_layers[0].named_by
-        tokenizer = donor_tokenizer(open_reference(layer["model"], layer["revision"], by))
+        tokenizer = donor_tokenizer(open_reference(ModelRef(layer["model"], layer["revision"]), by))
     except (PifiProbeError, OSError, ValueError) as error:
         return Check(name, "skipped", f"the donor's tokenizer could not be loaded: {error}")
     split = _some_split(task)

@@ -1,7 +1,9 @@
-"""`RunKey`: what makes two runs the same run; run folders, experiments and comparisons ask nothing else."""
+"""`RunKey`: what makes two runs the same run; run folders, experiments, studies and comparisons ask nothing else."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,16 +28,27 @@ _DERIVED = ("feed", "pooling")  # modes of a wiring that task and encoder may ch
 class RunKey:
     """Everything that a run's numbers follow from, as flat entries; what an older record does not say is left out.
 
+    Equal keys have one hash, so that keys can be members of a set. Whether a stored run is the one that is wanted is
+    asked with `differences`, which forgives what an older record does not say and names what differs.
+
     Parameters
     ----------
     entries : mapping
         Name to JSON value: ``"task"`` (fingerprint), ``"slm"``, ``"tokenizer"`` (sha256), ``"wiring"``, ``"control"``,
         ``"combine"``, ``"branches"``, every mode, ``"width"``, for each layer ``"layer 1 model"``, ``index``,
         ``revision``, ``variant``, ``dtype``, ``sha256``; ``"test NAME"`` (fingerprint), ``"recipe.NAME"``, ``"start"``
-        (sha256 of the weights that it started from).
+        (sha256 of the weights that it started from). Of a search, what all its trials share: see `of_search`.
     """
 
     entries: Mapping[str, Any] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 of the entries."""
+        return hashlib.sha256(json.dumps(self.entries, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def of(
@@ -110,6 +123,22 @@ class RunKey:
             return None
 
     @classmethod
+    def of_search(cls, settings: Mapping[str, Any]) -> RunKey:
+        """Return the key of a search: what all its trials share, and how it chooses among them.
+
+        Parameters
+        ----------
+        settings : mapping
+            As `pifi_probe.selection.settings.Settings.to_dict` gives them: ``"slm"``, ``"wiring"``, ``"tokenizer"`` (a
+            name), ``"llms"``, ``"seeds"``; ``"task.NAME"``, ``"recipe.NAME"``, ``"space.NAME"``, ``"strategy.NAME"``.
+        """
+        flat: dict[str, Any] = {}
+        for name, value in settings.items():
+            inner = value if isinstance(value, Mapping) else None
+            flat |= {name: value} if inner is None else {f"{name}.{key}": own for key, own in inner.items()}
+        return cls(json.loads(json.dumps(flat)))
+
+    @classmethod
     def _joined(
         cls,
         flat: dict[str, Any],
@@ -142,18 +171,20 @@ class RunKey:
         }
         return self.without("recipe.seed", "start", *drawn)
 
-    def differences(self, own: RunKey) -> list[str]:
-        """Return in words what differs from a stored key (this one) to the one that is wanted; empty: the same run.
+    def changed(self, own: RunKey) -> list[tuple[str, Any, Any]]:
+        """Return name, stored and wanted value of what differs from a stored key (this one) to the one that is wanted.
 
         Entries that only one of them knows are not a difference: older records say less.
         """
-        found = []
-        for name, value in own.entries.items():
-            stored = self.entries.get(name)
-            if name not in self.entries or _alike(stored, value):
-                continue
-            found.append(f"{name}: {_shown(stored)} there, {_shown(value)} here")
-        return found
+        if self.digest == own.digest:
+            return []
+        both = [name for name in own.entries if name in self.entries]
+        pairs = [(name, self.entries[name], own.entries[name]) for name in both]
+        return [(name, stored, wanted) for name, stored, wanted in pairs if not _alike(stored, wanted)]
+
+    def differences(self, own: RunKey) -> list[str]:
+        """Return in words what `changed` finds; empty: the same run."""
+        return [f"{name}: {_shown(stored)} there, {_shown(wanted)} here" for name, stored, wanted in self.changed(own)]
 
 
 def _alike(stored: Any, own: Any) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pifi_probe.layers.control import PositiveControl, known_control
-from pifi_probe.layers.spec import donor_name
+from pifi_probe.layers.spec import ModelRef
 from pifi_probe.training.check import Check
 
 __all__ = ["NAME", "Plugged", "check_sight", "plugged_in"]
@@ -21,15 +21,13 @@ class Plugged:
 
     Parameters
     ----------
-    model : str
-    revision : str or None
+    donor : ModelRef
     layers : tuple of int
     feed : str
         "pooled" (one vector a text) or "sequence".
     """
 
-    model: str
-    revision: str | None
+    donor: ModelRef
     layers: tuple[int, ...]
     feed: str
 
@@ -38,12 +36,12 @@ def plugged_in(descriptions: Iterable[Mapping[str, Any]]) -> tuple[Plugged, ...]
     """Return the donors of arms with real layers, each once; descriptions as `describe_model` makes them."""
     found: dict[Plugged, None] = {}
     for about in descriptions:
-        donors: dict[tuple[str, str | None], list[int]] = {}
+        donors: dict[ModelRef, list[int]] = {}
         for layer in about["layers"]:
             if layer.get("variant", "real") == "real":
-                donors.setdefault((layer["model"], layer.get("revision")), []).append(int(layer["index"]))
+                donors.setdefault(ModelRef(layer["model"], layer.get("revision")), []).append(int(layer["index"]))
         feed = str(about.get("feed") or "sequence")
-        found |= dict.fromkeys(Plugged(*donor, tuple(layers), feed) for donor, layers in donors.items())
+        found |= dict.fromkeys(Plugged(donor, tuple(layers), feed) for donor, layers in donors.items())
     return tuple(found)
 
 
@@ -52,8 +50,8 @@ def check_sight(plugged: Plugged) -> Check:
 
     Reads what `pifi_probe.positive_control` has kept on this machine and measures nothing.
     """
-    control = known_control(plugged.model, plugged.revision)
-    donor = donor_name(plugged.model, plugged.revision)
+    donor = plugged.donor
+    control = known_control(*donor)
     if control is None:
         finding = f"the positive control of {donor} has not been measured here: what 'no effect' means is open"
         return Check(NAME, "skipped", finding, advice=f"run `pifi-probe control {donor}`")
