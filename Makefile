@@ -82,6 +82,7 @@ results: $(READY)
 	$(RUN) book/_scripts/decided_page.py
 	$(RUN) book/_scripts/layerbench_page.py
 	$(RUN) book/_scripts/verified_page.py
+	$(RUN) book/_scripts/costs_page.py
 	$(RUN) book/_scripts/timings.py
 	$(RUN) book/_scripts/log.py
 	$(RUN) book/_scripts/weights.py

@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 import pifi_probe as pp
 from pifi_probe import errors
 from pifi_probe.cli import app, main
+from pifi_probe.efficiency.cost_table import COST_ARMS
 from pifi_probe.reporting.block import pifi_block
 
 ROOT = Path(__file__).parent.parent
@@ -197,6 +198,17 @@ def test_the_page_of_verified_layers_is_the_recorded_one() -> None:
     record = json.loads(verified.RECORD.read_text(encoding="utf-8"))
     assert verified.page(record) == verified.PAGE.read_text(encoding="utf-8"), "run make results"
     assert len(record) > 5 and max(error for row in record for error in row["errors"]) < 1e-5
+
+
+def test_the_page_on_costs_is_the_recorded_one() -> None:
+    costs = load("costs_page")
+    tables = costs.recorded()
+    assert costs.page(tables) == costs.PAGE.read_text(encoding="utf-8"), "run make results"
+    assert len(tables) >= 3 and len({table.pair for table in tables.values()}) == len(tables)
+    for table in tables.values():
+        assert table.n_seeds >= 5 and not table.provenance["settings"]["busy"] and table.provenance["git"]["commit"]
+        assert {row.arm for row in table.rows} == set(COST_ARMS)
+        assert all(row.failed or len(row.stream["forward_s"]) >= 256 for row in table.rows)
 
 
 def test_the_page_on_layerbench_is_the_recorded_one() -> None:

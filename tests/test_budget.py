@@ -92,7 +92,10 @@ def test_a_time_without_room_for_full_runs_ends_with_a_frozen_encoder(clock: Clo
     assert clock.now <= 10 * MINUTE
     assert study.result is not None and study.result.confirm_fidelity == "frozen" and study.result.effects
     (estimated,) = [one.estimate for one in told if isinstance(one, events.Estimated)]
-    assert "both within the budget, with a frozen encoder" in str(estimated)
+    said = str(estimated)
+    assert "both within the budget, with a frozen encoder" in said
+    assert said.startswith("a full run takes about 60 s (1 C); choosing takes at most ")
+    assert max(map(len, said.split("; "))) < 80  # the lines of a terminal
 
 
 def test_a_time_that_pays_for_no_confirmation_is_refused_with_what_it_takes(clock: Clock) -> None:

@@ -71,7 +71,7 @@ class Live:
             self._budget = event.study.budget
         if isinstance(event, events.Estimated):
             self._head = str(event.estimate)
-            return self._head
+            return self._head.replace("; ", ";\n")  # each part in 80 columns
         if isinstance(event, events.Phase):
             return {"select": "selecting", "confirm": "confirming the choice on fresh seeds"}[event.name]
         if isinstance(event, events.TrialStarted):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -11,16 +12,18 @@ from pathlib import Path
 from pifi_probe.errors import RecipeError, RunInterrupted
 from pifi_probe.experiments.plan import Arm
 from pifi_probe.experiments.runner import stored_run
+from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayers
+from pifi_probe.plugin.build import named_chain
 from pifi_probe.selection.budget import Measure
-from pifi_probe.selection.executors import Executor
+from pifi_probe.selection.executors import Executor, make_executor
 from pifi_probe.selection.space import Candidate
 from pifi_probe.selection.trials import Outcome, Proposal
 from pifi_probe.tasks import Task
 from pifi_probe.training import Recipe, RunResult
 from pifi_probe.vocabulary import BARE, BASIC_CONTROLS
 
-__all__ = ["ARMS", "Crew", "Job", "arms_named", "jobs_of", "run_all"]
+__all__ = ["ARMS", "Crew", "Job", "arms_named", "jobs_of", "layers_named", "opened", "run_all"]
 
 ARMS = (*BASIC_CONTROLS, "real")
 MOST_DEATHS = 3  # of workers, until it is not an accident
@@ -131,6 +134,23 @@ def jobs_of(arms: Sequence[str], n_seeds: int) -> list[Job]:
     if not isinstance(n_seeds, Integral) or isinstance(n_seeds, bool) or n_seeds < 1:
         raise RecipeError(f"n_seeds={n_seeds!r}", where="n_seeds", next="give at least 1; 3 show the noise of seeds")
     return [(arm, seed) for seed in range(int(n_seeds)) for arm in arms]
+
+
+def layers_named(slm: str, layer: str | FrozenLayers, task: Task, wiring: str) -> FrozenLayers:
+    """Return the layers that a name stands for, or those that were given; raises what `extract` does."""
+    named = named_chain(slm, layer, task, wiring=wiring)
+    return extract(named) if isinstance(named, str) else named
+
+
+@contextmanager
+def opened(executor: str | Executor, workers: int) -> Iterator[Executor]:
+    """Give the executor of a name, closed afterwards, or the one that was given, left open."""
+    where = make_executor(executor, workers)
+    try:
+        yield where
+    finally:
+        if isinstance(executor, str):
+            where.close()
 
 
 def run_all(

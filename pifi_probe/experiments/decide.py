@@ -11,21 +11,19 @@ from typing import Any, ClassVar
 
 from pifi_probe.checked import is_number
 from pifi_probe.errors import CorruptFileError, RecipeError
-from pifi_probe.experiments.crew import ARMS, Crew, Job, run_all
+from pifi_probe.experiments.crew import ARMS, Crew, Job, layers_named, opened, run_all
 from pifi_probe.experiments.runner import stored_run
 from pifi_probe.files import make_folder, write_json
 from pifi_probe.kinds import KINDS, metric_named
 from pifi_probe.ladder import Effect
-from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayers
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.plugin.build import named_chain
 from pifi_probe.provenance import collect
 from pifi_probe.reading import Refused, read_object, typed
 from pifi_probe.reporting.result import Result
 from pifi_probe.reporting.tables import Table
 from pifi_probe.selection.budget import Budget
-from pifi_probe.selection.executors import Executor, make_executor
+from pifi_probe.selection.executors import Executor
 from pifi_probe.tasks import Task
 from pifi_probe.tasks.splitting import label_counts
 from pifi_probe.training import Comparison, Recipe, RunResult, compare
@@ -221,8 +219,7 @@ def decide(
     sizes = label_counts(fractions, len(task.splits.get("train", ())), fewest, task.name)
     limit = Budget(limit.amount / (1 + len(sizes)), limit.unit)
     root = make_folder(Path(out) if out is not None else Path("runs") / f"decide-{task.name}")
-    layer = named_chain(slm, layer, task, wiring=wiring)
-    donor = extract(layer) if isinstance(layer, str) else layer
+    donor = layers_named(slm, layer, task, wiring)
     fewer = {
         size: decide(
             slm,
@@ -241,12 +238,8 @@ def decide(
         for size in sizes
     }
     crew = Crew(root, slm, donor, task, base, wiring, make=stored_run)
-    where = make_executor(executor, workers)
-    try:
+    with opened(executor, workers) as where:
         runs, looks, effect, stopped = _looks(crew, where, limit, question, margin, on_run, root / "looks.json")
-    finally:
-        if isinstance(executor, str):
-            where.close()
     comparison = compare(list(runs.values()), margin=_margin(list(runs.values()), margin))
     seconds = sum(sum(run.seconds.values()) for run in runs.values())
     made = collect(task=task.fingerprint)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pifi_probe.experiments.crew import Crew, arms_named, jobs_of, run_all
+from pifi_probe.experiments.crew import Crew, arms_named, jobs_of, layers_named, opened, run_all
 from pifi_probe.folders import make_folder
-from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import FrozenLayers
 from pifi_probe.permissions import pickle_on_request
-from pifi_probe.plugin.build import named_chain
-from pifi_probe.selection.executors import Executor, make_executor
+from pifi_probe.selection.executors import Executor
 from pifi_probe.tags import tags_of
 from pifi_probe.tasks import Task
 from pifi_probe.training import Recipe, RunResult
@@ -77,16 +75,11 @@ def train_arms(
         Whatever a run can raise.
     """
     names = arms_named(arms)
-    donor = named_chain(slm, layer, task, wiring=wiring)
-    donor = extract(donor) if isinstance(donor, str) else donor
+    donor = layers_named(slm, layer, task, wiring)
     jobs = jobs_of(names, n_seeds)
     crew = Crew(
         make_folder(Path(out)), slm, donor, task, recipe, wiring, combine, tuple(also), tags=tuple(tags_of(tags))
     )
-    where = make_executor(executor, workers)
-    try:
+    with opened(executor, workers) as where:
         found = run_all(crew, jobs, where, on_run)
-    finally:
-        if isinstance(executor, str):
-            where.close()
     return [found[job] for job in jobs]

@@ -153,18 +153,15 @@ class Estimate:
     covers_all: bool = False
 
     def __str__(self) -> str:
-        text = (
-            f"a full run takes about {duration(self.full_seconds, short=True)}; "
-            f"selection at most {_cost(self.select_cost)} (about {duration(self.select_seconds, short=True)})"
+        one, choose, confirm = (
+            duration(seconds, short=True) for seconds in (self.full_seconds, self.select_seconds, self.confirm_seconds)
         )
+        parts = [f"a full run takes about {one} (1 C)", f"choosing takes at most {_cost(self.select_cost)} ({choose})"]
         if self.confirm_cost:
-            text += (
-                f", then confirmation about {_cost(self.confirm_cost)} ({duration(self.confirm_seconds, short=True)})"
-            )
-            text += ", both within the budget" if self.covers_all else ", which comes on top of the budget"
-        if self.covers_all and self.confirm_fidelity == "frozen":
-            text += ", with a frozen encoder"
-        return f"{text}; memory about {self.memory_bytes / 2**30:.1f} GiB a process"
+            parts[-1] += f", confirming then about {_cost(self.confirm_cost)} ({confirm})"
+            where = "both within the budget" if self.covers_all else "on top of the budget"
+            parts.append(where + (", with a frozen encoder" if self.confirm_fidelity == "frozen" else ""))
+        return "; ".join([*parts, f"memory about {self.memory_bytes / 2**30:.1f} GiB a process"])
 
 
 def estimate(
