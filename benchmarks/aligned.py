@@ -1,4 +1,4 @@
-"""The study of aligned chains: what real middle layers add to an encoder, next to every twin, on eleven tasks.
+"""The study of aligned chains: what real middle layers add to an encoder, next to every twin, on twelve tasks.
 
 The protocol is `book/_studies/aligned/protocol.md`. Every task is one JSON in that folder; what is there is kept, so
 that the same command continues after an interruption.
@@ -51,6 +51,7 @@ SPAN = f"{CHAIN[0]}-{CHAIN[1]}"
 EXPLORING = ("movie-reviews", "product-reviews", "tweets", "word-order", "translation-match")
 APART = "translation-match-apart"  # the same pairs, each text read alone: they meet in the layers only
 CONFIRMING = ("critic-reviews", "umsab-english", "reuters-r8", "newsgroups", "germeval", "nsmc")
+ADDED = ("umsab-arabic",)  # after both halves had run
 SHIFT = {
     "movie-reviews": ("product-reviews", "tweets"),
     "critic-reviews": ("product-reviews",),
@@ -61,6 +62,7 @@ FILES = {
     "umsab-english": ("umsab_english.jsonl.gz", {}),
     "germeval": ("germeval2018_de.jsonl.gz", {"language": "de"}),
     "nsmc": ("nsmc_ko.jsonl.gz", {"language": "ko"}),
+    "umsab-arabic": ("umsab_arabic.jsonl.gz", {"language": "ar"}),
 }
 PRECISION = "bf16" if has_bf16(torch.device("cpu")) else "float32"  # as the machine has it; recorded
 FRACTIONS, DRAWS = (100, 300, 1000), 6
@@ -307,7 +309,7 @@ def main() -> None:
     options.add_argument("--folds", action="store_true", help="every text of a task is a test text once")
     options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
     given, start, fresh = options.parse_args(), time.perf_counter(), True
-    for name in given.tasks or (FOLDED if given.folds else (*EXPLORING, APART, *CONFIRMING)):
+    for name in given.tasks or (FOLDED if given.folds else (*EXPLORING, APART, *CONFIRMING, *ADDED)):
         task = load(name, given.data)
         if task is None:
             print(f"{name}: no file; name its folder with --data")

@@ -6,10 +6,12 @@ Sizes and seed are those of the study of aligned chains (`aligned.py`). The reco
 `book/_studies/conditions.json`; chapter 00b and the figure on the first page read it.
 
 With ``--references``: what could stand in the chain's place. The donor's own probe at the exit, an MLP and layers drawn
-anew that are trained and have as many weights, and the encoder once more (`book/_studies/references.json`).
+anew that are trained and have as many weights, and the encoder once more (`book/_studies/references.json`; of another
+task than movie-reviews ``references-TASK.json``).
 
     python benchmarks/conditions.py                 # about a quarter of an hour on two cores
     python benchmarks/conditions.py --references    # as long
+    python benchmarks/conditions.py --references --task product-reviews
     python benchmarks/conditions.py --quick    # tiny sizes: does it work at all?
 """
 
@@ -20,7 +22,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import pifi_probe as pp
+from pifi_probe.devices import has_bf16
 from pifi_probe.files import write_json
 from pifi_probe.provenance import collect
 
@@ -43,12 +48,17 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="tiny sizes, nothing is written")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--references", action="store_true", help="what could stand in the place of layers 8 to 14")
+    options.add_argument("--task", default=TASK, help="an embedded task, with --references")
     options.add_argument("--out", type=Path, help="conditions.json or references.json in book/_studies by default")
     chosen = options.parse_args()
-    out = chosen.out or (OUT.with_name("references.json") if chosen.references else OUT)
+    if chosen.task != TASK and not chosen.references:
+        options.error("--task is for --references")
+    name = "references" if chosen.task == TASK else f"references-{chosen.task}"
+    out = chosen.out or (OUT.with_name(f"{name}.json") if chosen.references else OUT)
     n = 60 if chosen.quick else 1500
-    sizes = {"n_train": n, "n_test": n, "n_align": min(n, 1000), "max_tokens": 64, "precision": "bf16"}
-    task, found = pp.load_task(TASK), _kept(out)
+    precision = "bf16" if has_bf16(torch.device("cpu")) else "float32"  # as the machine has it; recorded
+    sizes = {"n_train": n, "n_test": n, "n_align": min(n, 1000), "max_tokens": 64, "precision": precision}
+    task, found = pp.load_task(chosen.task), _kept(out)
     for layers, arms in {"8-14": TWINNED}.items() if chosen.references else CHAINS.items():
         if layers in found and not chosen.quick:
             continue
