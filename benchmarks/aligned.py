@@ -1,4 +1,4 @@
-"""The study of aligned chains: what real middle layers add to an encoder, next to every twin, on twelve tasks.
+"""The study of aligned chains: what real middle layers add to an encoder, next to every twin, on thirteen tasks.
 
 The protocol is `book/_studies/aligned/protocol.md`. Every task is one JSON in that folder; what is there is kept, so
 that the same command continues after an interruption.
@@ -51,7 +51,7 @@ SPAN = f"{CHAIN[0]}-{CHAIN[1]}"
 EXPLORING = ("movie-reviews", "product-reviews", "tweets", "word-order", "translation-match")
 APART = "translation-match-apart"  # the same pairs, each text read alone: they meet in the layers only
 CONFIRMING = ("critic-reviews", "umsab-english", "reuters-r8", "newsgroups", "germeval", "nsmc")
-ADDED = ("umsab-arabic",)  # after both halves had run
+ADDED = ("umsab-arabic", "evidence")  # after both halves had run
 SHIFT = {
     "movie-reviews": ("product-reviews", "tweets"),
     "critic-reviews": ("product-reviews",),
@@ -86,6 +86,8 @@ def load(name: str, data: Path | None) -> Task | None:
     """Return a task of the study; None where its file is missing."""
     if name == "word-order":
         return word_order(pp.load_task("movie-reviews"))
+    if name == "evidence":
+        return evidence(pp.load_task("movie-reviews"), pp.load_task("ui-strings-en-de"))
     if name == APART:
         return replace(pp.load_task("translation-match"), name=APART)
     if name not in FILES:
@@ -115,6 +117,27 @@ def word_order(task: Task) -> Task:
             ids.append(id_)
         made[name] = Split(texts=tuple(texts), labels=tuple(labels), ids=tuple(ids))
     return replace(task, name="word-order", splits=made, label_names=("as written", "swapped"))
+
+
+def evidence(task: Task, filler: Task) -> Task:
+    """Return a task whose texts hold one sentence of another task, and two of a third that say nothing of the label.
+
+    The sentence that decides stands first, second or last, drawn anew for each text; sentences have at most 20 words.
+    """
+    made = {}
+    for name, split in task.splits.items():
+        draw, texts, labels, ids = random.Random(0), [], [], []
+        others = [text for text in filler.splits[name].texts if 5 <= len(text.split()) <= 20]
+        for id_, text, label in zip(split.ids, split.texts, split.labels, strict=True):
+            if len(text.split()) > 20:
+                continue
+            parts = draw.sample(others, 2)
+            parts.insert(draw.randrange(3), text)
+            texts.append(" ".join(parts))
+            labels.append(label)
+            ids.append(id_)
+        made[name] = Split(texts=tuple(texts), labels=tuple(labels), ids=tuple(ids))
+    return replace(task, name="evidence", splits=made)
 
 
 def probe(name: str, task: Task, data: Path | None, *, small: bool = False, few: bool = False) -> dict[str, Any]:

@@ -554,11 +554,11 @@ def page() -> str:
             parts.append(f"### The {half} half\n\n{text}" + (f"{left_out}\n\n{small}" if small else ""))
     if added:
         text, tasks, small = main_table(added)
-        came = "The real chain beats all four." if tasks else "As foretold, the real chain does not beat all four."
         could = f"\n\nWhat could have been found, before the correction:\n\n{small}" if small else ""
         parts.append(
-            "### Added afterwards\n\nTweets in Arabic, which neither model knows: a negative control. "
-            f"{came}\n\n{text}{could}"
+            "### Added afterwards\n\nTweets in Arabic, which neither model knows, as a further negative control; and "
+            "evidence: one sentence of a film review between two strings of a program's interface, in any order. The "
+            f"real chain beats all four on {_named(tasks)}.\n\n{text}{could}"
         )
     shift, shifted = shift_table(everything)
     labels, few = label_table(everything)
