@@ -16,6 +16,14 @@ NOTEBOOK_TEXTS := ui-strings
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120
 BENCHMARKS := extract train_step fold stream_memory estimators probe_sweep efficiency
 
+# A Python that is named must be the one of .venv: the checks would run with another one, and nobody would see it.
+ifeq ($(origin PYTHON),command line)
+OTHER := $(shell [ -x $(RUN) ] && own="$$($(RUN) -V 2>&1)" && [ "$$own" != "$$("$(PYTHON)" -V 2>&1)" ] && echo "$$own")
+ifneq ($(OTHER),)
+$(error $(VENV) was made with $(OTHER), and PYTHON=$(PYTHON) is another one: remove $(VENV), then run make again)
+endif
+endif
+
 .PHONY: help demo test test-slow lint bench notebooks results book lab clean
 
 help:

@@ -68,7 +68,23 @@ def test_an_exported_model_takes_any_batch_length_and_padding(name: str, labels:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["classes", "classes, matched", "classes, sequence", "aligned", "aligned, back", "tags", "gated"]
+    "name",
+    [
+        "classes",
+        "classes, matched",
+        "classes, sequence",
+        "regression",
+        "labels",
+        "choices",
+        "answers",
+        "writing, T5",
+        "aligned",
+        "aligned, back",
+        "tags",
+        "mix",
+        "gated",
+        "folded",
+    ],
 )
 def test_a_compiled_model_is_one_graph(name: str, shelf: Shelf) -> None:
     torch._dynamo.reset()  # a process compiles one function for a few models only
@@ -76,5 +92,10 @@ def test_a_compiled_model_is_one_graph(name: str, shelf: Shelf) -> None:
     expected = answer(model, batch)  # transformers hooks an encoder at its first call, behind a lock
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=True)
     assert torch.allclose(answer(compiled, batch), expected, atol=1e-4)
+    model(**batch).loss.backward()
+    eager = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
     compiled(**batch).loss.backward()
-    assert all(p.grad is not None for p in model.head.parameters())
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == eager.keys() and any(name.startswith("head") for name in found)
+    assert all(torch.allclose(found[name], eager[name], atol=1e-4) for name in found)

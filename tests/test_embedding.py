@@ -13,6 +13,7 @@ from datasets import Dataset
 
 import pifi_probe as pp
 from pifi_probe.plugin import tokenizer_for
+from tests import kinds
 from tests.contract import Shelf, frozen_state
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -84,6 +85,33 @@ def test_their_trainer_and_losses_train_all_but_the_layer(shelf: Shelf, tmp_path
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[-1] < losses[0]
     assert not torch.equal(model.plugin.L_in.weight, before)
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in frozen_state(model).items())
+
+
+def test_the_pairs_of_a_task_train_through_their_own_loss(shelf: Shelf, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.losses import ContrastiveLoss
+
+    split = kinds.task_of("pair").splits["train"]
+    rows = Dataset.from_dict({"sentence1": split.texts, "sentence2": split.pairs, "label": split.labels})
+    model = shelf.model("classes, sequence")
+    made = pp.sentence_transformer(model)
+    frozen = frozen_state(model)
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=16,
+        per_device_train_batch_size=8,
+        learning_rate=5e-3,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        logging_steps=1,
+    )
+    trainer = SentenceTransformerTrainer(model=made, args=arguments, train_dataset=rows, loss=ContrastiveLoss(made))
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
     assert all(torch.equal(tensor, frozen[name]) for name, tensor in frozen_state(model).items())
 
 

@@ -223,6 +223,18 @@ def test_a_python_in_a_path_with_a_space_can_be_named(checkout):
 
 
 @needs_make
+def test_another_python_than_that_of_the_environment_is_refused(checkout):
+    assert checkout.make("demo").returncode == 0
+    assert checkout.make("demo", f"PYTHON={checkout.stub}").returncode == 0
+    other = checkout.root / "other"
+    other.write_text("#!/bin/sh\necho Python 3.13.1\n")
+    other.chmod(0o755)
+    run = checkout.make("demo", f"PYTHON={other}")
+    assert run.returncode != 0 and "remove .venv, then run make again" in run.stderr
+    assert checkout.installs() == []
+
+
+@needs_make
 def test_a_python_that_is_too_old_is_refused_with_what_to_do(checkout):
     run = checkout.make("demo", f"PYTHON={checkout.stub}", OLD="1")
     assert run.returncode != 0

@@ -58,9 +58,7 @@ def test_what_cannot_report_says_what_to_do(parts: Parts, tmp_path: Path, monkey
         fine_tune(model, TASK, RECIPE, report_to=["none", "tensorboard"], out=tmp_path)
 
 
-def test_serve_hands_the_study_to_the_dashboard_or_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_serve_hands_the_study_to_the_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dashboard = pytest.importorskip("optuna_dashboard")
     study = f"{tmp_path / 's.db'}#mine"
     Store.open(study)
@@ -74,8 +72,14 @@ def test_serve_hands_the_study_to_the_dashboard_or_says_what_to_install(
     monkeypatch.setattr(dashboard, "run_server", run_server)
     assert main(["study", "serve", study, "--port", "8123"]) == 0
     assert shown[:2] == ["127.0.0.1", 8123] and b"mine" in shown[2], "on this machine only"
+
+
+def test_serve_without_the_dashboard_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = f"{tmp_path / 's.db'}#mine"
+    Store.open(study)
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
-    capsys.readouterr()
     assert main(["study", "serve", study]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "pip install 'pifi-probe[dashboard]'" in line

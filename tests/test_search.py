@@ -590,6 +590,17 @@ def test_an_export_holds_checkpoint_card_report_trials_and_script(made: tuple[pp
 
 
 @pytest.mark.slow
+def test_a_study_is_exported_to_onnx_from_the_command_line(
+    made: tuple[pp.Study, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    study, _ = made
+    assert main(["export", str(study.store.address), "--out", str(tmp_path / "deployed"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["difference"] < 1e-4
+    assert (tmp_path / "deployed" / "model.onnx").stat().st_size > 1000
+
+
+@pytest.mark.slow
 def test_the_script_trains_the_choice_as_the_export_did(made: tuple[pp.Study, Path], tmp_path: Path) -> None:
     study, folder = made
     out = study.export(folder / "winner")

@@ -23,18 +23,24 @@ ALONE, WIRED, FOLDED = "encoder alone", ("PiFi", "PiFi, matched", "PiFi, aligned
 HEAD = """# What it costs
 
 Quality beside cost: every arm is trained with five seeds, then the first model of each is served on an idle machine,
-one text at a time, all arms in turn. "Encoder alone" is plain fine-tuning; the donor by probe reads the language model
-itself. The figures belong to this size, machine and task, and only within a table may they be compared."""
+one text at a time, all arms in turn; they were trained one arm after the other, so that seconds of training are coarse.
+"Encoder alone" is plain fine-tuning; the donor by probe reads the language model itself. Forgetting is by how
+many nats an arm's loss on product reviews lies above that of the encoder alone. The layer was not searched for, so that
+no search is counted, and this machine counts no energy. The figures belong to this size, machine and task, and only
+within a table may they be compared."""
 COLUMNS = {  # column of the page: (of the frame, digits)
     "trained, M": ("trained, M", 2),
+    "weights, M": ("weights, M", 1),
     "file, MB": ("file MB", 1),
     "training, s for 1,000 texts": ("train s / 1,000", 0),
     "peak memory, MB": ("peak MB", 0),
+    "its 99th percentile, MB": ("p99 MB", 0),
     "P50, ms": ("P50 ms", 1),
     "P90, ms": ("P90 ms", 1),
-    "P90 with tokens, ms": ("P90 ms, tokenised", 1),
+    "P50 with tokenising, ms": ("P50 ms, tokenised", 1),
+    "P90 with tokenising, ms": ("P90 ms, tokenised", 1),
     "first call, ms": ("first ms", 0),
-    "texts a second": ("texts/s", 0),
+    "texts a second, 32 at once": ("texts/s", 0),
     "load cold, ms": ("load cold ms", 0),
     "load warm, ms": ("load warm ms", 0),
 }
@@ -46,9 +52,9 @@ def page(tables: dict[str, CostTable]) -> str:
     parts.append(
         "## On your own pair\n\n"
         "```shell\npifi-probe bench --slm minilm-l6 --layer 'smollm2-135m[-1]' --task reviews.csv \\\n"
-        "  --n-seeds 5 -o costs\n```"
+        "  --seeds 5 --learning-rate 2e-4 --max-tokens 32 -o costs\n```"
         "\n\nor `pp.cost_table(...)` from Python. The tables above: `python benchmarks/cost_tables.py`, which keeps "
-        "every run and refuses a busy machine; each JSON in `book/_studies/costs/` holds all raw times."
+        "every run and refuses a busy machine; each JSON in `book/_studies/costs/` holds every time in use."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -63,7 +69,7 @@ def section(name: str, table: CostTable) -> str:
         f"{machine.get('threads', '?')} threads, {table.precision}; {table.task}, learning rate "
         f"{recipe['learning_rate']:g}, {recipe['epochs']} epochs, {table.n_seeds} seeds."
     )
-    failed = [f"{row.arm}: {row.failed}" for row in table.rows if row.failed]
+    failed = [f"{row.arm}: {row.failed}" for row in table.rows if row.failed and row.quality is not None]
     parts = [
         f"## {table.pair}",
         answer(table),
@@ -117,6 +123,7 @@ def markdown(table: CostTable) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for row in table.rows:
         if row.quality is None:
+            lines.append([row.arm, f"failed: {row.failed}", *[""] * (len(head) - 2)])
             continue
         own: Any = frame.loc[row.arm]
         cells = [cell(own[column], digits) for column, digits in COLUMNS.values()]

@@ -10,8 +10,11 @@ import typer
 from pifi_probe.cli import flags
 from pifi_probe.cli.inputs import load_task
 from pifi_probe.cli.output import console, print_json
+from pifi_probe.vocabulary import MAX_TOKENS
 
 __all__ = ["register"]
+
+BATCHES, LENGTHS, ROUNDS = [1, 8, 32], [32, 128, 512], 10
 
 
 def register(app: typer.Typer) -> None:
@@ -28,9 +31,9 @@ def bench(
     label: str = flags.Label,
     kind: str = flags.Kind,
     language: str = flags.Language,
-    batches: list[int] = typer.Option([1, 8, 32], "--batch", help="Texts in a batch; may be repeated."),
-    lengths: list[int] = typer.Option([32, 128, 512], "--length", help="Tokens of a text; may be repeated."),
-    rounds: int = typer.Option(10, help="Measurements of every arm, after a warm-up."),
+    batches: list[int] = typer.Option(BATCHES, "--batch", help="Texts in a batch; may be repeated."),
+    lengths: list[int] = typer.Option(LENGTHS, "--length", help="Tokens of a text; may be repeated."),
+    rounds: int = typer.Option(ROUNDS, help="Measurements of every arm, after a warm-up."),
     seconds: float = typer.Option(60.0, help="At most this many seconds for one shape."),
     precision: str = flags.Precision,
     device: str = flags.Device,
@@ -42,11 +45,14 @@ def bench(
     ),
     also: list[str] = typer.Option([], help="With --seeds: test sets of other domains, for forgetting."),
     n_train: int = typer.Option(0, help="With --seeds: train on this many texts only."),
+    epochs: int = typer.Option(3, help="With --seeds: passes over the training texts."),
+    learning_rate: float = typer.Option(5e-5, help="With --seeds: learning rate of encoder and head."),
+    max_tokens: int = typer.Option(MAX_TOKENS, help="With --seeds: tokens of a text; longer ones are cut."),
     study: str = typer.Option(
         "", help="With --seeds: the search that chose the layer; what it took is shown next to it."
     ),
     arms: list[str] = typer.Option([], "--arm", help="With --seeds: only this arm; may be repeated."),
-    allow_busy: bool = typer.Option(False, "--allow-busy", help="Measure time even while other processes are running."),
+    allow_busy: bool = typer.Option(False, "--allow-busy", help="With --seeds: measure time even while others run."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for the numbers and the report."),
     allow_pickle: bool = flags.AllowPickle,
     as_json: bool = flags.Json,
@@ -58,6 +64,8 @@ def bench(
     if n_seeds:
         if wiring != "pifi":
             raise typer.BadParameter("with --seeds the arms name the wirings", param_hint="--wiring")
+        if (list(batches), list(lengths), rounds) != (BATCHES, LENGTHS, ROUNDS):
+            raise typer.BadParameter("--batch, --length and --rounds belong to the measurement without --seeds")
         if out is None:
             raise typer.BadParameter("--seeds keeps every run in a folder: name it with --out")
         data = data.subset(train=n_train) if n_train else data
@@ -66,7 +74,9 @@ def bench(
             slm,
             layer,
             data,
-            pp.Recipe(precision=precision, device=device),
+            pp.Recipe(
+                learning_rate=learning_rate, epochs=epochs, max_tokens=max_tokens, precision=precision, device=device
+            ),
             out=out,
             n_seeds=n_seeds,
             also=[load_task(name, text, label, kind, language) for name in also],

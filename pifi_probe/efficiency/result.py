@@ -26,22 +26,31 @@ class Spread:
     median, q25, q75 : float
     n : int
         How many measurements.
+    values : tuple of float
+        Each of them, in the order in which they were made.
     """
 
     median: float
     q25: float
     q75: float
     n: int
+    values: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
         """Summarise measurements."""
         low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-        return cls(statistics.median(values), low, high, len(values))
+        return cls(statistics.median(values), low, high, len(values), tuple(values))
 
     def times(self, factor: float) -> Spread:
         """Return the spread in another unit."""
-        return Spread(factor * self.median, factor * self.q25, factor * self.q75, self.n)
+        return Spread(
+            factor * self.median,
+            factor * self.q25,
+            factor * self.q75,
+            self.n,
+            tuple(factor * value for value in self.values),
+        )
 
     def __str__(self) -> str:
         return f"{self.median:.3g} ({self.q25:.3g} to {self.q75:.3g})"
