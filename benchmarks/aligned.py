@@ -122,12 +122,13 @@ def word_order(task: Task) -> Task:
 def evidence(task: Task, filler: Task) -> Task:
     """Return a task whose texts hold one sentence of another task, and two of a third that say nothing of the label.
 
-    The sentence that decides stands first, second or last, drawn anew for each text; sentences have at most 20 words.
+    The sentence that decides has at most 20 words, the others 5 to 8, so that 64 tokens hold all three; it stands
+    first, second or last, drawn anew for each text.
     """
     made = {}
     for name, split in task.splits.items():
         draw, texts, labels, ids = random.Random(0), [], [], []
-        others = [text for text in filler.splits[name].texts if 5 <= len(text.split()) <= 20]
+        others = [text for text in filler.splits[name].texts if 5 <= len(text.split()) <= 8]
         for id_, text, label in zip(split.ids, split.texts, split.labels, strict=True):
             if len(text.split()) > 20:
                 continue

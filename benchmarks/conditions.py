@@ -59,6 +59,8 @@ def main() -> None:
     precision = "bf16" if has_bf16(torch.device("cpu")) else "float32"  # as the machine has it; recorded
     sizes = {"n_train": n, "n_test": n, "n_align": min(n, 1000), "max_tokens": 64, "precision": precision}
     task, found = pp.load_task(chosen.task), _kept(out)
+    if found and json.loads(out.read_text(encoding="utf-8"))["precision"] != precision:
+        options.error(f"{out.name} was begun in another precision than this machine's {precision}")
     for layers, arms in {"8-14": TWINNED}.items() if chosen.references else CHAINS.items():
         if layers in found and not chosen.quick:
             continue

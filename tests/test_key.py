@@ -29,7 +29,7 @@ MODEL = {
     "shapes": {"encoder": 4, "layers": [6], "L_in": [6, 4], "L_out": [4, 6]},
     "label": "matched: m[3]",
 }
-RECIPE = pp.Recipe().to_dict()
+RECIPE = pp.Recipe().to_dict() | {"class_weights": "none"}
 
 
 def key(tests: dict[str, str] | None = None, start: str = "s", task: str = "t", **changes: Any) -> RunKey:
@@ -66,6 +66,7 @@ def layer(**changes: Any) -> list[dict[str, Any]]:
         ({"epochs": 5}, "recipe.epochs"),
         ({"learning_rate": 1e-3}, "recipe.learning_rate"),
         ({"seed": 3}, "recipe.seed"),
+        ({"class_weights": "balanced"}, "recipe.class_weights"),
     ],
 )
 def test_whatever_changes_the_numbers_changes_the_key_and_is_named(changes: dict[str, Any], named: str) -> None:
@@ -83,6 +84,11 @@ def test_a_search_is_recognised_by_the_same_rules_as_a_run() -> None:
     settings = {"slm": "minilm-l6", "wiring": "matched", "recipe": {"epochs": 3}, "space": {"layers": [[0, 1]]}}
     stored = RunKey.of_search(settings)
     assert stored == RunKey.of_search(json.loads(json.dumps(settings)))
+    weighted = settings | {"recipe": {"epochs": 3, "class_weights": "balanced"}}
+    assert stored.changed(RunKey.of_search(weighted)) == [("recipe.class_weights", "none", "balanced")]
+    deep = {"strategy": {"name": "a", "options": {"eta": 3, "grace": 1}}}
+    found = RunKey.of_search(deep).changed(RunKey.of_search({"strategy": {"name": "a", "options": {"eta": 2}}}))
+    assert found == [("strategy.options", ["eta", "grace"], ["eta"]), ("strategy.options.eta", 3, 2)]
     other = RunKey.of_search(settings | {"wiring": "pifi", "recipe": {"epochs": 5}, "space": {"layers": [[0]]}})
     assert stored.changed(other) == [
         ("wiring", "matched", "pifi"),

@@ -273,6 +273,7 @@ def test_a_donor_that_names_no_model_is_refused(llm: str) -> None:
     ("changed", "shown"),
     [
         ({"recipe": pp.Recipe(epochs=5)}, "recipe.epochs: 3 there, 5 here"),
+        ({"recipe": pp.Recipe(class_weights="balanced")}, "recipe.class_weights: none there, balanced here"),
         ({"wiring": "pifi"}, "wiring: matched there, pifi here"),
         ({"strategy": "auto"}, "strategy.name: fast there, auto here"),
         ({"n_seeds": 2}, "seeds: 3 there, 2 here"),
@@ -298,6 +299,8 @@ def test_a_study_of_an_older_version_goes_on_and_one_of_a_newer_version_is_refus
     study.store.note("settings", {**settings, "recipe": old})
     assert search(tmp_path / "s.db", budget="3 trials", confirm=False).spent.trials == 3
     assert pp.Study.open(tmp_path / "s.db", task=TASK).settings == study.settings
+    weighted = search(tmp_path / "w.db", recipe=pp.Recipe(class_weights="balanced"), budget="2 trials", confirm=False)
+    assert pp.Study.open(tmp_path / "w.db", task=TASK).settings == weighted.settings
     with pytest.raises(SearchError, match="lr_gate"):
         search(tmp_path / "s.db", recipe=pp.Recipe(lr_gate=0.5))
     for newer in ({"speed": 3}, {"recipe": settings["recipe"] | {"warmup": 5}}):

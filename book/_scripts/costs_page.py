@@ -22,8 +22,8 @@ ALONE, WIRED, FOLDED = "encoder alone", ("PiFi", "PiFi, matched", "PiFi, aligned
 
 HEAD = """# What it costs
 
-Quality beside cost: every arm is trained with five seeds, then the first model of each is served on an idle machine,
-one text at a time, all arms in turn; they were trained one arm after the other, so that seconds of training are coarse.
+Quality beside cost: every arm that is trained has five seeds; then the first model of each is served on an idle
+machine, one text at a time, all arms in turn. Training was one arm after the other, so that its seconds are coarse.
 "Encoder alone" is plain fine-tuning; the donor by probe reads the language model itself. Forgetting is by how
 many nats an arm's loss on product reviews lies above that of the encoder alone. The layer was not searched for, so that
 no search is counted, and this machine counts no energy. The figures belong to this size, machine and task, and only
@@ -87,7 +87,7 @@ def answer(table: CostTable) -> str:
     for arm in WIRED:
         if arm in rows:
             own = rows[arm]
-            words.append(f"{arm}: {gain(own, base)}, {ratio(own, base, 'forward_s')} the time a text")
+            words.append(f"{arm}: {gain(own, base)}, {ratio(own, base, 'forward_s')} as long a text")
     found = f"Beside the encoder alone ({shown(base)}): {'; '.join(words)}."
     if FOLDED in rows and "PiFi" in rows:
         whole, folded = rows["PiFi"].file.get("bytes"), rows[FOLDED].file.get("bytes")

@@ -10,7 +10,6 @@ from pifi_probe.errors import CorruptFileError, SearchError
 from pifi_probe.layers.spec import Layers, layer_numbers, layer_ranges, model_names
 from pifi_probe.reading import Refused, typed
 from pifi_probe.selection.space import Modes, Space
-from pifi_probe.training.key import RunKey
 from pifi_probe.vocabulary import in_words_of_today, stored_settings
 
 if TYPE_CHECKING:
@@ -134,7 +133,8 @@ class Settings:
         kept = {name: value for name, value in Recipe().to_dict().items() if name not in ("seed", "device")}
         try:
             recipe = stored_settings(typed(_StoredSettings, values).recipe)
-            unknown = sorted({*values} - known) + [f"recipe.{name}" for name in sorted({*recipe} - {*kept})]
+            named = {field.name for field in fields(Recipe)} - {"seed", "device"}
+            unknown = sorted({*values} - known) + [f"recipe.{name}" for name in sorted({*recipe} - named)]
             if not unknown:
                 return cls._checked({**in_words_of_today(values), "recipe": {**kept, **recipe}})
         except Refused as error:

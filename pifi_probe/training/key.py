@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["RunKey"]
 
 _DERIVED = ("feed", "pooling")  # modes of a wiring that task and encoder may change
+_UNLESS_SAID = {"recipe.class_weights": "none"}  # which recipes name only where it was chosen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunKey:
     """Everything that a run's numbers follow from, as flat entries; what an older record does not say is left out.
 
-    Equal keys have one hash, so that keys can be members of a set. Whether a stored run is the one that is wanted is
-    asked with `differences`, which forgives what an older record does not say and names what differs.
+    Keys are equal where their hashes are. Whether a stored run is the one that is wanted is asked with `differences`,
+    which forgives what an older record does not say and names what differs.
 
     Parameters
     ----------
@@ -41,6 +42,9 @@ class RunKey:
     """
 
     entries: Mapping[str, Any] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunKey) and self.digest == other.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -132,11 +136,7 @@ class RunKey:
             As `pifi_probe.selection.settings.Settings.to_dict` gives them: ``"slm"``, ``"wiring"``, ``"tokenizer"`` (a
             name), ``"llms"``, ``"seeds"``; ``"task.NAME"``, ``"recipe.NAME"``, ``"space.NAME"``, ``"strategy.NAME"``.
         """
-        flat: dict[str, Any] = {}
-        for name, value in settings.items():
-            inner = value if isinstance(value, Mapping) else None
-            flat |= {name: value} if inner is None else {f"{name}.{key}": own for key, own in inner.items()}
-        return cls(json.loads(json.dumps(flat)))
+        return cls(json.loads(json.dumps(_UNLESS_SAID | _flat(settings))))
 
     @classmethod
     def _joined(
@@ -147,7 +147,8 @@ class RunKey:
         tests: Mapping[str, str] | None,
         start: str,
     ) -> RunKey:
-        flat = {f"recipe.{name}": value for name, value in stored_settings(recipe).items()} | {"task": task} | flat
+        own = {f"recipe.{name}": value for name, value in stored_settings(recipe).items()}
+        flat = _UNLESS_SAID | own | {"task": task} | flat
         if tests is not None:
             flat["tests"] = sorted(tests)
             flat |= {f"test {name}": value for name, value in tests.items()}
@@ -185,6 +186,19 @@ class RunKey:
     def differences(self, own: RunKey) -> list[str]:
         """Return in words what `changed` finds; empty: the same run."""
         return [f"{name}: {_shown(stored)} there, {_shown(wanted)} here" for name, stored, wanted in self.changed(own)]
+
+
+def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return nested entries under names with dots; deeper ones with their names, since a missing option is another."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if not isinstance(value, Mapping):
+            flat[f"{where}{name}"] = value
+            continue
+        if where:
+            flat[f"{where}{name}"] = sorted(value)
+        flat |= _flat(value, f"{where}{name}.")
+    return flat
 
 
 def _alike(stored: Any, own: Any) -> bool:
