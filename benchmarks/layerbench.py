@@ -27,15 +27,20 @@ LEFT_OUT = ("check-1000",)  # five layers, to check the size of the others
 
 def gathered() -> dict[str, Any]:
     """Return every table that has runs, as it is written."""
-    names = [name for name in TABLES if name not in LEFT_OUT and (STUDIES / name).is_dir()]
+    names = [name for name in TABLES if name not in LEFT_OUT and (STUDIES / name).is_dir() and seeds_of(name)]
     return {"version": layerbench.VERSION, "cite": layerbench.CITE, "tables": [table(name) for name in names]}
+
+
+def seeds_of(name: str) -> list[int]:
+    """Return the seeds with which all that a table plans was trained; none where its plan has just grown."""
+    plan, folder = TABLES[name], STUDIES / name
+    return [s for s in range(plan.seeds) if all(file_of(folder, c, i, s).is_file() for c, i in arms(plan))]
 
 
 def table(name: str) -> dict[str, Any]:
     """Return one table: layers that have all seeds, and controls."""
     plan, folder = TABLES[name], STUDIES / name
-    seeds = [s for s in range(plan.seeds) if all(file_of(folder, c, i, s).is_file() for c, i in arms(plan))]
-    runs, losses = [], {}
+    seeds, runs, losses = seeds_of(name), [], {}
     for control, index in arms(plan):
         for seed in seeds:
             run = RunResult.from_json(file_of(folder, control, index, seed))

@@ -25,7 +25,8 @@ def demo_table(record: dict[str, Any], tests: Iterable[str] = ()) -> str:
     lines = [
         f"`{record['command']}`, {record['provenance']['date'][:10]}, {machine['cpu']}, {machine['cores']} cores: "
         f"{size['train']} training and {size['validation']} validation texts, {size['seeds']} seeds, "
-        f"{size['epochs']} epochs, {size['precision']}; 95 % intervals over seeds and test texts.",
+        f"{size['epochs']} epochs, {size['precision']}; 95 % intervals over seeds and test texts, each arm "
+        "judged alone (Holm), as it was recorded: the answers to single texts were not kept.",
         "",
     ]
     against_random = {(row["test"], row["arm"]): row for row in record["comparisons"]["random"]["rows"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pifi_probe.errors import PlugInError
+from pifi_probe.errors import PlugInError, RecipeError
 
 __all__ = [
     "context_of",
@@ -29,6 +29,7 @@ __all__ = [
     "n_positions",
     "no_pooler",
     "pool",
+    "refuse_longer",
     "room_of",
     "within_positions",
 ]
@@ -52,6 +53,35 @@ def n_positions(encoder: nn.Module) -> int | None:
     ]
     stated = getattr(encoder.config, "max_position_embeddings", None) or 0  # fewer than rows where forward adds 2
     return min(found + [stated] * (stated > 0)) if found else None
+
+
+def refuse_longer(encoder: nn.Module, max_tokens: int, longest: Mapping[str, Callable[[], int]]) -> None:
+    """Refuse texts beyond an encoder's table of positions.
+
+    Parameters
+    ----------
+    encoder : nn.Module
+    max_tokens : int
+        Of the recipe; longer texts are cut.
+    longest : mapping
+        Where texts are from, to what counts the tokens of the longest; called only where `max_tokens` allows too many.
+
+    Raises
+    ------
+    RecipeError
+        If a text is longer.
+    """
+    limit = n_positions(encoder)
+    if limit is None or max_tokens <= limit:
+        return
+    for where, count in longest.items():
+        if (n_tokens := count()) > limit:
+            raise RecipeError(
+                f"max_tokens={max_tokens} lets a text of {n_tokens} tokens through, and the encoder has {limit} "
+                "positions",
+                where=where,
+                next=f"use Recipe(max_tokens={limit}) or less",
+            )
 
 
 def context_of(config: PretrainedConfig) -> int:

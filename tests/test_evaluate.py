@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import pifi_probe as pp
-from pifi_probe.errors import ModelNotFoundError, PlugInError, RunInterrupted, SearchError, TaskError
+from pifi_probe.errors import ModelNotFoundError, PlugInError, RecipeError, RunInterrupted, SearchError, TaskError
 from pifi_probe.kinds.parts.evaluating import predict_logits
 from pifi_probe.plugin.build import load_encoder
 from pifi_probe.selection.cached import LowerStates, blocks_of, truncate_encoder
@@ -54,6 +54,17 @@ def test_every_fidelity_gives_the_same_value_again_and_another_one_for_another_l
     assert first.value != other.value
     assert math.isfinite(first.value) and first.cost > 0 and first.seconds > 0
     assert (first.accuracy is None) == (fidelity == "estimator")
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_texts_that_no_full_run_would_take_are_refused_before_the_first_trial(made: PiFiEvaluator, name: str) -> None:
+    split = TASK.splits[name]
+    texts = tuple(f"{' very' * 99} {row}" for row in range(len(split)))
+    long = replace(TASK, splits={**TASK.splits, name: replace(split, texts=texts)})
+    parts = replace(made.parts, task=long)
+    parts.load()  # cut to as many tokens as the encoder has positions for
+    with pytest.raises(RecipeError, match=r"102 tokens through, and the encoder has 64 positions .*max_tokens=64\)"):
+        replace(parts, recipe=RECIPE.replace(max_tokens=150)).load()
 
 
 @pytest.mark.parametrize("fidelity", ["estimator", "frozen", "full"])

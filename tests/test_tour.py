@@ -61,6 +61,7 @@ def test_the_three_stops_are_made_once_and_end_in_answers_and_a_report(
     report = (folder / "report.html").read_text(encoding="utf-8")
     record = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     assert len(record["answers"]) == 3 and record["size"]["runs"] == 3
+    assert "one seed cannot tell the layer from its twin" in [*record["answers"].values()][2]
     assert all(question in html.unescape(report) for question in record["answers"]) and report.count("<svg") == 2
     assert 0 < record["seconds of"]["first"] < record["seconds"]
 

@@ -84,8 +84,8 @@ the encoder frozen; then each was trained in full next to what has as many parts
 layer several times, shuffled layers, an ensemble of seeds of the best single layer, a trainable MLP. A block is held
 against the pair's controls, which have more weights, and against its own shuffled layers."""
 TRAINED = """Full trainings, each layer and each control with the same seeds: every layer on movie-reviews, every third
-on the other tasks. Positive differences are gains. With three seeds intervals are over seeds and test texts; with two,
-over test texts only, and the best of ten layers is a lucky one."""
+on the other tasks. Positive differences are gains. Intervals are over seeds and test texts, all runs judged together;
+the best of ten layers is a lucky one."""
 REUSED = "Vanilla, the last layer and the best layer in full are runs of the table above, made on another processor."
 DENSITY = """The paper supposes that a deeper language model holds less in each layer. Usable information that layers
 add to the encoder's vectors, NLL(h) - NLL([h; z]) in thousandths of a nat, for one layer and for two and four together

@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.files import write_json
 from pifi_probe.kinds import kind_of
+from pifi_probe.layers.content import content_of
+from pifi_probe.layers.open import open_named
 from pifi_probe.layers.spec import LayerSpec, parse
 from pifi_probe.layers.tokenizer import donor_tokenizer
 from pifi_probe.probing.probe import probe
@@ -76,8 +78,8 @@ def probed(
         view, report = shift_view(other, task)
         views[other.name] = (view, str(report) if report.n_dropped else "")
     tested = {name: view.fingerprint for name, (view, _) in views.items()}
-    wanted = {"donor": donor, "task": task.fingerprint, "tests": tested, "max_tokens": recipe.max_tokens}
-    wanted |= {"seed": recipe.seed, "device": recipe.device, "precision": recipe.precision}
+    wanted = {"donor": content_of(open_named(donor)), "task": task.fingerprint, "tests": tested}
+    wanted |= {name: getattr(recipe, name) for name in ("max_tokens", "seed", "device", "precision")}
 
     def load() -> Served:
         model = ProbeForSequenceClassification.from_pretrained(

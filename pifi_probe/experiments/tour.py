@@ -41,6 +41,10 @@ _LIMITS = (
     "larger models, other languages or harder tasks. A difference whose interval includes zero is not shown, in "
     "either direction; one or two seeds say little of the noise between seeds."
 )
+_ONE_SEED = (
+    "The twin's weights and both projections are drawn by the seed, so that one seed cannot tell the layer from its "
+    "twin: `pifi-probe demo --full` trains three."
+)
 
 
 @dataclass
@@ -72,10 +76,13 @@ class Tour:
     @property
     def answers(self) -> dict[str, str]:
         """One answer a stop, by what was asked."""
+        wired, seeds = self.comparison.answer, {run.seed for run in self.results}
+        if len(seeds) == 1:
+            wired += f" {_ONE_SEED}"
         return {
             "What does a layer do that no other weights do?": self.control.answer,
             "Where do real layers help an encoder?": self.chain.answer,
-            "And in the paper's wiring?": self.comparison.answer,
+            "And in the paper's wiring?": wired,
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from pifi_probe.devices import device_of
-from pifi_probe.encoders import within_positions
+from pifi_probe.encoders import refuse_longer, within_positions
 from pifi_probe.errors import RunInterrupted, SearchError, TaskError
 from pifi_probe.features.rows import scoring_rows
 from pifi_probe.kinds.parts.encoding import EncodedSplit, encode
@@ -137,7 +137,15 @@ class Parts:
         -------
         dict
             Name to digest of the encoder's weights, its tokenizer, and every donor.
+
+        Raises
+        ------
+        RecipeError
+            If a text is longer than the encoder has positions for, which no full run would take.
         """
+        splits = {f"{self.task.name}, {name}": self.task.splits[name] for name in SPLIT_NAMES}
+        longest = {where: functools.partial(self._longest, split) for where, split in splits.items()}
+        refuse_longer(self.encoder, self.recipe.max_tokens, longest)
         found = {
             f"encoder {self.slm}": weights_digest(self.encoder),
             f"tokenizer of {self.slm}": tokenizer_digest(self.tokenizer),
@@ -231,6 +239,9 @@ class Parts:
         inside = set(fit.ids)
         held = self.rows["train"].take(row for row, one in enumerate(self.rows["train"].ids) if one not in inside)
         return replace(self.task, splits={"train": fit, "validation": held, "test": self.rows["test"]})
+
+    def _longest(self, split: Split) -> int:
+        return max(encode(split, self.tokenizer, self.recipe.max_tokens).lengths)
 
     def encoded(self, split: Split) -> EncodedSplit:
         """Tokenise rows as a run does."""

@@ -37,7 +37,7 @@ class Row:
     difference, difference_low, difference_high : float or None
         To the baseline, over the seeds both have; positive is better, for the NLL too.
     p_value : float or None
-        Two-sided, adjusted for the number of arms on this test set (Holm).
+        Two-sided, adjusted for all arms that meet one baseline on this test set; see `pifi_probe.differences`.
     balanced_accuracy, auroc : float or None
         Means over seeds.
     verdict : str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from transformers import IntervalStrategy, PreTrainedTokenizerBase, TrainerCallb
 
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.devices import device_of
-from pifi_probe.encoders import n_positions
+from pifi_probe.encoders import refuse_longer
 from pifi_probe.errors import PlugInError, RecipeError, TaskError
 from pifi_probe.files import alone_in
 from pifi_probe.kinds import KINDS, kind_of
@@ -317,20 +318,13 @@ class Run:
 
     def _check_lengths(self) -> None:
         """Refuse texts beyond the encoder's table of positions; of the test splits only lengths are read."""
-        limit, max_tokens = n_positions(self.model.encoder), self.recipe.max_tokens
-        if limit is None or max_tokens <= limit:
-            return
         splits = {f"{self.task.name}, {name}": self.task.splits[name] for name in ("train", "validation")}
         splits |= {f"{name}, test": view.splits["test"] for name, (view, _) in self.views.items()}
-        for where, split in splits.items():
-            longest = max(self._encoded(split).lengths)
-            if longest > limit:
-                raise RecipeError(
-                    f"max_tokens={max_tokens} lets a text of {longest} tokens through, and the encoder has {limit} "
-                    "positions",
-                    where=where,
-                    next=f"use Recipe(max_tokens={limit}) or less",
-                )
+        longest = {where: functools.partial(self._longest, split) for where, split in splits.items()}
+        refuse_longer(self.model.encoder, self.recipe.max_tokens, longest)
+
+    def _longest(self, split: Split) -> int:
+        return max(self._encoded(split).lengths)
 
 
 def _hears(callback: TrainerCallback) -> bool:
