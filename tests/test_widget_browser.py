@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -224,6 +225,12 @@ def test_trials_and_chart_are_saved_without_python(browser: Any, address: str, t
     assert len(json.loads((tmp_path / "JSON").read_text())) == 86
 
 
+MIDDLES = """() => [...document.querySelectorAll('.pp-figure g.pp-mark')].map((one) => {
+    const box = one.getBoundingClientRect();
+    return [one.querySelector('title').textContent, (box.left + box.right) / 2];
+})"""
+
+
 def told() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A search that was confirmed: layers, projections and twins on the same seeds."""
     arms = {"single": 0.69, "vanilla": 0.65, "linear": 0.66, "random": 0.66, "shuffled": 0.67}
@@ -253,6 +260,10 @@ def test_the_gain_over_the_projections_comes_first_with_its_ladder_and_blocks(
         assert page.locator(".pp-block-chosen title").text_content().startswith("smollm2-135m[10]: ")
         assert page.locator(".pp-ladder svg").get_attribute("aria-label").endswith("the real layer +4.0 [+2.8, +5.2].")
         assert "Most probably the best" in page.locator(".pp-figure svg").get_attribute("aria-label")
+        found = page.evaluate(MIDDLES)
+        fresh = sorted(x for title, x in found if "confirmation" in title)
+        assert len(fresh) == 4 and min(b - a for a, b in itertools.pairwise(fresh)) > 14, "each in a column of its own"
+        assert fresh[0] > max(x for title, x in found if "confirmation" not in title) + 14, "next to the layers"
         parts = [page.locator(part) for part in (".pp-answer", ".pp-ladder", ".pp-figure", ".pp-told")]
         answer, ladder, figure, status = (part.bounding_box()["y"] for part in parts)
         assert answer < (figure if width == 400 else ladder), "the answer stands first"

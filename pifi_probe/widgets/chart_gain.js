@@ -8,31 +8,34 @@ function gainView(svg, width, { rows, summary }) {
   const fidelities = [...FIDELITIES].reverse().map((fidelity) => [fidelity, gainsOver(rows, fidelity)]).filter(([, found]) => found);
   if (!fidelities.length) return null;
   const { place, last } = stackPlaces(summary.models ?? [], rows);
-  const frame = { x: 52, width: width - 64 };
+  const strip = fidelities.some(([, found]) => found.gains.some(inColumn)) ? stripWidth(width) : 0; // one axis for all
+  const frame = { x: 52, width: width - 64 - strip };
   const marks = [];
   let y = 24;
   fidelities.forEach(([fidelity, found], k) => {
     const height = k === 0 ? 230 : 110;
-    marks.push(...gainPanel(svg, found, { ...frame, y, height, fidelity, place, last, summary, narrow: width < 480 }));
-    y += height + (k === 0 ? 78 : 34);
+    marks.push(...gainPanel(svg, found, { ...frame, strip, y, height, fidelity, place, last, summary, narrow: frame.width < 570 }));
+    y += height + (k === 0 ? 78 : found.gains.some(inColumn) ? 60 : 34);
     if (k === 0) marks.push(...stack(svg, rows, summary, { ...frame, y: y - 70, place, last }));
   });
   marks.sort((a, b) => a.x - b.x || a.y - b.y);
   return { height: y, marks, legend: gainLegend(fidelities.map(([, found]) => found), summary), words: blocksInWords(summary.posterior ?? []) };
 }
 
-function gainPanel(svg, { unit, gains, band }, { x, y, width, height, fidelity, place, last, summary, narrow }) {
+function gainPanel(svg, { unit, gains, band }, { x, y, width, strip, height, fidelity, place, last, summary, narrow }) {
   const ends = gains.flatMap((one) => [one.gain, one.gain - (one.half ?? 0), one.gain + (one.half ?? 0)]);
   const ys = limits([0, ...ends, ...(band ? [band.low, band.high] : [])]);
   const title = narrow ? `gain over projections (${unit}), ${fidelity}` : `${fidelity} runs: ${UNIT_NAMES[unit]}, high is good`;
   const { group: ground, sx, sy, spot } = panel(svg, { x, y, width, height, xs: [-0.7, last + 0.7], ys, title, xLabels: false });
+  const columns = gainColumns(svg, gains.filter(inColumn), { x: x + width + 10, y, width: strip - 10, height, narrow });
   if (band) ground.append(s("rect", { class: "pp-null", x, y: sy(band.high), width, height: Math.max(sy(band.low) - sy(band.high), 1) }));
   ground.append(s("line", { x1: x, x2: x + width, y1: sy(0), y2: sy(0), stroke: GROUPS.linear.colour, "stroke-width": 2 }));
   const chosen = (summary.posterior ?? []).find((one) => one.label === summary.chosen) ?? gains.find((one) => one.label === summary.chosen);
   if (chosen && chosen.x !== null) ground.append(chosenSign(sx(place(chosen)), y, height));
   return gains.map((one) => {
     const look = GROUPS[one.control ? (NULLS.includes(one.kind) ? "twins" : "vanilla") : "real"];
-    const [px, py] = one.x === null ? [x + width - 12, placed(one.gain, ys, sy).at] : spot(place(one), one.gain);
+    const [px, py] = columns.has(one) ? [columns.get(one), placed(one.gain, ys, sy).at]
+      : one.x === null ? [x + width - 12, placed(one.gain, ys, sy).at] : spot(place(one), one.gain);
     const made = s("g", { class: "pp-mark" });
     if (one.x === null) made.append(s("line", { class: "pp-control", x1: x, x2: x + width, y1: py, y2: py, stroke: look.colour, "stroke-dasharray": "7 4" }));
     if (one.half !== null) made.append(s("line", { x1: px, x2: px, y1: sy(one.gain - one.half), y2: sy(one.gain + one.half), stroke: look.colour, "stroke-width": 1.6 }));
@@ -42,6 +45,28 @@ function gainPanel(svg, { unit, gains, band }, { x, y, width, height, fidelity, 
     ground.append(made);
     return { x: px, y: py, numbers: one.numbers };
   });
+}
+
+const COLUMNS = ["choice", "random", "shuffled", "vanilla"];
+const columnOf = (one) => (!one.control ? "choice" : COLUMNS.includes(one.kind) ? one.kind : "vanilla");
+const inColumn = (one) => one.phase === "confirm" || (one.control && one.x === null);
+
+/** The choice and its controls next to the layers, each in a column of its own; returns where each stands. */
+function gainColumns(svg, gains, { x, y, width, height, narrow }) {
+  const places = new Map();
+  if (!gains.length) return places;
+  const step = width / COLUMNS.length;
+  const fresh = gains.some((one) => one.phase === "confirm");
+  const ground = s("g", {}, s("path", { class: "pp-axis", d: `M${x} ${y}v${height}h${width}`, fill: "none" }));
+  ground.append(s("text", { class: "pp-title", x, y: y - 8 }, !fresh ? "controls" : narrow ? "confirm" : "confirmation"));
+  svg.append(ground);
+  COLUMNS.forEach((name, k) => {
+    const middle = x + (k + 0.5) * step;
+    const own = gains.filter((one) => columnOf(one) === name);
+    own.forEach((one, i) => places.set(one, middle + 11 * (i - (own.length - 1) / 2)));
+    ground.append(s("text", { class: "pp-slot", x: middle + 4, y: y + height + 12, "text-anchor": "end", transform: `rotate(-40 ${middle + 4} ${y + height + 12})` }, name));
+  });
+  return places;
 }
 
 function gainTitle(one, unit) {
