@@ -76,7 +76,7 @@ def import_own() -> None:
             raise PifiProbeError(
                 f"it cannot be imported: {type(error).__name__}: {error}",
                 where=name,
-                next=f"mend the file: `python {shlex.quote(name)}` shows the line"
+                next=f"fix the file: `python {shlex.quote(name)}` shows the line"
                 if name.endswith(".py") and Path(name).is_file()
                 else "give a file that ends in .py, or a module that Python finds",
             ) from error

@@ -279,7 +279,7 @@ def replay(strategy: str | Plain, table: str | Table | None = None, *, n_draws: 
     """
     if not isinstance(strategy, str) and not callable(strategy):
         raise SearchError(
-            f"a {type(strategy).__name__} is no strategy",
+            f"a {type(strategy).__name__} is not a strategy",
             where="layerbench",
             next='give a name such as "auto", or a function that takes an Ask and returns a layer',
         )

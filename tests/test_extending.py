@@ -327,10 +327,10 @@ def test_a_head_that_lacks_something_is_refused_where_it_is_registered() -> None
             pp.register_head(name, hub_tag=hub_tag)(cls)
 
     whole = pp.PiFiForSequenceClassification
-    refused("is not a PiFi model", dict)
-    refused("no forward", PiFiEncoderModel)
+    refused("is not a PiFi model.*book/extending/head.md shows how", dict)
+    refused("no forward.*book/extending/head.md shows how", PiFiEncoderModel)
     refused("attention_mask", type("Deaf", (whole,), {"forward": lambda self, input_ids: None}))
-    refused("has no hub_tag", whole, hub_tag="")
+    refused("has no hub_tag.*book/extending/head.md shows how", whole, hub_tag="")
     refused("has no hub_tag", whole, hub_tag=5)  # type: ignore[arg-type]
     refused("takes labels", type("Mute", (whole,), {"forward": lambda self, input_ids, attention_mask: None}))
     more = lambda self, input_ids, attention_mask, labels, ages: None  # noqa: E731
@@ -392,12 +392,12 @@ def test_a_wiring_that_cannot_be_is_refused_where_it_is_registered() -> None:
     pp.register_wiring("mine", **good)
     pp.register_wiring("mine", **good)  # the same once more
     for said, values in {
-        "has feed='tokens'": {"feed": "tokens"},
+        "has feed='tokens'.*book/extending/wiring.md shows how": {"feed": "tokens"},
         "has scale='big'": {"scale": "big"},
         "has bypass=None": {"bypass": None},
         "has bypass=1": {"bypass": 1},
         "has pooling='max'": {"pooling": "max"},
-        "lr_projection_factor=0": {"lr_projection_factor": 0},
+        "lr_projection_factor=0.*book/extending/wiring.md shows how": {"lr_projection_factor": 0},
         "lr_projection_factor='10'": {"lr_projection_factor": "10"},
         "lr_projection_factor=True": {"lr_projection_factor": True},
         "there is a wiring 'matched' already": {"name": "matched"},

@@ -69,7 +69,7 @@ def test_a_strategy_of_the_search_asks_the_table() -> None:
         (lambda ask: None, MATCHED, "chose layer None"),
         (lambda ask: 3.7, MATCHED, "chose layer 3.7"),
         (lambda ask: "last", MATCHED, "chose layer 'last'"),
-        (3, MATCHED, "a int is no strategy"),
+        (3, MATCHED, "a int is not a strategy"),
     ],
 )
 def test_what_was_not_recorded_is_refused_with_what_was(strategy: object, table: str, says: str) -> None:

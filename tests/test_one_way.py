@@ -48,6 +48,17 @@ def test_models_come_before_the_task(name: str) -> None:
     assert found == [one for one in ORDER if one in found]
 
 
+def test_classes_are_made_from_models_before_the_task() -> None:
+    made: dict[str, Callable[..., Any]] = {
+        **{name: one for name, one in METHODS.items() if name.endswith(".__init__")},
+        "LayerBrowser": pp.widgets.LayerBrowser.__init__,
+        "LayerSearch": pp.widgets.LayerSearch.__init__,
+    }
+    for name, one in made.items():
+        found = [each.name for each in arguments(one).values() if each.name in ORDER and each.kind != each.KEYWORD_ONLY]
+        assert found == [each for each in ORDER if each in found], name
+
+
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_names_mean_one_thing(name: str) -> None:
     own = arguments(EVERYTHING[name])
@@ -135,6 +146,30 @@ def test_commands_take_what_their_functions_take() -> None:
     assert {"bench", "control", "decide", "headroom", "probe", "search", "states", "train", "verify"} <= seen
 
 
+# options that a command leaves out, and why
+LEFT_OUT = {
+    ("extract", "device"),  # the layer is saved, wherever it was read
+    ("decide", "device"),  # not offered yet
+    ("decide", "max_tokens"),
+}
+
+
+def test_commands_choose_device_and_tokens_where_their_functions_do() -> None:
+    inside: dict[str, Any] = {"recipe": pp.Recipe, "settings": pp.ProbeSettings}
+    offered: set[tuple[str, str]] = set()
+    lacking: set[tuple[str, str]] = set()
+    for name, one in commands().items():
+        functions = [FUNCTIONS[other] for other in BEHIND.get(name, (name,)) if other in FUNCTIONS]
+        taken = {argument for function in functions for argument in arguments(function)}
+        taken |= {field for each in taken & set(inside) for field in inside[each].__dataclass_fields__}
+        typed = {each.name for each in one.params}
+        for option in {"device", "max_tokens"} & taken:
+            (offered if option in typed else lacking).add((name, option))
+    assert lacking <= LEFT_OUT
+    both = {(name, option) for name in ("headroom", "probe", "search", "train") for option in ("device", "max_tokens")}
+    assert both | {("control", "device"), ("states", "max_tokens")} <= offered
+
+
 def test_help_names_what_python_offers() -> None:
     offered = {"wiring": BUILT_IN, "control": CONTROLS, "combine": COMBINATIONS, "executor": EXECUTORS}
     seen = set()
@@ -149,7 +184,8 @@ def test_an_option_says_the_same_in_every_command() -> None:
     own = {  # where it is about something else
         ("--slm", "info"), ("--slm", "probe"), ("--text", "states"), ("--precision", "states"), ("--task", "bench"),
         ("--tokenizer", "probe"), ("--tokenizer", "states"), ("--wiring", "bench"), ("--n-train", "bench"),
-        ("--margin", "decide"), ("--executor", "train"), ("--workers", "train"),
+        ("--margin", "decide"), ("--executor", "train"), ("--workers", "train"), ("--max-tokens", "bench"),
+        ("--max-tokens", "states"),
     }  # fmt: skip
     said: dict[str, set[str]] = {}
     for name, one in commands().items():
@@ -159,7 +195,7 @@ def test_an_option_says_the_same_in_every_command() -> None:
     shared = {
         *("--task", "--slm", "--text", "--label", "--kind", "--language", "--n-train", "--epochs", "--learning-rate"),
         *("--precision", "--device", "--tokenizer", "--executor", "--workers", "--margin", "--fraction", "--wiring"),
-        *("--tag", "--allow-pickle", "--json"),
+        *("--max-tokens", "--tag", "--allow-pickle", "--json"),
     }
     assert {option: texts for option, texts in said.items() if option in shared and len(texts) > 1} == {}
     assert shared <= set(said)

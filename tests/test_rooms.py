@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ import pytest
 
 import pifi_probe
 import pifi_probe as pp
+from pifi_probe.kinds import KINDS
 from pifi_probe.tasks import Task
-from pifi_probe.vocabulary import BARE, BASIC_CONTROLS, CONTROLS, TWINS, WITHOUT_LAYER
+from pifi_probe.vocabulary import BARE, BASIC_CONTROLS, CONTROLS, FIDELITIES, TWINS, WITHOUT_LAYER
 from tests import slm
 
 PACKAGE = Path(pifi_probe.__file__).parent
@@ -199,6 +201,55 @@ def test_what_an_encoder_is_asked_has_one_home() -> None:
     asking = {room for file, room in files.items() if not room.startswith(tuple(NOT_ENCODERS)) and set(asked(file))}
     assert asking == {"encoders"}
     assert set(asked(PACKAGE / "encoders.py")) == OF_ENCODERS
+
+
+# what has a value that a kind of task is called, too, and what it says there
+NOT_KINDS = {
+    "design": "of a candidate of a search: one layer alone is single",
+    "family": "of an estimator: one that takes a second set of features is of a pair",
+    "role": "of a column: the second text of a row is its pair",
+    "problem_type": "transformers' word for the loss of a head",
+    "_modules": "of the model that writes: its part",
+}
+
+
+def literals(node: ast.expr) -> set[object]:
+    """Return what one side of a comparison is, or lists, where that is written out."""
+    parts = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
+    return {one.value for one in parts if isinstance(one, ast.Constant)}
+
+
+def compared_with_kinds(file: Path) -> Iterator[str]:
+    """Yield the last name of what a file compares with the name of a kind of task, by an operator or `match`."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        if isinstance(node, ast.Match):
+            patterns = [one for case in node.cases for one in ast.walk(case.pattern)]
+            sides = [node.subject, *(one.value for one in patterns if isinstance(one, ast.MatchValue))]
+        if any(literals(side) & set(KINDS) for side in sides):
+            yield from (ast.unparse(side).rpartition(".")[2] for side in sides if not literals(side))
+
+
+def test_only_kinds_know_kinds_by_name() -> None:
+    files = [file for file in PACKAGE.rglob("*.py") if file.relative_to(PACKAGE).parts[0] != "kinds"]
+    assert {name for file in files for name in compared_with_kinds(file)} == set(NOT_KINDS)
+
+
+def test_references_to_the_methods_name_a_section() -> None:
+    root = PACKAGE.parent
+    headings = re.findall(r"^## (.+)$", (root / "book" / "methods.md").read_text(encoding="utf-8"), re.MULTILINE)
+    said = re.compile(r"book/methods\.md(?:,\s+([^).:;\n]+))?")
+    files = [file for home in (PACKAGE, root / "tests") for file in home.rglob("*.py")]
+    named = [(file.name, found[1]) for file in files for found in said.finditer(file.read_text(encoding="utf-8"))]
+    assert len(named) > 20
+    assert [one for one in named if one[1] not in headings] == []
+
+
+def test_the_chart_has_the_fidelities_and_twins_of_the_package() -> None:
+    script = "".join(file.read_text(encoding="utf-8") for file in (PACKAGE / "widgets").glob("*.js"))
+    for name, values in {"FIDELITIES": FIDELITIES, "NULLS": TWINS}.items():
+        (written,) = re.findall(rf"const {name} = (\[[^\]]*\]);", script)
+        assert tuple(json.loads(written)) == values, name
 
 
 def test_the_files_that_a_new_reader_is_sent_to_are_there() -> None:

@@ -535,7 +535,7 @@ def test_a_task_may_be_a_path(widgets: Any, tmp_path: Path) -> None:
         ({"layers": 2.5}, "cannot read layers"),
         ({"slm": None}, "None names no model"),
         ({"slm": Path("a")}, "names no model"),
-        ({"task": 5}, "5 is no task"),
+        ({"task": 5}, "5 is not a task"),
     ],
 )
 def test_what_a_search_refuses_the_form_refuses_in_one_line(widgets: Any, wrong: dict[str, Any], words: str) -> None:

@@ -243,18 +243,9 @@ def content_mask(
 
 
 def compact(states: torch.Tensor, content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move the marked tokens of each row to its left end, in their order.
+    """Move the marked tokens of each row to its left end, in their order; return states and mask.
 
-    Parameters
-    ----------
-    states : Tensor, (batch, seq, d)
-    content : Tensor of bool, (batch, seq)
-
-    Returns
-    -------
-    states : Tensor, (batch, seq, d)
-        Zero where a row has no more tokens.
-    mask : Tensor of bool, (batch, seq)
+    States are (batch, seq, d), zero where a row has no more tokens; marks and mask are bool, (batch, seq).
     """
     order = marked_first(content)
     moved = states.gather(1, order[..., None].expand(-1, -1, states.shape[-1]))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import typer
 
+from pifi_probe.vocabulary import MAX_TOKENS
+
 MODEL = "Hub id, folder, .gguf or .safetensors file, or embedded name."
 TASK = "Embedded or named task, CSV, TSV, JSONL or parquet file, or hub id."
 WIRING = "pifi, matched, aligned, or one that --import registers."
 EXECUTOR = "local, processes or ray."
 WORKERS = "Runs made at the same time."
+CUT = "Tokens after which a text is cut"
 LAYERS = 'Such as "17", "16-19", "0,15,-1" or "0:30:3"'
 
 Task = typer.Option(..., "--task", help=TASK)
@@ -24,6 +27,7 @@ Epochs = typer.Option(3, "--epochs", help="Passes over the training texts.")
 LearningRate = typer.Option(5e-5, "--learning-rate", help="Learning rate of encoder and head.")
 Precision = typer.Option("float32", "--precision", help="float32 or bf16.")
 Device = typer.Option("auto", "--device", help="auto, cpu, cuda, ...")
+MaxTokens = typer.Option(MAX_TOKENS, "--max-tokens", help=f"{CUT}.")
 Tokenizer = typer.Option("", "--tokenizer", help="Another tokenizer for the small model: hub id, folder or name.")
 Layers = typer.Option("all", "--layers", help=f"{LAYERS}.")
 Executor = typer.Option("local", "--executor", help=EXECUTOR)

@@ -29,6 +29,8 @@ def headroom(
     kind: str = flags.Kind,
     language: str = flags.Language,
     seed: int = typer.Option(0, help="Seed of the draws."),
+    max_tokens: int = flags.MaxTokens,
+    device: str = flags.Device,
     tokenizer: str = flags.Tokenizer,
     out: Path = typer.Option(None, "--out", "-o", help="Write the result here as JSON."),
     allow_pickle: bool = flags.AllowPickle,
@@ -39,7 +41,16 @@ def headroom(
 
     loaded = load_task(task, text, label, kind, language)
     found = pp.headroom(
-        slm, llm, loaded, n=n, split=split, seed=seed, tokenizer=tokenizer or None, allow_pickle=allow_pickle
+        slm,
+        llm,
+        loaded,
+        n=n,
+        split=split,
+        max_tokens=max_tokens,
+        device=device,
+        tokenizer=tokenizer or None,
+        seed=seed,
+        allow_pickle=allow_pickle,
     )
     if out is not None:
         found.to_json(out)

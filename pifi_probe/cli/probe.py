@@ -32,6 +32,8 @@ def probe(
     kind: str = flags.Kind,
     language: str = flags.Language,
     fraction: list[float] = flags.Fraction,
+    max_tokens: int = flags.MaxTokens,
+    device: str = flags.Device,
     seed: int = typer.Option(0, help="Seed of the draws."),
     out: Path = typer.Option(None, "--out", "-o", help="Write the whole table here as JSON."),
     csv: Path = typer.Option(None, help="Write the rows here as CSV."),
@@ -48,15 +50,16 @@ def probe(
 
     loaded = load_task(task, text, label, kind, language)
     options: dict[str, Any] = {"estimators": estimators, "n": n, "seed": seed}
+    shared: dict[str, Any] = {"split": split, "max_tokens": max_tokens, "device": device}
     if tokenizer:
         options["tokenizer"] = tokenizer
     if fraction and slm:
         raise typer.BadParameter("layers as plug-ins are scored with all labels", param_hint="--fraction")
     with allowing_pickle(allow_pickle):
         if slm:
-            table = pp.probe_plugin(slm, model, loaded, pp.PluginProbeSettings(split=split), **options)
+            table = pp.probe_plugin(slm, model, loaded, pp.PluginProbeSettings(**shared), **options)
         else:
-            table = pp.probe(model, loaded, pp.ProbeSettings(split=split, fractions=tuple(fraction)), **options)
+            table = pp.probe(model, loaded, pp.ProbeSettings(**shared, fractions=tuple(fraction)), **options)
     for path, write in ((out, table.to_json), (csv, table.to_csv), (html, table.report)):
         if path is not None:
             write(path)

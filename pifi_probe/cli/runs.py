@@ -49,6 +49,8 @@ def train(
     epochs: int = flags.Epochs,
     learning_rate: float = flags.LearningRate,
     precision: str = flags.Precision,
+    max_tokens: int = flags.MaxTokens,
+    device: str = flags.Device,
     class_weights: str = typer.Option("none", help="none, or balanced: rare classes count as much as common ones."),
     arms: str = typer.Option("", help="All of vanilla, linear, random, shuffled, real (all), or some, with commas."),
     n_seeds: int = typer.Option(
@@ -76,7 +78,13 @@ def train(
         main = main.subset(train=n_train or None, per_class=per_class or None)
     further = [load_task(name, text, label, kind, language) for name in also]
     recipe = pp.Recipe(
-        seed=seed, epochs=epochs, learning_rate=learning_rate, precision=precision, class_weights=class_weights
+        seed=seed,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        precision=precision,
+        max_tokens=max_tokens,
+        device=device,
+        class_weights=class_weights,
     )
     layer = chosen_layer(layer, wiring)
     if arms or n_seeds:

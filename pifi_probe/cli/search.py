@@ -50,6 +50,8 @@ def search(
     epochs: int = flags.Epochs,
     learning_rate: float = flags.LearningRate,
     precision: str = flags.Precision,
+    max_tokens: int = flags.MaxTokens,
+    device: str = flags.Device,
     n_train: int = flags.NTrain,
     max_texts: int = typer.Option(1000, help="A first pass: at most this many texts of each split; 0 for all."),
     text: str = flags.Text,
@@ -79,6 +81,9 @@ def search(
     import pifi_probe as pp
     from pifi_probe.cli.live import Live
 
+    recipe = pp.Recipe(
+        epochs=epochs, learning_rate=learning_rate, precision=precision, max_tokens=max_tokens, device=device
+    )
     with Live(quiet=as_json) as live:
         found = pp.search(
             slm,
@@ -92,7 +97,7 @@ def search(
             max_layers=max_layers,
             combine=combine or None,
             max_texts=max_texts or None,
-            recipe=pp.Recipe(epochs=epochs, learning_rate=learning_rate, precision=precision),
+            recipe=recipe,
             study=study,
             executor=executor,
             workers=workers,

@@ -26,7 +26,7 @@ def states(
     layers: str = typer.Option("all", help=f"{flags.LAYERS}; i is the input of layer i."),
     pooling: str = typer.Option("mean", help="mean, last, or none: every token."),
     text: str = typer.Option("text", help="Column with the text."),
-    max_tokens: int = typer.Option(None, help="Tokens after which a text is cut; by default what the model takes."),
+    max_tokens: int = typer.Option(None, help=f"{flags.CUT}; by default what the model takes."),
     dtype: str = typer.Option("float32", help="Of the arrays: float32 or float16."),
     precision: str = typer.Option("float32", help="Of the pass: float32 or bf16."),
     device: str = flags.Device,

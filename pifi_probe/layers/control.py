@@ -19,6 +19,7 @@ from pifi_probe.errors import CheckpointError, PifiProbeError
 from pifi_probe.files import cache_root, existing
 from pifi_probe.layers.content import content_of
 from pifi_probe.layers.open import open_checkpoint
+from pifi_probe.layers.spec import ModelRef
 from pifi_probe.models_table import repo_of
 from pifi_probe.reading import Refused
 from pifi_probe.reporting.result import Result
@@ -286,7 +287,7 @@ def known_control(model: str, revision: str | None = None, *, foreign: bool = Fa
         if existing(model) or is_asset(model):
             content = content_of(open_checkpoint(model, revision))
         else:
-            content = f"{repo_of(model)}@{revision}"
+            content = str(ModelRef(repo_of(model), revision))
         found = sorted(
             _folder(content).glob(f"{'foreign' if foreign else 'own'}-*.json"), key=lambda path: path.stat().st_mtime
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from pifi_probe.layers.shell import layers_of, make_shell, refuse_absurd_config
 from pifi_probe.layers.value_path import reduce_structure
 from pifi_probe.pretrained import config_from_dict
 from pifi_probe.reading import read_object
+from pifi_probe.reporting.tables import to_html
 
 __all__ = ["FrozenChain", "FrozenLayer", "FrozenLayers", "FrozenParallel", "LayerCard"]
 
@@ -315,6 +315,8 @@ class FrozenLayer(nn.Module):
         return f"FrozenLayer({whose}, d={self.hidden_size}, {size}, {state}{path}{one_line(kind)})"
 
     def _repr_html_(self) -> str:
+        import pandas as pd
+
         card = self.card
         rows = {
             "layer": f"{card.spec} of {card.n_layers}",
@@ -326,11 +328,7 @@ class FrozenLayer(nn.Module):
             "kind": f"{card.variant}{', single-token path' if card.reduced else ''}",
             "frozen": "yes" if self.frozen else "no",
         }
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(key)}</th><td>{html.escape(str(value))}</td></tr>"
-            for key, value in rows.items()
-        )
-        return f"<table><caption>FrozenLayer</caption>{cells}</table>"
+        return to_html(pd.DataFrame([*rows.items()], columns=["of the layer", "value"]), "FrozenLayer")
 
 
 def _read_saved(folder: Path, device: str) -> FrozenLayer:

@@ -170,7 +170,7 @@ class _Projections(nn.Module):
 
 
 class Unshared(_Combination):
-    """D3: every branch with projections of its own; the branches may have unlike widths."""
+    """D3: every branch with projections of its own; the branches may have different widths."""
 
     def __init__(self, layers: list[FrozenLayer], d_slm: int, d_llm: int, config: PiFiConfig) -> None:
         super().__init__(layers, d_slm, d_llm, config)

@@ -37,6 +37,7 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "combine": (None, *COMBINATIONS),
     }
 )
+_HOW = "book/extending/wiring.md shows how"
 WIRINGS: Registry[Mapping[str, Any]] = Registry(
     "wiring",
     PlugInError,
@@ -90,14 +91,14 @@ def register_wiring(
             raise PlugInError(
                 f"the wiring {name!r} has {mode}={value!r}",
                 where=mode,
-                next=f"use one of {', '.join(map(repr, possible))}",
+                next=f"use one of {', '.join(map(repr, possible))}; {_HOW}",
             )
     number = isinstance(lr_projection_factor, int | float) and not isinstance(lr_projection_factor, bool)
     if not number or not 0 < lr_projection_factor < math.inf:
         raise PlugInError(
             f"the wiring {name!r} has lr_projection_factor={lr_projection_factor!r}",
             where="lr_projection_factor",
-            next="give a positive number: 10 trains L_in and L_out at ten times the encoder's learning rate",
+            next=f"give a positive number: 10 trains L_in and L_out at ten times the encoder's learning rate; {_HOW}",
         )
     preset = MappingProxyType(modes | {"lr_projection_factor": float(lr_projection_factor)})
     WIRINGS.add(name, preset, home=caller())

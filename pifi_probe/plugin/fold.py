@@ -289,15 +289,19 @@ def _fold_z(plugin: PlugIn) -> FoldedPlugIn:
     layer: Any = plugin.layers[0]
     block: Any = layer.block
     attention: Any = getattr(block, layer.family.attention)
+    # 1. everything that is multiplied, in float64: gains of the two norms, projections with their fixed factors
     gain_in, gain_mid = _gain(block.input_layernorm), _gain(block.post_attention_layernorm)
     l_in = plugin.L_in.weight.double() * plugin.scale_in.double()  # (d_llm, d_slm)
     l_out = plugin.L_out.weight.double() * plugin.scale_out.double()  # (d_slm, d_llm)
-    w_out = _ungrouped(attention)  # (d_llm, n_kv * d_head)
+    # 2. attention over one token, W_o R (W_v n + b_v) + b_o with n = gain_in * s x: linear in s h, and a constant
+    w_out = _ungrouped(attention)  # W_o R, (d_llm, n_kv * d_head)
     attend = w_out @ ((attention.value.weight.double() * gain_in) @ l_in)  # (d_llm, d_slm)
     constant = _bias(attention.output, layer.hidden_size) + w_out @ _bias(attention.value, w_out.shape[1])
-    mixed = torch.cat([l_in, attend, constant[:, None]], dim=1)  # (d_llm, 2 d_slm + 1)
+    # 3. the residual stream behind it, x + a = M z with z = [h; s h; 1]
+    mixed = torch.cat([l_in, attend, constant[:, None]], dim=1)  # M, (d_llm, 2 d_slm + 1)
     gate, up, down = block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj
     width = gate.out_features
+    # 4. the norms need |L_in h| and |M z| alone; with M = QR, |M z| = |R z|, and R has no more rows than columns
     r_in, r_mid = torch.linalg.qr(l_in).R, torch.linalg.qr(mixed).R
     folded = FoldedPlugIn(
         d_slm=l_in.shape[1],
@@ -310,7 +314,9 @@ def _fold_z(plugin: PlugIn) -> FoldedPlugIn:
         act=_activation(layer.config),
         bypass=plugin.bypass,
     )
+    # 5. the MLP reads gain_mid * t M z, where t is the second norm's factor: its input matrices take in gain and M
     stacked = torch.cat([gate.weight, up.weight]).double() * gain_mid  # (2 width, d_llm)
+    # 6. L_out (M z + W_down (...) + b_down): L_out goes into the skip, the matrix behind the gate, and the bias
     values = {
         "norm_in.weight": r_in,
         "norm_mid.weight": r_mid,
@@ -328,15 +334,19 @@ def _ungrouped(attention: ValueAttention) -> torch.Tensor:
     """Return the output projection with the columns of each group summed, in float64."""
     weight = attention.output.weight.double()
     if attention.repeats == 1:
-        return weight
+        return weight  # each head has values of its own, or the columns are summed already
+    # R copies a key-value head for each of the `repeats` neighbouring heads that read it: W_o R sums their columns,
+    # (d_llm, n_kv * repeats * d_head) -> (d_llm, n_kv, repeats, d_head) -> (d_llm, n_kv * d_head)
     return weight.unflatten(1, (-1, attention.repeats, attention.head_dim)).sum(2).flatten(1)
 
 
 def _gain(norm: nn.Module) -> torch.Tensor:
     """Return what a root-mean-square norm multiplies by, whether stored as w or as 1 + w."""
     weight: torch.Tensor = norm.weight  # type: ignore[assignment]
+    # the norm of ones is gain / sqrt(1 + eps), since their mean square is 1; in float32, so that it is rounded
     ones = torch.ones_like(weight, dtype=torch.float32)
     measured = norm(ones).double() * (1 + _eps(norm)) ** 0.5
+    # what it is nearer to, w or 1 + w, is the gain to all digits
     stored = weight.double()
     return min((stored, 1 + stored), key=lambda gain: float((gain - measured).abs().sum()))
 

@@ -30,9 +30,9 @@ class PiFiForMultipleChoice(PiFiEncoderModel):
 
     Notes
     -----
-    Rows may have unlike numbers of choices: a choice whose attention mask is 0 everywhere is none and gets the lowest
-    number there is as its logit. It is not computed, but in compiled and exported graphs, whose shapes cannot depend
-    on the mask.
+    Rows may have different numbers of choices: a choice whose attention mask is 0 everywhere is none and gets the
+    lowest number there is as its logit. It is not computed, but in compiled and exported graphs, whose shapes cannot
+    depend on the mask.
     """
 
     chooses = True

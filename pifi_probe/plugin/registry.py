@@ -14,6 +14,7 @@ __all__ = ["HEADS", "register_head"]
 
 M = TypeVar("M", bound=type[PiFiPreTrainedModel])
 HEADS: Registry[type[PiFiPreTrainedModel]] = Registry("head", PlugInError)
+_HOW = "book/extending/head.md shows how"
 
 
 @told_how(PlugInError, '@register_head("NAME", hub_tag="...")')
@@ -40,23 +41,25 @@ def register_head(name: str, *, hub_tag: str) -> Callable[[M], M]:
             raise PlugInError(
                 f"the head {name!r} is not a PiFi model",
                 where=where,
-                next="derive it from PiFiEncoderModel (one vector a text) or PiFiTokenModel (one a token)",
+                next=f"derive it from PiFiEncoderModel (one vector a text) or PiFiTokenModel (one a token): {_HOW}",
             )
         missing = _not_taken(cls)
         if cls.forward is PiFiPreTrainedModel.forward or missing:
             raise PlugInError(
                 f"the head {name!r} has no forward() that takes {missing or 'a batch'}",
                 where=where,
-                next="give it one: forward(self, input_ids=None, attention_mask=None, ..., labels=None)",
+                next=f"give it one: forward(self, input_ids=None, attention_mask=None, ..., labels=None); {_HOW}",
             )
         if not isinstance(hub_tag, str) or not hub_tag:
-            raise PlugInError(f"the head {name!r} has no hub_tag", where=where, next='name one: "text-classification"')
+            raise PlugInError(
+                f"the head {name!r} has no hub_tag", where=where, next=f'name one: "text-classification"; {_HOW}'
+            )
         known = next((one for one, there in HEADS.items() if there is cls), name)
         if cls in HEADS.values() and (known, cls.hub_tag) != (name, hub_tag):
             raise PlugInError(
                 f"the class {cls.__name__} is the head {known!r} with the hub_tag {cls.hub_tag!r} already",
                 where=where,
-                next="derive a class of your own from it",
+                next=f"derive a class of your own from it: {_HOW}",
             )
         HEADS.add(name, cls)
         cls.hub_tag = hub_tag

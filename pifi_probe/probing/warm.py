@@ -70,7 +70,8 @@ def warm_encoder(
     Notes
     -----
     One training row in ten is held out to choose the epoch; validation and test split of the task are not read.
-    Raw vectors are weak and fully tuned ones separable, so that every score of them saturates (book/methods.md).
+    Raw vectors are weak and fully tuned ones separable, so that every score of them saturates (book/methods.md,
+    Probes).
     """
     rest = other_rows(task, scored, None, seed)
     n_checked = len(rest) // 10

@@ -128,17 +128,7 @@ class Spectrum:
         return len(self.values)
 
     def components(self, k: int | None = None) -> Floats:
-        """Return the first k principal components.
-
-        Parameters
-        ----------
-        k : int, optional
-            All of them by default; fewer than k where the rank is lower.
-
-        Returns
-        -------
-        ndarray, shape (N, min(k, rank)), float64
-        """
+        """Return the first k principal components, by default all: (N, min(k, rank)), float64."""
         return self.vectors[:, :k] * np.sqrt(self.values[:k])
 
     def once(self, what: str, labels: NDArray[np.int64], compute: Callable[[], T]) -> T:

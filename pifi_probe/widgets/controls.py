@@ -72,7 +72,7 @@ class Form(ipywidgets.VBox):
                 f"{slm!r} names no model", where="slm", next="give a name such as 'minilm-l6'; of a path, str(path)"
             )
         if not isinstance(task, Task | str | Path | None):
-            raise TaskError(f"{task!r:.60} is no task", where="task", next="give a task, or what pp.load_task takes")
+            raise TaskError(f"{task!r:.60} is not a task", where="task", next="give a task, or what pp.load_task takes")
         self._options = dict(options)
         self._in_memory = study is None
         roles = {name: row.role for name, row in NAMED_MODELS.items()}

@@ -70,9 +70,9 @@ class LayerSearch(ipywidgets.VBox):
     def __init__(
         self,
         task: Task | str | Path | None = None,
+        *,
         slm: str = "minilm-l6",
         llm: str | Sequence[str] = "smollm2-135m",
-        *,
         study: str | Path | None = DATED,
         **options: Any,
     ) -> None:

@@ -20,13 +20,7 @@ SURE = 0.95  # probability that the shaded set holds the best layer
 
 
 def row_of(trial: Trial, phase: str) -> Row:
-    """Return a trial as one row; what is not known is None.
-
-    Parameters
-    ----------
-    trial : Trial
-    phase : {"select", "confirm"}
-    """
+    """Return a trial of a phase, "select" or "confirm", as one row; what is not known is None."""
     outcome = trial.outcome or Outcome(math.nan)
     candidate = trial.candidate
     return {

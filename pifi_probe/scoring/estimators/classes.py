@@ -17,17 +17,7 @@ Floats = NDArray[np.float64]
 
 
 def indicators(labels: Codes) -> Floats:
-    """One-hot labels, with the examples first.
-
-    Parameters
-    ----------
-    labels : ndarray, shape (P, N), int64
-        Codes 0..K-1 of P labellings.
-
-    Returns
-    -------
-    ndarray, shape (N, P, K), float64
-    """
+    """Return P labellings (P, N) with codes 0..K-1 as one-hot labels (N, P, K), float64, the examples first."""
     return (labels.T[:, :, None] == np.arange(labels.max() + 1)).astype(np.float64)
 
 

@@ -16,12 +16,9 @@ _BLOCKS = 8 * BLOCK  # of a block's arrays together
 
 
 def linear(n: int, d: int, c: int) -> int:
-    """Bytes of an estimator that keeps a few numbers for each component and class of an example, and works in blocks.
+    """Bytes of an estimator that works in blocks, for n examples of d features in c classes.
 
-    Parameters
-    ----------
-    n, d, c : int
-        Examples, features, classes.
+    It keeps a few numbers for each component and class of an example.
     """
     return 8 * n * (3 * min(n, d) + 6 * c) + _BLOCKS
 
