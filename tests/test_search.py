@@ -525,6 +525,7 @@ def test_the_leaderboard_begins_with_the_highest_fidelity_and_the_lowest_nll(stu
 def test_the_page_shows_text_never_markup(stub: Valley, monkeypatch: pytest.MonkeyPatch) -> None:
     study = search()
     assert "llm[6]" in study._repr_html_() and "llm[6]" in repr(study)
+    assert repr(study.best) == "llm[6]", "what a cell shows that ends in `study.best`"
     monkeypatch.setattr(type(study.result), "verdict", "<script>")
     assert "<script>" not in study._repr_html_()
 

@@ -12,6 +12,7 @@
     return made;
   }
 
+  const share = (value) => `${value.toFixed(1)} %`;
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
   const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
 
@@ -70,7 +71,9 @@
       slider.value = layer;
       slider.setAttribute("aria-valuetext", `layer ${data.layers[layer]}`);
       const name = `Seed ${data.seeds[seed]}: layer ${data.layers[layer]}${layer === best ? " wins" : ""} with ${accuracy[layer].toFixed(1)} %, ${signed(found.here)} points against the average layer.`;
-      words.textContent = `${name} With the other seeds the same layer has ${signed(found.there)} points and is number ${found.rank} of ${last + 1}.`;
+      const { vanilla, random, shuffled } = data.controls;
+      words.textContent = `${name} With the other seeds the same layer has ${signed(found.there)} points and is number ${found.rank} of ${last + 1}. ` +
+        `With this seed the encoder alone has ${share(vanilla[seed])}; the twins of layer ${data.layers[last]} have ${share(random[seed])} (random) and ${share(shuffled[seed])} (shuffled).`;
     }
 
     slider.addEventListener("input", () => { state.layer = Number(slider.value); draw(); });
@@ -85,7 +88,9 @@
         crown: ["path", { d: "M9 12l-6 -9h12z" }] }[kind] ?? ["line", { x1: 0, x2: 18, y1: 7, y2: 7 }];
       legend.append(make("span", {}, make("svg", { width: 18, height: 14, "aria-hidden": "true" }, make(sign[0], { class: kind, ...sign[1] })), ` ${said}`));
     }
-    figure.replaceChildren(svg, make("div", { class: "pifi-steer" }, make("label", {}, "layer ", slider), button), words, legend);
+    const wiring = data.table.slice(data.table.lastIndexOf("-") + 1); // a table is named by task and wiring
+    const source = make("p", {}, `All runs are in the ${wiring} wiring, tested on ${data.texts.toLocaleString("en")} texts.`);
+    figure.replaceChildren(svg, make("div", { class: "pifi-steer" }, make("label", {}, "layer ", slider), button), words, legend, source);
     draw();
   }
 

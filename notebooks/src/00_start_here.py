@@ -171,12 +171,14 @@ checks.say(
 table.set_index("arm")
 
 # %% [markdown]
-# **Read.** The last layer, `smollm2-135m[29]`, does not beat the encoder alone here: it is some points worse, and the line above the
-# table has the verdict. It is a careful one: among nine arms one looks worse by luck now and then, so Holm's correction asks
-# for more evidence than one comparison alone would need. Where an interval contains zero, this run detects no difference. Now find the *random* arm, a
-# layer with random weights. Whatever it shares with the real layer is not the language model's knowledge. That is why every
-# comparison in this book has controls ([Decided then, decided now](../book/decided.md) is what they decide), and why
-# chapters 05, 09 and 10 ask when and where a layer does help.
+# **Read.** The last layer, `smollm2-135m[29]`, does not beat the encoder alone here: it is some points worse, and the
+# line above the table has the verdict. It is a careful one: among nine arms one looks worse by luck now and then, so
+# more evidence is asked for than one comparison alone would need. This record was judged with Holm's correction. New
+# comparisons use Dunnett's method, which allows for the noise that all differences to one baseline share, so it asks
+# for less ([methods](../book/methods.md)). Where an interval contains zero, this run detects no difference. Now find
+# the *random* arm, a layer with random weights. Whatever it shares with the real layer is not the language model's
+# knowledge. That is why every comparison in this book has controls ([Decided then, decided now](../book/decided.md) is
+# what they decide), and why chapters 05, 09 and 10 ask when and where a layer does help.
 #
 # ## 6. Three ways through this book
 #

@@ -129,9 +129,9 @@ for name in ("v_proj", "o_proj", "q_proj", "k_proj"):
     print(f"{name} ≈{100 * moved[name]:.2f} %")
 
 # %% [markdown]
-# **Read.** What trains moves by a few per cent of its length. Queries and keys should not have moved at all, yet they
-# did, a little. Their gradient is zero only up to rounding, and Adam divides each gradient by its own usual size: what is
-# left of rounding becomes a small step. A digest would rightly call this layer changed.
+# **Read.** What trains moves by less than one per cent of its length. Queries and keys should not have moved at all,
+# yet they did, a little. Their gradient is zero only up to rounding, and Adam divides each gradient by its own usual
+# size: what is left of rounding becomes a small step. A digest would rightly call this layer changed.
 #
 # ## 3. Put it back
 #
@@ -225,7 +225,8 @@ table = pd.DataFrame(record.extra("forgetting"))
 table.round(4).T if len(table) else record
 
 # %% [markdown]
-# To make it again: `pifi-probe reproduce frozen-vs-tuned --scale small`.
+# To make it again: `pifi-probe reproduce frozen-vs-tuned --scale small`. These are the intervals of its recording, each
+# arm by its own seeds; [Decided then, decided now](../book/decided.md) has what all runs together say.
 #
 # **Read.** After full runs the loss has not changed to the second digit, and zero lies between `low` and `high`: next to
 # nothing was forgotten. How large could the change still be, compared with the loss before?

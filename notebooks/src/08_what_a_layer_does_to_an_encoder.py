@@ -131,7 +131,7 @@ for seed in range(DRAWS):
         score = estimators.ridge_accuracy(beside(branch(one, seed)), labels)
         gains[name].append(100 * (score - alone))
 
-# %% alt="Two columns of dots, the gain in points of the real layer and of its shuffled twin for six random projections, with lines that join the pairs and a dashed line at zero; both columns scatter around the same height."
+# %% alt="Two columns of marks, the gain in points of the real layer (squares) and of its shuffled twin (triangles) for six random projections, with lines that join the pairs and a dashed line at zero; both columns scatter around the same height."
 figure, axes = plt.subplots(figsize=(4.5, 2.8))
 axes.plot([0, 1], [gains["real"], gains["shuffled"]], color="black", alpha=0.3)
 for place, (name, arm) in enumerate((("real", "real"), ("shuffled", "twins"))):

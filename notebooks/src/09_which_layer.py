@@ -75,7 +75,7 @@ for seed in range(Q.shape[1]):
     layer = Q[:, seed].argmax()
     print(f"seed {seed}: best layer {layer:2d} with {Q[layer, seed]:.1f} %")
 
-# %% alt="Test accuracy of each of 30 layers, a dot for each of three seeds and a line for their mean, with dashed lines for the encoder alone and for a random-init layer; dots of different seeds scatter as widely as layers differ."
+# %% alt="Test accuracy of each of 30 layers, a square for each of three seeds and a line for their mean, with a dashed black line for the encoder alone and a solid grey one for a random-init layer; squares of different seeds scatter as widely as layers differ."
 vanilla, random = (
     np.mean(accuracies(arm, 29)) for arm in ("vanilla", "random")
 )
@@ -97,7 +97,7 @@ print(f"encoder alone: {vanilla:.1f} %, random-init layer: {random:.1f} %")
 
 # %% [markdown]
 # **Read.** Each seed crowns another layer: 4, 27 and 0. There is always a best row; how far is it above the others,
-# compared with how far apart the dots of one row are?
+# compared with how far apart the squares of one layer are?
 #
 # The third part of the argument that began in chapter 07:
 
@@ -283,7 +283,8 @@ for one in record.findings:
     )
 
 # %% [markdown]
-# To make it again: `pifi-probe reproduce layer-position --scale small`.
+# To make it again: `pifi-probe reproduce layer-position --scale small`. These are the intervals of its recording, each
+# arm by its own seeds; [Decided then, decided now](../book/decided.md) has what all runs together say.
 #
 # **Read.** All four intervals include zero: nothing is decided. For each claim, what is the largest advantage of the last layer
 # that the interval still allows? Are the paper's two points inside?

@@ -78,8 +78,8 @@ print(f"exhaustive: {exhaustive:.0f} C, frozen sweep: {sweep:.2f} C")
 #
 # $$k(x_i, x_j) = \sigma_f^2 \big[ M_{5/2}(|x_i - x_j| / \lambda) + \nu\, \delta_{ij} \big] + \sigma_{\text{seed}}^2\, \delta_{ij}$$
 #
-# with a Matérn curve $M$ of length $\lambda$ and a part $\nu$ that each layer has for itself. Length and $\nu$ are those
-# under which the measured values are most probable.
+# with a Matérn curve $M$ of length $\lambda$ and a part $\nu$ that each layer has for itself. Length and $\nu$
+# are fitted by maximum likelihood.
 #
 # **Predict.** We measure 8 of 30 layers. Will the best of the 30 lie inside the band?
 
@@ -95,7 +95,7 @@ posterior = fit_depths(
     depth[measured, None], truth[measured].mean(1), noise, depth[:, None]
 )
 
-# %% alt="Posterior mean and band over depth from eight measured layers, drawn as dots; the other layers' recorded means, drawn as crosses, scatter in and around the band."
+# %% alt="Posterior mean and band over depth from eight measured layers, drawn as squares; the other layers' recorded means, drawn as crosses, scatter in and around the band."
 figure, axes = plt.subplots(figsize=(6, 3))
 layers = np.arange(30)
 colour, marker = ARMS["real"]
@@ -129,8 +129,10 @@ print(
 assert posterior.sd[4] < posterior.sd[2]
 
 # %% [markdown]
-# **Read.** The band is wide, and its middle line is nearly flat. A flat line in a wide band says something, too: that it matters
-# little which layer is taken.
+# **Read.** The best layer of the table, layer 2, lies outside the band: eight measured layers did not find it. (The
+# band is for what a layer is worth; a recorded mean has the noise of its three seeds on top.) The band is wide, and its
+# middle line is nearly flat. A flat line in a wide band says something, too: that it matters little which layer is
+# taken.
 #
 # ## 3. Where to look next
 #

@@ -199,7 +199,7 @@ print(f"three seeds of one layer: {np.mean(of_seeds):.1f} %")
 print(f"three layers of one seed: {np.mean(of_layers):.1f} %")
 print(f"three seeds of the encoder alone: {vanilla:.1f} %")
 
-# %% alt="Dots for the accuracy of single runs, of votes of three seeds of one layer and of votes of three layers of one seed, with the vote of three encoders alone as a dashed line."
+# %% alt="Squares for the accuracy of single runs, of votes of three seeds of one layer and of votes of three layers of one seed, with the vote of three encoders alone as a dashed line."
 figure, axes = plt.subplots(figsize=(5.5, 2.8))
 groups = ([100 * x.mean() for i in chosen for x in c[i]], of_seeds, of_layers)
 for place, values in enumerate(groups):

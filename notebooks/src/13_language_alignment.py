@@ -232,6 +232,9 @@ print("your guess:", checks.guessed(guess))
 record
 
 # %% [markdown]
+# These are the intervals of the experiment's recording, each arm by its own seeds;
+# [Decided then, decided now](../book/decided.md) has what all runs together say.
+#
 # The same as a picture:
 
 # %% alt="For each claim about language that was measured, the difference in points with its 95 % interval, and a line at zero."

@@ -272,6 +272,9 @@ for block, found in record.summary.get("comparisons", {}).items():
 print("claims measured:", len(record.measured), "of", len(record.findings))
 
 # %% [markdown]
+# These are the intervals of the experiment's recording, each arm by its own seeds;
+# [Decided then, decided now](../book/decided.md) has what all runs together say.
+#
 # **Read.** All four claims are open. Points are hundredths of chrF, a score of shared letter sequences that still moves where BLEU is near zero. Even
 # an interval without zero compares two poor translators here. The record says so itself:
 

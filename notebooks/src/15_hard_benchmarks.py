@@ -251,6 +251,9 @@ print("your guess:", checks.guessed(guess))
 record
 
 # %% [markdown]
+# These are the intervals of the experiment's recording, each arm by its own seeds;
+# [Decided then, decided now](../book/decided.md) has what all runs together say.
+#
 # Before reading any difference, see who is above chance, trained or not:
 
 # %%

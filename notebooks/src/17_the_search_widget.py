@@ -99,8 +99,9 @@ print("columns:", ", ".join(w.results.columns))
 # | line and band | what is believed of every layer | 10 |
 # | shaded columns | layers tied with the best | 07 |
 # | grey band | random and shuffled layers | 05 |
-# | dashed, dotted line | the encoder alone; two projections with nothing between them | 05 |
-# | ring | the choice again, on fresh seeds | 09 |
+# | dashed, dotted blue line | the encoder alone; two projections with nothing between them | 05 |
+# | triangle at the top, with a dotted line down | the chosen layer | 10 |
+# | columns on the right, with names below | the confirmation on fresh seeds: the choice, hollow, and its controls | 09 |
 #
 # They are in the view *Depth*. The first one, *Gain*, shows what each layer adds over the two projections, before the grey
 # band that layers without knowledge reach, and the model as a stack of blocks, coloured by $p_{\text{best}}$.
@@ -138,8 +139,8 @@ print(
 )
 
 # %% [markdown]
-# **Read.** No layer is: even the most probable one has a few per cent. The sentence under the chart is the result; the dots
-# are its evidence. If they seem to say different things, look at the intervals.
+# **Read.** No layer is: even the most probable one has a few per cent. The answer above the chart is the result; the
+# marks are its evidence. If they seem to say different things, look at the intervals.
 #
 # ## 3. One selection, in the browser and in Python
 #
@@ -384,7 +385,7 @@ checks.quiz("17")
 # ## Summary
 #
 # - The widget is a view; the search is its file, and survives the browser, the kernel and you.
-# - Every mark is an estimate with an interval, and the sentence under the chart is the result.
+# - Every mark is an estimate with an interval, and the answer above the chart is the result.
 # - The selection, the trials, the script and the pictures are plain data.
 #
 # **Words:** [study](../book/glossary.md#study) · [budget](../book/glossary.md#budget) ·

@@ -196,14 +196,17 @@ print(study.result.answer.split("; ")[-1])
 #
 # ## 4. Train it next to its controls
 #
-# **Why.** A gain over vanilla may come from two more matrices. Each control has the shape without the knowledge:
+# **Why.** A gain over vanilla may come from more weights alone. So there is a control that has the layer's shape
+# without its knowledge:
 #
 # | arm | has | answers |
 # |---|---|---|
 # | vanilla | encoder and head | is there a gain? |
-# | linear | both projections | is it the projections? |
 # | random | a layer of random weights | is it the layer's *weights*? |
-# | PiFi | the chosen layer | |
+# | PiFi | the last layer, `smollm2-135m[-1]` | |
+#
+# The last layer is plugged in whatever section 3 chose; with your own data, write `study.best.spec` in its place. A
+# fourth arm, `linear`, has both projections and no layer. It is left out here; `--arms all`, below, trains it too.
 #
 # **Predict.** In test mode each arm trains for one epoch on 96 texts. Do you expect the interval of PiFi minus vanilla to
 # leave out zero?
@@ -254,9 +257,9 @@ print(
 )
 
 # %% [markdown]
-# **Read.** The answer comes first, then means, differences with their intervals, and a verdict for each arm. With 60 test
-# texts an interval is tens of points wide. How many texts would your question need? The formula of exercise
-# 15.3 is a first answer.
+# **Read.** The answer comes first, then means, differences with their intervals, and a verdict for each arm. With 60
+# test texts and two seeds these intervals are more than ten points wide. How many texts would your question need? The
+# formula of exercise 15.3 is a first answer.
 #
 # The same with three seeds, all arms, and the whole task, from the command line:
 #

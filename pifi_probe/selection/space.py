@@ -12,6 +12,7 @@ from typing import Any
 
 from pifi_probe.bounds import MAX_LAYERS
 from pifi_probe.errors import LayerIndexError, SearchError
+from pifi_probe.escaping import one_line
 from pifi_probe.layers.spec import LayerSpec, parse
 from pifi_probe.reading import typed
 from pifi_probe.vocabulary import BARE, COMBINATIONS, CONTROLS, TWINS, in_words_of_today
@@ -43,7 +44,7 @@ class _StoredSpace:
     modes: list[dict[str, str | int | float | bool | None]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Candidate:
     """What one full run would plug in.
 
@@ -86,6 +87,9 @@ class Candidate:
 
     def __str__(self) -> str:
         return self.label
+
+    def __repr__(self) -> str:
+        return one_line(self.label)
 
     @property
     def surveys(self) -> bool:

@@ -225,11 +225,11 @@ export const signed = (value, digits = 1) => `${value < 0 ? "−" : "+"}${Math.a
 export const interval = ({ low, high }) => `[${signed(low)}, ${signed(high)}]`;
 
 /** What the ladder shows, for those who do not see it. */
-export function ladderInWords(rungs) {
+export function ladderInWords(steps) {
   const names = { linear: "two projections", twins: "a random twin", real: "the real layer" };
-  const told = rungs.filter((one) => names[one.group])
+  const told = steps.filter((one) => names[one.group])
     .map((one) => `${names[one.group]} ${signed(one.mean)} ${interval(one)}`);
-  return `Ladder: difference to the encoder alone in ${rungs[0].unit}, with intervals: ${told.join("; ")}.`;
+  return `Ladder: difference to the encoder alone in ${steps[0].unit}, with intervals: ${told.join("; ")}.`;
 }
 export const percent = (share) => (share > 0 && share < 0.01 ? "below 1 %" : `${Math.round(100 * share)} %`);
 

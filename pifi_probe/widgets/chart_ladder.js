@@ -9,8 +9,8 @@ const GROUPS = {
 };
 
 /** The steps from the encoder alone to the real layer as an SVG, which says the same in words; null without any. */
-function ladderOf(rungs, width) {
-  const own = Object.keys(GROUPS).map((name) => rungs.find((one) => one.group === name)).filter(Boolean);
+function ladderOf(steps, width) {
+  const own = Object.keys(GROUPS).map((name) => steps.find((one) => one.group === name)).filter(Boolean);
   if (own.length < 2) return null;
   const [left, right, step] = [124, width < 480 ? 12 : 152, 24];
   const height = own.length * step + 42;

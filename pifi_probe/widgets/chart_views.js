@@ -9,7 +9,7 @@ const nameOf = (fidelity, metric, width) => {
 
 const seriesOf = (one) => (one.control || one.kind !== "single" ? one.kind : one.model);
 
-/** A colour for each model and each design; controls are grey. */
+/** A colour for each model and each design; grey for others. */
 function palette(groups, summary) {
   const names = new Set([...(summary.models ?? []).map(([name]) => name),
     ...groups.filter((group) => !group.control).map(seriesOf)]);
@@ -66,7 +66,7 @@ function depthPanel(svg, groups, { x, y, width, strip, height, last, fidelity, c
   const isLine = (group) => group.x === null || group.kind === "linear";
   for (const group of ended.filter(isLine)) {
     const at = sy(group.mean);
-    ground.append(s("line", { class: "pp-control", x1: x, x2: x + width, y1: at, y2: at, stroke: GREY, "stroke-dasharray": DASHES[group.kind] }));
+    ground.append(s("line", { class: "pp-control", x1: x, x2: x + width, y1: at, y2: at, stroke: controlColour(group.kind), "stroke-dasharray": DASHES[group.kind] }));
   }
   const marks = ended.filter((group) => isLine(group) && group.phase !== "confirm")
     .map((group) => ({ x: x + width - 20, y: sy(group.mean), numbers: group.numbers }));
@@ -79,6 +79,7 @@ function depthPanel(svg, groups, { x, y, width, strip, height, last, fidelity, c
 }
 
 const DASHES = { vanilla: "7 4", linear: "2 3" };
+const controlColour = (kind) => ({ vanilla: "var(--pp-ink)", linear: "var(--pp-linear)" })[kind] ?? GREY;
 const CONFIRMED = ["choice", "random", "shuffled", "linear", "vanilla"];
 const stripWidth = (width) => (width < 420 ? 92 : 138);
 
@@ -107,7 +108,7 @@ function confirmStrip(svg, groups, tools, whole) {
 
 function depthMark(ground, group, { sx, sy, spot, y, height, ys, colour, at: column = null }) {
   const at = column ?? sx(group.x);
-  const own = group.control ? GREY : colour(seriesOf(group));
+  const own = group.control ? controlColour(group.kind) : colour(seriesOf(group));
   const known = group.values.length > 0;
   const up = !known ? y + height - 8 : column === null ? spot(group.x, group.mean)[1] : placed(group.mean, ys, sy).at;
   const one = s("g", { class: "pp-mark" });
@@ -151,7 +152,7 @@ function depthLegend(groups, fidelities, colour, summary, metric) {
     found.push([mark(CONTROL_SHAPES[kind], 8, 8, GREY), `${kind} layer`]);
   }
   for (const [kind, words] of [["vanilla", "the encoder alone"], ["linear", "two projections"]]) {
-    if (groups.some((group) => group.kind === kind)) found.push([s("path", { class: "pp-control", d: "M0 8h16", stroke: GREY, "stroke-dasharray": DASHES[kind] }), words]);
+    if (groups.some((group) => group.kind === kind)) found.push([s("path", { class: "pp-control", d: "M0 8h16", stroke: controlColour(kind), "stroke-dasharray": DASHES[kind] }), words]);
   }
   if (summary.chosen) found.push([s("g", { class: "pp-chosen" }, s("path", { d: "M8 12l-6 -9h12z" })), `chosen: ${summary.chosen}`]);
   if (groups.some((group) => group.phase === "confirm")) found.push([mark(SHAPES[fidelity], 8, 8, GREY, { hollow: true }), "confirmation, fresh seeds"]);
@@ -159,7 +160,7 @@ function depthLegend(groups, fidelities, colour, summary, metric) {
   const swatch = (name) => s("rect", { class: name, x: 1, y: 3, width: 14, height: 10, fill: COLOURS[0] });
   const believed = s("g", {}, swatch("pp-band"), s("path", { class: "pp-mean", d: "M1 8h14", stroke: COLOURS[0] }));
   const held = s("g", {}, swatch("pp-best"), s("rect", { x: 1, y: 11, width: 14, height: 3, fill: COLOURS[0] }));
-  if (metric === "nll" && (summary.posterior ?? []).length) found.push([believed, "posterior mean, ± 2 sd"], [held, "holds the best layer (95 %)"]);
+  if (metric === "nll" && (summary.posterior ?? []).length) found.push([believed, "posterior mean, ± 2 sd"], [held, "layers tied with the best (95 %)"]);
   if (metric === "nll" && nullBand(groups, fidelity)) found.push([swatch("pp-null"), "null: random and shuffled layers"]);
   return found;
 }
