@@ -149,8 +149,6 @@ def test_commands_take_what_their_functions_take() -> None:
 # options that a command leaves out, and why
 LEFT_OUT = {
     ("extract", "device"),  # the layer is saved, wherever it was read
-    ("decide", "device"),  # not offered yet
-    ("decide", "max_tokens"),
 }
 
 
@@ -166,7 +164,8 @@ def test_commands_choose_device_and_tokens_where_their_functions_do() -> None:
         for option in {"device", "max_tokens"} & taken:
             (offered if option in typed else lacking).add((name, option))
     assert lacking <= LEFT_OUT
-    both = {(name, option) for name in ("headroom", "probe", "search", "train") for option in ("device", "max_tokens")}
+    names = ("decide", "headroom", "probe", "search", "train")
+    both = {(name, option) for name in names for option in ("device", "max_tokens")}
     assert both | {("control", "device"), ("states", "max_tokens")} <= offered
 
 

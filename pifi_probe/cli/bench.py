@@ -10,7 +10,6 @@ import typer
 from pifi_probe.cli import flags
 from pifi_probe.cli.inputs import load_task
 from pifi_probe.cli.output import console, print_json
-from pifi_probe.vocabulary import MAX_TOKENS
 
 __all__ = ["register"]
 
@@ -47,7 +46,7 @@ def bench(
     n_train: int = typer.Option(0, help="With --seeds: train on this many texts only."),
     epochs: int = typer.Option(3, help="With --seeds: passes over the training texts."),
     learning_rate: float = typer.Option(5e-5, help="With --seeds: learning rate of encoder and head."),
-    max_tokens: int = typer.Option(MAX_TOKENS, help="With --seeds: tokens of a text; longer ones are cut."),
+    max_tokens: int = flags.MaxTokens,
     study: str = typer.Option(
         "", help="With --seeds: the search that chose the layer; what it took is shown next to it."
     ),

@@ -40,7 +40,9 @@ def decide(
     fraction: list[float] = flags.Fraction,
     epochs: int = flags.Epochs,
     learning_rate: float = flags.LearningRate,
+    max_tokens: int = flags.MaxTokens,
     precision: str = flags.Precision,
+    device: str = flags.Device,
     executor: str = flags.Executor,
     workers: int = flags.Workers,
     out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/decide-TASK when not given."),
@@ -59,7 +61,9 @@ def decide(
         if not as_json:
             terminal.print(f"{run.label}, seed {run.seed}: {sum(run.seconds.values()):.0f} s")
 
-    recipe = pp.Recipe(epochs=epochs, learning_rate=learning_rate, precision=precision)
+    recipe = pp.Recipe(
+        epochs=epochs, learning_rate=learning_rate, max_tokens=max_tokens, precision=precision, device=device
+    )
     options = {
         "margin": margin,
         "budget": budget,
