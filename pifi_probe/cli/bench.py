@@ -40,12 +40,13 @@ def bench(
         0,
         "--n-seeds",
         "--seeds",
-        help="Train every arm with this many seeds: quality next to cost; needs --out.",
+        help="Train every arm with this many seeds, with --epochs, --learning-rate and --max-tokens: quality next to "
+        "cost; needs --out.",
     ),
     also: list[str] = typer.Option([], help="With --seeds: test sets of other domains, for forgetting."),
     n_train: int = typer.Option(0, help="With --seeds: train on this many texts only."),
-    epochs: int = typer.Option(3, help="With --seeds: passes over the training texts."),
-    learning_rate: float = typer.Option(5e-5, help="With --seeds: learning rate of encoder and head."),
+    epochs: int = flags.Epochs,
+    learning_rate: float = flags.LearningRate,
     max_tokens: int = flags.MaxTokens,
     study: str = typer.Option(
         "", help="With --seeds: the search that chose the layer; what it took is shown next to it."
