@@ -65,6 +65,11 @@ def test_the_three_stops_are_made_once_and_end_in_answers_and_a_report(
     assert all(question in html.unescape(report) for question in record["answers"]) and report.count("<svg") == 2
     assert 0 < record["seconds of"]["first"] < record["seconds"]
 
+    other = chain | {"n_train": 61}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tour, "CHAIN", other)
+        assert main(["demo", "--out", str(tmp_path)]) != 0
+        assert "a demo of other sizes" in capsys.readouterr().err
     for part in ("positive_control", "probe_chain"):
         monkeypatch.setattr(tour, part, lambda *args, **kwargs: pytest.fail("made again"))
     assert main(["demo", "--out", str(tmp_path), "--json"]) == 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from pifi_probe.errors import RecipeError
 from pifi_probe.experiments.demo import DEFAULT, LAST, LLM, SLM, TRAIN_ON, DemoArm, Size, at_most
 from pifi_probe.experiments.plan import Arm
 from pifi_probe.experiments.runner import stored_run
@@ -112,9 +113,10 @@ def run_tour(folder: str | Path, *, say: Callable[[str], None] = lambda line: No
     Raises
     ------
     RecipeError
-        If the folder holds runs of another recipe.
+        If the folder holds a demo of other sizes, or runs of another recipe.
     """
     root = Path(folder)
+    _check_sizes(root / "sizes.json")
     times = read_object(root / "seconds.json") if (root / "seconds.json").exists() else {}
     began = time.monotonic()
 
@@ -173,6 +175,18 @@ def runs_that_fit(left: float, first: float) -> tuple[int, int]:
     sizes = sorted(((seeds, arms) for seeds in (1, 2, 3) for arms in (3, 4)), key=lambda one: one[0] * one[1])
     fit = [(seeds, arms) for seeds, arms in sizes if first + (seeds * arms - 1) * plugged <= left]
     return fit[-1] if fit else sizes[0]
+
+
+def _check_sizes(file: Path) -> None:
+    """Refuse a folder whose first two stops were made with other sizes; runs have keys of their own."""
+    asked = {"control": COPIES, "chain": CHAIN}
+    if file.exists() and read_object(file) != asked:
+        raise RecipeError(
+            "the folder holds a demo of other sizes, as another version made it",
+            where=str(file.parent),
+            next="name another folder with --out, or remove this one",
+        )
+    write_json(file, asked)
 
 
 def _control(file: Path) -> PositiveControl:
