@@ -64,7 +64,10 @@ and machine. `make results` writes the page, and a test fails when it differs fr
 
 An interval that includes zero means that the run *detects no difference*; it does not mean that there is none. A gain
 over *vanilla* (the encoder alone) that the *random* layer has too is not knowledge of the language model. All runs of
-an experiment are judged together; [Decided then, decided now](decided.md) lists what that changed.
+an experiment are judged together; [Decided then, decided now](decided.md) lists what that changed. Where no effect of
+the weights was found with the last layer, or with one vector for a text, the set-up could hardly have shown one: in the
+[positive control](glossary.md#positive-control) neither does anything that its twins do not
+(`benchmarks/results/control.json`).
 
 ## What the paper reports
 
