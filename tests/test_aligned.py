@@ -148,6 +148,16 @@ def test_one_layer_is_a_chain_too_and_a_model_alone_gets_the_chain_of_its_headro
     assert indices == list(range(found.span[0], found.span[1] + 1))
 
 
+def test_where_the_donor_adds_nothing_that_is_said_before_any_training(
+    bert: str, llm: str, caplog: pytest.LogCaptureFixture
+):
+    found = pp.headroom(bert, llm, TASK, progress=False)
+    for low in (1.0, -1.0):
+        caplog.clear()
+        assert replace(found, low=low).suggested() == found.span
+        assert ("Nothing to gain can be seen" in caplog.text) == (low < 0)
+
+
 def test_the_suggested_chain_is_measured_with_the_tokenizer_that_is_given(llm: str):
     model = pp.plug_in(slm.tiny_slm("bert"), llm, task=TASK, wiring="aligned", tokenizer=slm.tiny_tokenizer())
     found = pp.headroom(slm.tiny_slm("bert"), llm, TASK, tokenizer=slm.tiny_tokenizer(), progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Headroom", "build_headroom", "choose_span", "span_scores"]
+
+logger = logging.getLogger(__name__)
 
 N_PARTS = 5  # of the texts, for a choice of the depth that a text has no part in
 RISEN = 0.9  # share of the rise at which the donor counts as knowing it
@@ -75,6 +78,12 @@ class Headroom(Result):
     def something(self) -> bool:
         """Whether the donor adds something: the interval of `gain` lies above zero."""
         return self.low > 0
+
+    def suggested(self) -> tuple[int, int]:
+        """Return `span`, after a warning where the donor adds nothing that could be seen."""
+        if not self.something:
+            logger.warning("%s Layers %d to %d are taken all the same.", self.answer, *self.span)
+        return self.span
 
     @property
     def chain(self) -> str:

@@ -298,7 +298,9 @@ def named_chain(
             where=task.name,
             next=f'name the chain, such as "{layer}[8:15]"',
         )
-    return headroom(slm, layer, task, tokenizer=tokenizer, progress=False).chain
+    found = headroom(slm, layer, task, tokenizer=tokenizer, progress=False)
+    found.suggested()
+    return found.chain
 
 
 def _below(control: str, seed: int) -> Twin:

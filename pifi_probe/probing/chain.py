@@ -181,7 +181,7 @@ def probe_chain(
     refuse_few(np.asarray(train.labels), task.name)
     if layers is None:
         how: dict[str, Any] = {"device": device, "tokenizer": tokenizer, "cache": cache, "progress": progress}
-        layers = "{}-{}".format(*headroom(slm, llm, task, max_tokens=max_tokens, seed=seed, **how).span)
+        layers = "{}-{}".format(*headroom(slm, llm, task, max_tokens=max_tokens, seed=seed, **how).suggested())
     first, last = span_of(layers, int(checkpoint.config.num_hidden_layers), llm)
     refuse_missing_states(checkpoint.config, last + 1, llm)
     encoder = Encoder(slm, max_tokens, device, cache, precision, tokenizer, texts_apart=interaction == "layer")
