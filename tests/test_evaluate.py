@@ -61,7 +61,7 @@ def test_texts_that_no_full_run_would_take_are_refused_before_the_first_trial(ma
     split = TASK.splits[name]
     texts = tuple(f"{' very' * 99} {row}" for row in range(len(split)))
     long = replace(TASK, splits={**TASK.splits, name: replace(split, texts=texts)})
-    parts = replace(made.parts, task=long)
+    parts = replace(made.parts, task=long, recipe=RECIPE.replace(max_tokens=64))
     parts.load()  # cut to as many tokens as the encoder has positions for
     with pytest.raises(RecipeError, match=r"102 tokens through, and the encoder has 64 positions .*max_tokens=64\)"):
         replace(parts, recipe=RECIPE.replace(max_tokens=150)).load()

@@ -91,7 +91,12 @@ def answer(table: CostTable) -> str:
     found = f"Beside the encoder alone ({shown(base)}): {'; '.join(words)}."
     if FOLDED in rows and "PiFi" in rows:
         whole, folded = rows["PiFi"].file.get("bytes"), rows[FOLDED].file.get("bytes")
-        if whole and folded:
+        if whole == folded:
+            found += (
+                " Folded, the file has the same size: a layer that reads one vector is kept in its single-token form "
+                "anyway, and the form with folded projections would be larger."
+            )
+        elif whole and folded:
             found += (
                 f" Folded, the file is {folded / 1e6:.0f} MB instead of {whole / 1e6:.0f} MB, with the same answers."
             )
