@@ -18,7 +18,7 @@ BENCHMARKS := extract train_step fold stream_memory estimators probe_sweep effic
 
 # A Python that is named must be the one of .venv: the checks would run with another one, and nobody would see it.
 ifeq ($(origin PYTHON),command line)
-OTHER := $(shell [ -x $(RUN) ] && own="$$($(RUN) -V 2>&1)" && [ "$$own" != "$$("$(PYTHON)" -V 2>&1)" ] && echo "$$own")
+OTHER := $(shell [ -x $(RUN) ] && own="$$($(RUN) -V 2>&1)" && [ "$$own" != "$$("$(PYTHON)" -V 2>&1)" ] && echo "$${own:-another Python}")
 ifneq ($(OTHER),)
 $(error $(VENV) was made with $(OTHER), and PYTHON=$(PYTHON) is another one: remove $(VENV), then run make again)
 endif

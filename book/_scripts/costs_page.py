@@ -5,14 +5,17 @@ python book/_scripts/costs_page.py
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from result_pictures import piece
 from scipy.stats import t
 
-from pifi_probe.efficiency.cost_result import CostRow, CostTable
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from result_pictures import piece  # noqa: E402
+
+from pifi_probe.efficiency.cost_result import CostRow, CostTable  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "book" / "_studies" / "costs"
