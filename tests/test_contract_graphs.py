@@ -73,17 +73,12 @@ def test_an_exported_model_takes_any_batch_length_and_padding(name: str, labels:
         "classes",
         "classes, matched",
         "classes, sequence",
-        "regression",
-        "labels",
         "choices",
         "answers",
-        "writing, T5",
         "aligned",
         "aligned, back",
         "tags",
-        "mix",
         "gated",
-        "folded",
     ],
 )
 def test_a_compiled_model_is_one_graph(name: str, shelf: Shelf) -> None:
