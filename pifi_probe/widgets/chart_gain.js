@@ -25,7 +25,7 @@ function gainView(svg, width, { rows, summary }) {
 function gainPanel(svg, { unit, gains, band }, { x, y, width, strip, height, fidelity, place, last, summary, narrow }) {
   const ends = gains.flatMap((one) => [one.gain, one.gain - (one.half ?? 0), one.gain + (one.half ?? 0)]);
   const ys = limits([0, ...ends, ...(band ? [band.low, band.high] : [])]);
-  const title = narrow ? `gain over projections (${unit}), ${fidelity}` : `${fidelity} runs: ${UNIT_NAMES[unit]}, high is good`;
+  const title = width < 260 ? `gain (${unit}), ${fidelity}` : narrow ? `gain over projections (${unit}), ${fidelity}` : `${fidelity} runs: ${UNIT_NAMES[unit]}, high is good`;
   const { group: ground, sx, sy, spot } = panel(svg, { x, y, width, height, xs: [-0.7, last + 0.7], ys, title, xLabels: false });
   const columns = gainColumns(svg, gains.filter(inColumn), { x: x + width + 10, y, width: strip - 10, height, narrow });
   if (band) ground.append(s("rect", { class: "pp-null", x, y: sy(band.high), width, height: Math.max(sy(band.low) - sy(band.high), 1) }));
@@ -47,24 +47,24 @@ function gainPanel(svg, { unit, gains, band }, { x, y, width, strip, height, fid
   });
 }
 
-const COLUMNS = ["choice", "random", "shuffled", "vanilla"];
-const columnOf = (one) => (!one.control ? "choice" : COLUMNS.includes(one.kind) ? one.kind : "vanilla");
+const GAIN_COLUMNS = ["choice", "random", "shuffled", "vanilla"];
+const columnOf = (one) => (!one.control ? "choice" : GAIN_COLUMNS.includes(one.kind) ? one.kind : "vanilla");
 const inColumn = (one) => one.phase === "confirm" || (one.control && one.x === null);
 
 /** The choice and its controls next to the layers, each in a column of its own; returns where each stands. */
 function gainColumns(svg, gains, { x, y, width, height, narrow }) {
   const places = new Map();
   if (!gains.length) return places;
-  const step = width / COLUMNS.length;
+  const step = width / GAIN_COLUMNS.length;
   const fresh = gains.some((one) => one.phase === "confirm");
   const ground = s("g", {}, s("path", { class: "pp-axis", d: `M${x} ${y}v${height}h${width}`, fill: "none" }));
   ground.append(s("text", { class: "pp-title", x, y: y - 8 }, !fresh ? "controls" : narrow ? "confirm" : "confirmation"));
   svg.append(ground);
-  COLUMNS.forEach((name, k) => {
+  GAIN_COLUMNS.forEach((name, k) => {
     const middle = x + (k + 0.5) * step;
     const own = gains.filter((one) => columnOf(one) === name);
     own.forEach((one, i) => places.set(one, middle + 11 * (i - (own.length - 1) / 2)));
-    ground.append(s("text", { class: "pp-slot", x: middle + 4, y: y + height + 12, "text-anchor": "end", transform: `rotate(-40 ${middle + 4} ${y + height + 12})` }, name));
+    ground.append(s("text", { class: "pp-slot", x: middle + 6, y: y + height + 10, "text-anchor": "end", transform: `rotate(-60 ${middle + 6} ${y + height + 10})` }, name));
   });
   return places;
 }
