@@ -238,12 +238,13 @@ def test_a_control_is_read_shown_and_kept(tmp_path: Path) -> None:
     assert json.loads(control.to_json(path))["passed"] is True
     again = PositiveControl.from_json(path)
     assert again.rows == control.rows and again.answer == control.answer == str(control)
-    out = io.StringIO()
-    Console(file=out, width=80).print(control.to_rich())
     chain = replace(control, rows=(replace(control.rows[1], layers=(17, 18)),))
-    Console(file=out, width=80).print(chain.to_rich())
-    assert all(len(line) <= 80 for line in out.getvalue().splitlines()) and "\u2026" not in out.getvalue()
-    assert "shuffled" in out.getvalue() and "yes" in out.getvalue()
+    for width in (80, 120):
+        out = io.StringIO()
+        for one in (control, chain):
+            Console(file=out, width=width).print(one.to_rich())
+        assert all(len(line) <= width for line in out.getvalue().splitlines()) and "\u2026" not in out.getvalue()
+        assert "shuffled" in out.getvalue() and "yes" in out.getvalue()
     page = replace(control, model="<b>")._repr_html_()
     assert "<b>" not in page and "&lt;b&gt;" in page
     assert len(control.figure().axes) == 1 and list(control.frame["arm"].unique()) == list(ARMS)

@@ -14,9 +14,13 @@ from rich.console import Console
 from pifi_probe.cli import main
 from pifi_probe.cli.live import Live
 from pifi_probe.cli.output import print_record
+from pifi_probe.efficiency.cost_result import CostTable
 from pifi_probe.efficiency.result import ArmCost, Benchmark, Spread
+from pifi_probe.experiments.reproduce import Reproduction
 from pifi_probe.features.headroom_table import Headroom
+from pifi_probe.probing.chain_table import ChainTable
 from pifi_probe.probing.table import ProbeTable
+from pifi_probe.reporting.result import Result
 from pifi_probe.reporting.terminal import Fitted
 
 ROOT = Path(__file__).parent.parent
@@ -134,6 +138,19 @@ def test_what_was_measured(width: int) -> None:
     ]
     costs = Benchmark("small + 135M", "movie-reviews", "cpu", "float32", 32, tuple(arms), {})
     fits(printed(costs.to_rich(), width), width, "PiFi, folded", "layer trained too")
+
+
+@WIDTHS
+@pytest.mark.parametrize(
+    ("kind", "file", "names"),
+    [(CostTable, "costs/minilm-gemma3.json", ("layer trained too", "PiFi, aligned", "P90 ms", "file MB")),
+     (Reproduction, "experiments/layer-position/summary.json", ("measured here", "open: the interval includes zero")),
+     (Reproduction, "experiments/domain-shift/summary.json", ("measured here", "open: the interval includes zero")),
+     (ChainTable, "aligned/movie-reviews.json", ("shuffled", "random"))],
+)  # fmt: skip
+def test_what_was_recorded(kind: type[Result], file: str, names: tuple[str, ...], width: int) -> None:
+    """The tables of `bench --seeds`, `reproduce NAME` and the demo's chain."""
+    fits(printed(kind.from_json(ROOT / "book" / "_studies" / file).to_rich(), width), width, *names)
 
 
 @WIDTHS
