@@ -119,7 +119,7 @@ class Reproduction(Result):
 
         rows = [cells(finding) for finding in self.findings]
         title = f"{self.experiment.title} ({self.scale}) {self.stands_for}"
-        return [Table(pd.DataFrame(rows, columns=list(HEADINGS)), title, below=HEADINGS[3:])]
+        return [Table(pd.DataFrame(rows, columns=list(HEADINGS)), title, below=HEADINGS[3:4])]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the runs as values that JSON can hold."""
