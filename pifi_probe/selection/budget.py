@@ -157,11 +157,13 @@ class Estimate:
             duration(seconds, short=True) for seconds in (self.full_seconds, self.select_seconds, self.confirm_seconds)
         )
         parts = [f"a full run takes about {one} (1 C)", f"choosing takes at most {_cost(self.select_cost)} ({choose})"]
-        frozen = ["with a frozen encoder"] if self.covers_all and self.confirm_fidelity == "frozen" else []
+        how = []
         if self.confirm_cost:
             parts[-1] += f", confirming then about {_cost(self.confirm_cost)} ({confirm})"
-            frozen = ["both within the budget" if self.covers_all else "the second on top of the budget", *frozen]
-        parts += [", ".join(frozen)] if frozen else []
+            how.append("both within the budget" if self.covers_all else "the second on top of the budget")
+        if self.covers_all and self.confirm_fidelity == "frozen":
+            how.append("with a frozen encoder")
+        parts += [", ".join(how)] if how else []
         return "; ".join([*parts, f"memory about {self.memory_bytes / 2**30:.1f} GiB a process"])
 
 
