@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pifi_probe as pp
-from pifi_probe.stats import holm
+from pifi_probe import differences as together
+from pifi_probe.differences import between
+from pifi_probe.kinds import metric_named
+from pifi_probe.stats import verdict as verdict_of
 from pifi_probe.training import RunResult
 
 METRICS = ("accuracy", "nll")
@@ -72,29 +75,34 @@ def opponents(combination: str) -> list[str]:
 
 
 def against_controls(arms: Runs, metric: str) -> list[dict[str, Any]]:
-    """Compare each combination with each of its controls; p-values adjusted within a combination (Holm)."""
+    """Compare each combination with each of its controls; all arms tell how much seeds matter.
+
+    The p-values are adjusted for the controls of a combination, which share its runs (step-down Dunnett).
+    """
     found: list[dict[str, Any]] = []
-    for combination in COMBINATIONS:
-        rows: list[dict[str, Any]] = []
-        for control in opponents(combination):
-            if combination in arms and control in arms:
-                compared = pp.compare([*arms[combination], *arms[control]], baseline=control, metric=metric)
-                own = next(row for row in compared.rows if row.arm == combination)
-                rows.append(
-                    {
-                        "metric": metric,
-                        "combination": combination,
-                        "control": control,
-                        "seeds": len(own.seeds),
-                        "difference": own.difference,
-                        "low": own.difference_low,
-                        "high": own.difference_high,
-                        "p": own.p_value,
-                        "verdict": own.verdict,
-                    }
-                )
-        p_holm = holm([row["p"] for row in rows])
-        found += [row | {"p_holm": p} for row, p in zip(rows, p_holm, strict=True)]
+    known = metric_named(metric)
+    scores = {
+        arm: {run.seed: known.sign * next(iter(run.tests.values())).per_example(metric) for run in runs}
+        for arm, runs in arms.items()
+    }
+    for combination in (name for name in COMBINATIONS if name in arms):
+        asked = {name: between([combination], [name]) for name in opponents(combination) if name in arms}
+        judged = together.Runs(scores, [combination]).differences(asked)
+        for control, one in judged.items():
+            found.append(
+                {
+                    "metric": metric,
+                    "combination": combination,
+                    "control": control,
+                    "seeds": one.interval.n_seeds,
+                    "difference": one.interval.mean,
+                    "low": one.interval.low,
+                    "high": one.interval.high,
+                    "p": one.interval.p_value,
+                    "p_adjusted": one.p_value,
+                    "verdict": verdict_of(one.interval, known.of_differences),
+                }
+            )
     return found
 
 
@@ -105,8 +113,8 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> str:
         parts = []
         for metric in METRICS:
             own = [row for row in rows if row["combination"] == combination and row["metric"] == metric]
-            better = [row["control"] for row in own if row["difference"] > 0 and row["p_holm"] < 0.05]
-            worse = [row["control"] for row in own if row["difference"] < 0 and row["p_holm"] < 0.05]
+            better = [row["control"] for row in own if row["difference"] > 0 and row["p_adjusted"] < 0.05]
+            worse = [row["control"] for row in own if row["difference"] < 0 and row["p_adjusted"] < 0.05]
             if own:
                 parts.append(f"by {metric.replace('nll', 'NLL')} {_judged(better, worse)} (of {len(own)})")
         if parts:
@@ -121,14 +129,14 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> str:
                 if row["combination"] == combination and row["control"] not in ("vanilla", "last", "best-in-full")
             ]
         )
-        and all(row["difference"] > 0 and row["p_holm"] < 0.05 for row in needed if row["metric"] == "nll")
+        and all(row["difference"] > 0 and row["p_adjusted"] < 0.05 for row in needed if row["metric"] == "nll")
     ]
     end = (
         f"Better in NLL than the single layer and all controls at equal k: {', '.join(same)}."
         if same
         else "No combination is better in NLL than the single layer and all its controls at equal k."
     )
-    return f"{end} After Holm's correction, {'; '.join(said)}."
+    return f"{end} Adjusted for all controls of a combination, {'; '.join(said)}."
 
 
 def _judged(better: Sequence[str], worse: Sequence[str]) -> str:
@@ -168,7 +176,7 @@ def table(found: Mapping[str, Any]) -> str:
     lines += [
         "",
         "Each combination against its controls; positive is better, intervals at 95 % over seeds and test texts, "
-        "p-values after Holm within a combination.",
+        "p-values adjusted for the controls of a combination.",
         "",
         "| combination | against | accuracy (points) | p | NLL (nats) | p |",
         "|---|---|---|---|---|---|",
@@ -192,7 +200,7 @@ def _points(row: Mapping[str, Any]) -> str:
 
 
 def _p(row: Mapping[str, Any]) -> str:
-    return "< 0.01" if row["p_holm"] < 0.005 else f"{row['p_holm']:.2f}"
+    return "< 0.01" if row["p_adjusted"] < 0.005 else f"{row['p_adjusted']:.2f}"
 
 
 def _interval(row: Mapping[str, Any], scale: float, digits: int) -> str:

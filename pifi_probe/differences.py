@@ -42,6 +42,25 @@ class Difference:
     example_error: float
     critical: float
 
+    def within(self, margin: float | None, factor: float = 1.0) -> bool:
+        """Return whether it is shown to be smaller than a margin: two one-sided tests, at one minus its level each.
+
+        They ask that the limits at twice the error lie inside. Nothing is shown where seeds were too few, or without
+        a margin.
+
+        Parameters
+        ----------
+        margin : float or None
+            In the unit of the scores.
+        factor : float
+            How much wider the limits are made; `critical` lets it hold for all that were asked for at once.
+        """
+        if margin is None or not self.interval.over_seeds:
+            return False
+        low, high = self.limits.at(2 * (1 - self.interval.level))
+        mean = self.interval.mean
+        return -margin < mean - factor * (mean - low) and mean + factor * (high - mean) < margin
+
 
 def between(group: Sequence[str], other: Sequence[str]) -> dict[str, float]:
     """Return the weights of the mean of a group of arms minus that of another."""

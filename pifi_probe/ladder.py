@@ -12,6 +12,7 @@ block          random and shuffled twins - linear                   does a block
 knowledge      real layers - twins                                  do the language model's own weights help?
 choice         best layer - mean of layers; after a search, the     does it matter which layer?
                chosen layer - the last layer
+layers         the layer farthest from the mean of all layers       do layers differ at all?
 depth          last layer - first layer, on a straight line         do later layers help more?
 =============  ===================================================  ========================================
 """
@@ -23,18 +24,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.kinds import metric_named
 from pifi_probe.stats import MIN_SEEDS, of_few_seeds
-from pifi_probe.units import scale_of
+from pifi_probe.units import scale_of, size_of
 from pifi_probe.vocabulary import BARE, TWINS
 
-__all__ = ["LAST", "Arm", "Effect", "answer", "control_seeds", "effects_of", "missing", "needed"]
-
-Floats = NDArray[np.float64]
-Scores = Mapping[str, Mapping[int, Floats]]
+__all__ = [
+    "LAST",
+    "Arm",
+    "Effect",
+    "answer",
+    "baselines_of",
+    "control_seeds",
+    "effects_of",
+    "missing",
+    "needed",
+]
 
 LAST = "last layer"  # which a search sets next to its choice
 MANY = 4  # layers, from which a trend over depth is told
@@ -66,16 +73,16 @@ class Effect:
     Parameters
     ----------
     name : str
-        "plugging in", "projections", "twins", "block", "knowledge", "choice" or "depth".
+        "plugging in", "projections", "twins", "block", "knowledge", "choice", "layers" or "depth".
     test, wiring, metric : str
     of, against : tuple of str
         Labels of the arms whose means are compared; for "depth" the later and the earlier half of the layers.
     mean, low, high : float
         In the unit of the metric; positive is better, even where the metric is an error or a loss. For "choice" the
         mean is shrunk towards zero, since the best of several is partly lucky, and the interval allows for having
-        picked it.
+        picked it. For "layers" the interval holds for all layers at once (an analysis of means [1]_).
     p_value : float
-        Two-sided, taken alone ("choice": adjusted for the number of layers).
+        Two-sided, taken alone ("choice" and "layers": adjusted for the number of layers).
     verdict : {"better", "worse", "equivalent", "undecided"}
         "equivalent": no difference larger than `margin`, by two one-sided tests.
     margin : float or None
@@ -86,6 +93,10 @@ class Effect:
         Whether the interval covers the noise of seeds.
     seed_error, example_error : float
         Standard errors over seeds and over test examples.
+
+    References
+    ----------
+    .. [1] Nelson (1982), Exact critical points for the analysis of means: each mean against the mean of all.
     """
 
     name: str
@@ -118,13 +129,16 @@ class Effect:
         return f"{mean:+z.{digits}f} [{low:+z.{digits}f}, {high:+z.{digits}f}]"
 
 
+def baselines_of(arms: Mapping[str, Arm]) -> list[str]:
+    """Return the arms that enter every step of the ladder: the encoder alone, and the two projections."""
+    return [label for label, arm in arms.items() if arm.control in BARE]
+
+
 def effects_of(
-    scores: Scores, arms: Mapping[str, Arm], test: str, metric: str, *, level: float, margin: float | None
+    runs: Runs, arms: Mapping[str, Arm], test: str, metric: str, *, level: float, margin: float | None
 ) -> list[Effect]:
     """Return the effects that these arms can tell, wiring by wiring; the rest is named by `missing`."""
     found: list[Effect] = []
-    bases = [label for label, arm in arms.items() if arm.control in BARE]
-    runs = Runs(scores, bases)
     for wiring in dict.fromkeys(arm.wiring for arm in arms.values()):
         groups = _groups(arms, wiring)
         pairs = {name: pair for name, pair in _pairs(groups).items() if all(pair) and runs.linked(between(*pair))}
@@ -190,13 +204,9 @@ def _effect(
 
 
 def _verdict(found: Difference, margin: float | None) -> str:
-    """Judge by the interval; two one-sided tests at 1 - level mean that of level 2 level - 1 lies inside the margin."""
     if found.interval.excludes_zero:
         return "better" if found.interval.mean > 0 else "worse"
-    low, high = found.limits.at(2 * (1 - found.interval.level))
-    if margin is not None and found.interval.over_seeds and -margin < low and high < margin:
-        return "equivalent"
-    return "undecided"
+    return "equivalent" if found.within(margin) else "undecided"
 
 
 def _layers(
@@ -209,7 +219,7 @@ def _layers(
     level: float,
     margin: float | None,
 ) -> list[Effect]:
-    """Return what the choice among several layers is worth, and the trend over depth."""
+    """Return what the choice among several layers is worth, whether they differ, and the trend over depth."""
     if len(real) < 2 or not all(runs.linked(between([label], list(real))) for label in real):
         return []
     found = runs.differences({label: between([label], list(real)) for label in real}, level=level)
@@ -220,20 +230,44 @@ def _layers(
     between_layers = max(float(values.var(ddof=1) - variances.mean()), 0.0)
     shrink = between_layers / (between_layers + float(variances[best])) if between_layers > 0 else 0.0
     chosen = found[real[best]]
-    # simultaneous over the layers: the interval must hold for whichever of them was picked
-    raw, wider = chosen.interval, chosen.critical
-    limits = (raw.mean - wider * (raw.mean - raw.low), raw.mean + wider * (raw.high - raw.mean))
+    limits = _for_all(chosen)  # it must hold for whichever of them was picked
     verdict = "better" if limits[0] > 0 else "undecided"
-    if verdict == "undecided" and margin is not None and raw.over_seeds and limits[1] < margin:
+    if verdict == "undecided" and margin is not None and chosen.interval.over_seeds and limits[1] < margin:
         verdict = "equivalent"
     effect = _effect("choice", test, wiring, metric, ([real[best]], real), chosen, verdict, margin)
     mean = shrink * effect.mean
     low, high = min(limits[0], mean), max(limits[1], mean)
     effects = [replace(effect, mean=mean, low=low, high=high, p_value=chosen.p_value)]
+    effects.append(_farthest(found, real, test, wiring, metric, margin))
     depths = {label: arms[label].depth for label in real}
     if len({depth for depth in depths.values() if depth is not None}) >= MANY and None not in depths.values():
         effects.append(_trend(runs, depths, test, wiring, metric, level, margin))
     return effects
+
+
+def _for_all(found: Difference) -> tuple[float, float]:
+    """Return the limits that hold for all differences that were asked for at once."""
+    one, wider = found.interval, found.critical
+    return one.mean - wider * (one.mean - one.low), one.mean + wider * (one.high - one.mean)
+
+
+def _farthest(
+    found: Mapping[str, Difference],
+    real: Sequence[str],
+    test: str,
+    wiring: str,
+    metric: str,
+    margin: float | None,
+) -> Effect:
+    """Return the layer farthest from the mean of all: if not even it differs from the mean, none is seen to."""
+    label = min(real, key=lambda one: (found[one].p_value, -abs(found[one].interval.mean)))
+    own = found[label]
+    low, high = _for_all(own)
+    verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"
+    if verdict == "undecided" and all(found[one].within(margin, found[one].critical) for one in real):
+        verdict = "equivalent"
+    effect = _effect("layers", test, wiring, metric, ([label], real), own, verdict, margin)
+    return replace(effect, low=low, high=high, p_value=own.p_value)
 
 
 def _trend(
@@ -283,7 +317,8 @@ def answer(
     lacking : sequence of str
         Groups of arms without which nothing can be told; see `missing`.
     """
-    by_name = {effect.name: effect for effect in effects if effect.name in ("plugging in", "projections", "knowledge")}
+    told = ("plugging in", "projections", "knowledge", "layers")
+    by_name = {effect.name: effect for effect in effects if effect.name in told}
     sentences = []
     if whole := by_name.get("plugging in"):
         subject = f"Plugging in {plugged}".strip()
@@ -293,6 +328,8 @@ def answer(
     if own := by_name.get("knowledge"):
         twins = "random or shuffled layers of the same shape"
         sentences.append(f"The language model's own weights {_phrase(own, unit, twins)}.")
+    if sentences and (own := by_name.get("layers")):
+        sentences[-1] = f"{sentences[-1][:-1]}; {_layers_phrase(own, unit)}."
     few = [effect.n_seeds for effect in by_name.values() if not effect.over_seeds]
     if few:
         sentences[-1] = f"{sentences[-1][:-1]}; intervals are over test examples only: {of_few_seeds(min(few))}."
@@ -314,10 +351,17 @@ def _phrase(effect: Effect, unit: str, other: str) -> str:
         return f"cost{_s(effect)} {costs} against {other}"
     shown = effect.interval(unit)
     if effect.verdict == "equivalent":
-        margin = scale * (effect.margin or 0)
-        size = f"{margin:g} {unit.removesuffix('s') if margin == 1 else unit}"
+        size = size_of(effect.margin or 0, unit)
         return f"make{_s(effect)} no difference larger than {size} to {other} ({shown})"
     return f"{'is' if _s(effect) else 'are'} undecided against {other} ({shown} {unit})"
+
+
+def _layers_phrase(effect: Effect, unit: str) -> str:
+    if effect.verdict == "equivalent":
+        return f"no layer differs from the mean of all by more than {size_of(effect.margin or 0, unit)}"
+    if effect.verdict == "undecided":
+        return "that layers differ from one another is not shown"
+    return f"layers differ: {effect.of[0]} by {effect.interval(unit)} {unit} from the mean of all"
 
 
 def _s(effect: Effect) -> str:

@@ -46,7 +46,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.units import scale_of
+from pifi_probe.units import scale_of, size_of
 
 __all__ = [
     "Interval",
@@ -322,7 +322,7 @@ class Limits:
         return low > 0 or high < 0
 
 
-def verdict(interval: Interval, unit: str = "points") -> str:
+def verdict(interval: Interval, unit: str = "points", *, within: float | None = None) -> str:
     """Say in words what an interval of differences means.
 
     Parameters
@@ -331,17 +331,22 @@ def verdict(interval: Interval, unit: str = "points") -> str:
         Of scores where larger is better.
     unit : str
         "points" multiplies by 100 (shares become percentage points); any other unit is taken as it is.
+    within : float, optional
+        The margin, in the unit of the scores, that the difference was shown to be smaller than.
 
     Returns
     -------
     str
-        Such as "better by 2.1 points [0.4, 3.9]" or "no difference detectable with 3 seeds".
+        Such as "better by 2.1 points [0.4, 3.9]", "no difference detectable with 3 seeds [-0.9, 2.1]" or "no
+        difference larger than 1 point [-0.6, 0.8]".
     """
     scale, digits = scale_of(unit)
     mean, low, high = (scale * value for value in (interval.mean, interval.low, interval.high))
     shown = f"[{low:z.{digits}f}, {high:z.{digits}f}]"
     if interval.excludes_zero:
         found = f"{'better' if mean > 0 else 'worse'} by {abs(mean):.{digits}f} {unit} {shown}"
+    elif within is not None:
+        found = f"no difference larger than {size_of(within, unit)} {shown}"
     else:
         seeds = "1 seed" if interval.n_seeds == 1 else f"{interval.n_seeds} seeds"
         found = f"no difference detectable with {seeds} {shown}"

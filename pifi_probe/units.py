@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["amount", "duration", "scale_of"]
+__all__ = ["amount", "duration", "scale_of", "size_of"]
 
 _STEPS = ("", "k", "M", "G", "T", "P")
 
@@ -21,6 +21,12 @@ def amount(number: float, unit: str = "") -> str:
 def scale_of(unit: str) -> tuple[float, int]:
     """Return the factor by which a difference of scores is shown in a unit, and its decimals: 100 and 1 for points."""
     return (100.0, 1) if unit == "points" else (1.0, 3)
+
+
+def size_of(margin: float, unit: str) -> str:
+    """Return a margin in words: 0.01 is ``"1 point"`` where differences are told in points."""
+    size = scale_of(unit)[0] * margin
+    return f"{size:g} {unit.removesuffix('s') if size == 1 else unit}"
 
 
 def duration(seconds: float, *, short: bool = False) -> str:

@@ -104,7 +104,7 @@ def test_a_greedy_choice_keeps_what_it_has_and_takes_the_lowest_nll(load: Any) -
 
 def rows(sign: int, p: float) -> list[dict[str, Any]]:
     return [
-        {"metric": metric, "combination": "pair", "control": control, "difference": 0.1 * sign, "p_holm": p}
+        {"metric": metric, "combination": "pair", "control": control, "difference": 0.1 * sign, "p_adjusted": p}
         for metric in ("accuracy", "nll")
         for control in TESTED
     ]

@@ -52,6 +52,25 @@ def test_a_large_difference_is_found_and_a_small_one_is_not() -> None:
     assert worse.verdict.startswith("worse by 30.0 points")
 
 
+def test_a_difference_has_one_interval_in_its_row_and_in_the_ladder() -> None:
+    arms = {"vanilla": 0.6, "linear": 0.72, "random": 0.7, None: 0.75}
+    compared = compare([made_up(control=c, seed=s, accuracy=a) for c, a in arms.items() for s in range(3)])
+    rows = {row.arm: row for row in compared.rows}
+    effects = {e.name: e for e in compared.effects if e.metric == "accuracy"}
+    for name in ("projections", "plugging in", "twins"):
+        row, effect = rows[effects[name].of[0]], effects[name]
+        assert (row.difference, row.difference_low, row.difference_high) == (effect.mean, effect.low, effect.high)
+
+
+def test_an_arm_shown_to_be_within_the_margin_says_so() -> None:
+    arms = {"vanilla": 0.7, "linear": 0.7, None: 0.9}
+    runs = [made_up(control=c, seed=s, accuracy=a, n=20_000) for c, a in arms.items() for s in range(5)]
+    wide, narrow = (
+        compare(runs, margin=margin).frame.set_index("arm")["verdict"]["pifi: linear"] for margin in (0.02, 1e-4)
+    )
+    assert wide.startswith("no difference larger than 2 points [") and narrow.startswith("no difference detectable")
+
+
 def test_with_fewer_than_three_seeds_the_verdict_says_what_it_does_not_know() -> None:
     row = compare([*arm(0.6, [0, 1], control="vanilla"), *arm(0.9, [0, 1])]).rows[1]
     assert "over examples only: 2 seeds say nothing about seed noise" in row.verdict

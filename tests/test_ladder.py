@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pifi_probe.differences import Runs
 from pifi_probe.errors import PifiProbeError
-from pifi_probe.ladder import Arm, Effect, answer, effects_of, missing, needed
+from pifi_probe.ladder import Arm, Effect, answer, baselines_of, effects_of, missing, needed
 from pifi_probe.training import Comparison, RunResult, compare
 from tests.runs import TASK, made_up
 
@@ -40,15 +41,35 @@ ARMS = {
 
 
 def ladder(true: dict[str, float], seed: int = 0, margin: float | None = 0.01) -> dict[str, Effect]:
-    found = effects_of(
-        scores(np.random.default_rng(seed), true),
-        {arm: ARMS[arm] for arm in true},
-        "t",
-        "accuracy",
-        level=0.95,
-        margin=margin,
-    )
+    found = told(scores(np.random.default_rng(seed), true), margin)
     return {effect.name: effect for effect in found}
+
+
+def told(own: Any, margin: float | None = None) -> list[Effect]:
+    arms = {arm: ARMS[arm] for arm in own}
+    return effects_of(Runs(own, baselines_of(arms)), arms, "t", "accuracy", level=0.95, margin=margin)
+
+
+def test_that_layers_differ_is_told_from_the_one_farthest_from_their_mean() -> None:
+    found = ladder(TRUE)["layers"]
+    assert found.of in {("layer 0",), ("layer 5",)} and abs(found.mean) == pytest.approx(0.025, abs=0.005)
+    assert found.verdict in {"better", "worse"} and found.p_value < 0.01
+    same = TRUE | dict.fromkeys([arm for arm in TRUE if arm.startswith("layer")], 0.15)
+    assert ladder(same)["layers"].verdict == "equivalent"  # none is a point from the mean
+    assert ladder(same, margin=None)["layers"].verdict == "undecided"
+
+
+def test_equal_layers_are_seldom_said_to_differ() -> None:
+    rng = np.random.default_rng(0)
+    arms = {arm: mean for arm, mean in TRUE.items() if not arm.startswith("layer")}
+    equal = arms | {f"layer {i}": 0.15 for i in range(6)}
+    false = sum(
+        effect.verdict != "undecided"
+        for _ in range(60)
+        for effect in told(scores(rng, equal, n=100))
+        if effect.name == "layers"
+    )
+    assert false <= 7  # of 60 at 5 %: more is one chance in a hundred
 
 
 def test_every_rung_is_the_difference_of_its_groups() -> None:
@@ -183,14 +204,12 @@ def test_layers_without_a_common_seed_are_not_ranked() -> None:
     for arm, seed in (("linear", 0), *((f"layer {i}", i % 2) for i in range(6))):
         own[arm] = {seed: own[arm][seed]}
     kept = {arm: own[arm] for arm in ("vanilla", "layer 0", "layer 1")}
-    found = effects_of(kept, {arm: ARMS[arm] for arm in kept}, "t", "accuracy", level=0.95, margin=None)
-    assert not found
+    assert not told(kept)
 
 
 def test_arms_that_are_the_same_to_the_last_bit_differ_by_nothing() -> None:
     one = {seed: np.random.default_rng(seed).random(30) for seed in range(3)}
-    arms = {arm: ARMS[arm] for arm in ("vanilla", "linear", "random 1", "layer 1")}
-    for found in effects_of(dict.fromkeys(arms, one), arms, "t", "accuracy", level=0.95, margin=None):
+    for found in told(dict.fromkeys(("vanilla", "linear", "random 1", "layer 1"), one)):
         assert (found.mean, found.p_value) == (0, 1) and max(-found.low, found.high) < 1e-12
 
 

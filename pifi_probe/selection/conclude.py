@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.differences import Runs, between
 from pifi_probe.escaping import printable
-from pifi_probe.ladder import Arm, Effect, control_seeds, effects_of, missing
+from pifi_probe.ladder import Arm, Effect, baselines_of, control_seeds, effects_of, missing
 from pifi_probe.ranking import layer_effect
 from pifi_probe.reporting.result import Result, plain
 from pifi_probe.reporting.tables import Table
@@ -24,6 +24,7 @@ from pifi_probe.selection.store import CONFIRM, SELECT, Record
 from pifi_probe.selection.trials import FIDELITIES, Outcome, Proposal, Strategy, Trial
 from pifi_probe.stats import Interval, verdict
 from pifi_probe.telling import Tells
+from pifi_probe.vocabulary import BARE
 
 __all__ = [
     "CONFIRM_SEED",
@@ -349,7 +350,7 @@ def gains_of(records: Iterable[Record], chosen: Candidate, space: Space) -> tupl
     scores = _confirmed(records, candidates, "accuracy")
     seeds = scores.get("chosen", {}).keys()
     asked = {name: between(["chosen"], [name]) for name in scores if name != "chosen" and seeds & scores[name].keys()}
-    found = Runs(scores, ["vanilla"] if "vanilla" in scores else []).differences(asked) if asked else {}
+    found = Runs(scores, [name for name in BARE if name in scores]).differences(asked) if asked else {}
     return tuple(
         Gain(name, candidates[name].label, one.interval, one.p_value, verdict(one.interval, "points"))
         for name, one in found.items()
@@ -370,7 +371,8 @@ def effects_found(
             continue
         arms = {name: Arm("", None if name == "chosen" else name, None) for name in scores}
         lacking = missing(arms)
-        effects += effects_of(scores, arms, _test_of(kept), metric, level=LEVEL, margin=margin)
+        runs = Runs(scores, baselines_of(arms))
+        effects += effects_of(runs, arms, _test_of(kept), metric, level=LEVEL, margin=margin)
     return tuple(effects), lacking
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.errors import PifiProbeError, PlugInError, RecipeError, TaskError
 from pifi_probe.kinds import KINDS, metric_named
-from pifi_probe.ladder import Arm, Effect, effects_of, missing
+from pifi_probe.ladder import Arm, Effect, baselines_of, effects_of, missing
 from pifi_probe.stats import mean_interval, verdict
 from pifi_probe.tags import tags_of, with_tags
 from pifi_probe.training.comparison import Comparison, Row
@@ -56,7 +56,8 @@ def compare(
         Nominal coverage of the intervals, between 0 and 1.
     margin : float, optional
         What counts as no difference, in the unit of the metric: an effect whose interval lies within it is
-        "equivalent". None: one point (0.01) for shares such as accuracy, and nothing for other metrics.
+        "equivalent", and an arm's verdict says so. None: one point (0.01) for shares such as accuracy, and nothing for
+        other metrics.
     tags : str or iterable of str
         Words of your own for the comparison; those that all runs share are added.
 
@@ -105,12 +106,15 @@ def compare(
     rows: list[Row] = []
     kinds = {label: _kind(own) for label, own in arms.items()}
     effects: list[Effect] = []
+    compared_with = list(dict.fromkeys((*bases.values(), *baselines_of(kinds))))
     for test in runs[0].tests:
-        rows += _rows_of(test, arms, bases, metric, level)
         for name in dict.fromkeys((metric, *(other for other in _ALSO if other in known))):
             scores = {arm: _scores(own, test, name) for arm, own in arms.items()}
             near = (margin if name == metric else None) or (MARGIN if metric_named(name).is_share else None)
-            effects += effects_of(scores, kinds, test, name, level=level, margin=near)
+            together = Runs(scores, compared_with)
+            if name == metric:
+                rows += _rows_of(test, arms, bases, scores, together, metric, level, near)
+            effects += effects_of(together, kinds, test, name, level=level, margin=near)
     seconds = float(np.mean([sum(run.seconds.values()) for run in runs]))
     lacking = missing(kinds)
     tags = with_tags(tags, [tag for tag in runs[0].tags if all(tag in run.tags for run in runs)])
@@ -231,10 +235,17 @@ def _scores(runs: dict[int, RunResult], test: str, metric: str) -> dict[int, NDA
     return {seed: sign * run.tests[test].per_example(metric) for seed, run in runs.items()}
 
 
-def _rows_of(test: str, arms: Arms, bases: dict[str, str], metric: str, level: float) -> list[Row]:
-    scores = {arm: _scores(runs, test, metric) for arm, runs in arms.items()}
+def _rows_of(
+    test: str,
+    arms: Arms,
+    bases: dict[str, str],
+    scores: Mapping[str, dict[int, NDArray[np.float64]]],
+    judged: Runs,
+    metric: str,
+    level: float,
+    margin: float | None,
+) -> list[Row]:
     asked = {arm: between([arm], [base]) for arm, base in bases.items() if arm != base}
-    judged = Runs(scores, list(dict.fromkeys(bases.values())))
     found = judged.differences(asked, level=level)
     rows = []
     for arm, runs in arms.items():
@@ -257,15 +268,18 @@ def _rows_of(test: str, arms: Arms, bases: dict[str, str], metric: str, level: f
                 p_value=difference.p_value if difference else None,
                 balanced_accuracy=_mean(runs, test, "balanced_accuracy"),
                 auroc=_mean(runs, test, "auroc"),
-                verdict=_words(difference, len(found), metric, judged.unlike.get(arm)) if difference else "baseline",
+                verdict=_words(difference, len(found), metric, margin, judged.unlike.get(arm))
+                if difference
+                else "baseline",
                 tags=with_tags((), [tag for run in runs.values() for tag in run.tags]),
             )
         )
     return rows
 
 
-def _words(found: Difference, n_arms: int, metric: str, spread: float | None) -> str:
-    words = verdict(found.interval, metric_named(metric).of_differences)
+def _words(found: Difference, n_arms: int, metric: str, margin: float | None, spread: float | None) -> str:
+    small = margin if found.within(margin) else None
+    words = verdict(found.interval, metric_named(metric).of_differences, within=small)
     if found.interval.excludes_zero and found.p_value >= 1 - found.interval.level:
         words += f" taken alone; not detectable among {n_arms} arms (adjusted p = {found.p_value:.2f})"
     if spread is not None:
