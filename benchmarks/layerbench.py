@@ -1,6 +1,6 @@
 """LayerBench: gather the recorded runs of every layer into one file, and replay our strategies on it.
 
-Reads ``book/_studies/truth/``, writes ``pifi_probe/layerbench.json`` (the tables) and
+Reads ``book/_studies/truth/`` and ``truth-frozen/``, writes ``pifi_probe/layerbench.json`` (the tables) and
 ``benchmarks/results/layerbench.json`` (the leaderboard); trains nothing. Runs that a table lacks are made, one by one
 and resumable, by ``benchmarks/truth_table.py TABLE``.
 
@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from _common import HERE, parser, record, target
-from truth_table import LLM, N_LAYERS, SLM, STUDIES, TABLES, arms
+from truth_table import FROZEN_STUDIES, LLM, N_LAYERS, SLM, STUDIES, TABLES, Table, arms
 
 import pifi_probe as pp
 from pifi_probe import layerbench
 from pifi_probe.files import write_text
+from pifi_probe.kinds import metric_named
+from pifi_probe.ladder import answer
+from pifi_probe.reading import read_json
 from pifi_probe.training import RunResult
 
 PACKAGED = HERE.parent / "pifi_probe" / "layerbench.json"
@@ -27,13 +30,17 @@ LEFT_OUT = ("check-1000",)  # five layers, to check the size of the others
 
 def gathered() -> dict[str, Any]:
     """Return every table that has runs, as it is written."""
-    names = [name for name in TABLES if name not in LEFT_OUT and (STUDIES / name).is_dir() and seeds_of(name)]
-    return {"version": layerbench.VERSION, "cite": layerbench.CITE, "tables": [table(name) for name in names]}
+    names = [name for name in TABLES if name not in LEFT_OUT and seeds_of(name)]
+    made = [frozen_table(name) if TABLES[name].encoder == "frozen" else table(name) for name in names]
+    return {"version": layerbench.VERSION, "cite": layerbench.CITE, "tables": made}
 
 
 def seeds_of(name: str) -> list[int]:
     """Return the seeds with which all that a table plans was trained; none where its plan has just grown."""
     plan, folder = TABLES[name], STUDIES / name
+    if plan.encoder == "frozen":
+        whole = all(frozen_file_of(name, control, index).is_file() for control, index in arms(plan))
+        return list(range(plan.seeds)) if whole else []
     return [s for s in range(plan.seeds) if all(file_of(folder, c, i, s).is_file() for c, i in arms(plan))]
 
 
@@ -57,16 +64,9 @@ def table(name: str) -> dict[str, Any]:
                 losses[index, seed] = found["nll"] if "nll" in found else found["squared_error"]
     layers = sorted({index for index, _ in losses})
     cheap = cheap_of(name, layers)
-    return {
-        "name": name,
-        "task": plan.task,
-        "slm": SLM,
-        "llm": LLM,
-        "wiring": plan.wiring,
-        "n_layers": N_LAYERS,
+    return planned(name, plan) | {
         "layers": layers,
         "seeds": seeds,
-        "controls": [list(control) for control in plan.controls],
         "sizes": run.task["sizes"],
         "metric": metric,
         "validation": [[losses[index, seed] for seed in seeds] for index in layers],
@@ -77,9 +77,50 @@ def table(name: str) -> dict[str, Any]:
     }
 
 
+def frozen_table(name: str) -> dict[str, Any]:
+    """Return one table whose encoder was frozen."""
+    plan = TABLES[name]
+    found = [read_json(frozen_file_of(name, control, index)) for control, index in arms(plan)]
+    layers = {one["layer"]: one for one in found if one["kind"] == layerbench.LAYER}
+    return planned(name, plan) | {
+        "layers": sorted(layers),
+        "seeds": list(range(plan.seeds)),
+        "sizes": found[0]["sizes"],
+        "metric": "accuracy",
+        "validation": [layers[index]["validation"] for index in sorted(layers)],
+        "runs": [
+            {"kind": one["kind"], "layer": one["layer"], "seed": seed, "correct": bits}
+            for one in found
+            for seed, bits in zip(one["seeds"], one["correct"], strict=True)
+        ],
+        "cheap": {},
+        "costs": {"full": 1.0},
+        "provenance": found[0]["provenance"],
+    }
+
+
+def planned(name: str, plan: Table) -> dict[str, Any]:
+    """Return what a table's plan says of it."""
+    return {
+        "name": name,
+        "task": plan.task,
+        "slm": SLM,
+        "llm": LLM,
+        "wiring": plan.wiring,
+        "encoder": plan.encoder,
+        "n_layers": N_LAYERS,
+        "controls": [list(control) for control in plan.controls],
+    }
+
+
 def file_of(folder: Path, control: str | None, index: int, seed: int) -> Path:
     """Return where a run lies."""
     return folder / f"{control or 'layer'}-{index:02d}-seed{seed}.json"
+
+
+def frozen_file_of(name: str, control: str | None, index: int) -> Path:
+    """Return where all seeds of an arm behind a frozen encoder lie."""
+    return FROZEN_STUDIES / name / f"{control or 'layer'}-{index:02d}.json"
 
 
 def cheap_of(name: str, layers: list[int]) -> dict[str, Any]:
@@ -109,7 +150,8 @@ def main() -> None:
         "draws": layerbench.DRAWS,
         "tables": [repr(t) for t in layerbench.tables()],
     }
-    measurements = {"leaderboard": rows}
+    asked = layerbench.tables()[:1] if chosen.quick else layerbench.tables()
+    measurements = {"leaderboard": rows, "told": [told(one) for one in asked]}
     record("layerbench", chosen, settings, measurements, tables(measurements, settings))
 
 
@@ -118,7 +160,23 @@ def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
     rows = measurements["leaderboard"]
     auto = [row["in_noise"] for row in rows if row["strategy"] == "auto"]
     what = "auto's regret against the best layer, mean over tables, in standard deviations of a seed"
-    return {"targets": [target(what, sum(auto) / len(auto), most=0.5, unit="")], "rows": rows}
+    return {
+        "targets": [target(what, sum(auto) / len(auto), most=0.5, unit="")],
+        "rows": rows,
+        "told": measurements["told"],
+    }
+
+
+def told(one: layerbench.Table) -> dict[str, Any]:
+    """Return what a table says of its donor: the answer in words, and every step of the ladder."""
+    effects = layerbench.effects(one)
+    unit = metric_named(one.metric).of_differences
+    steps = [
+        {"name": effect.name, "difference": f"{effect.interval()} {unit}", "verdict": effect.verdict}
+        | ({"layer": effect.of[0]} if effect.name in ("choice", "layers") else {})
+        for effect in effects
+    ]
+    return {"table": one.name, "answer": answer(effects, unit), "steps": steps}
 
 
 if __name__ == "__main__":

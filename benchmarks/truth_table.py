@@ -7,24 +7,32 @@ spreads over the depth, so that a partial table is a balanced one.
     python benchmarks/truth_table.py movie-reviews-matched     # continue a table
     python benchmarks/truth_table.py --check                   # do 400 texts rank 5 layers as 1,000 texts do?
     python benchmarks/truth_table.py movie-reviews-matched --cheap    # the cheaper fidelities of the search, same texts
+    python benchmarks/truth_table.py newsgroups-frozen         # encoder frozen: minutes; book/_studies/truth-frozen/
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from _common import claimed
 from scipy.stats import kendalltau, spearmanr
 
 from pifi_probe.files import write_json
+from pifi_probe.layerbench import encode_bits
 from pifi_probe.layers.extract import extract
+from pifi_probe.layers.frozen import FrozenLayer
+from pifi_probe.layers.residual import residual_rms
 from pifi_probe.plugin import plug_in
+from pifi_probe.probing.frozen_arms import Arm, make_arm
+from pifi_probe.probing.frozen_slm import frozen_slm
 from pifi_probe.provenance import collect
 from pifi_probe.selection.evaluate import Parts, PiFiEvaluator
 from pifi_probe.selection.space import Candidate
@@ -46,12 +54,19 @@ CONTROLS = (
     ("unfrozen", 29),
 )
 FEW = (("vanilla", 29), ("linear", 29), ("random", 29), ("shuffled", 29))
+FROZEN_STUDIES = STUDIES.parent / "truth-frozen"
+FROZEN_CONTROLS = CONTROLS[:6]  # an MLP and an unfrozen layer are trained with the encoder only
+FROZEN_EPOCHS = 8
 CHEAP = {"estimator": 1, "frozen": 3, "last-block": 1, "short": 1}  # fidelity -> seeds
 
 
 @dataclass(frozen=True)
 class Table:
-    """A task, a wiring, and how much is trained and tested."""
+    """A task, a wiring, and how much is trained and tested.
+
+    With a frozen encoder, projections and head are trained on its vectors, all seeds of an arm at once; the epoch is
+    chosen on a fifth of the training texts, so that the loss by which layers are chosen is on texts that no run saw.
+    """
 
     task: str
     wiring: str
@@ -63,6 +78,12 @@ class Table:
     validation: int = 400
     test: int = 1000
     precision: str = "bf16"
+    encoder: str = "trained"
+
+
+def frozen(task: str) -> Table:
+    """Return the plan of a table with a frozen encoder."""
+    return Table(task, "matched", controls=FROZEN_CONTROLS, seeds=5, train=1000, precision="float32", encoder="frozen")
 
 
 TABLES = MappingProxyType(
@@ -76,6 +97,10 @@ TABLES = MappingProxyType(
         "sentiment-rating": Table(
             "sentiment-rating", "matched", layers=tuple(range(2, N_LAYERS, 3)), controls=FEW, seeds=2
         ),
+        **{
+            f"{task}-frozen": frozen(task)
+            for task in ("movie-reviews", "newsgroups", "translation-match", "reuters-r8", "critic-reviews")
+        },
         "check-1000": Table("movie-reviews", "matched", SHIFT, layers=CHECKED, controls=CONTROLS[:1], train=1000),
     }
 )
@@ -90,11 +115,16 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
     chosen = options.parse_args()
     if chosen.cheap:
+        if TABLES[chosen.table].encoder == "frozen":
+            options.error("--cheap is for tables whose encoder is trained")
         cheap_fidelities(chosen.table, TABLES[chosen.table])
         return
     names = ["movie-reviews-matched", "check-1000"] if chosen.check else [chosen.table]
     for name in names:
         table = TABLES[name]
+        if table.encoder == "frozen":
+            fill_frozen(name, table)
+            continue
         if chosen.check:
             table = replace(table, layers=CHECKED, controls=CONTROLS[:1])
         fill(name, table, chosen.seeds or range(table.seeds))
@@ -121,6 +151,55 @@ def one_run(table: Table, task: Task, also: Sequence[Task], control: str | None,
     layer = extract(f"{LLM}[{index}]")
     model = plug_in(SLM, layer, task=task, wiring=table.wiring, control=control, seed=seed)
     return fine_tune(model, task, Recipe(seed=seed, precision=table.precision), also=also)
+
+
+def fill_frozen(name: str, table: Table) -> None:
+    """Make every arm of a table with a frozen encoder that is not there yet, with all its seeds."""
+    task, _ = tasks_of(table)
+    parts = Parts(task, SLM, (LLM,), table.wiring, Recipe(precision=table.precision))
+    for control, index in arms(table):
+        file = FROZEN_STUDIES / name / f"{control or 'layer'}-{index:02d}.json"
+        with claimed(file) as free:
+            if free:
+                record = frozen_arm(table, parts, control, index)
+                write_json(file, record)
+                print(f"{name} {file.stem} {record['seconds']:.0f} s", flush=True)
+
+
+def frozen_arm(table: Table, parts: Parts, control: str | None, index: int) -> dict[str, Any]:
+    """Train and test one arm behind the frozen encoder, with all its seeds."""
+    start, seeds = time.perf_counter(), list(range(table.seeds))
+    train, scored = parts.vectors
+    (run,) = frozen_slm(
+        [arm_of(table, control, index, seeds)],
+        train,
+        scored,
+        n_labels=parts.task.n_labels,
+        wiring=table.wiring,
+        seeds=seeds,
+        epochs=FROZEN_EPOCHS,
+    )
+    n = len(parts.rows["validation"])
+    return {
+        "kind": control or "layer",
+        "layer": index,
+        "seeds": seeds,
+        "validation": run.nll[:, :n].mean(axis=1).tolist(),
+        "nll": run.nll[:, n:].mean(axis=1).tolist(),
+        "correct": [encode_bits("".join(str(int(one)) for one in row)) for row in run.correct[:, n:]],
+        "best_epoch": run.best_epoch.tolist(),
+        "sizes": {split: len(rows) for split, rows in parts.rows.items()},
+        "task": parts.task.fingerprint,
+        "seconds": time.perf_counter() - start,
+        "provenance": collect(),
+    }
+
+
+def arm_of(table: Table, control: str | None, index: int, seeds: Sequence[int]) -> Arm:
+    """Return a layer or a control as it is trained behind a frozen encoder."""
+    layer = extract(f"{LLM}[{index}]", dtype="float32")
+    assert isinstance(layer, FrozenLayer)
+    return make_arm(layer, control, target_rms=residual_rms(layer.card), seeds=seeds)
 
 
 def cheap_fidelities(name: str, table: Table) -> None:

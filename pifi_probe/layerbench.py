@@ -25,22 +25,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.checked import is_number, whole_number
+from pifi_probe.differences import Runs
 from pifi_probe.errors import CorruptFileError, SearchError
+from pifi_probe.ladder import Arm, Effect, baselines_of, effects_of
 from pifi_probe.reading import read_json
-from pifi_probe.vocabulary import in_words_of_today
+from pifi_probe.vocabulary import BARE, in_words_of_today
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pifi_probe.selection.trials import Strategy, Trial
 
-__all__ = ["Ask", "Replay", "Table", "encode_bits", "leaderboard", "load", "replay", "tables"]
+__all__ = ["Ask", "Replay", "Table", "effects", "encode_bits", "leaderboard", "load", "replay", "tables"]
 
-VERSION = "1.0"
+VERSION = "1.1"
 Floats = NDArray[np.float64]
 LAYER = "layer"  # in place of a control
 DRAWS = 5  # of a strategy with random numbers of its own
-CITE = "PiFi probe, LayerBench 1.0 (tables of full runs of MiniLM with every layer of SmolLM2-135M)"
+CITE = f"PiFi probe, LayerBench {VERSION} (tables of runs of MiniLM with every layer of SmolLM2-135M)"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Table:
     Parameters
     ----------
     name, task, slm, llm, wiring : str
+    encoder : {"trained", "frozen"}
+        Frozen: only projections and head were trained, on its vectors.
     n_layers : int
         Of the donor.
     layers, seeds : tuple of int
@@ -77,6 +81,7 @@ class Table:
     slm: str
     llm: str
     wiring: str
+    encoder: str
     n_layers: int
     layers: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -203,6 +208,36 @@ def tables(path: str | Path | None = None) -> list[Table]:
     return list(_recorded() if path is None else _read(Path(path)))
 
 
+def effects(table: Table, *, level: float = 0.95, margin: float | None = 0.01) -> list[Effect]:
+    """Return what the projections, the block, the donor's weights and the choice of layer do on a table.
+
+    All its runs are judged together, see `pifi_probe.ladder`.
+
+    Parameters
+    ----------
+    table : Table
+    level : float
+        Nominal coverage of the intervals.
+    margin : float or None
+        What counts as no difference, in the unit of the metric; one point of accuracy. Not used for other metrics.
+    """
+    sign = 1.0 if table.metric == "accuracy" else -1.0
+    arms = {
+        _name_of(kind, index): Arm(table.wiring, None if kind == LAYER else kind, index)
+        for kind, index, _ in table.scores
+    }
+    scores: dict[str, dict[int, Floats]] = {name: {} for name in arms}
+    for (kind, index, seed), values in table.scores.items():
+        scores[_name_of(kind, index)][seed] = sign * values
+    near = margin if table.metric == "accuracy" else None
+    return effects_of(Runs(scores, baselines_of(arms)), arms, table.task, table.metric, level=level, margin=near)
+
+
+def _name_of(kind: str, index: int) -> str:
+    """Return the name of an arm: "layer 7", "random 29", "vanilla"."""
+    return kind if kind in BARE else f"{kind} {index}"
+
+
 def load(path: str | Path | None = None) -> pd.DataFrame:
     """Return every recorded run as one tidy frame.
 
@@ -214,9 +249,9 @@ def load(path: str | Path | None = None) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per run: ``table``, ``task``, ``slm``, ``llm``, ``wiring``, ``kind`` ("layer" or a control), ``layer``
-        (index), ``seed``, ``metric``, ``score`` (mean over test examples), ``scores`` (array of float, shape (N,)),
-        ``validation`` (loss; NaN for controls), ``complete``.
+        One row per run: ``table``, ``task``, ``slm``, ``llm``, ``wiring``, ``encoder`` ("trained" or "frozen"),
+        ``kind`` ("layer" or a control), ``layer`` (index), ``seed``, ``metric``, ``score`` (mean over test examples),
+        ``scores`` (array of float, shape (N,)), ``validation`` (loss; NaN for controls), ``complete``.
     """
     import pandas as pd
 
@@ -232,6 +267,7 @@ def load(path: str | Path | None = None) -> pd.DataFrame:
                     "slm": table.slm,
                     "llm": table.llm,
                     "wiring": table.wiring,
+                    "encoder": table.encoder,
                     "kind": kind,
                     "layer": index,
                     "seed": seed,
@@ -457,6 +493,7 @@ def _table(values: Mapping[str, Any]) -> Table:
         slm=str(values["slm"]),
         llm=str(values["llm"]),
         wiring=in_words_of_today({"wiring": str(values["wiring"])})["wiring"],
+        encoder=str(values.get("encoder", "trained")),
         n_layers=int(values["n_layers"]),
         layers=layers,
         seeds=seeds,

@@ -35,6 +35,29 @@ def test_a_row_is_the_run_that_was_recorded() -> None:
     assert row.validation == run.metrics["validation"]["nll"]
 
 
+def test_the_ladder_of_a_table_is_that_of_its_runs() -> None:
+    (table,) = (one for one in layerbench.tables() if one.name == "newsgroups")
+    found = {effect.name: effect for effect in pp.layerbench.effects(table)}
+    runs = [RunResult.from_json(file) for file in sorted((TRUTH / "newsgroups").glob("*.json"))]
+    for effect in pp.compare(runs).effects:
+        if effect.metric == "accuracy":
+            own = found[effect.name]
+            assert (own.mean, own.low, own.high) == pytest.approx((effect.mean, effect.low, effect.high)), effect.name
+            assert own.verdict == effect.verdict
+    assert set(found) >= {"projections", "block", "knowledge", "choice", "layers", "depth"}
+
+
+@pytest.mark.parametrize(
+    "table", [one for one in layerbench.tables() if one.encoder == "frozen"], ids=lambda one: one.name
+)
+def test_a_table_with_a_frozen_encoder_is_whole_and_its_scores_are_those_recorded(table: layerbench.Table) -> None:
+    assert table.complete and table.seeds == (0, 1, 2, 3, 4) and len(table.scores) == (30 + len(table.controls)) * 5
+    run = json.loads((TRUTH.parent / "truth-frozen" / table.name / "layer-07.json").read_text(encoding="utf-8"))
+    assert run["task"] and list(table.validation[7]) == run["validation"]
+    kept = decode_bits(run["correct"][3], run["sizes"]["test"])
+    assert np.array_equal(table.scores["layer", 7, 3], kept) and 0.05 < kept.mean() < 1
+
+
 def test_a_strategy_of_three_lines_is_replayed_on_every_table() -> None:
     def best_of_three(ask: Ask) -> int:
         return min((ask.layers[0], ask.layers[-1], ask.layers[len(ask.layers) // 2]), key=ask)

@@ -20,6 +20,8 @@ HEAD = """# LayerBench: choosing a layer without training
 Which of 30 layers helps an encoder on a task, and how cheaply can you find out? To answer with certainty, every layer
 must be trained, several times. We did that, and kept the score of every test text. LayerBench is these tables: a
 strategy asks for runs, the table answers at once, and the choice is scored on a seed that the strategy has not seen.
+In some tables the encoder is trained, too; in the others it is frozen, and projections and head are trained on its
+vectors, which takes seconds a run, so that there are five seeds of everything.
 
 ```python
 import pifi_probe as pp
@@ -49,7 +51,7 @@ for found in pp.layerbench.replay(coarse_to_fine):
 
 ## A table of your own
 
-1. Add a `Table` to `benchmarks/truth_table.py`: task, wiring, layers, controls, seeds.
+1. Add a `Table` to `benchmarks/truth_table.py`: task, wiring, layers, controls, seeds, encoder trained or frozen.
 2. `python benchmarks/truth_table.py NAME` trains what is missing, run by run; it can be killed and started again, and
    several processes may share it. `--cheap` adds the cheaper fidelities.
 3. `python benchmarks/layerbench.py` gathers the tables and plays the leaderboard again.
@@ -63,9 +65,25 @@ within a table. Intervals are Student's t over held-out seeds; with two seeds th
 test score below that of the best layer, in hundredths of the table's metric. Costs are full runs."""
 
 
+TOLD = """All runs of a table are judged together ([methods](methods.md)). *Layers* asks whether any layer differs from
+the mean of all, for all of them at once; *choice* what the best one gains on that mean, shrunk for its luck; *depth* is
+the last layer less the first on a straight line. Positive is better."""
+
+
+def answered(told: dict[str, Any]) -> str:
+    """Return what a table says: the answer first, its steps folded."""
+    lines = [["question", "difference", "verdict"]]
+    for one in told["steps"]:
+        of = f" ({one['layer']})" if "layer" in one else ""
+        lines.append([f"{one['name']}{of}", one["difference"], one["verdict"]])
+    return f"**{told['table']}.** {told['answer']}\n\n:::{{dropdown}} Every step\n{markdown(lines)}\n:::"
+
+
 def page(record: dict[str, Any]) -> str:
     """Return the page."""
-    parts = [HEAD.strip(), "## What is complete", completeness(), f"## Leaderboard\n\n{REGRET}"]
+    parts = [HEAD.strip(), "## What is complete", completeness(), "## What the tables say", TOLD]
+    parts += [answered(one) for one in record["told"]]
+    parts.append(f"## Leaderboard\n\n{REGRET}")
     parts.append(
         f"From `benchmarks/results/layerbench.json`; `{record['command']}`, {record['date'][:10]}, "
         f"LayerBench {record['settings']['version']}. {reached(record['targets'][0])}"
@@ -98,13 +116,13 @@ def reached(target: dict[str, Any]) -> str:
 
 def completeness() -> str:
     """Return which tables are whole, and what would complete the others."""
-    lines = [["table", "task", "wiring", "layers", "seeds", "controls", "cheaper fidelities", "whole"]]
+    lines = [["table", "wiring", "encoder", "layers", "seeds", "controls", "cheaper fidelities", "whole"]]
     for table in layerbench.tables():
         lines.append(
             [
                 table.name,
-                table.task,
                 table.wiring,
+                table.encoder,
                 f"{len(table.layers)} of {table.n_layers}",
                 str(len(table.seeds)),
                 str(len(table.controls)),
@@ -114,10 +132,10 @@ def completeness() -> str:
         )
     whole = sum(line[-1] == "yes" for line in lines[1:])
     return (
-        f"{whole} of {len(lines) - 1} tables {'has' if whole == 1 else 'have'} every layer with three seeds. What the "
-        "others say of a strategy is a hint: ten layers are easier to choose from than thirty, and with two seeds one "
-        "is left to choose by. `python benchmarks/truth_table.py TABLE` makes what a table's plan in that file still "
-        "lacks; a longer plan (all layers, three seeds) makes the table whole.\n\n"
+        f"{whole} of {len(lines) - 1} tables {'has' if whole == 1 else 'have'} every layer with three seeds or more. "
+        "What the others say of a strategy is a hint: ten layers are easier to choose from than thirty, and with two "
+        "seeds one is left to choose by. `python benchmarks/truth_table.py TABLE` makes what a table's plan in that "
+        "file still lacks; a longer plan (all layers, three seeds) makes the table whole.\n\n"
         f"{markdown(lines)}"
     )
 
