@@ -3,10 +3,11 @@
 Layouts of arms and seeds are drawn as ``y[arm, seed] = seed effect + spread[arm] * noise``, with no true difference
 between arms, and every arm is compared with the first. Arms spread alike, or with log-normal spreads (the standard
 deviation of the log standard deviation is told), or with the heavy tails of Student's t with 4 degrees of freedom, or
-the baseline spreads twice as much as the rest. Widths are next to those of the paired t interval over the seeds of the
-two arms alone.
+the baseline spreads twice as much as the rest. In uneven layouts the first four arms (the encoder alone, the
+projections and two twins) have more seeds than the layers, as `control_seeds` gives them. Widths are next to those of
+the paired t interval over the seeds that both arms have.
 
-    python benchmarks/intervals.py           # about ten minutes on one core
+    python benchmarks/intervals.py           # about a quarter of an hour on one core
     python benchmarks/intervals.py --quick   # few layouts, a few cells
 """
 
@@ -20,11 +21,14 @@ from _common import parser, record, target
 from numpy.typing import NDArray
 from scipy.stats import t
 
+from pifi_probe.ladder import control_seeds
 from pifi_probe.two_way import Layout, dunnett
 
 Floats = NDArray[np.float64]
 
 ARMS, SEEDS = (3, 5, 9, 20, 38), (2, 3, 5, 10)
+UNEVEN = {"arms": (9, 20, 38), "seeds": (2, 3)}
+N_CONTROLS = 4  # of an uneven layout
 NOISES: dict[str, dict[str, Any]] = {
     "equal": {},
     "spread 0.3": {"spread": 0.3},
@@ -44,16 +48,19 @@ def main() -> None:
         "arms": (3, 9) if options.quick else ARMS,
         "seeds": (2, 3) if options.quick else SEEDS,
         "noises": list(NOISES)[:2] if options.quick else list(NOISES),
+        "uneven": {"arms": (9,), "seeds": (2,)} if options.quick else UNEVEN,
     }
+    shapes = [(a, s, s) for a in settings["arms"] for s in settings["seeds"]]
+    uneven = [(a, s) for a in settings["uneven"]["arms"] for s in settings["uneven"]["seeds"]]
+    shapes += [(a, s, control_seeds(s, a - N_CONTROLS)) for a, s in uneven]
     cells = []
-    for n_arms in settings["arms"]:
-        for n_seeds in settings["seeds"]:
-            for noise in settings["noises"]:
-                seed = [options.seed, n_arms, n_seeds, list(NOISES).index(noise)]
-                n = int(settings["layouts"] / (2 if n_arms > 9 else 1))
-                found = simulate(np.random.default_rng(seed), n, n_arms, n_seeds, **NOISES[noise])
-                cells.append({"arms": n_arms, "seeds": n_seeds, "noise": noise, **found})
-                print(cells[-1], flush=True)
+    for n_arms, n_seeds, of_controls in shapes:
+        for noise in settings["noises"]:
+            seed = [options.seed, n_arms, n_seeds, list(NOISES).index(noise)]
+            n = int(settings["layouts"] / (2 if n_arms > 9 else 1))
+            found = simulate(np.random.default_rng(seed), n, (n_arms, n_seeds, of_controls), **NOISES[noise])
+            cells.append({"arms": n_arms, "seeds": n_seeds, "of controls": of_controls, "noise": noise, **found})
+            print(cells[-1], flush=True)
     measurements = {"cells": cells}
     record("intervals", options, settings, measurements, tables(measurements, settings))
 
@@ -61,30 +68,36 @@ def main() -> None:
 def draw(
     rng: np.random.Generator,
     n: int,
-    n_arms: int,
-    n_seeds: int,
+    shape: tuple[int, int, int],
     *,
     spread: float = 0.0,
     tails: int = 0,
     baseline: float = 1.0,
     shared: float = 1.0,
 ) -> Iterator[tuple[Floats, Floats]]:
-    """Yield layouts, shape (A, S), and the true spreads of their arms, shape (A,)."""
+    """Yield layouts, shape (A, S), NaN where an arm did not run, and the true spreads of their arms, shape (A,)."""
+    n_arms, own_seeds, n_seeds = shape
     for _ in range(n):
         spreads = np.exp(spread * rng.standard_normal(n_arms))
         spreads[0] *= baseline
         size = (n_arms, n_seeds)
         noise = rng.standard_t(tails, size) / np.sqrt(tails / (tails - 2)) if tails else rng.standard_normal(size)
-        yield shared * rng.standard_normal(n_seeds) + spreads[:, None] * noise, spreads
+        y = shared * rng.standard_normal(n_seeds) + spreads[:, None] * noise
+        y[N_CONTROLS:, own_seeds:] = np.nan
+        yield y, spreads
 
 
-def simulate(rng: np.random.Generator, n: int, n_arms: int, n_seeds: int, **noise: Any) -> dict[str, float]:
-    """Return coverage, family-wise error and widths of `n` layouts, in percent and as ratios."""
+def simulate(rng: np.random.Generator, n: int, shape: tuple[int, int, int], **noise: Any) -> dict[str, float]:
+    """Return coverage, family-wise error and widths of `n` layouts, in percent and as ratios.
+
+    Their shape: arms, seeds of each, and seeds of the first four.
+    """
+    n_arms, n_seeds, _ = shape
     against = np.hstack([-np.ones((n_arms - 1, 1)), np.eye(n_arms - 1)])
     half = n_arms // 2  # groups: the first half against the second, the baseline left out
     groups = np.array([0.0, *np.where(np.arange(n_arms - 1) < half, 1 / half, -1 / (n_arms - 1 - half))])
     held, noisiest, wrong, grouped, widths, own = [], [], [], [], [], []
-    for y, spreads in draw(rng, n, n_arms, n_seeds, **noise):
+    for y, spreads in draw(rng, n, shape, **noise):
         layout = Layout(y, baselines=[0])
         found = layout.contrasts(against)
         ok = np.abs(found.means) <= found.half_widths()
@@ -95,7 +108,7 @@ def simulate(rng: np.random.Generator, n: int, n_arms: int, n_seeds: int, **nois
         group = layout.contrasts(groups)
         grouped.append(abs(group.means[0]) <= group.half_widths()[0])
         widths.append(found.half_widths())
-        differences = y[1:] - y[0]
+        differences = (y[1:] - y[0])[:, :n_seeds]
         own.append(t.isf(0.025, n_seeds - 1) * differences.std(axis=1, ddof=1) / n_seeds**0.5)
     return {
         "coverage": 100 * float(np.mean(held)),
@@ -114,7 +127,10 @@ def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
         return float(pick((cell[name] for cell in cells if noises(cell["noise"])), default=np.nan))
 
     def width(n_seeds: int) -> float:
-        return next(c["width"] for c in cells if (c["arms"], c["seeds"], c["noise"]) == (9, n_seeds, "equal"))
+        wanted = (9, n_seeds, n_seeds, "equal")
+        return next(
+            c["width"] for c in cells if tuple(c[k] for k in ("arms", "seeds", "of controls", "noise")) == wanted
+        )
 
     def moderate(noise: str) -> bool:
         return "1.0" not in noise
@@ -133,7 +149,9 @@ def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
             target(
                 "coverage of groups of arms, lowest cell", worst("groups", min, lambda _: True), least=94, unit=" %"
             ),
-            target("family-wise error, highest cell", worst("family-wise error", max, moderate), most=5.5, unit=" %"),
+            target(
+                "family-wise error, highest cell", worst("family-wise error", max, lambda _: True), most=5.5, unit=" %"
+            ),
             target("half-width / paired t, 9 arms, 3 seeds", width(3), most=0.72),
             target("half-width / paired t, 9 arms, 2 seeds", width(2), most=0.37),
         ],

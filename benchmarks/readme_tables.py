@@ -133,9 +133,10 @@ def intervals_table(record: dict[str, Any]) -> str:
     for row in record["rows"]:
         if row["arms"] in (3, 9, 38) and row["seeds"] < 5 and "no seed" not in row["noise"]:
             values = (row["coverage"], row["noisiest arm"], row["family-wise error"])
-            lines.append(
-                [f"{row['arms']}, {row['seeds']}", row["noise"], *(f"{v:.1f}" for v in values), f"{row['width']:.2f}"]
-            )
+            shape = f"{row['arms']}, {row['seeds']}"
+            if row["of controls"] != row["seeds"]:
+                shape += f" (controls {row['of controls']})"
+            lines.append([shape, row["noise"], *(f"{v:.1f}" for v in values), f"{row['width']:.2f}"])
     return _markdown(lines)
 
 

@@ -192,5 +192,9 @@ def test_the_recorded_table_reaches_its_targets() -> None:
     from pathlib import Path
 
     file = Path(__file__).parent.parent / "benchmarks" / "results" / "intervals.json"
-    targets = json.loads(file.read_text(encoding="utf-8"))["targets"]
-    assert [row["what"] for row in targets if row["holds"] is False] == []
+    record = json.loads(file.read_text(encoding="utf-8"))
+    assert [row["what"] for row in record["targets"] if row["holds"] is False] == []
+    shapes = {(row["arms"], row["seeds"], row["of controls"]) for row in record["rows"]}
+    assert len(record["rows"]) == 8 * len(shapes), "every kind of noise in every layout"
+    assert {(arms, seeds, seeds) for arms in (3, 5, 9, 20, 38) for seeds in (2, 3, 5, 10)} < shapes
+    assert sum(own != of_controls for _, own, of_controls in shapes) >= 6, "layouts whose controls have more seeds"
