@@ -23,6 +23,7 @@ from pifi_probe.kinds import metric_named
 from pifi_probe.ladder import answer
 from pifi_probe.provenance import collect
 from pifi_probe.stats import holm, paired_difference
+from pifi_probe.telling import needed_lines
 from pifi_probe.training import RunResult
 from pifi_probe.vocabulary import in_words_of_today
 
@@ -32,6 +33,8 @@ RECORD = STUDIES / "decided.json"
 PAGE = ROOT / "book" / "decided.md"
 SKIPPED = ("check-1000",)  # layers and one control, to check a size
 RUNGS = ("plugging in", "projections", "block", "knowledge")
+QUESTIONS = (*RUNGS, "layers")
+NATS = "nll"
 
 HEAD = """# Decided then, decided now
 
@@ -93,7 +96,9 @@ def table(folder: Path) -> list[dict[str, Any]]:
     compared = pp.compare(runs)
     found = []
     for test in runs[0].tests:
-        effects = [e for e in compared.effects if e.test == test and e.metric == compared.metric and e.name in RUNGS]
+        own = [e for e in compared.effects if e.test == test and e.name in QUESTIONS]
+        effects, nats = ([e for e in own if e.metric == metric] for metric in (compared.metric, NATS))
+        undecided = [e for e in effects if e.verdict == "undecided"]
         rows = [row for row in compared.rows if row.test == test and row.baseline]
         found.append(
             {
@@ -104,7 +109,9 @@ def table(folder: Path) -> list[dict[str, Any]]:
                 "then": told_then(runs, test, compared.metric),
                 "now": sum((row.p_value or 1.0) < 0.05 for row in rows),
                 "effects": [asdict(effect) for effect in effects],
+                "nats": {effect.name: effect.interval() for effect in nats},
                 "answer": answer(effects, compared.unit),
+                "needed": needed_lines(undecided, compared.seconds, compared.level),
             }
         )
     return found
@@ -131,18 +138,24 @@ def page(record: dict[str, Any]) -> str:
         lines += [[cell(row["now"]["says"]), shown(row["then"]), shown(row["now"])] for row in rows]
         parts.append(f"### {name}\n\n{markdown(lines)}")
     parts.append(
-        "## Every layer, trained one by one\n\nThe ladder below asks four questions of each table; none of them was "
-        "asked before. *Arms told from vanilla* counts layers and controls whose difference to the encoder alone holds "
-        "among all of them."
+        "## Every layer, trained one by one\n\nThe ladder below asks five questions of each table; none of them was "
+        "asked before. *Layers* is the layer farthest from the mean of all, with an interval that holds for all of "
+        "them at once. In nats the loss on the test texts is compared; positive is better, too. *Arms told from "
+        "vanilla* counts layers and controls whose difference to the encoder alone holds among all of them."
     )
     for name, tests in record["tables"].items():
         parts.append(f"### {name}")
         for own in tests:
             then = "none could be: two seeds" if own["then"] is None else f"{own['then']} of {own['arms']}"
-            lines = [["question", "difference", "verdict"]]
-            lines += [[e["name"], interval(e, own["metric"]), e["verdict"]] for e in own["effects"]]
+            lines = [["question", "difference", "in nats", "verdict"]]
+            lines += [
+                [e["name"], interval(e, own["metric"]), own["nats"].get(e["name"], ""), e["verdict"]]
+                for e in own["effects"]
+            ]
             told = f"Arms told from vanilla: then {then}, now {own['now']} of {own['arms']}."
             parts.append(f"**{own['test']}** ({own['seeds']} seeds). {own['answer']} {told}\n\n{markdown(lines)}")
+            if own["needed"]:
+                parts.append("What would decide the rest:\n\n" + "\n".join(f"- {line}" for line in own["needed"]))
     parts.append(
         "## What could not be judged again\n\nThe recorded demo keeps the means and intervals of its arms, not the "
         "scores of single texts, so it stands as it was judged. Its next recording keeps them."
@@ -155,7 +168,7 @@ def summary(record: dict[str, Any]) -> str:
     rows = [row for own in record["experiments"].values() for row in own]
     then, now = (sum(decided(row[when]["verdict"]) for row in rows) for when in ("then", "now"))
     turned = sum(opposite(row) for row in rows)
-    effects = [e for own in record["tables"].values() for test in own for e in test["effects"]]
+    effects = [e for own in record["tables"].values() for test in own for e in test["effects"] if e["name"] in RUNGS]
     answered = [e for e in effects if e["verdict"] != "undecided"]
     counts = [f"{sum(e['verdict'] == one for e in answered)} {one}" for one in ("better", "worse", "equivalent")]
     return (
