@@ -143,6 +143,7 @@ def page(record: dict[str, Any]) -> str:
         "them at once. In nats the loss on the test texts is compared; positive is better, too. *Arms told from "
         "vanilla* counts layers and controls whose difference to the encoder alone holds among all of them."
     )
+    parts.append(surprise(record["tables"]))
     for name, tests in record["tables"].items():
         parts.append(f"### {name}")
         for own in tests:
@@ -161,6 +162,25 @@ def page(record: dict[str, Any]) -> str:
         "scores of single texts, so it stands as it was judged. Its next recording keeps them."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def surprise(tables: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the two findings that nobody asked for: what the weights do where the block costs, and where twins win."""
+    (paper,) = (tests[0] for name, tests in tables.items() if name.endswith("-paper"))
+    steps = {effect["name"]: interval(effect, paper["metric"]) for effect in paper["effects"]}
+    losing = [
+        f"{own['test']} ({name}, {interval(effect, own['metric'])})"
+        for name, tests in tables.items()
+        for own in tests
+        for effect in own["effects"]
+        if effect["name"] == "knowledge" and effect["wiring"] == "matched" and effect["verdict"] == "worse"
+    ]
+    return (
+        f"**A surprise that stays.** In the paper's wiring the real layers are ahead of their twins on {paper['test']} "
+        f"({steps['knowledge']}; {paper['nats']['knowledge']} nats), while the block itself costs "
+        f"({steps['block']}): the weights repair a part of what the block breaks. In the matched wiring the block "
+        f"breaks nothing, and the twins are ahead on {len(losing)} test sets: {'; '.join(losing)}."
+    )
 
 
 def summary(record: dict[str, Any]) -> str:
