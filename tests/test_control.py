@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,38 @@ def test_layer_18_of_smollm2_copies_and_its_twins_do_not(monkeypatch: pytest.Mon
     assert row.gain("none").low > 0.3
     assert abs(row.accuracy("one token").mean - row.accuracy("none").mean) < 0.1, "a single token has nothing to match"
     assert control.passed and control.peak is row and "layer 18" in control.answer
+
+
+EXPECTED = {  # of another draw of words and sequences: the same within a few points
+    17: {"none": 0.008, "real": 0.224, "shuffled": 0.010},
+    18: {"none": 0.224, "real": 0.779, "shuffled": 0.140, "one token": 0.188},
+}
+RECORD = Path(__file__).parent.parent / "benchmarks" / "results" / "control.json"
+
+
+def check_copying(accuracy: Callable[[int, str], float]) -> None:
+    """See that layers 17 and 18 copy, that the last one changes nothing, and that twins do neither."""
+    for layer, arms in EXPECTED.items():
+        for arm, expected in arms.items():
+            assert accuracy(layer, arm) == pytest.approx(expected, abs=0.12), (layer, arm)
+    assert accuracy(17, "real") - accuracy(17, "shuffled") > 0.1
+    assert accuracy(29, "none") > 0.6 and abs(accuracy(29, "real") - accuracy(29, "none")) < 0.05
+
+
+def test_the_recorded_control_has_the_values_of_layers_17_18_and_29() -> None:
+    record = json.loads(RECORD.read_text(encoding="utf-8"))["measurements"]["smollm2-135m"]["own states"]["control"]
+    rows = {row["layers"][0]: row for row in record["rows"]}
+    assert sorted(rows) == list(range(30))
+    check_copying(lambda layer, arm: float(np.mean(rows[layer]["correct"][arm])) / rows[layer]["of"])
+
+
+@pytest.mark.assets
+@pytest.mark.slow
+@pytest.mark.usefixtures("smollm2")
+def test_layers_17_18_and_29_do_with_other_words_what_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIFI_PROBE_CACHE")
+    control = pp.positive_control("smollm2-135m", (17, 18, 29), seed=1, n_test=24, cache=False, progress=False)
+    check_copying(lambda layer, arm: control[layer].accuracy(arm).mean)
 
 
 @pytest.mark.assets
