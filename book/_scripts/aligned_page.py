@@ -25,6 +25,7 @@ from aligned_forest import LOOKS, Row, draw_forest  # noqa: E402
 from aligned_headroom import draw, gains, missed, section, shown, table_of  # noqa: E402
 from aligned_variants import BITS, DONORS, ENCODERS, TASKS, VARIANTS  # noqa: E402
 
+from pifi_probe.checks.folds import join_folds  # noqa: E402
 from pifi_probe.stats import Interval, holm, paired_difference, smallest_detectable  # noqa: E402
 
 EMBEDDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "reuters-r8", "newsgroups")
@@ -383,28 +384,15 @@ Cells = dict[tuple[str, str], dict[str, list[list[float]]]]  # by task and test:
 
 def joined_folds(prefix: str) -> Cells:
     """Return the answers of runs in which every text is a test text once; a text of several folds has their mean."""
-    joined: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}  # answers by arm and text
-    folds: dict[str, int] = {}
+    folds: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(STUDY.glob(f"{prefix}fold[0-9]-*.json")):
-        name, record = file.stem.removeprefix(prefix).partition("-")[2], json.loads(file.read_text(encoding="utf-8"))
-        folds[name] = folds.get(name, 0) + 1
-        tests = record["correct"] if "texts" in record else {name: record["correct"]}  # the own test alone
-        for test, arms in tests.items():
-            cell = (name, name if test == record.get("info", {"task": name})["task"] else test)
-            for arm, answers in arms.items():
-                known = joined.setdefault(cell, {}).setdefault(arm, {})
-                # texts of the own test are in one fold each
-                texts = (
-                    record["texts"][test].split()
-                    if "texts" in record
-                    else [f"{file.stem} {i}" for i in range(len(answers))]
-                )
-                for text, answer in zip(texts, answers, strict=True):
-                    known.setdefault(text, []).append(float(answer))
+        name = file.stem.removeprefix(prefix).partition("-")[2]
+        folds.setdefault(name, []).append(json.loads(file.read_text(encoding="utf-8")))
     return {
-        cell: {arm: [[sum(each) / len(each) for each in known.values()]] for arm, known in arms.items()}
-        for cell, arms in joined.items()
-        if folds[cell[0]] == FOLDS
+        (name, test): {arm: [shares] for arm, shares in arms.items()}
+        for name, own in folds.items()
+        if len(own) == FOLDS
+        for test, arms in join_folds(name, own).items()
     }
 
 
