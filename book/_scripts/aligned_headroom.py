@@ -150,7 +150,7 @@ def depths(records: dict[str, dict[str, Any]]) -> str:
     parts = [
         "At every depth, of the tasks whose chains were all tried, on training texts. Depth d is the input of layer d; "
         "each depth has an interval of its own. The gain in the title is that of `pp.headroom`, which chooses the "
-        "depth of each text without it. Bold: the best depth."
+        "depth of each text without it. Bold: where both together have the best log-likelihood."
     ]
     for name, found in records.items():
         lines = [["depth", "encoder", "donor", "both", "both - encoder"]]

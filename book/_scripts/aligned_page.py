@@ -606,8 +606,8 @@ def limits(added: dict[str, dict[str, Any]]) -> str:
         "tables they read through the interface that was aligned to the real layers' input, and never through one of "
         "their own, aligned to a donor whose lower layers are such twins, too (`own_interfaces=True` of "
         "`pp.probe_chain`): with that they might do better.\n\n"
-        f"**Not tried.** Open, since there is no run of it: {'; '.join(filter(None, left))}. sentiment-rating has a number a text, "
-        "and the readout behind a chain tells classes apart."
+        f"**Not tried.** Open, since there is no run of it: {'; '.join(filter(None, left))}. sentiment-rating has a "
+        "number a text, and the readout behind a chain tells classes apart."
     )
 
 
