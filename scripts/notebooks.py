@@ -36,6 +36,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 REPOSITORY = PROJECT["urls"]["Repository"]
 TAG = f"v{PROJECT['version']}"
 LEDGER = "The evidence for and against the claims"
+LEDGER_COLUMNS = ("claim", "first evidence", "alternative explanation", "what excluded it", "status")
 QUIZ = re.compile(r"^## Quiz", re.MULTILINE)
 CELL_TIMEOUT = 300
 METADATA = {
@@ -83,15 +84,23 @@ def tags(cell: NotebookNode) -> list[str]:
 
 
 def ledger(chapter: str) -> str:
-    """Return a chapter's claims as a section, from `notebooks/ledger.yaml`; empty where it has none."""
+    """Return a chapter's claims as a section, from `notebooks/ledger.yaml`; empty where it has none.
+
+    One line an alternative, so that each stands next to what excluded it; claim, evidence and status on the first.
+    """
     rows = yaml.safe_load((NOTEBOOKS / "ledger.yaml").read_text(encoding="utf-8")).get(chapter, [])
     if not rows:
         return ""
-    lines = [f"## {LEDGER}", "", "| claim | first evidence | or is it ...? | status |", "|---|---|---|---|"]
+    lines = [LEDGER_COLUMNS, ["---"] * len(LEDGER_COLUMNS)]
     for row in rows:
-        others = "<br>".join(f"*{what}*: {excluded}" for what, excluded in row["alternatives"].items())
-        lines.append(f"| {row['claim']} | {row['evidence']} | {others} | **{row['status']}** |")
-    return "\n".join([*lines, "", ""])
+        first = (row["claim"], row["evidence"], f"**{row['status']}**")
+        for what, excluded in row["alternatives"].items():
+            claim, evidence, status = first
+            lines.append([claim, evidence, what, excluded, status])
+            first = ("", "", "")
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    words = "How a claim stands is said in [five words](../book/glossary.md#claim-ledger)."
+    return f"## {LEDGER}\n\n{words}\n\n{table}\n\n"
 
 
 def build(source: Path) -> NotebookNode:

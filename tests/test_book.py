@@ -186,6 +186,31 @@ def test_the_page_on_aligned_chains_is_the_recorded_study(tmp_path: Path, monkey
     assert picture.PICTURE.read_text(encoding="utf-8") == kept and len(shown) == 11, "run make results"
 
 
+def test_a_line_that_is_not_reached_says_what_could_have_been_found() -> None:
+    page = (BOOK / "aligned.md").read_text(encoding="utf-8")
+    blocks = [block for block in page.split("\n\n") if block.strip()]
+    missed = 0
+    for block, after in zip(blocks, blocks[1:], strict=False):
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        if "beats all" in rows[0] and any(row[rows[0].index("beats all")] == "no" for row in rows[2:]):
+            assert after.startswith("Where the chain does not beat all four, what could have been found"), rows[0]
+            missed += 1
+    assert missed >= 6, "both halves, folds, shift, few labels, through, variants"
+
+
+def test_what_the_page_says_of_twins_is_so_in_every_record() -> None:
+    page = (BOOK / "aligned.md").read_text(encoding="utf-8").partition("\n## Limits\n")[2]
+    assert "one draw each" in page and "aligned to the real layers' input" in page
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in (BOOK / "_studies" / "aligned").glob("*.json")]
+    read = [record for record in records if "info" in record]
+    assert len(read) > 30 and all(record["info"]["twins"] == 1 for record in read)
+    for record in read:
+        arms = (
+            set(record["scores"]["arm"]) if "scores" in record else {a for t in record["correct"].values() for a in t}
+        )
+        assert {"shuffled", "random"} <= arms and not [arm for arm in arms if "own interface" in arm]
+
+
 def test_the_page_of_verdicts_is_the_recorded_one() -> None:
     decided = load("decided_page")
     record = json.loads(decided.RECORD.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pifi_probe import checks
+from pifi_probe.checks.folds import join_folds
 from pifi_probe.errors import PifiProbeError
 
 
@@ -331,3 +332,32 @@ def test_each_objection_has_its_own_answer() -> None:
     assert "cannot have been read" in checks.check_objections(right | {"read before": "twins"}).message
     assert "Nothing is said" in checks.check_objections({}).message
     assert checks.check_objections(...).status == "not attempted"
+
+
+def test_folds_are_joined_over_texts_and_a_text_of_several_folds_counts_once() -> None:
+    folds = [
+        {
+            "info": {"task": "own_file"},
+            "correct": {"own_file": {"real": "10"}, "other": {"real": "110"}},
+            "texts": {"own_file": "a b", "other": "x y z"},
+        },
+        {
+            "info": {"task": "own_file"},
+            "correct": {"own_file": {"real": "11"}, "other": {"real": "001"}},
+            "texts": {"own_file": "c d", "other": "y x w"},
+        },
+    ]
+    joined = join_folds("own", folds)
+    assert joined["own"]["real"] == [1, 0, 1, 1], "its own test has the name that it was asked by"
+    assert joined["other"]["real"] == [0.5, 0.5, 0, 1], "x, y, z, w"
+    unnamed = [{"correct": {"real": "10"}}, {"correct": {"real": "01"}}]
+    assert join_folds("own", unnamed) == {"own": {"real": [1, 0, 0, 1]}}, "without names each is another text"
+
+
+def test_recorded_folds_have_every_arm_on_the_same_texts() -> None:
+    arms = checks.joined_folds("movie-reviews")["product-reviews"]
+    assert set(arms) == {"encoder", "interface", "real", "shuffled", "random"}
+    shapes = {shares.shape for shares in arms.values()}
+    assert len(shapes) == 1 and 1500 < shapes.pop()[0] < 4500, "one fold has at most 1,500, and they share some"
+    with pytest.raises(PifiProbeError, match="fold0-nowhere"):
+        checks.joined_folds("nowhere")

@@ -83,8 +83,36 @@ def test_every_claim_says_what_else_it_could_be_and_how_it_stands() -> None:
     for row in (row for rows in ledger.values() for row in rows):
         assert set(row) == {"claim", "evidence", "alternatives", "status"} and all(row.values())
         assert all(what and excluded for what, excluded in row["alternatives"].items())
-        assert re.match(r"observed|supported|kept|narrowed|rejected|open|not ", row["status"])
+        status = re.match(r"(observed|supported|kept|narrowed|rejected)\b", row["status"])
+        assert status, f"{row['status']!r} does not begin with one of the five words"
+        left = [what for what, excluded in row["alternatives"].items() if excluded.startswith("not excluded")]
+        if left:
+            assert status[1] in ("observed", "rejected"), f"{row['claim']}: {left} may explain it"
+        else:
+            assert status[1] != "observed", f"{row['claim']}: nothing else is left to explain it"
         assert not RESULT.search(str(row)), "numbers stay in the records"
+
+
+@each_source
+def test_a_ledger_has_five_columns_and_ends_in_one_of_five_words(source: Path) -> None:
+    """As readers see it, in the notebook; and in cells that a phone can show next to each other."""
+    text = "\n".join(cell.source for cell in NOTEBOOKS[source].cells if cell.cell_type == "markdown")
+    lines = text.partition(f"## {LEDGER}")[2].partition("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert rows[0] == ["claim", "first evidence", "alternative explanation", "what excluded it", "status"]
+    assert len(rows) > 2 and all(len(row) == 5 and row[2] and row[3] for row in rows)
+    assert all(len(cell) <= 100 for row in rows for cell in row), "a cell is too long for a phone"
+    claims = [row for row in rows[2:] if row[0]]
+    assert claims[0] is rows[2] and all(row[1] for row in claims)
+    for row in rows[2:]:
+        assert bool(row[0]) == bool(row[4]), "a claim without its status"
+        assert not row[4] or re.match(r"\*\*(observed|supported|kept|narrowed|rejected)\b", row[4]), row[4]
+
+
+def test_the_five_words_are_explained_where_every_ledger_points() -> None:
+    text = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
+    own = text.partition("## claim ledger\n")[2].partition("\n## ")[0]
+    assert re.findall(r"\*(\w+)\*:", own) == ["Observed", "Supported", "Kept", "Narrowed", "Rejected"]
 
 
 def test_the_book_has_the_chapters_in_their_order() -> None:

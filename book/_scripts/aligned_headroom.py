@@ -1,4 +1,4 @@
-"""What the donor's states add on each task of the study, and how much of it the chain brings: table, picture, misses.
+"""What the donor's states add on each task of the study, and how much of it the chain brings: tables, picture, misses.
 
 Called by `aligned_page.py`. The headroom is the donor's own probe at the chain's exit with the encoder, minus the
 encoder alone; the gain is the real chain with the encoder, minus the encoder alone. Both are from one table of one run.
@@ -114,21 +114,52 @@ def _name(axes: Any, points: dict[str, tuple[float, ...]]) -> None:
         axes.annotate(name, points[name], (dx, dy), textcoords="offset points", fontsize=size, ha=side)
 
 
-def missed(results: dict[str, dict[str, Any]], n_tests: dict[str, int]) -> str:
-    """Return, for tasks where the claim is not reached, the smallest difference that would have been seen.
+def missed(results: dict[str, dict[str, dict[str, Any]]], n_tests: dict[str, int]) -> str:
+    """Return, where the claim is not reached, the smallest difference that would have been seen; empty if nowhere.
 
     Parameters
     ----------
     results : dict
-        Of each task: the difference to each other arm, in shares, with its 95 % interval.
+        Of each task, or pair of domains: the difference to each other arm, in shares, with its 95 % interval.
     n_tests : dict
-        The number of test texts of each task.
+        The number of test texts of each.
     """
-    lines = [["task", "test texts", "points that would have been found in four of five studies"]]
+    if not results:
+        return ""
+    lines = [["where", "test texts", "points that would have been found in four of five studies"]]
     for name, own in results.items():
         widest = max(own.values(), key=lambda row: row["high"] - row["low"])
         seen = smallest_detectable(
             Interval(*(widest[key] for key in ("difference", "low", "high", "p_value")), 1, n_tests[name], "")
         )
         lines.append([name, f"{n_tests[name]:,}", f"{100 * seen:.1f}"])
-    return table_of(lines)
+    said = "Where the chain does not beat all four, what could have been found, before the correction:"
+    return f"\n\n{said}\n\n{table_of(lines)}"
+
+
+def depths(records: dict[str, dict[str, Any]]) -> str:
+    """Return what encoder, donor and both know at every depth, one folded table a task; empty if nothing is recorded.
+
+    Parameters
+    ----------
+    records : dict
+        Of each task: what `pp.headroom` measured.
+    """
+    if not records:
+        return ""
+    parts = [
+        "At every depth, of the tasks whose chains were all tried, on training texts. Depth d is the input of layer d; "
+        "each depth has an interval of its own. The gain in the title is that of `pp.headroom`, which chooses the "
+        "depth of each text without it. Bold: where both together have the best log-likelihood."
+    ]
+    for name, found in records.items():
+        lines = [["depth", "encoder", "donor", "both", "both - encoder"]]
+        columns = (found[key] for key in ("donor", "both", "added", "added_low", "added_high"))
+        for depth, (donor, both, *added) in enumerate(zip(*columns, strict=True)):
+            row = dict(zip(("difference", "low", "high"), (points / 100 for points in added), strict=True))
+            shares = [f"{100 * share:.1f}" for share in (found["encoder"], donor, both)]
+            lines.append([str(depth), *shares, shown(row, depth == found["depth"])])
+        gain = {"difference": found["gain"] / 100, "low": found["low"] / 100, "high": found["high"] / 100}
+        title = f"{name}: {len(lines) - 1} depths, {found['info']['n']:,} texts, gain {shown(gain)}"
+        parts.append(f":::{{dropdown}} {title}\n\n{table_of(lines)}\n\n:::")
+    return "\n\n".join(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent.parent
 STUDY = ROOT / "book" / "_studies" / "aligned"
 PLACES = ROOT / "benchmarks" / "results" / "chains.json"
+CHAIN_FILES = sorted((STUDY.parent / "chains").glob("*.json"))
 PAGE = ROOT / "book" / "aligned.md"
 SMALL = STUDY / "small.json"
 REFERENCE_FILES = sorted(STUDY.parent.glob("references*.json"), key=lambda file: len(file.stem))
@@ -22,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from aligned import ADDED, APART, CONFIRMING, EXPLORING, FEWEST, FOLDS, MANY_DRAWS, N_THROUGH, THROUGH, through_name  # noqa: E402
 from aligned_forest import LOOKS, Row, draw_forest  # noqa: E402
-from aligned_headroom import draw, gains, missed, section, shown, table_of  # noqa: E402
+from aligned_headroom import depths, draw, gains, missed, section, shown, table_of  # noqa: E402
 from aligned_variants import BITS, DONORS, ENCODERS, TASKS, VARIANTS  # noqa: E402
 
+from pifi_probe.checks.folds import join_folds  # noqa: E402
 from pifi_probe.stats import Interval, holm, paired_difference, smallest_detectable  # noqa: E402
 
 EMBEDDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "reuters-r8", "newsgroups")
@@ -53,14 +56,6 @@ critic-reviews shares four of five texts. Each twin is one draw and reads throug
 real layers. A difference of one point or less is called none: a task counts where the chain is more than one point
 ahead of all four, found after Holm's correction.
 """
-
-NOT_TRIED = """## What was not tried
-
-Open, since there is no run of it: a donor of more than 270M weights; an encoder that was trained on no pairs of
-sentences (no package index has one); what else could stand in the chain's place, on other tasks than movie-reviews;
-evidence that lies inside long texts; tweets in Arabic; CoLA, TREC and irony, which a user has to bring as files.
-sentiment-rating has a number a text, and the readout behind a chain tells classes apart."""
-
 
 ADDED_WORDS = {
     "umsab-arabic": "umsab-arabic: tweets in Arabic, which neither model knows, as a further negative control.",
@@ -99,7 +94,7 @@ def difference(record: dict[str, Any], a: str, b: str, test: str, n_labels: int)
 
 def as_row(found: Interval) -> dict[str, float]:
     """Return an interval as the rows of the records have it."""
-    return {"difference": found.mean, "low": found.low, "high": found.high}
+    return {"difference": found.mean, "low": found.low, "high": found.high, "p_value": found.p_value}
 
 
 def judged(
@@ -133,8 +128,19 @@ def own_tests(found: dict[str, dict[str, Any]]) -> list[tuple[str, str, int]]:
     return [(name, record["info"]["task"], record["info"]["n_train"]) for name, record in found.items()]
 
 
-def main_table(found: dict[str, dict[str, Any]]) -> tuple[str, list[str], str]:
-    """Return the table of a half, the tasks on which the real chain beats everything, and what was too small to see."""
+def not_beaten(results: dict[Any, dict[str, Any]], sizes: dict[Any, int], named: Callable[[Any], str]) -> str:
+    """Return what could have been found where the chain does not beat all four; empty where it does everywhere."""
+    left = {cell: {b: own[b] for b in OTHERS} for cell, own in results.items() if not own["all"]}
+    return missed({named(cell): own for cell, own in left.items()}, {named(cell): sizes[cell] for cell in left})
+
+
+def n_tests(found: dict[str, dict[str, Any]], cells: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str, int], int]:
+    """Return the number of test texts of every (task, test, labels)."""
+    return {(name, test, n): found[name]["info"]["tests"][test] for name, test, n in cells}
+
+
+def main_table(found: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
+    """Return the table of a half with what it was too small to see, and the tasks where the real chain beats all."""
     cells = own_tests(found)
     results = judged(found, cells)
     head = ["task", "encoder", "real chain", "donor's own probe", *(f"real - {NAMES[b]}" for b in OTHERS), "beats all"]
@@ -151,9 +157,8 @@ def main_table(found: dict[str, dict[str, Any]]) -> tuple[str, list[str], str]:
                 *verdicts(own),
             ]
         )
-    small = {cell[0]: {b: results[cell][b] for b in OTHERS} for cell in cells if not results[cell]["all"]}
-    sizes = {cell[0]: found[cell[0]]["info"]["tests"][cell[1]] for cell in cells}
-    return table_of(lines), [cell[0] for cell in cells if results[cell]["all"]], missed(small, sizes) if small else ""
+    small = not_beaten(results, n_tests(found, cells), lambda cell: cell[0])
+    return table_of(lines) + small, [cell[0] for cell in cells if results[cell]["all"]]
 
 
 def shift_table(found: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
@@ -181,7 +186,8 @@ def shift_table(found: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
                 "yes" if own["all"] else "no",
             ]
         )
-    return table_of(lines), [f"{cell[0]} to {cell[1]}" for cell in cells if results[cell]["all"]]
+    small = not_beaten(results, n_tests(found, cells), lambda cell: f"{cell[0]} to {cell[1]}")
+    return table_of(lines) + small, [f"{cell[0]} to {cell[1]}" for cell in cells if results[cell]["all"]]
 
 
 def lost_under_shift(found: dict[str, dict[str, Any]]) -> str:
@@ -213,7 +219,15 @@ def label_table(found: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
             curve = {n: accuracy(found[name], "encoder", test, n) for n in (*SIZES, found[name]["info"]["n_train"])}
             labels = labels_needed(curve, accuracy(found[name], "real", test, SIZES[0])) if arm == "real" else ""
             lines.append([name if arm == "encoder" else "", arm, *each, gain, labels])
-    return table_of(lines), [cell[0] for cell in cells if results[cell]["all"]]
+    small = not_beaten(results, n_tests(found, cells), lambda cell: f"{cell[0]}, {cell[2]} labels")
+    return table_of(lines) + small + _unused(results), [cell[0] for cell in cells if results[cell]["all"]]
+
+
+def _unused(results: dict[tuple[str, str, int], dict[str, Any]]) -> str:
+    """Return where the readout leaves the chain out, so that nothing is said of it; empty if nowhere."""
+    parts = ("difference", "low", "high")
+    left = [cell[0] for cell, own in results.items() if not any(own["encoder"][part] for part in parts)]
+    return f"\n\nOn {_joined(left)} the readout leaves the chain out: all answers are the encoder's." * bool(left)
 
 
 def labels_needed(curve: dict[int, float], aim: float) -> str:
@@ -252,7 +266,9 @@ def fewest_table() -> tuple[str, str]:
     return (
         f"### With 10 and with 30 labels\n\nTasks, of {len(found)}, where the real chain beats all four: {said}. Means "
         f"over {MANY_DRAWS} draws of labelled texts. Bold: found after Holm's correction over this table, by intervals "
-        "over texts and draws. Last column: as above.\n\n" + table_of(lines)
+        "over texts and draws. Last column: as above.\n\n"
+        + table_of(lines)
+        + not_beaten(results, n_tests(found, cells), lambda cell: f"{cell[0]}, {cell[2]} labels")
     ), f" With {size} labels they add {_joined(gains)}, more than any twin." * bool(gains)
 
 
@@ -298,6 +314,8 @@ def variant_table() -> str:
         return ""
     head = ["changed", "task", "layers", "encoder", "real chain", *(f"real - {NAMES[b]}" for b in OTHERS), "beats all"]
     lines, known = [head], records(TASKS)
+    left: dict[str, dict[str, Any]] = {}
+    sizes: dict[str, int] = {}
     for name, own in {"nothing": known, **found}.items():
         results = judged(own, own_tests(own))
         for cell, each in results.items():
@@ -306,11 +324,13 @@ def variant_table() -> str:
             first, last = own[task]["info"]["layers"]
             means = [f"{accuracy(own[task], arm, test, n):.1f}" for arm in ("encoder", "real")]
             lines.append([said, task, f"{first}-{last}", *means, *verdicts(each)])
+            left[f"{said}, {task}"], sizes[f"{said}, {task}"] = each, own[task]["info"]["tests"][test]
     return (
         "## Other encoders, another donor, fewer bits\n\nOne thing is changed at a time. The donor of all other runs "
         "has 4 bits a weight; here its layers are rounded once more. The chain of Gemma 3 is the span that "
         "`pp.headroom` names on training texts. Bold: found after Holm's correction over the two tasks.\n\n"
         + table_of(lines)
+        + not_beaten(left, sizes, str)
         + _ahead(known, found)
         + _rounded(found)
     )
@@ -383,28 +403,15 @@ Cells = dict[tuple[str, str], dict[str, list[list[float]]]]  # by task and test:
 
 def joined_folds(prefix: str) -> Cells:
     """Return the answers of runs in which every text is a test text once; a text of several folds has their mean."""
-    joined: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}  # answers by arm and text
-    folds: dict[str, int] = {}
+    folds: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(STUDY.glob(f"{prefix}fold[0-9]-*.json")):
-        name, record = file.stem.removeprefix(prefix).partition("-")[2], json.loads(file.read_text(encoding="utf-8"))
-        folds[name] = folds.get(name, 0) + 1
-        tests = record["correct"] if "texts" in record else {name: record["correct"]}  # the own test alone
-        for test, arms in tests.items():
-            cell = (name, name if test == record.get("info", {"task": name})["task"] else test)
-            for arm, answers in arms.items():
-                known = joined.setdefault(cell, {}).setdefault(arm, {})
-                # texts of the own test are in one fold each
-                texts = (
-                    record["texts"][test].split()
-                    if "texts" in record
-                    else [f"{file.stem} {i}" for i in range(len(answers))]
-                )
-                for text, answer in zip(texts, answers, strict=True):
-                    known.setdefault(text, []).append(float(answer))
+        name = file.stem.removeprefix(prefix).partition("-")[2]
+        folds.setdefault(name, []).append(json.loads(file.read_text(encoding="utf-8")))
     return {
-        cell: {arm: [[sum(each) / len(each) for each in known.values()]] for arm, known in arms.items()}
-        for cell, arms in joined.items()
-        if folds[cell[0]] == FOLDS
+        (name, test): {arm: [shares] for arm, shares in arms.items()}
+        for name, own in folds.items()
+        if len(own) == FOLDS
+        for test, arms in join_folds(name, own).items()
     }
 
 
@@ -447,7 +454,7 @@ def through_table(cells: Cells) -> str:
 
 
 def folded_table(cells: Cells, first: str, named: dict[tuple[str, str], str]) -> tuple[str, list[str]]:
-    """Return the table of joined folds, and where the chain beats all four after Holm's correction over the table."""
+    """Return the table of joined folds with what it missed, and where the chain beats all four after correction."""
     found = {(cell, b): paired_difference(arms["real"], arms[b]) for cell, arms in cells.items() for b in OTHERS}
     adjusted = dict(zip(found, holm([each.p_value for each in found.values()]), strict=True))
     sure = {key: each.mean > 0 and adjusted[key] < 0.05 for key, each in found.items()}
@@ -458,7 +465,9 @@ def folded_table(cells: Cells, first: str, named: dict[tuple[str, str], str]) ->
         marks = [shown(as_row(i), sure[cell, b]) for b, i in each.items()]
         means = [f"{100 * float(np.mean(arms[arm])):.1f}" for arm in ("encoder", "real")]
         lines.append([named[cell], f"{len(arms['real'][0]):,}", *means, *marks, "yes" if beats[cell] else "no"])
-    return table_of(lines), [named[cell] for cell in cells if beats[cell]]
+    results = {cell: {b: as_row(found[cell, b]) for b in OTHERS} | {"all": beats[cell]} for cell in cells}
+    small = not_beaten(results, {cell: len(arms["real"][0]) for cell, arms in cells.items()}, named.__getitem__)
+    return table_of(lines) + small, [named[cell] for cell in cells if beats[cell]]
 
 
 def first_rows(everything: dict[str, dict[str, Any]]) -> dict[str, Row]:
@@ -550,17 +559,55 @@ def pair_table() -> str:
         return ""
     table, late = found[APART], "late interaction"
     test, n = table["info"]["task"], table["info"]["n_train"]
-    lines = [["arm", "with the encoder", "- encoder", "next to late interaction: - late interaction alone"]]
-    for arm in ("encoder", late, "interface", "real", "shuffled", "random"):
+
+    def minus(a: str, b: str) -> str:
+        return shown(difference(table, a, b, test, n))
+
+    def score(arm: str) -> str:
         reading = "alone" if arm == "encoder" else "with encoder"
-        [score] = rows_of(table["scores"], test=test, n_labels=n, arm=arm, reading=reading)
-        over = "" if arm == "encoder" else shown(difference(table, arm, "encoder", test, n))
-        left = shown(difference(table, f"real and {late}", late, test, n)) if arm == "real" else ""
-        lines.append([arm, f"{100 * score['accuracy']:.1f}", over, left])
+        (row,) = rows_of(table["scores"], test=test, n_labels=n, arm=arm, reading=reading)
+        return f"{100 * row['accuracy']:.1f}"
+
+    head = ["arm", "with the encoder", "- encoder", "late interaction, too", "- encoder"]
+    lines = [[*head, "real chain - it, both with late interaction"]]
+    names = NAMES | {"real": "real chain", "donor": "donor's own probe"}
+    for arm in ("encoder", "interface", "real", "shuffled", "random", "donor"):
+        both = late if arm == "encoder" else f"{arm} and {late}"
+        alone = "" if arm == "encoder" else minus(arm, "encoder")
+        left = "" if arm == "real" else minus(f"real and {late}", both)
+        lines.append([names[arm], score(arm), alone, score(both), minus(both, "encoder"), left])
     return (
-        f"## Pairs that meet in the layers\n\n{test.removesuffix('-apart')}, {n:,} labels; each text is encoded alone, "
-        "and the two meet in the layers only. Late interaction is the best match of every token in the other text, "
-        "without parameters.\n\n" + table_of(lines)
+        f"## Pairs that meet in the layers\n\n{test.removesuffix('-apart')}, {n:,} labels, "
+        f"{table['info']['tests'][test]:,} test pairs; each text is encoded alone, and the two meet in the layers "
+        "only. Late interaction is the best match of every token in the other text, without parameters: a control "
+        f"that every task of pairs needs.\n\n{table_of(lines)}\n\n"
+        "No other task is recorded in which the texts of a pair meet in the layers only, and SNLI is not: of natural "
+        "pairs of sentences this project has no result. In a trial outside the records, with layers 17 and 18 and one "
+        "alignment, late interaction took most of what the layers gave on SNLI: next to it they were hardly ahead of "
+        "their twins. That is a lead, not a result."
+    )
+
+
+def limits(added: dict[str, dict[str, Any]]) -> str:
+    """Return what the twins on this page leave open, and what was not tried."""
+    left = [
+        "a donor of more than 270M weights",
+        "an encoder that was trained on no pairs of sentences (no package index has one)",
+        "what else could stand in the chain's place, on other tasks than movie-reviews" * (len(REFERENCE_FILES) < 2),
+        "evidence that lies inside long texts" * ("evidence" not in added),
+        "tweets in Arabic" * ("umsab-arabic" not in added),
+        "natural pairs of sentences",
+        "CoLA, TREC and irony, which a user has to bring as files",
+    ]
+    return (
+        "## Limits\n\n**Twins.** A shuffled and a random twin are one draw each: another draw may do a little better "
+        "or worse, and no interval on this page covers that. Next to a fine-tuned encoder, and where everything is "
+        "trained, each fold draws them anew; elsewhere they are the same draw on every task and in every fold. In all "
+        "tables they read through the interface that was aligned to the real layers' input, and never through one of "
+        "their own, aligned to a donor whose lower layers are such twins, too (`own_interfaces=True` of "
+        "`pp.probe_chain`): with that they might do better.\n\n"
+        f"**Not tried.** Open, since there is no run of it: {'; '.join(filter(None, left))}. sentiment-rating has a "
+        "number a text, and the readout behind a chain tells classes apart."
     )
 
 
@@ -571,17 +618,14 @@ def page() -> str:
     parts, held, added = [], {}, records(ADDED)
     for half, found in halves.items():
         if found:
-            text, tasks, small = main_table(found)
+            text, tasks = main_table(found)
             held[half] = tasks
-            left_out = "\n\nWhere the chain does not beat all four, what could have been found, before the correction:"
-            parts.append(f"### The {half} half\n\n{text}" + (f"{left_out}\n\n{small}" if small else ""))
+            parts.append(f"### The {half} half\n\n{text}")
     if added:
-        text, tasks, small = main_table(added)
-        could = f"\n\nWhat could have been found, before the correction:\n\n{small}" if small else ""
+        text, tasks = main_table(added)
         parts.append(
             f"### Added afterwards\n\n{' '.join(ADDED_WORDS[name] for name in added)} Bold: found after Holm's "
-            f"correction over this table. The real chain beats all four on {', '.join(tasks) or 'none'}."
-            f"\n\n{text}{could}"
+            f"correction over this table. The real chain beats all four on {', '.join(tasks) or 'none'}.\n\n{text}"
         )
     shift, shifted = shift_table(everything)
     labels, few = label_table(everything)
@@ -640,6 +684,7 @@ def page() -> str:
         if larger
         else "",
         section(gains(everything, difference)),
+        depths({file.stem: json.loads(file.read_text(encoding="utf-8"))["headroom"] for file in CHAIN_FILES}),
         "## Under domain shift\n\n" + shift + lost_under_shift(everything) if shift else "",
         "## With few labels\n\nMeans over six draws of labelled texts; bold: the real chain beats all four arms with "
         "100 labels, after Holm's correction, by intervals over texts and draws. Last column: how many labels "
@@ -663,7 +708,7 @@ def page() -> str:
         variant_table(),
         pair_table(),
         reference_table(),
-        NOT_TRIED,
+        limits(added),
         f"## How it was made\n\n`python benchmarks/aligned.py`, {provenance['date'][:10]}, {machine['cpu']}, "
         f"{machine['cores']} cores; one JSON a task in `book/_studies/aligned/`. In minutes, at a smaller size, "
         "without touching the records: `python benchmarks/aligned.py movie-reviews critic-reviews product-reviews "

@@ -10,17 +10,30 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT / "book" / "_scripts"), str(ROOT / "benchmarks")]
 
-from aligned_page import FEWEST, MANY_DRAWS, difference, few_cells, joined_folds, rows_of, through_cells  # noqa: E402
+from aligned import FOLDED, FOLDED_SHIFT, SHIFT  # noqa: E402
+from aligned_page import (  # noqa: E402
+    FEWEST,
+    MANY_DRAWS,
+    REFERENCE_FILES,
+    REFERENCES,
+    Cells,
+    difference,
+    few_cells,
+    joined_folds,
+    rows_of,
+    through_cells,
+)
 
 from pifi_probe.stats import paired_difference  # noqa: E402
 from pifi_probe.vocabulary import in_words_of_today  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "book" / "log.md"
 _BLOCK = re.compile(r"(<!-- log:begin -->\n).*?(<!-- log:end -->)", re.DOTALL)
 Record = dict[str, Any]
@@ -131,22 +144,72 @@ def chains(record: Record) -> str:
     )
 
 
-def in_folds(task: str, kind: str, encoder: str) -> Callable[[Record], str]:
-    """Return how to say what the real chain adds to an encoder, and to its shuffled twin, over all folds."""
+def under_shift(test: str) -> Callable[[Record], str]:
+    """Return how to say what the real chain adds on texts of another task than the one that it was fitted to."""
 
-    def said(_: Record) -> str:
-        cells = {"few": few_cells, "through": through_cells}.get(kind, lambda: joined_folds("trained-"))()
-        [arms] = [arms for (name, _), arms in cells.items() if name == task]
-        over = []
-        for other in ("encoder", "shuffled"):
-            found = paired_difference(arms["real"], arms[other])
-            over.append(points(found.mean, found.low, found.high))
-        texts = f"{len(arms['real'][0]):,} texts"
-        return f"{over[0]} points over {encoder}, {over[1]} over the shuffled twin, {texts}"
+    def said(record: Record) -> str:
+        rows = [difference(record, "real", b, test, record["info"]["n_train"]) for b in ("encoder", "interface")]
+        encoder, interface = (points(row["difference"], row["low"], row["high"]) for row in rows)
+        return f"{encoder} points over the encoder alone, {interface} over the interface alone"
 
     return said
 
 
+def in_place(arm: str) -> Callable[[Record], str]:
+    """Return how to say what stands in the chain's place adds, and how far the real chain is ahead of it."""
+
+    def said(record: Record) -> str:
+        (table,) = record["chains"].values()
+        n = table["info"]["n_train"]
+        adds, ahead = between(table, arm, "encoder", n), between(table, "real", arm, n)
+        return f"{adds} points over the encoder alone; the chain minus it {ahead}"
+
+    return said
+
+
+def beside_late(record: Record) -> str:
+    """Say what pairs gain by matching without parameters, and what the layers add to that."""
+    late, n = "late interaction", record["info"]["n_train"]
+    alone, left = between(record, late, "encoder", n), between(record, f"real and {late}", late, n)
+    twin = between(record, f"real and {late}", f"shuffled and {late}", n)
+    return f"it adds {alone} points to the encoder; the chain {left} to both, {twin} over its shuffled twin"
+
+
+@cache
+def cells(kind: str) -> Cells:
+    """Return the answers of all runs in folds of one kind."""
+    made = {"few": few_cells, "through": through_cells}
+    return made[kind]() if kind in made else joined_folds({"trained": "trained-", "frozen": ""}[kind])
+
+
+def in_folds(
+    task: str, kind: str, encoder: str, others: tuple[str, ...] = ("shuffled",), test: str = ""
+) -> Callable[[Record], str]:
+    """Return how to say what the real chain adds to an encoder, and over other arms, over all folds."""
+
+    def said(_: Record) -> str:
+        arms = cells(kind)[task, test or task]
+        found = {other: paired_difference(arms["real"], arms[other]) for other in ("encoder", *others)}
+        over = {other: points(one.mean, one.low, one.high) for other, one in found.items()}
+        more = [f"{over[other]} over {WITHOUT[other]}" for other in others]
+        return ", ".join((f"{over['encoder']} points over {encoder}", *more, f"{len(arms['real'][0]):,} texts"))
+
+    return said
+
+
+def task_of(references: Path) -> str:
+    """Return the task of a record of what could stand in the chain's place."""
+    return references.stem.removeprefix("references").removeprefix("-") or "movie-reviews"
+
+
+WITHOUT = {"interface": "the interface alone", "shuffled": "the shuffled twin"}
+TEXTS = {
+    "movie-reviews": "film reviews",
+    "product-reviews": "product reviews",
+    "tweets": "tweets",
+    "critic-reviews": "critics' sentences",
+    "umsab-english": "tweets of three moods",
+}
 EXPERIMENTS = "book/_studies/experiments/{}/summary.json"
 ALIGNED = "book/_studies/aligned/{}.json"
 CONTROL, CONDITIONS = "benchmarks/results/control.json", "book/_studies/conditions.json"
@@ -213,11 +276,11 @@ TRIED = (
     ),
     *(
         Tried(
-            f"The encoder trained through the chain from the start, {texts}, three folds",
+            f"The encoder trained through the chain from the start, {TEXTS[task]}, three folds",
             ALIGNED.format(f"through-fold2-{task}-real"),
             in_folds(task, "through", "an encoder trained in the same way"),
         )
-        for task, texts in (("movie-reviews", "film reviews"), ("product-reviews", "product reviews"))
+        for task in ("movie-reviews", "product-reviews")
     ),
     *(
         Tried(f"The chain {what}, film reviews", ALIGNED.format(f"variant-{name}-movie-reviews"), aligned)
@@ -232,21 +295,51 @@ TRIED = (
     ),
     *(
         Tried(
-            f"The chain with 100 labels, {texts}, three folds",
+            f"The chain with 100 labels, {TEXTS[task]}, three folds",
             ALIGNED.format(f"few-fold2-{task}"),
             in_folds(task, "few", "the encoder with as many"),
         )
-        for task, texts in (("product-reviews", "product reviews"), ("tweets", "tweets"))
+        for task in ("product-reviews", "tweets")
     ),
     *(
-        Tried(f"The chain with {n} labels, {texts}", ALIGNED.format(f"few-{task}"), with_labels(n))
+        Tried(f"The chain with {n} labels, {TEXTS[task]}", ALIGNED.format(f"few-{task}"), with_labels(n))
         for n in FEWEST
-        for task, texts in (
-            ("movie-reviews", "film reviews"),
-            ("product-reviews", "product reviews"),
-            ("tweets", "tweets"),
-            ("critic-reviews", "critics' sentences"),
+        for task in ("movie-reviews", "product-reviews", "tweets", "critic-reviews")
+    ),
+    *(
+        Tried(f"The chain fitted on {TEXTS[task]}, tested on {TEXTS[test]}", ALIGNED.format(task), under_shift(test))
+        for task, tests in SHIFT.items()
+        for test in tests
+    ),
+    *(
+        Tried(
+            f"The chain on {TEXTS[task]}, three folds",
+            ALIGNED.format(f"fold2-{task}"),
+            in_folds(task, "frozen", "the encoder alone", ("interface", "shuffled")),
         )
+        for task in FOLDED
+    ),
+    *(
+        Tried(
+            f"The chain fitted on {TEXTS[task]}, tested on {TEXTS[test]}, three folds",
+            ALIGNED.format(f"fold2-{task}"),
+            in_folds(task, "frozen", "the encoder alone", ("interface", "shuffled"), test),
+        )
+        for task, test in FOLDED_SHIFT.items()
+    ),
+    *(
+        Tried(
+            f"In the chain's place, {TEXTS[task_of(file)]}: {REFERENCES[arm]}",
+            file.relative_to(ROOT).as_posix(),
+            in_place(arm),
+        )
+        for file in REFERENCE_FILES
+        for arm in ("mlp", "trained layers", "encoder twice", "donor")
+    ),
+    Tried(
+        "Pairs that meet in the layers only: is it more than late interaction?",
+        ALIGNED.format("translation-match-apart"),
+        beside_late,
     ),
 )
 

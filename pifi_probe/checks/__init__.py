@@ -11,6 +11,7 @@ from pifi_probe.checks.depths import check_f_statistic, check_regret, check_winn
 from pifi_probe.checks.exams import check_chance, check_chosen, check_questions_needed
 from pifi_probe.checks.extraction import check_index_from_end, check_layer_share
 from pifi_probe.checks.folding import check_group_sum, check_one_token_attention
+from pifi_probe.checks.folds import joined_folds
 from pifi_probe.checks.forgetting import check_forgetting, check_relative_change, check_trainable_on_one_token
 from pifi_probe.checks.gains import check_added, check_gain_with_error, check_log_volume
 from pifi_probe.checks.judge import Report, attempt
@@ -103,6 +104,7 @@ __all__ = [
     "experiment",
     "gains_by_depth",
     "guessed",
+    "joined_folds",
     "pifi_block",
     "quiz",
     "recorded",
