@@ -144,8 +144,10 @@ class Benchmark(Result):
                 row[f"{shape} ms"] = 1e3 * spread.median
                 row[f"{shape} texts/s"] = own.throughput(shape).median
             rows.append(row)
-        rows += [{"arm": name, "failed": why} for name, why in self.left_out.items() if name in ARMS]
-        return pd.DataFrame(rows)
+        failed = {name: why for name, why in self.left_out.items() if name in ARMS}
+        rows += [{"arm": name, "failed": why} for name, why in failed.items()]
+        frame = pd.DataFrame(rows)
+        return frame.fillna({"failed": ""}) if failed else frame
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
