@@ -1,8 +1,8 @@
 """What the block costs next to its rivals: encoders of four sizes with layers of four sizes, random weights.
 
 Every encoder with the 8B layer, every layer with the base encoder, and the small encoder with the smallest layer.
-Each pair is measured by `pp.benchmark` in a fresh process. With ``--device cuda`` in bf16, recorded under a name of
-its own.
+Each pair is measured by `pp.benchmark` in a fresh process, and a busy machine is refused. With ``--device cuda`` in
+bf16, recorded under a name of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from _common import in_child, parser, record, target
 from transformers import BertConfig, BertModel, LlamaConfig
 
 import pifi_probe as pp
+from pifi_probe.efficiency.serving import refuse_busy
 
 SLMS: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
@@ -48,6 +49,8 @@ def main() -> None:
     found: dict[str, Any] = {}
     for slm, layer in PAIRS[:1] if chosen.quick else PAIRS:
         name = f"{slm} + {layer}"
+        if not chosen.quick:
+            refuse_busy()  # here, since a child that refused would leave its pair out of the record
         missing = missing_bytes(slm, layer)
         if missing > 0:
             found[name] = {"left_out": f"needs {missing / 1e9:.0f} GB more memory than this machine has free"}
@@ -105,7 +108,7 @@ def measure(slm: str, layer: str, device: str, seed: int, quick: bool) -> dict[s
         recipe = pp.Recipe(device=device, precision="bf16" if device == "cuda" else "float32", seed=seed)
         shapes = {"batches": (1, 2), "lengths": (8,)} if quick else {}
         rounds, seconds = (3, 1) if quick else (ROUNDS, SECONDS)
-        cost = pp.benchmark(model, task, recipe, rounds=rounds, most_seconds=seconds, **shapes)
+        cost = pp.benchmark(model, task, recipe, rounds=rounds, most_seconds=seconds, allow_busy=quick, **shapes)
     found = cost.to_dict()
     return {key: found[key] for key in ("device", "precision", "macs_length", "arms", "left_out")}
 

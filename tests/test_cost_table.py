@@ -57,6 +57,7 @@ def check(row: CostRow, n_seeds: int) -> None:
     assert row.offline["texts_per_s"] > 0 and row.offline["batch_size"] == 4
     assert min(row.file.values()) > 0 and row.total
     folded = row.arm == FOLDED
+    assert len(row.train_s) == len(row.train_bytes) == (0 if folded else n_seeds)
     assert (row.trained is None) == (row.train_s_per_1000 is None) == (row.peak_bytes is None) == folded
 
 
@@ -72,6 +73,14 @@ def test_every_arm_is_a_row_and_a_failure_says_why(found: tuple[CostTable, Path]
     assert alone.forgetting == 0 and plugged.forgetting not in (None, 0)
     assert plugged.file["bytes"] > alone.file["bytes"]
     assert rows[FOLDED].by_seed == plugged.by_seed, "folding is exact"
+    assert alone.train_s_per_1000 == pytest.approx(1000 * np.median(alone.train_s) / 24)
+    assert alone.peak_bytes == max(alone.train_bytes)
+
+
+def test_arms_are_trained_in_turns(found: tuple[CostTable, Path]) -> None:
+    ended = sorted(found[1].glob("runs/*/*/result.json"), key=lambda file: file.stat().st_mtime_ns)
+    order = [(file.parts[-3], file.parts[-2]) for file in ended]
+    assert order == [(arm, seed) for seed in ("seed-0", "seed-1") for arm in ("encoder alone", "PiFi")]
 
 
 @pytest.mark.slow
@@ -150,7 +159,10 @@ def test_the_table_is_a_frame_a_picture_and_json_with_raw_values(found: tuple[Co
     stored = json.loads((out / "costs.json").read_text(encoding="utf-8"))
     assert stored == json.loads(table.to_json())
     assert len(stored["rows"][0]["stream"]["forward_s"]) == 6 and stored["device"] == "cpu"
-    assert stored["provenance"]["settings"]["busy"] is True
+    settings = stored["provenance"]["settings"]
+    assert settings["busy"] is True and settings["others_busy"] == []
+    assert settings["sizes"] == {name: len(split) for name, split in slm.tiny_task(24).splits.items()}
+    assert settings["also"] == {"elsewhere": len(slm.tiny_task(24).splits["test"])} and settings["n_stream"] == 6
     frame = table.frame.set_index("arm")
     seconds = table.rows[0].stream["forward_s"]
     assert frame.loc["encoder alone", "P90 ms"] == pytest.approx(1e3 * np.percentile(seconds, 90))
@@ -177,6 +189,7 @@ def test_a_busy_machine_is_refused_after_training_and_the_call_goes_on(
     table = cost_table(*parts, task, RECIPE, out=tmp_path, **options)  # type: ignore[arg-type]
     assert len(stored) == 1 and [file.stat().st_mtime_ns for file in stored] == times, "nothing is trained again"
     assert not any(row.failed for row in table.rows)
+    assert table.provenance["settings"]["others_busy"] == [0.1, 0.1]
 
 
 def test_what_other_processes_take_is_not_what_this_one_takes(monkeypatch: pytest.MonkeyPatch) -> None:

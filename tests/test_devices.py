@@ -1,7 +1,8 @@
-"""No tensor of the CPU meets those of the device: every forward and loss on the meta device; and the check of a card.
+"""No tensor of the CPU meets those of the device: forward, loss and evaluation on the meta device; the check of a card.
 
-The meta device has shapes and no numbers, and refuses a tensor of the CPU as a card does. Code that asks for a number
-is told that it is being compiled, and so takes the branch that asks for none.
+The meta device has shapes and no numbers, and refuses a tensor of the CPU as a card does. Code of a forward pass that
+asks for a number is told that it is being compiled, and so takes the branch that asks for none. Code of an evaluation
+asks and is answered, see `Card`. What writes is asked for what its decoder reads: it needs a number for each token.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from pifi_probe.kinds import kind_of
-from tests import kinds
+from pifi_probe.training.scales import plugin_scales
+from tests import kinds, slm
 from tests.contract import CASES, Shelf, batch_of
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_check.py"
@@ -53,13 +56,67 @@ def paths(name: str, shelf: Shelf) -> Iterator[torch.Tensor]:
         yield work.loss(work.outputs(model, batch, targets), targets, 0.05)
 
 
+class Card(TorchFunctionMode):
+    """Lets the meta device answer as a card does: numbers that are fetched are all zero, and a mask selects every row.
+
+    What a card refuses is still refused: tensors of two devices together, and NumPy's view of what was not fetched.
+    """
+
+    FETCHING = ("cpu", "tolist", "item", "__float__", "__int__")
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, own = getattr(function, "__name__", ""), args[0] if args else None
+        if isinstance(own, torch.Tensor) and own.is_meta:
+            if name in self.FETCHING:
+                return getattr(torch.zeros(own.shape, dtype=own.dtype), name)()
+            if name == "__bool__":  # such as whether all numbers are finite
+                return True
+            if name == "__getitem__" and isinstance(args[1], torch.Tensor) and args[1].dtype == torch.bool:
+                return own.flatten(0, args[1].dim() - 1)
+        return function(*args, **(kwargs or {}))
+
+
+def written(encoder_outputs: Any, attention_mask: torch.Tensor, **options: Any) -> torch.Tensor:
+    """Take the place of transformers' loop over tokens; refuse what is not on the device."""
+    states = encoder_outputs.last_hidden_state
+    return (states[:, :3, 0] + attention_mask[:, :3]).long()
+
+
 QUICK = ("classes", "classes, sequence both ways", "choices", "answers", "tags", "writing, BART", "gated", "aligned")
+QUICK += ("pairs, mean", "regression", "labels")
+EVERY = pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+
+
+@EVERY
+def test_no_tensor_of_the_cpu_meets_what_evaluates_the_models(name: str, shelf: Shelf) -> None:
+    model, tokenizer = shelf.model(name).to("meta"), slm.tiny_tokenizer()
+    task = kinds.task_of(CASES[name].kind)
+    work, split = kind_of(task), task.splits["test"]
+    encoded = work.encode(split, tokenizer, 40)
+    if CASES[name].kind == "seq2seq":
+        model.seq2seq.generate = written
+    with Card():
+        work.predict(model, encoded, tokenizer, final=False)
+        found = work.predict(model, encoded, tokenizer)
+        scales = plugin_scales(model, encoded, tokenizer)
+    assert work.metrics(split, found)["n"] == len(split)
+    assert set(scales.values()) <= {0.0}
+
+
+def test_what_was_not_fetched_is_no_array() -> None:
+    there = torch.ones(2, 3, device="meta")
+    with Card():
+        assert there.sum(1).cpu().numpy().tolist() == there.sum(1).tolist() == [0.0, 0.0] and float(there.sum()) == 0
+        assert there[there.bool()].shape == (6,)
+        for mistake in (there.numpy, lambda: there + torch.ones(3)):
+            with pytest.raises((TypeError, RuntimeError), match=r"Tensor\.cpu|device"):
+                mistake()
 
 
 @pytest.mark.usefixtures("compiling")
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
-)
+@EVERY
 def test_no_tensor_of_the_cpu_meets_the_models(name: str, shelf: Shelf) -> None:
     for loss in paths(name, shelf):
         assert loss.is_meta

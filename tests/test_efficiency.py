@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections import defaultdict
@@ -14,16 +15,17 @@ from torch import nn
 
 import pifi_probe as pp
 from pifi_probe.cli import main
-from pifi_probe.efficiency import Benchmark, Spread
+from pifi_probe.efficiency import Benchmark, Spread, serving
 from pifi_probe.efficiency.arms import ARMS, build_arms
 from pifi_probe.efficiency.benchmark import _training_batch
 from pifi_probe.efficiency.counts import counted_macs, held_bytes, measured_macs
 from pifi_probe.efficiency.measure import interleaved, peak_bytes, step_of
-from pifi_probe.errors import PlugInError
+from pifi_probe.errors import PlugInError, RecipeError
 from pifi_probe.kinds import kind_of
 from tests import slm, tiny
 
 RECIPE = pp.Recipe(batch_size=4, max_tokens=16, device="cpu")
+QUICK: dict[str, Any] = {"rounds": 3, "allow_busy": True}  # another test may be running
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def built(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Benchmark:
-    return pp.benchmark(plugged(folder), slm.tiny_task(), RECIPE, batches=(1, 2), lengths=(8, 512), rounds=3)
+    return pp.benchmark(plugged(folder), slm.tiny_task(), RECIPE, batches=(1, 2), lengths=(8, 512), **QUICK)
 
 
 def test_every_arm_is_measured_in_one_run(found: Benchmark) -> None:
@@ -81,7 +83,7 @@ def test_the_arms_train_what_their_names_say(folder: Path) -> None:
 def test_the_user_s_model_is_left_as_it_is(folder: Path) -> None:
     model = plugged(folder)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    pp.benchmark(model, slm.tiny_task(), RECIPE, batches=(1,), lengths=(8,), rounds=3)
+    pp.benchmark(model, slm.tiny_task(), RECIPE, batches=(1,), lengths=(8,), **QUICK)
     after = model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert not model.training and all(p.grad is None for p in model.parameters())
@@ -168,6 +170,7 @@ def test_the_result_is_a_table_a_plot_and_json(found: Benchmark, tmp_path: Path)
     record = json.loads(found.to_json(tmp_path / "benchmark.json"))
     assert json.loads((tmp_path / "benchmark.json").read_text(encoding="utf-8")) == record
     assert record["arms"][1]["throughput"]["2 x 8"]["n"] >= 3 and record["provenance"]["settings"]["rounds"] == 3
+    assert record["provenance"]["settings"]["busy"] is True
     assert "training memory" in [axes.get_title() for axes in found.figure().axes]
     assert "LoRA" in found._repr_html_() and [row[0] for row in found.to_rich().rows] == list(ARMS)
 
@@ -186,14 +189,45 @@ def test_an_arm_that_cannot_be_made_is_left_out_and_says_why(folder: Path, monke
     assert "gone" in left_out["layer trained too"]
 
 
+def test_an_arm_that_cannot_be_trained_is_a_row_with_the_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("pifi_probe.efficiency.benchmark")
+    full = {"IA3"}
+
+    def peak(model: Any, make_step: Any) -> int:
+        name = "IA3" if any("ia3_" in key for key, _ in model.named_parameters()) else "another"
+        if name in full:
+            raise torch.OutOfMemoryError("the card is full")
+        return peak_bytes(model, make_step)
+
+    monkeypatch.setattr(module, "peak_bytes", peak)
+    found = pp.benchmark(plugged(folder), slm.tiny_task(), RECIPE, batches=(1,), lengths=(8,), **QUICK)
+    assert found.left_out == {"IA3": "the card is full"} and "IA3" not in {own.arm for own in found.arms}
+    frame = found.frame.set_index("arm")
+    assert set(frame.index) == set(ARMS) and frame.loc["IA3", "failed"] == "the card is full"
+    assert frame["step ms"].notna().sum() == len(ARMS) - 2, "every other arm that is trained"
+    assert "the card is full" in found._repr_html_()
+    full.add("another")
+    with pytest.raises(RecipeError, match=r"not even the encoder alone can be trained: the card is full.*batch_size"):
+        pp.benchmark(plugged(folder), slm.tiny_task(), RECIPE, batches=(1,), lengths=(8,), **QUICK)
+
+
+def test_a_busy_machine_is_refused_as_it_is_for_the_table_of_costs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "others_busy", lambda: 1.6)
+    with pytest.raises(RecipeError, match="keep 1.6 cores busy.*allow_busy=True"):
+        pp.benchmark(plugged(folder), slm.tiny_task(), RECIPE)
+
+
 @pytest.mark.slow
 def test_the_command_prints_and_writes_what_was_found(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pp, "load_task", lambda name: slm.tiny_task(), raising=False)
     call = ["bench", "--slm", str(folder / "bert"), "--layer", f"{folder / 'llm'}[1]", "--batch", "1", "--length", "8"]
-    assert main([*call, "--rounds", "3", "--device", "cpu", "--json", "-o", str(tmp_path)]) == 0
+    call += ["--rounds", "3", "--device", "cpu", "--allow-busy"]
+    assert main([*call, "--json", "-o", str(tmp_path)]) == 0
     assert len(json.loads(capsys.readouterr().out)["arms"]) == len(ARMS)
     assert "Above vanilla" in (tmp_path / "benchmark.html").read_text(encoding="utf-8")
-    assert main([*call, "--rounds", "3", "--device", "cpu"]) == 0
+    assert main(call) == 0
     assert "PiFi" in capsys.readouterr().out

@@ -14,8 +14,12 @@ import torch
 
 import pifi_probe as pp
 from pifi_probe.cli import main
+from pifi_probe.kinds import KINDS
+from pifi_probe.plugin import HEADS
 from pifi_probe.plugin.loading import open_plugged
+from tests import kinds, slm
 from tests.contract import CASES, Shelf, batch_of
+from tests.runs import RECIPE
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -62,10 +66,14 @@ def test_a_folded_model_is_the_same_in_onnxruntime_and_runs_with_the_how_to(
     assert len(out.splitlines()) == 2 and any(name in out for name in json.loads(meta["labels"]))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["classes, sequence", "labels", "choices", "answers", "tags", "writing, T5", "mix", "aligned"]
+EXPORTED = (
+    *("classes, sequence", "pairs, mean", "regression", "labels", "choices", "answers", "tags", "writing, T5"),
+    *("mix", "aligned", "folded, grouped"),
 )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPORTED)
 def test_every_head_is_the_same_in_onnxruntime(name: str, shelf: Shelf, tmp_path: Path) -> None:
     model = shelf.model(name).eval()
     made = model.export_onnx(tmp_path / "graph.onnx")
@@ -73,22 +81,41 @@ def test_every_head_is_the_same_in_onnxruntime(name: str, shelf: Shelf, tmp_path
     batch = batch_of(name, labels=False)
     if CASES[name].kind == "seq2seq":
         batch["decoder_input_ids"] = torch.full((8, 5), 2)
-    with torch.no_grad():
-        expected = model(**batch)
-    for key, got in zip(made.outputs, run(made.file, batch), strict=True):
-        want = expected[key].numpy()
-        there = batch["attention_mask"].numpy().astype(bool)
-        there = there if want.shape[:2] == there.shape else there.any(-1)
-        assert np.allclose(got[there], want[there], atol=1e-4)
+    few = {key: value[:3] for key, value in batch.items()}
+    extra = torch.nn.functional.pad
+    wide = {key: value if key.startswith("decoder") else extra(value, (4, 2)) for key, value in few.items()}
+    for rows in (batch, few, wide):  # other numbers of rows and tokens than were traced, padded on both sides
+        with torch.no_grad():
+            expected = model(**rows)
+        for key, got in zip(made.outputs, run(made.file, rows), strict=True):
+            want = expected[key].numpy()
+            there = rows["attention_mask"].numpy().astype(bool)
+            there = there if want.shape[:2] == there.shape else there.any(-1)
+            assert got.shape == want.shape and np.allclose(got[there], want[there], atol=1e-4)
+    meta = onnxruntime.InferenceSession(str(made.file)).get_modelmeta().custom_metadata_map
+    assert meta.get("problem_type", "") == (model.config.problem_type or "")
+
+
+def test_every_kind_and_every_head_is_exported() -> None:
+    exported = {CASES[name].kind for name in EXPORTED}
+    ours = {name for name, head in HEADS.items() if head.__module__.startswith("pifi_probe.")}
+    assert exported == set(kinds.KINDS) and {KINDS[kind].head for kind in exported} == ours
 
 
 @pytest.mark.slow
-def test_int8_is_smaller_and_says_how_far_it_is_off(shelf: Shelf, tmp_path: Path) -> None:
-    model = shelf.model("classes")
+def test_int8_is_smaller_and_says_what_it_costs(shelf: Shelf, tmp_path: Path) -> None:
+    model, task = shelf.model("classes"), kinds.task_of("single")
+    trained = pp.fine_tune(model, task, RECIPE.replace(epochs=6))
     exact, short = model.export_onnx(tmp_path / "a"), model.export_onnx(tmp_path / "b", int8=True)
-    assert short.n_bytes < exact.n_bytes and exact.difference < 1e-4 < short.difference < 0.3
-    batch = batch_of("classes", labels=False)
-    assert np.allclose(run(short.file, batch)[0], run(exact.file, batch)[0], atol=0.3)
+    assert short.n_bytes < exact.n_bytes and exact.difference < 1e-4 < short.difference
+    test = task.splits["test"]
+    rows = dict(slm.tiny_tokenizer()(list(test.texts), padding=True, return_tensors="pt"))
+    right = {
+        file: float(np.mean(run(file, rows)[0].argmax(-1) == np.array(test.labels)))
+        for file in (exact.file, short.file)
+    }
+    assert right[exact.file] == pytest.approx(trained.tests[task.name].metrics["accuracy"]) and right[exact.file] > 0.7
+    assert abs(right[short.file] - right[exact.file]) <= 0.15
 
 
 def test_a_missing_library_says_how_to_get_it(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import pifi_probe
@@ -87,17 +89,37 @@ REMOVED = (
     "aifc asynchat asyncore audioop cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap msilib nis nntplib "
 )
 REMOVED += "ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib"  # of the standard library, up to 3.13
+REMOVED += " pkg_resources"  # of setuptools, which newer Pythons no longer bring along
+LATER = ("3.12.0", "3.13.0")
 IMPORTED = re.compile(r"^ *(?:import|from) +(\w+)", re.MULTILINE)
 
 
 @pytest.mark.filterwarnings("error")  # an escape that is none is an error of later Pythons
 def test_no_syntax_and_no_module_of_one_python_only():
-    for file in [*(ROOT / "pifi_probe").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]:
+    folders = ("pifi_probe", "scripts", "benchmarks", "book/_scripts", "book/_extension")
+    for file in (file for folder in folders for file in (ROOT / folder).rglob("*.py")):
         text = file.read_text(encoding="utf-8")
         ast.parse(text, str(file), feature_version=(3, 11))
         assert not set(IMPORTED.findall(text)) & set(REMOVED.split()), file
     with pytest.raises(SyntaxError):
         ast.parse("type Words = list[str]", feature_version=(3, 11))
+
+
+def test_no_pinned_dependency_forbids_a_later_python():
+    asked = {}
+    for name in pins():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            asked[name] = SpecifierSet(importlib.metadata.metadata(name).get("Requires-Python") or "")
+    assert {"torch", "transformers", "numpy"} <= asked.keys()
+    assert [name for name, pythons in asked.items() if not all(map(pythons.contains, LATER))] == []
+
+
+def test_classifiers_and_pages_name_the_pythons_that_have_run():
+    ran = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
+    install, limits = ((ROOT / "book" / name).read_text(encoding="utf-8") for name in ("install.md", "limits.md"))
+    assert f"Tested: Python {' and '.join(ran)} on Linux" in install
+    assert f"Python 3.{int(ran[-1].removeprefix('3.')) + 1} and newer" in limits
+    assert PROJECT["requires-python"] == f">={ran[0]}"
 
 
 def test_the_version_is_stated_once_and_everywhere_the_same():

@@ -1,4 +1,4 @@
-"""What a run reports to TensorBoard and to callbacks, and that it changes no number; the dashboard of a study."""
+"""What a run reports to TensorBoard, MLflow, W&B and callbacks, and that it changes no number; a study's dashboard."""
 
 from __future__ import annotations
 
@@ -33,6 +33,46 @@ def test_tensorboard_shows_every_step_and_epoch_and_changes_nothing(parts: Parts
     assert losses == pytest.approx(told.curves["loss"], abs=1e-3)
     accuracies = [event.value for event in shown.Scalars("eval/accuracy")]
     assert accuracies == pytest.approx([epoch["accuracy"] for epoch in told.epochs[1:]])
+
+
+def test_mlflow_shows_every_step_and_epoch_and_the_settings(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)  # what MLflow writes next to its database
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TAGS", '{"for": "paper"}')
+    told = fine_tune(parts.model(), TASK, RECIPE, report_to="mlflow")
+    assert mlflow.active_run() is None, "the next run is one of its own"
+    mlflow.flush_async_logging()
+    (run,) = mlflow.search_runs(output_format="list")
+    history = mlflow.MlflowClient().get_metric_history
+    losses = [one.value for one in sorted(history(run.info.run_id, "loss"), key=lambda one: one.step)]
+    assert losses == pytest.approx(told.curves["loss"], abs=1e-3)
+    assert run.data.metrics["eval_accuracy"] == pytest.approx(told.epochs[-1]["accuracy"])
+    assert float(run.data.params["learning_rate"]) == RECIPE.learning_rate and run.data.params["wiring"] == "pifi"
+    assert run.info.run_name.endswith(", seed 0") and run.data.tags["for"] == "paper"
+
+
+def test_wandb_shows_losses_metrics_and_the_settings(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for folder in ("DIR", "DATA_DIR", "CACHE_DIR", "CONFIG_DIR"):
+        monkeypatch.setenv(f"WANDB_{folder}", str(tmp_path))
+    monkeypatch.setenv("WANDB_TAGS", "paper")
+    try:
+        told = fine_tune(parts.model(), TASK, RECIPE, report_to="wandb")
+        shown, settings = dict(wandb.run.summary), dict(wandb.run.config)
+        name, tags = wandb.run.name, wandb.run.tags
+    finally:
+        wandb.finish()
+    assert shown["train/global_step"] == len(told.curves["loss"])
+    assert shown["train/loss"] == pytest.approx(told.curves["loss"][-1], abs=1e-3)
+    assert shown["eval/accuracy"] == pytest.approx(told.epochs[-1]["accuracy"])
+    assert settings["learning_rate"] == RECIPE.learning_rate and settings["model/num_parameters"] > 0
+    assert name.endswith(", seed 0") and tuple(tags) == ("paper",)
 
 
 def test_a_callback_of_the_user_hears_the_logs(parts: Parts) -> None:

@@ -26,11 +26,9 @@ ALONE, WIRED, FOLDED = "encoder alone", ("PiFi", "PiFi, matched", "PiFi, aligned
 HEAD = """# What it costs
 
 Quality beside cost: every arm that is trained has five seeds; then the first model of each is served on an idle
-machine, one text at a time, all arms in turn. Training was one arm after the other, so that its seconds are coarse.
-"Encoder alone" is plain fine-tuning; the donor by probe reads the language model itself. Forgetting is by how
-many nats an arm's loss on product reviews lies above that of the encoder alone. The layer was not searched for, so that
-no search is counted, and this machine counts no energy. The figures belong to this size, machine and task, and only
-within a table may they be compared."""
+machine, one text at a time, all arms in turn. "Encoder alone" is plain fine-tuning; the donor by probe reads the
+language model itself. Forgetting is by how many nats an arm's loss on product reviews lies above that of the encoder
+alone. The figures belong to this size, machine and task, and only within a table may they be compared."""
 COLUMNS = {  # column of the page: (of the frame, digits)
     "trained, M": ("trained, M", 2),
     "weights, M": ("weights, M", 1),
@@ -43,9 +41,13 @@ COLUMNS = {  # column of the page: (of the frame, digits)
     "P50 with tokenising, ms": ("P50 ms, tokenised", 1),
     "P90 with tokenising, ms": ("P90 ms, tokenised", 1),
     "first call, ms": ("first ms", 0),
-    "texts a second, 32 at once": ("texts/s", 0),
+    "texts a second": ("texts/s", 0),
+    "at once": ("at once", 0),
     "load cold, ms": ("load cold ms", 0),
     "load warm, ms": ("load warm ms", 0),
+    "processor's energy, J for 1,000 texts": ("J / 1,000, processor", 1),
+    "card's energy, J for 1,000 texts": ("J / 1,000, card", 1),
+    "search, s": ("search s", 0),
 }
 
 
@@ -70,7 +72,7 @@ def section(name: str, table: CostTable) -> str:
     where = (
         f"`book/_studies/costs/{name}.json`, {made.get('date', '')[:10]}, {machine.get('cpu', 'unknown processor')}, "
         f"{machine.get('threads', '?')} threads, {table.precision}; {table.task}, learning rate "
-        f"{recipe['learning_rate']:g}, {recipe['epochs']} epochs, {table.n_seeds} seeds."
+        f"{recipe['learning_rate']:g}, {recipe['epochs']} epochs, {table.n_seeds} seeds; {measured(table)}."
     )
     failed = [f"{row.arm}: {row.failed}" for row in table.rows if row.failed and row.quality is not None]
     parts = [
@@ -79,7 +81,29 @@ def section(name: str, table: CostTable) -> str:
         f"```{{raw}} html\n:file: _pictures/costs/{name}.html\n```",
         markdown(table),
     ]
-    return "\n\n".join([*parts, *failed, where])
+    return "\n\n".join([*parts, *failed, *blank(table), where])
+
+
+def measured(table: CostTable) -> str:
+    """Return what was read, and how it was trained, as far as the record says."""
+    settings = table.provenance["settings"]
+    words = [f"{max(len(row.stream.get('forward_s', ())) for row in table.rows)} texts one at a time"]
+    if sizes := settings.get("sizes"):
+        words.append(", ".join(f"{size} {name}" for name, size in sizes.items()) + " rows")
+    words += [f"forgetting on {size} rows of {name}" for name, size in settings.get("also", {}).items()]
+    turns = any(len(row.train_s) > 1 for row in table.rows)  # records of arms that were not trained in turns lack them
+    words.append("arms trained in turns" if turns else "one arm trained after the other: its seconds are coarse")
+    return ", ".join(words)
+
+
+def blank(table: CostTable) -> list[str]:
+    """Say why whole columns are blank."""
+    words = []
+    if not any(row.offline.get("joules") for row in table.rows):
+        words.append("This machine shows no counter of energy.")
+    if not table.search:
+        words.append("The layer was named and not searched for.")
+    return [" ".join(words)] if words else []
 
 
 def answer(table: CostTable) -> str:

@@ -52,7 +52,7 @@ def bench(
         "", help="With --seeds: the search that chose the layer; what it took is shown next to it."
     ),
     arms: list[str] = typer.Option([], "--arm", help="With --seeds: only this arm; may be repeated."),
-    allow_busy: bool = typer.Option(False, "--allow-busy", help="With --seeds: measure time even while others run."),
+    allow_busy: bool = typer.Option(False, "--allow-busy", help="Measure time even while others run."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for the numbers and the report."),
     allow_pickle: bool = flags.AllowPickle,
     as_json: bool = flags.Json,
@@ -92,7 +92,8 @@ def bench(
         raise typer.BadParameter("--study, --arm, --also and --n-train belong to the table of --seeds")
     model = pp.plug_in(slm, layer, task=data, wiring=wiring, allow_pickle=allow_pickle)
     recipe = pp.Recipe(precision=precision, device=device)
-    found = pp.benchmark(model, data, recipe, batches=batches, lengths=lengths, rounds=rounds, most_seconds=seconds)
+    shapes: dict[str, Any] = {"batches": batches, "lengths": lengths, "rounds": rounds, "most_seconds": seconds}
+    found = pp.benchmark(model, data, recipe, allow_busy=allow_busy, **shapes)
     if out is not None:
         _write(found, out)
     if as_json:
@@ -100,8 +101,8 @@ def bench(
         return
     terminal = console()
     terminal.print(found.to_rich())
-    for part, why in found.left_out.items():
-        terminal.print(f"left out: {part}: {why}")
+    for line in _left_out(found):
+        terminal.print(line)
     if out is not None:
         terminal.print(f"report: {out / 'benchmark.html'}")
 
@@ -123,17 +124,22 @@ def _show_table(found: Any, out: Path, as_json: bool) -> None:
     terminal.print(f"report: {out / 'costs.html'}")
 
 
+def _left_out(found: Any) -> list[str]:
+    """Return what was not measured, besides arms, which are rows of the table."""
+    arms = set(found.frame["arm"])
+    return [f"left out: {part}: {why}" for part, why in found.left_out.items() if part not in arms]
+
+
 def _write(found: Any, out: Path) -> None:
     from pifi_probe.reporting.html import report
 
     found.to_json(out / "benchmark.json")
-    left_out = "\n".join(f"left out: {part}: {why}" for part, why in found.left_out.items())
     sections: Any = [
         {
             "title": "Above vanilla",
             "figure": found.figure(),
             "alt": "What each arm costs above vanilla in percent: training step, training memory, inference.",
         },
-        {"title": "Every number", "text": left_out, "table": found.frame},
+        {"title": "Every number", "text": "\n".join(_left_out(found)), "table": found.frame},
     ]
     report(f"Cost of {found.model}", sections, out / "benchmark.html", found.provenance)

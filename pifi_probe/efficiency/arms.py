@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
-from pifi_probe.errors import PifiProbeError
+from pifi_probe.errors import PifiProbeError, RunInterrupted, SaveError
 from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.references import open_reference
@@ -19,11 +21,25 @@ from pifi_probe.plugin.config import PiFiConfig
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.plugin.plugin import PlugIn
 
-__all__ = ["ARMS", "FOLDED", "PIFI", "VANILLA", "adapted", "build_arms"]
+__all__ = ["ARMS", "FOLDED", "PIFI", "VANILLA", "adapted", "build_arms", "failures"]
+
+logger = logging.getLogger(__name__)
 
 VANILLA, PIFI, FOLDED = "vanilla", "PiFi", "PiFi, folded"
 RANK = 8  # of LoRA: peft's own default
 Model = PiFiForSequenceClassification
+
+
+@contextlib.contextmanager
+def failures(failed: dict[str, str], name: str) -> Iterator[None]:
+    """Note why an arm failed, and continue; but an interrupt or a full disk would be no arm's own fault."""
+    try:
+        yield
+    except (RunInterrupted, SaveError):
+        raise
+    except (PifiProbeError, ValueError, RuntimeError, MemoryError) as error:  # of the machine, and of peft
+        failed[name] = " ".join(str(error).split())[:300]
+        logger.warning("%s: %s", name, failed[name])
 
 
 def build_arms(model: Model, device: torch.device) -> tuple[dict[str, Model], dict[str, str]]:
@@ -42,10 +58,8 @@ def build_arms(model: Model, device: torch.device) -> tuple[dict[str, Model], di
     arms: dict[str, Model] = {}
     left_out: dict[str, str] = {}
     for name, make in ARMS.items():
-        try:
+        with failures(left_out, name):
             arms[name] = make(own).to(device)
-        except (PifiProbeError, ValueError) as error:  # peft raises ValueError for families it has no rows for
-            left_out[name] = " ".join(str(error).split())[:300]
     return arms, left_out
 
 

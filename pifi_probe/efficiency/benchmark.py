@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.devices import device_of
-from pifi_probe.efficiency.arms import FOLDED, Model, build_arms, frozen_layer_of
+from pifi_probe.efficiency.arms import FOLDED, VANILLA, Model, build_arms, failures, frozen_layer_of
 from pifi_probe.efficiency.counts import counted_macs, held_bytes, measured_macs, random_batch
 from pifi_probe.efficiency.measure import Moments, forward_of, interleaved, peak_bytes, step_of
 from pifi_probe.efficiency.result import ArmCost, Benchmark, Spread
+from pifi_probe.efficiency.serving import refuse_busy
 from pifi_probe.encoders import room_of, within_positions
-from pifi_probe.errors import PlugInError, TaskError
+from pifi_probe.errors import PlugInError, RecipeError, TaskError
 from pifi_probe.kinds import Kind, kind_of
 from pifi_probe.plugin.build import tokenizer_for
 from pifi_probe.plugin.modeling import PiFiForSequenceClassification
@@ -38,12 +40,13 @@ def benchmark(
     lengths: Sequence[int] = (32, 128, 512),
     rounds: int = 10,
     most_seconds: float = 60.0,
+    allow_busy: bool = False,
 ) -> Benchmark:
     """Measure what PiFi costs next to what else the same encoder could be trained as.
 
     The arms are made from `model` and take turns in every round: the encoder alone, the model, its folded form, LoRA
     (rank 8) and IA3 of the encoder by peft, the model with the whole LLM layer trained too, and a trained MLP with as
-    many weights as both projections.
+    many weights as both projections. An arm that fails is a row with the reason.
 
     Parameters
     ----------
@@ -59,6 +62,8 @@ def benchmark(
         Measurements of each arm, after a warm-up.
     most_seconds : float
         For the rounds of one shape; a shape that takes longer than this for a single round is left out, and said.
+    allow_busy : bool
+        Measure time although other processes are running; the result says so.
 
     Returns
     -------
@@ -71,7 +76,7 @@ def benchmark(
     TaskError
         If the task has no training split.
     RecipeError
-        If the machine cannot follow the recipe.
+        If other processes keep the machine busy, or the machine cannot follow the recipe.
 
     Examples
     --------
@@ -80,11 +85,23 @@ def benchmark(
     """
     _check(model, task)
     device = device_of(recipe.device, recipe.precision)
+    others_busy = None if allow_busy else refuse_busy()
     arms, left_out = build_arms(model, device)
     kind = kind_of(task)
     batch, steps_per_epoch = _training_batch(model, task, kind, recipe, device)
     trained = {name: arm for name, arm in arms.items() if name != FOLDED}
-    memory = {name: peak_bytes(arm, lambda arm=arm: step_of(arm, batch, kind, recipe)) for name, arm in trained.items()}  # type: ignore[misc]
+    memory: dict[str, int] = {}
+    for name, arm in trained.items():
+        with failures(left_out, name):
+            memory[name] = peak_bytes(arm, partial(step_of, arm, batch, kind, recipe))
+    if VANILLA in left_out:
+        raise RecipeError(
+            f"not even the encoder alone can be trained: {left_out[VANILLA]}",
+            where=f"{model.config.slm}, batches of {recipe.batch_size}",
+            next="take a smaller batch_size= or max_tokens=",
+        )
+    arms = {name: arm for name, arm in arms.items() if name not in left_out}
+    trained = {name: arm for name, arm in trained.items() if name in arms}
     moments: Moments = defaultdict(dict)
     calls = {name: step_of(arm, batch, kind, recipe, moments) for name, arm in trained.items()}
     steps = interleaved(calls, rounds, most_seconds=most_seconds, seed=recipe.seed)
@@ -124,7 +141,15 @@ def benchmark(
         macs_length=_macs_length(model),
         arms=tuple(costs),
         left_out=left_out,
-        provenance=collect(settings={"rounds": rounds, "recipe": recipe.to_dict()}),
+        provenance=collect(
+            settings={
+                "rounds": rounds,
+                "most_seconds": most_seconds,
+                "recipe": recipe.to_dict(),
+                "busy": allow_busy,
+                "others_busy": others_busy,
+            }
+        ),
     )
 
 

@@ -41,9 +41,11 @@ class CostRow:
         Weights.
     train_s_per_1000 : float or None
         Seconds of training, validation included, for 1,000 texts.
+    train_s, train_bytes : list
+        Of each run in the order of the seeds: its seconds of training, and its most bytes.
     peak_bytes, p99_bytes : int or None
         Resident memory of the process while training: the most, and the 99th percentile of samples every 10 ms; on CUDA
-        what PyTorch had allocated there. Arms are trained one after the other, and no other model is held meanwhile.
+        what PyTorch had allocated there. No other model is held meanwhile.
     search_s : float or None
         What choosing the layer took, for arms that plug it in, where a study was named.
     file : dict
@@ -72,6 +74,8 @@ class CostRow:
     file: dict[str, float] = field(default_factory=dict)
     stream: dict[str, Any] = field(default_factory=dict)
     offline: dict[str, Any] = field(default_factory=dict)
+    train_s: list[float] = field(default_factory=list)  # of records since these were kept
+    train_bytes: list[int] = field(default_factory=list)
 
     def percentile(self, what: str, q: float) -> float | None:
         """Return a percentile of ``"forward_s"`` or ``"whole_s"`` in seconds."""
@@ -91,6 +95,8 @@ class CostTable(Result):
         Of the study that chose the layer: ``study``, ``strategy``, ``trials``, ``full_runs``, and seconds of the
         selection, ``select_s``, and with the confirmation on fresh seeds, ``whole_s``. Empty where none was named.
     provenance : dict
+        Its ``settings`` say how many rows each split had, which test sets of other domains were read, how many texts
+        were read one at a time, and how many cores other processes kept busy before training and before use.
     """
 
     pair: str

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from pifi_probe.devices import device_of
-from pifi_probe.efficiency.arms import adapted
+from pifi_probe.efficiency.arms import adapted, failures
 from pifi_probe.efficiency.cost_result import CostRow, CostTable
 from pifi_probe.efficiency.reference import probed
 from pifi_probe.efficiency.serving import Text, file_costs, offline, refuse_busy, single_stream
 from pifi_probe.encoders import within_positions
-from pifi_probe.errors import PifiProbeError, PlugInError, RunInterrupted, SaveError, SearchError
+from pifi_probe.errors import PlugInError, SearchError
 from pifi_probe.kinds import KINDS
 from pifi_probe.layers.extract import extract
 from pifi_probe.layers.frozen import list_of
@@ -39,8 +38,6 @@ from pifi_probe.training.result import RunResult, TestResult
 from pifi_probe.training.run import fine_tune
 
 __all__ = ["COST_ARMS", "CostRow", "CostTable", "cost_table"]
-
-logger = logging.getLogger(__name__)
 
 Model = PiFiForSequenceClassification
 ALONE, FOLDED, DONOR = "encoder alone", "PiFi, folded", "donor, by probe"
@@ -151,30 +148,45 @@ def cost_table(
     device, folder = device_of(recipe.device, recipe.precision), Path(out)
     recipe = recipe.replace(device=device.type)  # runs of another device in the folder are others
     searched = _search_cost(study, slm, layer, task) if study is not None else {}
-    if not allow_busy:
-        refuse_busy()
-    learned: dict[str, _Learned] = {}
+    others_busy = [] if allow_busy else [refuse_busy()]
     failed: dict[str, str] = {}
-    for name in arms:
+    trained = {
+        name: _Training(partial(_built, slm, layer, task, told), task, recipe, tuple(also), folder / "runs" / name)
+        for name, told in COST_ARMS.items()
+        if name in arms and not {"fold", "probe"} & told.keys()
+    }
+    _train_in_turns(trained, failed, recipe, n_seeds)
+    learned: dict[str, _Learned] = {}
+    for name in (name for name in arms if name not in failed):
         told = COST_ARMS[name]
-        with _failures(failed, name):
+        with failures(failed, name):
             if "fold" in told:
                 learned[name] = _folded(learned, told["fold"])
             elif "probe" in told:
                 learned[name] = _donor(layer, task, recipe, also, folder / "donor")
             else:
-                make = lambda seed, told=told: _built(slm, layer, task, told, seed)  # noqa: E731
-                learned[name] = _trained(make, task, recipe, n_seeds, tuple(also), folder / "runs" / name)
-        gc.collect()  # the memory of one arm is not that of the next
+                learned[name] = trained[name].learned()
+        gc.collect()
     if not allow_busy:
-        refuse_busy()
+        others_busy.append(refuse_busy())
     rows = {name: {**_quality(one.tests, learned.get(ALONE), task), **one.facts} for name, one in learned.items()}
-    _serve(learned, rows, failed, task, recipe, n_stream or N_STREAM[device.type], batch_size, most_seconds)
+    n_stream = n_stream or N_STREAM[device.type]
+    _serve(learned, rows, failed, task, recipe, n_stream, batch_size, most_seconds)
     for name in rows:
         told = COST_ARMS[name]
         plugs = "fold" in told or ("wiring" in told and told.get("control") in (None, "unfrozen"))
         rows[name]["search_s"] = searched.get("select_s") if plugs else None
-    settings = {"n_seeds": n_seeds, "recipe": recipe.to_dict(), "busy": allow_busy, "batch_size": batch_size}
+    settings = {
+        "n_seeds": n_seeds,
+        "recipe": recipe.to_dict(),
+        "sizes": {name: len(split) for name, split in task.splits.items()},
+        "also": {other.name: len(other.splits["test"]) for other in also},
+        "n_stream": n_stream,
+        "batch_size": batch_size,
+        "most_seconds": most_seconds,
+        "busy": allow_busy,
+        "others_busy": others_busy,
+    }
     found = CostTable(
         pair=f"{slm} + {layer}",
         task=task.name,
@@ -187,18 +199,6 @@ def cost_table(
     )
     found.to_json(folder / "costs.json")
     return found
-
-
-@contextmanager
-def _failures(failed: dict[str, str], name: str) -> Iterator[None]:
-    """Note why an arm failed, and continue; but an interrupt or a full disk would be no arm's own fault."""
-    try:
-        yield
-    except (RunInterrupted, SaveError):
-        raise
-    except (PifiProbeError, ValueError, RuntimeError, MemoryError) as error:
-        failed[name] = " ".join(str(error).split())[:300]
-        logger.warning("%s: %s", name, failed[name])
 
 
 def _search_cost(study: str | Path, slm: str, layer: str, task: Task) -> dict[str, Any]:
@@ -245,34 +245,56 @@ def _built(slm: str, layer: str, task: Task, told: Mapping[str, str], seed: int)
         return adapted(model, told["adapter"])
 
 
-def _trained(
-    make: Callable[[int], Model], task: Task, recipe: Recipe, n_seeds: int, also: tuple[Task, ...], folder: Path
-) -> _Learned:
-    """Train an arm with every seed; no model is held afterwards, and the first is kept on disk."""
+@dataclass(frozen=True)
+class _Training:
+    """The runs of an arm, one a seed; no model is held after its run, and the first is kept on disk."""
 
-    def run(seed: int, model: Model) -> RunResult:
-        keep, out = seed == recipe.seed, folder / f"seed-{seed}"
-        return fine_tune(model, task, recipe.replace(seed=seed), also=also, out=out, resume=True, save_model=keep)
+    make: Callable[[int], Model]
+    task: Task
+    recipe: Recipe
+    also: tuple[Task, ...]
+    folder: Path
+    runs: list[RunResult] = field(default_factory=list)
 
-    def load() -> tuple[nn.Module, PreTrainedTokenizerBase]:
-        model = make(recipe.seed)
-        run(recipe.seed, model)  # has ended: its weights are put into the model
+    def train(self, seed: int) -> None:
+        self.runs.append(self._run(seed, self.make(seed)))
+
+    def _run(self, seed: int, model: Model) -> RunResult:
+        own, out = self.recipe.replace(seed=seed), self.folder / f"seed-{seed}"
+        keep = seed == self.recipe.seed
+        return fine_tune(model, self.task, own, also=self.also, out=out, resume=True, save_model=keep)
+
+    def load(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        model = self.make(self.recipe.seed)
+        self._run(self.recipe.seed, model)  # has ended: its weights are put into the model
         return model.eval(), tokenizer_for(model)
 
-    runs = [run(seed, make(seed)) for seed in range(recipe.seed, recipe.seed + n_seeds)]
-    n_texts = recipe.epochs * len(task.splits["train"])
-    facts = {
-        "trained": runs[0].parameters["trainable"],
-        "train_s_per_1000": 1000 * float(np.median([one.seconds["train"] for one in runs])) / n_texts,
-        **_memory([one.peak_memory for one in runs]),
-    }
-    return _Learned([one.tests for one in runs], load, facts)
+    def learned(self) -> _Learned:
+        n_texts = self.recipe.epochs * len(self.task.splits["train"])
+        seconds = [one.seconds["train"] for one in self.runs]
+        facts = {
+            "trained": self.runs[0].parameters["trainable"],
+            "train_s_per_1000": 1000 * float(np.median(seconds)) / n_texts,
+            "train_s": seconds,
+            **_memory([one.peak_memory for one in self.runs]),
+        }
+        return _Learned([one.tests for one in self.runs], self.load, facts)
+
+
+def _train_in_turns(trained: Mapping[str, _Training], failed: dict[str, str], recipe: Recipe, n_seeds: int) -> None:
+    """Train every arm with the first seed, then with the next: what slows the machine for a while slows all arms."""
+    for seed in range(recipe.seed, recipe.seed + n_seeds):
+        for name in (name for name in trained if name not in failed):
+            with failures(failed, name):
+                trained[name].train(seed)
+            gc.collect()  # the memory of one run is not that of the next
 
 
 def _donor(layer: str, task: Task, recipe: Recipe, also: Sequence[Task], folder: Path) -> _Learned:
     tests, facts, load = probed(layer, task, recipe, also, folder)
     known = {name: facts[name] for name in ("point", "trained")} | _memory([facts["peak_memory"]])
-    return _Learned([tests], load, known | {"train_s_per_1000": 1000 * facts["seconds"] / len(task.splits["train"])})
+    known |= {"train_s_per_1000": 1000 * facts["seconds"] / len(task.splits["train"]), "train_s": [facts["seconds"]]}
+    return _Learned([tests], load, known)
 
 
 def _folded(learned: Mapping[str, _Learned], of: str) -> _Learned:
@@ -287,11 +309,11 @@ def _folded(learned: Mapping[str, _Learned], of: str) -> _Learned:
     return _Learned(learned[of].tests, load)
 
 
-def _memory(measured: Sequence[Mapping[str, int | None]]) -> dict[str, int | None]:
-    """Return the most memory of all runs, and the highest of their 99th percentiles; of the card where there is one."""
+def _memory(measured: Sequence[Mapping[str, int | None]]) -> dict[str, Any]:
+    """Return the most memory of each run and of all, and the highest of their 99th percentiles; of the card if any."""
     where = "cuda" if any(one.get("cuda_bytes") for one in measured) else "rss"
     most = {name: [one.get(f"{where}_{name}bytes") or 0 for one in measured] for name in ("", "p99_")}
-    return {"peak_bytes": max(most[""]) or None, "p99_bytes": max(most["p99_"]) or None}
+    return {"train_bytes": most[""], "peak_bytes": max(most[""]) or None, "p99_bytes": max(most["p99_"]) or None}
 
 
 def _quality(tests: Sequence[Tests], base: _Learned | None, task: Task) -> dict[str, Any]:
@@ -331,7 +353,7 @@ def _serve(
     tokenizers: dict[str, PreTrainedTokenizerBase] = {}
     limit = recipe.max_tokens
     for name, one in learned.items():
-        with _failures(failed, name):
+        with failures(failed, name):
             model, tokenizers[name] = one.load()
             models[name] = model.to(device_of(recipe.device, recipe.precision))
             rows[name]["total"] = sum(p.numel() for p in model.parameters())
@@ -344,5 +366,5 @@ def _serve(
         rows[name] |= {"stream": streams[name], "offline": together[name]}
         if why := rows[name]["stream"].pop("failed", "") or rows[name]["offline"].pop("failed", ""):
             failed[name] = why
-        with _failures(failed, name):
+        with failures(failed, name):
             rows[name]["file"] = file_costs(model)

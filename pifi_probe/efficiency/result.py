@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from pifi_probe.efficiency.arms import ARMS
 from pifi_probe.reporting.result import Result
 from pifi_probe.reporting.tables import Table
 
@@ -123,10 +124,10 @@ class Benchmark(Result):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row per arm: sizes, medians, and texts per second of every shape."""
+        """One row per arm: sizes, medians, and texts per second of every shape; why, of an arm that failed."""
         import pandas as pd
 
-        rows = []
+        rows: list[dict[str, Any]] = []
         for own in self.arms:
             row: dict[str, Any] = {
                 "arm": own.arm,
@@ -143,7 +144,10 @@ class Benchmark(Result):
                 row[f"{shape} ms"] = 1e3 * spread.median
                 row[f"{shape} texts/s"] = own.throughput(shape).median
             rows.append(row)
-        return pd.DataFrame(rows)
+        failed = {name: why for name, why in self.left_out.items() if name in ARMS}
+        rows += [{"arm": name, "failed": why} for name, why in failed.items()]
+        frame = pd.DataFrame(rows)
+        return frame.fillna({"failed": ""}) if failed else frame
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
@@ -156,11 +160,11 @@ class Benchmark(Result):
         return f"Benchmark({self.model}, {self.task}, {self.device}; {', '.join(own.arm for own in self.arms)})"
 
     def tables(self) -> list[Table]:
-        """Return one table: a row for each arm."""
+        """Return one table: a row for each arm, failures too."""
         shown = self.frame.set_index("arm").map(_number).reset_index()
         first = [name for name in ("arm", "trained, M", "MB", "training MB", "step ms") if name in shown]
         ordered = shown[[*first, *(name for name in shown if name not in first)]]
-        return [Table(ordered, f"{self.model}, {self.task}, {self.device}, {self.precision}")]
+        return [Table(ordered, f"{self.model}, {self.task}, {self.device}, {self.precision}", below=("failed",))]
 
     def figure(self) -> Figure:
         """Plot what each arm costs above vanilla, in percent, with quartiles: step, memory, and inference.
@@ -199,4 +203,6 @@ def _ends(shapes: Sequence[str]) -> list[str]:
 def _number(value: Any) -> str:
     if value is None or value != value:  # NaN
         return "\u2013"
+    if isinstance(value, str):
+        return value
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

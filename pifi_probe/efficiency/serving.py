@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from pifi_probe.efficiency.arms import failures
 from pifi_probe.efficiency.energy import counters, used
 from pifi_probe.efficiency.measure import forward_of
-from pifi_probe.errors import PifiProbeError, RecipeError
+from pifi_probe.errors import RecipeError
 
 __all__ = ["file_costs", "offline", "others_busy", "refuse_busy", "single_stream"]
 
@@ -37,8 +38,13 @@ def others_busy(seconds: float = 0.5) -> float:
     return max(0.0, share - (sum(own.cpu_times()[:2]) - before) / (time.perf_counter() - start))
 
 
-def refuse_busy() -> None:
+def refuse_busy() -> float:
     """Refuse to measure time where other processes take it.
+
+    Returns
+    -------
+    float
+        How many cores they keep busy.
 
     Raises
     ------
@@ -50,8 +56,9 @@ def refuse_busy() -> None:
         raise RecipeError(
             f"other processes keep {busy:.1f} cores busy: the times would include theirs",
             where="this machine",
-            next="end them, or try again later; finished training is kept in the folder that was named with out=",
+            next="end them, or try again later (runs that have ended are kept), or allow it: allow_busy=True",
         )
+    return busy
 
 
 def single_stream(
@@ -153,12 +160,13 @@ def offline(
 @contextlib.contextmanager
 def _turn(order: list[str], name: str, own: dict[str, Any]) -> Iterator[None]:
     """Give a model its turn; one that fails has no further one."""
-    try:
+    failed: dict[str, str] = {}
+    with failures(failed, name):
         yield
-    except (PifiProbeError, ValueError, RuntimeError, MemoryError) as error:
+    if failed:
         order.remove(name)
         own.clear()
-        own["failed"] = " ".join(str(error).split())[:300]
+        own["failed"] = failed[name]
 
 
 def _shuffled(order: Sequence[str], draw: random.Random) -> list[str]:

@@ -121,7 +121,7 @@ class Writing(Kind):
                 labels = batch.pop("labels")
                 logits = self.outputs(model, batch, {"labels": labels}).logits.float().transpose(1, 2)
                 losses = nn.functional.cross_entropy(logits, labels, reduction="none")  # (batch, target_seq)
-                tokens[rows] = (labels != IGNORED).sum(1).cpu().numpy()
+                tokens[rows] = [len(split.labels[row]) for row in rows]
                 nll[rows] = losses.sum(1).cpu().numpy() / tokens[rows]
                 if final:
                     ids = model.generate(**batch, num_beams=N_BEAMS, max_new_tokens=longest + 8)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DataCollatorForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -137,12 +138,15 @@ class Tags(Kind):
         """Return the tag of each word; `NO_TAG` for a word without a token."""
         assert isinstance(split, EncodedWords)
         found = [[NO_TAG] * n for n in split.n_words]
+        left = tokenizer.padding_side == "left"
         with evaluating(model, precision):
             for rows, batch in batches_of(split, self.collate(tokenizer), model.device):
-                labels = batch.pop("labels")
-                best = model(**batch).logits.argmax(-1)  # (batch, seq)
-                for row, tags, truth in zip(rows, best, labels, strict=True):
-                    for word, tag in zip(split.words[row], tags[truth != IGNORED].tolist(), strict=True):
+                batch.pop("labels")
+                best = model(**batch).logits.argmax(-1).cpu().numpy()  # (batch, seq)
+                for row, tags in zip(rows, best, strict=True):
+                    truth = np.array(split.labels[row])
+                    own = tags[-len(truth) :] if left else tags[: len(truth)]
+                    for word, tag in zip(split.words[row], own[truth != IGNORED].tolist(), strict=True):
                         found[row][word] = tag
         return found
 

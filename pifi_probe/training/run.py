@@ -91,7 +91,9 @@ def fine_tune(
     report_to : str or sequence of str
         As in transformers: ``"tensorboard"`` (files in ``out/tensorboard``), ``"mlflow"``, ``"wandb"`` and others get
         the loss of every step and the validation metrics of every epoch. Nothing is reported by default, and no number
-        of the result depends on it.
+        of the result depends on it. Settings and tags of MLflow and W&B are read from their own environment variables
+        (``MLFLOW_TAGS``, ``WANDB_TAGS``, ...), and a run of W&B stays open until ``wandb.finish()``, as under
+        transformers' Trainer.
     tags : str or sequence of str
         Words of your own that the result keeps (``result.tags``); a continued or finished run gets further ones.
 
