@@ -275,6 +275,22 @@ def test_a_recorded_table_comes_with_its_command_and_names_the_keys_it_has(
         checks.recorded_table("found.json", "n")
 
 
+def test_a_record_is_read_in_one_call_and_a_file_that_is_none_is_refused(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "found.json").write_text(json.dumps({"command": "make x", "rows": [{"word": "Ungültig"}]}))
+    (tmp_path / "list.json").write_text("[1, 2]")
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert checks.record("found.json") == {"command": "make x", "rows": [{"word": "Ungültig"}]}
+    with pytest.raises(PifiProbeError, match="no JSON object.*list.json"):
+        checks.record("list.json")
+    with pytest.raises(PifiProbeError, match="'lost.json' is not here.*clone of the repository"):
+        checks.record("lost.json")
+
+
 def test_missing_models_say_how_to_pull_them(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIFI_PROBE_CACHE", str(tmp_path))
     monkeypatch.setenv("PIFI_PROBE_OFFLINE", "1")

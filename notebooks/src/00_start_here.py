@@ -87,8 +87,9 @@ print(f"width {layer.hidden_size}, trainable tensors: {trainable}")
 print("its name:", layer.card.spec)
 
 # %% [markdown]
-# **Read.** Thirty layers of this size are not the whole model: the table of word vectors takes a fifth of it. A layer is
-# small enough to ride along with a small model.
+# **Read.** Three and a half million weights: thirty such layers are about 106 of the model's 135 million. The rest is the
+# table of word vectors. A layer is small enough to ride along with a small model. Which of the two is larger: this layer,
+# or the encoder that it is plugged into below?
 #
 # ## 4. Your first PiFi model
 #
@@ -116,8 +117,9 @@ print(
 )
 
 # %% [markdown]
-# **Read.** The frozen part is smaller than the layer you extracted. With a single vector $h$ the layer sees a sequence
-# of one token, and then part of its attention can be left out without changing any output. Chapter 04 shows why.
+# **Read.** About 23 million weights are trained, and about three million are frozen: fewer than the layer that you
+# extracted has. With a single vector $h$ the layer sees a sequence of one token, and then part of its attention can be left
+# out without changing any output. Which part? Chapter 04 shows it.
 #
 # **Checkpoint.** The model answers, although it has not been trained: its head was drawn at random.
 
@@ -135,8 +137,9 @@ print("labels:", list(task.label_names))
 # **Why.** This is the question of the whole book, and one run cannot answer it. The recorded demo trained several
 # *arms* (an arm is one of the models that are compared), each with several seeds on 1,000 reviews: the encoder alone
 # (*vanilla*), the block with real layers, and *controls* that have the block's shape but not the language model's
-# knowledge: `random` is a layer of random weights, `linear` the two projections with nothing between them. An arm's name begins with its wiring: `pifi` is the paper's, `matched` hands the layer vectors of the length it
-# is used to and starts at the encoder alone.
+# knowledge: `random` is a layer of random weights, `linear` the two projections with nothing between them. An arm's name
+# begins with its wiring: `pifi` is the paper's, `matched` hands the layer vectors of the length it is used to and starts
+# at the encoder alone.
 #
 # **Predict.** Will the last layer beat the encoder alone? By how many points of accuracy?
 
@@ -161,24 +164,24 @@ from pifi_probe.reporting.plots import forest
 forest(table)
 
 # %%
+LAST = "pifi: smollm2-135m[29]"  # in the paper's wiring
+shown = table.set_index("arm")
+checks.reveal(guess, shown.loc[LAST, "mean"], "points", "+.1f", live=False)
+checks.say(f"{LAST}:", rows.set_index("arm").loc[LAST, "verdict"])
 print("recorded by:", rows.attrs["command"], "on", rows.attrs["date"])
-print("your guess:", checks.guessed(guess))
-verdicts = rows.set_index("arm")["verdict"]
-checks.say(
-    "the last layer in the paper's wiring:",
-    verdicts["pifi: smollm2-135m[29]"],
-)
-table.set_index("arm")
+shown
 
 # %% [markdown]
-# **Read.** The last layer, `smollm2-135m[29]`, does not beat the encoder alone here: it is some points worse, and the
-# line above the table has the verdict. It is a careful one: among nine arms one looks worse by luck now and then, so
-# more evidence is asked for than one comparison alone would need. This record was judged with Holm's correction. New
+# **Read.** The last layer, `smollm2-135m[29]`, does not beat the encoder alone here: it is four and a half points worse,
+# and the line below your guess has the verdict. It is a careful one: among nine arms one looks worse by luck now and then,
+# so more evidence is asked for than one comparison alone would need. This record was judged with Holm's correction. New
 # comparisons use Dunnett's method, which allows for the noise that all differences to one baseline share, so it asks
-# for less ([methods](../book/methods.md)). Where an interval contains zero, this run detects no difference. Now find
-# the *random* arm, a layer with random weights. Whatever it shares with the real layer is not the language model's
-# knowledge. That is why every comparison in this book has controls ([Decided then, decided now](../book/decided.md) is
-# what they decide), and why chapters 05, 09 and 10 ask when and where a layer does help.
+# for less ([methods](../book/methods.md)). Where an interval contains zero, this run detects no difference.
+#
+# Now find the *random* arm, a layer with random weights: it is about five points worse. Whatever it shares with the real
+# layer is not the language model's knowledge. That is why every comparison in this book has controls
+# ([Decided then, decided now](../book/decided.md) is what they decide). What is left for the language model's knowledge?
+# Chapters 05, 09 and 10 ask when and where a layer does help.
 #
 # ## 6. Three ways through this book
 #

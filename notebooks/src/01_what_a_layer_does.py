@@ -83,8 +83,8 @@ assert 100 < growth < 1000
 checks.reveal(guess, growth, "times as long", ".0f")
 
 # %% [markdown]
-# **Read.** The vectors grow a few hundredfold. A layer that PiFi takes from depth 29 is used to long vectors, so the
-# projection $W_{in}$ has to offer something it can work with. Where in the depth does the stream grow fastest?
+# **Read.** The vectors become about 270 times as long. A layer that PiFi takes from depth 29 is used to long vectors, so
+# the projection $W_{in}$ has to offer something it can work with. Where in the depth does the stream grow fastest?
 #
 # **Checkpoint.** There are as many lengths as layers:
 
@@ -124,8 +124,9 @@ assert change < 0.01
 checks.reveal(guess, f"it changes by ≈{100 * change:.2g} %")
 
 # %% [markdown]
-# **Read.** Almost nothing happens: the branch sees only the *direction* of $x$. What it adds therefore always has the same
-# size. Added to a short vector it takes over; added to a long one it is a small correction.
+# **Read.** It changes by less than a thousandth: the branch sees only the *direction* of $x$. What it adds therefore always
+# has the same size. Added to a short vector it takes over; added to a long one it is a small correction. Which of the two
+# is it at the first layer, and which at the last?
 #
 # ## 3. Attention
 #
@@ -234,8 +235,8 @@ print(
 )
 
 # %% [markdown]
-# **Read.** The difference is rounding. That is all a layer is: two norms, seven matrices, two additions. Everything it knows is in those
-# matrices.
+# **Read.** The difference is rounding. That is all a layer is: two norms, seven matrices, two additions. Everything it
+# knows is in those matrices.
 #
 # **Predict.** Which part holds more weights: attention or MLP?
 
@@ -247,12 +248,13 @@ count = {
     name: sum(p.numel() for p in part.parameters())
     for name, part in (("attention", attn), ("MLP", block.mlp))
 }
-print("your guess:", checks.guessed(guess))
-print({name: f"{n / 1e6:.2f} million" for name, n in count.items()})
+checks.reveal(guess, max(count, key=count.get), live=False)
+for name, n in count.items():
+    print(f"{name:9s} {n / 1e6:.2f} million")
 
 # %% [markdown]
 # **Read.** The MLP holds three quarters of the layer. It works on one token, so a PiFi layer with a single token loses
-# nothing of it.
+# nothing of it. What does such a layer lose of the other quarter? That is chapter 04.
 #
 # ## Exercises
 #

@@ -77,7 +77,8 @@ checks.reveal(guess, both, "weights", ",", live=False)
 print("W_in as torch stores it:", tuple(L_in.weight.shape))
 
 # %% [markdown]
-# **Read.** `nn.Linear(a, b)` stores its weight as `(b, a)`: out first, in second, exactly as in $W_{in}\,h$.
+# **Read.** Twice 384 times 576, which makes 442,368. `nn.Linear(a, b)` stores its weight as `(b, a)`: out first, in second,
+# exactly as in $W_{in}\,h$.
 #
 # **Checkpoint.** $x$ has the width of the language model:
 
@@ -130,10 +131,10 @@ order = sorted(stations, key=stations.__getitem__)
 print("from the shortest to the longest:", ", ".join(order))
 
 # %% [markdown]
-# **Read.** The layer's output is by far the longest vector of the four. Inside SmolLM2 the last layer is used to far
-# longer vectors than $W_{in}h$ with its default initialisation. It adds a branch of *its* usual length to a short input,
-# and the input drowns. Keep this in mind: it is one reason why
-# the book has a second wiring, `matched`, that gives the layer an input of the length it knows.
+# **Read.** The layer makes its input about sixty times as long, and its output is by far the longest vector of the four.
+# Inside SmolLM2 the last layer is used to far longer vectors than $W_{in}h$ with its default initialisation. It adds a
+# branch of *its* usual length to a short input, and the input drowns. Keep this in mind: it is one reason why the book has a
+# second wiring, `matched`, that gives the layer an input of the length it knows.
 #
 # ## 4. The model in forty lines
 #
@@ -207,8 +208,7 @@ moved = {
     for name, p in mine.named_parameters()
     if not torch.equal(before[name], p)
 }
-print("your guess:", checks.guessed(guess))
-print("moved:", ", ".join(sorted(moved)))
+checks.reveal(guess, ", ".join(sorted(moved)), live=False)
 
 # %% [markdown]
 # **Checkpoint.** The layer stayed, bit for bit, and the gradient went through it:

@@ -58,7 +58,7 @@ checks.reveal(guess, float(changed), "% of the outputs", ".0f", live=False)
 print(f"largest change of any output: ≈{change:.0e}")
 
 # %% [markdown]
-# **Read.** None. Now the same with two tokens:
+# **Read.** None of them. Now the same with two tokens:
 
 # %%
 pair = torch.randn(4, 2, 576)  # (batch, 2, d_llm)
@@ -159,7 +159,8 @@ guess = None  # "narrow" or "wide"
 task = pp.load_task("movie-reviews")
 model = pp.plug_in("minilm-l6", layer, task=task, wiring="pifi")
 report = model.fold(form="z").fold_report
-print("your guess:", checks.guessed(guess))
+pays = report.params_after < report.params_before  # for so wide an encoder
+checks.reveal(guess, "wide" if pays else "narrow", live=False)
 print(
     "d_slm = 384, d_llm = 576:",
     f"{report.params_before / 1e6:.1f} -> {report.params_after / 1e6:.1f} million weights",
@@ -167,9 +168,10 @@ print(
 print("what fold() chooses here:", model.fold().fold_report.form)
 
 # %% [markdown]
-# **Read.** Here folding would *add* weights: $z$ has $2 \cdot 384 + 1$ entries, more than the 576 of the layer.
-# `model.fold()` therefore keeps the grouped form. With BERT and an 8-billion-weight model, $2 \cdot 768 + 1$ is far
-# below 4,096, and folding pays. Count it for a layer of Llama's shape:
+# **Read.** Here, where the encoder is two thirds as wide as the language model, folding would *add* a sixth to the weights:
+# $z$ has $2 \cdot 384 + 1$ entries, more than the 576 of the layer. `model.fold()` therefore keeps the grouped form. With
+# BERT and an 8-billion-weight model, $2 \cdot 768 + 1$ is far below 4,096. How much does folding save there? Count it for
+# a layer of Llama's shape:
 
 
 # %%

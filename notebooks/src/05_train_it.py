@@ -16,7 +16,6 @@
 # | 35 | 2 of 3 | [03](03_pifi_from_scratch.ipynb) | nothing new |
 
 # %%
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -109,8 +108,8 @@ for name, each in right.items():
 # %% [markdown]
 # **Read.** After a few seconds of training about three quarters of the new reviews are classified correctly, with or
 # without the layer. With the layer there are more weights to learn the training reviews by heart: the loss on held-out
-# reviews rises after the first epoch, and ends above that of a fair coin, because the model becomes sure of wrong answers. That is why the best epoch is kept.
-# Which arm is better? One draw of 600 reviews cannot tell; section 2 asks properly.
+# reviews rises after the first epoch, and ends above that of a fair coin, because the model becomes sure of wrong answers.
+# That is why the best epoch is kept. Which arm is better? One draw of 600 reviews cannot tell; section 2 asks properly.
 #
 # `pp.fine_tune` trains the encoder too, with the recipe of the reference code: it keeps the best epoch by the validation
 # split and reads the test split once. Here it takes 64 reviews and one epoch, to see that it works and what it leaves alone.
@@ -140,8 +139,9 @@ print(
 )
 
 # %% [markdown]
-# **Read.** Eight steps hardly get beyond a fair coin, and the layer is bit for bit the one that was plugged in. Everything below
-# that needs fully trained models is read from recorded runs.
+# **Read.** No digest changed: the layer is bit for bit the one that was plugged in. Eight steps hardly get beyond a fair
+# coin, from a loss of about 0.69 to one of about 0.64. Everything below that needs fully trained models is read from
+# recorded runs.
 #
 # ## 2. Seeds and intervals
 #
@@ -191,8 +191,8 @@ for arm in arms:
 # %% [markdown]
 # To make these runs again: `python benchmarks/truth_table.py movie-reviews-matched`.
 #
-# **Read.** The seeds of one arm lie a point or more apart, as far as the arms do. With one seed each you could have reported
-# almost any order. Which order would the first seeds have given?
+# **Read.** The seeds of the layer lie about one point apart, those of the encoder alone more than two: as far as the arms
+# do. With one seed each you could have reported almost any order. Which order would the first seeds have given?
 #
 # Now the interval, by hand. Three seeds say little about their own spread, so Student's $t$ with two degrees of freedom widens it;
 # over examples a normal interval will do for so many of them.
@@ -224,8 +224,9 @@ print(f"pp.compare: {100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]")
 checks.say("its verdict:", row["verdict"])
 
 # %% [markdown]
-# **Read.** The verdict is a sentence, so you do not have to make one up. "No difference detectable" is about this run's
-# size; the interval says which differences it could have missed.
+# **Read.** The layer is about one and a half points behind, and the interval reaches from nearly five points behind to
+# nearly two ahead, so no difference is detectable. The verdict is a sentence, so you do not have to make one up. It is about
+# this run's size; the interval says which differences it could have missed. Could it have missed a gain of two points?
 #
 # Three seeds of two arms say little about how much seeds matter, but the other arms were trained with the same seeds. A
 # seed that shifts every arm equally is not noise between arms, so `pp.compare` subtracts the shift, and it estimates the
@@ -268,11 +269,9 @@ checks.say(comparison.answer)
 guess = None  # "projections", "block" or "knowledge"
 
 # %%
-demo = json.loads(
-    checks.recorded("benchmarks/results/demo-full.json").read_text()
-)
+DEMO = "benchmarks/results/demo-full.json"
 against = {
-    base: pd.DataFrame(demo["comparisons"][base]["rows"])
+    base: checks.recorded_table(DEMO, "comparisons", base, "rows")
     .query("test == 'movie-reviews'")
     .set_index("arm")
     for base in ("vanilla", "random")
@@ -317,7 +316,7 @@ for base, rows in against.items():
 # and their twins were trained on one task each; judged with all their runs, they answer this:
 
 # %%
-decided = json.loads(checks.recorded("book/_studies/decided.json").read_text())
+decided = checks.record("book/_studies/decided.json")
 for name, tests in decided["tables"].items():
     checks.say(f"{name}: {tests[0]['answer']}\n")
 
@@ -325,9 +324,9 @@ for name, tests in decided["tables"].items():
 # To judge them again: `python book/_scripts/decided_page.py --judge`; [Decided then, decided now](../book/decided.md) shows
 # every interval, and what could be said before all runs were judged together.
 #
-# **Read.** Plugging in is undecided on one table, costs points on the second and gains many on the third, on `newsgroups`.
-# The first sentence of each is the paper's claim, the other two are what controls add. Where does the gain on `newsgroups`
-# come from?
+# **Read.** Of five tables, plugging in is undecided on three; it costs nearly seven points on `movie-reviews-paper` and gains
+# more than fourteen on `newsgroups`. The first sentence of each is the paper's claim, the other two are what controls add.
+# Where does the gain on `newsgroups` come from?
 #
 # ## 4. Break it four ways
 #
@@ -358,14 +357,14 @@ guess = None  # a number from 1 to 4
 
 # %%
 said = {}
-broken = pp.plug_in("minilm-l6", layer, task=task, wiring="matched")
-for weight in broken.plugin.layers.parameters():
+unfrozen = pp.plug_in("minilm-l6", layer, task=task, wiring="matched")
+for weight in unfrozen.plugin.layers.parameters():
     weight.requires_grad_(True)
-said["1 unfrozen"] = pp.diagnose(broken)["the layer is frozen"]
+said["1 unfrozen"] = pp.diagnose(unfrozen)["the layer is frozen"]
 
-broken = pp.plug_in("minilm-l6", layer, task=task, wiring="matched")
-broken.plugin.L_in = nn.Linear(384, 512, bias=False)
-said["2 wrong width"] = pp.diagnose(broken)["dimensions"]
+too_narrow = pp.plug_in("minilm-l6", layer, task=task, wiring="matched")
+too_narrow.plugin.L_in = nn.Linear(384, 512, bias=False)
+said["2 wrong width"] = pp.diagnose(too_narrow)["dimensions"]
 
 for name, check in said.items():
     checks.say(f"{name}: {check.status}. {check.finding}")
@@ -374,15 +373,17 @@ for name, check in said.items():
 # %%
 from pifi_probe.plugin import tokenizer_for
 
-tokens = tokenizer_for(broken)(["A wonderful film."], return_tensors="pt")
-try:
-    broken(**tokens)
-except RuntimeError as error:
-    print("your guess:", checks.guessed(guess))
-    checks.say("the second one raises:", error)
+tokens = tokenizer_for(model)(["A wonderful film."], return_tensors="pt")
+for number, broken in enumerate((unfrozen, too_narrow), start=1):
+    try:
+        broken(**tokens)
+    except RuntimeError as error:
+        checks.reveal(guess, number, live=False)
+        checks.say("it raises:", error)
 
 # %% [markdown]
-# **Read.** A wrong width stops you at once. The unfrozen layer would have trained without a word.
+# **Read.** The second: a wrong width stops you at once. The unfrozen layer answers, and would have trained without a word.
+# Would you have noticed the other two?
 #
 # Next, the language. The donor's tokenizer tells whether its model has ever read much of such texts:
 

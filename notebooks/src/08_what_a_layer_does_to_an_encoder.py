@@ -47,11 +47,11 @@ checks.pifi_block("L_in", "layer", "L_out")
 # that passed its input through would otherwise look excellent. Before any training there is no $P$ that is right; a
 # random rotation is the choice that knows nothing.
 #
-# **Predict.** $h$ alone gives a ridge probe about three quarters of the reviews right. With $z$ of the last layer added:
-# more, the same, or less?
+# **Predict.** $h$ alone gives a ridge probe about three quarters of the reviews right. How many points does $z$ of the last
+# layer add?
 
 # %% tags=["guess"]
-guess = None  # "more", "same" or "less"
+guess = None  # points, negative for a loss
 
 # %%
 task = pp.load_task("movie-reviews").subset(train=300)
@@ -107,7 +107,8 @@ difference = abs(ours - whole).max() / abs(whole).max()
 print(f"largest difference: ≈{difference:.0e} of the largest value")
 
 # %% [markdown]
-# **Read.** A few points at most, and one number after one draw of $P$ says little. What should it be compared with?
+# **Read.** About nothing: less than a point, and one number after one draw of $P$ says little. What should it be compared
+# with?
 #
 # ## 2. The gain of a layer that knows nothing
 #
@@ -131,7 +132,7 @@ for seed in range(DRAWS):
         score = estimators.ridge_accuracy(beside(branch(one, seed)), labels)
         gains[name].append(100 * (score - alone))
 
-# %% alt="Two columns of marks, the gain in points of the real layer (squares) and of its shuffled twin (triangles) for six random projections, with lines that join the pairs and a dashed line at zero; both columns scatter around the same height."
+# %% alt="Two columns of marks, the gain in points of the real layer (squares) and of its shuffled twin (triangles) for six random projections, with lines that join the pairs and a dashed line at zero; the real layer's marks lie at or below zero, those of its twin around zero, and no line falls from the real layer to its twin."
 figure, axes = plt.subplots(figsize=(4.5, 2.8))
 axes.plot([0, 1], [gains["real"], gains["shuffled"]], color="black", alpha=0.3)
 for place, (name, arm) in enumerate((("real", "real"), ("shuffled", "twins"))):
@@ -153,8 +154,9 @@ print(
 )
 
 # %% [markdown]
-# **Read.** The twins differ by less than the draws of $P$ scatter. A plug-in probe without its shuffled twin mostly
-# measures what nonlinear features are worth. Which lines of the figure fall, and which rise?
+# **Read.** The real layer beats its shuffled twin in no draw, or nearly none; on average it is about one and a half points
+# behind, and the draws of $P$ scatter by about one. A plug-in probe without its shuffled twin mostly measures what nonlinear
+# features are worth. Which lines of the figure rise most, and from where?
 #
 # ## 3. The record: 30 layers, 1,000 reviews, four ways to project
 #
@@ -174,7 +176,7 @@ guess = None  # of 30
 record = ProbeTable.from_json(
     checks.recorded("book/_studies/probes/movie-reviews-plug-in.json")
 )
-print("your guess:", checks.guessed(guess))
+above = {}
 for projection in ("random", "moment", "ridge", "procrustes"):
     real = record.series("ridge_accuracy", projection=projection, arm="real")
     delta = record.series(
@@ -183,11 +185,13 @@ for projection in ("random", "moment", "ridge", "procrustes"):
     inside = record.best_set(
         "ridge_accuracy", projection=projection, arm="real - shuffled"
     )
+    above[projection] = int((delta["low"] > 0).sum())
     print(
         f"{projection:10s} mean gain {100 * real['value'].mean():+.1f} points; "
-        f"real - shuffled above zero: {(delta['low'] > 0).sum()}, "
+        f"real - shuffled above zero: {above[projection]}, "
         f"below: {(delta['high'] < 0).sum()}, set of the best: {len(inside)}"
     )
+checks.reveal(guess, max(above.values()), "of 30 layers", live=False)
 
 # %% alt="Difference between the real and the shuffled layer's gain over the depth of the layer, for projections by ridge regression, with intervals and a line at zero."
 delta = record.series(
@@ -269,7 +273,7 @@ for name, released in (("released", True), ("corrected", False)):
     moved = abs(tenfold - once)
     assert (moved > 1e-3) == released
     print(f"{name:9s} moves by ≈{moved:.3f} nats when features grow tenfold")
-checks.reveal(guess, "it should not move", live=False)
+checks.reveal(guess, "stay", live=False)
 
 # %% [markdown]
 # **Checkpoint.** The corrected form is the library's, which is tested against the exact marginal likelihood:
@@ -313,8 +317,9 @@ print(
 assert same == len(lengths)
 
 # %% [markdown]
-# **Read.** The released score ranks all seven layers by length, although the content is the same. Norms grow with depth, so
-# such a score finds the last layers best on every task, and looks reliable.
+# **Read.** The released score ranks all seven layers by length, over about sixteen nats, although the content is the same;
+# the corrected one is the same for all of them. Norms grow with depth, so a released score finds the last layers best on every task,
+# and looks reliable. How would you have noticed?
 #
 # ## 5. Train the projections only
 #
@@ -333,17 +338,18 @@ guess = None  # of 30
 # %%
 trained = record.series("frozen_slm_nll", arm="real - shuffled")
 against = record.series("frozen_slm_nll", arm="real - vanilla")
-print("your guess:", checks.guessed(guess))
+clear = int((trained["high"] < 0).sum())  # a lower loss is better
+checks.reveal(guess, clear, f"of {len(trained)} layers", live=False)
 for name, own in (("shuffled twin", trained), ("head alone", against)):
-    sign = own["value"] < 0  # a lower negative log-likelihood is better
-    clear = sign & (own["high"] < 0)
     print(
-        f"better than the {name}: {sign.sum()} of {len(own)}, clearly: {clear.sum()}"
+        f"better than the {name}: {(own['value'] < 0).sum()} of {len(own)},",
+        f"clearly: {(own['high'] < 0).sum()}",
     )
 
 # %% [markdown]
-# **Read.** None of the thirty beats the head alone, and none clearly beats its twin. Better than the head alone is what any
-# added capacity can do; better than the twin is what the weights do.
+# **Read.** None of the thirty clearly beats its twin, although 22 are ahead of it, and none beats the head alone. Better than
+# the head alone is what any added capacity can do; better than the twin is what the weights do. Which of the two would you
+# have reported?
 #
 # The second part of the argument, next to the first:
 
@@ -360,8 +366,8 @@ print(
 )
 
 # %% [markdown]
-# **Read.** What the donor knows rises and falls by more than ten points with depth; what one of its layers adds to a single
-# vector is flat, and nothing. Will training change that? That is the next chapter's question.
+# **Read.** What the donor knows rises and falls by thirteen points with depth; what one of its layers adds to a single vector
+# is flat, and less than one point either way. Will training change that? That is the next chapter's question.
 #
 # ## Exercises
 #

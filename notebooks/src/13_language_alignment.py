@@ -80,7 +80,9 @@ times = {
     }
     for model, tokenizer in tokenizers.items()
 }
-print("your guess:", checks.guessed(guess))
+checks.reveal(
+    guess, times["SmolLM2"]["Korean"], "times the tokens", ".2f", live=False
+)
 for model, own in times.items():
     shown = ", ".join(f"{name} {value:.2f}" for name, value in own.items())
     print(f"{model}: times the tokens of the same in English: {shown}")
@@ -102,7 +104,8 @@ print("the most expensive language for SmolLM2:", most)
 
 # %% [markdown]
 # **Read.** In Korean SmolLM2 needs almost five times as many tokens as in English: both tokenizers were made for English. But
-# few tokens are not always a good sign: an encoder may simply give up. How much of each language does MiniLM replace by `[UNK]`, the token for "unknown"?
+# few tokens are not always a good sign: an encoder may simply give up. How much of each language does MiniLM replace by
+# `[UNK]`, the token for "unknown"?
 
 # %%
 mini = tokenizers["MiniLM"]
@@ -162,7 +165,7 @@ bits = {"English": bits_per_message(splits["Korean"].take(few).texts)}
 for name, split in splits.items():
     bits[name] = bits_per_message(split.take(few).labels)
 
-print("your guess:", checks.guessed(guess))
+checks.reveal(guess, ", ".join(sorted(bits, key=bits.get)))
 for name in bits:
     times_english = bits[name] / bits["English"]
     print(f"{name}: ≈{times_english:.1f} times the bits of English")
@@ -177,9 +180,10 @@ for name in languages:
 print("the least surprising:", min(bits, key=bits.__getitem__))
 
 # %% [markdown]
-# **Read.** The same message costs about twice as many bits in German or Korean as in English: SmolLM2 is an English model, by
-# its tokenizer and by its loss. We know this *before* any task, from texts
-# without labels. For a task in another language, measure candidates like this first: it takes seconds.
+# **Read.** The same message costs more than twice as many bits in German or Korean as in English, and in Chinese about one and a
+# half times as many: SmolLM2 is an English model, by its tokenizer and by its loss. We know this *before* any task, from
+# texts without labels. For a task in another language, measure candidates like this first: it takes seconds. Does what the
+# model lacks reach the task at all?
 #
 # ## 3. By which way can a language reach the layer?
 #
@@ -197,16 +201,18 @@ guess = None  # "embeddings" or "layer"
 embeddings = whole.model.get_input_embeddings().weight.numel()
 layer = pp.extract("smollm2-135m[-1]")
 reduced = pp.reduce(layer)
-print("your guess:", checks.guessed(guess))
+more = "embeddings" if embeddings > layer.n_params else "layer"
+checks.reveal(guess, more, live=False)
 print(f"embeddings:           {embeddings / 1e6:5.1f} million weights")
 print(f"one layer:            {layer.n_params / 1e6:5.1f} million")
 print(f"what one token needs: {reduced.n_params / 1e6:5.1f} million")
 
 # %% [markdown]
 # **Read.** The embeddings are eight times as large as a layer. Most of what is obviously about a *language*, its words,
-# stays behind. What is left is what a layer does to a vector: its values and its MLP. So two hypotheses are open. Either a layer from a model of the right language works
-# better because directions in its stream mean something in that language; or what works in a layer has little to do with
-# language, because the encoder has translated already. That is a question for an experiment.
+# stays behind. What is left is what a layer does to a vector: its values and its MLP. So two hypotheses are open. Either a
+# layer from a model of the right language works better because directions in its stream mean something in that language; or
+# what works in a layer has little to do with language, because the encoder has translated already. Which experiment would
+# tell the two apart?
 #
 # ## 4. A fair test
 #
@@ -228,7 +234,8 @@ guess = None  # "holds", "does not hold" or "open"
 
 # %%
 record = checks.experiment("language-alignment")
-print("your guess:", checks.guessed(guess))
+verdict = record.findings[1]["verdict"].split(":")[0]
+checks.reveal(guess, verdict, live=False)
 record
 
 # %% [markdown]
@@ -245,9 +252,9 @@ decided = [one for one in record.measured if one["low"] > 0 or one["high"] < 0]
 print(len(decided), "of", len(record.measured), "intervals leave out zero")
 
 # %% [markdown]
-# **Read.** All five are open. An interval that includes zero shows no difference, which is not the same as showing that
-# there is none. And look at the second claim next to the first: a difference on Korean alone
-# is not yet about Korean.
+# **Read.** All five are open: every interval includes zero, the second one from about -32 to +55 points. An interval that
+# includes zero shows no difference, which is not the same as showing that there is none. And look at the second claim next to
+# the first: a difference on Korean alone is not yet about Korean. What would narrow the second one?
 #
 # The record also has the tokenizers of its models, on the texts of its tasks:
 

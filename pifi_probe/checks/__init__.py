@@ -25,7 +25,7 @@ from pifi_probe.checks.refereeing import check_found_by_holm, check_objections, 
 from pifi_probe.checks.revealing import reveal
 from pifi_probe.checks.saying import say
 from pifi_probe.checks.searching import check_chance_to_be_best, check_next_layer, check_paired_error
-from pifi_probe.checks.session import Session, guessed, quiz, recorded, recorded_table, start
+from pifi_probe.checks.session import Session, guessed, quiz, record, recorded, recorded_table, start
 from pifi_probe.checks.shifting import check_accuracy_under, check_auroc, check_balanced_accuracy
 from pifi_probe.checks.training import check_control_for, check_gain_parts, check_seed_interval
 from pifi_probe.checks.transformer import check_causal_weights, check_gated_mlp, check_rms_norm
@@ -107,6 +107,7 @@ __all__ = [
     "joined_folds",
     "pifi_block",
     "quiz",
+    "record",
     "recorded",
     "recorded_table",
     "reveal",

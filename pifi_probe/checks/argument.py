@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from pifi_probe.checks.session import recorded
+from pifi_probe.checks.session import record, recorded
 from pifi_probe.errors import PifiProbeError
 from pifi_probe.features.headroom_table import Headroom
 from pifi_probe.probing.table import ProbeTable
+from pifi_probe.reading import read_object
 from pifi_probe.reporting.looks import ARMS, INK, styled
 from pifi_probe.reporting.plots import framed, whole_ticks
 
@@ -49,10 +49,10 @@ def gains_by_depth() -> dict[str, pd.DataFrame]:
     encoder = plugged.series("ridge_accuracy", projection="random", arm="encoder")["value"].iloc[0]
     states = own.series("ridge_accuracy").query("depth > 0")  # depth d is behind layer d - 1
     probe = plugged.series("ridge_accuracy", projection="random", arm="real")
-    table = json.loads(recorded("benchmarks/results/selection.json").read_text(encoding="utf-8"))["measurements"]
-    runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(recorded(MATCHED).glob("vanilla-*.json"))]
+    table = record("benchmarks/results/selection.json")["measurements"]
+    runs = [read_object(file) for file in sorted(recorded(MATCHED).glob("vanilla-*.json"))]
     vanilla = np.mean([run["tests"]["movie-reviews"]["metrics"]["accuracy"] for run in runs])
-    chains = json.loads(recorded("book/_studies/conditions.json").read_text(encoding="utf-8"))["chains"]
+    chains = record("book/_studies/conditions.json")["chains"]
     real = {
         (first, last): pd.DataFrame(chains[f"{first}-{last}"]["differences"])
         .query("metric == 'accuracy' and a == 'real' and b == 'encoder'")["difference"]
@@ -87,7 +87,7 @@ def chain_gains(task: str) -> tuple[pd.DataFrame, Headroom]:
     PifiProbeError
         If the record is not here.
     """
-    found = json.loads(recorded(f"{CHAINS}/{task}.json").read_text(encoding="utf-8"))
+    found = record(f"{CHAINS}/{task}.json")
     alone = found["encoder"]
     rows = []
     for span, cell in found["cells"].items():

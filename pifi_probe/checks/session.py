@@ -20,7 +20,7 @@ from pifi_probe.reading import read_json, read_object
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Session", "guessed", "quiz", "recorded", "recorded_table", "start"]
+__all__ = ["Session", "guessed", "quiz", "record", "recorded", "recorded_table", "start"]
 
 ASSETS = ("minilm-l6", "smollm2-135m", "movie-reviews")
 QUIZZES = Path(__file__).parent / "quizzes"
@@ -197,6 +197,26 @@ def recorded(name: str) -> Path:
     )
 
 
+def record(name: str) -> dict[str, Any]:
+    """Return a recorded result.
+
+    Parameters
+    ----------
+    name : str
+        A JSON file, as `recorded` takes it, for example ``"benchmarks/results/control.json"``.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    PifiProbeError
+        If the file is not here, or holds no JSON object.
+    """
+    return read_object(recorded(name))
+
+
 def recorded_table(name: str, *keys: str) -> pd.DataFrame:
     """Return the rows of a recorded result.
 
@@ -219,7 +239,7 @@ def recorded_table(name: str, *keys: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    whole = read_object(recorded(name))
+    whole = record(name)
     found: Any = whole
     for key in keys:
         if not isinstance(found, dict) or key not in found:
