@@ -272,10 +272,12 @@ for name, (between, whole) in weights.items():
 #
 # **Why.** A pair and a triple were chosen greedily by validation loss with a frozen encoder, a block of two neighbours
 # among all, and each was trained in full next to its controls. A combination is compared with each of them, paired over
-# seeds and texts, and the p-values are corrected (Holm) because there are several:
+# seeds and texts; all arms together tell how much seeds matter. There are several comparisons, and all share the runs of
+# the combination, so the p-values are corrected together (Dunnett). With $Z$ normal with the covariance of the differences,
+# and $z_{(1)} \ge z_{(2)} \ge \dots$ the standardised differences that were found:
 #
 # $$\bar d = \frac{1}{SN} \sum_{s,n} \big(c^{\text{combination}}_{sn} - c^{\text{control}}_{sn}\big) \qquad
-# p_{(i)}^{\text{Holm}} = \max_{j \le i} \min\big(1, (m - j + 1)\, p_{(j)}\big)$$
+# p_{(i)} = \max_{j \le i} P\Big(\max_{k \ge j} |Z_{(k)}| \ge z_{(j)}\Big)$$
 #
 # **Predict.** Is any of the three better than *all* of its controls, correction and all?
 
@@ -288,14 +290,14 @@ record = checks.record(FILMS)
 controls = pd.DataFrame(record["controls"]).query("metric == 'accuracy'")
 points = ["difference", "low", "high"]
 controls[points] = 100 * controls[points].astype(float)
-better = (controls["difference"] > 0) & (controls["p_holm"] < 0.05)
+better = (controls["difference"] > 0) & (controls["p_adjusted"] < 0.05)
 beats_all = better.groupby(controls["combination"]).all()
 checks.reveal(guess, "yes" if beats_all.any() else "no", live=False)
 for name, chosen_layers in record["chosen"].items():
     print(
         f"{name:7s} {chosen_layers['design']:9s} layers {chosen_layers['layers']}"
     )
-controls.set_index(["combination", "control"])[[*points, "p_holm"]].round(2)
+controls.set_index(["combination", "control"])[[*points, "p_adjusted"]].round(2)
 
 # %% alt="Forest plot of the accuracy of a pair, a triple and a block of layers minus that of each of their controls, with intervals and a line at zero."
 shown = controls.assign(
@@ -322,7 +324,7 @@ triple = pd.DataFrame(news["controls"]).query(
     "metric == 'nll' and combination == 'triple'"
 )
 checks.say(news["verdict"])
-triple.set_index("control")[["difference", "low", "high", "p_holm"]].round(3)
+triple.set_index("control")[["difference", "low", "high", "p_adjusted"]].round(3)
 
 # %% [markdown]
 # To make them again: `python benchmarks/combinations.py`. `pifi-probe reproduce multi-layer` asks the same in
