@@ -256,7 +256,7 @@ checks.say(comparison.answer)
 # |---|---|---|
 # | `vanilla` | encoder, head, recipe | the whole block |
 # | `linear` | $W_{in}$ and $W_{out}$ | the layer |
-# | `random` | the layer's shape | its weights: drawn as the family draws them |
+# | `random` | the layer's shape, mean and spread of each matrix | its weights: new ones are drawn |
 # | `shuffled` | the sizes of the weights, matrix by matrix | their order |
 # | `mlp` | as many trained weights | the layer, as a trained MLP |
 # | `unfrozen` | everything | the freezing: chapter 06 |

@@ -98,9 +98,9 @@ def plug_in(
         the first layer alone. None: ``"serial"`` for layers in series; for layers side by side ``"mix"`` when
         their hidden sizes agree, else ``"unshared"``.
     control : {None, "vanilla", "linear", "random", "shuffled", "unfrozen", "mlp"}
-        The matched control to build instead: no plug-in at all; L_out L_in with nothing between; a
-        random-init layer; the layer with its weights permuted; the layer trainable; a trainable MLP with as
-        many weights as all projections. Of several layers, each becomes its control, from draws of its own.
+        The matched control to build instead: no plug-in at all; L_out L_in with nothing between; the layer
+        with weights drawn anew, of each matrix's mean and spread; with its weights permuted; trainable; a trainable
+        MLP with as many weights as all projections. Of several layers, each becomes its control, from draws of its own.
     seed : int
         Of every new weight: head, L_in, L_out and the control's. Each part draws from a stream of its own, so
         that arms with the same seed share what they have in common.
