@@ -71,6 +71,24 @@ def test_every_notebook_and_every_page_is_in_the_table_of_contents() -> None:
     assert written == set(pages())
 
 
+# those that both engines of the book read, and two that only one of them does: see book/decisions/006-jupyter-book-1.md
+PORTABLE = {"bibliography", "dropdown", "grid", "grid-item", "grid-item-card", "image", "include"}
+BOUND = {"raw", "eval-rst"}
+
+
+def test_pages_are_written_in_myst_that_moves() -> None:
+    found = set()
+    for page in pages():
+        if (file := ROOT / f"{page}.md").exists():
+            text = file.read_text(encoding="utf-8")
+            found |= {(page, *one) for one in re.findall(r"^[`:]{3,}\{([\w:-]+)\} ?(\w*)", text, re.MULTILINE)}
+            assert set(re.findall(r"\{(\w[\w:-]*)\}`", text)) <= {"cite:t", "cite:p"}, page
+    directives = {name for _, name, _ in found}
+    assert BOUND <= directives <= PORTABLE | BOUND, directives
+    assert {page for page, name, _ in found if name == "eval-rst"} == {"book/api"}
+    assert {kind for _, name, kind in found if name == "raw"} == {"html"}
+
+
 def test_every_public_error_has_a_page_with_wrong_and_right_code() -> None:
     for name in errors.__all__:
         text = (BOOK / "errors" / f"{name}.md").read_text(encoding="utf-8")
