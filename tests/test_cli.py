@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from pifi_probe import assets
 from pifi_probe.cli import main
 from pifi_probe.errors import RunInterrupted
+from pifi_probe.units import amount
 from tests import slm, tiny
 from tests.runs import made_up
 
@@ -73,6 +75,23 @@ def test_info_says_what_a_layer_costs_before_anything_is_read(llm: Path, capsys:
     record = json.loads(capsys.readouterr().out)
     assert record["layers"] == 3 and record["hidden size"] == 32 and record["supported"] == "yes"
     assert record["layer bytes"] == 4 * record["layer weights"]
+
+
+def test_numbers_are_printed_in_units_that_people_read(llm: Path, tmp_path: Path, capsys: Captured) -> None:
+    layer = ["extract", f"{llm}[0]", "--out", str(tmp_path / "layer")]
+    for command, keys in (
+        (["info", str(llm)], {"layer weights": "", "layer bytes": "B", "layer memory": "B"}),
+        (layer, {"weights": "", "bytes": "B"}),
+        (["assets", "list"], {"bytes": "B"}),
+    ):
+        assert main([*command, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert main(command) == 0
+        shown = capsys.readouterr().out
+        for record in found if isinstance(found, list) else [found]:
+            for key, unit in keys.items():
+                assert record[key] > 999
+                assert re.search(rf"\b{key}\W+{re.escape(amount(record[key], unit))}\W", shown), (command, key)
 
 
 def test_train_and_compare_work_from_files(

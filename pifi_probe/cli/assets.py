@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pifi_probe.cli import flags
-from pifi_probe.cli.output import print_json, print_record
+from pifi_probe.cli.output import in_words, print_json, print_record
 
 if TYPE_CHECKING:
     from pifi_probe.assets import AssetStatus
@@ -47,7 +47,7 @@ def list_all(as_json: bool = flags.Json) -> None:
         print_json(records)
         return
     for record in records:
-        print_record(record["name"], {key: value for key, value in record.items() if value != ""})
+        print_record(record["name"], in_words({key: value for key, value in record.items() if value != ""}))
 
 
 @group.command(epilog="Example: pifi-probe assets pull")

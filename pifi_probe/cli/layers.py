@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from pifi_probe.cli import flags
-from pifi_probe.cli.output import print_json, print_record, print_rows
+from pifi_probe.cli.output import in_words, print_json, print_record, print_rows
 from pifi_probe.permissions import allowing_pickle
 
 __all__ = ["register"]
@@ -51,7 +51,7 @@ def extract(
         print_json(records[0] if len(records) == 1 else records)
         return
     for record in records:
-        print_record(f"{record['model']}[{record['index']}]", record)
+        print_record(f"{record['model']}[{record['index']}]", _in_words(record))
 
 
 def info(
@@ -108,19 +108,8 @@ def _environment() -> dict[str, Any]:
 
 
 def _in_words(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record with its numbers in units that people read: 3.5 M weights, 2.2 MB."""
-    from pifi_probe.units import amount
-
-    words: dict[str, Any] = {}
-    for key, value in record.items():
-        if value is None:
-            continue
-        if isinstance(value, dict):
-            words |= _in_words({f"{key} {part.replace('_', ' ')}": own for part, own in value.items()})
-            continue
-        is_bytes = key.endswith((" bytes", " memory")) or " bytes " in key
-        large = type(value) is int and (is_bytes or " weights" in key or " macs" in key)
-        words[key] = amount(value, "B" if is_bytes else "") if large else value
+    """Return what a model or a layer holds as people read it."""
+    words = in_words(record)
     if record.get("quantised"):
         words["note"] = "the layer is the quantised one, not that of the model that it was made from"
     return words

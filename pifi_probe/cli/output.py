@@ -15,8 +15,9 @@ from rich.text import Text
 from pifi_probe.escaping import one_line, printable
 from pifi_probe.files import finite
 from pifi_probe.reporting.terminal import Fitted
+from pifi_probe.units import amount
 
-__all__ = ["console", "echo_json", "print_json", "print_record", "print_rows"]
+__all__ = ["console", "echo_json", "in_words", "print_json", "print_record", "print_rows"]
 
 
 class _Printable:
@@ -50,6 +51,21 @@ def print_json(value: Any) -> None:
 def echo_json(text: str) -> None:
     """Print a JSON document; what a terminal might obey is escaped as JSON does it."""
     typer.echo("".join(one if printable(one) == one else json.dumps(one)[1:-1] for one in text))
+
+
+def in_words(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as people read it: 3.54 M weights, 2.2 MB; what is not known is left out."""
+    words: dict[str, Any] = {}
+    for key, value in record.items():
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            words |= in_words({f"{key} {part.replace('_', ' ')}": own for part, own in value.items()})
+            continue
+        is_bytes = not {"bytes", "memory"}.isdisjoint(key.split())
+        large = is_bytes or not {"weights", "macs"}.isdisjoint(key.split())
+        words[key] = amount(value, "B" if is_bytes else "") if large and type(value) is int else value
+    return words
 
 
 def print_record(title: str, record: Mapping[str, Any]) -> None:
