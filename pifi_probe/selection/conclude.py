@@ -304,8 +304,8 @@ class SearchResult(Result, Tells):
         return lines
 
     def _amount(self) -> str:
-        runs = f"{self.spent.trials} trial{'s' * (self.spent.trials != 1)} ({self.spent.cost:.2f} C)"
-        return f"{runs}, and {self.confirm_cost:.2f} C to confirm" if self.confirm_cost else runs
+        runs = f"{self.spent.trials} trial{'s' * (self.spent.trials != 1)} ({self.spent.cost:.2f} full runs)"
+        return f"{runs}, and {self.confirm_cost:.2f} to confirm" if self.confirm_cost else runs
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
