@@ -153,6 +153,7 @@ def test_every_view_is_sound_in_both_themes_and_from_narrow_to_wide(
             page.locator(f'[data-view="{view}"]').click()
             page.wait_for_selector(f'[data-view="{view}"][aria-pressed="true"]')
             assert page.locator(".pp-figure .pp-mark").count() > 5
+            assert (page.locator(".pp-figure .pp-chosen").count() > 0) == (view != "regret"), "the choice is marked"
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             assert not serious(page, axe), f"{view}, {theme}, {width}"
 

@@ -85,6 +85,12 @@ export function nullBand(groups, fidelity) {
   return { low: centre - 2 * sd, high: centre + 2 * sd, mean: centre };
 }
 
+/** The chosen candidate, or null where it has no place on the axis. */
+export function chosenIn({ chosen, posterior }, groups) {
+  const found = [...(posterior ?? []), ...groups].find((one) => one.label === chosen);
+  return found && found.x !== null ? found : null;
+}
+
 /** After each trial of the highest fidelity: what was spent, and how far the leader is above the final best. */
 export function regretSteps(rows) {
   const done = rows.filter((row) => row.phase === "select" && row.state !== "running" && row.kind !== "one-shot");

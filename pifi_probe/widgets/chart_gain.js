@@ -30,8 +30,8 @@ function gainPanel(svg, { unit, gains, band }, { x, y, width, strip, height, fid
   const columns = gainColumns(svg, gains.filter(inColumn), { x: x + width + 10, y, width: strip - 10, height, narrow });
   if (band) ground.append(s("rect", { class: "pp-null", x, y: sy(band.high), width, height: Math.max(sy(band.low) - sy(band.high), 1) }));
   ground.append(s("line", { x1: x, x2: x + width, y1: sy(0), y2: sy(0), stroke: GROUPS.linear.colour, "stroke-width": 2 }));
-  const chosen = (summary.posterior ?? []).find((one) => one.label === summary.chosen) ?? gains.find((one) => one.label === summary.chosen);
-  if (chosen && chosen.x !== null) ground.append(chosenSign(sx(place(chosen)), y, height));
+  const chosen = chosenIn(summary, gains);
+  if (chosen) ground.append(chosenSign(sx(place(chosen)), y, height));
   return gains.map((one) => {
     const look = GROUPS[one.control ? (NULLS.includes(one.kind) ? "twins" : "vanilla") : "real"];
     const [px, py] = columns.has(one) ? [columns.get(one), placed(one.gain, ys, sy).at]
@@ -127,7 +127,7 @@ function gainLegend(found, summary) {
   legend.push([s("path", { d: "M0 8h16", stroke: GROUPS.linear.colour, "stroke-width": 2 }), "two projections: zero"]);
   if (all.some((one) => one.kind === "vanilla")) legend.push([drawn("vanilla"), "the encoder alone"]);
   if (all.some((one) => one.phase === "confirm" && !one.control)) legend.push([s("circle", { class: "pp-confirmed", cx: 8, cy: 8, r: 6.5, stroke: GROUPS.real.colour }), "on fresh seeds"]);
-  if (summary.chosen) legend.push([s("g", { class: "pp-chosen" }, s("path", { d: "M8 12l-6 -9h12z" })), `chosen: ${summary.chosen}`]);
+  legend.push(...chosenKey(summary));
   if ((summary.posterior ?? []).length) {
     const shades = [0, 0.25, 1].map((p, k) => s("rect", { class: "pp-block", x: 5.3 * k, y: 3, width: 5.3, height: 10, fill: "var(--pp-real)", "fill-opacity": Math.sqrt(p) }));
     legend.push([s("g", {}, shades), "block: probability of being the best, empty 0 %, half 25 %, full 100 %"]);

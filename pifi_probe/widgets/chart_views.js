@@ -70,8 +70,8 @@ function depthPanel(svg, groups, { x, y, width, strip, height, last, fidelity, c
   }
   const marks = ended.filter((group) => isLine(group) && group.phase !== "confirm")
     .map((group) => ({ x: x + width - 20, y: sy(group.mean), numbers: group.numbers }));
-  const chosen = (summary.posterior ?? []).find((one) => one.label === summary.chosen) ?? groups.find((one) => one.label === summary.chosen);
-  if (chosen && chosen.x !== null) ground.append(chosenSign(sx(chosen.x), y, height));
+  const chosen = chosenIn(summary, groups);
+  if (chosen) ground.append(chosenSign(sx(chosen.x), y, height));
   const tools = { sx, sy, spot, y, height, ys, colour };
   for (const group of groups.filter((one) => !isLine(one) && one.x !== null && one.phase !== "confirm")) marks.push(depthMark(ground, group, tools));
   if (confirmed.length) marks.push(...confirmStrip(svg, confirmed, { ...tools, x: x + width + 10, width: strip - 10 }, whole));
@@ -87,6 +87,9 @@ const stripWidth = (width) => (width < 420 ? 92 : 138);
 function chosenSign(at, y, height) {
   return s("g", { class: "pp-chosen" }, s("path", { d: `M${at} ${y + 9}l-6 -9h12z` }), s("path", { d: `M${at} ${y + 9}v${height - 9}`, "stroke-dasharray": "1 3" }));
 }
+
+/** The same sign in a legend. */
+const chosenKey = ({ chosen }) => (chosen ? [[s("g", { class: "pp-chosen" }, s("path", { d: "M8 12l-6 -9h12z" })), `chosen: ${chosen}`]] : []);
 
 /** The confirmation next to the layers: the choice and its controls, each in a column of its own, on fresh seeds. */
 function confirmStrip(svg, groups, tools, whole) {
@@ -154,7 +157,7 @@ function depthLegend(groups, fidelities, colour, summary, metric) {
   for (const [kind, words] of [["vanilla", "the encoder alone"], ["linear", "two projections"]]) {
     if (groups.some((group) => group.kind === kind)) found.push([s("path", { class: "pp-control", d: "M0 8h16", stroke: controlColour(kind), "stroke-dasharray": DASHES[kind] }), words]);
   }
-  if (summary.chosen) found.push([s("g", { class: "pp-chosen" }, s("path", { d: "M8 12l-6 -9h12z" })), `chosen: ${summary.chosen}`]);
+  found.push(...chosenKey(summary));
   if (groups.some((group) => group.phase === "confirm")) found.push([mark(SHAPES[fidelity], 8, 8, GREY, { hollow: true }), "confirmation, fresh seeds"]);
   if (groups.some((group) => group.half)) found.push([s("line", { x1: 8, x2: 8, y1: 1, y2: 15, stroke: GREY, "stroke-width": 1.6 }), "95 % interval, noise pooled over layers"]);
   const swatch = (name) => s("rect", { class: name, x: 1, y: 3, width: 14, height: 10, fill: COLOURS[0] });
@@ -183,6 +186,8 @@ function strategyView(svg, width, { rows, summary }) {
       marks.push({ x: sx(group.x), y, numbers: group.numbers });
     }
   });
+  const chosen = chosenIn(summary, groups);
+  if (chosen) svg.append(chosenSign(sx(chosen.x), 22, 34 * fidelities.length));
   let y = 42 + 34 * fidelities.length;
   for (const tick of ticks(0, last, Math.round(width / 80)).filter((one) => one % 1 === 0)) {
     svg.append(s("text", { x: sx(tick), y: y, "text-anchor": "middle" }, String(tick)));
@@ -196,7 +201,7 @@ function strategyView(svg, width, { rows, summary }) {
     const spot = { x: (k % columns) * wide + 56, y: y + Math.floor(k / columns) * 250, width: wide - 76, height: 180 };
     marks.push(...pairPanel(svg, groups, used[k], upper, spot, summary, colour));
   });
-  return { height: y + (used.length > 1 ? 250 * Math.ceil((used.length - 1) / columns) : -20), marks, legend: [] };
+  return { height: y + (used.length > 1 ? 250 * Math.ceil((used.length - 1) / columns) : -20), marks, legend: chosenKey(summary) };
 }
 
 /** One fidelity against the next: does the cheap one rank layers as the dear one does? */
@@ -253,9 +258,11 @@ function paretoView(svg, width, { rows, summary, metric }) {
     const [px, py] = spot(x, sign * y);
     const tint = group.control ? GREY : colour(seriesOf(group));
     ground.append(s("g", { class: "pp-mark" }, mark(shapeOf(group), px, py, tint, { hollow: !best }), s("title", {}, `${titleOf(group)}, ${x.toFixed(1)} ms`)));
+    if (group.label === summary.chosen) ground.append(s("g", { class: "pp-chosen" }, s("path", { d: `M${px} ${py - 8}l-6 -9h12z` })));
     return { x: px, y: py, numbers: group.numbers };
   });
-  return { height: 350, marks, legend: [[mark("circle", 8, 8, COLOURS[0]), "nothing is better in both"], [mark("circle", 8, 8, COLOURS[0], { hollow: true }), "the others"]] };
+  const keys = [[mark("circle", 8, 8, COLOURS[0]), "nothing is better in both"], [mark("circle", 8, 8, COLOURS[0], { hollow: true }), "the others"]];
+  return { height: 350, marks, legend: [...keys, ...chosenKey(summary)] };
 }
 
 const DRAW = { gain: gainView, map: mapView, depth: depthView, fidelities: strategyView, regret: regretView, pareto: paretoView };

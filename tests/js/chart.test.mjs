@@ -75,6 +75,13 @@ test("the front holds what nothing beats", () => {
   assert.deepEqual(chart.paretoFront(points).map((point) => point.best), [true, true, false, false, true]);
 });
 
+test("the chosen layer has a place on the axis, from the posterior or from its trials, and others have none", () => {
+  const groups = [{ label: "m[3]", x: 3 }, { label: "vanilla", x: null }];
+  assert.equal(chart.chosenIn({ chosen: "m[5]", posterior: [{ label: "m[5]", x: 5 }] }, groups).x, 5);
+  assert.equal(chart.chosenIn({ chosen: "m[3]" }, groups).x, 3);
+  for (const chosen of ["vanilla", "m[9]", undefined]) assert.equal(chart.chosenIn({ chosen }, groups), null);
+});
+
 test("one diverged trial does not stretch the axis", () => {
   const values = Array.from({ length: 30 }, (_, k) => 0.4 + 0.001 * k);
   const [low, high] = chart.limits([...values, 500]);
