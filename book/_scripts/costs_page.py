@@ -1,4 +1,4 @@
-"""Write `book/costs.md` from the recorded tables of quality beside cost, with a picture of each pair.
+"""Write `book/costs.md` from the recorded tables of quality next to cost, with a picture of each pair.
 
 python book/_scripts/costs_page.py
 """
@@ -25,7 +25,7 @@ ALONE, WIRED, FOLDED = "encoder alone", ("PiFi", "PiFi, matched", "PiFi, aligned
 
 HEAD = """# What it costs
 
-Quality beside cost: every arm that is trained has five seeds; then the first model of each is served on an idle
+Quality next to cost: every arm that is trained has five seeds; then the first model of each is served on an idle
 machine, one text at a time, all arms in turn. "Encoder alone" is plain fine-tuning; the donor by probe reads the
 language model itself. Forgetting is by how many nats an arm's loss on product reviews lies above that of the encoder
 alone. The figures belong to this size, machine and task, and only within a table may they be compared."""
@@ -115,7 +115,7 @@ def answer(table: CostTable) -> str:
         if arm in rows:
             own = rows[arm]
             words.append(f"{arm}: {gain(own, base)}, {ratio(own, base, 'forward_s')} as long a text")
-    found = f"Beside the encoder alone ({shown(base)}): {'; '.join(words)}."
+    found = f"Next to the encoder alone ({shown(base)}): {'; '.join(words)}."
     if FOLDED in rows and "PiFi" in rows:
         whole, folded = rows["PiFi"].file.get("bytes"), rows[FOLDED].file.get("bytes")
         if whole == folded:

@@ -239,7 +239,7 @@ checks.quiz("00")
 # - A gain counts when its interval leaves out zero and the random layer does not have it too.
 #
 # **Words:** [encoder](../book/glossary.md#encoder) · [frozen layer](../book/glossary.md#frozen-layer) ·
-# [control](../book/glossary.md#control) · [wiring](../book/glossary.md#wiring) ·
+# [arm](../book/glossary.md#arm) · [control](../book/glossary.md#control) · [wiring](../book/glossary.md#wiring) ·
 # [interval](../book/glossary.md#interval)
 #
 # **Next:** [00b What a layer can do that no random layer can](00b_what_no_random_layer_can.ipynb)

@@ -529,7 +529,7 @@ checks.quiz("10")
 # - "No layer effect is detectable" is an answer. Where layers differ, a search beats a fixed rule that is wrong.
 # - In the aligned wiring place and length of the chain matter, and headroom names a good one before any run.
 #
-# **Words:** [budget](../book/glossary.md#budget) · [posterior](../book/glossary.md#posterior) ·
+# **Words:** [C](../book/glossary.md#c) · [budget](../book/glossary.md#budget) · [posterior](../book/glossary.md#posterior) ·
 # [fidelity](../book/glossary.md#fidelity) · [racing](../book/glossary.md#racing) · [regret](../book/glossary.md#regret) · [study](../book/glossary.md#study)
 #
 # **Next:** [11 More than one layer](11_more_than_one_layer.ipynb)
