@@ -145,7 +145,7 @@ def test_a_page_opens_in_the_dark_theme(page: str, site: str, browser: Any) -> N
 def test_another_seed_has_another_winner_and_the_slider_tells_of_any_layer(site: str, browser: Any) -> None:
     with _Visit(browser, f"{site}/book/intro.html", "light", width=400) as visit:
         figure = visit.page.locator(".pifi-winner")
-        assert figure.locator("circle.real").count() > 30  # 30 layers, and one in the legend
+        assert figure.locator("rect.real").count() > 30  # 30 layers, and one in the legend
         said = [figure.locator(".pifi-told").inner_text()]
         for _ in range(3):
             figure.locator("button").click()

@@ -12,6 +12,8 @@
     return made;
   }
 
+  /** A real layer is a square, here as in every other picture. */
+  const square = (name, x, y, size) => make("rect", { class: name, x: x - size / 2, y: y - size / 2, width: size, height: size });
   const share = (value) => `${value.toFixed(1)} %`;
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
   const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
@@ -57,13 +59,13 @@
       parts.push(make("rect", { class: "twins", x: LEFT, width: WIDE - LEFT, y: Math.min(...twins) - 1.5, height: Math.abs(twins[0] - twins[1]) + 3 }));
       for (const kind of ["vanilla", "linear"]) parts.push(make("line", { class: kind, x1: LEFT, x2: WIDE, y1: y(data.controls[kind][seed]), y2: y(data.controls[kind][seed]) }));
       data.accuracy.forEach((own, other) => {
-        if (other !== seed) own.forEach((value, place) => parts.push(make("circle", { class: "other", cx: x(place), cy: y(value), r: 2.5 })));
+        if (other !== seed) own.forEach((value, place) => parts.push(square("other", x(place), y(value), 4.5)));
       });
       accuracy.forEach((value, place) => {
-        const dot = make("circle", { class: place === layer ? "real chosen" : "real", cx: x(place), cy: y(value), r: place === layer ? 8 : 5 });
-        dot.append(make("title", {}, `layer ${data.layers[place]}: ${value.toFixed(1)} %`));
-        dot.addEventListener("click", () => { state.layer = place; draw(); });
-        parts.push(dot);
+        const drawn = square(place === layer ? "real chosen" : "real", x(place), y(value), place === layer ? 14 : 9);
+        drawn.append(make("title", {}, `layer ${data.layers[place]}: ${value.toFixed(1)} %`));
+        drawn.addEventListener("click", () => { state.layer = place; draw(); });
+        parts.push(drawn);
       });
       parts.push(make("path", { class: "crown", d: `M${x(best)} ${y(accuracy[best]) - 12}l-6 -9h12z` }));
       svg.replaceChildren(...parts);
@@ -84,9 +86,9 @@
     });
     const signs = { real: "a layer, this seed", other: "other seeds", twins: "random and shuffled twin", linear: "two projections", vanilla: "encoder alone", crown: "the winner" };
     for (const [kind, said] of Object.entries(signs)) {
-      const sign = { real: ["circle", { cx: 9, cy: 7, r: 5 }], other: ["circle", { cx: 9, cy: 7, r: 2.5 }], twins: ["rect", { x: 0, y: 3, width: 18, height: 8 }],
-        crown: ["path", { d: "M9 12l-6 -9h12z" }] }[kind] ?? ["line", { x1: 0, x2: 18, y1: 7, y2: 7 }];
-      legend.append(make("span", {}, make("svg", { width: 18, height: 14, "aria-hidden": "true" }, make(sign[0], { class: kind, ...sign[1] })), ` ${said}`));
+      const sign = { real: () => square(kind, 9, 7, 9), other: () => square(kind, 9, 7, 4.5), twins: () => make("rect", { class: kind, x: 0, y: 3, width: 18, height: 8 }),
+        crown: () => make("path", { class: kind, d: "M9 12l-6 -9h12z" }) }[kind] ?? (() => make("line", { class: kind, x1: 0, x2: 18, y1: 7, y2: 7 }));
+      legend.append(make("span", {}, make("svg", { width: 18, height: 14, "aria-hidden": "true" }, sign()), ` ${said}`));
     }
     const wiring = data.table.slice(data.table.lastIndexOf("-") + 1); // a table is named by task and wiring
     const source = make("p", {}, `All runs are in the ${wiring} wiring, tested on ${data.texts.toLocaleString("en")} texts.`);
