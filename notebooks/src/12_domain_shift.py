@@ -403,7 +403,7 @@ assert beaten == list(PAIRS[1:])
 print("all four are beaten on", len(beaten), "of", len(PAIRS), "pairs")
 
 # %% [markdown]
-# **Read.** In the first run the chain was four points ahead on products, of all four. The folds leave two of them over the
+# **Read.** In the first run the chain was four points ahead of all four on products. The folds leave two of them over the
 # encoder and the twins, and over the interface alone nothing that an interval tells from zero: from films to products a
 # linear map does most of it. On the other two pairs the chain is about three points ahead of everything. Fitted on films,
 # it gains nothing on tweets; fitted on products, it loses there ([the study](../book/aligned.md#under-domain-shift)). So the

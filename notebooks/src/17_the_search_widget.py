@@ -104,8 +104,8 @@ print("columns:", ", ".join(w.results.columns))
 # | triangle at the top, with a dotted line down | the chosen layer | 10 |
 # | columns on the right, with names below | the confirmation on fresh seeds: the choice, hollow, and its controls | 09 |
 #
-# They are in the view *Depth*. The first one, *Gain*, shows what each layer adds over the two projections, before the grey
-# band that layers without knowledge reach, and the model as a stack of blocks, coloured by $p_{\text{best}}$.
+# They are in the view *Depth*. The first one, *Gain*, shows what each layer adds over the two projections, in front of the
+# grey band that layers without knowledge reach, and the model as a stack of blocks, coloured by $p_{\text{best}}$.
 #
 # This is a recorded search with a budget of six full runs. Choose a view, point at a mark, sort the table: it works
 # without Python too, in the book. In the posterior,

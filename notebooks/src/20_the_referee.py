@@ -234,7 +234,7 @@ assert folded("tweets", "product-reviews")["interface"][1] > 0
 print("films to products, real - interface:", said(films["interface"]))
 
 # %% [markdown]
-# **Read.** In the first run the chain that was fitted on films was four points ahead on products, of every arm. The folds
+# **Read.** In the first run the chain that was fitted on films was four points ahead of every arm on products. The folds
 # take part of it back: two points over the encoder and the twins, and over the interface without a layer nothing that an
 # interval tells from zero. On this pair a linear map that was aligned to the donor's states brings most of the gain, and the
 # layers' own part is not shown. From products to films and from tweets to products it is. Nothing carries over to tweets.
