@@ -16,6 +16,7 @@ import pandas as pd
 
 import pifi_probe as pp
 from pifi_probe.ranking import layer_effect
+from pifi_probe.vocabulary import stored_settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -237,12 +238,12 @@ def combinations() -> str:
     for file in sorted(COMBINATIONS.glob("*/summary.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         n_runs = sum(len(seeds) for seeds in record["runs"].values())
-        used = record["settings"]
+        used = stored_settings(record["settings"])
         parts.append(
             f"### {record['task']}: pair, triple and block\n\n"
             f"From {n_runs} results in `{_name(file.parent)}/`; {made(record['provenance'])}. "
             f"{used['slm']}, {used['llm']}, wiring *{used['wiring']}*, {used['train']} training, "
-            f"{used['validation']} validation and {used['test']} test texts of at most {used['max_length']} tokens. "
+            f"{used['validation']} validation and {used['test']} test texts of at most {used['max_tokens']} tokens. "
             f"{REUSED if used['truth'] else ''}\n\n"
             f"{pictures.shown('combinations-' + record['task'])}\n\n"
             f"{with_folded(sets.table(record).strip(), answer_first=True)}"
