@@ -142,7 +142,7 @@ def main() -> None:
     chosen = options.parse_args()
     if chosen.out is None and not chosen.quick:
         write_text(PACKAGED, json.dumps(gathered(), separators=(",", ":")) + "\n")
-        layerbench._read.cache_clear()
+        layerbench._recorded.cache_clear()
     board = pp.layerbench.leaderboard(n_draws=2 if chosen.quick else layerbench.DRAWS)
     rows = board.round(6).to_dict("records")
     settings = {
