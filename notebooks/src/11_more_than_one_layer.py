@@ -324,7 +324,9 @@ triple = pd.DataFrame(news["controls"]).query(
     "metric == 'nll' and combination == 'triple'"
 )
 checks.say(news["verdict"])
-triple.set_index("control")[["difference", "low", "high", "p_adjusted"]].round(3)
+triple.set_index("control")[["difference", "low", "high", "p_adjusted"]].round(
+    3
+)
 
 # %% [markdown]
 # To make them again: `python benchmarks/combinations.py`. `pifi-probe reproduce multi-layer` asks the same in
