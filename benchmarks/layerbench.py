@@ -159,7 +159,8 @@ def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
     """Return the rows that are shown, and what the default strategy loses on the tables."""
     rows = measurements["leaderboard"]
     auto = [row["in_noise"] for row in rows if row["strategy"] == "auto"]
-    what = "auto's regret against the best layer, mean over tables, in standard deviations of a seed"
+    of = f"mean over {len(auto)} table{'s' * (len(auto) != 1)} with cheaper fidelities"
+    what = f"auto's regret against the best layer, {of}, in standard deviations of a seed"
     return {
         "targets": [target(what, sum(auto) / len(auto), most=0.5, unit="")],
         "rows": rows,

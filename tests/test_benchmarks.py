@@ -140,7 +140,8 @@ def test_a_contestant_that_needs_more_memory_than_the_limit_fails_alone(load: An
 def test_tables_are_gathered_into_the_package_before_they_are_replayed(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gathering, replayed = load("layerbench"), []
+    gathering = load("layerbench")
+    replayed: list[Any] = []
     monkeypatch.setattr(gathering, "PACKAGED", tmp_path / "layerbench.json")
     monkeypatch.setattr(gathering, "gathered", lambda: {"tables": []})
     monkeypatch.setattr(gathering.layerbench, "tables", lambda: [])
