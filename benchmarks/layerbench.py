@@ -177,7 +177,7 @@ def told(one: layerbench.Table) -> dict[str, Any]:
         | ({"layer": effect.of[0]} if effect.name in ("choice", "layers") else {})
         for effect in effects
     ]
-    return {"table": one.name, "answer": answer(effects, unit), "steps": steps}
+    return {"table": one.name, "encoder": one.encoder, "answer": answer(effects, unit), "steps": steps}
 
 
 if __name__ == "__main__":
