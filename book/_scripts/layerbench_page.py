@@ -136,7 +136,8 @@ def completeness() -> str:
         f"{whole} of {len(lines) - 1} tables {'has' if whole == 1 else 'have'} every layer with three seeds or more. "
         "What the others say of a strategy is a hint: ten layers are easier to choose from than thirty, and with two "
         "seeds one is left to choose by. `python benchmarks/truth_table.py TABLE` makes what a table's plan in that "
-        "file still lacks; a longer plan (all layers, three seeds) makes the table whole.\n\n"
+        "file still lacks; a longer plan (all layers, three seeds) makes the table whole. With a frozen encoder there "
+        "is no MLP and no unfrozen layer among the controls.\n\n"
         f"{markdown(lines)}"
     )
 
