@@ -113,7 +113,7 @@ def task_of(study: Study) -> Task:
 
 def recipe(study: Study, seed: int = 0) -> Recipe:
     """Return the settings of a full run."""
-    return Recipe(seed=seed, precision=study.precision, max_tokens=study.max_layers)
+    return Recipe(seed=seed, precision=study.precision, max_tokens=study.max_tokens)
 
 
 def select(study: Study, task: Task, file: Path) -> dict[str, Any]:

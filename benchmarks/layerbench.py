@@ -142,7 +142,7 @@ def main() -> None:
     chosen = options.parse_args()
     if chosen.out is None and not chosen.quick:
         write_text(PACKAGED, json.dumps(gathered(), separators=(",", ":")) + "\n")
-        layerbench._read.cache_clear()
+        layerbench._recorded.cache_clear()
     board = pp.layerbench.leaderboard(n_draws=2 if chosen.quick else layerbench.DRAWS)
     rows = board.round(6).to_dict("records")
     settings = {
@@ -159,7 +159,8 @@ def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
     """Return the rows that are shown, and what the default strategy loses on the tables."""
     rows = measurements["leaderboard"]
     auto = [row["in_noise"] for row in rows if row["strategy"] == "auto"]
-    what = "auto's regret against the best layer, mean over tables, in standard deviations of a seed"
+    of = f"mean over {len(auto)} table{'s' * (len(auto) != 1)} with cheaper fidelities"
+    what = f"auto's regret against the best layer, {of}, in standard deviations of a seed"
     return {
         "targets": [target(what, sum(auto) / len(auto), most=0.5, unit="")],
         "rows": rows,
@@ -176,7 +177,7 @@ def told(one: layerbench.Table) -> dict[str, Any]:
         | ({"layer": effect.of[0]} if effect.name in ("choice", "layers") else {})
         for effect in effects
     ]
-    return {"table": one.name, "answer": answer(effects, unit), "steps": steps}
+    return {"table": one.name, "encoder": one.encoder, "answer": answer(effects, unit), "steps": steps}
 
 
 if __name__ == "__main__":

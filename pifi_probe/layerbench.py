@@ -1,11 +1,11 @@
-"""LayerBench: full runs of every layer, recorded, so that ways to choose one can be compared without training.
+"""LayerBench: runs of every layer, recorded, so that ways to choose one can be compared without training.
 
 A *table* is a task, an encoder, a donor and a wiring. For each layer (and each control) and seed it holds the score of
 every test example and the loss on the validation split. A strategy is replayed on it: it asks for runs, the table
 answers, and what it chose is scored on a seed that it has not seen.
 
 Everything lies in one JSON file, `layerbench.json`, which the package brings; ``python benchmarks/layerbench.py`` makes
-it from the runs below ``book/_studies/truth/``.
+it from the runs below ``book/_studies/truth/`` (the encoder trained, too) and ``truth-frozen/``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ VERSION = "1.1"
 Floats = NDArray[np.float64]
 LAYER = "layer"  # in place of a control
 DRAWS = 5  # of a strategy with random numbers of its own
-CITE = f"PiFi probe, LayerBench {VERSION} (tables of runs of MiniLM with every layer of SmolLM2-135M)"
+CITE = f"PiFi probe, LayerBench {VERSION} (tables of runs of MiniLM with layers of SmolLM2-135M)"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -133,6 +135,23 @@ def test_a_contestant_that_needs_more_memory_than_the_limit_fails_alone(load: An
     assert set(common.in_child(extract.__file__, task)) == {"failed"}
     found = common.in_child(extract.__file__, task | {"limit": -1, "leave": 1 << 60})
     assert found["stopped"] and found["seconds"] < 60 and "layer_bytes" not in found
+
+
+def test_tables_are_gathered_into_the_package_before_they_are_replayed(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathering = load("layerbench")
+    replayed: list[Any] = []
+    monkeypatch.setattr(gathering, "PACKAGED", tmp_path / "layerbench.json")
+    monkeypatch.setattr(gathering, "gathered", lambda: {"tables": []})
+    monkeypatch.setattr(gathering.layerbench, "tables", lambda: [])
+    row = {"strategy": "auto", "in_noise": 0.25}
+    monkeypatch.setattr(gathering.layerbench, "leaderboard", lambda **_: pd.DataFrame([row]))
+    monkeypatch.setattr(gathering, "record", lambda *arguments: replayed.append(arguments[-1]["rows"]))
+    monkeypatch.setattr(sys, "argv", ["layerbench.py"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the options' own, for requests to stop
+    gathering.main()
+    assert json.loads(gathering.PACKAGED.read_text(encoding="utf-8")) == {"tables": []} and replayed == [[row]]
 
 
 def test_arms_that_failed_leave_the_tables_of_the_others(load: Any) -> None:

@@ -236,6 +236,23 @@ def test_the_page_of_verdicts_is_the_recorded_one() -> None:
     assert record["provenance"]["versions"]["pifi_probe"]
 
 
+@pytest.mark.parametrize(("in_nats", "repairs"), [("better", True), ("undecided", False)])
+def test_the_weights_repair_the_block_only_where_that_was_found(in_nats: str, repairs: bool) -> None:
+    def told(wiring: str, block: str, knowledge: str, nats: str) -> list[dict[str, Any]]:
+        own = {"mean": -0.02, "low": -0.04, "high": 0.0, "wiring": wiring}
+        effects = [own | {"name": "block", "verdict": block}, own | {"name": "knowledge", "verdict": knowledge}]
+        shown = {"knowledge": {"shown": "+0.06 [+0.02, +0.10]", "verdict": nats}}
+        return [{"test": f"films, {wiring}", "metric": "accuracy", "effects": effects, "nats": shown}]
+
+    tables = {
+        "films-paper": told("pifi", "worse", "undecided", in_nats),
+        "films": told("matched", "undecided", "worse", ""),
+    }
+    said = load("decided_page").surprise(tables)
+    assert ("The weights repair" in said) is repairs and f"+0.06 [+0.02, +0.10], {in_nats}." in said
+    assert "cost on no test set" in said and "ahead on 1 test set: films, matched (films, -2.0 [-4.0, +0.0]" in said
+
+
 def test_the_page_of_verified_layers_is_the_recorded_one() -> None:
     verified = load("verified_page")
     record = json.loads(verified.RECORD.read_text(encoding="utf-8"))

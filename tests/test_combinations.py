@@ -120,6 +120,13 @@ def test_a_combination_wins_only_against_every_control(load: Any) -> None:
     assert verdict(mixed).startswith("No combination") and "worse than mlp-pair (of 6)" in verdict(mixed)
 
 
+def test_a_run_cuts_texts_where_its_study_says(load: Any) -> None:
+    study = load("combinations")
+    recipes = {name: study.recipe(one, seed=2) for name, one in study.TASKS.items()}
+    assert {name: one.max_tokens for name, one in recipes.items()} == {"movie-reviews": 100, "reuters-r8": 40}
+    assert all(one.seed == 2 and one.precision == "bf16" for one in recipes.values())
+
+
 def test_every_combination_has_controls_at_its_own_number_of_layers(load: Any) -> None:
     tables = load("_combination_tables")
     assert "repeated-triple" in tables.opponents("triple") and "shuffled-block" in tables.opponents("block")

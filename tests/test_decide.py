@@ -56,6 +56,20 @@ def test_more_seeds_go_to_the_arms_of_the_question_and_every_look_is_paid_for(
     assert "stopped by the budget" in str(found)
 
 
+@pytest.mark.parametrize("accuracies", [CLEAR, CLOSE])
+def test_the_answer_fits_a_terminal_and_says_what_would_decide_the_rest(
+    accuracies: dict[str | None, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    invented(monkeypatch, accuracies)
+    found = pp.decide("slm", object(), TASK, out=tmp_path, budget="25")  # type: ignore[arg-type]
+    lines, said = found.panel().splitlines(), " ".join(found.panel().split())
+    assert 1 <= len(lines) <= 8 and all(len(line) <= 80 for line in lines)
+    assert said.startswith(str(found).splitlines()[0]) and "Plugging in" in said
+    assert f"one of {100 * found.looks[-1]['level']:.1f} %, those below are of 95 %" in said
+    undecided = "Stopped by the budget. To decide matched, knowledge: " in said
+    assert undecided is (found.verdict == "undecided") is (accuracies is CLOSE)
+
+
 def test_a_call_that_goes_on_keeps_earlier_looks_and_pays_out_of_the_rest(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import pifi_probe
+from pifi_probe import layerbench
 from pifi_probe.layers.extract import extract
 from tests.tiny import tiny_checkpoint
 
@@ -126,6 +127,8 @@ def test_the_version_is_stated_once_and_everywhere_the_same():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert pifi_probe.__version__ == PROJECT["version"] == citation["version"]
     assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    (tables,) = (one for one in citation["references"] if one["type"] == "data")
+    assert tables["version"] == layerbench.VERSION and "LayerBench" in tables["title"]
 
 
 def test_the_workflow_runs_three_pythons_on_three_systems():

@@ -61,6 +61,17 @@ def test_the_time_of_a_step_is_the_recorded_one() -> None:
     assert f"PiFi takes {ratio:.2f} times as long" in OVERVIEW
 
 
+def test_in_no_recorded_table_are_layers_more_accurate_than_their_twins() -> None:
+    claim = "not found to be more accurate than a layer of random weights in any comparison of several seeds"
+    assert claim in " ".join(README.split())
+    decided = json.loads((ROOT / "book" / "_studies" / "decided.json").read_text(encoding="utf-8"))["tables"]
+    told = json.loads((ROOT / "benchmarks" / "results" / "layerbench.json").read_text(encoding="utf-8"))["told"]
+    steps = {own["test"] + name: own["effects"] for name, tests in decided.items() for own in tests}
+    steps |= {one["table"]: one["steps"] for one in told}
+    verdicts = {name: [step["verdict"] for step in own if step["name"] == "knowledge"] for name, own in steps.items()}
+    assert all(verdicts.values()) and [name for name, own in verdicts.items() if "better" in own] == []
+
+
 def test_every_table_has_its_place_and_more_than_a_heading() -> None:
     for name in tables().BLOCKS:
         page = README if name in tables().ON_README else OVERVIEW

@@ -46,7 +46,7 @@ HEAD = """# Aligned chains: where a language model's weights matter
 :file: _pictures/aligned-forest.html
 ```
 
-In the paper's wiring a language model's weights do not matter: the [results page](results.md) shows it. This page is
+In the paper's wiring no layer was found to be more accurate than a random one ([results](results.md)). This page is
 about another wiring. One linear regression, fitted on unlabelled texts, maps the encoder's tokens to the states that a
 language model has in its middle; seven frozen layers work on them in series; a linear readout is added to the encoder's
 own. Twins with shuffled or random weights, and the interface without a layer, get the same readout. The question,

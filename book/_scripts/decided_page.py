@@ -109,7 +109,7 @@ def table(folder: Path) -> list[dict[str, Any]]:
                 "then": told_then(runs, test, compared.metric),
                 "now": sum((row.p_value or 1.0) < 0.05 for row in rows),
                 "effects": [asdict(effect) for effect in effects],
-                "nats": {effect.name: effect.interval() for effect in nats},
+                "nats": {effect.name: {"shown": effect.interval(), "verdict": effect.verdict} for effect in nats},
                 "answer": answer(effects, compared.unit),
                 "needed": needed_lines(undecided, compared.seconds, compared.level),
             }
@@ -148,10 +148,9 @@ def page(record: dict[str, Any]) -> str:
         parts.append(f"### {name}")
         for own in tests:
             then = "none could be: two seeds" if own["then"] is None else f"{own['then']} of {own['arms']}"
-            lines = [["question", "difference", "in nats", "verdict"]]
+            lines = [["question", "difference", "verdict", "in nats"]]
             lines += [
-                [e["name"], interval(e, own["metric"]), own["nats"].get(e["name"], ""), e["verdict"]]
-                for e in own["effects"]
+                [e["name"], interval(e, own["metric"]), e["verdict"], in_nats(own, e["name"])] for e in own["effects"]
             ]
             told = f"Arms told from vanilla: then {then}, now {own['now']} of {own['arms']}."
             parts.append(f"**{own['test']}** ({own['seeds']} seeds). {own['answer']} {told}\n\n{markdown(lines)}")
@@ -167,20 +166,35 @@ def page(record: dict[str, Any]) -> str:
 def surprise(tables: dict[str, list[dict[str, Any]]]) -> str:
     """Return the two findings that nobody asked for: what the weights do where the block costs, and where twins win."""
     (paper,) = (tests[0] for name, tests in tables.items() if name.endswith("-paper"))
-    steps = {effect["name"]: interval(effect, paper["metric"]) for effect in paper["effects"]}
-    losing = [
-        f"{own['test']} ({name}, {interval(effect, own['metric'])})"
-        for name, tests in tables.items()
-        for own in tests
-        for effect in own["effects"]
-        if effect["name"] == "knowledge" and effect["wiring"] == "matched" and effect["verdict"] == "worse"
-    ]
-    return (
-        f"**A surprise that stays.** In the paper's wiring the real layers are ahead of their twins on {paper['test']} "
-        f"({steps['knowledge']}; {paper['nats']['knowledge']} nats), while the block itself costs "
-        f"({steps['block']}): the weights repair a part of what the block breaks. In the matched wiring the block "
-        f"breaks nothing, and the twins are ahead on {len(losing)} test sets: {'; '.join(losing)}."
+    steps = {effect["name"]: effect for effect in paper["effects"]}
+    block, knowledge = (f"{interval(e, paper['metric'])}, {e['verdict']}" for e in (steps["block"], steps["knowledge"]))
+    found = "better" in (steps["knowledge"]["verdict"], paper["nats"]["knowledge"]["verdict"])
+    repair = " The weights repair a part of what the block breaks." if found else ""
+    costly, losing = (
+        [
+            f"{own['test']} ({name}, {interval(effect, own['metric'])})"
+            for name, tests in tables.items()
+            for own in tests
+            for effect in own["effects"]
+            if effect["name"] == step and effect["wiring"] == "matched" and effect["verdict"] == "worse"
+        ]
+        for step in ("block", "knowledge")
     )
+    return (
+        f"**A surprise that stays.** In the paper's wiring, on {paper['test']}: the block {block}; the real layers "
+        f"against their twins {knowledge}, in nats {in_nats(paper, 'knowledge')}.{repair} In the matched wiring the "
+        f"block is found to cost on {_listed(costly)}, and the twins are ahead on {_listed(losing)}."
+    )
+
+
+def _listed(sets: list[str]) -> str:
+    return f"{len(sets)} test set{'s' * (len(sets) != 1)}: {'; '.join(sets)}" if sets else "no test set"
+
+
+def in_nats(own: dict[str, Any], name: str) -> str:
+    """Return what an effect is in nats, and its verdict there; empty where texts have no loss of their own."""
+    found = own["nats"].get(name)
+    return f"{found['shown']}, {found['verdict']}" if found else ""
 
 
 def summary(record: dict[str, Any]) -> str:

@@ -20,8 +20,8 @@ HEAD = """# LayerBench: choosing a layer without training
 Which of 30 layers helps an encoder on a task, and how cheaply can you find out? To answer with certainty, every layer
 must be trained, several times. We did that, and kept the score of every test text. LayerBench is these tables: a
 strategy asks for runs, the table answers at once, and the choice is scored on a seed that the strategy has not seen.
-In some tables the encoder is trained, too; in the others it is frozen, and projections and head are trained on its
-vectors, which takes seconds a run, so that there are five seeds of everything.
+In some tables the encoder is trained, too. In the others, those whose name ends in *frozen*, projections and head are
+trained on its vectors alone; that is so much cheaper that there are five seeds of every layer and of every control.
 
 ```python
 import pifi_probe as pp
@@ -53,7 +53,7 @@ for found in pp.layerbench.replay(coarse_to_fine):
 
 1. Add a `Table` to `benchmarks/truth_table.py`: task, wiring, layers, controls, seeds, encoder trained or frozen.
 2. `python benchmarks/truth_table.py NAME` trains what is missing, run by run; it can be killed and started again, and
-   several processes may share it. `--cheap` adds the cheaper fidelities.
+   several processes may share it. `--cheap` adds the cheaper fidelities, where the encoder is trained.
 3. `python benchmarks/layerbench.py` gathers the tables and plays the leaderboard again.
 
 A file of the same form from elsewhere is read by `pp.layerbench.load("mine.json")` and
@@ -62,7 +62,8 @@ A file of the same form from elsewhere is read by `pp.layerbench.load("mine.json
 REGRET = """Regret is the validation loss of the choice above that of the best layer of the held-out seed. Nobody could
 know that layer: part of the regret is that seed's luck, the same for every strategy of a table, so compare strategies
 within a table. Intervals are Student's t over held-out seeds; with two seeds they say nearly nothing. Points are the
-test score below that of the best layer, in hundredths of the table's metric. Costs are full runs."""
+test score below that of the best layer, in hundredths of the table's metric. Costs are full runs. The strategies of
+`pp.search` begin at cheaper fidelities, so they are replayed where a table has these."""
 
 
 TOLD = """All runs of a table are judged together ([methods](methods.md)). *Layers* asks whether any layer differs from
@@ -135,7 +136,8 @@ def completeness() -> str:
         f"{whole} of {len(lines) - 1} tables {'has' if whole == 1 else 'have'} every layer with three seeds or more. "
         "What the others say of a strategy is a hint: ten layers are easier to choose from than thirty, and with two "
         "seeds one is left to choose by. `python benchmarks/truth_table.py TABLE` makes what a table's plan in that "
-        "file still lacks; a longer plan (all layers, three seeds) makes the table whole.\n\n"
+        "file still lacks; a longer plan (all layers, three seeds) makes the table whole. With a frozen encoder there "
+        "is no MLP and no unfrozen layer among the controls.\n\n"
         f"{markdown(lines)}"
     )
 

@@ -175,6 +175,23 @@ def beside_late(record: Record) -> str:
     return f"it adds {alone} points to the encoder; the chain {left} to both, {twin} over its shuffled twin"
 
 
+def behind_frozen(table: str) -> Callable[[Record], str]:
+    """Return how to say what a layer's weights do behind a frozen encoder, on one table of LayerBench."""
+
+    def said(record: Record) -> str:
+        (told,) = (one for one in record["told"] if one["table"] == table)
+        (own,) = (step for step in told["steps"] if step["name"] == "knowledge")
+        return f"the real layers minus their twins {own['difference']}: {own['verdict']}"
+
+    return said
+
+
+def frozen_tables() -> list[str]:
+    """Return the names of the tables whose encoder was frozen."""
+    record = json.loads((ROOT / LAYERBENCH).read_text(encoding="utf-8"))
+    return [one["table"] for one in record["told"] if one["encoder"] == "frozen"]
+
+
 @cache
 def cells(kind: str) -> Cells:
     """Return the answers of all runs in folds of one kind."""
@@ -212,6 +229,11 @@ TEXTS = {
 }
 EXPERIMENTS = "book/_studies/experiments/{}/summary.json"
 ALIGNED = "book/_studies/aligned/{}.json"
+LAYERBENCH = "benchmarks/results/layerbench.json"
+ADDED = {
+    "umsab-arabic": "The chain on Arabic tweets of three moods",
+    "evidence": "The chain on a sentence of a film review among strings of a program",
+}
 CONTROL, CONDITIONS = "benchmarks/results/control.json", "book/_studies/conditions.json"
 TRIED = (
     Tried(
@@ -264,6 +286,19 @@ TRIED = (
     Tried("The same on tweets", "book/_studies/chains/tweets.json", chains),
     Tried("The chain on German tweets, offence", ALIGNED.format("germeval"), aligned),
     Tried("The chain on Korean film reviews", ALIGNED.format("nsmc"), aligned),
+    *(
+        Tried(idea, ALIGNED.format(task), aligned)
+        for task, idea in ADDED.items()
+        if (ROOT / ALIGNED.format(task)).is_file()
+    ),
+    *(
+        Tried(
+            f"One layer and one vector behind a frozen encoder, all 30 layers, {name.removesuffix('-frozen')}",
+            LAYERBENCH,
+            behind_frozen(name),
+        )
+        for name in frozen_tables()
+    ),
     Tried(
         "The chain next to a fine-tuned encoder, film reviews, three folds",
         ALIGNED.format("trained-fold2-movie-reviews"),

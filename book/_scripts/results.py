@@ -16,6 +16,7 @@ import pandas as pd
 
 import pifi_probe as pp
 from pifi_probe.ranking import layer_effect
+from pifi_probe.vocabulary import stored_settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -89,6 +90,10 @@ against the pair's controls, which have more weights, and against its own shuffl
 TRAINED = """Full trainings, each layer and each control with the same seeds: every layer on movie-reviews, every third
 on the other tasks. Positive differences are gains. Intervals are over seeds and test texts, all runs judged together;
 the best of ten layers is a lucky one."""
+FROZEN = """### With a frozen encoder
+
+Projections and head alone are trained, on the encoder's vectors: cheaper, so every layer and every control has five
+seeds. All runs of a table are judged together; [LayerBench](layerbench.md#what-the-tables-say) has every step."""
 REUSED = "Vanilla, the last layer and the best layer in full are runs of the table above, made on another processor."
 DENSITY = """The paper supposes that a deeper language model holds less in each layer. Usable information that layers
 add to the encoder's vectors, NLL(h) - NLL([h; z]) in thousandths of a nat, for one layer and for two and four together
@@ -237,12 +242,12 @@ def combinations() -> str:
     for file in sorted(COMBINATIONS.glob("*/summary.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         n_runs = sum(len(seeds) for seeds in record["runs"].values())
-        used = record["settings"]
+        used = stored_settings(record["settings"])
         parts.append(
             f"### {record['task']}: pair, triple and block\n\n"
             f"From {n_runs} results in `{_name(file.parent)}/`; {made(record['provenance'])}. "
             f"{used['slm']}, {used['llm']}, wiring *{used['wiring']}*, {used['train']} training, "
-            f"{used['validation']} validation and {used['test']} test texts of at most {used['max_length']} tokens. "
+            f"{used['validation']} validation and {used['test']} test texts of at most {used['max_tokens']} tokens. "
             f"{REUSED if used['truth'] else ''}\n\n"
             f"{pictures.shown('combinations-' + record['task'])}\n\n"
             f"{with_folded(sets.table(record).strip(), answer_first=True)}"
@@ -292,7 +297,15 @@ def truth() -> str:
     for folder in sorted(TRUTH.iterdir(), key=lambda folder: (folder.name != SELECTED, folder.name)):
         if folder.name in TABLES and folder.name != CHECKED and (runs := complete_seeds(folder)):
             parts.append(truth_table(folder, runs))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, frozen_tables()])
+
+
+def frozen_tables() -> str:
+    """Return what the tables whose encoder was frozen say, a sentence or two for each."""
+    file = RECORDS / "layerbench.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    said = [f"- **{one['table']}.** {one['answer']}" for one in record["told"] if one["encoder"] == "frozen"]
+    return "\n\n".join([FROZEN, f"From `{_name(file)}`; {made(record)}.", "\n".join(said)])
 
 
 def complete_seeds(folder: Path) -> list[pp.RunResult]:

@@ -324,7 +324,8 @@ for name in effects:
 # To make these runs again: `python benchmarks/truth_table.py newsgroups`, and so on. The
 # [results page](../book/results.md) has every arm with its interval, and [Decided then, decided now](../book/decided.md) what
 # all arms together decide: on `newsgroups` the projections gain, and the real layers lose to their twins. The tests of that page
-# use validation scores, these use test scores, so they may differ. Of squared error, less is better.
+# use validation scores, these use test scores, so they may differ. Of squared error, less is better. With a frozen encoder
+# every layer has five seeds, also on other tasks: [LayerBench](../book/layerbench.md) has these tables and their answers.
 #
 # **Read.** Layers differ on one task of three, newsgroups, and there the best of them does not beat the projections alone:
 # 0.624 against 0.628. An effect of layers and a gain over the encoder are two things. Compare the *best layer*, which is the

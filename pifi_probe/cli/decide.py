@@ -46,6 +46,7 @@ def decide(
     executor: str = flags.Executor,
     workers: int = flags.Workers,
     out: Path = typer.Option(None, "--out", "-o", help="Folder for results, runs/decide-TASK when not given."),
+    table: bool = typer.Option(False, "--table", help="Show all that was found, not only the answer."),
     allow_pickle: bool = flags.AllowPickle,
     as_json: bool = flags.Json,
 ) -> None:
@@ -76,5 +77,13 @@ def decide(
     if as_json:
         print_json(found.to_dict())
         return
-    terminal.print(str(found))
-    terminal.print(f"runs: {found.folder}; the same command continues there")
+    if table:
+        terminal.print(str(found))
+        terminal.print(found.to_rich())
+    else:
+        terminal.print(found.panel())
+        for line in found.sight:
+            terminal.print(f"Sight of the weights: {line}.")
+        for size, fewer in sorted(found.fewer.items()):
+            terminal.print(f"{size:,} labelled texts: {str(fewer).splitlines()[0]}")
+    terminal.print(f"runs, and all that was found: {found.folder}; the same command continues there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from pifi_probe.selection.budget import Budget
 from pifi_probe.selection.executors import Executor
 from pifi_probe.tasks import Task
 from pifi_probe.tasks.splitting import label_counts
+from pifi_probe.telling import COLUMNS, LINES, needed_lines
 from pifi_probe.training import Comparison, Recipe, RunResult, compare
 from pifi_probe.units import duration
 from pifi_probe.vocabulary import TWINS
@@ -88,12 +90,29 @@ class Decision(Result):
         asked = self.question == "knowledge" and self.verdict != "better"
         return self.comparison.sight() if asked else []
 
-    def __str__(self) -> str:
+    def panel(self) -> str:
+        """Return the answer in at most eight lines of 80 columns; `str` says all that was found."""
+        said, level = [self._first()], self.looks[-1]["level"] if self.looks else self.comparison.level
+        if self.looks:
+            said.append(f"Looks are paid for: that interval is one of {100 * level:.1f} %, those below are of 95 %.")
+        if self.verdict == "undecided":
+            (more,) = needed_lines([self.effect], self.comparison.seconds, level)
+            said.append(f"Stopped by the {self.stopped}. To decide {more}")
+        said.append(self.comparison.answer)
+        lines = [line for text in said for line in textwrap.wrap(text, COLUMNS - 2)]
+        if len(lines) > LINES:
+            end = " (more in decision.json)"
+            lines = [*lines[: LINES - 1], textwrap.shorten(lines[LINES - 1] + end, COLUMNS - 2, placeholder=end)]
+        return "\n".join(lines)
+
+    def _first(self) -> str:
         unit = self.comparison.unit
         shown = f"{self.effect.interval(unit)} {unit}"
         seeds = f"{self.effect.n_seeds} seeds, {self.seconds / 60:.1f} minutes of runs"
-        first = f"{self.question}: {self.verdict}, {shown} ({seeds})"
-        lines = [first]
+        return f"{self.question}: {self.verdict}, {shown} ({seeds})"
+
+    def __str__(self) -> str:
+        lines = [self._first()]
         if self.looks:
             times = "once" if len(self.looks) == 1 else f"{len(self.looks)} times"
             lines.append(
