@@ -5,7 +5,7 @@ between arms, and every arm is compared with the first. Arms spread alike, or wi
 deviation of the log standard deviation is told), or with the heavy tails of Student's t with 4 degrees of freedom, or
 the baseline spreads twice as much as the rest. In uneven layouts the first four arms (the encoder alone, the
 projections and two twins) have more seeds than the layers, as `control_seeds` gives them. Widths are next to those of
-the paired t interval over the seeds that both arms have.
+the paired t interval of the two arms alone, over the seeds that all arms have.
 
     python benchmarks/intervals.py           # about a quarter of an hour on one core
     python benchmarks/intervals.py --quick   # few layouts, a few cells

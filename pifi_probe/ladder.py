@@ -373,7 +373,8 @@ def needed(effect: Effect, *, seconds_a_run: float, level: float = 0.95) -> tupl
     """Return what would decide an effect: further seeds, arms that need them, seconds; None where seeds cannot.
 
     The effect is taken to be as large as it looks, and the interval to shrink with the root of the number of seeds;
-    the spread over test examples stays.
+    the spread over test examples stays. The interval of a layer against the mean of all, which must hold for all layers
+    at once, is taken to be Bonferroni's: about as wide.
 
     Parameters
     ----------
@@ -388,7 +389,8 @@ def needed(effect: Effect, *, seconds_a_run: float, level: float = 0.95) -> tupl
     if not effect.over_seeds:  # nothing is known of the noise of seeds yet
         more = max(MIN_SEEDS - effect.n_seeds, 1)
         return more, n_arms, more * n_arms * seconds_a_run
-    z = float(norm.isf((1 - level) / 2))
+    asked = len(effect.against) if {*effect.of} <= {*effect.against} else 1  # at once
+    z = float(norm.isf((1 - level) / 2 / asked))
     room = abs(effect.mean)  # the half-width that would exclude zero
     if effect.margin is not None and effect.margin - abs(effect.mean) > room:
         room = effect.margin - abs(effect.mean)  # sooner shown to be small

@@ -270,8 +270,9 @@ def dunnett(
     if len(p) < 2 or (sd <= 0).any():  # where nothing varies there is no chance to correct for
         return [float(value) for value in p], 1.0
     values, vectors = np.linalg.eigh(v / np.outer(sd, sd))
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
-    draws = np.abs(np.random.default_rng(seed).standard_normal((n_draws, len(p))) @ root.T)
+    # The symmetric root: where eigenvalues are equal, rounding picks the eigenvectors, and each machine others.
+    root = (vectors * np.sqrt(np.where(values > 1e-12 * values.max(), values, 0.0))) @ vectors.T
+    draws = np.abs(np.random.default_rng(seed).standard_normal((n_draws, len(p))) @ root)
     order = np.argsort(p, kind="stable")
     largest = np.maximum.accumulate(draws[:, order[::-1]], axis=1)[:, ::-1]  # over each p-value and all above it
     limits = norm.isf(np.maximum(p[order], 1e-300) / 2)

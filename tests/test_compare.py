@@ -59,7 +59,8 @@ def test_a_difference_has_one_interval_in_its_row_and_in_the_ladder() -> None:
     effects = {e.name: e for e in compared.effects if e.metric == "accuracy"}
     for name in ("projections", "plugging in", "twins"):
         row, effect = rows[effects[name].of[0]], effects[name]
-        assert (row.difference, row.difference_low, row.difference_high) == (effect.mean, effect.low, effect.high)
+        own = (row.difference, row.difference_low, row.difference_high)
+        assert own == pytest.approx((effect.mean, effect.low, effect.high))
 
 
 def test_an_arm_shown_to_be_within_the_margin_says_so() -> None:

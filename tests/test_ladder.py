@@ -179,6 +179,17 @@ def test_what_would_decide_is_told_in_seeds_and_minutes() -> None:
     assert any("2 more seeds of 2 arms" in line for line in text)
 
 
+def test_whether_layers_differ_takes_more_seeds_than_one_difference_of_that_size() -> None:
+    layers = replace(ladder(TRUE, margin=None)["layers"], mean=0.01, seed_error=0.01, example_error=0.002, n_seeds=3)
+    others = tuple(label for label in layers.against if label not in layers.of)
+    alone = replace(layers, against=others)
+    more, fewer = (needed(one, seconds_a_run=60) for one in (layers, alone))
+    assert more is not None and fewer is not None and more[1] == fewer[1] == 6
+    assert more[0] > 1.5 * fewer[0], "its interval holds for all six at once"
+    assert needed(replace(layers, example_error=0.0045), seconds_a_run=60) is None
+    assert needed(replace(alone, example_error=0.0045), seconds_a_run=60) is not None
+
+
 def test_a_trend_over_depth_is_decided_by_more_runs_of_all_its_layers() -> None:
     more = needed(replace(ladder(TRUE)["depth"], over_seeds=False, verdict="undecided", n_seeds=1), seconds_a_run=1)
     assert more == (2, 6, 12)

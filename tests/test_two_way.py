@@ -110,6 +110,14 @@ def test_differences_that_move_as_one_are_not_counted_twice() -> None:
     assert same == pytest.approx([0.03, 0.03], abs=0.003) and apart[0] == pytest.approx(1 - 0.97**2, abs=0.005)
 
 
+def test_rounding_does_not_decide_what_is_simulated() -> None:
+    """Layers against the mean of all: equal eigenvalues, whose eigenvectors any rounding turns."""
+    alike, p = np.eye(8) - 1 / 8, np.linspace(0.004, 0.9, 8)
+    noise = 1e-14 * np.random.default_rng(0).standard_normal((8, 8))
+    (exact, wide), (rounded, as_wide) = (dunnett(p, v) for v in (alike, alike + noise + noise.T))
+    assert rounded == pytest.approx(exact, abs=1e-9) and as_wide == pytest.approx(wide, rel=1e-9)
+
+
 def test_moderation_is_limmas() -> None:
     """`squeezeVar` of Debian's r-bioc-limma, on the same variances."""
     if shutil.which("Rscript") is None:

@@ -226,8 +226,11 @@ def label_table(found: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
 def _unused(results: dict[tuple[str, str, int], dict[str, Any]]) -> str:
     """Return where the readout leaves the chain out, so that nothing is said of it; empty if nowhere."""
     parts = ("difference", "low", "high")
-    left = [cell[0] for cell, own in results.items() if not any(own["encoder"][part] for part in parts)]
-    return f"\n\nOn {_joined(left)} the readout leaves the chain out: all answers are the encoder's." * bool(left)
+    left = [cell for cell, own in results.items() if not any(own["encoder"][part] for part in parts)]
+    if not left:
+        return ""
+    names, size = _joined([cell[0] for cell in left]), left[0][2]
+    return f"\n\nOn {names}, with {size} labels, the readout leaves the chain out: all answers are the encoder's."
 
 
 def labels_needed(curve: dict[int, float], aim: float) -> str:
