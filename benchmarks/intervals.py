@@ -7,8 +7,9 @@ the baseline spreads twice as much as the rest. In uneven layouts the first four
 projections and two twins) have more seeds than the layers, as `control_seeds` gives them. Widths are next to those of
 the paired t interval of the two arms alone, over the seeds that all arms have.
 
-    python benchmarks/intervals.py           # about a quarter of an hour on one core
-    python benchmarks/intervals.py --quick   # few layouts, a few cells
+    python benchmarks/intervals.py            # about ten minutes on one core
+    python benchmarks/intervals.py --uneven   # written to intervals_uneven.json
+    python benchmarks/intervals.py --quick    # few layouts, a few cells
 """
 
 from __future__ import annotations
@@ -42,27 +43,30 @@ NOISES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    options = parser(__doc__).parse_args()
+    options = parser(__doc__)
+    options.add_argument("--uneven", action="store_true", help="layouts whose controls have more seeds")
+    chosen = options.parse_args()
+    shapes = UNEVEN if chosen.uneven else {"arms": ARMS, "seeds": SEEDS}
     settings = {
-        "layouts": 60 if options.quick else 2000,
-        "arms": (3, 9) if options.quick else ARMS,
-        "seeds": (2, 3) if options.quick else SEEDS,
-        "noises": list(NOISES)[:2] if options.quick else list(NOISES),
-        "uneven": {"arms": (9,), "seeds": (2,)} if options.quick else UNEVEN,
+        "layouts": 60 if chosen.quick else 2000,
+        "arms": shapes["arms"][:2] if chosen.quick else shapes["arms"],
+        "seeds": shapes["seeds"][:2] if chosen.quick else shapes["seeds"],
+        "noises": list(NOISES)[:2] if chosen.quick else list(NOISES),
     }
-    shapes = [(a, s, s) for a in settings["arms"] for s in settings["seeds"]]
-    uneven = [(a, s) for a in settings["uneven"]["arms"] for s in settings["uneven"]["seeds"]]
-    shapes += [(a, s, control_seeds(s, a - N_CONTROLS)) for a, s in uneven]
     cells = []
-    for n_arms, n_seeds, of_controls in shapes:
-        for noise in settings["noises"]:
-            seed = [options.seed, n_arms, n_seeds, list(NOISES).index(noise)]
-            n = int(settings["layouts"] / (2 if n_arms > 9 else 1))
-            found = simulate(np.random.default_rng(seed), n, (n_arms, n_seeds, of_controls), **NOISES[noise])
-            cells.append({"arms": n_arms, "seeds": n_seeds, "of controls": of_controls, "noise": noise, **found})
-            print(cells[-1], flush=True)
+    for n_arms in settings["arms"]:
+        for n_seeds in settings["seeds"]:
+            of_controls = control_seeds(n_seeds, n_arms - N_CONTROLS) if chosen.uneven else n_seeds
+            for noise in settings["noises"]:
+                seed = [chosen.seed, n_arms, n_seeds, list(NOISES).index(noise)]
+                n = int(settings["layouts"] / (2 if n_arms > 9 else 1))
+                found = simulate(np.random.default_rng(seed), n, (n_arms, n_seeds, of_controls), **NOISES[noise])
+                more = {"of controls": of_controls} if chosen.uneven else {}
+                cells.append({"arms": n_arms, "seeds": n_seeds, **more, "noise": noise, **found})
+                print(cells[-1], flush=True)
     measurements = {"cells": cells}
-    record("intervals", options, settings, measurements, tables(measurements, settings))
+    name = "intervals_uneven" if chosen.uneven else "intervals"
+    record(name, chosen, settings, measurements, tables(measurements, settings))
 
 
 def draw(
@@ -127,14 +131,14 @@ def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
         return float(pick((cell[name] for cell in cells if noises(cell["noise"])), default=np.nan))
 
     def width(n_seeds: int) -> float:
-        wanted = (9, n_seeds, n_seeds, "equal")
-        return next(
-            c["width"] for c in cells if tuple(c[k] for k in ("arms", "seeds", "of controls", "noise")) == wanted
-        )
+        wanted = (9, n_seeds, "equal")
+        found = (c["width"] for c in cells if "of controls" not in c and (c["arms"], c["seeds"], c["noise"]) == wanted)
+        return next(found, np.nan)
 
     def moderate(noise: str) -> bool:
         return "1.0" not in noise
 
+    widths = [(f"half-width / paired t, 9 arms, {n} seeds", width(n), most) for n, most in ((3, 0.72), (2, 0.37))]
     return {
         "targets": [
             target("coverage, lowest cell", worst("coverage", min, lambda _: True), least=94, unit=" %"),
@@ -152,8 +156,7 @@ def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
             target(
                 "family-wise error, highest cell", worst("family-wise error", max, lambda _: True), most=5.5, unit=" %"
             ),
-            target("half-width / paired t, 9 arms, 3 seeds", width(3), most=0.72),
-            target("half-width / paired t, 9 arms, 2 seeds", width(2), most=0.37),
+            *(target(what, found, most=most) for what, found, most in widths if found == found),
         ],
         "rows": [{name: round(v, 2) if isinstance(v, float) else v for name, v in cell.items()} for cell in cells],
     }

@@ -164,7 +164,6 @@ def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
     return {
         "targets": [target(what, sum(auto) / len(auto), most=0.5, unit="")],
         "rows": rows,
-        "told": measurements["told"],
     }
 
 

@@ -126,22 +126,23 @@ def _efficiency() -> str:
     return cost_table(_load(RESULTS / "efficiency.json"), pairs, arms) + "\n"
 
 
-def intervals_table(record: dict[str, Any]) -> str:
+def intervals_table(rows: list[dict[str, Any]]) -> str:
     """Return coverage and width by number of arms, seeds and kind of noise."""
     lines = [["arms, seeds", "noise of the arms", "held %", "noisiest arm %", "any wrong find %", "width / own t"]]
     lines.append(["---"] * len(lines[0]))
-    for row in record["rows"]:
+    for row in rows:
         if row["arms"] in (3, 9, 38) and row["seeds"] < 5 and "no seed" not in row["noise"]:
             values = (row["coverage"], row["noisiest arm"], row["family-wise error"])
             shape = f"{row['arms']}, {row['seeds']}"
-            if row["of controls"] != row["seeds"]:
+            if "of controls" in row:
                 shape += f" (controls {row['of controls']})"
             lines.append([shape, row["noise"], *(f"{v:.1f}" for v in values), f"{row['width']:.2f}"])
     return _markdown(lines)
 
 
 def _intervals() -> str:
-    return intervals_table(_load(RESULTS / "intervals.json")) + "\n"
+    records = [_load(RESULTS / f"{name}.json") for name in ("intervals", "intervals_uneven")]
+    return intervals_table([row for record in records for row in record["rows"]]) + "\n"
 
 
 ALIGNED = ROOT / "book" / "_studies" / "aligned" / "movie-reviews.json"

@@ -83,7 +83,7 @@ def answered(told: dict[str, Any]) -> str:
 def page(record: dict[str, Any]) -> str:
     """Return the page."""
     parts = [HEAD.strip(), "## What is complete", completeness(), "## What the tables say", TOLD]
-    parts += [answered(one) for one in record["told"]]
+    parts += [answered(one) for one in record["measurements"]["told"]]
     parts.append(f"## Leaderboard\n\n{REGRET}")
     parts.append(
         f"From `benchmarks/results/layerbench.json`; `{record['command']}`, {record['date'][:10]}, "

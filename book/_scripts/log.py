@@ -179,7 +179,7 @@ def behind_frozen(table: str) -> Callable[[Record], str]:
     """Return how to say what a layer's weights do behind a frozen encoder, on one table of LayerBench."""
 
     def said(record: Record) -> str:
-        (told,) = (one for one in record["told"] if one["table"] == table)
+        (told,) = (one for one in record["measurements"]["told"] if one["table"] == table)
         (own,) = (step for step in told["steps"] if step["name"] == "knowledge")
         return f"the real layers minus their twins {own['difference']}: {own['verdict']}"
 
@@ -189,7 +189,7 @@ def behind_frozen(table: str) -> Callable[[Record], str]:
 def frozen_tables() -> list[str]:
     """Return the names of the tables whose encoder was frozen."""
     record = json.loads((ROOT / LAYERBENCH).read_text(encoding="utf-8"))
-    return [one["table"] for one in record["told"] if one["encoder"] == "frozen"]
+    return [one["table"] for one in record["measurements"]["told"] if one["encoder"] == "frozen"]
 
 
 @cache

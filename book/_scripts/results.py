@@ -304,7 +304,9 @@ def frozen_tables() -> str:
     """Return what the tables whose encoder was frozen say, a sentence or two for each."""
     file = RECORDS / "layerbench.json"
     record = json.loads(file.read_text(encoding="utf-8"))
-    said = [f"- **{one['table']}.** {one['answer']}" for one in record["told"] if one["encoder"] == "frozen"]
+    said = [
+        f"- **{one['table']}.** {one['answer']}" for one in record["measurements"]["told"] if one["encoder"] == "frozen"
+    ]
     return "\n\n".join([FROZEN, f"From `{_name(file)}`; {made(record)}.", "\n".join(said)])
 
 
