@@ -65,7 +65,8 @@ def test_in_no_recorded_table_are_layers_more_accurate_than_their_twins() -> Non
     claim = "not found to be more accurate than a layer of random weights in any comparison of several seeds"
     assert claim in " ".join(README.split())
     decided = json.loads((ROOT / "book" / "_studies" / "decided.json").read_text(encoding="utf-8"))["tables"]
-    told = json.loads((ROOT / "benchmarks" / "results" / "layerbench.json").read_text(encoding="utf-8"))["told"]
+    record = json.loads((ROOT / "benchmarks" / "results" / "layerbench.json").read_text(encoding="utf-8"))
+    told = record["measurements"]["told"]
     steps = {own["test"] + name: own["effects"] for name, tests in decided.items() for own in tests}
     steps |= {one["table"]: one["steps"] for one in told}
     verdicts = {name: [step["verdict"] for step in own if step["name"] == "knowledge"] for name, own in steps.items()}
