@@ -105,7 +105,7 @@ def test_every_kind_and_every_head_is_exported() -> None:
 @pytest.mark.slow
 def test_int8_is_smaller_and_says_what_it_costs(shelf: Shelf, tmp_path: Path) -> None:
     model, task = shelf.model("classes"), kinds.task_of("single")
-    trained = pp.fine_tune(model, task, RECIPE.replace(epochs=6))
+    trained = pp.fine_tune(model, task, RECIPE.replace(epochs=30))
     exact, short = model.export_onnx(tmp_path / "a"), model.export_onnx(tmp_path / "b", int8=True)
     assert short.n_bytes < exact.n_bytes and exact.difference < 1e-4 < short.difference
     test = task.splits["test"]
