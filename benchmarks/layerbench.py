@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import HERE, parser, record, target
-from truth_table import FROZEN_STUDIES, LLM, N_LAYERS, SLM, STUDIES, TABLES, Table, arms
+from truth_table import LLM, N_LAYERS, SLM, STUDIES, TABLES, Table, arms, frozen_file_of
 
 import pifi_probe as pp
 from pifi_probe import layerbench
@@ -116,11 +116,6 @@ def planned(name: str, plan: Table) -> dict[str, Any]:
 def file_of(folder: Path, control: str | None, index: int, seed: int) -> Path:
     """Return where a run lies."""
     return folder / f"{control or 'layer'}-{index:02d}-seed{seed}.json"
-
-
-def frozen_file_of(name: str, control: str | None, index: int) -> Path:
-    """Return where all seeds of an arm behind a frozen encoder lie."""
-    return FROZEN_STUDIES / name / f"{control or 'layer'}-{index:02d}.json"
 
 
 def cheap_of(name: str, layers: list[int]) -> dict[str, Any]:

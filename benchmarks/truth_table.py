@@ -155,12 +155,17 @@ def fill_frozen(name: str, table: Table) -> None:
     task, _ = tasks_of(table)
     parts = Parts(task, SLM, (LLM,), table.wiring, Recipe(precision=table.precision))
     for control, index in arms(table):
-        file = FROZEN_STUDIES / name / f"{control or 'layer'}-{index:02d}.json"
+        file = frozen_file_of(name, control, index)
         with claimed(file) as free:
             if free:
                 record = frozen_arm(table, parts, control, index)
                 write_json(file, record)
                 print(f"{name} {file.stem} {record['seconds']:.0f} s", flush=True)
+
+
+def frozen_file_of(name: str, control: str | None, index: int) -> Path:
+    """Return where all seeds of an arm behind a frozen encoder lie."""
+    return FROZEN_STUDIES / name / f"{control or 'layer'}-{index:02d}.json"
 
 
 def frozen_arm(table: Table, parts: Parts, control: str | None, index: int) -> dict[str, Any]:
