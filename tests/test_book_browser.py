@@ -114,14 +114,41 @@ ONE_OF_EACH = """() => {
 }"""
 
 
+WIDE = """() => {
+  const edge = document.querySelector("article.bd-article").getBoundingClientRect().right + 1;
+  const boxes = [...document.querySelectorAll(".bd-article pre")].filter(box => box.scrollWidth > box.clientWidth + 1);
+  const scrolls = (one) =>
+    one !== null && (/auto|scroll/.test(getComputedStyle(one).overflowX) || scrolls(one.parentElement));
+  const lines = [...document.querySelectorAll(".bd-article mjx-container > svg, .bd-article .cell_output table")];
+  return [...boxes, ...lines.filter(line => line.getBoundingClientRect().right > edge && !scrolls(line.parentElement))]
+    .map(box => box.outerHTML.slice(0, 120));
+}"""
+
+
+CHAPTERS = [f"notebooks/{file.stem}" for file in sorted((BOOK.parent / "notebooks").glob("[0-9]*.ipynb"))]
+
+
+def too_wide(page: Any) -> list[tuple[int, Any]]:
+    """Return what is wider than the screen, at either width: outputs, code, equations, the page itself."""
+    found = []
+    for width in (400, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(200)  # equations are laid out anew
+        found += [(width, box) for box in page.evaluate(WIDE)]
+        found += [(width, most) for most in [page.evaluate("document.documentElement.scrollWidth")] if most > width + 1]
+    return found
+
+
 @pytest.mark.parametrize("page", pages())
-def test_a_page_is_sound_in_both_themes(page: str, site: str, browser: Any, axe: str) -> None:
+def test_a_page_is_sound_in_both_themes_and_on_a_narrow_screen(page: str, site: str, browser: Any, axe: str) -> None:
     # Pages of errors are made alike: by day the one half is seen, by night the other.
     errors = sorted(each for each in pages() if each.startswith("book/errors/"))
     themes = ("light", "dark") if page not in errors else (("light", "dark")[errors.index(page) % 2],)
-    with _Visit(browser, f"{site}/{page}.html", themes[0]) as visit:
+    with _Visit(browser, f"{site}/{page}.html", themes[0], width=1280) as visit:
         assert visit.page.evaluate("document.documentElement.dataset.theme") == themes[0]
         assert visit.page.locator(".output.traceback, .problematic").count() == 0
+        assert visit.page.locator(".bd-article pre").count() > 0 or page not in CHAPTERS
+        assert too_wide(visit.page) == []
         visit.page.evaluate(axe)
         visit.page.evaluate(ONE_OF_EACH)
         assert not violations(visit.page, "{resultTypes: ['violations']}"), themes[0]
@@ -154,31 +181,6 @@ def test_another_seed_has_another_winner_and_the_slider_tells_of_any_layer(site:
         figure.locator("input").fill("3")
         assert "layer 3 " in figure.locator(".pifi-told").inner_text()
         assert not visit.problems
-
-
-WIDE = """() => {
-  const edge = document.querySelector("article.bd-article").getBoundingClientRect().right + 1;
-  const boxes = [...document.querySelectorAll(".bd-article pre")].filter(box => box.scrollWidth > box.clientWidth + 1);
-  const scrolls = (one) =>
-    one !== null && (/auto|scroll/.test(getComputedStyle(one).overflowX) || scrolls(one.parentElement));
-  const lines = [...document.querySelectorAll(".bd-article mjx-container > svg, .bd-article .cell_output table")];
-  return [...boxes, ...lines.filter(line => line.getBoundingClientRect().right > edge && !scrolls(line.parentElement))]
-    .map(box => box.outerHTML.slice(0, 120));
-}"""
-
-
-CHAPTERS = [f"notebooks/{file.stem}" for file in sorted((BOOK.parent / "notebooks").glob("[0-9]*.ipynb"))]
-
-
-@pytest.mark.parametrize("page", pages())
-def test_no_page_output_code_or_equation_is_wider_than_the_screen(page: str, site: str, browser: Any) -> None:
-    with _Visit(browser, f"{site}/{page}.html", "light", width=1280) as visit:
-        assert visit.page.locator(".bd-article pre").count() > 0 or page not in CHAPTERS
-        for width in (1280, 400):
-            visit.page.set_viewport_size({"width": width, "height": 900})
-            visit.page.wait_for_timeout(200)  # equations are laid out anew
-            assert (width, visit.page.evaluate(WIDE)) == (width, [])
-            assert visit.page.evaluate("document.documentElement.scrollWidth") <= width + 1
 
 
 def test_a_quiz_answers_without_python(site: str, browser: Any) -> None:
