@@ -3,8 +3,11 @@
 Writes a small CSV out of embedded texts, as a user would bring one, and runs the command on it. The time is that of the
 command, with loading, training and looks at the data.
 
-    python benchmarks/decide_csv.py            # reviews, and an aligned chain
-    python benchmarks/decide_csv.py --tweets   # the paper's wiring; written to decide_csv_tweets.json
+    python benchmarks/decide_csv.py                # reviews: what does a layer that knows nothing do in the paper's wiring?
+    python benchmarks/decide_csv.py --case chain   # do the weights of an aligned chain matter?
+    python benchmarks/decide_csv.py --case tweets  # does plugging in help on tweets?
+
+Each case but the first is written to a file of its own, decide_csv_CASE.json.
 """
 
 from __future__ import annotations
@@ -26,11 +29,17 @@ from pifi_probe.tasks import load_task
 SLM = "minilm-l6"
 ROWS, N_TRAIN = {"train": 600, "validation": 100}, 300
 MINUTES = 15
+LAST, CHAIN = "smollm2-135m[-1]", " >> ".join(f"smollm2-135m[{layer}]" for layer in range(8, 15))
 # Few labels at the usual rate leave the encoder itself nearly untrained, and seeds points apart.
-CHAIN = " >> ".join(f"smollm2-135m[{layer}]" for layer in range(8, 15))
-REVIEWS = ["--layer", CHAIN, "--wiring", "aligned", "--learning-rate", "0.0001", "--max-tokens", "64"]
-TWEETS = ["--layer", "smollm2-135m[-1]", "--wiring", "pifi", "--learning-rate", "0.0005"]
-ASKED = {"movie-reviews": (REVIEWS, "knowledge", 600), "tweets": (TWEETS, "plugging in", 400)}  # the last: test texts
+SHORT = ["--learning-rate", "0.0001", "--max-tokens", "64"]
+CASES: dict[str, tuple[str, int, list[str]]] = {  # texts, how many of them are for tests, and what is asked
+    "reviews": ("movie-reviews", 600, ["--layer", LAST, "--wiring", "pifi", *SHORT, "--question", "block"]),
+    "chain": ("movie-reviews", 600, ["--layer", CHAIN, "--wiring", "aligned", *SHORT, "--question", "knowledge"]),
+    "tweets": (
+        *("tweets", 400),
+        ["--layer", LAST, "--wiring", "pifi", "--learning-rate", "0.0005", "--question", "plugging in"],
+    ),
+}
 
 
 def write_csv(file: Path, task_name: str, rows: dict[str, int]) -> None:
@@ -53,15 +62,14 @@ def write_csv(file: Path, task_name: str, rows: dict[str, int]) -> None:
 def main() -> None:
     """Decide, and record."""
     options = parser(__doc__)
-    options.add_argument("--tweets", action="store_true", help="tweets, and the wiring as published")
+    options.add_argument("--case", choices=CASES, default="reviews")
     chosen = options.parse_args()
-    task = "tweets" if chosen.tweets else "movie-reviews"
-    asked, question, n_test = ASKED[task]
+    task, n_test, asked = CASES[chosen.case]
     rows = {name: n // 5 if chosen.quick else n for name, n in {**ROWS, "test": n_test}.items()}
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder) / "mine.csv", Path(folder) / "runs"
         write_csv(file, task, rows)
-        call = ["decide", "--task", str(file), "--slm", SLM, *asked, "--question", question]
+        call = ["decide", "--task", str(file), "--slm", SLM, *asked]
         call += ["--n-train", str(min(N_TRAIN, rows["train"] // 2))]
         call += ["--budget", f"{MINUTES}m", "--epochs", "1" if chosen.quick else "3", "--out", str(out)]
         since = time.perf_counter()
@@ -71,11 +79,11 @@ def main() -> None:
             sys.exit(code)
         decision = json.loads((out / "decision.json").read_text(encoding="utf-8"))
     shown = shlex.join("mine.csv" if part == str(file) else part for part in call[:-2])
-    settings = {"command": f"pifi-probe {shown}", "rows": rows, "task": task, "question": question}
+    settings = {"command": f"pifi-probe {shown}", "rows": rows, "task": task, "question": asked[-1]}
     measurements = {"seconds": seconds, "verdict": decision["verdict"], "stopped": decision["stopped"]}
     measurements |= {"looks": decision["looks"], "answer": decision["answer"], "effect": decision["effect"]}
     record(
-        "decide_csv_tweets" if chosen.tweets else "decide_csv",
+        "decide_csv" if chosen.case == "reviews" else f"decide_csv_{chosen.case}",
         chosen,
         settings,
         measurements,
