@@ -46,11 +46,11 @@ def main() -> None:
     if chosen.child:
         print(json.dumps(measure(**json.loads(chosen.child))))
         return
+    if not chosen.quick:
+        refuse_busy()  # a machine that gets busy later costs its pair, whose row says so, and no other one
     found: dict[str, Any] = {}
     for slm, layer in PAIRS[:1] if chosen.quick else PAIRS:
         name = f"{slm} + {layer}"
-        if not chosen.quick:
-            refuse_busy()  # here, since a child that refused would leave its pair out of the record
         missing = missing_bytes(slm, layer)
         if missing > 0:
             found[name] = {"left_out": f"needs {missing / 1e9:.0f} GB more memory than this machine has free"}
