@@ -156,7 +156,7 @@ def test_a_training_stopped_by_ctrl_c_says_how_to_go_on_and_does(
         "-o",
         str(run),
         "--epochs",
-        "300",
+        "100",
     ]
     command = [sys.executable, "-m", "pifi_probe", *args]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

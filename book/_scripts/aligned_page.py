@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -485,6 +486,12 @@ def first_rows(everything: dict[str, dict[str, Any]]) -> dict[str, Row]:
     return dict(sorted(rows.items(), key=lambda item: -item[1]["real"]["difference"]))
 
 
+def added_points(arms: dict[str, list[list[float]]]) -> float:
+    """Return what the real chain adds to the encoder alone, without an interval, in points."""
+    return 100 * float(np.mean(np.subtract(arms["real"], arms["encoder"])))
+
+
+@cache
 def folds_tables() -> tuple[str, list[str], list[str], dict[str, float]]:
     """Return tables of the runs in which every text is a test text once, where the chain beats all, and its gains."""
     cells = joined_folds("")
@@ -495,11 +502,7 @@ def folds_tables() -> tuple[str, list[str], list[str], dict[str, float]]:
         table, names = folded_table(own, "trained on, tested on" if shift else "task", named)
         beaten.append(names)
         texts += [table] if own else []
-    gained = {
-        name: 100 * paired_difference(arms["real"], arms["encoder"]).mean
-        for (name, test), arms in cells.items()
-        if name == test
-    }
+    gained = {name: added_points(arms) for (name, test), arms in cells.items() if name == test}
     return "\n\n".join(texts), beaten[0], beaten[1], gained
 
 
@@ -765,7 +768,7 @@ def _answer(everything: dict[str, Any], held: list[str], on_folds: list[str], ga
 def _added(beginning: str, cells: Cells, held: list[str]) -> str:
     """Return what the chain adds to an encoder where it beats everything; empty where it does not."""
     arms = {task: found for (task, _), found in cells.items()}
-    points = [100 * paired_difference(arms[name]["real"], arms[name]["encoder"]).mean for name in held]
+    points = [added_points(arms[name]) for name in held]
     said = _joined([f"{one:.1f} points on {name}" for one, name in zip(points, held, strict=True)]) if held else ""
     return f" {beginning} they add {said}, again more than any twin." * bool(held)
 
