@@ -142,6 +142,10 @@ def start(file: Path, log: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-if __name__ == "__main__":
-    file, log = Path(sys.argv[1]), sys.argv[2]
+def search(file: Path, log: str) -> None:
+    """Go on with the study until it ends."""
     print(runner(Store.open(file), evaluator=StubEvaluator(log=log)).run())
+
+
+if __name__ == "__main__":
+    search(Path(sys.argv[1]), sys.argv[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import random
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,17 @@ from pifi_probe.selection import store as stores
 from pifi_probe.selection.executors import Processes, make_executor
 from pifi_probe.selection.store import LIVE_SESSIONS, MAX_DEATHS, SELECT, Store, describe_worker, is_gone
 from pifi_probe.selection.trials import Outcome
-from tests.search_stub import FIRST, N_TRIALS, ROOT, SPACE, identities, in_memory, runner, start, value
+from tests.search_stub import FIRST, N_TRIALS, ROOT, SPACE, identities, in_memory, runner, search, start, value
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.search_stub"])
+
+
+def forked(file: Path, log: Path) -> ForkServerProcess:
+    """Start a process that goes on with the study, out of one that has imported everything once."""
+    process = FORKS.Process(target=search, args=(file, str(log)))
+    process.start()
+    return process
 
 
 @pytest.mark.slow
@@ -33,13 +45,13 @@ def test_random_kills_lose_at_most_the_running_trial(n_kills: int, tmp_path: Pat
     log.touch()
     while kills < n_kills:
         before = len(log.read_text().splitlines())
-        process = start(file, log)
+        process = forked(file, log)
         until = time.monotonic() + 30
-        while len(log.read_text().splitlines()) == before and process.poll() is None and time.monotonic() < until:
+        while len(log.read_text().splitlines()) == before and process.is_alive() and time.monotonic() < until:
             time.sleep(0.005)
         time.sleep(random_.uniform(0, 0.25))  # somewhere in the next trials, or between two commits
         process.kill()
-        process.communicate()
+        process.join()
         kills += 1
         evaluated = Counter(log.read_text().splitlines())
         stored = len(identities(Store.open(file)))
@@ -48,12 +60,14 @@ def test_random_kills_lose_at_most_the_running_trial(n_kills: int, tmp_path: Pat
             break
         assert sum(evaluated.values()) - len(evaluated) <= kills  # run again: at most the running trial of each kill
     while kills < n_kills:  # the search has ended: kill what has nothing left to lose
-        process = start(file, log)
+        process = forked(file, log)
         time.sleep(random_.uniform(0.2, 1.2))
         process.kill()
-        process.communicate()
+        process.join()
         kills += 1
-    assert start(file, log).wait(60) == 0
+    last = forked(file, log)
+    last.join(60)
+    assert last.exitcode == 0
     store = Store.open(file)
     found = identities(store)
     assert len(found) == len(set(found)) == N_TRIALS
