@@ -58,11 +58,13 @@ __all__ = [
     "of_few_seeds",
     "paired_difference",
     "seed_error",
+    "settled",
     "smallest_detectable",
     "verdict",
 ]
 
 MIN_SEEDS = 3  # below, the spread between seeds cannot be told from chance
+DECIMALS = 12  # of a mean and its limits
 _DRAWS_AT_ONCE = 250
 _KEPT_TIMES = 20_000_000  # 40 MB: 10,000 draws of 2,000 examples
 Floats = NDArray[np.float64]
@@ -96,6 +98,10 @@ class Interval:
     level: float = 0.95
     seed_df: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("mean", "low", "high"):
+            object.__setattr__(self, name, settled(getattr(self, name)))
+
     @property
     def over_seeds(self) -> bool:
         """Whether the interval covers seed noise."""
@@ -105,6 +111,14 @@ class Interval:
     def excludes_zero(self) -> bool:
         """Whether zero lies outside."""
         return self.low > 0 or self.high < 0
+
+
+def settled(value: float) -> float:
+    """Return a number without the last bits of its sum, which depend on the machine.
+
+    A difference of exactly 5.25 points would else be shown as 5.2 by one machine and as 5.3 by another.
+    """
+    return round(float(value), DECIMALS)
 
 
 def paired_difference(

@@ -123,6 +123,13 @@ def test_p_value_and_interval_agree(shift: float, n_seeds: int, seed: int) -> No
         assert interval.excludes_zero == (interval.p_value <= 1 - level)
 
 
+def test_the_last_bits_of_a_sum_change_no_digit_that_is_shown() -> None:
+    sums = [0.0525 - 1e-15, 0.0525 + 1e-15]
+    assert len({f"{100 * each:.1f}" for each in sums}) == 2
+    made = [Interval(each, each, each, 1.0, n_seeds=2, n_examples=2, method="") for each in sums]
+    assert len({f"{100 * getattr(one, name):.1f}" for one in made for name in ("mean", "low", "high")}) == 1
+
+
 def test_verdicts_in_words() -> None:
     a, b = arms(0.05, n_seeds=5)
     better = paired_difference(a, b)
