@@ -354,7 +354,7 @@ first = {
 ahead = [
     test for test, o in first if o == "encoder" and first[test, o]["low"] > 0
 ]
-on = " and ".join(test.removesuffix("-reviews") for test in ahead)
+on = " and ".join(test.replace("-reviews", "s") for test in ahead)
 checks.reveal(guess, "both" if len(ahead) == 2 else on or "neither", live=False)
 checks.say("On films themselves:", chain.answer)
 for (test, other), row in first.items():
