@@ -34,6 +34,11 @@ def _missing_assets() -> str:
     return ""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what needs a browser: long files at the end would leave the other process idle."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked ``assets`` where the embedded models and texts cannot be had."""
     if item.get_closest_marker("assets") and (reason := _missing_assets()):
