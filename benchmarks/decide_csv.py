@@ -1,4 +1,4 @@
-"""`pifi-probe decide` on a CSV file: how long until a question about one layer is answered?
+"""`pifi-probe decide` on a CSV file: how long until a question about a layer or a chain is answered?
 
 Writes a small CSV out of embedded texts, as a user would bring one, and runs the command on it. The time is that of the
 command, with loading, training and looks at the data.
@@ -94,7 +94,8 @@ def main() -> None:
 
 def tables(measurements: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Return the target and every look at the data."""
-    reached = {"question": settings["question"], "verdict": measurements["verdict"], "stopped": measurements["stopped"]}
+    question = settings.get("question", "plugging in")  # records of tweets were made before it was kept
+    reached = {"question": question, "verdict": measurements["verdict"], "stopped": measurements["stopped"]}
     minutes = measurements["seconds"] / 60
     return {
         "targets": [target("minutes from the command to the answer", minutes, most=float(MINUTES))],

@@ -1,14 +1,15 @@
 """What the block costs next to its rivals: encoders of four sizes with layers of four sizes, random weights.
 
 Every encoder with the 8B layer, every layer with the base encoder, and the small encoder with the smallest layer.
-Each pair is measured by `pp.benchmark` in a fresh process, and a busy machine is refused. With ``--device cuda`` in
-bf16, recorded under a name of its own.
+Each pair is measured by `pp.benchmark` in a fresh process, when nothing else keeps the machine busy. With
+``--device cuda`` in bf16, recorded under a name of its own.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import BertConfig, BertModel, LlamaConfig
 
 import pifi_probe as pp
 from pifi_probe.efficiency.serving import refuse_busy
+from pifi_probe.errors import RecipeError
 
 SLMS: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
@@ -46,11 +48,11 @@ def main() -> None:
     if chosen.child:
         print(json.dumps(measure(**json.loads(chosen.child))))
         return
-    if not chosen.quick:
-        refuse_busy()  # a machine that gets busy later costs its pair, whose row says so, and no other one
     found: dict[str, Any] = {}
     for slm, layer in PAIRS[:1] if chosen.quick else PAIRS:
         name = f"{slm} + {layer}"
+        if not chosen.quick:
+            wait_for_quiet()
         missing = missing_bytes(slm, layer)
         if missing > 0:
             found[name] = {"left_out": f"needs {missing / 1e9:.0f} GB more memory than this machine has free"}
@@ -63,6 +65,18 @@ def main() -> None:
     settings = {"rounds": ROUNDS, "seconds": SECONDS, "texts": TEXTS, "device": chosen.device}
     suffix = "" if chosen.device == "cpu" else f"_{chosen.device}"
     record(f"efficiency{suffix}", chosen, settings, found, tables(found, settings))
+
+
+def wait_for_quiet() -> None:
+    """Return when nothing else keeps the machine busy: to refuse it here would lose the pairs that are measured."""
+    while True:
+        try:
+            refuse_busy()
+        except RecipeError as busy:
+            print(f"waiting: {busy.what}", flush=True)
+            time.sleep(30)
+        else:
+            return
 
 
 def missing_bytes(slm: str, layer: str) -> float:

@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 MIN_SEEDS = 3  # below, the spread between seeds cannot be told from chance
-DECIMALS = 12  # of a mean and its limits
+DIGITS = 10  # of a mean and its limits
 _DRAWS_AT_ONCE = 250
 _KEPT_TIMES = 20_000_000  # 40 MB: 10,000 draws of 2,000 examples
 Floats = NDArray[np.float64]
@@ -118,7 +118,7 @@ def settled(value: float) -> float:
 
     A difference of exactly 5.25 points would else be shown as 5.2 by one machine and as 5.3 by another.
     """
-    return round(float(value), DECIMALS)
+    return float(f"{value:.{DIGITS}g}")
 
 
 def paired_difference(

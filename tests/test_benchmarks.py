@@ -113,6 +113,17 @@ def test_the_paper_s_wiring_computes_what_pifi_computes(load: Any, tmp_path: Pat
         torch.testing.assert_close(ours(**batch).logits, paper(**batch).logits)
 
 
+@pytest.mark.parametrize("name", ["decide_csv", "decide_csv_chain", "decide_csv_tweets"])
+def test_a_decision_on_a_csv_file_is_shown_as_recorded(name: str, load: Any) -> None:
+    result, common = recorded(name), load("_common")
+    again = load("decide_csv").tables(result["measurements"], result["settings"])
+    assert json.loads(json.dumps(again)) == {key: result[key] for key in again}
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert common.filled(text, name, common.markdown(result)) == text
+    assert result["measurements"]["seconds"] <= 15 * 60
+    assert (result["measurements"]["verdict"] == "undecided") == (name == "decide_csv_tweets")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_quick_run_gives_a_whole_result_and_touches_no_recorded_one(script: str, tmp_path: Path) -> None:

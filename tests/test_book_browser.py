@@ -1,4 +1,7 @@
-"""Every page of the book in a real browser: no error, no request elsewhere, both themes, a narrow screen, axe."""
+"""The pages of the book in a real browser: no error, no request elsewhere, both themes, a narrow screen, axe.
+
+Every page but those of errors, which are made alike: of them a sample.
+"""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,13 +25,19 @@ from pifi_probe.selection.store import LIVE_SESSIONS, MAX_DEATHS, SELECT, Store,
 from pifi_probe.selection.trials import Outcome
 from tests.search_stub import FIRST, N_TRIALS, ROOT, SPACE, identities, in_memory, runner, search, start, value
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.search_stub"])
+FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 
 
-def forked(file: Path, log: Path) -> ForkServerProcess:
-    """Start a process that goes on with the study, out of one that has imported everything once."""
-    process = FORKS.Process(target=search, args=(file, str(log)))
+def forked(file: Path, log: Path) -> BaseProcess:
+    """Start a process that goes on with the study.
+
+    Where processes can be forked, out of one that has imported everything once; it finds the module when pytest was
+    started in the repository's root, and each process imports it by itself elsewhere.
+    """
+    context: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
+    if FORKS:
+        context.set_forkserver_preload(["tests.search_stub"])
+    process: BaseProcess = context.Process(target=search, args=(file, str(log)))
     process.start()
     return process
 
