@@ -30,16 +30,14 @@ SLM = "minilm-l6"
 N_TRAIN, MINUTES = 300, 15
 ROWS = {"train": 2000, "validation": 400, "test": 600}  # of a file that is split anew: a fifth is for tests
 FEWER = {"train": 600, "validation": 100, "test": 400}
-LAST, CHAIN = "smollm2-135m[-1]", " >> ".join(f"smollm2-135m[{layer}]" for layer in range(8, 15))
+PAPER = ["--layer", "smollm2-135m[-1]", "--wiring", "pifi"]
+ALIGNED = ["--layer", " >> ".join(f"smollm2-135m[{layer}]" for layer in range(8, 15)), "--wiring", "aligned"]
 # Few labels at the usual rate leave the encoder itself nearly untrained, and seeds points apart.
 SHORT = ["--learning-rate", "0.0001", "--max-tokens", "64"]
 CASES: dict[str, tuple[str, dict[str, int], list[str]]] = {  # texts, how many of each split, and what is asked
-    "reviews": ("movie-reviews", ROWS, ["--layer", LAST, "--wiring", "pifi", *SHORT, "--question", "block"]),
-    "chain": ("movie-reviews", ROWS, ["--layer", CHAIN, "--wiring", "aligned", *SHORT, "--question", "knowledge"]),
-    "tweets": (
-        *("tweets", FEWER),
-        ["--layer", LAST, "--wiring", "pifi", "--learning-rate", "0.0005", "--question", "plugging in"],
-    ),
+    "reviews": ("movie-reviews", ROWS, [*PAPER, *SHORT, "--question", "block"]),
+    "chain": ("movie-reviews", ROWS, [*ALIGNED, *SHORT, "--question", "knowledge"]),
+    "tweets": ("tweets", FEWER, [*PAPER, "--learning-rate", "0.0005", "--question", "plugging in"]),
 }
 
 

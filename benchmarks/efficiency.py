@@ -20,8 +20,7 @@ from _common import in_child, parser, record, target
 from transformers import BertConfig, BertModel, LlamaConfig
 
 import pifi_probe as pp
-from pifi_probe.efficiency.serving import refuse_busy
-from pifi_probe.errors import RecipeError
+from pifi_probe.efficiency.serving import MOST_BUSY, others_busy
 
 SLMS: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
@@ -69,14 +68,9 @@ def main() -> None:
 
 def wait_for_quiet() -> None:
     """Return when nothing else keeps the machine busy: to refuse it here would lose the pairs that are measured."""
-    while True:
-        try:
-            refuse_busy()
-        except RecipeError as busy:
-            print(f"waiting: {busy.what}", flush=True)
-            time.sleep(30)
-        else:
-            return
+    while (busy := others_busy()) > MOST_BUSY:
+        print(f"waiting: other processes keep {busy:.1f} cores busy", flush=True)
+        time.sleep(30)
 
 
 def missing_bytes(slm: str, layer: str) -> float:

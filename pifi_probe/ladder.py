@@ -27,7 +27,7 @@ import numpy as np
 
 from pifi_probe.differences import Difference, Runs, between
 from pifi_probe.kinds import metric_named
-from pifi_probe.stats import MIN_SEEDS, of_few_seeds, settled
+from pifi_probe.stats import MIN_SEEDS, of_few_seeds, settle
 from pifi_probe.units import scale_of, size_of
 from pifi_probe.vocabulary import BARE, TWINS
 
@@ -117,8 +117,7 @@ class Effect:
     example_error: float
 
     def __post_init__(self) -> None:
-        for name in ("mean", "low", "high"):
-            object.__setattr__(self, name, settled(getattr(self, name)))
+        settle(self)
 
     def interval(self, unit: str = "") -> str:
         """Return mean and interval as text, such as ``"+1.2 [-0.3, +2.7]"``; points are hundredths of a share.

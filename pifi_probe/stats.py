@@ -58,6 +58,7 @@ __all__ = [
     "of_few_seeds",
     "paired_difference",
     "seed_error",
+    "settle",
     "settled",
     "smallest_detectable",
     "verdict",
@@ -99,8 +100,7 @@ class Interval:
     seed_df: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("mean", "low", "high"):
-            object.__setattr__(self, name, settled(getattr(self, name)))
+        settle(self)
 
     @property
     def over_seeds(self) -> bool:
@@ -119,6 +119,12 @@ def settled(value: float) -> float:
     A difference of exactly 5.25 points would else be shown as 5.2 by one machine and as 5.3 by another.
     """
     return float(f"{value:.{DIGITS}g}")
+
+
+def settle(found: object) -> None:
+    """Settle mean and limits of a frozen dataclass that has them, when it is made."""
+    for name in ("mean", "low", "high"):
+        object.__setattr__(found, name, settled(getattr(found, name)))
 
 
 def paired_difference(

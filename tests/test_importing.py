@@ -51,7 +51,7 @@ def test_threads_that_ask_for_different_names_at_once_all_get_them(seed: int) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(5))
 def test_threads_that_import_transformers_beside_a_widget_get_their_classes(seed: int) -> None:
     auto = ["AutoModel", "AutoTokenizer", "Trainer", "BertModel", "AutoModelForCausalLM", "LlamaConfig"]
     own = random.Random(seed)

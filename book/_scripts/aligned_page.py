@@ -623,17 +623,18 @@ def page() -> str:
     """Return the page."""
     halves = {"exploring": records(EXPLORING), "confirming": records(CONFIRMING)}
     everything = {name: record for half in halves.values() for name, record in half.items()}
-    parts, held, added, on_added = [], {}, records(ADDED), list[str]()
+    parts, held, added = [], {}, records(ADDED)
     for half, found in halves.items():
         if found:
             text, tasks = main_table(found)
             held[half] = tasks
             parts.append(f"### The {half} half\n\n{text}")
     if added:
-        text, on_added = main_table(added)
+        text, held["added"] = main_table(added)
+        beaten = ", ".join(held["added"]) or "none"
         parts.append(
             f"### Added afterwards\n\n{' '.join(ADDED_WORDS[name] for name in added)} Bold: found after Holm's "
-            f"correction over this table. The real chain beats all four on {', '.join(on_added) or 'none'}.\n\n{text}"
+            f"correction over this table. The real chain beats all four on {beaten}.\n\n{text}"
         )
     shift, shifted = shift_table(everything)
     labels, few = label_table(everything)
@@ -671,9 +672,7 @@ def page() -> str:
     left = f"Not run yet, so that the lines below count fewer tasks than they ask for: {', '.join(waiting)}."
     text = [
         HEAD.format(
-            answer=_answer(
-                everything | added, [*(name for own in held.values() for name in own), *on_added], on_folds, gained
-            )
+            answer=_answer(everything | added, [name for tasks in held.values() for name in tasks], on_folds, gained)
             + _added("With 100 labels", few_joined, on_few_folds)
             + said_of_fewest
             + _added("Next to an encoder that is fine-tuned on the same labels", tuned_cells, on_tuned_folds)
