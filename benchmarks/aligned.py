@@ -71,7 +71,7 @@ PRECISION = "bf16" if has_bf16(torch.device("cpu")) else "float32"  # as the mac
 FRACTIONS, DRAWS = (100, 300, 1000), 6
 FEWEST, MANY_DRAWS = (10, 30), 20
 FOLDS, MOST = 3, 4500  # MOST: texts of a task of which folds are made
-FOLDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "umsab-english")
+FOLDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "umsab-english", "question-sentence")
 FOLDED_SHIFT = {"movie-reviews": "product-reviews", "product-reviews": "movie-reviews", "tweets": "product-reviews"}
 ARMS = ("encoder", "interface", "real", "shuffled", "random")
 THROUGH = {  # arms that are trained as a whole: their control, and how the chain is read
@@ -147,15 +147,19 @@ def evidence(task: Task, filler: Task) -> Task:
     return replace(task, name="evidence", splits=made)
 
 
-def question_sentence(file: Path) -> Task:
+def question_sentence(file: Path, fold: int | None = None) -> Task:
     """Return a task of pairs: does this sentence hold the answer to the question? As QNLI is made from SQuAD.
 
     Each question stands twice, with the sentence that holds its answer and with another one of the same paragraph that
-    does not. A paragraph is in one split only.
+    does not. A paragraph is in one split only. With a fold the test split is that part of all paragraphs.
     """
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    seen = list(dict.fromkeys(row["context"] for row in rows[:N_QUESTIONS]))
+    seen = {row["context"] for row in rows[:N_QUESTIONS]}
+    if fold is not None:
+        whole = list(dict.fromkeys(row["context"] for row in rows))
+        order = np.random.default_rng(0).permutation(len(whole))
+        seen = {whole[at] for part in range(FOLDS) if part != fold for at in order[part::FOLDS]}
     made: dict[str, dict[str, list[Any]]] = {part: {"texts": [], "pairs": [], "ids": []} for part in ("train", "test")}
     draw = random.Random(0)
     for row in rows:
@@ -238,6 +242,8 @@ def folded(name: str, task: Task, fold: int, data: Path | None, *, few: bool = F
     """
     other = load(FOLDED_SHIFT[name], data) if name in FOLDED_SHIFT and not few else None
     own = fold_of(task, fold)
+    if name == "question-sentence" and data is not None:
+        own = question_sentence(data / XQUAD, fold)
     table = pp.probe_chain(
         SLM,
         LLM,

@@ -192,6 +192,11 @@ def usable_information(data: Sample) -> float:
     return np.where((joined < alone)[folds], nll - both, 0).mean()
 
 
+def span(data: Sample) -> float:
+    """Without states at an entry, what the features add to the encoder."""
+    return usable_information(data)
+
+
 def transrate(data: Sample) -> float:
     x = principal(data.x, len(data.x) // (4 * (data.y.max() + 1)))
     x /= x.std()

@@ -35,7 +35,7 @@ def second(name: str, data: Sample) -> dict[str, Any]:
     """Return the second feature set, if the estimator compares two."""
     if estimators.get(name).family != "pair":
         return {}
-    return {"other": data.h if name == "usable_information" else data.z}
+    return {"other": data.h if name in ("usable_information", "span") else data.z}
 
 
 def call(name: str, data: Sample, **options: Any) -> float:

@@ -37,6 +37,7 @@ TOLERANCE = {
     "mdl": 1e-4,
     "mlp": 1e-9,
     "gradient_coherence": 1e-9,
+    "span": 1e-3,
 }
 EVERY = list(TOLERANCE)
 LABELLED = [name for name in EVERY if name != "effective_rank"]  # it has no signal to find

@@ -14,19 +14,19 @@ import torch
 import pifi_probe as pp
 from pifi_probe.compat import quiet_transformers
 from pifi_probe.errors import EstimatorError, LayerIndexError, PlugInError, TaskError
+from pifi_probe.features.donor import llm_features
 from pifi_probe.features.rows import scoring_rows
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.probing import layer_scores, plugin_probe, plugin_scores, warm
 from pifi_probe.probing.encoder_vectors import slm_features
-from pifi_probe.probing.gains import beside
 from pifi_probe.probing.ntk import ntk
 from pifi_probe.probing.plugin_probe import probe_plugin
 from pifi_probe.probing.table import ProbeTable
 from pifi_probe.probing.warm import other_rows
 from pifi_probe.scoring.estimators import get, ridge_accuracy
 from pifi_probe.scoring.projections import project
-from pifi_probe.scoring.spectrum import centred
+from pifi_probe.scoring.spectrum import beside, centred
 from pifi_probe.tasks import Split, Task
 from tests import slm, tiny
 
@@ -231,6 +231,19 @@ def test_aligned_projections_report_how_well_they_align(world: World) -> None:
         assert value <= 1 and value == pytest.approx(found.info["alignment"]["r2"][projection]["0"], abs=1e-3)
         assert np.isfinite(row(found, "ridge_mse", "real - shuffled", LINEAR, projection)["value"])
     assert np.isfinite(row(found, "ridge_mse", "real - shuffled", LINEAR, "moment")["value"])
+
+
+def test_a_layer_is_a_chain_of_one_with_the_alignment_texts(world: World) -> None:
+    found = probe_plugin(world.slm, world.llm, world.task, QUICK, n=60, estimators="span", layers="0-1")
+    rows = scoring_rows(world.task, 60, "train", 0)
+    aligned = other_rows(world.task, rows, 60, 0)
+    h = np.array(slm_features(world.slm, aligned, pooling="cls")[0])
+    states = llm_features(world.llm, aligned, kind=world.task.kind, progress=False)
+    for layer in (0, 1):
+        entry, leave = (np.asarray(states[point]) for point in (layer, layer + 1))
+        expected = get("span")(leave, aligned.labels, other=h, entry=entry)
+        assert row(found, "span", "real", layer, projection="")["value"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert [each.shape for each in found.per_example.values()] == [(2, 60)]
 
 
 def test_layers_are_read_once_each_and_only_those_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

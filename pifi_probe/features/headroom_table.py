@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pifi_probe.reporting.result import Result
 from pifi_probe.reporting.tables import Table
+from pifi_probe.scoring.estimators.span import promised
 from pifi_probe.stats import mean_interval, paired_difference
 from pifi_probe.vocabulary import stored_settings
 
@@ -263,7 +264,7 @@ def span_scores(added: Sequence[float], r2: Sequence[float], max_layers: int = 1
             "layers": last - first + 1,
             "rise": float(curve[last + 1] - curve[first]),
             "r2": float(r2[first]),
-            "score": float((curve[last + 1] - curve[first]) * max(r2[first], 0.0)),
+            "score": promised(float(curve[last + 1] - curve[first]), r2[first]),
         }
         for first in range(len(r2))
         for last in range(first, min(len(r2), first + max_layers))

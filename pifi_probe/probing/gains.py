@@ -13,13 +13,13 @@ from pifi_probe.errors import EstimatorError
 from pifi_probe.features.feature_set import Features
 from pifi_probe.scoring.estimators import Estimator, get, names, resolve
 from pifi_probe.scoring.points import Kind, Measured, score_points
-from pifi_probe.scoring.spectrum import centred
 from pifi_probe.tasks.task import Split
 
-__all__ = ["LIKENESS", "Score", "Scorer", "applicable", "arms_of", "beside", "encoder_rows", "gain_kinds", "mean_of"]
+__all__ = ["Score", "Scorer", "applicable", "arms_of", "encoder_rows", "gain_kinds", "mean_of"]
 
 DEFAULT = ("ridge_accuracy", "ridge_mse", "logme", "hscore", "usable_information")
 LIKENESS = ("cka", "mutual_knn")
+OF_STATES = (*LIKENESS, "span")  # of the encoder's vectors and the language model's own states
 CONDITIONAL = "usable_information"  # by definition the gain in minus the logistic probe's NLL
 Floats = NDArray[np.float64]
 
@@ -89,7 +89,7 @@ class Scorer:
     rows : Split
     labels : array of int, shape (N,)
     chosen : tuple of Estimator
-        Without those of `LIKENESS`.
+        Without those of `OF_STATES`.
     n_folds, seed : int
         As in `pifi_probe.probe`.
     """
@@ -138,7 +138,7 @@ def applicable(wanted: str | Sequence[str]) -> tuple[tuple[Estimator, ...], tupl
     """
     default = [name for name in (*DEFAULT, *LIKENESS) if name in names()]
     chosen = resolve(default if wanted == "default" else wanted)
-    likeness = tuple(each for each in chosen if each.name in LIKENESS)
+    likeness = tuple(each for each in chosen if each.name in OF_STATES)
     gains = tuple(each for each in chosen if each.name == CONDITIONAL or each.family == "supervised")
     if wanted not in ("default", "all"):
         for each in chosen:
@@ -146,14 +146,9 @@ def applicable(wanted: str | Sequence[str]) -> tuple[tuple[Estimator, ...], tupl
                 raise EstimatorError(
                     f"{each.name} does not score what a layer adds to an encoder",
                     where="probe_plugin",
-                    next=f"use one that uses labels, or {' or '.join(LIKENESS)}",
+                    next=f"use one that uses labels, or {' or '.join(OF_STATES)}",
                 )
     return gains, likeness
-
-
-def beside(h: NDArray[Any], z: NDArray[Any]) -> NDArray[np.float32]:
-    """Return two feature sets side by side, each centred and divided by its own RMS: their Grams add up."""
-    return np.hstack([centred(h), centred(z)]).astype(np.float32)
 
 
 def arms_of(

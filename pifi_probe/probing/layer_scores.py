@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from pifi_probe.layers.extract import extract_from
 from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import measure_profile, residual_rms
 from pifi_probe.layers.variants import make_variant
-from pifi_probe.probing.gains import Score, Scorer, arms_of, beside, encoder_rows, mean_of
+from pifi_probe.probing.gains import Score, Scorer, arms_of, encoder_rows, mean_of
 from pifi_probe.scoring.estimators import Estimator
 from pifi_probe.scoring.intervals import N_FIFTHS
 from pifi_probe.scoring.points import Measured
 from pifi_probe.scoring.projections import DRAWN, Pairs, matched, project
+from pifi_probe.scoring.spectrum import beside
 
 __all__ = [
     "Alignment",
@@ -98,7 +99,7 @@ def branch(layer: FrozenLayer, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Unlabelled texts, none of them scored, as both models see them.
+    """Texts, none of them scored, as both models see them; their labels are read by `likeness` alone, where it asks.
 
     Parameters
     ----------
@@ -106,12 +107,15 @@ class Alignment:
     states : Features
         Pooled states of the language model at every point, (M, d_llm).
     likeness : tuple of Estimator
-        That compare the two at the input of each layer.
+        That compare the two at the input of each layer, or look at what the layer adds to its own input.
+    labels : sequence, length M
+        Of the texts.
     """
 
     h: NDArray[np.float32]
     states: Features
     likeness: tuple[Estimator, ...] = ()
+    labels: Sequence[Any] = ()
 
     def pairs(self, index: int) -> Pairs:
         """Return the paired states at the input of a layer."""
@@ -126,6 +130,11 @@ class Alignment:
         states, note = np.asarray(self.states[one.index]), f"on the {len(self.h)} alignment texts"
         found = []
         for each in self.likeness:
+            if each.needs_labels:  # the layer as a chain of one, in its own model
+                leave = np.asarray(self.states[one.index + 1])
+                scored = each.score(leave, self.labels, other=self.h, entry=states)
+                found.append(Score(scored.value, scored.per_example).measured(each.name, "real", "", one.index, note))
+                continue
             scored = each.score(self.h, other=states)
             score = Score(scored.value, scored.per_example)
             if scored.per_example is None and len(self.h) >= 10 * N_FIFTHS:

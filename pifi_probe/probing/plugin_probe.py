@@ -86,7 +86,8 @@ def probe_plugin(
     estimators : str or sequence of str
         "default", "all", or names: any that uses labels (its gain is measured), "usable_information" (by definition
         the gain in the logistic probe's negative log-likelihood), "cka" and "mutual_knn" (of the encoder's vectors
-        and the language model's states at the layer's input).
+        and the language model's states at the layer's input), "span" (what the layer adds to its own input; of the
+        alignment texts and their labels).
     tokenizer, llm_tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Others than the encoder's and the language model's own: a hub id, a folder, or the tokenizer.
     seed : int
@@ -133,6 +134,8 @@ def probe_plugin(
         n_alignment=(settings.n_alignment or n) if paired else 0,
     )
     labels = as_labels(rows["scored"].labels, min_per_class=max((each.min_per_class for each in chosen), default=1))
+    for each in (one for one in likeness if one.needs_labels):
+        as_labels(rows["aligned"].labels, min_per_class=each.min_per_class)
     place = pick_device(settings.device)
     passes: dict[str, Any] = {
         "max_tokens": settings.max_tokens,
@@ -165,7 +168,7 @@ def probe_plugin(
             states = llm_features(
                 llm, of, kind=task.kind, memory=settings.memory, tokenizer=llm_tokenizer, progress=progress, **passes
             )
-            alignment = Alignment(np.array(vectors["aligned"][0]), states, likeness)
+            alignment = Alignment(np.array(vectors["aligned"][0]), states, likeness, of.labels)
         times.append(time.perf_counter())
         h = np.array(vectors["scored"][0])
         scorer = Scorer(rows["scored"], labels, chosen, settings.n_folds, seed)

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pifi_probe.errors import EstimatorError
+from pifi_probe.scoring.spectrum import centred
 
-__all__ = ["DRAWN", "PROJECTIONS", "Pairs", "Projection", "matched", "project"]
+__all__ = ["DRAWN", "PROJECTIONS", "Pairs", "Projection", "left_out_r2", "matched", "project"]
 
 PROJECTIONS = ("random", "moment", "ridge", "procrustes")
 DRAWN = ("random",)  # those of which several draws are averaged
@@ -193,6 +194,29 @@ def _ridge(pairs: Pairs) -> Projection:
     penalty = penalties[int(np.argmin(errors))]
     # A = (H'H + penalty)^-1 H'Y = V diag(s / (s^2 + penalty)) U' Y
     return Projection(vt.T @ ((s / (s**2 + penalty))[:, None] * projected), center, offset)
+
+
+def left_out_r2(h: NDArray[np.floating], states: NDArray[np.floating]) -> float:
+    """Return the share of the states' variance that a ridge regression predicts from other vectors, each row left out.
+
+    Parameters
+    ----------
+    h : array of float, shape (M, d)
+    states : array of float, shape (M, d2)
+
+    Returns
+    -------
+    float
+        At most 1; below 0 where the mean of the other rows predicts better; 0 if all vectors or all states are alike.
+    """
+    u, s, _ = _svd(centred(h))
+    y = centred(states)
+    if not len(s) or not y.any():
+        return 0.0
+    projected = u.T @ y
+    errors = [_left_out_error(u, s, projected, y, penalty) for penalty in PENALTIES * np.square(s).mean()]
+    # the mean of the other rows errs by (1 + 1 / (M - 1)) times a row's distance to the mean of all
+    return 1 - min(errors) / float(np.square(y * (len(y) / (len(y) - 1))).mean())
 
 
 def _left_out_error(u: Floats, s: Floats, projected: Floats, targets: Floats, penalty: float) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pifi_probe.errors import EstimatorError
 
-__all__ = ["Spectrum", "as_features"]
+__all__ = ["Spectrum", "as_features", "beside"]
 
 RANK_CUT = 1e-10  # of the largest eigenvalue: a singular value of 1e-5 of the largest, the reach of float32 features
 Floats = NDArray[np.float64]
@@ -160,6 +160,11 @@ def centred(features: NDArray[np.floating]) -> Floats:
     x -= x.mean(axis=0)
     rms = np.sqrt(np.vdot(x, x) / x.size)
     return x if rms == 0 else np.divide(x, rms, out=x)
+
+
+def beside(h: NDArray[np.floating], z: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return two feature sets side by side, each centred and divided by its own RMS: their Grams add up."""
+    return np.hstack([centred(h), centred(z)]).astype(np.float32)
 
 
 def _descending(matrix: Floats) -> tuple[Floats, Floats]:

@@ -53,9 +53,9 @@ from pifi_probe.plugin.modeling import PiFiForSequenceClassification
 from pifi_probe.probing.encoder_vectors import slm_features
 from pifi_probe.probing.frozen_arms import Arm, make_arm, make_tail
 from pifi_probe.probing.frozen_slm import Vectors, frozen_slm
-from pifi_probe.probing.gains import beside
 from pifi_probe.probing.one_shot import train_one_shot
 from pifi_probe.scoring.estimators import logme
+from pifi_probe.scoring.spectrum import beside
 from pifi_probe.selection.aligned import AlignedRuns
 from pifi_probe.selection.budget import Measure, Work
 from pifi_probe.selection.cached import LowerStates, blocks_of, truncate_encoder

@@ -14,6 +14,7 @@ from pifi_probe.scoring.estimators.neighbours import knn, nearest_mean
 from pifi_probe.scoring.estimators.registry import Estimator, Scored, estimator, get, names, register_estimator, resolve
 from pifi_probe.scoring.estimators.ridge import ridge_accuracy, ridge_mse
 from pifi_probe.scoring.estimators.similarity import gradient_coherence, loes, parc
+from pifi_probe.scoring.estimators.span import span
 from pifi_probe.scoring.estimators.variability import fisher_ratio, hidden_state_variability
 from pifi_probe.scoring.labels import as_labels
 
@@ -46,6 +47,7 @@ __all__ = [
     "register_estimator",
     "ridge_accuracy",
     "ridge_mse",
+    "span",
     "transrate",
     "usable_information",
 ]
