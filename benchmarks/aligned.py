@@ -241,9 +241,8 @@ def folded(name: str, task: Task, fold: int, data: Path | None, *, few: bool = F
     With few labels: one string of answers a draw of labelled texts, on the fold alone.
     """
     other = load(FOLDED_SHIFT[name], data) if name in FOLDED_SHIFT and not few else None
-    own = fold_of(task, fold)
-    if name == "question-sentence" and data is not None:
-        own = question_sentence(data / XQUAD, fold)
+    paired = name == "question-sentence" and data is not None
+    own = question_sentence(data / XQUAD, fold) if paired else fold_of(task, fold)
     table = pp.probe_chain(
         SLM,
         LLM,

@@ -1,7 +1,8 @@
 """The truth table of chains: every entry of the donor, one, two, four and eight layers long, behind a frozen encoder.
 
 One JSON a task in ``book/_studies/chains/``, written after each entry, so that the script can be stopped and started
-again at any moment. Then the cheap scores that can be had before, from `pp.headroom`, are judged by it.
+again at any moment. Then the cheap scores that can be had before are judged by it: those of `pp.headroom`, and every
+registered estimator that reads labels, `span` among them, of the donor's own states before and after the chain.
 
     python benchmarks/chains.py                   # both tasks, then the judgement: an hour on two cores
     python benchmarks/chains.py movie-reviews     # one task
@@ -26,6 +27,7 @@ from pifi_probe.alignment.interface import Interface
 from pifi_probe.alignment.readout import Block, fit_block, fit_stack
 from pifi_probe.devices import autocast, has_bf16
 from pifi_probe.features.chain_parts import Encoder, Texts, cached_interfaces
+from pifi_probe.features.donor import llm_features
 from pifi_probe.features.headroom_table import Headroom
 from pifi_probe.files import write_json
 from pifi_probe.layers.extract import extract_from
@@ -33,6 +35,10 @@ from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.open import open_checkpoint
 from pifi_probe.provenance import collect
 from pifi_probe.ranking import rank_agreement
+from pifi_probe.scoring import estimators
+from pifi_probe.scoring.estimators.span import promised
+from pifi_probe.scoring.projections import left_out_r2
+from pifi_probe.scoring.spectrum import Spectrum
 from pifi_probe.stats import paired_difference
 from pifi_probe.tasks.tokens import buckets
 
@@ -43,6 +49,7 @@ LENGTHS = (1, 2, 4, 8)
 PRECISION = "bf16" if has_bf16(torch.device("cpu")) else "float32"  # as the machine has it; recorded
 SIZES = {"n_train": 800, "n_test": 800, "n_align": 600, "max_tokens": 64, "precision": PRECISION}
 QUICK = SIZES | {"n_train": 60, "n_test": 60, "n_align": 60}
+ADDED = "usable_information"
 SCORES = ("rise", "r2", "layers", "score")  # the last one is the span score: rise times R2
 FIXED = {"last layer": (29, 29), "last eight layers": (22, 29), "middle layer": (14, 14), "middle eight": (11, 18)}
 Floats = NDArray[np.float32]
@@ -89,6 +96,42 @@ def measure(name: str, sizes: Mapping[str, Any], seed: int, file: Path, entries:
         found["interface"][str(entry)] = both([each[0] for each in read])
         write_json(file, found | {"sizes": dict(sizes), "seed": seed, "provenance": collect(task=task.fingerprint)})
         print(name, entry, {n: round(found["cells"][f"{entry}-{entry + n - 1}"]["accuracy"], 3) for n in lengths})
+
+
+def estimate(name: str, sizes: Mapping[str, Any], seed: int, file: Path, depths: Sequence[int] | None = None) -> None:
+    """Add to a task's record what each estimator says of the donor's own states at every depth, on the labelled texts.
+
+    Larger is better in all of them. ``usable_information`` is what the states add to the encoder's vectors, and ``r2``
+    how well these predict the states: `span` is made of the two.
+    """
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if "estimators" in found:
+        return
+    task = pp.load_task(name).subset(train=sizes["n_train"], seed=seed)
+    rows = task.splits["train"]
+    h = Texts(Encoder(SLM, sizes["max_tokens"], "cpu", True), rows).pooled()
+    states = llm_features(
+        LLM, rows, kind=task.kind, pooling="mean+last", max_tokens=2 * sizes["max_tokens"], progress=False
+    )
+    values: dict[str, list[float]] = {}
+    for depth in range(states.n_points) if depths is None else depths:
+        at = np.asarray(states[depth])
+        spectrum = Spectrum.of(at)
+        for one in map(estimators.get, estimators.names()):
+            if one.family == "supervised" and (one.in_default or depths is None):
+                sign = 1 if one.larger_is_better else -1
+                values.setdefault(one.name, []).append(sign * one(at, rows.labels, spectrum=spectrum))
+        values.setdefault(ADDED, []).append(estimators.usable_information(at, rows.labels, other=h))
+        values.setdefault("r2", []).append(left_out_r2(h, at))
+        print(name, "depth", depth, {key: round(own[-1], 3) for key, own in values.items()}, flush=True)
+    found["estimators"] = {"values": values, "provenance": collect(task=task.fingerprint)}
+    write_json(file, found)
+
+
+def guesses(values: Mapping[str, Sequence[float]], first: int, last: int) -> dict[str, float]:
+    """Return what each estimator promises of a chain: how much better the states are at its exit than at its entry."""
+    made = {name: own[last + 1] - own[first] for name, own in values.items() if name != "r2"}
+    return {"span": promised(made[ADDED], values["r2"][first]), **made}
 
 
 def spread(n: int) -> list[int]:
@@ -143,6 +186,7 @@ def judge(files: Mapping[str, Path]) -> dict[str, Any]:
         spans = Headroom.from_json(json.dumps(recorded["headroom"])).spans(max(LENGTHS))
         spans["key"] = [f"{first}-{last}" for first, last in zip(spans["first"], spans["last"], strict=True)]
         known = spans[spans["key"].isin(list(cells))].reset_index(drop=True)
+        values = recorded.get("estimators", {}).get("values", {})
         gain = {key: 1000 * (recorded["encoder"]["nll"] - cell["nll"]) for key, cell in cells.items()}  # mnat
         truth = [gain[key] for key in known["key"]]
         best = max(gain, key=lambda key: gain[key])
@@ -153,6 +197,18 @@ def judge(files: Mapping[str, Path]) -> dict[str, Any]:
             if score == "score":
                 what = f"{name}: rank agreement (Spearman) of the span score with the gain of {len(truth)} chains"
                 targets.append(target(what, agreement["spearman"], unit=""))
+        if values and len(values["r2"]) > known["last"].max() + 1:
+            ends = zip(known["first"], known["last"], strict=True)
+            said = [guesses(values, int(first), int(last)) for first, last in ends]
+            for one in said[0]:
+                own = [each[one] for each in said]
+                agreement = rank_agreement(own, truth)
+                picked = str(known["key"][int(np.argmax(own))])
+                made = row(name, f"estimator {one}", picked, best, recorded, gain)
+                rows.append(made | {"Spearman": agreement["spearman"]})
+                if one == "span":
+                    what = f"{name}: rank agreement (Spearman) of the estimator span with the gain of the same chains"
+                    targets.append(target(what, agreement["spearman"], unit=""))
         chosen = Headroom.from_json(json.dumps(recorded["headroom"])).span
         nearest = min(known.itertuples(), key=lambda one: abs(one.first - chosen[0]) + abs(one.last - chosen[1]))
         rows.append(row(name, f"Headroom.span ({chosen[0]}-{chosen[1]})", str(nearest.key), best, recorded, gain))
@@ -205,6 +261,7 @@ def main() -> None:
     for name, file in files.items():
         if not chosen.judge:
             measure(name, sizes, chosen.seed, file, [0, 29] if chosen.quick else None)
+            estimate(name, sizes, chosen.seed, file, [0, 1] if chosen.quick else None)
     settings = {"slm": SLM, "llm": LLM, "lengths": list(LENGTHS), **sizes}
     there = {name: file for name, file in wanted(TASKS, folder) if file.is_file()}
     record("chains", chosen, settings, {}, judge(there))
