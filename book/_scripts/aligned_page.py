@@ -23,16 +23,28 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from aligned import ADDED, APART, CONFIRMING, EXPLORING, FEWEST, FOLDS, MANY_DRAWS, N_THROUGH, THROUGH, through_name  # noqa: E402
+from aligned import (  # noqa: E402
+    ADDED,
+    ADDED_LATER,
+    APART,
+    CONFIRMING,
+    EXPLORING,
+    FEWEST,
+    FOLDS,
+    MANY_DRAWS,
+    N_THROUGH,
+    THROUGH,
+    through_name,
+)
 from aligned_forest import LOOKS, Row, draw_forest  # noqa: E402
 from aligned_headroom import depths, draw, gains, missed, section, shown, table_of  # noqa: E402
-from aligned_variants import BITS, DONORS, ENCODERS, TASKS, VARIANTS  # noqa: E402
+from aligned_variants import BITS, DECODERS, DONORS, ENCODERS, TASKS, TWINS, VARIANTS  # noqa: E402
 
 from pifi_probe.checks.folds import join_folds  # noqa: E402
 from pifi_probe.stats import Interval, holm, paired_difference, settled, smallest_detectable  # noqa: E402
 
 EMBEDDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "reuters-r8", "newsgroups")
-NATURAL = (*EMBEDDED, "umsab-english", "germeval", "nsmc", "umsab-arabic")
+NATURAL = (*EMBEDDED, "umsab-english", "germeval", "nsmc", "umsab-arabic", "question-sentence")
 MADE = ("word-order", "evidence", "translation-match")  # made from texts that people wrote
 OTHERS = ("encoder", "interface", "shuffled", "random")
 NONE = 0.01  # differences up to here are called none
@@ -54,8 +66,9 @@ own. Twins with shuffled or random weights, and the interface without a layer, g
 the set-up and what counts were [written down before](https://github.com/pifi-probe/pifi_probe/blob/main/book/_studies/aligned/protocol.md)
 the tasks of the confirming half were touched. The layers, 8 to 14, were chosen on movie-reviews, with which
 critic-reviews shares four of five texts. Each twin is one draw and reads through the interface that was fitted to the
-real layers. A difference of one point or less is called none: a task counts where the chain is more than one point
-ahead of all four, found after Holm's correction.
+real layers; [more draws, and interfaces of their own](#twins-drawn-three-times-and-with-interfaces-of-their-own) were
+tried on two tasks. A difference of one point or less is called none: a task counts where the chain is more than one
+point ahead of all four, found after Holm's correction.
 """
 
 ADDED_WORDS = {
@@ -63,6 +76,8 @@ ADDED_WORDS = {
     "control. The donor's own probe finds something there, the chain does not.",
     "evidence": "evidence: one sentence of a film review among two strings of a program's interface, in any order. The "
     "reviews are those on which the layers were chosen, so that it is no independent task.",
+    "question-sentence": "question-sentence: a question and a sentence of the paragraph that it was asked about "
+    "(XQuAD, English); does the sentence answer it? Natural pairs, made as QNLI is.",
 }
 REFERENCES = {
     "encoder": "nothing: the encoder alone",
@@ -142,10 +157,14 @@ def n_tests(found: dict[str, dict[str, Any]], cells: Iterable[tuple[str, str, in
     return {(name, test, n): found[name]["info"]["tests"][test] for name, test, n in cells}
 
 
-def main_table(found: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
-    """Return the table of a half with what it was too small to see, and the tasks where the real chain beats all."""
+def main_table(found: dict[str, dict[str, Any]], among: dict[str, dict[str, Any]] = {}) -> tuple[str, list[str]]:  # noqa: B006
+    """Return the table of a half with what it was too small to see, and the tasks where the real chain beats all.
+
+    The correction is over all tasks `among` which it stands, if these are more.
+    """
     cells = own_tests(found)
-    results = judged(found, cells)
+    everything = among | found
+    results = {cell: own for cell, own in judged(everything, own_tests(everything)).items() if cell in cells}
     head = ["task", "encoder", "real chain", "donor's own probe", *(f"real - {NAMES[b]}" for b in OTHERS), "beats all"]
     lines = [head]
     for cell in cells:
@@ -308,14 +327,47 @@ def few_cells() -> Cells:
     return cells
 
 
+def variant(name: str) -> dict[str, dict[str, Any]]:
+    """Return the recorded tables of one variant, by task."""
+    files = {task: STUDY / f"variant-{name.replace(' ', '-')}-{task}.json" for task in TASKS}
+    return {task: json.loads(file.read_text(encoding="utf-8")) for task, file in files.items() if file.is_file()}
+
+
+def twins_table() -> str:
+    """Return what several draws of the twins, and interfaces of their own, are worth; empty if not recorded."""
+    found = variant(TWINS)
+    if not found:
+        return ""
+    others = [*OTHERS, *(f"{arm}, own interface" for arm in ("shuffled", "random"))]
+    cells = {task: (record["info"]["task"], record["info"]["n_train"]) for task, record in found.items()}
+    rows = {(task, b): difference(found[task], "real", b, *cells[task]) for task in found for b in others}
+    adjusted = dict(zip(rows, holm([row["p_value"] for row in rows.values()]), strict=True))
+    lead = {cell: row["difference"] > NONE and adjusted[cell] < 0.05 for cell, row in rows.items()}
+    lines = [["arm", *(f"{task}: {what}" for task in found for what in ("with the encoder", "real chain - it"))]]
+    for b in others:
+        line = [f"{b.partition(',')[0]}, interface of its own" if "own" in b else NAMES[b]]
+        for task in found:
+            line += [f"{accuracy(found[task], b, *cells[task]):.1f}", shown(rows[task, b], lead[task, b])]
+        lines.append(line)
+    held = [task for task in found if all(lead[task, b] for b in others)]
+    (draws,) = {record["info"]["twins"] for record in found.values()}
+    least = min(row["difference"] for (_, b), row in rows.items() if b not in ("encoder", "interface"))
+    return (
+        "## Twins, drawn three times, and with interfaces of their own\n\n"
+        f"The real chain beats the encoder, the interface and all four kinds of twins on {len(held)} of {len(found)} "
+        f"tasks; no kind of twin comes nearer than {100 * least:.1f} points. Each twin is drawn {draws} times, and the "
+        "answers are averaged text by text. An interface of its own is aligned to a donor whose lower layers are such "
+        "twins, too: to the input that the twin is used to. Bold: found after Holm's correction over the table.\n\n"
+        + table_of(lines)
+    )
+
+
 def variant_table() -> str:
     """Return the chain with other encoders and donors; empty if none is recorded."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name in VARIANTS:
-        for task in TASKS:
-            file = STUDY / f"variant-{name.replace(' ', '-')}-{task}.json"
-            if file.is_file():
-                found.setdefault(name, {})[task] = json.loads(file.read_text(encoding="utf-8"))
+        if name != TWINS and (own := variant(name)):
+            found[name] = own
     if not found:
         return ""
     head = ["changed", "task", "layers", "encoder", "real chain", *(f"real - {NAMES[b]}" for b in OTHERS), "beats all"]
@@ -334,11 +386,9 @@ def variant_table() -> str:
     return (
         "## Other encoders, another donor, fewer bits\n\nOne thing is changed at a time. The donor of all other runs "
         "has 4 bits a weight; here its layers are rounded once more. The chain of Gemma 3 is the span that "
-        "`pp.headroom` names on training texts. Bold: found after Holm's correction over the two tasks.\n\n"
-        + table_of(lines)
-        + not_beaten(left, sizes, str)
-        + _ahead(known, found)
-        + _rounded(found)
+        "`pp.headroom` names on training texts. No package index has an encoder that was trained on no pairs of "
+        "sentences; in its place a decoder is read as one, by all its layers. Bold: found after Holm's correction over "
+        "the two tasks.\n\n" + table_of(lines) + not_beaten(left, sizes, str) + _ahead(known, found) + _rounded(found)
     )
 
 
@@ -377,6 +427,9 @@ def _ahead(known: dict[str, dict[str, Any]], found: dict[str, dict[str, dict[str
 
 
 def _changed(name: str) -> str:
+    if name in DECODERS:
+        slm, llm = DECODERS[name]
+        return f"encoder: {slm}, a decoder; donor: {llm}"
     kind = "encoder" if name in ENCODERS else "donor" if name in DONORS else "bits of the donor"
     return f"{kind}: {name.removesuffix(' bits')}"
 
@@ -483,7 +536,7 @@ def first_rows(everything: dict[str, dict[str, Any]]) -> dict[str, Row]:
         if name == test:
             rows[name] = {arm: as_row(paired_difference(arms[arm], arms["encoder"])) for arm in LOOKS}
     for name, test, n in own_tests(everything):
-        if name not in rows and name != APART:
+        if name not in rows and name not in APART:
             rows[name] = {arm: difference(everything[name], arm, "encoder", test, n) for arm in LOOKS}
     return dict(sorted(rows.items(), key=lambda item: -item[1]["real"]["difference"]))
 
@@ -562,11 +615,21 @@ def places_table() -> str:
 
 def pair_table() -> str:
     """Return what layers add to pairs whose texts meet in them only next to late interaction; empty if not recorded."""
-    found = records((APART,))
+    found = records(APART)
     if not found:
         return ""
-    table, late = found[APART], "late interaction"
-    test, n = table["info"]["task"], table["info"]["n_train"]
+    return (
+        "## Pairs that meet in the layers\n\nEach text is encoded alone, and the two meet in the layers only. Late "
+        "interaction is the best match of every token in the other text, without parameters: a control that every task "
+        "of pairs needs.\n\n" + "\n\n".join(one_pair_table(table) for table in found.values()) + "\n\nSNLI is not "
+        "recorded. In a trial outside the records, with layers 17 and 18 and one alignment, late interaction took most "
+        "of what the layers gave on it: next to it they were hardly ahead of their twins. That is a lead, not a result."
+    )
+
+
+def one_pair_table(table: dict[str, Any]) -> str:
+    """Return the table of one task of pairs."""
+    late, test, n = "late interaction", table["info"]["task"], table["info"]["n_train"]
 
     def minus(a: str, b: str) -> str:
         return shown(difference(table, a, b, test, n))
@@ -584,15 +647,16 @@ def pair_table() -> str:
         alone = "" if arm == "encoder" else minus(arm, "encoder")
         left = "" if arm == "real" else minus(f"real and {late}", both)
         lines.append([names[arm], score(arm), alone, score(both), minus(both, "encoder"), left])
+    rest = difference(table, f"real and {late}", late, test, n)
+    if rest["high"] > rest["low"]:
+        limits = [rest[key] for key in ("difference", "low", "high", "p_value")]
+        seen = smallest_detectable(Interval(*limits, 1, table["info"]["tests"][test], ""))
+        said = f"adds {shown(rest)} points; four of five studies would have found {100 * seen:.1f}"
+    else:
+        said = "is left out by the readout: all answers are those of late interaction"
     return (
-        f"## Pairs that meet in the layers\n\n{test.removesuffix('-apart')}, {n:,} labels, "
-        f"{table['info']['tests'][test]:,} test pairs; each text is encoded alone, and the two meet in the layers "
-        "only. Late interaction is the best match of every token in the other text, without parameters: a control "
-        f"that every task of pairs needs.\n\n{table_of(lines)}\n\n"
-        "No other task is recorded in which the texts of a pair meet in the layers only, and SNLI is not: of natural "
-        "pairs of sentences this project has no result. In a trial outside the records, with layers 17 and 18 and one "
-        "alignment, late interaction took most of what the layers gave on SNLI: next to it they were hardly ahead of "
-        "their twins. That is a lead, not a result."
+        f"**{test.removesuffix('-apart')}**, {n:,} labels, {table['info']['tests'][test]:,} test pairs: next to late "
+        f"interaction the real chain {said}.\n\n" + table_of(lines)
     )
 
 
@@ -600,20 +664,21 @@ def limits(added: dict[str, dict[str, Any]]) -> str:
     """Return what the twins on this page leave open, and what was not tried."""
     left = [
         "a donor of more than 270M weights",
-        "an encoder that was trained on no pairs of sentences (no package index has one)",
+        "an encoder of the usual kind that was trained on no pairs of sentences (no package index has one)",
         "what else could stand in the chain's place, on other tasks than movie-reviews" * (len(REFERENCE_FILES) < 2),
         "evidence that lies inside long texts" * ("evidence" not in added),
         "tweets in Arabic" * ("umsab-arabic" not in added),
-        "natural pairs of sentences",
+        "natural pairs of sentences" * ("question-sentence" not in added),
+        "SNLI",
         "CoLA, TREC and irony, which a user has to bring as files",
     ]
     return (
-        "## Limits\n\n**Twins.** A shuffled and a random twin are one draw each: another draw may do a little better "
-        "or worse, and no interval on this page covers that. Next to a fine-tuned encoder, and where everything is "
-        "trained, each fold draws them anew; elsewhere they are the same draw on every task and in every fold. In all "
-        "tables they read through the interface that was aligned to the real layers' input, and never through one of "
-        "their own, aligned to a donor whose lower layers are such twins, too (`own_interfaces=True` of "
-        "`pp.probe_chain`): with that they might do better.\n\n"
+        "## Limits\n\n**Twins.** But for the table of more twins, a shuffled and a random twin are one draw each: "
+        "another draw may do a little better or worse, and no interval of the other tables covers that. Next to a "
+        "fine-tuned encoder, and where everything is trained, each fold draws them anew; elsewhere they are the same "
+        "draw on every task and in every fold. They read through the interface that was aligned to the real layers' "
+        "input; one of their own, aligned to a donor whose lower layers are such twins, too (`own_interfaces=True` of "
+        "`pp.probe_chain`), was tried on movie-reviews and product-reviews alone.\n\n"
         f"**Not tried.** Open, since there is no run of it: {'; '.join(filter(None, left))}. sentiment-rating has a "
         "number a text, and the readout behind a chain tells classes apart."
     )
@@ -623,7 +688,7 @@ def page() -> str:
     """Return the page."""
     halves = {"exploring": records(EXPLORING), "confirming": records(CONFIRMING)}
     everything = {name: record for half in halves.values() for name, record in half.items()}
-    parts, held, added = [], {}, records(ADDED)
+    parts, held, added, later = [], {}, records(ADDED), records(ADDED_LATER)
     for half, found in halves.items():
         if found:
             text, tasks = main_table(found)
@@ -635,6 +700,12 @@ def page() -> str:
         parts.append(
             f"### Added afterwards\n\n{' '.join(ADDED_WORDS[name] for name in added)} Bold: found after Holm's "
             f"correction over this table. The real chain beats all four on {beaten}.\n\n{text}"
+        )
+    if later:
+        text, held["later"] = main_table(later, added)
+        parts.append(
+            f"### Natural pairs\n\n{' '.join(ADDED_WORDS[name] for name in later)} Bold: found after Holm's correction "
+            f"over this table and the one above.{_apart_answer(later)}\n\n{text}"
         )
     shift, shifted = shift_table(everything)
     labels, few = label_table(everything)
@@ -672,7 +743,9 @@ def page() -> str:
     left = f"Not run yet, so that the lines below count fewer tasks than they ask for: {', '.join(waiting)}."
     text = [
         HEAD.format(
-            answer=_answer(everything | added, [name for tasks in held.values() for name in tasks], on_folds, gained)
+            answer=_answer(
+                everything | added | later, [name for tasks in held.values() for name in tasks], on_folds, gained
+            )
             + _added("With 100 labels", few_joined, on_few_folds)
             + said_of_fewest
             + _added("Next to an encoder that is fine-tuned on the same labels", tuned_cells, on_tuned_folds)
@@ -714,10 +787,11 @@ def page() -> str:
         else "",
         through_table(through_cells()),
         places_table(),
+        twins_table(),
         variant_table(),
         pair_table(),
         reference_table(),
-        limits(added),
+        limits(added | later),
         f"## How it was made\n\n`python benchmarks/aligned.py`, {provenance['date'][:10]}, {machine['cpu']}, "
         f"{machine['cores']} cores; one JSON a task in `book/_studies/aligned/`. In minutes, at a smaller size, "
         "without touching the records: `python benchmarks/aligned.py movie-reviews critic-reviews product-reviews "
@@ -734,6 +808,24 @@ def small_time() -> str:
     machine = record["provenance"]["machine"]
     took = f"{record['seconds'] / 60:.0f} minutes with {machine['threads']} thread on {machine['cores']} cores"
     return f" ({', '.join(record['tasks'])}: {took}, {machine['cpu']})"
+
+
+def _apart_answer(later: dict[str, dict[str, Any]]) -> str:
+    """Return what an encoder does that reads the texts of a pair one at a time; empty where it was not recorded."""
+    said = ""
+    for name, record in later.items():
+        for own in records((f"{name}-apart",)).values():
+            cell, alone = (
+                (own["info"]["task"], own["info"]["n_train"]),
+                (record["info"]["task"], record["info"]["n_train"]),
+            )
+            better, plain = accuracy(own, "encoder", *cell), accuracy(record, "encoder", *alone)
+            said += (
+                f" The encoder reads the two as one text here ({plain:.1f}); where it reads each alone it has "
+                f"{better:.1f}, to which the chain adds {shown(difference(own, 'real', 'encoder', *cell))} (below, Pairs "
+                "that meet in the layers)."
+            )
+    return said
 
 
 def _answer(everything: dict[str, Any], held: list[str], on_folds: list[str], gained: dict[str, float]) -> str:
@@ -756,8 +848,8 @@ def _answer(everything: dict[str, Any], held: list[str], on_folds: list[str], ga
         for name, test, n in own_tests({name: everything[name] for name in MADE if name in held})
     ]
     more = _joined([f"{points:.1f} points on {name}" for name, points in made])
-    if "translation-match" in held and (apart := records((APART,))):
-        own = apart[APART]
+    if "translation-match" in held and (apart := records(APART[:1])):
+        own = apart[APART[0]]
         cell = (own["info"]["task"], own["info"]["n_train"])
         alone, left = accuracy(own, "encoder", *cell), shown(difference(own, "real", "encoder", *cell))
         more += f" (there an encoder that reads each text alone has {alone:.1f}, to which they add nothing: {left})"
