@@ -822,8 +822,8 @@ def _apart_answer(later: dict[str, dict[str, Any]]) -> str:
             better, plain = accuracy(own, "encoder", *cell), accuracy(record, "encoder", *alone)
             said += (
                 f" The encoder reads the two as one text here ({plain:.1f}); where it reads each alone it has "
-                f"{better:.1f}, to which the chain adds {shown(difference(own, 'real', 'encoder', *cell))} (below, Pairs "
-                "that meet in the layers)."
+                f"{better:.1f}, to which the chain adds {shown(difference(own, 'real', 'encoder', *cell))} (below, "
+                "Pairs that meet in the layers)."
             )
     return said
 
