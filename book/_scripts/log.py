@@ -175,6 +175,13 @@ def beside_late(record: Record) -> str:
     return f"it adds {alone} points to the encoder; the chain {left} to both, {twin} over its shuffled twin"
 
 
+def own_interface(record: Record) -> str:
+    """Say what a twin gains by an interface of its own, and what the real chain is ahead of it then."""
+    own, n = "shuffled, own interface", record["info"]["n_train"]
+    gain, ahead = between(record, own, "encoder", n), between(record, "real", own, n)
+    return f"{gain} points over the encoder alone; the real chain minus it {ahead}"
+
+
 def behind_frozen(table: str) -> Callable[[Record], str]:
     """Return how to say what a layer's weights do behind a frozen encoder, on one table of LayerBench."""
 
@@ -226,6 +233,7 @@ TEXTS = {
     "tweets": "tweets",
     "critic-reviews": "critics' sentences",
     "umsab-english": "tweets of three moods",
+    "question-sentence": "pairs of a question and a sentence",
 }
 EXPERIMENTS = "book/_studies/experiments/{}/summary.json"
 ALIGNED = "book/_studies/aligned/{}.json"
@@ -233,6 +241,7 @@ LAYERBENCH = "benchmarks/results/layerbench.json"
 ADDED = {
     "umsab-arabic": "The chain on Arabic tweets of three moods",
     "evidence": "The chain on a sentence of a film review among strings of a program",
+    "question-sentence": "The chain on pairs: does this sentence answer the question?",
 }
 CONTROL, CONDITIONS = "benchmarks/results/control.json", "book/_studies/conditions.json"
 TRIED = (
@@ -326,7 +335,18 @@ TRIED = (
             ("8-bits", "with weights rounded to 8 bits"),
             ("3-bits", "with weights rounded to 3 bits"),
             ("2-bits", "with weights rounded to 2 bits"),
+            ("gemma3-270m-as-encoder", "behind a decoder that reads as an encoder, Gemma 3 270M"),
+            ("smollm2-135m-as-encoder", "of Gemma 3 270M behind a decoder that reads as an encoder, SmolLM2"),
+            ("three-twins", "with three draws of its twins"),
         )
+    ),
+    *(
+        Tried(
+            f"An interface of its own for the shuffled twin, {TEXTS[task]}",
+            ALIGNED.format(f"variant-three-twins-{task}"),
+            own_interface,
+        )
+        for task in ("movie-reviews", "product-reviews")
     ),
     *(
         Tried(
@@ -376,6 +396,7 @@ TRIED = (
         ALIGNED.format("translation-match-apart"),
         beside_late,
     ),
+    Tried("The same on questions and sentences", ALIGNED.format("question-sentence-apart"), beside_late),
 )
 
 
