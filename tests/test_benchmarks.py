@@ -12,10 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from pifi_probe.scoring import estimators
+from pifi_probe.scoring.projections import left_out_r2
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
@@ -198,3 +202,29 @@ def test_a_loop_that_was_stopped_is_called_so(load: Any) -> None:
     assert "stopped after 3 of 31" in tables["targets"][0]["what"] and "3 of 31" in tables["rows"][1]["remark"]
     only = sweep.tables({sweep.LOGISTIC: {"skipped": "it failed"}, sweep.LOOP: [loop]}, {})
     assert only["targets"] == [] and load("_common")._table(only["rows"]).startswith("| contestant")
+
+
+def test_chains_are_judged_by_what_the_estimator_span_says_of_their_ends(load: Any) -> None:
+    chains = load("chains")
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(90) % 2)
+    h = rng.normal(size=(90, 8))
+    states = [h @ rng.normal(size=(8, 10)) + rng.normal(size=(90, 10)) + depth * y[:, None] / 3 for depth in range(4)]
+    values = {
+        chains.ADDED: [estimators.usable_information(one, y, other=h) for one in states],
+        "r2": [left_out_r2(h, one) for one in states],
+        "ridge_accuracy": [estimators.ridge_accuracy(one, y) for one in states],
+    }
+    found = chains.guesses(values, 1, 2)
+    assert found["span"] == pytest.approx(estimators.span(states[3], y, other=h, entry=states[1]), rel=1e-9)
+    assert found["span"] > 0.02 and set(found) == {"span", chains.ADDED, "ridge_accuracy"}
+    rise = estimators.ridge_accuracy(states[3], y) - estimators.ridge_accuracy(states[1], y)
+    assert found["ridge_accuracy"] == pytest.approx(rise) and rise > 0
+
+
+def test_the_recorded_chains_were_judged_by_every_estimator(load: Any) -> None:
+    rows = recorded("chains")["rows"]
+    labelled = {one for one in estimators.names() if estimators.get(one).family == "supervised"}
+    for task in load("chains").TASKS:
+        judged = {row["chosen by"].removeprefix("estimator ") for row in rows if row["task"] == task}
+        assert labelled | {"span", "usable_information"} <= judged

@@ -610,21 +610,45 @@ def places_table() -> str:
     if not PLACES.is_file():
         return ""
     record = json.loads(PLACES.read_text(encoding="utf-8"))
-    lines = [["task", "chosen by", "layers", "points over the encoder", "behind the best, thousandths of a nat"]]
+    head = ["task", "chosen by", "layers", "points over the encoder", "behind the best, thousandths of a nat", "rho"]
+    lines, others = [head], [head]
     for row in record["rows"]:
-        behind = f"{row['behind the best, mnat']:.0f}"
-        lines.append([row["task"], row["chosen by"], row["layers"], row["gain, points"], behind])
-    agreement = " and ".join(
-        f"{target['measured']:.2f} on {target['what'].partition(':')[0]}" for target in record["targets"]
+        rule, rho = row["chosen by"], row["Spearman"]
+        own = [row["task"], rule, row["layers"], row["gain, points"], f"{row['behind the best, mnat']:.0f}"]
+        own.append("" if rho is None else f"{rho:.2f}")
+        (others if rule.startswith("estimator ") and rule != "estimator span" else lines).append(own)
+    span = {row["task"]: row for row in record["rows"] if row["chosen by"] == "estimator span"}
+    said = " and ".join(
+        f"{row['Spearman']:.2f} on {task} (its choice is {row['behind the best, mnat']:.0f} thousandths of a nat "
+        "behind the best)"
+        for task, row in span.items()
+    )
+    ranks = {task: _rank_of_span(record["rows"], task) for task in span}
+    where = " and ".join(f"{place} of {of} on {task}" for task, (place, of) in ranks.items())
+    folded = (
+        f"The estimator `span` reads pooled states of the same training texts: over all chains it agrees with the gain "
+        f"by a rho of {said}. Among all registered estimators that read labels, each taken as the rise of the score of "
+        f"the donor's own states over the chain, it is number {where}.\n\n:::{{dropdown}} Every estimator\n"
+        f"{table_of(others)}\n:::"
     )
     return (
         "## Which layers, and how many?\n\nEvery entry, and one, two, four and eight layers: 109 chains a task, 800 "
         "labels. The best of all is chosen on the texts that it is tested on. No other rule saw a test text: "
         "`pp.headroom` looks at training texts (*rise* of the donor's probe over the span, *r2* of the interface at "
         "its entry, number of *layers*, *score*: rise times r2), and where its span is none of the 109, the nearest of "
-        f"them stands for it. Over all chains score and gain agree with Spearman's rho {agreement}.\n\n"
-        + table_of(lines)
+        "them stands for it. Last column: Spearman's rank agreement of the rule's score with the gain, over all "
+        f"chains.\n\n{table_of(lines)}" + f"\n\n{folded}" * bool(span)
     )
+
+
+def _rank_of_span(rows: list[dict[str, Any]], task: str) -> tuple[int, int]:
+    """Return the place of the estimator span among all by agreement with the gain, and how many there are."""
+    found = {
+        row["chosen by"]: row["Spearman"]
+        for row in rows
+        if row["task"] == task and row["chosen by"].startswith("estimator ")
+    }
+    return 1 + sum(one > found["estimator span"] for one in found.values()), len(found)
 
 
 def pair_table() -> str:
