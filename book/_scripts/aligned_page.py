@@ -628,11 +628,21 @@ def places_table() -> str:
     folded = (
         f"The estimator `span` reads pooled states of the same training texts: over all chains it agrees with the gain "
         f"by a rho of {said}. Among all registered estimators that read labels, each taken as the rise of the score of "
-        f"the donor's own states over the chain, it is number {where}.\n\n:::{{dropdown}} Every estimator\n"
-        f"{table_of(others)}\n:::"
+        f"the donor's own states over the chain, it is number {where}.\n\n:::{{dropdown}} Every estimator\n\n"
+        f"{table_of(others)}\n\n:::"
     )
+    behind = {
+        (row["task"], row["chosen by"].partition(" (")[0]): row["behind the best, mnat"] for row in record["rows"]
+    }
+    tasks = list(dict.fromkeys(task for task, _ in behind))
+
+    def far(rule: str) -> str:
+        return " and ".join(f"{behind[task, rule]:.0f} on {task}" for task in tasks)
+
     return (
-        "## Which layers, and how many?\n\nEvery entry, and one, two, four and eight layers: 109 chains a task, 800 "
+        "## Which layers, and how many?\n\nThe chain that `pp.headroom` names is this many thousandths of a nat behind "
+        f"the best of 109: {far('Headroom.span')}. The last layer, which the paper takes: {far('last layer')}.\n\n"
+        "Every entry, and one, two, four and eight layers: 109 chains a task, 800 "
         "labels. The best of all is chosen on the texts that it is tested on. No other rule saw a test text: "
         "`pp.headroom` looks at training texts (*rise* of the donor's probe over the span, *r2* of the interface at "
         "its entry, number of *layers*, *score*: rise times r2), and where its span is none of the 109, the nearest of "
