@@ -94,8 +94,13 @@ def calls(x: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Callable[[], obj
     for name in estimators.names():
         one = estimators.get(name)
         arguments = {"other": other} if one.family == "pair" else {}
-        made[name] = lambda one=one, arguments=arguments: one(x, y, spectrum=spectrum, **arguments)  # type: ignore[misc]
+        made[name] = lambda one=one, arguments=arguments: one(x, y, spectrum=fresh(spectrum), **arguments)  # type: ignore[misc]
     return made
+
+
+def fresh(spectrum: Spectrum) -> Spectrum:
+    """Return the same decomposition without what an earlier call has kept in it."""
+    return Spectrum(spectrum.values, spectrum.vectors, spectrum.n, spectrum.dim)
 
 
 def repeats_of(call: Callable[[], object]) -> int:
