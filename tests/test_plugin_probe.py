@@ -20,6 +20,7 @@ from pifi_probe.layers.frozen import FrozenLayer
 from pifi_probe.layers.residual import residual_rms
 from pifi_probe.probing import layer_scores, plugin_probe, plugin_scores, warm
 from pifi_probe.probing.encoder_vectors import slm_features
+from pifi_probe.probing.gains import applicable
 from pifi_probe.probing.ntk import ntk
 from pifi_probe.probing.plugin_probe import probe_plugin
 from pifi_probe.probing.table import ProbeTable
@@ -244,6 +245,20 @@ def test_a_layer_is_a_chain_of_one_with_the_alignment_texts(world: World) -> Non
         expected = get("span")(leave, aligned.labels, other=h, entry=entry)
         assert row(found, "span", "real", layer, projection="")["value"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert [each.shape for each in found.per_example.values()] == [(2, 60)]
+    assert "span" not in {one.name for group in applicable("all") for one in group}, "it reads labels that may be few"
+
+
+def test_span_is_refused_before_any_pass_where_the_alignment_texts_are_of_one_class(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alike(*given: Any) -> Split:
+        rows = other_rows(*given)
+        return replace(rows, labels=(0,) * len(rows))
+
+    monkeypatch.setattr(plugin_probe, "other_rows", alike)
+    monkeypatch.setattr(plugin_probe, "slm_features", lambda *_, **__: pytest.fail("a pass has begun"))
+    with pytest.raises(EstimatorError, match="every label is 0"):
+        probe_plugin(world.slm, world.llm, world.task, QUICK, n=60, estimators="span", layers=0)
 
 
 def test_layers_are_read_once_each_and_only_those_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

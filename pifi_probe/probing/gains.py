@@ -138,7 +138,8 @@ def applicable(wanted: str | Sequence[str]) -> tuple[tuple[Estimator, ...], tupl
     """
     default = [name for name in (*DEFAULT, *LIKENESS) if name in names()]
     chosen = resolve(default if wanted == "default" else wanted)
-    likeness = tuple(each for each in chosen if each.name in OF_STATES)
+    compared = LIKENESS if wanted in ("default", "all") else OF_STATES  # alignment texts may have no labels of use
+    likeness = tuple(each for each in chosen if each.name in compared)
     gains = tuple(each for each in chosen if each.name == CONDITIONAL or each.family == "supervised")
     if wanted not in ("default", "all"):
         for each in chosen:

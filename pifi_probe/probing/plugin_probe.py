@@ -86,8 +86,8 @@ def probe_plugin(
     estimators : str or sequence of str
         "default", "all", or names: any that uses labels (its gain is measured), "usable_information" (by definition
         the gain in the logistic probe's negative log-likelihood), "cka" and "mutual_knn" (of the encoder's vectors
-        and the language model's states at the layer's input), "span" (what the layer adds to its own input; of the
-        alignment texts and their labels).
+        and the language model's states at the layer's input), "span" (what the layer adds to its own input; by
+        name only, since it reads the labels of the alignment texts, too).
     tokenizer, llm_tokenizer : str, Path or PreTrainedTokenizerBase, optional
         Others than the encoder's and the language model's own: a hub id, a folder, or the tokenizer.
     seed : int
