@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import signal
@@ -221,6 +222,36 @@ def test_chains_are_judged_by_what_the_estimator_span_says_of_their_ends(load: A
     assert found["span"] > 0.02 and set(found) == {"span", chains.ADDED, "ridge_accuracy"}
     rise = estimators.ridge_accuracy(states[3], y) - estimators.ridge_accuracy(states[1], y)
     assert found["ridge_accuracy"] == pytest.approx(rise) and rise > 0
+
+
+def test_pairs_of_question_and_sentence_share_no_paragraph_and_hold_the_answer(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aligned, rows = load("aligned"), []
+    for paragraph in range(9):
+        context = (
+            f'In {paragraph} it rained, e.g. "a lot". They met Ann{paragraph} there! They left. {paragraph}.5 m fell.'
+        )
+        for answer in (f"Ann{paragraph}", f"{paragraph}.5"):
+            at = context.index(answer)
+            rows.append({"id": f"{len(rows)}", "context": context, "question": f"{len(rows)}?", "answer": answer})
+            rows[-1]["answer_start"] = at
+    file = tmp_path / "pairs.jsonl.gz"
+    with gzip.open(file, "wt", encoding="utf-8") as lines:
+        lines.write("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(aligned, "N_QUESTIONS", 12)
+    answers = {row["question"]: row["answer"] for row in rows}
+    tested: list[str] = []
+    for fold in (None, *range(aligned.FOLDS)):
+        task = aligned.question_sentence(file, fold)
+        sides = [{text[:-1] for text in task.splits[part].texts} for part in ("train", "test")]
+        assert not {int(one) // 2 for one in sides[0]} & {int(one) // 2 for one in sides[1]}
+        for split in task.splits.values():
+            for question, sentence, label in zip(split.texts, split.pairs, split.labels, strict=True):
+                assert (answers[question] in sentence) == bool(label), (question, sentence)
+        tested += task.splits["test"].ids if fold is not None else []
+        assert fold is not None or len(sides[0]) == 12
+    assert len(tested) == len(set(tested)) == 2 * len(rows)
 
 
 def test_the_recorded_chains_were_judged_by_every_estimator(load: Any) -> None:
