@@ -387,10 +387,14 @@ def variant_table() -> str:
             left[f"{said}, {task}"], sizes[f"{said}, {task}"] = each, own[task]["info"]["tests"][test]
     return (
         "## Other encoders, another donor, fewer bits\n\nOne thing is changed at a time; SmolLM2 as the encoder needs "
-        "another donor, too. The donor of all other runs has 4 bits a weight; here its layers are rounded once more. The chain of Gemma 3 is the span that "
-        "`pp.headroom` names on training texts. No package index has an encoder that was trained on no pairs of "
-        "sentences; in its place a decoder is read as one, by all its layers. Bold: found after Holm's correction over "
-        "the two tasks.\n\n" + table_of(lines) + not_beaten(left, sizes, str) + _ahead(known, found) + _rounded(found)
+        "another donor, too. The donor of all other runs has 4 bits a weight; here its layers are rounded once "
+        "more. The chain of Gemma 3 is the span that `pp.headroom` names on training texts. No package index "
+        "has an encoder that was trained on no pairs of sentences; in its place a decoder is read as one, by all its "
+        "layers. Bold: found after Holm's correction over the two tasks.\n\n"
+        + table_of(lines)
+        + not_beaten(left, sizes, str)
+        + _ahead(known, found)
+        + _rounded(found)
     )
 
 
