@@ -53,8 +53,7 @@ SPAN = f"{CHAIN[0]}-{CHAIN[1]}"
 EXPLORING = ("movie-reviews", "product-reviews", "tweets", "word-order", "translation-match")
 APART = ("translation-match-apart", "question-sentence-apart")  # each text read alone: they meet in the layers only
 CONFIRMING = ("critic-reviews", "umsab-english", "reuters-r8", "newsgroups", "germeval", "nsmc")
-ADDED = ("umsab-arabic", "evidence")  # after both halves had run
-ADDED_LATER = ("question-sentence",)
+ADDED = ("umsab-arabic", "evidence", "question-sentence")  # after both halves had run
 SHIFT = {
     "movie-reviews": ("product-reviews", "tweets"),
     "critic-reviews": ("product-reviews",),
@@ -381,7 +380,7 @@ def main() -> None:
     options.add_argument("--folds", action="store_true", help="every text of a task is a test text once")
     options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
     given, start, fresh = options.parse_args(), time.perf_counter(), True
-    for name in given.tasks or (FOLDED if given.folds else (*EXPLORING, *CONFIRMING, *ADDED, *ADDED_LATER, *APART)):
+    for name in given.tasks or (FOLDED if given.folds else (*EXPLORING, *CONFIRMING, *ADDED, *APART)):
         task = load(name, given.data)
         if task is None:
             print(f"{name}: no file; name its folder with --data")

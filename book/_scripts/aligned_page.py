@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from aligned import (  # noqa: E402
     ADDED,
-    ADDED_LATER,
     APART,
     CONFIRMING,
     EXPLORING,
@@ -724,17 +723,17 @@ def page() -> str:
     """Return the page."""
     halves = {"exploring": records(EXPLORING), "confirming": records(CONFIRMING)}
     everything = {name: record for half in halves.values() for name, record in half.items()}
-    parts, held, added, later = [], {}, records(ADDED), records(ADDED_LATER)
+    parts, held, added = [], {}, records(ADDED)
     for half, found in halves.items():
         if found:
             text, tasks = main_table(found)
             held[half] = tasks
             parts.append(f"### The {half} half\n\n{text}")
-    if added or later:
-        text, held["added"] = main_table(added | later)
+    if added:
+        text, held["added"] = main_table(added)
         beaten = ", ".join(held["added"]) or "none"
         parts.append(
-            f"### Added afterwards\n\n{' '.join(ADDED_WORDS[name] for name in added | later)}{_apart_answer(later)} "
+            f"### Added afterwards\n\n{' '.join(ADDED_WORDS[name] for name in added)}{_apart_answer(added)} "
             f"Bold: found after Holm's correction over this table. The real chain beats all four on {beaten}.\n\n{text}"
         )
     shift, shifted = shift_table(everything)
@@ -773,9 +772,7 @@ def page() -> str:
     left = f"Not run yet, so that the lines below count fewer tasks than they ask for: {', '.join(waiting)}."
     text = [
         HEAD.format(
-            answer=_answer(
-                everything | added | later, [name for tasks in held.values() for name in tasks], on_folds, gained
-            )
+            answer=_answer(everything | added, [name for tasks in held.values() for name in tasks], on_folds, gained)
             + _added("With 100 labels", few_joined, on_few_folds)
             + said_of_fewest
             + _added("Next to an encoder that is fine-tuned on the same labels", tuned_cells, on_tuned_folds)
@@ -822,7 +819,7 @@ def page() -> str:
         variant_table(),
         pair_table(),
         reference_table(),
-        limits(added | later),
+        limits(added),
         f"## How it was made\n\n`python benchmarks/aligned.py`, {provenance['date'][:10]}, {machine['cpu']}, "
         f"{machine['cores']} cores; one JSON a task in `book/_studies/aligned/`. In minutes, at a smaller size, "
         "without touching the records: `python benchmarks/aligned.py movie-reviews critic-reviews product-reviews "
@@ -841,10 +838,10 @@ def small_time() -> str:
     return f" ({', '.join(record['tasks'])}: {took}, {machine['cpu']})"
 
 
-def _apart_answer(later: dict[str, dict[str, Any]]) -> str:
+def _apart_answer(added: dict[str, dict[str, Any]]) -> str:
     """Return what an encoder does that reads the texts of a pair one at a time; empty where it was not recorded."""
     said = ""
-    for name, record in later.items():
+    for name, record in added.items():
         for own in records((f"{name}-apart",)).values():
             cell, alone = (
                 (own["info"]["task"], own["info"]["n_train"]),
