@@ -13,8 +13,8 @@ that the same command continues after an interruption.
     python benchmarks/aligned.py --few --folds product-reviews     # with 100 labels
     python benchmarks/aligned.py --few movie-reviews               # with 10 and with 30 labels, many draws
 
-Tasks that are not part of the package are read from the folder ``--data`` (JSON lines with a column ``split``) and left
-out without it.
+Tasks that are not part of the package are read from the folder ``--data`` and left out without it: JSON lines with a
+column ``split``, and XQuAD's questions, of which pairs are made.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ STUDY = Path(__file__).parent.parent / "book" / "_studies" / "aligned"
 SLM, LLM, CHAIN = "minilm-l6", "smollm2-135m", (8, 14)
 SPAN = f"{CHAIN[0]}-{CHAIN[1]}"
 EXPLORING = ("movie-reviews", "product-reviews", "tweets", "word-order", "translation-match")
+PAIRED = "question-sentence"  # folds of its own: of paragraphs
 APART = ("translation-match-apart", "question-sentence-apart")  # each text read alone: they meet in the layers only
 CONFIRMING = ("critic-reviews", "umsab-english", "reuters-r8", "newsgroups", "germeval", "nsmc")
-ADDED = ("umsab-arabic", "evidence", "question-sentence")  # after both halves had run
+ADDED = ("umsab-arabic", "evidence", PAIRED)  # after both halves had run
 SHIFT = {
     "movie-reviews": ("product-reviews", "tweets"),
     "critic-reviews": ("product-reviews",),
@@ -66,12 +67,12 @@ FILES = {
     "nsmc": ("nsmc_ko.jsonl.gz", {"language": "ko"}),
     "umsab-arabic": ("umsab_arabic.jsonl.gz", {"language": "ar"}),
 }
-XQUAD, N_QUESTIONS = "xquad_en.jsonl.gz", 750  # N_QUESTIONS: for training; the others are for the test
+XQUAD, N_QUESTIONS = "xquad_en.jsonl.gz", 750  # N_QUESTIONS: paragraphs of the first so many are for training
 PRECISION = "bf16" if has_bf16(torch.device("cpu")) else "float32"  # as the machine has it; recorded
 FRACTIONS, DRAWS = (100, 300, 1000), 6
 FEWEST, MANY_DRAWS = (10, 30), 20
 FOLDS, MOST = 3, 4500  # MOST: texts of a task of which folds are made
-FOLDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "umsab-english", "question-sentence")
+FOLDED = ("movie-reviews", "product-reviews", "tweets", "critic-reviews", "umsab-english")
 FOLDED_SHIFT = {"movie-reviews": "product-reviews", "product-reviews": "movie-reviews", "tweets": "product-reviews"}
 ARMS = ("encoder", "interface", "real", "shuffled", "random")
 THROUGH = {  # arms that are trained as a whole: their control, and how the chain is read
@@ -94,7 +95,7 @@ def load(name: str, data: Path | None) -> Task | None:
     if name in APART:
         whole = load(name.removesuffix("-apart"), data)
         return None if whole is None else replace(whole, name=name)
-    if name == "question-sentence":
+    if name == PAIRED:
         return None if data is None or not (data / XQUAD).is_file() else question_sentence(data / XQUAD)
     if name not in FILES:
         return pp.load_task(name)
@@ -175,7 +176,7 @@ def question_sentence(file: Path, fold: int | None = None) -> Task:
             own["pairs"] += [draw.choice(others), right]
             own["ids"] += [f"{row['id']}/{label}" for label in (0, 1)]
     return Task(
-        name="question-sentence",
+        name=PAIRED,
         kind=pp.load_task("translation-match").kind,
         label_names=("another sentence", "the answer's"),
         language="en",
@@ -216,7 +217,16 @@ def fold_of(task: Task, fold: int) -> Task:
     """Return a task whose test split is one of `FOLDS` parts of all its texts, each once; the others are for training.
 
     At most `MOST` texts are used, drawn once for all folds. A text that stands twice in the task is used once.
+
+    Raises
+    ------
+    ValueError
+        For pairs of texts: two of them may share a text, and would have to stay in one fold.
     """
+    if any(split.pairs is not None for split in task.splits.values()):
+        raise ValueError(
+            f"{task.name}: folds are made of single texts; {PAIRED} has folds of its own, with --folds alone"
+        )
     whole = {name: task.splits[name] for name in ("train", "validation", "test") if name in task.splits}
     rows = [(name, row) for name, split in whole.items() for row in range(len(split))]
     once = list({" ".join(whole[name].texts[row].split()).lower(): (name, row) for name, row in rows}.values())
@@ -241,7 +251,7 @@ def folded(name: str, task: Task, fold: int, data: Path | None, *, few: bool = F
     With few labels: one string of answers a draw of labelled texts, on the fold alone.
     """
     other = load(FOLDED_SHIFT[name], data) if name in FOLDED_SHIFT and not few else None
-    paired = name == "question-sentence" and data is not None
+    paired = name == PAIRED and data is not None
     own = question_sentence(data / XQUAD, fold) if paired else fold_of(task, fold)
     table = pp.probe_chain(
         SLM,
@@ -380,7 +390,8 @@ def main() -> None:
     options.add_argument("--folds", action="store_true", help="every text of a task is a test text once")
     options.add_argument("--out", type=Path, default=STUDY, help="folder of the results")
     given, start, fresh = options.parse_args(), time.perf_counter(), True
-    for name in given.tasks or (FOLDED if given.folds else (*EXPLORING, *CONFIRMING, *ADDED, *APART)):
+    in_folds = FOLDED if given.few or given.trained or given.through else (*FOLDED, PAIRED)
+    for name in given.tasks or (in_folds if given.folds else (*EXPLORING, *CONFIRMING, *ADDED, *APART)):
         task = load(name, given.data)
         if task is None:
             print(f"{name}: no file; name its folder with --data")

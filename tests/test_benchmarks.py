@@ -21,23 +21,25 @@ from safetensors.torch import load_file
 
 from pifi_probe.scoring import estimators
 from pifi_probe.scoring.projections import left_out_r2
+from pifi_probe.tasks import load_task
+from tests import slm, tiny
 
 ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "benchmarks"
+FOTHERS = ROOT / "benchmarks"
 SCRIPTS = (
     *("extract", "train_step", "fold", "stream_memory", "probe_sweep", "estimators", "selection", "efficiency"),
     *("intervals", "control", "layerbench", "onnx_export", "formats"),
 )
 DECIDED = ("decide_csv", "decide_csv_chain", "decide_csv_tweets")  # a script that has no short run; what is shown
-RECORDED = [path.stem for path in sorted((FOLDER / "results").glob("*.json")) if path.stem.startswith(SCRIPTS)]
+RECORDED = [path.stem for path in sorted((FOTHERS / "results").glob("*.json")) if path.stem.startswith(SCRIPTS)]
 RECORDED += DECIDED
-OLDER = ("chains", "alignment_cost", "density")  # whose scripts are tried elsewhere
+OTHERS = ("chains", "alignment_cost", "density")  # take the recorded studies, or minutes in their shortest run
 
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Import a module of the benchmarks' folder as its scripts see it."""
-    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.syspath_prepend(str(FOTHERS))
 
     def module(name: str) -> ModuleType:
         return importlib.import_module(name)
@@ -46,26 +48,26 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def recorded(name: str) -> dict[str, Any]:
-    return dict(json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8")))
+    return dict(json.loads((FOTHERS / "results" / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def script_of(name: str) -> str:
-    return next(script for script in (*SCRIPTS, DECIDED[0]) if name.startswith(script))
+    return next(script for script in (*SCRIPTS, *OTHERS, DECIDED[0]) if name.startswith(script))
 
 
 def test_every_benchmark_has_a_recorded_result() -> None:
     assert set(SCRIPTS) <= set(RECORDED)
-    assert all((FOLDER / f"{script}.py").is_file() for script in SCRIPTS)
+    assert all((FOTHERS / f"{script}.py").is_file() for script in SCRIPTS)
 
 
-@pytest.mark.parametrize("name", [*RECORDED, *OLDER])
+@pytest.mark.parametrize("name", [*RECORDED, *OTHERS])
 def test_the_readme_shows_the_recorded_numbers(name: str, load: Any) -> None:
     common = load("_common")
-    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    text = (FOTHERS / "README.md").read_text(encoding="utf-8")
     assert common.filled(text, name, common.markdown(recorded(name))) == text
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", [*RECORDED, *OTHERS])
 def test_targets_and_rows_follow_from_the_single_measurements(name: str, load: Any) -> None:
     result = recorded(name)
     script = load(script_of(name))
@@ -135,9 +137,9 @@ def test_a_question_about_a_csv_file_is_answered_in_a_quarter_of_an_hour(name: s
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_quick_run_gives_a_whole_result_and_touches_no_recorded_one(script: str, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in [*FOLDER.glob("results/*.json"), FOLDER / "README.md"]}
+    before = {path: path.read_bytes() for path in [*FOTHERS.glob("results/*.json"), FOTHERS / "README.md"]}
     out = tmp_path / "result.json"
-    command = [sys.executable, str(FOLDER / f"{script}.py"), "--quick", "--seed", "1", "--out", str(out)]
+    command = [sys.executable, str(FOTHERS / f"{script}.py"), "--quick", "--seed", "1", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text(encoding="utf-8"))
@@ -260,3 +262,60 @@ def test_the_recorded_chains_were_judged_by_every_estimator(load: Any) -> None:
     for task in load("chains").TASKS:
         judged = {row["chosen by"].removeprefix("estimator ") for row in rows if row["task"] == task}
         assert labelled | {"span", "usable_information"} <= judged
+
+
+def test_folds_are_made_of_single_texts(load: Any) -> None:
+    aligned = load("aligned")
+    pairs = load_task("translation-match")
+    with pytest.raises(ValueError, match="translation-match: folds are made of single texts"):
+        aligned.fold_of(pairs, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        (["--folds"], {"question-sentence", "movie-reviews"}),
+        (["--folds", "--few"], {"movie-reviews"}),
+        (["--folds", "--trained"], {"movie-reviews"}),
+        (["--folds", "--through"], {"movie-reviews"}),
+        ([], {"question-sentence", "movie-reviews", "evidence"}),
+    ],
+)
+def test_pairs_are_folded_only_where_their_own_folds_are_used(
+    given: list[str], asked: set[str], load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    aligned, tried = load("aligned"), []
+    monkeypatch.setattr(aligned, "load", lambda name, _: tried.append(name))
+    monkeypatch.setattr("sys.argv", ["aligned.py", *given, "--out", str(tmp_path)])
+    aligned.main()
+    assert {"question-sentence", "movie-reviews", "evidence"} & set(tried) == asked
+
+
+def test_a_task_of_chains_is_estimated_once_at_every_depth(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chains, task = load("chains"), slm.tiny_task()
+    donor = tiny.tiny_checkpoint("llama", tmp_path / "llm")
+    slm.tiny_tokenizer().save_pretrained(donor)
+    monkeypatch.setattr(chains, "SLM", str(slm.tiny_slm_folder(tmp_path / "slm")))
+    monkeypatch.setattr(chains, "LLM", str(donor))
+    monkeypatch.setattr(chains.pp, "load_task", lambda _: task)
+    file, sizes = tmp_path / "words.json", {"n_train": 30, "max_tokens": 16}
+    file.write_text(json.dumps({"cells": {"0-0": 1}}), encoding="utf-8")
+    chains.estimate("words", sizes, 0, file, [0, 2])
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["cells"] == {"0-0": 1} and found["estimators"]["provenance"]["task"] == task.fingerprint
+    values = found["estimators"]["values"]
+    assert {len(own) for own in values.values()} == {2} and {"r2", chains.ADDED, "logme"} < set(values)
+    rows = task.subset(train=30, seed=0).splits["train"]
+    h = chains.Texts(chains.Encoder(chains.SLM, 16, "cpu", True), rows).pooled()
+    states = chains.llm_features(str(donor), rows, kind="single", pooling="mean+last", max_tokens=32, progress=False)
+    for at, depth in enumerate((0, 2)):
+        own = np.asarray(states[depth])
+        assert values["r2"][at] == pytest.approx(left_out_r2(h, own), abs=1e-4)
+        assert values["logistic_nll"][at] == pytest.approx(-estimators.logistic_nll(own, rows.labels), rel=1e-3)
+        assert values[chains.ADDED][at] == pytest.approx(
+            estimators.usable_information(own, rows.labels, other=h), rel=1e-3, abs=1e-4
+        )
+    monkeypatch.setattr(chains, "llm_features", lambda *_, **__: pytest.fail("it was recorded"))
+    chains.estimate("words", sizes, 0, file, [0, 2])

@@ -234,15 +234,18 @@ def test_aligned_projections_report_how_well_they_align(world: World) -> None:
     assert np.isfinite(row(found, "ridge_mse", "real - shuffled", LINEAR, "moment")["value"])
 
 
-def test_a_layer_is_a_chain_of_one_with_the_alignment_texts(world: World) -> None:
-    found = probe_plugin(world.slm, world.llm, world.task, QUICK, n=60, estimators="span", layers="0-1")
-    rows = scoring_rows(world.task, 60, "train", 0)
-    aligned = other_rows(world.task, rows, 60, 0)
+@pytest.mark.parametrize(("n_folds", "seed"), [(5, 0), (3, 0), (5, 7)])
+def test_a_layer_is_a_chain_of_one_with_the_alignment_texts(world: World, n_folds: int, seed: int) -> None:
+    settings = replace(QUICK, n_folds=n_folds)
+    found = probe_plugin(world.slm, world.llm, world.task, settings, n=60, estimators="span", layers="0-1", seed=seed)
+    rows = scoring_rows(world.task, 60, "train", seed)
+    aligned = other_rows(world.task, rows, 60, seed)
     h = np.array(slm_features(world.slm, aligned, pooling="cls")[0])
     states = llm_features(world.llm, aligned, kind=world.task.kind, progress=False)
     for layer in (0, 1):
         entry, leave = (np.asarray(states[point]) for point in (layer, layer + 1))
-        expected = get("span")(leave, aligned.labels, other=h, entry=entry)
+        given = {"other": h, "entry": entry, "n_folds": n_folds, "seed": seed}
+        expected = get("span")(leave, aligned.labels, **given)
         assert row(found, "span", "real", layer, projection="")["value"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert [each.shape for each in found.per_example.values()] == [(2, 60)]
     assert "span" not in {one.name for group in applicable("all") for one in group}, "it reads labels that may be few"

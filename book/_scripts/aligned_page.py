@@ -30,6 +30,7 @@ from aligned import (  # noqa: E402
     EXPLORING,
     FEWEST,
     FOLDS,
+    LLM,
     MANY_DRAWS,
     N_THROUGH,
     THROUGH,
@@ -76,7 +77,8 @@ ADDED_WORDS = {
     "evidence": "evidence: one sentence of a film review among two strings of a program's interface, in any order. The "
     "reviews are those on which the layers were chosen, so that it is no independent task.",
     "question-sentence": "question-sentence: a question and a sentence of the paragraph that it was asked about "
-    "(XQuAD, English); does the sentence answer it? Natural pairs, made as QNLI is.",
+    "(XQuAD, English); does the sentence answer it? Natural pairs, made as QNLI is. Two pairs share a question, and "
+    "count as two independent texts: intervals are a little too narrow.",
 }
 REFERENCES = {
     "encoder": "nothing: the encoder alone",
@@ -352,8 +354,9 @@ def twins_table() -> str:
         f"The real chain beats the encoder, the interface and all four kinds of twins on {len(held)} of {len(found)} "
         f"tasks; no kind of twin comes nearer than {100 * least:.1f} points. Each twin is drawn {draws} times, and the "
         "answers are averaged text by text. An interface of its own is aligned to a donor whose lower layers are such "
-        "twins, too: to the input that the twin is used to. Bold: found after Holm's correction over the table.\n\n"
-        + table_of(lines)
+        "twins, too: to the input that the twin is used to. Encoder, interface and real chain are the runs of the "
+        f"first table, judged among {len(rows)} comparisons here. Bold: found after Holm's correction over the table."
+        "\n\n" + table_of(lines)
     )
 
 
@@ -383,8 +386,8 @@ def variant_table() -> str:
         "another donor, too. The donor of all other runs has 4 bits a weight; here its layers are rounded once "
         "more. The chain of Gemma 3 is the span that `pp.headroom` names on training texts. No package index "
         "has an encoder of the usual kind that was trained on no pairs of sentences; "
-        "in its place a decoder is read as one, by all its "
-        "layers. Bold: found after Holm's correction over the two tasks.\n\n"
+        "in its place a decoder is read as one, by all its layers: each token has seen those before it, the first one "
+        "itself alone. Bold: found after Holm's correction over the two tasks.\n\n"
         + table_of(lines)
         + not_beaten(left, sizes, str)
         + _ahead(known, found)
@@ -413,16 +416,18 @@ def _ahead(known: dict[str, dict[str, Any]], found: dict[str, dict[str, dict[str
     (n,) = {known[task]["info"]["n_train"] for task in TASKS}
     donor = {task: accuracy(known[task], "donor", task, n) for task in TASKS}
     ahead = []
-    for name in (name for name in ENCODERS if name in found):
+    with_donor = (*ENCODERS, *(name for name, (_, llm) in DECODERS.items() if llm == LLM))
+    for name in (name for name in with_donor if name in found):
         alone = {task: accuracy(found[name][task], "encoder", task, n) for task in TASKS}
         if all(alone[task] > donor[task] for task in TASKS):
             ahead.append(f"{name} ({' and '.join(f'{points:.1f}' for points in alone.values())})")
     if not ahead:
         return ""
+    knows_more = "knows" if len(ahead) == 1 else "know"
     knows = " and ".join(f"{points:.1f} on {task}" for task, points in donor.items())
     return (
-        f"\n\nThe donor's own probe reaches {knows}. {' and '.join(ahead)} knows more of both tasks, alone, so that "
-        "such a donor has little to add to it."
+        f"\n\nThe donor's own probe reaches {knows}. {' and '.join(ahead)}, alone, {knows_more} more of both tasks, so "
+        "that such a donor has little to add."
     )
 
 
@@ -613,7 +618,8 @@ def places_table() -> str:
     where = " and ".join(f"{place} of {of} on {task}" for task, (place, of) in ranks.items())
     folded = (
         f"The estimator `span` reads pooled states of the same training texts: over all chains it agrees with the gain "
-        f"by a rho of {said}. Among all registered estimators that read labels, each taken as the rise of the score of "
+        f"by a rho of {said}. {_without_r2(record['rows'])}"
+        "Among all registered estimators that read labels, each taken as the rise of the score of "
         f"the donor's own states over the chain, it is number {where}.\n\n:::{{dropdown}} Every estimator\n\n"
         f"{table_of(others)}\n\n:::"
     )
@@ -632,10 +638,21 @@ def places_table() -> str:
         "Every entry, and one, two, four and eight layers: 109 chains a task, 800 "
         "labels. The best of all is chosen on the texts that it is tested on. No other rule saw a test text: "
         "`pp.headroom` looks at training texts (*rise* of the donor's probe over the span, *r2* of the interface at "
-        "its entry, number of *layers*, *score*: rise times r2), and where its span is none of the 109, the nearest of "
-        "them stands for it. Last column: Spearman's rank agreement of the rule's score with the gain, over all "
+        "its entry, number of *layers*, *score*: rise times r2, which decides between chains of one length, too), and "
+        "where its span is none of the 109, the nearest of them stands for it. Last column: Spearman's rank agreement of "
+        "the rule's score with the gain, over all "
         f"chains.\n\n{table_of(lines)}" + f"\n\n{folded}" * bool(span)
     )
+
+
+def _without_r2(rows: list[dict[str, Any]]) -> str:
+    """Return what the estimator span is worth without its factor R², which leaves usable information."""
+    alone = [row for row in rows if row["chosen by"] == "estimator usable_information"]
+    if not alone:
+        return ""
+    rho = " and ".join(f"{row['Spearman']:.2f}" for row in alone)
+    behind = " and ".join(f"{row['behind the best, mnat']:.0f}" for row in alone)
+    return f"Without its factor, the R² of pooled states (usable information alone): rho {rho}, {behind} behind. "
 
 
 def _rank_of_span(rows: list[dict[str, Any]], task: str) -> tuple[int, int]:

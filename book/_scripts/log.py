@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "book" / "_scripts"), str(ROOT / "benchmarks")]
 
-from aligned import FOLDED, FOLDED_SHIFT, SHIFT  # noqa: E402
+from aligned import FOLDED, FOLDED_SHIFT, PAIRED, SHIFT  # noqa: E402
 from aligned_page import (  # noqa: E402
     FEWEST,
     MANY_DRAWS,
@@ -172,7 +172,9 @@ def beside_late(record: Record) -> str:
     late, n = "late interaction", record["info"]["n_train"]
     alone, left = between(record, late, "encoder", n), between(record, f"real and {late}", late, n)
     twin = between(record, f"real and {late}", f"shuffled and {late}", n)
-    return f"it adds {alone} points to the encoder; the chain {left} to both, {twin} over its shuffled twin"
+    return (
+        f"late interaction adds {alone} points to the encoder; the chain {left} to both, {twin} over its shuffled twin"
+    )
 
 
 def own_interface(record: Record) -> str:
@@ -372,7 +374,7 @@ TRIED = (
             ALIGNED.format(f"fold2-{task}"),
             in_folds(task, "frozen", "the encoder alone", ("interface", "shuffled")),
         )
-        for task in FOLDED
+        for task in (*FOLDED, PAIRED)
     ),
     *(
         Tried(

@@ -110,12 +110,16 @@ class Alignment:
         That compare the two at the input of each layer, or look at what the layer adds to its own input.
     labels : sequence, length M
         Of the texts.
+    n_folds, seed : int
+        As in `pifi_probe.probe`, where labels are predicted.
     """
 
     h: NDArray[np.float32]
     states: Features
     likeness: tuple[Estimator, ...] = ()
     labels: Sequence[Any] = ()
+    n_folds: int = 5
+    seed: int = 0
 
     def pairs(self, index: int) -> Pairs:
         """Return the paired states at the input of a layer."""
@@ -132,7 +136,8 @@ class Alignment:
         for each in self.likeness:
             if each.needs_labels:  # the layer as a chain of one, in its own model
                 leave = np.asarray(self.states[one.index + 1])
-                scored = each.score(leave, self.labels, other=self.h, entry=states)
+                folds = {"n_folds": self.n_folds, "seed": self.seed}
+                scored = each.score(leave, self.labels, other=self.h, entry=states, **folds)
                 found.append(Score(scored.value, scored.per_example).measured(each.name, "real", "", one.index, note))
                 continue
             scored = each.score(self.h, other=states)

@@ -168,7 +168,7 @@ def probe_plugin(
             states = llm_features(
                 llm, of, kind=task.kind, memory=settings.memory, tokenizer=llm_tokenizer, progress=progress, **passes
             )
-            alignment = Alignment(np.array(vectors["aligned"][0]), states, likeness, of.labels)
+            alignment = Alignment(np.array(vectors["aligned"][0]), states, likeness, of.labels, settings.n_folds, seed)
         times.append(time.perf_counter())
         h = np.array(vectors["scored"][0])
         scorer = Scorer(rows["scored"], labels, chosen, settings.n_folds, seed)

@@ -47,11 +47,12 @@ def span(
     language model's own states at the chain's exit, `entry` (N, D3) those at its entry, `other` the encoder's vectors,
     from which a ridge regression predicts `entry` with that R² (each example left out once, at least 0). A chain
     promises much where its layers learn what the encoder lacks, and where the encoder's vectors can be turned into the
-    chain's input. Of spans with nearly equal scores take the shortest. Without `entry` it is what the states add at
-    one depth.
+    chain's input. Without `entry` it is what the states add at one depth. An interval of the score takes R² as given.
 
-    `pifi_probe.headroom` scores all chains of a donor by the same rule, with points of accuracy in place of nats, and
-    R² of token states. `probe_plugin` reads every layer as a chain of one, with the alignment texts and their labels.
+    `pifi_probe.headroom` scores all chains of a donor by the same product, with points of accuracy in place of nats,
+    the R² of token states, and curves that are smoothed over depth; it chooses better chains than this score, as does
+    the rise alone (truth tables of chains). `probe_plugin` reads every layer as a chain of one, with the alignment
+    texts and their labels.
     """
     at_exit = usable_information.score(features, labels, other=other, n_folds=n_folds, seed=seed).per_example
     assert at_exit is not None
