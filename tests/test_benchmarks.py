@@ -304,10 +304,11 @@ def test_a_task_of_chains_is_estimated_once_at_every_depth(
     file.write_text(json.dumps({"cells": {"0-0": 1}}), encoding="utf-8")
     chains.estimate("words", sizes, 0, file, [0, 2])
     found = json.loads(file.read_text(encoding="utf-8"))
-    assert found["cells"] == {"0-0": 1} and found["estimators"]["provenance"]["task"] == task.fingerprint
+    few = task.subset(train=30, seed=0)
+    assert found["cells"] == {"0-0": 1} and found["estimators"]["provenance"]["task"] == few.fingerprint
     values = found["estimators"]["values"]
     assert {len(own) for own in values.values()} == {2} and {"r2", chains.ADDED, "logme"} < set(values)
-    rows = task.subset(train=30, seed=0).splits["train"]
+    rows = few.splits["train"]
     h = chains.Texts(chains.Encoder(chains.SLM, 16, "cpu", True), rows).pooled()
     states = chains.llm_features(str(donor), rows, kind="single", pooling="mean+last", max_tokens=32, progress=False)
     for at, depth in enumerate((0, 2)):

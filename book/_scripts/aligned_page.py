@@ -639,8 +639,8 @@ def places_table() -> str:
         "labels. The best of all is chosen on the texts that it is tested on. No other rule saw a test text: "
         "`pp.headroom` looks at training texts (*rise* of the donor's probe over the span, *r2* of the interface at "
         "its entry, number of *layers*, *score*: rise times r2, which decides between chains of one length, too), and "
-        "where its span is none of the 109, the nearest of them stands for it. Last column: Spearman's rank agreement of "
-        "the rule's score with the gain, over all "
+        "where its span is none of the 109, the nearest of them stands for it. Last column: Spearman's rank agreement "
+        "of the rule's score with the gain, over all "
         f"chains.\n\n{table_of(lines)}" + f"\n\n{folded}" * bool(span)
     )
 

@@ -136,8 +136,9 @@ class Alignment:
         for each in self.likeness:
             if each.needs_labels:  # the layer as a chain of one, in its own model
                 leave = np.asarray(self.states[one.index + 1])
-                folds = {"n_folds": self.n_folds, "seed": self.seed}
-                scored = each.score(leave, self.labels, other=self.h, entry=states, **folds)
+                scored = each.score(
+                    leave, self.labels, other=self.h, entry=states, n_folds=self.n_folds, seed=self.seed
+                )
                 found.append(Score(scored.value, scored.per_example).measured(each.name, "real", "", one.index, note))
                 continue
             scored = each.score(self.h, other=states)
